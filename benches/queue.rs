@@ -1,0 +1,171 @@
+//! Append, read and commit, each beside this machine's floor: the same record copied into a populated mapping without a
+//! checksum, a timestamp or a wake, and read back. Look at the ratios within one run, not at the nanoseconds.
+//!
+//! `cargo bench --bench queue`; `CHRONFS_BENCH_DIR` says where the queues are made (default: the temporary directory).
+#![allow(missing_docs, unsafe_code)]
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{Ordering, compiler_fence};
+use std::time::{Duration, Instant};
+
+use chronfs::queue::{Queue, QueueWriter, ReaderOptions, Settings, Start};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+const PAYLOADS: [usize; 4] = [16, 64, 256, 1024];
+const HEADER: usize = 32;
+/// Messages between two looks at the disk.
+const CHUNK: u64 = 200_000;
+/// Bytes appended without a pause in the burst benches.
+const BURST_BYTES: u64 = 2 << 20;
+/// Pause between bursts.
+const PAUSE: Duration = Duration::from_millis(3);
+
+fn directory() -> tempfile::TempDir {
+    let base = std::env::var_os("CHRONFS_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    tempfile::tempdir_in(base).unwrap()
+}
+
+/// A populated mapping, written round and round.
+struct Floor {
+    map: memmap2::MmapMut,
+    at: usize,
+}
+
+impl Floor {
+    fn new(dir: &Path) -> Self {
+        let path = dir.join("floor");
+        let file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
+        file.set_len(64 << 20).unwrap();
+        // SAFETY: nobody else knows the file.
+        let mut map = unsafe { memmap2::MmapMut::map_mut(&file).unwrap() };
+        map.fill(1);
+        Self { map, at: 0 }
+    }
+
+    #[inline]
+    fn append(&mut self, payload: &[u8]) {
+        let len = HEADER + payload.len().next_multiple_of(8);
+        if self.at + len > self.map.len() {
+            self.at = 0;
+        }
+        let record = &mut self.map[self.at..self.at + len];
+        record[HEADER..HEADER + payload.len()].copy_from_slice(payload);
+        record[8..16].copy_from_slice(&(self.at as u64).to_le_bytes());
+        compiler_fence(Ordering::Release);
+        record[..4].copy_from_slice(&(len as u32).to_le_bytes());
+        self.at += len;
+    }
+}
+
+/// Keeps the last segments only, so that the disk does not fill.
+fn trim(writer: &QueueWriter) {
+    let path = writer.path();
+    let mut segments: Vec<_> = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.extension().is_some_and(|ending| ending == "q"));
+    segments.sort();
+    for old in segments.iter().rev().skip(3) {
+        std::fs::remove_file(old).unwrap();
+    }
+}
+
+fn append(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("append");
+    for len in PAYLOADS {
+        let payload = vec![b'x'; len];
+        group.throughput(Throughput::Elements(1));
+        let dir = directory();
+        let mut floor = Floor::new(dir.path());
+        group.bench_function(BenchmarkId::new("floor", len), |bencher| {
+            bencher.iter(|| floor.append(black_box(&payload)));
+        });
+        let queue = Queue::create(dir.path().join("q"), &Settings::default()).unwrap();
+        let mut writer = queue.writer().unwrap();
+        // Bursts find their pages in place: the helper has the pauses between them to bring in the next ones.
+        let burst = BURST_BYTES / (HEADER + len.next_multiple_of(8)) as u64;
+        for (name, chunk, pause) in [("burst", burst, PAUSE), ("sustained", CHUNK, Duration::ZERO)] {
+            group.bench_function(BenchmarkId::new(name, len), |bencher| {
+                bencher.iter_custom(|iterations| {
+                    in_chunks(iterations, chunk, |count| {
+                        std::thread::sleep(pause);
+                        let start = Instant::now();
+                        for _ in 0..count {
+                            writer.append(1, black_box(&payload)).unwrap();
+                        }
+                        let elapsed = start.elapsed();
+                        trim(&writer);
+                        elapsed
+                    })
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+fn in_chunks(iterations: u64, chunk: u64, mut run: impl FnMut(u64) -> Duration) -> Duration {
+    let whole = (0..iterations / chunk).map(|_| chunk);
+    whole.chain([iterations % chunk]).map(&mut run).sum()
+}
+
+fn read(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("read");
+    for len in PAYLOADS {
+        let payload = vec![b'x'; len];
+        let dir = directory();
+        let queue = Queue::create(dir.path().join("q"), &Settings::default()).unwrap();
+        let mut writer = queue.writer().unwrap();
+        for _ in 0..CHUNK {
+            writer.append(1, &payload).unwrap();
+        }
+        group.throughput(Throughput::Elements(1));
+        // The floor: walk the same number of records in plain memory and checksum each.
+        let record = HEADER + len.next_multiple_of(8);
+        let memory = vec![1_u8; record * usize::try_from(CHUNK).unwrap()];
+        let mut at = 0;
+        group.bench_function(BenchmarkId::new("floor", len), |bencher| {
+            bencher.iter(|| {
+                let sum = crc32c::crc32c(black_box(&memory[at..at + record]));
+                at = (at + record) % memory.len();
+                sum
+            });
+        });
+        for verify in [true, false] {
+            let name = if verify { "next, verified" } else { "next, not verified" };
+            let options = ReaderOptions { verify, start: Start::First, ..ReaderOptions::default() };
+            let mut reader = queue.reader_with(if verify { "a" } else { "b" }, &options).unwrap();
+            group.bench_function(BenchmarkId::new(name, len), |bencher| {
+                bencher.iter_custom(|iterations| {
+                    in_chunks(iterations, CHUNK, |count| {
+                        reader.seek_seq(1).unwrap();
+                        let start = Instant::now();
+                        for _ in 0..count {
+                            black_box(reader.next().unwrap());
+                        }
+                        start.elapsed()
+                    })
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+fn commit(criterion: &mut Criterion) {
+    let dir = directory();
+    let queue = Queue::create(dir.path().join("q"), &Settings::default()).unwrap();
+    queue.writer().unwrap().append(1, b"hello").unwrap();
+    let mut reader = queue.reader("alice").unwrap();
+    reader.next().unwrap();
+    criterion.bench_function("commit", |bencher| bencher.iter(|| reader.commit()));
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
+    targets = append, read, commit
+}
+criterion_main!(benches);

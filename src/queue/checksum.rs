@@ -1,0 +1,126 @@
+//! The checksums. Records carry CRC-32C, by the processor's own instruction where it has one, or CRC-32 by the
+//! queue's choice; the metadata blocks carry CRC-32. `format.md` says what each one covers.
+#![allow(unsafe_code)]
+
+use super::options::Checksum;
+
+/// Payloads from this size on go through the interleaved implementation of the `crc32c` crate; below it, one
+/// instruction after the other is faster.
+#[cfg(target_arch = "x86_64")]
+const LONG: usize = 512;
+
+/// Computes record checksums; made once for a queue, so that the processor is asked once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Summer {
+    how: How,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum How {
+    #[cfg(target_arch = "x86_64")]
+    Crc32cSse42,
+    Crc32c,
+    Crc32,
+}
+
+impl Summer {
+    pub(crate) fn new(kind: Checksum) -> Self {
+        let how = match kind {
+            #[cfg(target_arch = "x86_64")]
+            Checksum::Crc32c if is_x86_feature_detected!("sse4.2") => How::Crc32cSse42,
+            Checksum::Crc32c => How::Crc32c,
+            Checksum::Crc32 => How::Crc32,
+        };
+        Self { how }
+    }
+
+    /// The checksum of four header words and a payload, the payload padded with zeros to a multiple of 8 bytes.
+    #[inline]
+    pub(crate) fn sum(self, words: [u64; 4], payload: &[u8]) -> u32 {
+        match self.how {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `new` chose this only after the processor said that it has SSE 4.2.
+            How::Crc32cSse42 => unsafe { sum_sse42(words, payload) },
+            How::Crc32c => {
+                let sum = crc32c::crc32c(zerocopy::IntoBytes::as_bytes(&words.map(u64::to_le)));
+                let sum = crc32c::crc32c_append(sum, payload);
+                crc32c::crc32c_append(sum, &[0; 8][..padding(payload)])
+            }
+            How::Crc32 => {
+                let mut hasher = crc32fast::Hasher::new();
+                hasher.update(zerocopy::IntoBytes::as_bytes(&words.map(u64::to_le)));
+                hasher.update(payload);
+                hasher.update(&[0; 8][..padding(payload)]);
+                hasher.finalize()
+            }
+        }
+    }
+}
+
+/// Bytes from the end of the payload to the next multiple of 8.
+fn padding(payload: &[u8]) -> usize {
+    payload.len().next_multiple_of(8) - payload.len()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2")]
+#[inline]
+#[allow(clippy::cast_possible_truncation)] // the instruction leaves its 32 bits in a 64-bit register
+fn sum_sse42(words: [u64; 4], payload: &[u8]) -> u32 {
+    use std::arch::x86_64::_mm_crc32_u64;
+    let mut state = u64::from(u32::MAX);
+    for word in words {
+        state = _mm_crc32_u64(state, word);
+    }
+    let (body, tail) = payload.as_chunks::<8>();
+    if payload.len() >= LONG {
+        state = u64::from(!crc32c::crc32c_append(!(state as u32), body.as_flattened()));
+    } else {
+        for chunk in body {
+            state = _mm_crc32_u64(state, u64::from_le_bytes(*chunk));
+        }
+    }
+    if !tail.is_empty() {
+        let mut last = [0; 8];
+        last[..tail.len()].copy_from_slice(tail);
+        state = _mm_crc32_u64(state, u64::from_le_bytes(last));
+    }
+    !(state as u32)
+}
+
+/// The checksum of a metadata block: everything before its last four bytes.
+pub(crate) fn block_sum(block: &[u8]) -> u32 {
+    crc32fast::hash(&block[..block.len().saturating_sub(4)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The definition, bit by bit: reflected CRC with the given polynomial.
+    fn reference(polynomial: u32, bytes: &[u8]) -> u32 {
+        let mut crc = u32::MAX;
+        for &byte in bytes {
+            crc ^= u32::from(byte);
+            for _ in 0..8 {
+                crc = if crc & 1 == 1 { (crc >> 1) ^ polynomial } else { crc >> 1 };
+            }
+        }
+        !crc
+    }
+
+    #[test]
+    fn every_implementation_follows_the_definition() {
+        let words = [0x0123_4567_89ab_cdef, 2, u64::MAX, 0xdead_beef];
+        for len in (0..100).chain([511, 512, 513, 1000, 4099]) {
+            let payload: Vec<u8> = (0..len).map(|i| u8::try_from(i * 7 % 251).unwrap()).collect();
+            let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+            bytes.extend(&payload);
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+            let crc32c = reference(0x82F6_3B78, &bytes);
+            assert_eq!(Summer::new(Checksum::Crc32c).sum(words, &payload), crc32c, "length {len}");
+            assert_eq!(Summer { how: How::Crc32c }.sum(words, &payload), crc32c, "length {len}");
+            assert_eq!(Summer::new(Checksum::Crc32).sum(words, &payload), reference(0xEDB8_8320, &bytes));
+        }
+    }
+}

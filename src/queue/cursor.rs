@@ -1,0 +1,256 @@
+//! Cursors: where each registered reader stands, in a file of its own below `readers/`.
+//!
+//! A cursor has two slots. A commit overwrites the older one and ends with its checksum, so that at every instant one
+//! slot is whole: a reader killed in the middle of a commit stands where it stood before. The lock on the file says
+//! that a process is using the reader; whoever holds it is the only one who stores into the slots.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::checksum::block_sum;
+use super::control::{Geometry, check_version, is_sound, read_block};
+use super::dir::{Access, Dir};
+use super::error::{Error, Result};
+use super::layout::{
+    self, CURSOR_LEN, CURSOR_LIVENESS, CURSOR_MAGIC, CURSOR_SLOTS, CURSOR_SUFFIX, CursorIdentity, CursorSlot,
+    LivenessBlock, READERS_DIR, TEMPORARY_SUFFIX,
+};
+use super::lock;
+use super::mapping::Mapping;
+use super::names::check_name;
+use super::position::{Position, SegmentId};
+use crate::clock;
+
+/// Where a reader stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The next sequence number to be consumed.
+    pub(crate) seq: u64,
+    /// Where it is, or was expected when it was written: a hint, to be checked.
+    pub(crate) position: Option<Position>,
+}
+
+/// A cursor file that is not held open for use.
+#[derive(Debug)]
+pub(crate) struct CursorFile {
+    file: File,
+    path: PathBuf,
+}
+
+/// A cursor in use by this process: locked and mapped.
+#[derive(Debug)]
+pub(crate) struct Cursor {
+    map: Mapping,
+    generation: u64,
+    boot_id: [u8; 16],
+    // Holds the lock.
+    _file: File,
+}
+
+pub(crate) fn file_name(name: &str) -> String {
+    format!("{name}{CURSOR_SUFFIX}")
+}
+
+/// The names of the registered readers, sorted. A queue without a directory of readers has none.
+pub(crate) fn names(queue: &Dir) -> Result<Vec<String>> {
+    let dir = match queue.open_dir(READERS_DIR) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(&queue.path_of(READERS_DIR), "open it")(error)),
+    };
+    let mut names: Vec<_> =
+        dir.names()?.iter().filter_map(|name| Some(name.strip_suffix(CURSOR_SUFFIX)?.to_owned())).collect();
+    names.retain(|name| check_name(name).is_ok());
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Registers a reader; false if it is registered already.
+pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Place) -> Result<bool> {
+    check_name(name)?;
+    let dir = queue.make_dir(READERS_DIR)?;
+    let final_name = file_name(name);
+    let path = dir.path_of(&final_name);
+    // Unique, so that two processes that register the same reader don't meet in one temporary file.
+    let temporary = format!("{final_name}.{}{TEMPORARY_SUFFIX}", std::process::id());
+    dir.remove(&temporary)?;
+    let mut bytes = vec![0; CURSOR_LEN as usize];
+    let identity = identity(geometry);
+    bytes[..size_of::<CursorIdentity>()].copy_from_slice(identity.as_bytes());
+    let at = CURSOR_SLOTS[0] as usize;
+    bytes[at..at + size_of::<CursorSlot>()].copy_from_slice(slot(0, place).as_bytes());
+    let file = dir.open_file(&temporary, Access::CreateNew)?;
+    let file = file.ok_or_else(|| Error::io(&path, "make it")(std::io::ErrorKind::NotFound.into()))?;
+    let made = file.write_all_at(&bytes, 0).and_then(|()| file.sync_all()).map_err(Error::io(&path, "write it"));
+    match made.and_then(|()| dir.rename(&temporary, &final_name, false)) {
+        Ok(()) => Ok(true),
+        Err(error) => {
+            let _ = dir.remove(&temporary);
+            match error {
+                Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+                error => Err(error),
+            }
+        }
+    }
+}
+
+/// Removes a reader that no process is using.
+pub(crate) fn remove(queue: &Dir, name: &str) -> Result<()> {
+    CursorFile::open(queue, name, Access::Write)?.lock()?;
+    let dir = queue.open_dir(READERS_DIR).map_err(Error::io(&queue.path_of(READERS_DIR), "open it"))?;
+    dir.remove(&file_name(name))
+}
+
+fn identity(geometry: &Geometry) -> CursorIdentity {
+    let mut identity = CursorIdentity::new_zeroed();
+    identity.magic = CURSOR_MAGIC;
+    identity.version = layout::VERSION.into();
+    identity.queue_id = geometry.queue_id.into();
+    identity.created_ns = clock::now_ns().into();
+    identity.crc = block_sum(identity.as_bytes()).into();
+    identity
+}
+
+fn slot(generation: u64, place: Place) -> CursorSlot {
+    let mut slot = CursorSlot::new_zeroed();
+    slot.generation = generation.into();
+    slot.seq = place.seq.into();
+    slot.segment = place.position.map_or(0, |position| position.segment.0).into();
+    slot.offset = place.position.map_or(0, |position| position.offset).into();
+    slot.crc = block_sum(slot.as_bytes()).into();
+    slot
+}
+
+/// Where the slot of this generation stands.
+fn slot_offset(generation: u64) -> u32 {
+    CURSOR_SLOTS[usize::from(generation % 2 == 1)]
+}
+
+impl CursorFile {
+    pub(crate) fn open(queue: &Dir, name: &str, access: Access) -> Result<Self> {
+        check_name(name)?;
+        let path = queue.path_of(READERS_DIR).join(file_name(name));
+        let file = match queue.open_dir(READERS_DIR) {
+            Ok(dir) => dir.open_file(&file_name(name), access)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(Error::io(&queue.path_of(READERS_DIR), "open it")(error)),
+        };
+        match file {
+            Some(file) => Ok(Self { file, path }),
+            None => Err(Error::NoSuchReader { path }),
+        }
+    }
+
+    /// Where the reader stands, and the generation of the slot that says so.
+    pub(crate) fn read(&self, geometry: &Geometry) -> Result<(Place, u64)> {
+        let damaged = |offset: u32, what: &str| {
+            let what = format!("{what}; set the reader anew: 'chron-cli readers QUEUE seek NAME POS'");
+            Error::damaged(&self.path, u64::from(offset), what)
+        };
+        let identity: CursorIdentity =
+            read_block(&self.file, 0).ok_or_else(|| damaged(0, "the cursor file is too short"))?;
+        if identity.magic != CURSOR_MAGIC || !is_sound(&identity, identity.crc) {
+            return Err(damaged(0, "the cursor's identity does not match its checksum"));
+        }
+        check_version(identity.version.get(), &self.path)?;
+        if identity.queue_id.get() != geometry.queue_id {
+            return Err(damaged(0, "the cursor belongs to another queue"));
+        }
+        // The owner may be storing into the older slot while we read, or into both one after the other: look again.
+        for _ in 0..8 {
+            let slots = CURSOR_SLOTS.map(|offset| read_block::<CursorSlot>(&self.file, offset));
+            let sound = slots.into_iter().flatten().filter(|slot| is_sound(slot, slot.crc) && slot.seq.get() > 0);
+            if let Some(slot) = sound.max_by_key(|slot| slot.generation.get()) {
+                let position = Position { segment: SegmentId(slot.segment.get()), offset: slot.offset.get() };
+                let position = (position.offset != 0).then_some(position);
+                return Ok((Place { seq: slot.seq.get(), position }, slot.generation.get()));
+            }
+        }
+        Err(damaged(CURSOR_SLOTS[0], "neither of the cursor's slots matches its checksum"))
+    }
+
+    pub(crate) fn is_in_use(&self) -> bool {
+        lock::lock_holder(&self.file).is_ok_and(|holder| holder.is_some())
+    }
+
+    /// Milliseconds since the reader's last sign of life; None if there was none since this machine was started.
+    pub(crate) fn heartbeat_age_ms(&self) -> Option<u64> {
+        let block: LivenessBlock = read_block(&self.file, CURSOR_LIVENESS)?;
+        let stamp = block.heartbeat_boot_ns.get();
+        (stamp != 0 && block.boot_id == lock::boot_id()).then(|| clock::boot_ns().saturating_sub(stamp) / 1_000_000)
+    }
+
+    fn lock(&self) -> Result<()> {
+        let pid = read_block::<LivenessBlock>(&self.file, CURSOR_LIVENESS).map_or(0, |block| block.pid.get());
+        lock::take_cursor(&self.file, &self.path, pid)
+    }
+
+    /// Moves a reader that no process is using. Repairs a damaged cursor.
+    pub(crate) fn set(&self, geometry: &Geometry, place: Place) -> Result<()> {
+        self.lock()?;
+        match self.read(geometry) {
+            Ok((_, generation)) => {
+                let generation = generation.wrapping_add(1);
+                let at = u64::from(slot_offset(generation));
+                self.file.write_all_at(slot(generation, place).as_bytes(), at)
+            }
+            Err(error @ Error::UnsupportedVersion { .. }) => return Err(error),
+            Err(_) => self.rebuild(geometry, place),
+        }
+        .and_then(|()| self.file.sync_data())
+        .map_err(Error::io(&self.path, "write it"))
+    }
+
+    fn rebuild(&self, geometry: &Geometry, place: Place) -> std::io::Result<()> {
+        self.file.set_len(u64::from(CURSOR_LEN))?;
+        self.file.write_all_at(CursorSlot::new_zeroed().as_bytes(), u64::from(slot_offset(1)))?;
+        self.file.write_all_at(slot(0, place).as_bytes(), u64::from(slot_offset(0)))?;
+        self.file.write_all_at(identity(geometry).as_bytes(), 0)
+    }
+
+    /// Takes the cursor into use.
+    pub(crate) fn acquire(self, geometry: &Geometry) -> Result<(Cursor, Place)> {
+        self.lock()?;
+        let (place, generation) = self.read(geometry)?;
+        let map = Mapping::read_write(&self.file, &self.path, CURSOR_LEN)?;
+        let cursor = Cursor { map, generation, boot_id: lock::boot_id(), _file: self.file };
+        cursor.heartbeat();
+        Ok((cursor, place))
+    }
+}
+
+impl Cursor {
+    /// Records where the reader stands. Stores into memory only: survives the process, and a power cut once synced.
+    #[inline]
+    pub(crate) fn commit(&mut self, place: Place) {
+        self.generation = self.generation.wrapping_add(1);
+        self.map.write(slot_offset(self.generation), &slot(self.generation, place));
+    }
+
+    /// Writes the cursor to the disk.
+    pub(crate) fn sync(&self) -> std::io::Result<()> {
+        self.map.sync(0, CURSOR_LEN as usize)
+    }
+
+    /// Gives a sign of life.
+    pub(crate) fn heartbeat(&self) {
+        self.write_liveness(std::process::id());
+    }
+
+    fn write_liveness(&self, pid: u32) {
+        let mut block = LivenessBlock::new_zeroed();
+        block.heartbeat_boot_ns = clock::boot_ns().into();
+        block.boot_id = self.boot_id;
+        block.pid = pid.into();
+        self.map.write(CURSOR_LIVENESS, &block);
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        self.write_liveness(0);
+    }
+}

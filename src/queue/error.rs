@@ -1,0 +1,182 @@
+//! What can go wrong with a queue. Every variant that concerns a file names it, and where it can, the position
+//! in it and the remedy. Mapping to errnos is the file system's business (`fs/errno.rs`).
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The result of a queue operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of the queue engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A system call failed.
+    #[error("{}: cannot {doing}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried, as a verb phrase.
+        doing: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The path does not hold a queue.
+    #[error("{}: not a queue: {reason}", path.display())]
+    NotAQueue {
+        /// The directory that was opened.
+        path: PathBuf,
+        /// Why it is none.
+        reason: String,
+    },
+    /// A queue is there already.
+    #[error("{}: a queue is there already; open it instead, or choose another path", path.display())]
+    AlreadyExists {
+        /// The queue's directory.
+        path: PathBuf,
+    },
+    /// A file's bytes are not what the format demands.
+    #[error("{}: damaged at offset {offset}: {what}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Byte offset in the file.
+        offset: u64,
+        /// What is wrong, and the remedy where there is one.
+        what: String,
+    },
+    /// The file was written by a newer chronfs.
+    #[error("{}: format version {found}, this program reads version {supported}; upgrade chronfs to open it", path.display())]
+    UnsupportedVersion {
+        /// The file.
+        path: PathBuf,
+        /// The version found in it.
+        found: u16,
+        /// The version that this program reads.
+        supported: u16,
+    },
+    /// Another process (or another handle in this one) is the queue's writer.
+    #[error("{}: another writer holds the queue: {holder}; stop it first, or append through it", path.display())]
+    Locked {
+        /// The queue's directory.
+        path: PathBuf,
+        /// Who holds it.
+        holder: LockHolder,
+    },
+    /// Another process (or another handle in this one) uses this reader.
+    #[error("{}: reader is in use: {holder}; stop it first, or choose another reader name", path.display())]
+    ReaderInUse {
+        /// The cursor file.
+        path: PathBuf,
+        /// Who holds it.
+        holder: LockHolder,
+    },
+    /// No reader of that name is registered.
+    #[error("{}: no such reader", path.display())]
+    NoSuchReader {
+        /// The cursor file that does not exist.
+        path: PathBuf,
+    },
+    /// A name that is not allowed.
+    #[error("invalid name {name:?}: {reason}")]
+    InvalidName {
+        /// The name as given (lossy where it is not UTF-8).
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The name is longer than [`crate::queue::MAX_NAME_LEN`] bytes.
+    #[error("name of {len} bytes is too long; at most {max} bytes are allowed")]
+    NameTooLong {
+        /// Its length in bytes.
+        len: usize,
+        /// The longest that is allowed.
+        max: usize,
+    },
+    /// The payload is larger than the queue's segments allow.
+    #[error("{}: payload of {len} bytes is too large; this queue takes at most {max} (create it with a larger --segment-size)", path.display())]
+    TooLarge {
+        /// The queue's directory.
+        path: PathBuf,
+        /// The payload's length in bytes.
+        len: usize,
+        /// The largest payload that the queue takes.
+        max: usize,
+    },
+    /// Message type 65535 marks padding and can't be used.
+    #[error("message type 65535 is reserved; use 0 to 65534")]
+    ReservedType,
+    /// An explicit timestamp lies before the newest one in the queue.
+    #[error("timestamp {timestamp_ns} lies before the newest one in the queue, {last_ns}; timestamps never decrease")]
+    TimestampInPast {
+        /// The timestamp asked for, ns since the epoch.
+        timestamp_ns: u64,
+        /// The newest timestamp in the queue, ns since the epoch.
+        last_ns: u64,
+    },
+    /// The queue's `max_bytes` limit is reached.
+    #[error("{}: queue is full: its limit is {max_bytes} bytes; let readers catch up and run retention, or raise --max-bytes", path.display())]
+    QueueFull {
+        /// The queue's directory.
+        path: PathBuf,
+        /// The limit in bytes.
+        max_bytes: u64,
+    },
+    /// The writer saw a failure after which it can't vouch for what it writes.
+    #[error("{}: the writer has stopped after an earlier failure ({reason}); open a new writer to go on", path.display())]
+    Poisoned {
+        /// The queue's directory.
+        path: PathBuf,
+        /// The failure.
+        reason: String,
+    },
+    /// A setting lies outside what the format allows.
+    #[error("invalid setting: {0}")]
+    InvalidSetting(String),
+    /// There is no such position in the queue.
+    #[error("{}: no such position: {what}", path.display())]
+    NoSuchPosition {
+        /// The queue's directory.
+        path: PathBuf,
+        /// What was asked for, and what is there.
+        what: String,
+    },
+}
+
+impl Error {
+    /// Wraps a system error with its path and what was being done.
+    pub(crate) fn io(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { path, doing, source }
+    }
+
+    /// A damaged file.
+    pub(crate) fn damaged(path: &Path, offset: u64, what: impl Into<String>) -> Self {
+        Self::Damaged { path: path.to_path_buf(), offset, what: what.into() }
+    }
+}
+
+/// What is known of the process that holds a lock. For people: the kernel's lock decides, this only informs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LockHolder {
+    /// A process of this pid namespace.
+    Process {
+        /// Its process id.
+        pid: u32,
+        /// Its command name, empty where it can't be read.
+        command: String,
+    },
+    /// Held, but by whom can't be said from here (another pid namespace, or another boot's information).
+    Unknown,
+}
+
+impl fmt::Display for LockHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process { pid, command } if command.is_empty() => write!(f, "process {pid}"),
+            Self::Process { pid, command } => write!(f, "process {pid} ({command})"),
+            Self::Unknown => f.write_str("a process that can't be seen from here (another container?)"),
+        }
+    }
+}

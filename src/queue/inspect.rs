@@ -1,0 +1,249 @@
+//! What there is to say about a queue, without a lock and without changing a byte.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Shared;
+use super::control;
+use super::cursor::{self, CursorFile};
+use super::dir::Access;
+use super::error::{LockHolder, Result};
+use super::layout::{self, CONTROL_FILE, CONTROL_WRITER, LOCK_FILE, RECORDS_START, WriterBlock};
+use super::lock;
+use super::options::Settings;
+use super::position::{Position, SegmentId};
+use super::scan::{Scanner, first_seq};
+use super::types::{Bounds, Entry};
+use crate::clock;
+
+/// A writer that has given no sign of life for this long, and still holds the lock, is stuck.
+const STUCK_AFTER_MS: u64 = 5_000;
+
+/// Everything that `chron-cli inspect` shows.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    /// The queue's directory.
+    pub path: PathBuf,
+    /// Where it starts and ends.
+    pub bounds: Bounds,
+    /// Number of retained messages, those in gaps included.
+    pub messages: u64,
+    /// Bytes of the retained records: headers, payloads, alignment.
+    pub bytes: u64,
+    /// Who writes.
+    pub writer: WriterInfo,
+    /// The queue's settings.
+    pub settings: Settings,
+    /// The segments, in order.
+    pub segments: Vec<SegmentInfo>,
+    /// The registered readers, by name.
+    pub readers: Vec<ReaderInfo>,
+}
+
+/// What is known of a queue's writer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriterInfo {
+    /// Its state.
+    pub state: WriterState,
+    /// Its process id, where it can be told from here.
+    pub pid: Option<u32>,
+    /// Who holds the lock, if anybody does.
+    pub holder: Option<LockHolder>,
+    /// How many writers there have been.
+    pub epoch: u64,
+    /// Milliseconds since its last sign of life; None if there was none since this machine was started.
+    pub heartbeat_age_ms: Option<u64>,
+}
+
+/// The state of a queue's writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriterState {
+    /// It holds the lock and gives signs of life.
+    Alive,
+    /// It ended without closing the queue.
+    Dead,
+    /// It holds the lock and gives no sign of life: stopped, or hanging.
+    Stuck,
+    /// There is none.
+    None,
+    /// The lock can't be looked at.
+    Unknown,
+}
+
+/// One segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its number.
+    pub id: SegmentId,
+    /// The sequence number it starts with; 0 if it is not in use yet, or can't be read.
+    pub first_seq: u64,
+    /// The sequence number of its last message; less than `first_seq` if it holds none.
+    pub last_seq: u64,
+    /// Size of the file in bytes.
+    pub bytes: u64,
+    /// Whether it is complete.
+    pub sealed: bool,
+}
+
+/// One registered reader.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReaderInfo {
+    /// Its name.
+    pub name: String,
+    /// The next sequence number that it will consume; None if its cursor file is damaged.
+    pub position: Option<u64>,
+    /// What is wrong with its cursor file, if anything.
+    pub damage: Option<String>,
+    /// Whether a process is using it now.
+    pub in_use: bool,
+    /// Messages that it has not consumed.
+    pub lag_messages: u64,
+    /// Bytes of their records.
+    pub lag_bytes: u64,
+    /// Age in seconds of the newest message less that of the next one it will consume.
+    pub lag_seconds: f64,
+    /// Milliseconds since its last sign of life; None if there was none since this machine was started.
+    pub heartbeat_age_ms: Option<u64>,
+    /// Segments that retention keeps for it.
+    pub pins_segments: u64,
+    /// Bytes of those segments' files.
+    pub pins_bytes: u64,
+}
+
+impl ReaderInfo {
+    /// One word: `alive` (in use), `idle`, or `damaged`.
+    pub fn state(&self) -> &'static str {
+        match (&self.damage, self.in_use) {
+            (Some(_), _) => "damaged",
+            (None, true) => "alive",
+            (None, false) => "idle",
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn inspect(self: &Arc<Self>) -> Result<Inspection> {
+        let bounds = self.bounds()?;
+        let segments = self.segment_infos(&bounds)?;
+        let bytes = segments.iter().map(|info| self.record_bytes(info.id, &bounds)).sum();
+        let names = cursor::names(&self.dir)?;
+        let readers = names.into_iter().map(|name| self.reader_info(name, &bounds, &segments)).collect();
+        Ok(Inspection {
+            path: self.dir.path().to_path_buf(),
+            messages: bounds.next_seq - bounds.first_seq,
+            bytes,
+            writer: self.writer_info(),
+            settings: self.geometry.settings,
+            bounds,
+            segments,
+            readers,
+        })
+    }
+
+    pub(crate) fn writer_info(&self) -> WriterInfo {
+        let control = self.dir.open_file(CONTROL_FILE, Access::Read).ok().flatten();
+        let block = control.and_then(|file| control::read_block::<WriterBlock>(&file, CONTROL_WRITER));
+        let epoch = block.map_or(0, |block| block.epoch.get());
+        let heartbeat = block.filter(|b| b.boot_id == lock::boot_id()).map(|b| b.heartbeat_boot_ns.get());
+        let heartbeat = heartbeat.filter(|&stamp| stamp != 0);
+        let heartbeat_age_ms = heartbeat.map(|stamp| clock::boot_ns().saturating_sub(stamp) / 1_000_000);
+        let holder = match self.dir.open_file(LOCK_FILE, Access::Read) {
+            Ok(Some(file)) => lock::lock_holder(&file).map_err(drop),
+            Ok(None) => Ok(None),
+            Err(_) => Err(()),
+        };
+        let state = match &holder {
+            Err(()) => WriterState::Unknown,
+            Ok(Some(_)) if heartbeat_age_ms.is_some_and(|age| age > STUCK_AFTER_MS) => WriterState::Stuck,
+            Ok(Some(_)) => WriterState::Alive,
+            Ok(None) if block.is_some_and(|block| block.pid.get() != 0) => WriterState::Dead,
+            Ok(None) => WriterState::None,
+        };
+        let holder = holder.unwrap_or(None);
+        let pid = match &holder {
+            Some(LockHolder::Process { pid, .. }) => Some(*pid),
+            _ => None,
+        };
+        WriterInfo { state, pid, holder, epoch, heartbeat_age_ms }
+    }
+
+    fn segment_infos(&self, bounds: &Bounds) -> Result<Vec<SegmentInfo>> {
+        let mut infos: Vec<SegmentInfo> = Vec::new();
+        for id in self.segment_ids()? {
+            let segment = self.open_segment(id, Access::Read).ok().flatten();
+            let seal = segment.as_ref().and_then(|segment| segment.seal());
+            let first = segment.as_ref().filter(|segment| segment.is_started()).and_then(first_seq).unwrap_or(0);
+            let bytes = segment.and_then(|segment| segment.file.metadata().ok()).map_or(0, |metadata| metadata.len());
+            let next_seq = match seal {
+                Some(seal) => seal.next_seq.get(),
+                None if id == bounds.head.segment => bounds.next_seq,
+                None => first,
+            };
+            let last_seq = next_seq.saturating_sub(1);
+            infos.push(SegmentInfo { id, first_seq: first, last_seq, bytes, sealed: seal.is_some() });
+        }
+        Ok(infos)
+    }
+
+    /// Bytes of the records in a segment; of a damaged end, as much as can be told.
+    fn record_bytes(&self, id: SegmentId, bounds: &Bounds) -> u64 {
+        let end = if id == bounds.head.segment {
+            bounds.head.offset
+        } else {
+            let seal = self.open_segment(id, Access::Read).ok().flatten().and_then(|segment| segment.seal());
+            seal.map_or(RECORDS_START, |seal| seal.end_offset.get())
+        };
+        u64::from(end.saturating_sub(RECORDS_START))
+    }
+
+    fn reader_info(self: &Arc<Self>, name: String, bounds: &Bounds, segments: &[SegmentInfo]) -> ReaderInfo {
+        let file = CursorFile::open(&self.dir, &name, Access::Read);
+        let place = file
+            .as_ref()
+            .map_err(ToString::to_string)
+            .and_then(|file| file.read(&self.geometry).map(|(place, _)| place).map_err(|error| error.to_string()));
+        let file = file.ok();
+        let seq = place.as_ref().map_or(bounds.first_seq, |place| place.seq);
+        let (position, lag_ns) = self.next_for(seq, bounds);
+        // What it still needs starts in this segment; a damaged cursor may need everything.
+        let pinned = |info: &&SegmentInfo| info.id >= position.segment && info.sealed;
+        ReaderInfo {
+            name,
+            lag_messages: bounds.next_seq.saturating_sub(seq.max(bounds.first_seq)),
+            lag_bytes: self.bytes_between(position, bounds),
+            // Seconds for people: the fraction's last digits don't matter.
+            #[allow(clippy::cast_precision_loss)]
+            lag_seconds: lag_ns as f64 / 1e9,
+            heartbeat_age_ms: file.as_ref().and_then(CursorFile::heartbeat_age_ms),
+            in_use: file.as_ref().is_some_and(CursorFile::is_in_use),
+            pins_segments: segments.iter().filter(pinned).count() as u64,
+            pins_bytes: segments.iter().filter(pinned).map(|info| info.bytes).sum(),
+            damage: place.as_ref().err().cloned(),
+            position: place.ok().map(|place| place.seq),
+        }
+    }
+
+    /// Where the reader's next message is, and how much older it is than the newest one, in nanoseconds.
+    fn next_for(self: &Arc<Self>, seq: u64, bounds: &Bounds) -> (Position, u64) {
+        let mut scanner = Scanner::at(Arc::clone(self), bounds.first, bounds.first_seq);
+        if seq >= bounds.next_seq || scanner.seek_seq(seq).is_err() {
+            return (bounds.head, 0);
+        }
+        let position = scanner.position();
+        let timestamp_ns = match scanner.next() {
+            Ok(Some(Entry::Message(message))) => message.timestamp_ns,
+            _ => bounds.last_timestamp_ns,
+        };
+        (position, bounds.last_timestamp_ns.saturating_sub(timestamp_ns))
+    }
+
+    fn bytes_between(&self, position: Position, bounds: &Bounds) -> u64 {
+        if position.segment == bounds.head.segment {
+            return u64::from(bounds.head.offset.saturating_sub(position.offset));
+        }
+        let ids = self.segment_ids().unwrap_or_default();
+        let later = ids.into_iter().filter(|&id| id >= position.segment && id <= bounds.head.segment);
+        let all: u64 = later.map(|id| self.record_bytes(id, bounds)).sum();
+        all.saturating_sub(u64::from(position.offset.saturating_sub(layout::RECORDS_START)))
+    }
+}

@@ -1,0 +1,327 @@
+//! The bytes of a queue as types and constants. No input or output, no unsafe code.
+//!
+//! `format.md`, below, is the only statement of what the bytes mean; the golden tests in `tests/format.rs` hold
+//! code and page together.
+#![doc = include_str!("format.md")]
+
+use zerocopy::little_endian::U16;
+pub(crate) use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The version of the format that this program writes and reads.
+pub const VERSION: u16 = 1;
+
+/// Granularity of segment sizes, and the size of a segment's header page.
+pub const PAGE: u32 = 4096;
+/// Smallest segment.
+pub const MIN_SEGMENT_SIZE: u32 = 64 << 10;
+/// Largest segment.
+pub const MAX_SEGMENT_SIZE: u32 = 1 << 30;
+/// Segment size where nothing else is asked for.
+pub const DEFAULT_SEGMENT_SIZE: u32 = 64 << 20;
+
+/// Name of the control block's file.
+pub const CONTROL_FILE: &str = "control.meta";
+/// Name of the lock file.
+pub const LOCK_FILE: &str = "writer.lock";
+/// Name of the directory of cursor files.
+pub const READERS_DIR: &str = "readers";
+/// Ending of a cursor file's name.
+pub const CURSOR_SUFFIX: &str = ".meta";
+/// Ending of a segment file's name.
+pub const SEGMENT_SUFFIX: &str = ".q";
+/// Ending of a file that is being made; removed under the writer lock.
+pub const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// Size of a record header.
+pub const HEADER_LEN: u32 = 32;
+/// Records start at multiples of this.
+pub const RECORD_ALIGN: u32 = 8;
+/// Where the first record of a segment starts.
+pub const RECORDS_START: u32 = PAGE;
+/// Size of the copy of the segment's identity at the end of its file.
+pub const TRAILER_LEN: u32 = 64;
+/// The type of padding records.
+pub const PADDING_TYPE: u16 = 0xFFFF;
+/// Flag of the padding record that ends a segment: go on in the next one.
+pub const FLAG_SEAL: u16 = 1;
+
+/// First bytes of the control block.
+pub const CONTROL_MAGIC: [u8; 8] = *b"CHRONCTL";
+/// First bytes of a segment.
+pub const SEGMENT_MAGIC: [u8; 8] = *b"CHRONSEG";
+/// First bytes of a cursor file.
+pub const CURSOR_MAGIC: [u8; 8] = *b"CHRONCUR";
+
+/// Size of the control block's file.
+pub const CONTROL_LEN: u32 = PAGE;
+/// Offsets of the two copies of the settings in the control block.
+pub const CONTROL_SETTINGS: [u32; 2] = [0, 128];
+/// Offsets of the two head slots in the control block.
+pub const CONTROL_HEAD: [u32; 2] = [256, 320];
+/// Offset of the writer block in the control block.
+pub const CONTROL_WRITER: u32 = 384;
+/// Offset of `notify_seq`, the word that readers sleep on.
+pub const CONTROL_NOTIFY_SEQ: u32 = 512;
+/// Offset of the flag that says that a reader may be asleep.
+pub const CONTROL_SLEEPING: u32 = 640;
+
+/// Offset of the start block in a segment.
+pub const SEGMENT_START: u32 = 64;
+/// Offset of the seal block in a segment.
+pub const SEGMENT_SEAL: u32 = 128;
+/// Offset of the copy of the settings in a segment.
+pub const SEGMENT_SETTINGS: u32 = 192;
+
+/// Size of a cursor file.
+pub const CURSOR_LEN: u32 = PAGE;
+/// Offsets of the two slots in a cursor file.
+pub const CURSOR_SLOTS: [u32; 2] = [64, 128];
+/// Offset of the liveness block in a cursor file.
+pub const CURSOR_LIVENESS: u32 = 192;
+
+/// Says "no limit" in a 64-bit setting.
+pub const NO_LIMIT: u64 = u64::MAX;
+/// Says "no limit" in a 32-bit setting.
+pub const NO_LIMIT_32: u32 = u32::MAX;
+
+/// The settings as they lie in the control block and in every segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct SettingsBlock {
+    /// [`CONTROL_MAGIC`].
+    pub magic: [u8; 8],
+    /// [`VERSION`].
+    pub version: U16,
+    /// 1: CRC-32C, 2: CRC-32.
+    pub checksum_kind: u8,
+    /// Zero.
+    pub reserved_a: u8,
+    /// Bytes of each segment file.
+    pub segment_size: U32,
+    /// Random; the same in every file of the queue.
+    pub queue_id: U64,
+    /// When the queue was created, ns since the epoch.
+    pub created_ns: U64,
+    /// Limit of the queue's bytes, or [`NO_LIMIT`].
+    pub max_bytes: U64,
+    /// Bytes to retain, or [`NO_LIMIT`].
+    pub retain_bytes: U64,
+    /// Age to retain in ns, or [`NO_LIMIT`].
+    pub retain_age_ns: U64,
+    /// Silence in ns after which a reader is dead, or [`NO_LIMIT`].
+    pub reader_ttl_ns: U64,
+    /// Lag in bytes beyond which a reader no longer pins, or [`NO_LIMIT`].
+    pub max_lag_bytes: U64,
+    /// Segments to retain, or [`NO_LIMIT_32`].
+    pub retain_segments: U32,
+    /// Rises by one with every change of the settings.
+    pub generation: U32,
+    /// Zero.
+    pub reserved_b: [u8; 44],
+    /// CRC-32 of the bytes before it.
+    pub crc: U32,
+}
+
+/// One of the two head slots of the control block: a hint, published lazily.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct HeadSlot {
+    /// The slot with the higher one is the newer.
+    pub generation: U64,
+    /// The sequence number that the next message gets.
+    pub next_seq: U64,
+    /// Timestamp of the newest message, ns since the epoch.
+    pub last_timestamp_ns: U64,
+    /// The segment of the head.
+    pub segment: U32,
+    /// Its offset.
+    pub offset: U32,
+    /// Zero.
+    pub reserved: [u8; 28],
+    /// CRC-32 of the bytes before it.
+    pub crc: U32,
+}
+
+/// What the control block says of the writer; for information.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct WriterBlock {
+    /// Rises by one with every start of a writer.
+    pub epoch: U64,
+    /// The writer's last sign of life on the boot-time clock, ns.
+    pub heartbeat_boot_ns: U64,
+    /// Its process id, in its own namespace; 0 once it has closed the queue.
+    pub pid: U32,
+    /// 1: the writer relies on the sleepers' membarrier; 0: it fences by itself.
+    pub asymmetric: U32,
+    /// The boot that `heartbeat_boot_ns` belongs to.
+    pub boot_id: [u8; 16],
+    /// Zero.
+    pub reserved: [u8; 24],
+}
+
+/// The identity of a segment, at its start and again at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct SegmentIdentity {
+    /// [`SEGMENT_MAGIC`].
+    pub magic: [u8; 8],
+    /// [`VERSION`].
+    pub version: U16,
+    /// As in [`SettingsBlock`].
+    pub checksum_kind: u8,
+    /// Zero.
+    pub reserved_a: u8,
+    /// Bytes of this file.
+    pub segment_size: U32,
+    /// The queue that it belongs to.
+    pub queue_id: U64,
+    /// Its number, as in its name.
+    pub segment_id: U32,
+    /// Random, new with every use of the file: part of every record's checksum.
+    pub salt: U32,
+    /// When it was made, ns since the epoch.
+    pub created_ns: U64,
+    /// Zero.
+    pub reserved_b: [u8; 20],
+    /// CRC-32 of the bytes before it.
+    pub crc: U32,
+}
+
+/// What a segment starts with; written when it becomes the active one. A hint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct StartBlock {
+    /// The sequence number that its first message has or will have.
+    pub first_seq: U64,
+    /// Timestamp of the newest message before it, ns since the epoch.
+    pub previous_timestamp_ns: U64,
+    /// Zero.
+    pub reserved: [u8; 44],
+    /// CRC-32 of the bytes before it.
+    pub crc: U32,
+}
+
+/// What a sealed segment ended with. A hint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct SealBlock {
+    /// The sequence number that the next segment starts with.
+    pub next_seq: U64,
+    /// Timestamp of the newest message, ns since the epoch.
+    pub last_timestamp_ns: U64,
+    /// Where the record that seals the segment starts.
+    pub end_offset: U32,
+    /// Zero.
+    pub reserved: [u8; 40],
+    /// CRC-32 of the bytes before it.
+    pub crc: U32,
+}
+
+/// The identity of a cursor file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct CursorIdentity {
+    /// [`CURSOR_MAGIC`].
+    pub magic: [u8; 8],
+    /// [`VERSION`].
+    pub version: U16,
+    /// Zero.
+    pub reserved_a: [u8; 6],
+    /// The queue that it belongs to.
+    pub queue_id: U64,
+    /// When the reader was registered, ns since the epoch.
+    pub created_ns: U64,
+    /// Zero.
+    pub reserved_b: [u8; 28],
+    /// CRC-32 of the bytes before it.
+    pub crc: U32,
+}
+
+/// One of the two slots of a cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct CursorSlot {
+    /// The slot with the higher one is the newer.
+    pub generation: U64,
+    /// The next sequence number to be consumed.
+    pub seq: U64,
+    /// The segment where it is, or is expected: a hint.
+    pub segment: U32,
+    /// Its offset: a hint; 0 if not known.
+    pub offset: U32,
+    /// Zero.
+    pub reserved: U32,
+    /// CRC-32 of the bytes before it.
+    pub crc: U32,
+}
+
+/// A reader's signs of life; for information and for the reader's time to live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct LivenessBlock {
+    /// Last sign of life on the boot-time clock, ns.
+    pub heartbeat_boot_ns: U64,
+    /// The boot that it belongs to.
+    pub boot_id: [u8; 16],
+    /// The process id, in its own namespace; 0 once it has closed the reader.
+    pub pid: U32,
+    /// Zero.
+    pub reserved: [u8; 36],
+}
+
+/// A record's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct MessageHeader {
+    /// 0: not committed; else the payload's length in bytes + 1.
+    pub commit: U32,
+    /// The message's type; [`PADDING_TYPE`] is no message.
+    pub msg_type: U16,
+    /// [`FLAG_SEAL`] or zero.
+    pub flags: U16,
+    /// The sequence number; in padding, the next message's.
+    pub seq: U64,
+    /// ns since the epoch.
+    pub timestamp_ns: U64,
+    /// The record's checksum.
+    pub checksum: U32,
+    /// Zero; covered by the checksum.
+    pub spare: U32,
+}
+
+const _: () = {
+    assert!(usize::BITS == 64, "chronfs maps files of up to 1 GiB many at a time: 64-bit systems only");
+    assert!(size_of::<SettingsBlock>() == 128);
+    assert!(size_of::<HeadSlot>() == 64);
+    assert!(size_of::<WriterBlock>() == 64);
+    assert!(size_of::<SegmentIdentity>() == TRAILER_LEN as usize);
+    assert!(size_of::<StartBlock>() == 64);
+    assert!(size_of::<SealBlock>() == 64);
+    assert!(size_of::<CursorIdentity>() == 64);
+    assert!(size_of::<CursorSlot>() == 32);
+    assert!(size_of::<LivenessBlock>() == 64);
+    assert!(size_of::<MessageHeader>() == HEADER_LEN as usize);
+    assert!(CONTROL_SETTINGS[1] == 128 && CONTROL_HEAD[0] == CONTROL_SETTINGS[1] + 128);
+    assert!(SEGMENT_SETTINGS + 128 <= RECORDS_START);
+    assert!(HEADER_LEN.is_multiple_of(RECORD_ALIGN) && RECORDS_START.is_multiple_of(RECORD_ALIGN));
+};
+
+/// Bytes that a record with a payload of `payload_len` bytes takes, if that is a length at all.
+pub const fn record_len(payload_len: u32) -> Option<u32> {
+    match payload_len.checked_add(HEADER_LEN + RECORD_ALIGN - 1) {
+        Some(len) => Some(len & !(RECORD_ALIGN - 1)),
+        None => None,
+    }
+}
+
+/// Where the records of a segment must end: the record that seals it fits before this.
+pub const fn records_end(segment_size: u32) -> u32 {
+    segment_size - TRAILER_LEN
+}
+
+/// The largest payload that fits into a segment of this size.
+pub const fn max_payload_len(segment_size: u32) -> u32 {
+    records_end(segment_size) - RECORDS_START - 2 * HEADER_LEN
+}

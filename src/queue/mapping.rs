@@ -1,0 +1,180 @@
+//! Mapped files: the only place where the engine touches shared memory.
+//!
+//! Other processes store into the same memory. Therefore:
+//! 1. every access is checked against the mapping's length and its alignment, here, not by the caller;
+//! 2. what others may be storing into (commit words, wake words) is read and written through atomics only;
+//! 3. a slice is handed out only for bytes that a commit word, loaded with Acquire, has published; a writer that
+//!    keeps to the protocol never touches those again;
+//! 4. whoever maps a file has checked that it is that long. A file cut short afterwards by somebody else is the one
+//!    thing that a mapping can't survive; what must survive it (the mount) reads by `pread` (`scan.rs`).
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::path::Path;
+use std::ptr;
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::error::{Error, Result};
+use super::layout::HEADER_LEN;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// A shared mapping of the first bytes of a file.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    raw: MmapRaw,
+    writable: bool,
+}
+
+impl Mapping {
+    /// Maps the first `len` bytes for reading; a file that is shorter is reported as damaged.
+    pub(crate) fn read_only(file: &File, path: &Path, len: u32) -> Result<Self> {
+        check_len(file, path, len)?;
+        let raw = MmapOptions::new().len(len as usize).map_raw_read_only(file).map_err(Error::io(path, "map it"))?;
+        Ok(Self { raw, writable: false })
+    }
+
+    /// Maps the first `len` bytes for reading and writing; a file that is shorter is reported as damaged.
+    pub(crate) fn read_write(file: &File, path: &Path, len: u32) -> Result<Self> {
+        check_len(file, path, len)?;
+        let raw = MmapOptions::new().len(len as usize).map_raw(file).map_err(Error::io(path, "map it"))?;
+        Ok(Self { raw, writable: true })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.raw.len()
+    }
+
+    /// The address of `len` bytes at `offset`, aligned to `align`.
+    ///
+    /// # Panics
+    /// If they do not lie within the mapping: a bug of the caller, which checks what it takes from files.
+    #[inline]
+    fn at(&self, offset: u32, len: usize, align: usize) -> *mut u8 {
+        let offset = offset as usize;
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= self.raw.len()) && offset.is_multiple_of(align),
+            "access outside the mapping"
+        );
+        // SAFETY: just checked that the offset lies within the mapping.
+        unsafe { self.raw.as_mut_ptr().add(offset) }
+    }
+
+    /// Like `at`, for storing.
+    #[inline]
+    fn at_mut(&self, offset: u32, len: usize, align: usize) -> *mut u8 {
+        assert!(self.writable, "store into a read-only mapping");
+        self.at(offset, len, align)
+    }
+
+    /// The word at `offset`, shared with other processes.
+    #[inline]
+    pub(crate) fn word(&self, offset: u32) -> &AtomicU32 {
+        // SAFETY: in bounds and aligned (checked by `at`), valid as long as `self`, and accessed by atomics only
+        // (rule 2). In a read-only mapping callers only load.
+        unsafe { AtomicU32::from_ptr(self.at(offset, 4, 4).cast()) }
+    }
+
+    /// The 64-bit word at `offset`, shared with other processes.
+    #[inline]
+    pub(crate) fn word64(&self, offset: u32) -> &AtomicU64 {
+        // SAFETY: as in `word`.
+        unsafe { AtomicU64::from_ptr(self.at(offset, 8, 8).cast()) }
+    }
+
+    /// Stores 0 into the commit word of the record at `offset`: there is no record yet.
+    #[inline]
+    pub(crate) fn clear_record(&self, offset: u32) {
+        assert!(self.writable, "store into a read-only mapping");
+        self.word64(offset).store(0, Ordering::Relaxed);
+    }
+
+    /// Published bytes (rule 3).
+    #[inline]
+    pub(crate) fn bytes(&self, offset: u32, len: usize) -> &[u8] {
+        // SAFETY: in bounds (checked by `at`); published by a commit word that the caller has loaded with Acquire,
+        // and not stored into since (rule 3).
+        unsafe { std::slice::from_raw_parts(self.at(offset, len, 1), len) }
+    }
+
+    /// Copies a block out. It may be torn when somebody stores into it meanwhile: its checksum tells.
+    pub(crate) fn read<T: FromBytes>(&self, offset: u32) -> T {
+        // SAFETY: in bounds (checked by `at`); any bytes are a valid `T`.
+        unsafe { ptr::read_unaligned(self.at(offset, size_of::<T>(), 1).cast::<T>()) }
+    }
+
+    /// Copies a block in. Only for blocks that belong to this process by a lock.
+    pub(crate) fn write<T: IntoBytes + Immutable>(&self, offset: u32, value: &T) {
+        let bytes = value.as_bytes();
+        // SAFETY: in bounds and writable (checked by `at_mut`); readers verify the block's checksum.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.at_mut(offset, bytes.len(), 1), bytes.len()) };
+    }
+
+    /// Writes a record at `offset` and publishes it: payload, zeros up to the next multiple of 8, header words,
+    /// then the commit word with Release.
+    ///
+    /// SYNC POINT with `Reader::next`: whoever loads the commit word with Acquire sees the whole record.
+    #[inline]
+    pub(crate) fn publish(&self, offset: u32, header: [u64; 4], payload: &[u8]) {
+        let padded = payload.len().next_multiple_of(8);
+        let at = self.at_mut(offset, HEADER_LEN as usize + padded, 8);
+        let [first, seq, timestamp, last] = header.map(u64::to_le);
+        // SAFETY: header and padded payload lie within the mapping, are writable and 8-aligned (checked by `at_mut`).
+        // They are not published yet, and only the holder of the writer lock, the caller, stores there.
+        unsafe {
+            let body = at.add(HEADER_LEN as usize);
+            if padded != payload.len() {
+                body.add(padded - 8).cast::<u64>().write(0);
+            }
+            ptr::copy_nonoverlapping(payload.as_ptr(), body, payload.len());
+            at.add(8).cast::<u64>().write(seq);
+            at.add(16).cast::<u64>().write(timestamp);
+            at.add(24).cast::<u64>().write(last);
+            // The commit word is the low half of the first word; type and flags go out with it in one store.
+            AtomicU64::from_ptr(at.cast()).store(first, Ordering::Release);
+        }
+    }
+
+    /// Tells the processor that the cache line at `offset` will be written soon. A hint; any offset is fine.
+    #[inline]
+    pub(crate) fn prefetch_for_write(&self, offset: u32) {
+        #[cfg(target_arch = "x86_64")]
+        if (offset as usize) < self.raw.len() {
+            // SAFETY: a prefetch never faults; the address lies within the mapping all the same.
+            unsafe {
+                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(
+                    self.raw.as_ptr().add(offset as usize).cast(),
+                );
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = offset;
+    }
+
+    /// Brings the pages of `offset..offset + len` into memory, for writing where the mapping is writable. Where
+    /// there is no room for them, the answer is an error rather than SIGBUS later.
+    pub(crate) fn populate(&self, offset: u32, len: usize) -> std::io::Result<()> {
+        let advice = if self.writable { Advice::PopulateWrite } else { Advice::PopulateRead };
+        let offset = (offset as usize).min(self.raw.len());
+        let len = len.min(self.raw.len() - offset);
+        if len == 0 {
+            return Ok(());
+        }
+        self.raw.advise_range(advice, offset, len)
+    }
+
+    /// Writes everything in `offset..offset + len` to the disk and waits for it.
+    pub(crate) fn sync(&self, offset: u32, len: usize) -> std::io::Result<()> {
+        self.raw.flush_range(offset as usize, len)
+    }
+}
+
+fn check_len(file: &File, path: &Path, len: u32) -> Result<()> {
+    let metadata = file.metadata().map_err(Error::io(path, "look at it"))?;
+    if metadata.len() < u64::from(len) {
+        let what = format!("the file has {} bytes instead of {len}: it was cut short", metadata.len());
+        return Err(Error::damaged(path, metadata.len(), what));
+    }
+    Ok(())
+}

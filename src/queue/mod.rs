@@ -1,0 +1,327 @@
+//! The engine: one writer, many independent readers, append-only mapped segment files.
+//!
+//! Files and memory only; no FUSE, no bus, no text. What the bytes mean stands in [`layout`] (its page is `format.md`).
+//! The way of a message: [`QueueWriter::append`] (`writer.rs`) fills a record of the active segment (`record.rs`,
+//! `mapping.rs`), stores its commit word and wakes who sleeps (`wake.rs`); [`QueueReader::next`] (`reader.rs`) loads the
+//! commit word, verifies, and lends the payload; [`QueueReader::commit`] stores the cursor (`cursor.rs`).
+//!
+//! Everything that only looks ([`Scanner`], [`Queue::inspect`]) reads by `pread` and changes no byte.
+
+mod checksum;
+mod control;
+mod cursor;
+mod dir;
+mod error;
+mod inspect;
+pub mod layout;
+mod lock;
+mod mapping;
+mod names;
+mod options;
+mod position;
+mod reader;
+mod record;
+mod recover;
+mod resync;
+mod scan;
+mod seek;
+mod segment;
+mod supply;
+mod sys;
+mod types;
+mod wake;
+mod writer;
+
+pub use error::{Error, LockHolder, Result};
+pub use inspect::{Inspection, ReaderInfo, SegmentInfo, WriterInfo, WriterState};
+pub use names::{MAX_NAME_LEN, check_name};
+pub use options::{Checksum, ReaderOptions, Settings, Start, WaitStrategy};
+pub use position::{Position, SegmentId};
+pub use reader::QueueReader;
+pub use scan::Scanner;
+pub use types::{Bounds, Entry, Gap, GapReason, Message};
+pub use wake::{WaitTicket, Waiter};
+pub use writer::QueueWriter;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use control::Geometry;
+use cursor::{CursorFile, Place};
+use dir::{Access, Dir};
+use layout::CONTROL_FILE;
+use lock::WriterLock;
+use segment::Segment;
+
+use crate::clock;
+
+/// An opened queue: the way to its writer, its readers, and to everything that only looks at it.
+///
+/// Opening takes no lock and changes nothing. Cheap to clone; clones are the same queue.
+///
+/// ```
+/// use chronfs::queue::{Queue, Settings};
+///
+/// # let dir = tempfile::tempdir()?;
+/// let queue = Queue::create(dir.path().join("orders"), &Settings::default())?;
+/// queue.writer()?.append(1, b"hello")?;
+/// let mut reader = queue.reader("alice")?;
+/// let message = reader.next()?.and_then(|entry| entry.message()).ok_or("nothing there")?;
+/// assert_eq!((message.seq, message.payload), (1, &b"hello"[..]));
+/// reader.commit();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Queue {
+    shared: Arc<Shared>,
+}
+
+/// What everything that belongs to one opened queue has in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) dir: Dir,
+    pub(crate) geometry: Geometry,
+    control_damage: Option<Error>,
+    /// The control block's file, once it has been needed.
+    control: OnceLock<File>,
+}
+
+impl Queue {
+    /// Makes a queue, and the directories above it.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`], [`Error::InvalidSetting`], [`Error::Locked`] if somebody else is making it,
+    /// [`Error::Io`].
+    pub fn create(path: impl AsRef<Path>, settings: &Settings) -> Result<Self> {
+        let path = path.as_ref();
+        settings.validate()?;
+        std::fs::create_dir_all(path).map_err(Error::io(path, "make the queue's directory"))?;
+        let dir = Dir::open(path).map_err(Error::io(path, "open it"))?;
+        if is_queue(&dir)? {
+            return Err(Error::AlreadyExists { path: path.to_path_buf() });
+        }
+        let _lock = WriterLock::take(&dir)?;
+        if is_queue(&dir)? {
+            return Err(Error::AlreadyExists { path: path.to_path_buf() });
+        }
+        let queue_id = sys::random_u64().map_err(Error::io(path, "get a random number for it"))?;
+        let geometry = Geometry { queue_id, created_ns: clock::now_ns(), generation: 0, settings: *settings };
+        Segment::create(&dir, &geometry, SegmentId(0), geometry.created_ns)?;
+        // Last: a directory is a queue from here on.
+        control::create(&dir, geometry, false)?;
+        dir.sync()?;
+        Ok(Self { shared: Shared::new(dir, geometry, None) })
+    }
+
+    /// Opens a queue. Where its control block is damaged, the settings come from the segments, and
+    /// [`control_damage`](Self::control_damage) tells; the next writer repairs it.
+    ///
+    /// # Errors
+    /// [`Error::NotAQueue`], [`Error::Damaged`] if neither control block nor segments can be used,
+    /// [`Error::UnsupportedVersion`], [`Error::Io`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let not_a_queue = |reason: &str| Error::NotAQueue { path: path.to_path_buf(), reason: reason.to_owned() };
+        let dir = match Dir::open(path) {
+            Ok(dir) => dir,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(not_a_queue("there is no such directory; make one with 'chron-cli create'"));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+                return Err(not_a_queue("it is no directory"));
+            }
+            Err(error) => return Err(Error::io(path, "open it")(error)),
+        };
+        let damage = match dir.open_file(CONTROL_FILE, Access::Read) {
+            Ok(Some(file)) => match control::read_geometry(&file, &dir.path_of(CONTROL_FILE)) {
+                Ok(geometry) => return Ok(Self { shared: Shared::new(dir, geometry, None) }),
+                Err(error @ Error::Damaged { .. }) => error,
+                Err(error) => return Err(error),
+            },
+            Ok(None) => Error::damaged(&dir.path_of(CONTROL_FILE), 0, "the file is missing"),
+            Err(error @ Error::Damaged { .. }) => error,
+            Err(error) => return Err(error),
+        };
+        match segment::recover_geometry(&dir)? {
+            Some(geometry) => Ok(Self { shared: Shared::new(dir, geometry, Some(damage)) }),
+            None if is_queue(&dir)? => Err(damage),
+            None => Err(not_a_queue("the directory holds no control.meta and no segments")),
+        }
+    }
+
+    /// Opens a queue, or makes it where there is none.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) and [`create`](Self::create).
+    pub fn open_or_create(path: impl AsRef<Path>, settings: &Settings) -> Result<Self> {
+        match Self::open(&path) {
+            Err(Error::NotAQueue { .. }) => match Self::create(&path, settings) {
+                Err(Error::AlreadyExists { .. }) => Self::open(path),
+                created => created,
+            },
+            opened => opened,
+        }
+    }
+
+    /// Whether a directory holds a queue, sound or damaged. Cheap.
+    pub fn exists(path: impl AsRef<Path>) -> bool {
+        Dir::open(path.as_ref()).and_then(|dir| is_queue(&dir).map_err(std::io::Error::other)).unwrap_or(false)
+    }
+
+    /// The queue's directory, as it was given.
+    pub fn path(&self) -> &Path {
+        self.shared.dir.path()
+    }
+
+    /// The queue's settings.
+    pub fn settings(&self) -> &Settings {
+        &self.shared.geometry.settings
+    }
+
+    /// What is wrong with the control block, if anything. The queue can be read all the same.
+    pub fn control_damage(&self) -> Option<&Error> {
+        self.shared.control_damage.as_ref()
+    }
+
+    /// Becomes the queue's writer: takes the lock and repairs what a killed writer left.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], with who holds it; [`Error::Io`] where there is no room or no permission.
+    pub fn writer(&self) -> Result<QueueWriter> {
+        QueueWriter::open(&self.shared)
+    }
+
+    /// Opens a registered reader; registers it, at the first retained message, if it is new.
+    ///
+    /// # Errors
+    /// [`Error::ReaderInUse`], [`Error::InvalidName`], [`Error::Damaged`] if its cursor file is; [`Error::Io`].
+    pub fn reader(&self, name: &str) -> Result<QueueReader> {
+        self.reader_with(name, &ReaderOptions::default())
+    }
+
+    /// Like [`reader`](Self::reader), with options.
+    ///
+    /// # Errors
+    /// As [`reader`](Self::reader).
+    pub fn reader_with(&self, name: &str, options: &ReaderOptions) -> Result<QueueReader> {
+        self.add_reader(name)?;
+        let file = CursorFile::open(&self.shared.dir, name, Access::Write)?;
+        let (cursor, place) = file.acquire(&self.shared.geometry)?;
+        QueueReader::open(&self.shared, cursor, place, options)
+    }
+
+    /// Reads from the first retained message on without being registered: nothing is pinned, nothing changes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the directory can't be read.
+    pub fn scan(&self) -> Result<Scanner> {
+        let bounds = self.bounds()?;
+        Ok(Scanner::at(Arc::clone(&self.shared), bounds.first, bounds.first_seq))
+    }
+
+    /// For sleeping until a message may have come.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the control block is too short, [`Error::Io`].
+    pub fn waiter(&self) -> Result<Waiter> {
+        self.shared.waiter()
+    }
+
+    /// Where the queue starts and ends now.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file can't be read.
+    pub fn bounds(&self) -> Result<Bounds> {
+        self.shared.bounds()
+    }
+
+    /// Everything there is to say about the queue. Takes no lock, changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file can't be read.
+    pub fn inspect(&self) -> Result<Inspection> {
+        self.shared.inspect()
+    }
+
+    /// What is known of the queue's writer.
+    pub fn writer_info(&self) -> WriterInfo {
+        self.shared.writer_info()
+    }
+
+    /// The names of the registered readers, sorted.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the directory can't be read.
+    pub fn reader_names(&self) -> Result<Vec<String>> {
+        cursor::names(&self.shared.dir)
+    }
+
+    /// The next sequence number that a registered reader will consume.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchReader`], [`Error::InvalidName`], [`Error::Damaged`] if its cursor file is; [`Error::Io`].
+    pub fn reader_position(&self, name: &str) -> Result<u64> {
+        let file = CursorFile::open(&self.shared.dir, name, Access::Read)?;
+        file.read(&self.shared.geometry).map(|(place, _)| place.seq)
+    }
+
+    /// Registers a reader at the first retained message; false if it is registered already.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], [`Error::NameTooLong`], [`Error::Io`].
+    pub fn add_reader(&self, name: &str) -> Result<bool> {
+        check_name(name)?;
+        let bounds = self.bounds()?;
+        let place = Place { seq: bounds.first_seq, position: Some(bounds.first) };
+        cursor::create(&self.shared.dir, &self.shared.geometry, name, place)
+    }
+
+    /// Removes a reader that no process is using.
+    ///
+    /// # Errors
+    /// [`Error::ReaderInUse`], [`Error::NoSuchReader`], [`Error::InvalidName`], [`Error::Io`].
+    pub fn remove_reader(&self, name: &str) -> Result<()> {
+        cursor::remove(&self.shared.dir, name)
+    }
+
+    /// Moves a reader that no process is using, to a retained message or behind the newest one. Repairs a damaged
+    /// cursor file.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPosition`], [`Error::ReaderInUse`], [`Error::NoSuchReader`], [`Error::Io`].
+    pub fn seek_reader(&self, name: &str, seq: u64) -> Result<()> {
+        let file = CursorFile::open(&self.shared.dir, name, Access::Write)?;
+        let bounds = self.bounds()?;
+        if !(bounds.first_seq..=bounds.next_seq).contains(&seq) {
+            let what = format!("message {seq}; the queue has {} to {}", bounds.first_seq, bounds.next_seq);
+            return Err(Error::NoSuchPosition { path: self.path().to_path_buf(), what });
+        }
+        file.set(&self.shared.geometry, Place { seq, position: None })
+    }
+}
+
+impl Shared {
+    fn new(dir: Dir, geometry: Geometry, control_damage: Option<Error>) -> Arc<Self> {
+        Arc::new(Self { dir, geometry, control_damage, control: OnceLock::new() })
+    }
+
+    pub(crate) fn waiter(&self) -> Result<Waiter> {
+        let path = self.control_path();
+        let missing = || Error::io(&path, "open it")(std::io::ErrorKind::NotFound.into());
+        match self.dir.open_file(CONTROL_FILE, Access::Write) {
+            Ok(file) => Waiter::new(file.ok_or_else(missing)?, true, &path),
+            // Only looking is allowed: nobody will know that we sleep.
+            Err(Error::Io { .. } | Error::Damaged { .. }) => {
+                let file = self.dir.open_file(CONTROL_FILE, Access::Read)?.ok_or_else(missing)?;
+                Waiter::new(file, false, &path)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_queue(dir: &Dir) -> Result<bool> {
+    let names = dir.names()?;
+    Ok(names.iter().any(|name| name == CONTROL_FILE || segment::parse_file_name(name).is_some()))
+}

@@ -1,0 +1,44 @@
+//! Which names readers and queues may have.
+
+use super::error::{Error, Result};
+
+/// The longest name of a reader or a queue, in bytes.
+pub const MAX_NAME_LEN: usize = 128;
+
+/// Checks the name of a reader or of a queue's directory: 1 to 128 bytes of ASCII letters, digits and `._-+=@:,#%~`,
+/// not starting with a dot or a dash.
+///
+/// # Errors
+/// [`Error::InvalidName`] or [`Error::NameTooLong`].
+pub fn check_name(name: &str) -> Result<()> {
+    let invalid = |reason| Err(Error::InvalidName { name: name.to_owned(), reason });
+    if name.is_empty() {
+        return invalid("it is empty");
+    }
+    if name.len() > MAX_NAME_LEN {
+        return Err(Error::NameTooLong { len: name.len(), max: MAX_NAME_LEN });
+    }
+    if name.starts_with(['.', '-']) {
+        return invalid("it must not start with '.' or '-'");
+    }
+    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+=@:,#%~".contains(&b)) {
+        return invalid("allowed are letters, digits and ._-+=@:,#%~");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_leave_the_directory_or_confuse_a_shell_are_refused() {
+        for name in ["", ".", "..", "../x", "a/b", "a\0b", "a\nb", ".hidden", "-rf", "a b", "ä", "a*", "a;b"] {
+            assert!(matches!(check_name(name), Err(Error::InvalidName { .. })), "{name:?}");
+        }
+        assert!(matches!(check_name(&"x".repeat(129)), Err(Error::NameTooLong { len: 129, .. })));
+        for name in ["a", "alice", "strategy-7", "eu.west_1", "a@b:c", &"x".repeat(128)] {
+            assert!(check_name(name).is_ok(), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The settings of a queue. They are stored in the queue, once, when it is created; a process that opens it
+//! takes them from there.
+
+use std::time::Duration;
+
+use super::error::{Error, Result};
+use super::layout;
+
+/// Which checksum a queue's records carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Checksum {
+    /// CRC-32C (Castagnoli): computed by the processor where it can. The default.
+    #[default]
+    Crc32c,
+    /// CRC-32 (ISO-HDLC, as in zip and gzip), for readers that know only that one.
+    Crc32,
+}
+
+/// The settings of a queue.
+///
+/// ```
+/// use chronfs::queue::Settings;
+///
+/// let settings = Settings { segment_size: 1 << 20, ..Settings::default() };
+/// assert!(settings.validate().is_ok());
+/// assert!(settings.max_payload_len() > 1_000_000);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Size of each segment file in bytes: 64 KiB to 1 GiB, a multiple of 4096. Default 64 MiB.
+    pub segment_size: u32,
+    /// The checksum of the records.
+    pub checksum: Checksum,
+    /// Appends fail with [`Error::QueueFull`] when the segments would take more bytes than this.
+    pub max_bytes: Option<u64>,
+    /// Retention keeps at most about this many bytes of sealed segments that every live reader has passed.
+    pub retain_bytes: Option<u64>,
+    /// Retention keeps messages at least this long, in nanoseconds.
+    pub retain_age_ns: Option<u64>,
+    /// Retention keeps at most this many sealed segments that every live reader has passed.
+    pub retain_segments: Option<u32>,
+    /// A reader that has not shown a sign of life for this long (boot-time clock, nanoseconds) no longer pins
+    /// segments. None: a registered reader pins for ever.
+    pub reader_ttl_ns: Option<u64>,
+    /// A reader further behind than this many bytes no longer pins segments; it will be told of the gap.
+    pub max_lag_bytes: Option<u64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            segment_size: layout::DEFAULT_SEGMENT_SIZE,
+            checksum: Checksum::default(),
+            max_bytes: None,
+            retain_bytes: None,
+            retain_age_ns: None,
+            retain_segments: None,
+            reader_ttl_ns: None,
+            max_lag_bytes: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Checks that the format allows these settings.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSetting`], with what is allowed.
+    pub fn validate(&self) -> Result<()> {
+        let size = self.segment_size;
+        if !(layout::MIN_SEGMENT_SIZE..=layout::MAX_SEGMENT_SIZE).contains(&size) {
+            return Err(Error::InvalidSetting(format!("segment size {size} bytes; allowed are 64KiB to 1GiB")));
+        }
+        if !size.is_multiple_of(layout::PAGE) {
+            return Err(Error::InvalidSetting(format!("segment size {size} bytes; it must be a multiple of 4096")));
+        }
+        if let Some(max) = self.max_bytes
+            && max < u64::from(size)
+        {
+            return Err(Error::InvalidSetting(format!(
+                "max bytes {max} is less than one segment of {size} bytes; raise it or choose smaller segments"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The largest payload in bytes that fits into a segment.
+    pub fn max_payload_len(&self) -> usize {
+        layout::max_payload_len(self.segment_size) as usize
+    }
+}
+
+/// How a reader waits for messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitStrategy {
+    /// Looks without pause: the shortest latency, for the price of a processor.
+    BusySpin,
+    /// Looks without pause for a while, then sleeps until the writer wakes it.
+    Hybrid {
+        /// For how long it looks without pause.
+        spin: Duration,
+    },
+    /// Sleeps at once.
+    Sleep,
+}
+
+/// Where a reader starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    /// Where it left off; a new reader at the first retained message.
+    #[default]
+    Resume,
+    /// At the first retained message.
+    First,
+    /// Behind the newest message.
+    End,
+    /// At this message, or the first one behind it.
+    Seq(u64),
+    /// At the first message with this timestamp (ns since the epoch) or a later one.
+    Time(u64),
+}
+
+/// How a reader is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReaderOptions {
+    /// Where it starts.
+    pub start: Start,
+    /// Whether every payload's checksum is verified.
+    pub verify: bool,
+    /// How it waits.
+    pub wait: WaitStrategy,
+}
+
+impl Default for ReaderOptions {
+    fn default() -> Self {
+        let wait = WaitStrategy::Hybrid { spin: Duration::from_micros(50) };
+        Self { start: Start::Resume, verify: true, wait }
+    }
+}

@@ -1,0 +1,444 @@
+//! Readers: registered, mapped, without a copy and without a system call while there are messages.
+//!
+//! A reader maps segments read-only; all that it stores into is its own cursor. The common case (a sound record that
+//! follows its predecessor) is in `next`; everything else (damage, segments that are gone, jumps) is left to a scanner
+//! that looks at the same place by `pread`. Invariants:
+//! - `position` and `seq` say what comes next. They move only past what has been returned, or past a seal.
+//! - A segment is left only by its seal, which lies in line with the records: nothing committed before it can be missed.
+//! - "Not committed" is taken for the head unless the writer has published a head further on.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use zerocopy::FromBytes;
+
+use super::Shared;
+use super::cursor::{Cursor, Place};
+use super::dir::Access;
+use super::error::{Error, Result};
+use super::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, HEADER_LEN, MessageHeader, RECORDS_START};
+use super::mapping::Mapping;
+use super::options::{ReaderOptions, Start, WaitStrategy};
+use super::position::{Position, SegmentId};
+use super::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
+use super::scan::Scanner;
+use super::types::{Bounds, Entry, Gap, GapReason, Message};
+use super::wake::Waiter;
+use crate::sync::Ordering;
+
+/// A registered reader, in use by this process alone.
+///
+/// Messages are borrowed from the mapping: they stay valid until the next call. What has been read is consumed by
+/// [`commit`](Self::commit), which is persistent: a reader of the same name goes on there, after a crash too.
+///
+/// ```
+/// # use chronfs::queue::{Entry, Queue, Settings};
+/// # let dir = tempfile::tempdir()?;
+/// let queue = Queue::create(dir.path().join("orders"), &Settings::default())?;
+/// queue.writer()?.append(1, b"hello")?;
+///
+/// let mut reader = queue.reader("alice")?;
+/// while let Some(entry) = reader.next()? {
+///     match entry {
+///         Entry::Message(message) => println!("{} {:?}", message.seq, message.payload),
+///         Entry::Gap(gap) => eprintln!("messages {} to {} are lost", gap.from, gap.to),
+///     }
+///     reader.commit();
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct QueueReader {
+    map: Option<Mapping>,
+    context: RecordContext,
+    position: Position,
+    seq: u64,
+    verify: bool,
+    control: Mapping,
+    // From here on nothing is touched while sound records follow each other.
+    cursor: Cursor,
+    shared: Arc<Shared>,
+    strategy: WaitStrategy,
+    waiter: Waiter,
+    /// Holds the payload last returned, where it could not come from a mapping.
+    lent: Option<Box<Scanner>>,
+    /// A gap to be returned before anything else.
+    pending: Option<Gap>,
+    /// The published head when a look behind `position` last found nothing: not looked again until it changes.
+    stalled: Option<u64>,
+}
+
+/// What lies at `position`.
+enum Peek {
+    Message(Header),
+    /// Nothing committed, and nothing published further on.
+    Head,
+    /// Not a case for the short path.
+    Trouble,
+}
+
+impl QueueReader {
+    pub(crate) fn open(shared: &Arc<Shared>, cursor: Cursor, place: Place, options: &ReaderOptions) -> Result<Self> {
+        let path = shared.control_path();
+        let control = shared.dir.open_file(CONTROL_FILE, Access::Read)?;
+        let control = control.ok_or_else(|| Error::io(&path, "open it")(std::io::ErrorKind::NotFound.into()))?;
+        let control = Mapping::read_only(&control, &path, CONTROL_LEN)?;
+        let bounds = shared.bounds()?;
+        let (position, seq, pending) = locate(shared, &bounds, place)?;
+        let context = RecordContext {
+            summer: super::checksum::Summer::new(shared.geometry.settings.checksum),
+            salt: 0,
+            segment_size: shared.geometry.settings.segment_size,
+        };
+        let mut reader = Self {
+            map: None,
+            context,
+            position,
+            seq,
+            verify: options.verify,
+            control,
+            cursor,
+            strategy: options.wait,
+            waiter: shared.waiter()?,
+            shared: Arc::clone(shared),
+            lent: None,
+            pending,
+            stalled: None,
+        };
+        match options.start {
+            Start::Resume => {}
+            Start::First => reader.jump(bounds.first, bounds.first_seq),
+            Start::End => reader.jump(bounds.head, bounds.next_seq),
+            Start::Seq(seq) => reader.jump_with(|scanner| scanner.seek_seq(seq))?,
+            Start::Time(timestamp_ns) => reader.jump_with(|scanner| scanner.seek_time(timestamp_ns))?,
+        }
+        Ok(reader)
+    }
+
+    /// The next message or gap; None at the head. Consumes nothing: see [`commit`](Self::commit). Not an `Iterator`,
+    /// because the message borrows from the reader.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a file can't be opened or read. Damage is no error: it comes as [`Entry::Gap`].
+    #[allow(clippy::should_implement_trait)]
+    #[inline]
+    pub fn next(&mut self) -> Result<Option<Entry<'_>>> {
+        let header = loop {
+            match self.peek() {
+                Peek::Message(header) => break header,
+                Peek::Head => return Ok(None),
+                Peek::Trouble => match self.trouble()? {
+                    Some(Found::Gap(gap)) => return Ok(Some(Entry::Gap(gap))),
+                    Some(Found::Again) => {}
+                    Some(Found::Unmapped(scanner)) => return self.next_unmapped(scanner),
+                    None => return Ok(None),
+                },
+            }
+        };
+        let position = self.position;
+        self.position.offset += layout::record_len(header.payload_len).unwrap_or(HEADER_LEN);
+        self.seq += 1;
+        let Header { msg_type, seq, timestamp_ns, payload_len, .. } = header;
+        let payload =
+            self.map.as_ref().map_or(&[][..], |map| map.bytes(position.offset + HEADER_LEN, payload_len as usize));
+        Ok(Some(Entry::Message(Message { seq, timestamp_ns, msg_type, payload, position })))
+    }
+
+    #[inline]
+    fn peek(&self) -> Peek {
+        if self.pending.is_some() {
+            return Peek::Trouble;
+        }
+        let offset = self.position.offset;
+        let Some(map) = self.map.as_ref().filter(|_| is_record_offset(offset, self.context.segment_size)) else {
+            return if self.stalled == Some(self.published()) { Peek::Head } else { Peek::Trouble };
+        };
+        // SYNC POINT with `Mapping::publish`.
+        if map.word64(offset).load(Ordering::Acquire) & u64::from(u32::MAX) == 0 {
+            return if self.is_ahead_published() { Peek::Trouble } else { Peek::Head };
+        }
+        let Ok(header) = MessageHeader::ref_from_bytes(map.bytes(offset, HEADER_LEN as usize)) else {
+            return Peek::Trouble;
+        };
+        let Some(unchecked) = UncheckedHeader::parse(header) else {
+            return Peek::Trouble;
+        };
+        let Some(len) = unchecked.payload_len(&self.context, offset) else {
+            return Peek::Trouble;
+        };
+        let header = if self.verify {
+            unchecked.verify(&self.context, offset, map.bytes(offset + HEADER_LEN, len))
+        } else {
+            Some(unchecked.trust())
+        };
+        match header {
+            Some(header) if header.seq == self.seq && !header.is_padding() => Peek::Message(header),
+            _ => Peek::Trouble,
+        }
+    }
+
+    /// Whether the writer has published a head behind `position`. Two loads from lines that it rarely stores into.
+    #[inline]
+    fn is_ahead_published(&self) -> bool {
+        let published = self.published();
+        published > as_number(self.position) && self.stalled != Some(published)
+    }
+
+    /// The position of the newest published head, as a number that orders like it.
+    #[inline]
+    fn published(&self) -> u64 {
+        let [first, second] = CONTROL_HEAD.map(|slot| {
+            let word = u64::from_le(self.control.word64(slot + HEAD_POSITION).load(Ordering::Acquire));
+            // Segment in the low half, offset in the high one.
+            word.rotate_left(32)
+        });
+        first.max(second)
+    }
+
+    /// Everything but a sound record in its order: opens segments, crosses seals, looks behind damage.
+    #[cold]
+    fn trouble(&mut self) -> Result<Option<Found>> {
+        if let Some(gap) = self.pending.take() {
+            return Ok(Some(Found::Gap(gap)));
+        }
+        if self.map.is_none() && self.map_segment()? {
+            return Ok(Some(Found::Again));
+        }
+        if self.is_at_seal() {
+            self.jump(Position { segment: self.position.segment.next(), offset: RECORDS_START }, self.seq);
+            return Ok(Some(Found::Again));
+        }
+        let published = self.published();
+        let mut scanner = Scanner::at(Arc::clone(&self.shared), self.position, self.seq);
+        match scanner.next()? {
+            Some(Entry::Message(message)) => {
+                let (position, seq) = (message.position, message.seq);
+                if position == self.position && seq == self.seq && self.map.is_some() {
+                    // The mapping was behind by an instant.
+                    return Ok(Some(Found::Again));
+                }
+                self.jump(position, seq);
+                if self.map_segment()? {
+                    return Ok(Some(Found::Again));
+                }
+                scanner.go_to(position, seq);
+                Ok(Some(Found::Unmapped(Box::new(scanner))))
+            }
+            Some(Entry::Gap(gap)) => {
+                self.jump(scanner.position(), scanner.seq());
+                Ok(Some(Found::Gap(gap)))
+            }
+            None => {
+                self.stalled = Some(published);
+                if scanner.position() != self.position {
+                    self.jump(scanner.position(), scanner.seq());
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// The message that the scanner stands at.
+    #[cold]
+    fn next_unmapped(&mut self, scanner: Box<Scanner>) -> Result<Option<Entry<'_>>> {
+        let Some(Entry::Message(message)) = self.lent.insert(scanner).next()? else {
+            return Ok(None);
+        };
+        let len = u32::try_from(message.payload.len()).ok().and_then(layout::record_len).unwrap_or(HEADER_LEN);
+        (self.position, self.seq) = (message.position, message.seq + 1);
+        self.position.offset += len;
+        Ok(Some(Entry::Message(message)))
+    }
+
+    /// Maps the segment at `position`; false if it can't be (the scanner will say why).
+    fn map_segment(&mut self) -> Result<bool> {
+        let segment = match self.shared.open_segment(self.position.segment, Access::Read) {
+            Ok(Some(segment)) => segment,
+            Ok(None) | Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match Mapping::read_only(&segment.file, &segment.path, segment.context.segment_size) {
+            Ok(map) => {
+                self.map = Some(map);
+                self.context = segment.context;
+                Ok(true)
+            }
+            Err(Error::Damaged { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the record at `position` is a sound seal that ends where we are in the sequence.
+    fn is_at_seal(&self) -> bool {
+        let offset = self.position.offset;
+        let Some(map) = self.map.as_ref().filter(|_| is_record_offset(offset, self.context.segment_size)) else {
+            return false;
+        };
+        if map.word64(offset).load(Ordering::Acquire) & u64::from(u32::MAX) == 0 {
+            return false;
+        }
+        let header = MessageHeader::ref_from_bytes(map.bytes(offset, HEADER_LEN as usize)).ok();
+        let header = header.and_then(UncheckedHeader::parse).and_then(|u| u.verify(&self.context, offset, &[]));
+        header.is_some_and(|header| header.is_seal() && header.seq == self.seq)
+    }
+
+    fn jump(&mut self, position: Position, seq: u64) {
+        if position.segment != self.position.segment {
+            self.map = None;
+        }
+        (self.position, self.seq) = (position, seq);
+    }
+
+    fn jump_with(&mut self, seek: impl FnOnce(&mut Scanner) -> Result<()>) -> Result<()> {
+        let mut scanner = Scanner::at(Arc::clone(&self.shared), self.position, self.seq);
+        seek(&mut scanner)?;
+        self.pending = None;
+        self.jump(scanner.position(), scanner.seq());
+        Ok(())
+    }
+
+    /// Goes to a message, or to the first one behind it; before the first retained message or behind the head, to
+    /// those. Consumes nothing until [`commit`](Self::commit).
+    ///
+    /// # Errors
+    /// If a file can't be read.
+    pub fn seek_seq(&mut self, seq: u64) -> Result<()> {
+        self.jump_with(|scanner| scanner.seek_seq(seq))
+    }
+
+    /// Goes to the first message with this timestamp (nanoseconds since the epoch) or a later one. Consumes nothing
+    /// until [`commit`](Self::commit).
+    ///
+    /// # Errors
+    /// If a file can't be read.
+    pub fn seek_time(&mut self, timestamp_ns: u64) -> Result<()> {
+        self.jump_with(|scanner| scanner.seek_time(timestamp_ns))
+    }
+
+    /// Consumes everything that [`next`](Self::next) has returned. A few stores, no system call: it survives the
+    /// process at once and a power cut after [`commit_sync`](Self::commit_sync).
+    #[inline]
+    pub fn commit(&mut self) {
+        self.cursor.commit(Place { seq: self.seq, position: Some(self.position) });
+    }
+
+    /// Like [`commit`](Self::commit), and survives a power cut when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system can't write it.
+    pub fn commit_sync(&mut self) -> Result<()> {
+        self.commit();
+        self.cursor.sync().map_err(Error::io(&self.shared.dir.path_of(layout::READERS_DIR), "sync the cursor"))
+    }
+
+    /// Waits until there is something to read, or for `timeout` (None: for ever). False if there is nothing.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
+        if self.has_next()? {
+            return Ok(true);
+        }
+        let start = Instant::now();
+        let left = |limit: Option<Duration>| limit.map(|limit| limit.saturating_sub(start.elapsed()));
+        let spin = match self.strategy {
+            WaitStrategy::BusySpin => timeout,
+            WaitStrategy::Hybrid { spin } => Some(timeout.map_or(spin, |timeout| spin.min(timeout))),
+            WaitStrategy::Sleep => Some(Duration::ZERO),
+        };
+        while left(spin).is_none_or(|left| !left.is_zero()) {
+            for _ in 0..64 {
+                if self.has_next()? {
+                    return Ok(true);
+                }
+                std::hint::spin_loop();
+            }
+        }
+        self.cursor.heartbeat();
+        loop {
+            let ticket = self.waiter.prepare();
+            if self.has_next()? {
+                return Ok(true);
+            }
+            let left = left(timeout).unwrap_or(Duration::MAX);
+            if left.is_zero() {
+                return Ok(false);
+            }
+            if !self.waiter.wait(ticket, left) {
+                self.cursor.heartbeat();
+                // Once a second, in case files have changed in a way that nobody publishes.
+                self.stalled = None;
+            }
+        }
+    }
+
+    /// Whether [`next`](Self::next) will give something.
+    #[inline]
+    fn has_next(&mut self) -> Result<bool> {
+        loop {
+            match self.peek() {
+                Peek::Message(_) => return Ok(true),
+                Peek::Head => return Ok(false),
+                Peek::Trouble if self.pending.is_some() => return Ok(true),
+                Peek::Trouble => match self.trouble()? {
+                    Some(Found::Gap(gap)) => self.pending = Some(gap),
+                    Some(Found::Again) => {}
+                    Some(Found::Unmapped(_)) => return Ok(true),
+                    None => return Ok(false),
+                },
+            }
+        }
+    }
+
+    /// The sequence number that [`next`](Self::next) expects.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+}
+
+/// What trouble came to.
+enum Found {
+    Gap(Gap),
+    Again,
+    /// There is a message, in a segment that has been cut short: a mapping of it would end in SIGBUS.
+    Unmapped(Box<Scanner>),
+}
+
+/// Offset of segment and offset in a head slot.
+const HEAD_POSITION: u32 = 24;
+
+/// A number that orders like the position.
+fn as_number(position: Position) -> u64 {
+    u64::from(position.segment.0) << 32 | u64::from(position.offset)
+}
+
+/// Where a cursor's reader goes on, and the gap to tell it of first.
+fn locate(shared: &Arc<Shared>, bounds: &Bounds, place: Place) -> Result<(Position, u64, Option<Gap>)> {
+    let gap = |from, to, reason, position| Some(Gap { from, to, reason, position });
+    if place.seq < bounds.first_seq {
+        let pending = gap(place.seq, bounds.first_seq - 1, GapReason::Retired, bounds.first);
+        return Ok((bounds.first, bounds.first_seq, pending));
+    }
+    if place.seq >= bounds.next_seq {
+        let lost = place.seq > bounds.next_seq;
+        let pending = lost.then(|| gap(bounds.next_seq, place.seq - 1, GapReason::Lost, bounds.head)).flatten();
+        return Ok((bounds.head, bounds.next_seq, pending));
+    }
+    let mut scanner = Scanner::at(Arc::clone(shared), bounds.first, bounds.first_seq);
+    let hint = place.position.filter(|p| is_record_offset(p.offset, shared.geometry.settings.segment_size));
+    if let Some(position) = hint {
+        scanner.go_to(position, place.seq);
+        let found = scanner.next()?.and_then(Entry::message);
+        if found.is_some_and(|message| message.seq == place.seq && message.position == position) {
+            return Ok((position, place.seq, None));
+        }
+    }
+    scanner.seek_seq(place.seq)?;
+    Ok((scanner.position(), scanner.seq(), None))
+}
+
+const _: () = {
+    // `published` relies on it.
+    assert!(std::mem::offset_of!(layout::HeadSlot, segment) == HEAD_POSITION as usize);
+    assert!(size_of::<SegmentId>() == 4);
+};

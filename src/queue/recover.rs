@@ -1,0 +1,162 @@
+//! What a writer does before its first append: find out where the queue ends, and leave nothing half done.
+//!
+//! Runs under the writer lock. Trusts checksums, not lengths, and believes hints only where they can't hurt. Every step
+//! can be interrupted and is simply done again by the next writer. Invariants:
+//! - Nothing that was committed is overwritten, and no evidence is: where the last segment does not end cleanly (a
+//!   record that fails its checksum, or records behind a hole), it stays as it is and the queue goes on in a new
+//!   segment. Readers get the gap from the jump in the sequence numbers.
+//! - No sequence number that anybody may have seen is given out again: the next one is behind everything that was
+//!   found, that the control block had published, and that any cursor had consumed.
+
+use std::sync::Arc;
+
+use super::cursor::{self, CursorFile};
+use super::dir::Access;
+use super::error::{Error, Result};
+use super::layout::{self, RECORDS_START};
+use super::position::{Position, SegmentId};
+use super::record::is_record_offset;
+use super::resync::find_record;
+use super::scan::{Scanner, first_seq};
+use super::segment::Segment;
+use super::types::{Entry, Gap, GapReason};
+use super::{Shared, writer};
+
+/// Published and consumed sequence numbers above this are not believed: nobody has appended so many messages.
+const MAX_SEQ: u64 = 1 << 62;
+
+/// Where the writer goes on.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    /// The sequence number of the next message.
+    pub(crate) next_seq: u64,
+    /// Timestamp of the newest message, ns since the epoch.
+    pub(crate) last_timestamp_ns: u64,
+    pub(crate) place: TailPlace,
+}
+
+/// The segment where the writer goes on.
+#[derive(Debug)]
+pub(crate) enum TailPlace {
+    /// This one, at this offset.
+    Segment(Segment, u32),
+    /// One that is not in use yet; made if there is none of this number.
+    Fresh(SegmentId),
+}
+
+/// Finds the tail of the queue, repairs what an interrupted roll left.
+pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Tail> {
+    remove_temporaries(shared)?;
+    let ids = shared.segment_ids()?;
+    let after_all = ids.last().map_or(SegmentId(0), |id| id.next());
+    let mut fresh = after_all;
+    let mut tail = None;
+    for &id in ids.iter().rev() {
+        match shared.open_segment(id, Access::Write) {
+            Ok(Some(segment)) if segment.is_started() => {
+                tail = Some(end_of(shared, segment)?);
+                break;
+            }
+            // Prepared by the last writer and not used.
+            Ok(Some(_)) if fresh == id.next() => fresh = id,
+            Ok(_) | Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let (next_seq, last_timestamp_ns, end) = tail.unwrap_or((1, 0, None));
+    let hint = shared.head_hint();
+    let published = hint.map_or(0, |hint| hint.next_seq);
+    let known = [published, newest_cursor(shared)?].into_iter().filter(|&seq| seq < MAX_SEQ).max().unwrap_or(0);
+    let place = match end {
+        Some((segment, offset)) => TailPlace::Segment(segment, offset),
+        None => TailPlace::Fresh(fresh),
+    };
+    Ok(Tail { next_seq: next_seq.max(known), last_timestamp_ns, place })
+}
+
+type End = (u64, u64, Option<(Segment, u32)>);
+
+/// Where the messages of the last segment in use end: next sequence number, newest timestamp, and the place where to go
+/// on in it if it ends cleanly.
+fn end_of(shared: &Arc<Shared>, segment: Segment) -> Result<End> {
+    let start = segment.start();
+    let seq = first_seq(&segment).unwrap_or(1);
+    let mut last_timestamp_ns = start.map_or(0, |(_, timestamp_ns)| timestamp_ns);
+    if let Some(previous) = segment.id.0.checked_sub(1).map(SegmentId) {
+        finish_roll(shared, previous, seq)?;
+    }
+    let mut scanner = Scanner::at(Arc::clone(shared), Position { segment: segment.id, offset: RECORDS_START }, seq);
+    let end = layout::records_end(segment.context.segment_size);
+    let mut clean = !segment.is_cut_short()?;
+    loop {
+        match scanner.next()? {
+            Some(Entry::Message(message)) => last_timestamp_ns = last_timestamp_ns.max(message.timestamp_ns),
+            Some(Entry::Gap(Gap { reason: GapReason::Lost, .. })) => {}
+            Some(Entry::Gap(_)) => clean = false,
+            None => {
+                let position = scanner.position();
+                if position.segment != segment.id {
+                    // It is sealed; the next one has not been started.
+                    return Ok((scanner.seq(), last_timestamp_ns, None));
+                }
+                let behind = position.offset.saturating_add(layout::RECORD_ALIGN);
+                let Some((offset, header)) = find_record(&segment, behind, end, scanner.seq())? else {
+                    clean &= is_record_offset(position.offset, segment.context.segment_size);
+                    return Ok((scanner.seq(), last_timestamp_ns, clean.then_some((segment, position.offset))));
+                };
+                clean = false;
+                scanner.go_to(Position { segment: segment.id, offset }, header.seq);
+            }
+        }
+    }
+}
+
+/// Seals the segment before the last one if the writer was killed between starting the new segment and sealing the
+/// old one.
+fn finish_roll(shared: &Arc<Shared>, id: SegmentId, next_seq: u64) -> Result<()> {
+    let segment = match shared.open_segment(id, Access::Write) {
+        Ok(Some(segment)) if segment.seal().is_none() && !segment.is_cut_short()? => segment,
+        Ok(_) | Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let Some((seq, mut last_timestamp_ns)) = segment.start() else {
+        return Ok(());
+    };
+    let mut scanner = Scanner::at(Arc::clone(shared), Position { segment: id, offset: RECORDS_START }, seq);
+    let mut end = scanner.position();
+    while let Some(entry) = scanner.next()? {
+        match entry {
+            Entry::Message(message) if message.position.segment == id => last_timestamp_ns = message.timestamp_ns,
+            Entry::Message(_) => break,
+            Entry::Gap(_) => return Ok(()),
+        }
+        end = scanner.position();
+    }
+    if end.segment != id || !is_record_offset(end.offset, segment.context.segment_size) {
+        return Ok(());
+    }
+    let mut scanner = Scanner::at(Arc::clone(shared), end, next_seq);
+    if scanner.is_sealed_here()? {
+        return Ok(());
+    }
+    writer::seal(&segment, end.offset, next_seq, last_timestamp_ns)
+}
+
+/// The highest sequence number that a registered reader waits for; damaged cursors don't count.
+fn newest_cursor(shared: &Shared) -> Result<u64> {
+    let seqs = cursor::names(&shared.dir)?.into_iter().filter_map(|name| {
+        let cursor = CursorFile::open(&shared.dir, &name, Access::Read).ok()?;
+        cursor.read(&shared.geometry).ok().map(|(place, _)| place.seq)
+    });
+    Ok(seqs.max().unwrap_or(0))
+}
+
+/// Removes what an interrupted writer was making. Only complete files have names that mean something.
+fn remove_temporaries(shared: &Shared) -> Result<()> {
+    for name in shared.dir.names()? {
+        if name.ends_with(layout::TEMPORARY_SUFFIX) && !name.starts_with('.') {
+            shared.dir.remove(&name)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,373 @@
+//! Reading a queue by `pread`: for looking, for the mount, for recovery, and for what readers do behind damage.
+//!
+//! A scanner registers nothing, maps nothing and changes nothing. It survives files that are cut short while it reads
+//! them. Invariants:
+//! - `position` is where the next record starts and `seq` is the sequence number expected there.
+//! - Bytes in the window may be old. "Not committed" and "wrong checksum" are believed only when read afresh: a copy
+//!   can hold a new commit word and an older payload.
+//! - "Not committed" with something behind it is damage only if it is still so after that something was seen: the
+//!   writer may have gone on in between.
+//! - Damage is never an error: it comes as a gap, and the scan goes on behind it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use zerocopy::FromBytes;
+
+use super::Shared;
+use super::control::{self, HeadHint};
+use super::dir::Access;
+use super::error::{Error, Result};
+use super::layout::{self, CONTROL_FILE, HEADER_LEN, MessageHeader, RECORDS_START};
+use super::position::{Position, SegmentId};
+use super::record::{Header, UncheckedHeader, is_record_offset};
+use super::resync::{find_record, read_some};
+use super::segment::{self, Segment};
+use super::types::{Entry, Gap, GapReason, Message};
+
+/// How much is read ahead: from the first, doubling while the scan goes on, to the second.
+const WINDOW: [usize; 2] = [4 << 10, 256 << 10];
+
+/// Reads a queue's entries in order, without being registered as a reader.
+///
+/// ```
+/// # use chronfs::queue::{Queue, Settings};
+/// # let dir = tempfile::tempdir()?;
+/// let queue = Queue::create(dir.path().join("q"), &Settings::default())?;
+/// queue.writer()?.append(1, b"hello")?;
+/// let mut messages = queue.scan()?;
+/// while let Some(entry) = messages.next()? {
+///     println!("{entry:?}");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Scanner {
+    queue: Arc<Shared>,
+    position: Position,
+    seq: u64,
+    segment: Option<Segment>,
+    window: Vec<u8>,
+    window_start: u32,
+    read_ahead: usize,
+    /// What lay ahead when a search behind `position` found nothing: not searched again until that changes.
+    stalled: Option<(Position, Option<u64>)>,
+}
+
+/// What one step found.
+enum Step {
+    /// A message; its record has been verified and lies in the window.
+    Message(Header, Position),
+    Gap(Gap),
+    Again,
+    Head,
+}
+
+/// A record's state at a position, read afresh where that matters.
+enum Found {
+    Record(Header),
+    NotCommitted,
+    Bad,
+    /// The segment has no more room or the file ends here.
+    End,
+}
+
+impl Scanner {
+    /// Starts at a place that is known to be the start of a record, or the head, with the sequence number expected.
+    pub(crate) fn at(queue: Arc<Shared>, position: Position, seq: u64) -> Self {
+        let (window, read_ahead) = (Vec::new(), WINDOW[0]);
+        Self { queue, position, seq, segment: None, window, window_start: 0, read_ahead, stalled: None }
+    }
+
+    /// The next message or gap; None at the head (call again later, it goes on). Not an `Iterator`, because the
+    /// message borrows from the scanner.
+    ///
+    /// # Errors
+    /// Only where a file can't be read at all. Damage comes as [`Entry::Gap`].
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<Entry<'_>>> {
+        loop {
+            match self.step()? {
+                Step::Message(header, position) => {
+                    let start = (position.offset + HEADER_LEN - self.window_start) as usize;
+                    let payload = &self.window[start..start + header.payload_len as usize];
+                    let Header { msg_type, seq, timestamp_ns, .. } = header;
+                    return Ok(Some(Entry::Message(Message { seq, timestamp_ns, msg_type, payload, position })));
+                }
+                Step::Gap(gap) => return Ok(Some(Entry::Gap(gap))),
+                Step::Again => {}
+                Step::Head => {
+                    self.read_ahead = WINDOW[0];
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Where [`next`](Self::next) goes on.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The sequence number that [`next`](Self::next) expects.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Goes to a place that a scan of this queue has reported, with the sequence number that was expected there.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPosition`] if no record can start there.
+    pub fn seek(&mut self, position: Position, seq: u64) -> Result<()> {
+        let size = self.queue.geometry.settings.segment_size;
+        let is_end = position.offset >= RECORDS_START && position.offset <= layout::records_end(size);
+        if seq == 0 || !(is_end && position.offset.is_multiple_of(layout::RECORD_ALIGN)) {
+            let path = self.queue.dir.path().to_path_buf();
+            return Err(Error::NoSuchPosition { path, what: format!("{position}, message {seq}") });
+        }
+        self.go_to(position, seq);
+        Ok(())
+    }
+
+    pub(crate) fn go_to(&mut self, position: Position, seq: u64) {
+        if position.segment != self.position.segment {
+            self.segment = None;
+        }
+        self.window.clear();
+        (self.position, self.seq, self.stalled, self.read_ahead) = (position, seq, None, WINDOW[0]);
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.queue
+    }
+
+    fn step(&mut self) -> Result<Step> {
+        if self.segment.is_none() && !self.open_segment()? {
+            return self.go_to_later_segment(GapReason::Segment);
+        }
+        match self.record()? {
+            Found::Record(header) => Ok(self.take(header)),
+            Found::NotCommitted => self.not_committed(),
+            Found::Bad => self.resync(true),
+            Found::End => self.go_to_later_segment(GapReason::Segment),
+        }
+    }
+
+    /// Whether the record at `position` is the one that seals its segment.
+    pub(crate) fn is_sealed_here(&mut self) -> Result<bool> {
+        Ok(self.open_segment()? && matches!(self.record()?, Found::Record(header) if header.is_seal()))
+    }
+
+    /// Opens the segment at `position`; false if it is missing or not usable.
+    fn open_segment(&mut self) -> Result<bool> {
+        self.window.clear();
+        match self.queue.open_segment(self.position.segment, Access::Read) {
+            Ok(segment) => self.segment = segment,
+            Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => self.segment = None,
+            Err(error) => return Err(error),
+        }
+        Ok(self.segment.is_some())
+    }
+
+    /// Goes past a verified record.
+    fn take(&mut self, header: Header) -> Step {
+        let position = self.position;
+        if header.seq > self.seq {
+            let gap = Gap { from: self.seq, to: header.seq - 1, reason: GapReason::Lost, position };
+            self.seq = header.seq;
+            return Step::Gap(gap);
+        }
+        if header.is_seal() {
+            self.position = Position { segment: position.segment.next(), offset: RECORDS_START };
+            self.segment = None;
+            return Step::Again;
+        }
+        self.position.offset += layout::record_len(header.payload_len).unwrap_or(HEADER_LEN);
+        if header.is_padding() || header.seq < self.seq {
+            return Step::Again;
+        }
+        self.seq += 1;
+        Step::Message(header, position)
+    }
+
+    /// Nothing is committed at `position`: the head, unless something lies behind it.
+    fn not_committed(&mut self) -> Result<Step> {
+        let ahead = match self.queue.head_hint() {
+            Some(hint) => (hint.position > self.position).then_some(hint.next_seq),
+            // The control block can't tell: the files must.
+            None => self.later_started(self.position.segment)?.map(|(id, _)| u64::from(id.0) << 32),
+        };
+        if ahead.is_none() || self.stalled == Some((self.position, ahead)) {
+            return Ok(Step::Head);
+        }
+        // Only now: what was committed before that something appeared is visible now.
+        self.window.clear();
+        match self.record()? {
+            Found::NotCommitted => {
+                let step = self.resync(false)?;
+                if matches!(step, Step::Head) {
+                    self.stalled = Some((self.position, ahead));
+                }
+                Ok(step)
+            }
+            _ => Ok(Step::Again),
+        }
+    }
+
+    /// Looks for the next record behind damage at `position`. `claimed`: something claims to be committed there.
+    fn resync(&mut self, claimed: bool) -> Result<Step> {
+        let Some(segment) = &self.segment else {
+            return Ok(Step::Again);
+        };
+        let position = self.position;
+        let size = segment.context.segment_size;
+        let found = find_record(segment, position.offset + layout::RECORD_ALIGN, layout::records_end(size), self.seq)?;
+        if let Some((offset, header)) = found {
+            self.position.offset = offset;
+            return Ok(self.gap_until(header.seq, GapReason::Checksum, position));
+        }
+        if !claimed || self.later_started(position.segment)?.is_some() {
+            return self.go_to_later_segment(GapReason::Checksum);
+        }
+        // The last record of all is damaged: one message, and the writer will go on in a new segment.
+        let len = self.claimed_len();
+        self.position.offset = len.map_or(layout::records_end(size), |len| position.offset + len);
+        Ok(self.gap_until(self.seq + 1, GapReason::Checksum, position))
+    }
+
+    /// The length of the record at `position` if what its header claims is possible.
+    fn claimed_len(&mut self) -> Option<u32> {
+        let context = self.segment.as_ref()?.context;
+        let offset = self.position.offset;
+        let (header, _) = MessageHeader::read_from_prefix(self.load(HEADER_LEN as usize, false).ok()?).ok()?;
+        let len = UncheckedHeader::parse(&header)?.payload_len(&context, offset)?;
+        layout::record_len(u32::try_from(len).ok()?)
+    }
+
+    fn gap_until(&mut self, next_seq: u64, reason: GapReason, position: Position) -> Step {
+        let from = self.seq;
+        self.seq = self.seq.max(next_seq);
+        if next_seq > from { Step::Gap(Gap { from, to: next_seq - 1, reason, position }) } else { Step::Again }
+    }
+
+    /// Leaves this segment for the next one in use; at the head if there is none.
+    fn go_to_later_segment(&mut self, reason: GapReason) -> Result<Step> {
+        let Some((id, first_seq)) = self.later_started(self.position.segment)? else {
+            return Ok(Step::Head);
+        };
+        let first = self.queue.segment_ids()?.first().copied();
+        let is_retired = self.segment.is_none() && first.is_some_and(|first| first > self.position.segment);
+        let reason = if is_retired { GapReason::Retired } else { reason };
+        let position = self.position;
+        self.go_to(Position { segment: id, offset: RECORDS_START }, self.seq);
+        Ok(self.gap_until(first_seq.unwrap_or(self.seq), reason, position))
+    }
+
+    /// The next segment after `id` that is in use, with the sequence number that it starts with.
+    fn later_started(&self, id: SegmentId) -> Result<Option<(SegmentId, Option<u64>)>> {
+        let started = |id| match self.queue.open_segment(id, Access::Read) {
+            Ok(Some(segment)) => Ok(segment.is_started().then(|| (id, first_seq(&segment)))),
+            Ok(None) | Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => Ok(None),
+            Err(error) => Err(error),
+        };
+        if let Some(next) = started(id.next())? {
+            return Ok(Some(next));
+        }
+        // Segments are only ever missing in between after damage: don't list the directory at every look at the head.
+        if self.queue.head_hint().is_some_and(|hint| hint.position.segment <= id) {
+            return Ok(None);
+        }
+        for later in self.queue.segment_ids()?.into_iter().filter(|&later| later > id.next()) {
+            if let Some(found) = started(later)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The record at `position`. Whatever is not a sound record is read again before it is reported.
+    fn record(&mut self) -> Result<Found> {
+        let found = self.record_in_window(false)?;
+        if matches!(found, Found::Record(_)) { Ok(found) } else { self.record_in_window(true) }
+    }
+
+    fn record_in_window(&mut self, fresh: bool) -> Result<Found> {
+        let Some(context) = self.segment.as_ref().map(|segment| segment.context) else {
+            return Ok(Found::End);
+        };
+        let offset = self.position.offset;
+        if !is_record_offset(offset, context.segment_size) {
+            return Ok(Found::End);
+        }
+        let Ok((header, _)) = MessageHeader::read_from_prefix(self.load(HEADER_LEN as usize, fresh)?) else {
+            return Ok(Found::End);
+        };
+        let Some(unchecked) = UncheckedHeader::parse(&header) else {
+            return Ok(Found::NotCommitted);
+        };
+        let Some(len) = unchecked.payload_len(&context, offset) else {
+            return Ok(Found::Bad);
+        };
+        // Fresh once more even if the header just was: the payload must be read after its commit word.
+        let record = self.load(HEADER_LEN as usize + len, fresh)?;
+        let Some(payload) = record.get(HEADER_LEN as usize..HEADER_LEN as usize + len) else {
+            return Ok(Found::Bad);
+        };
+        Ok(unchecked.verify(&context, offset, payload).map_or(Found::Bad, Found::Record))
+    }
+
+    /// The bytes from `position` on: at least `len`, unless the file ends before. `fresh`: not from the window.
+    fn load(&mut self, len: usize, fresh: bool) -> Result<&[u8]> {
+        let offset = self.position.offset;
+        let start = offset.checked_sub(self.window_start).map_or(usize::MAX, |start| start as usize);
+        if fresh || start.saturating_add(len) > self.window.len() {
+            let Some(segment) = &self.segment else {
+                return Ok(&[]);
+            };
+            // A length from a damaged header must not cost more memory than the file has bytes.
+            let in_file = segment.file.metadata().map_err(Error::io(&segment.path, "look at it"))?.len();
+            let in_file = usize::try_from(in_file.saturating_sub(u64::from(offset))).unwrap_or(usize::MAX);
+            self.window.resize(len.max(self.read_ahead).min(in_file), 0);
+            let count = read_some(&segment.file, &mut self.window, offset);
+            self.window.truncate(*count.as_ref().unwrap_or(&0));
+            count.map_err(Error::io(&segment.path, "read it"))?;
+            self.window_start = offset;
+            self.read_ahead = (self.read_ahead * 2).min(WINDOW[1]);
+            return Ok(&self.window);
+        }
+        Ok(&self.window[start..])
+    }
+}
+
+/// The sequence number that a segment starts with, if that can be told.
+pub(crate) fn first_seq(segment: &Segment) -> Option<u64> {
+    segment.start().map(|(seq, _)| seq).or_else(|| {
+        let header: MessageHeader = control::read_block(&segment.file, RECORDS_START)?;
+        UncheckedHeader::parse(&header).map(|unchecked| unchecked.trust().seq).filter(|&seq| seq > 0)
+    })
+}
+
+impl Shared {
+    pub(crate) fn open_segment(&self, id: SegmentId, access: Access) -> Result<Option<Segment>> {
+        Segment::open(&self.dir, &self.geometry, id, access)
+    }
+
+    /// The segments that are there, ascending.
+    pub(crate) fn segment_ids(&self) -> Result<Vec<SegmentId>> {
+        segment::list(&self.dir)
+    }
+
+    /// The head as the control block has it. Its file is opened once: repairs keep it.
+    pub(crate) fn head_hint(&self) -> Option<HeadHint> {
+        if self.control.get().is_none()
+            && let Ok(Some(file)) = self.dir.open_file(CONTROL_FILE, Access::Read)
+        {
+            let _ = self.control.set(file);
+        }
+        control::read_head(self.control.get()?)
+    }
+
+    pub(crate) fn control_path(&self) -> PathBuf {
+        self.dir.path_of(CONTROL_FILE)
+    }
+}

@@ -1,0 +1,202 @@
+//! Finding a message by sequence number or time in O(log n), without an index: binary search over the segments, then
+//! within a segment by probing for the next record behind a guess (`resync.rs`).
+
+use std::sync::Arc;
+
+use super::dir::Access;
+use super::error::Result;
+use super::layout::{self, MessageHeader, RECORD_ALIGN, RECORDS_START};
+use super::position::{Position, SegmentId};
+use super::record::{Header, UncheckedHeader};
+use super::resync::find_record;
+use super::scan::{Scanner, first_seq};
+use super::segment::Segment;
+use super::types::{Bounds, Entry};
+use super::{Shared, control};
+
+/// Below this many bytes a search walks record by record.
+const WALK_BYTES: u32 = 8 << 10;
+
+/// What is looked for: the first message that is not before it.
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Seq(u64),
+    Time(u64),
+}
+
+impl Target {
+    /// Whether all of a segment's messages may be before the target, judging by what came before the segment.
+    fn is_after_start(self, start: (u64, u64)) -> bool {
+        match self {
+            Self::Seq(seq) => start.0 <= seq,
+            Self::Time(timestamp_ns) => start.1 < timestamp_ns,
+        }
+    }
+
+    fn is_after(self, seq: u64, timestamp_ns: u64) -> bool {
+        match self {
+            Self::Seq(target) => seq < target,
+            Self::Time(target) => timestamp_ns < target,
+        }
+    }
+}
+
+impl Scanner {
+    /// Goes to a message, or to the first one behind it; before the first retained message or behind the head, to
+    /// those.
+    ///
+    /// # Errors
+    /// If a file can't be read.
+    pub fn seek_seq(&mut self, seq: u64) -> Result<()> {
+        self.seek_target(Target::Seq(seq))
+    }
+
+    /// Goes to the first message with this timestamp (nanoseconds since the epoch) or a later one.
+    ///
+    /// # Errors
+    /// If a file can't be read.
+    pub fn seek_time(&mut self, timestamp_ns: u64) -> Result<()> {
+        self.seek_target(Target::Time(timestamp_ns))
+    }
+
+    /// Goes behind the newest message.
+    ///
+    /// # Errors
+    /// If a file can't be read.
+    pub fn seek_end(&mut self) -> Result<()> {
+        let bounds = self.shared().bounds()?;
+        self.go_to(bounds.head, bounds.next_seq);
+        Ok(())
+    }
+
+    fn seek_target(&mut self, target: Target) -> Result<()> {
+        let shared = Arc::clone(self.shared());
+        let bounds = shared.bounds()?;
+        if matches!(target, Target::Seq(seq) if seq >= bounds.next_seq) {
+            self.go_to(bounds.head, bounds.next_seq);
+            return Ok(());
+        }
+        let id = shared.last_segment_before(target, bounds.first.segment, bounds.head.segment)?;
+        let (position, seq) = match shared.open_segment(id, Access::Read) {
+            Ok(Some(segment)) => search(&segment, target, &bounds)?,
+            _ => (bounds.first, bounds.first_seq),
+        };
+        self.go_to(position, seq);
+        self.walk(target)
+    }
+
+    /// Goes on until the next entry is the target.
+    fn walk(&mut self, target: Target) -> Result<()> {
+        loop {
+            let before = (self.position(), self.seq());
+            let is_before = match self.next()? {
+                None => return Ok(()),
+                Some(Entry::Message(message)) => target.is_after(message.seq, message.timestamp_ns),
+                // A gap has no time; it is what a search for its sequence numbers finds.
+                Some(Entry::Gap(gap)) => target.is_after(gap.to, 0),
+            };
+            if !is_before {
+                self.go_to(before.0, before.1);
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// A record at or before the target, close to it: where to walk from.
+fn search(segment: &Segment, target: Target, bounds: &Bounds) -> Result<(Position, u64)> {
+    let at = |offset| Position { segment: segment.id, offset };
+    let start_seq = first_seq(segment).unwrap_or(1);
+    let mut low = (RECORDS_START, start_seq);
+    let mut high = match segment.seal() {
+        Some(seal) => seal.end_offset.get(),
+        None if segment.id == bounds.head.segment => bounds.head.offset,
+        None => layout::records_end(segment.context.segment_size),
+    };
+    while high.saturating_sub(low.0) > WALK_BYTES {
+        let middle = low.0 + (high - low.0) / 2 / RECORD_ALIGN * RECORD_ALIGN;
+        match find_record(segment, middle, high, start_seq)? {
+            Some((offset, header)) if is_before(target, &header) => low = (offset, header.seq),
+            _ => high = middle,
+        }
+    }
+    Ok((at(low.0), low.1))
+}
+
+fn is_before(target: Target, header: &Header) -> bool {
+    !header.is_padding() && target.is_after(header.seq, header.timestamp_ns)
+}
+
+impl Shared {
+    /// Where the queue starts and ends now.
+    pub(crate) fn bounds(self: &Arc<Self>) -> Result<Bounds> {
+        let ids = self.segment_ids()?;
+        let usable = |id: SegmentId| self.open_segment(id, Access::Read).ok().flatten();
+        let Some(first) = ids.iter().find_map(|&id| usable(id)) else {
+            if let Some(&id) = ids.first() {
+                // Segments, but none that can be used: say what is wrong with the first.
+                self.open_segment(id, Access::Read)?;
+            }
+            let start = Position { segment: SegmentId(0), offset: RECORDS_START };
+            return Ok(Bounds { first_seq: 1, first: start, next_seq: 1, head: start, last_timestamp_ns: 0 });
+        };
+        let first_position = Position { segment: first.id, offset: RECORDS_START };
+        let first_seq = first_seq(&first).unwrap_or(1);
+        let (mut scanner, last_timestamp_ns) = self.near_head(&ids, (first_position, first_seq));
+        let mut last_timestamp_ns = last_timestamp_ns;
+        while let Some(entry) = scanner.next()? {
+            if let Entry::Message(message) = entry {
+                last_timestamp_ns = message.timestamp_ns;
+            }
+        }
+        let (head, next_seq) = (scanner.position(), scanner.seq());
+        Ok(Bounds { first_seq, first: first_position, next_seq, head, last_timestamp_ns })
+    }
+
+    /// A scanner not far before the head: at the published head if there is one, else at the start of the last
+    /// segment in use.
+    fn near_head(self: &Arc<Self>, ids: &[SegmentId], first: (Position, u64)) -> (Scanner, u64) {
+        if let Some(hint) = self.head_hint()
+            && hint.position >= first.0
+            && ids.contains(&hint.position.segment)
+            && hint.position.offset <= layout::records_end(self.geometry.settings.segment_size)
+        {
+            let scanner = Scanner::at(Arc::clone(self), hint.position, hint.next_seq);
+            return (scanner, hint.last_timestamp_ns);
+        }
+        for &id in ids.iter().rev() {
+            if let Ok(Some(segment)) = self.open_segment(id, Access::Read)
+                && let Some((seq, timestamp_ns)) = segment.start()
+            {
+                let position = Position { segment: id, offset: RECORDS_START };
+                return (Scanner::at(Arc::clone(self), position, seq), timestamp_ns);
+            }
+        }
+        (Scanner::at(Arc::clone(self), first.0, first.1), 0)
+    }
+
+    /// The last segment, from `first` to `head`, that does not start behind the target.
+    fn last_segment_before(&self, target: Target, first: SegmentId, head: SegmentId) -> Result<SegmentId> {
+        let mut ids = self.segment_ids()?;
+        ids.retain(|&id| id >= first && id <= head);
+        if ids.is_empty() {
+            return Ok(first);
+        }
+        let indexes: Vec<usize> = (0..ids.len()).collect();
+        // Where a damaged segment can't tell, the one before it speaks for it.
+        let known_start = |index: usize| (0..=index).rev().find_map(|i| Some((i, self.start_of(ids[i])?)));
+        let count = indexes.partition_point(|&i| known_start(i).is_none_or(|(_, start)| target.is_after_start(start)));
+        let found = known_start(count.saturating_sub(1)).and_then(|(index, _)| ids.get(index).copied());
+        Ok(found.unwrap_or(first))
+    }
+
+    /// First sequence number of a segment and the newest timestamp before it.
+    fn start_of(&self, id: SegmentId) -> Option<(u64, u64)> {
+        let segment = self.open_segment(id, Access::Read).ok()??;
+        segment.start().or_else(|| {
+            let header: MessageHeader = control::read_block(&segment.file, RECORDS_START)?;
+            let header = UncheckedHeader::parse(&header)?.trust();
+            Some((header.seq, header.timestamp_ns.saturating_sub(1)))
+        })
+    }
+}

@@ -1,0 +1,192 @@
+//! Segment files: their names, their identity, making a new one, listing those that are there.
+//!
+//! A segment appears under its final name only when it is complete: allocated, identity at both ends, synced. Its
+//! identity is immutable; start and seal block are hints that the writer fills in when the segment becomes the
+//! active one and when it is sealed.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::checksum::{Summer, block_sum};
+use super::control::{self, Geometry, check_version, checksum_of, is_sound, read_block};
+use super::dir::{Access, Dir};
+use super::error::{Error, Result};
+use super::layout::{
+    self, MessageHeader, RECORDS_START, SEGMENT_MAGIC, SEGMENT_SEAL, SEGMENT_SETTINGS, SEGMENT_START, SEGMENT_SUFFIX,
+    SealBlock, SegmentIdentity, SettingsBlock, StartBlock, TEMPORARY_SUFFIX, TRAILER_LEN,
+};
+use super::position::SegmentId;
+use super::record::RecordContext;
+use super::sys;
+
+/// An opened segment file whose identity has been checked.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) id: SegmentId,
+    pub(crate) file: File,
+    pub(crate) path: PathBuf,
+    pub(crate) context: RecordContext,
+}
+
+/// The file name of a segment.
+pub(crate) fn file_name(id: SegmentId) -> String {
+    format!("{:09}{SEGMENT_SUFFIX}", id.0)
+}
+
+/// The segment that a file name stands for.
+pub(crate) fn parse_file_name(name: &str) -> Option<SegmentId> {
+    let id = SegmentId(name.strip_suffix(SEGMENT_SUFFIX)?.parse().ok()?);
+    (file_name(id) == name).then_some(id)
+}
+
+/// The numbers of the segment files in the directory, ascending.
+pub(crate) fn list(dir: &Dir) -> Result<Vec<SegmentId>> {
+    let mut ids: Vec<_> = dir.names()?.iter().filter_map(|name| parse_file_name(name)).collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+impl Segment {
+    /// Opens a segment and checks that it is one of this queue, of the size that the queue has. None if there is no
+    /// such file.
+    pub(crate) fn open(dir: &Dir, geometry: &Geometry, id: SegmentId, access: Access) -> Result<Option<Self>> {
+        let name = file_name(id);
+        let Some(file) = dir.open_file(&name, access)? else {
+            return Ok(None);
+        };
+        let path = dir.path_of(&name);
+        let identity = read_identity(&file, &path, id, Some(geometry.settings.segment_size))?;
+        if identity.queue_id.get() != geometry.queue_id {
+            return Err(Error::damaged(&path, 0, "the segment belongs to another queue"));
+        }
+        if identity.segment_size.get() != geometry.settings.segment_size {
+            return Err(Error::damaged(&path, 0, "the segment has not the size that the queue's segments have"));
+        }
+        let checksum = checksum_of(identity.checksum_kind);
+        let summer = Summer::new(checksum.ok_or_else(|| Error::damaged(&path, 0, "unknown checksum kind"))?);
+        let (salt, segment_size) = (identity.salt.get(), identity.segment_size.get());
+        Ok(Some(Self { id, file, path, context: RecordContext { summer, salt, segment_size } }))
+    }
+
+    /// The sequence number that the segment starts with and the newest timestamp before it; None while it is not
+    /// in use.
+    pub(crate) fn start(&self) -> Option<(u64, u64)> {
+        let block: StartBlock = read_block(&self.file, SEGMENT_START)?;
+        let start = (block.first_seq.get(), block.previous_timestamp_ns.get());
+        (is_sound(&block, block.crc) && start.0 > 0).then_some(start)
+    }
+
+    /// What the segment ended with, if it says so.
+    pub(crate) fn seal(&self) -> Option<SealBlock> {
+        let block: SealBlock = read_block(&self.file, SEGMENT_SEAL)?;
+        let sound = is_sound(&block, block.crc) && block.next_seq.get() > 0;
+        (sound && super::record::is_record_offset(block.end_offset.get(), self.context.segment_size)).then_some(block)
+    }
+
+    /// Whether somebody has made the file shorter than its segment.
+    pub(crate) fn is_cut_short(&self) -> Result<bool> {
+        let len = self.file.metadata().map_err(Error::io(&self.path, "look at it"))?.len();
+        Ok(len < u64::from(self.context.segment_size))
+    }
+
+    /// Whether the segment has been taken into use: it has a start block, or something where its first record is.
+    pub(crate) fn is_started(&self) -> bool {
+        self.start().is_some()
+            || read_block::<MessageHeader>(&self.file, RECORDS_START).is_some_and(|header| header.commit.get() != 0)
+    }
+
+    /// Makes a segment: complete, synced, and only then under its final name.
+    pub(crate) fn create(dir: &Dir, geometry: &Geometry, id: SegmentId, now_ns: u64) -> Result<Self> {
+        let size = geometry.settings.segment_size;
+        let name = file_name(id);
+        let temporary = format!("{name}{TEMPORARY_SUFFIX}");
+        dir.remove(&temporary)?;
+        let path = dir.path_of(&name);
+        let file = dir.open_file(&temporary, Access::CreateNew)?;
+        let file = file.ok_or_else(|| Error::io(&path, "make it")(std::io::ErrorKind::NotFound.into()))?;
+        let made = fill(&file, &path, geometry, id, now_ns).and_then(|salt| {
+            dir.rename(&temporary, &name, false)?;
+            Ok(salt)
+        });
+        let salt = match made {
+            Ok(salt) => salt,
+            Err(error) => {
+                // Room for nothing or half a file: leave no trace; the error to report is the first one.
+                let _ = dir.remove(&temporary);
+                return Err(error);
+            }
+        };
+        let summer = Summer::new(geometry.settings.checksum);
+        Ok(Self { id, file, path, context: RecordContext { summer, salt, segment_size: size } })
+    }
+}
+
+/// Writes identity and settings into a new segment file; gives its salt.
+fn fill(file: &File, path: &Path, geometry: &Geometry, id: SegmentId, now_ns: u64) -> Result<u32> {
+    let size = geometry.settings.segment_size;
+    sys::allocate(file, u64::from(size)).map_err(Error::io(path, "allocate the segment"))?;
+    let random = sys::random_u64().map_err(Error::io(path, "get a random number for it"))?;
+    let mut identity = SegmentIdentity::new_zeroed();
+    identity.magic = SEGMENT_MAGIC;
+    identity.version = layout::VERSION.into();
+    identity.checksum_kind = control::checksum_kind(geometry.settings.checksum);
+    identity.segment_size = size.into();
+    identity.queue_id = geometry.queue_id.into();
+    identity.segment_id = id.0.into();
+    // Any 32 of the random bits will do.
+    #[allow(clippy::cast_possible_truncation)]
+    let salt = random as u32;
+    identity.salt = salt.into();
+    identity.created_ns = now_ns.into();
+    identity.crc = block_sum(identity.as_bytes()).into();
+    let write = |bytes: &[u8], offset: u32| {
+        file.write_all_at(bytes, u64::from(offset)).map_err(Error::io(path, "write the segment's header"))
+    };
+    write(identity.as_bytes(), 0)?;
+    write(geometry.to_block().as_bytes(), SEGMENT_SETTINGS)?;
+    write(identity.as_bytes(), size - TRAILER_LEN)?;
+    file.sync_all().map_err(Error::io(path, "sync the segment"))?;
+    Ok(salt)
+}
+
+/// The identity of a segment file, from whichever of its two copies is sound. `size`: where the second copy stands, if
+/// the caller knows; otherwise it is taken from the file's length.
+fn read_identity(file: &File, path: &Path, id: SegmentId, size: Option<u32>) -> Result<SegmentIdentity> {
+    let len = file.metadata().map_err(Error::io(path, "look at it"))?.len();
+    let size = size.map_or(len, u64::from);
+    let trailer = u32::try_from(size).ok().and_then(|size| size.checked_sub(TRAILER_LEN));
+    let copies = [Some(0), trailer].map(|offset| read_block::<SegmentIdentity>(file, offset?));
+    let sound = |copy: &SegmentIdentity| copy.magic == SEGMENT_MAGIC && is_sound(copy, copy.crc);
+    let Some(identity) = copies.into_iter().flatten().find(sound) else {
+        return Err(Error::damaged(path, 0, "neither copy of the segment's identity is sound"));
+    };
+    check_version(identity.version.get(), path)?;
+    if identity.segment_id.get() != id.0 {
+        let what = format!("the file holds segment {}: it has been renamed or copied", identity.segment_id.get());
+        return Err(Error::damaged(path, 0, what));
+    }
+    Ok(identity)
+}
+
+/// The queue's settings as the first usable segment has them: for a queue whose control block is damaged.
+pub(crate) fn recover_geometry(dir: &Dir) -> Result<Option<Geometry>> {
+    for id in list(dir)? {
+        let name = file_name(id);
+        let path = dir.path_of(&name);
+        let Ok(Some(file)) = dir.open_file(&name, Access::Read) else {
+            continue;
+        };
+        let Some(block) = read_block::<SettingsBlock>(&file, SEGMENT_SETTINGS) else {
+            continue;
+        };
+        if let Ok(geometry) = Geometry::from_block(&block, &path, SEGMENT_SETTINGS)
+            && read_identity(&file, &path, id, None).is_ok_and(|i| i.queue_id.get() == geometry.queue_id)
+        {
+            return Ok(Some(geometry));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,229 @@
+//! The writer's helper thread: whatever would make an append wait is done here, ahead of time.
+//!
+//! It makes the next segment before it is needed, brings pages into memory just ahead of the writer, unmaps what the
+//! writer has left, and gives the writer's sign of life. It ends with the writer: dropping [`Supply`] joins it.
+//!
+//! The appending thread never waits for a lock here except in a roll for which the next segment is not ready.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::dir::Access;
+use super::error::Result;
+use super::layout::{self, CONTROL_WRITER};
+use super::mapping::Mapping;
+use super::position::SegmentId;
+use super::segment::Segment;
+use super::{Shared, error::Error};
+use crate::clock;
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
+
+/// How far ahead of the writer pages are kept in memory.
+const AHEAD: u32 = 4 << 20;
+/// Pages are brought in this many bytes at a time.
+const CHUNK: u32 = 1 << 20;
+/// How often the helper looks while the writer is busy.
+const BUSY_STEP: Duration = Duration::from_micros(500);
+/// For how long after its last move the writer counts as busy.
+const BUSY_FOR: Duration = Duration::from_millis(20);
+/// How often the helper looks, and gives a sign of life, while nothing happens.
+const IDLE_STEP: Duration = Duration::from_secs(1);
+/// Offset of `WriterBlock::heartbeat_boot_ns`.
+const HEARTBEAT: u32 = CONTROL_WRITER + 8;
+
+/// A segment ready for use.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) segment: Segment,
+    pub(crate) map: Arc<Mapping>,
+}
+
+/// The writer's side of the helper thread.
+#[derive(Debug)]
+pub(crate) struct Supply {
+    inner: Arc<Inner>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    control: Arc<Mapping>,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Offset of the writer in the active segment, as of its last report.
+    progress: AtomicU32,
+    /// The helper sleeps for long and wants to be notified.
+    idle: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stop: bool,
+    wanted: Option<SegmentId>,
+    ready: Option<Result<Prepared>>,
+    active: Option<Arc<Mapping>>,
+    retired: Vec<Arc<Mapping>>,
+}
+
+impl Supply {
+    pub(crate) fn start(shared: Arc<Shared>, control: Arc<Mapping>) -> Result<Self> {
+        let state = Mutex::new(State::default());
+        let (progress, idle) = (AtomicU32::new(0), AtomicBool::new(true));
+        let inner = Arc::new(Inner { shared, control, state, changed: Condvar::new(), progress, idle });
+        let for_thread = Arc::clone(&inner);
+        let thread = std::thread::Builder::new().name("chronfs-supply".into()).spawn(move || for_thread.run());
+        let thread = thread.map_err(Error::io(inner.shared.dir.path(), "start the writer's helper thread"))?;
+        Ok(Self { inner, thread: Some(thread) })
+    }
+
+    /// Tells which segment is being written; the one before can be unmapped.
+    pub(crate) fn set_active(&self, map: &Arc<Mapping>) {
+        let mut state = self.inner.lock();
+        let retired = state.active.replace(Arc::clone(map));
+        state.retired.extend(retired);
+    }
+
+    /// Tells how far the writer is. A system call only if the helper sleeps for long.
+    pub(crate) fn report(&self, offset: u32) {
+        self.inner.progress.store(offset, Ordering::Relaxed);
+        if self.inner.idle.load(Ordering::Relaxed) {
+            drop(self.inner.lock());
+            self.inner.changed.notify_all();
+        }
+    }
+
+    /// Asks for a segment to be made; at once, in the background.
+    pub(crate) fn want(&self, id: SegmentId) {
+        let mut state = self.inner.lock();
+        if state.wanted.is_none() && state.ready.is_none() {
+            state.wanted = Some(id);
+            self.inner.changed.notify_all();
+        }
+    }
+
+    /// The segment asked for (or a later one, where that file is there but damaged), waiting for it where need be. After
+    /// a failure it has to be asked for again.
+    pub(crate) fn take(&self, id: SegmentId) -> Result<Prepared> {
+        loop {
+            self.want(id);
+            let mut state = self.inner.lock();
+            while state.ready.is_none() && state.wanted.is_some() {
+                state = self.inner.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            match state.ready.take() {
+                Some(Ok(prepared)) if prepared.segment.id < id => {}
+                Some(answer) => return answer,
+                None => {}
+            }
+        }
+    }
+}
+
+impl Drop for Supply {
+    fn drop(&mut self) {
+        self.inner.lock().stop = true;
+        self.inner.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A panic in the helper has been reported by the panic hook; there is nothing left to do.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        let mut populated = None;
+        let mut last = (0, Instant::now());
+        loop {
+            self.control.word64(HEARTBEAT).store(clock::boot_ns(), Ordering::Relaxed);
+            let mut state = self.lock();
+            if state.stop {
+                return;
+            }
+            let retired = std::mem::take(&mut state.retired);
+            if let Some(id) = state.wanted {
+                drop(state);
+                drop(retired);
+                let ready = self.prepare(id);
+                let mut state = self.lock();
+                (state.wanted, state.ready) = (None, Some(ready));
+                self.changed.notify_all();
+                continue;
+            }
+            let active = state.active.clone();
+            drop(state);
+            drop(retired);
+            let progress = self.progress.load(Ordering::Relaxed);
+            if let Some(active) = active
+                && populate(&active, progress, &mut populated)
+            {
+                continue;
+            }
+            if progress != last.0 {
+                last = (progress, Instant::now());
+            }
+            self.sleep(progress, last.1.elapsed() < BUSY_FOR);
+        }
+    }
+
+    fn sleep(&self, seen: u32, busy: bool) {
+        let state = self.lock();
+        // Set under the lock that `report` takes before it notifies: no report is missed.
+        self.idle.store(!busy, Ordering::Relaxed);
+        let news = state.stop || state.wanted.is_some() || self.progress.load(Ordering::Relaxed) != seen;
+        if !news {
+            let step = if busy { BUSY_STEP } else { IDLE_STEP };
+            drop(self.changed.wait_timeout(state, step));
+        }
+        self.idle.store(false, Ordering::Relaxed);
+    }
+
+    /// Opens or makes a segment, maps it and brings its first pages in.
+    fn prepare(&self, id: SegmentId) -> Result<Prepared> {
+        let shared = &self.shared;
+        let (segment, made) = match shared.open_segment(id, Access::Write) {
+            // Somebody's damaged file has this name: it stays as it is.
+            Ok(Some(segment)) if segment.is_cut_short()? => return self.prepare(id.next()),
+            Ok(Some(segment)) => (segment, false),
+            Ok(None) => (Segment::create(&shared.dir, &shared.geometry, id, clock::now_ns())?, true),
+            Err(Error::Damaged { .. }) => return self.prepare(id.next()),
+            Err(error) => return Err(error),
+        };
+        if made {
+            shared.dir.sync()?;
+        }
+        let map = Mapping::read_write(&segment.file, &segment.path, segment.context.segment_size)?;
+        let first = CHUNK.min(segment.context.segment_size) as usize;
+        map.populate(0, first).map_err(Error::io(&segment.path, "bring it into memory"))?;
+        Ok(Prepared { segment, map: Arc::new(map) })
+    }
+}
+
+/// Brings in the next chunk ahead of the writer; false if there is nothing to do. `populated`: which mapping, and up
+/// to which offset.
+fn populate(map: &Arc<Mapping>, progress: u32, populated: &mut Option<(*const Mapping, u32)>) -> bool {
+    // Nothing is brought in before the writer has written some: many a writer appends one message and goes.
+    if progress == 0 {
+        return false;
+    }
+    let this = Arc::as_ptr(map);
+    let done = match *populated {
+        Some((mapping, done)) if mapping == this => done.max(progress / layout::PAGE * layout::PAGE),
+        _ => progress / layout::PAGE * layout::PAGE,
+    };
+    let size = u32::try_from(map.len()).unwrap_or(u32::MAX);
+    let ahead = progress.saturating_add(AHEAD).min(size);
+    if done >= ahead {
+        return false;
+    }
+    // A failure shows again, as an error, when the segment runs full or is synced; there is no one to tell here.
+    let worked = map.populate(done, CHUNK as usize).is_ok();
+    *populated = Some((this, if worked { done.saturating_add(CHUNK) } else { size }));
+    true
+}

@@ -1,0 +1,90 @@
+//! What readers of a queue get: messages and gaps.
+
+use super::position::Position;
+
+/// One message as it lies in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// Its sequence number: 1, 2, 3 … in the order of appending.
+    pub seq: u64,
+    /// When it was appended, in nanoseconds since the epoch. Never less than the message before.
+    pub timestamp_ns: u64,
+    /// Its type, 0 to 65534; what it means is the application's business.
+    pub msg_type: u16,
+    /// Its bytes.
+    pub payload: &'a [u8],
+    /// Where its record starts.
+    pub position: Position,
+}
+
+/// Sequence numbers that can't be had, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The first sequence number that is missing.
+    pub from: u64,
+    /// The last sequence number that is missing, inclusive.
+    pub to: u64,
+    /// Why.
+    pub reason: GapReason,
+    /// Where the damage starts; where nothing is left of it, where the next record is.
+    pub position: Position,
+}
+
+/// Why messages are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GapReason {
+    /// A record's checksum does not match its bytes.
+    Checksum,
+    /// A segment file is missing, cut short, or not what its name says.
+    Segment,
+    /// They never reached the disk: a power cut took the end that had not been synced.
+    Lost,
+    /// Retention removed them before they were read.
+    Retired,
+}
+
+impl GapReason {
+    /// The word that stands for it in views and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Checksum => "checksum",
+            Self::Segment => "segment",
+            Self::Lost => "lost",
+            Self::Retired => "retired",
+        }
+    }
+}
+
+/// What comes next in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry<'a> {
+    /// A message.
+    Message(Message<'a>),
+    /// Messages that are missing.
+    Gap(Gap),
+}
+
+impl<'a> Entry<'a> {
+    /// The message, if it is one.
+    pub fn message(self) -> Option<Message<'a>> {
+        match self {
+            Self::Message(message) => Some(message),
+            Self::Gap(_) => None,
+        }
+    }
+}
+
+/// Where a queue starts and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// The sequence number of the first retained message (of the next one, if none is retained).
+    pub first_seq: u64,
+    /// Where the records of the first retained segment start.
+    pub first: Position,
+    /// The sequence number that the next message gets.
+    pub next_seq: u64,
+    /// Where it goes.
+    pub head: Position,
+    /// Timestamp of the newest message in nanoseconds since the epoch, 0 if there is none.
+    pub last_timestamp_ns: u64,
+}

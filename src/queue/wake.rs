@@ -1,0 +1,162 @@
+//! Waking sleepers: `notify_seq` and the sleeping flag in the control block.
+//!
+//! A reader that finds nothing announces itself in the flag, makes a memory barrier that reaches the running writer
+//! (membarrier), looks once more and sleeps on `notify_seq`. The writer stores the commit word, then loads the flag,
+//! without a fence of its own: the sleeper's barrier orders the two. Where membarrier is missing, a writer fences
+//! by itself, and a sleeper that can't reach the writer's processor sleeps in short steps instead.
+//!
+//! Invariants:
+//! - The writer clears the flag, then raises `notify_seq` (Release), then wakes. A sleeper reads `notify_seq` before it
+//!   sets the flag. So either its flag comes after the writer's clearing and stays, or `notify_seq` has changed under
+//!   it and it does not fall asleep.
+//! - The flag is no count: a sleeper that is killed costs the writer one spare wake, no more.
+//! - A sleeper changes no byte of the queue but the flag, and touches the control block by system calls only: if
+//!   somebody truncates it, the answer is an error, not SIGBUS.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+use super::error::Result;
+use super::layout::{CONTROL_LEN, CONTROL_NOTIFY_SEQ, CONTROL_SLEEPING, CONTROL_WRITER};
+use super::mapping::Mapping;
+use super::sys;
+use crate::sync::{Ordering, compiler_fence, fence};
+
+/// The longest uninterrupted sleep: bounds what a fault that nobody foresaw can cost.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// The step of sleepers that nobody can wake: no permission to set the flag, or no membarrier.
+const POLL_STEP: Duration = Duration::from_millis(1);
+/// Offset of `WriterBlock::asymmetric`.
+const ASYMMETRIC: u32 = CONTROL_WRITER + 20;
+
+/// The writer's side.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waker {
+    /// Sleepers reach us by membarrier, we need no fence.
+    pub(crate) asymmetric: bool,
+}
+
+impl Waker {
+    pub(crate) fn new() -> Self {
+        Self { asymmetric: sys::join_barriers().is_ok() }
+    }
+
+    /// To be called after a commit word has been stored. Costs a load while nobody sleeps.
+    ///
+    /// SYNC POINT with `Waiter::prepare`.
+    #[inline]
+    pub(crate) fn published(self, control: &Mapping) {
+        if self.asymmetric {
+            // Keeps the compiler from moving the load before the store; the sleeper's barrier does the rest.
+            compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
+        if control.word(CONTROL_SLEEPING).load(Ordering::Relaxed) != 0 {
+            Self::wake(control);
+        }
+    }
+
+    /// Wakes everybody.
+    #[cold]
+    pub(crate) fn wake(control: &Mapping) {
+        control.word(CONTROL_SLEEPING).store(0, Ordering::Relaxed);
+        let notify_seq = control.word(CONTROL_NOTIFY_SEQ);
+        notify_seq.fetch_add(1, Ordering::Release);
+        sys::futex_wake(notify_seq);
+    }
+}
+
+/// The sleeper's side: waits until something may have been committed to a queue.
+///
+/// ```
+/// # use chronfs::queue::{Queue, Settings};
+/// # use std::time::Duration;
+/// # let dir = tempfile::tempdir()?;
+/// let queue = Queue::create(dir.path().join("q"), &Settings::default())?;
+/// let mut messages = queue.scan()?;
+/// let waiter = queue.waiter()?;
+/// let mut writer = queue.writer()?;
+/// # std::thread::spawn(move || writer.append(1, b"hello").unwrap());
+/// let message = loop {
+///     let ticket = waiter.prepare();
+///     if messages.next()?.is_some() {
+///         break;
+///     }
+///     waiter.wait(ticket, Duration::from_secs(5));
+/// };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Waiter {
+    control: File,
+    /// Never read from user space, only its address is used.
+    words: Mapping,
+    can_announce: bool,
+}
+
+/// What [`Waiter::prepare`] saw; to be given to [`Waiter::wait`].
+#[derive(Debug, Clone, Copy)]
+pub struct WaitTicket {
+    notify_seq: u32,
+    /// Nobody may know that we sleep: sleep in short steps.
+    unannounced: bool,
+}
+
+impl Waiter {
+    /// `control`: the control block's file, `can_announce` if it was opened for writing.
+    pub(crate) fn new(control: File, can_announce: bool, path: &Path) -> Result<Self> {
+        let words = Mapping::read_only(&control, path, CONTROL_LEN)?;
+        Ok(Self { control, words, can_announce })
+    }
+
+    /// Announces a sleeper. Look for messages after this call: whatever is committed later ends the wait.
+    pub fn prepare(&self) -> WaitTicket {
+        match self.announce() {
+            Ok(notify_seq) => WaitTicket { notify_seq, unannounced: false },
+            Err(_) => WaitTicket { notify_seq: 0, unannounced: true },
+        }
+    }
+
+    fn announce(&self) -> io::Result<u32> {
+        if !self.can_announce {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let notify_seq = self.word(CONTROL_NOTIFY_SEQ)?;
+        self.control.write_all_at(&1_u32.to_le_bytes(), u64::from(CONTROL_SLEEPING))?;
+        if self.word(ASYMMETRIC)? != 0 {
+            sys::barrier_everywhere()?;
+        } else {
+            fence(Ordering::SeqCst);
+        }
+        Ok(notify_seq)
+    }
+
+    fn word(&self, offset: u32) -> io::Result<u32> {
+        let mut bytes = [0; 4];
+        self.control.read_exact_at(&mut bytes, u64::from(offset))?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// Sleeps until something may have been committed after `prepare`, or for `timeout`, or a little longer than
+    /// a second: false if no wake came. Wakes can be spurious.
+    pub fn wait(&self, ticket: WaitTicket, timeout: Duration) -> bool {
+        if ticket.unannounced {
+            std::thread::sleep(timeout.min(POLL_STEP));
+            return false;
+        }
+        let word = self.words.word(CONTROL_NOTIFY_SEQ);
+        sys::futex_wait(word, ticket.notify_seq, timeout.min(LONGEST_SLEEP)).unwrap_or_else(|_| {
+            std::thread::sleep(timeout.min(POLL_STEP));
+            false
+        })
+    }
+
+    /// Ends all waits on this queue, of every process, as spurious wakes. Changes nothing.
+    pub fn wake_all(&self) {
+        sys::futex_wake(self.words.word(CONTROL_NOTIFY_SEQ));
+    }
+}

@@ -1,0 +1,351 @@
+//! The writer: appends messages, one writer a queue.
+//!
+//! An append is: check, clear the commit word behind the new record, fill, store the commit word (Release), see
+//! whether somebody sleeps. Everything else (a new segment, pages, the published head) is behind one comparison with
+//! `soft_limit`. Invariants:
+//! - The commit word where the next record will start is zero before the one before it is published: readers and
+//!   recovery never meet what an aborted append or an earlier use of the file left there.
+//! - A record that ends at `soft_limit` or before leaves room for the record that seals the segment.
+//! - The next segment is in place and started before the old one is sealed: behind a seal there is always a segment.
+//! - An error leaves the queue as it was.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::checksum::block_sum;
+use super::control::{HeadHint, HeadPublisher};
+use super::dir::Access;
+use super::error::{Error, Result};
+use super::layout::{
+    self, CONTROL_LEN, CONTROL_WRITER, FLAG_SEAL, HEADER_LEN, PADDING_TYPE, RECORDS_START, SEGMENT_SEAL, SEGMENT_START,
+    SealBlock, StartBlock, WriterBlock,
+};
+use super::lock::{self, WriterLock};
+use super::mapping::Mapping;
+use super::position::{Position, SegmentId};
+use super::record::{Header, RecordContext, checked_len};
+use super::recover::{Tail, TailPlace, recover};
+use super::segment::Segment;
+use super::supply::{Prepared, Supply};
+use super::wake::Waker;
+use super::{Shared, control};
+use crate::clock::{self, FastClock};
+use crate::sync::Ordering;
+
+/// After this many bytes the writer publishes its head and reports to its helper.
+const REPORT_EVERY: u32 = 64 << 10;
+/// How far ahead of the writer cache lines are asked for.
+const PREFETCH_AHEAD: u32 = 256;
+
+/// The one writer of a queue. Holds the writer lock until it is dropped.
+///
+/// ```
+/// # use chronfs::queue::{Queue, Settings};
+/// # let dir = tempfile::tempdir()?;
+/// let queue = Queue::create(dir.path().join("orders"), &Settings::default())?;
+/// let mut writer = queue.writer()?;
+/// assert_eq!(writer.append(1, b"hello")?, 1);
+/// assert_eq!(writer.append(1, b"world")?, 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct QueueWriter {
+    map: Arc<Mapping>,
+    offset: u32,
+    soft_limit: u32,
+    context: RecordContext,
+    next_seq: u64,
+    last_timestamp_ns: u64,
+    max_payload_len: usize,
+    clock: FastClock,
+    control: Arc<Mapping>,
+    waker: Waker,
+    // From here on nothing is touched by an append that stays within `soft_limit`.
+    segment: Segment,
+    shared: Arc<Shared>,
+    head: HeadPublisher,
+    supply: Supply,
+    /// The first segment that may hold what has not been synced.
+    unsynced: SegmentId,
+    poisoned: Option<String>,
+    _lock: WriterLock,
+}
+
+impl QueueWriter {
+    /// Takes the lock, repairs what a killed writer left, and goes on behind the last message.
+    pub(crate) fn open(shared: &Arc<Shared>) -> Result<Self> {
+        let lock = WriterLock::take(&shared.dir)?;
+        let control = Arc::new(open_control(shared)?);
+        let tail = recover(shared)?;
+        let waker = Waker::new();
+        announce_writer(&control, waker);
+        let supply = Supply::start(Arc::clone(shared), Arc::clone(&control))?;
+        let Tail { next_seq, last_timestamp_ns, place } = tail;
+        let (segment, map, offset) = match place {
+            TailPlace::Segment(segment, offset) => {
+                let map = Mapping::read_write(&segment.file, &segment.path, segment.context.segment_size)?;
+                (segment, Arc::new(map), offset)
+            }
+            TailPlace::Fresh(id) => {
+                let Prepared { segment, map } = supply.take(id)?;
+                start_segment(&map, next_seq, last_timestamp_ns);
+                (segment, map, RECORDS_START)
+            }
+        };
+        map.populate(offset, REPORT_EVERY as usize).map_err(Error::io(&segment.path, "bring it into memory"))?;
+        map.clear_record(offset);
+        supply.set_active(&map);
+        let mut writer = Self {
+            offset,
+            soft_limit: 0,
+            context: segment.context,
+            next_seq,
+            last_timestamp_ns,
+            max_payload_len: shared.geometry.settings.max_payload_len(),
+            clock: FastClock::new(),
+            head: HeadPublisher::new(&control),
+            waker,
+            unsynced: segment.id,
+            poisoned: None,
+            shared: Arc::clone(shared),
+            map,
+            segment,
+            control,
+            supply,
+            _lock: lock,
+        };
+        writer.soft_limit = writer.next_soft_limit(offset);
+        writer.publish_head();
+        // Readers that wait at the end of a segment that we have left must look again.
+        Waker::wake(&writer.control);
+        Ok(writer)
+    }
+
+    /// Appends a message with the current time; when this returns, every reader sees it. Gives its sequence number.
+    ///
+    /// The timestamp is the wall clock's, or the newest message's where the clock has gone back.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::ReservedType`], [`Error::QueueFull`], and [`Error::Io`] where there is no room for
+    /// a new segment. Nothing has changed then, and a later append may work.
+    #[inline]
+    pub fn append(&mut self, msg_type: u16, payload: &[u8]) -> Result<u64> {
+        let timestamp_ns = self.clock.now_ns().max(self.last_timestamp_ns);
+        self.append_record(timestamp_ns, msg_type, payload)
+    }
+
+    /// Appends a message with a given timestamp (nanoseconds since the epoch): for imports and replays.
+    ///
+    /// # Errors
+    /// [`Error::TimestampInPast`] if it lies before the newest message's; otherwise as [`append`](Self::append).
+    #[inline]
+    pub fn append_at(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8]) -> Result<u64> {
+        if timestamp_ns < self.last_timestamp_ns {
+            return Err(Error::TimestampInPast { timestamp_ns, last_ns: self.last_timestamp_ns });
+        }
+        self.append_record(timestamp_ns, msg_type, payload)
+    }
+
+    #[inline]
+    fn append_record(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8]) -> Result<u64> {
+        let max = self.max_payload_len;
+        let (payload_len, record_len) = checked_len(payload.len(), max, msg_type, self.shared.dir.path())?;
+        if self.offset + record_len > self.soft_limit {
+            self.make_room(record_len)?;
+        }
+        let (offset, seq) = (self.offset, self.next_seq);
+        let end = offset + record_len;
+        self.map.clear_record(end);
+        let header = Header { payload_len, msg_type, flags: 0, seq, timestamp_ns };
+        self.map.publish(offset, header.words(&self.context, offset, payload), payload);
+        self.offset = end;
+        self.next_seq = seq + 1;
+        self.last_timestamp_ns = timestamp_ns;
+        self.waker.published(&self.control);
+        self.map.prefetch_for_write(end + PREFETCH_AHEAD);
+        Ok(seq)
+    }
+
+    /// What is due now and then: a new segment, the published head, the helper's report.
+    #[cold]
+    fn make_room(&mut self, record_len: u32) -> Result<()> {
+        if let Some(reason) = &self.poisoned {
+            return Err(Error::Poisoned { path: self.shared.dir.path().to_path_buf(), reason: reason.clone() });
+        }
+        let limit = self.segment_limit();
+        if self.offset + record_len > limit {
+            self.roll()?;
+        } else {
+            self.publish_head();
+            self.supply.report(self.offset);
+        }
+        let limit = self.segment_limit();
+        if self.offset > limit / 2 && self.has_room_for_segment().is_ok() {
+            self.supply.want(self.segment.id.next());
+        }
+        self.soft_limit = self.next_soft_limit(self.offset + record_len);
+        Ok(())
+    }
+
+    /// Where a record of this segment must end at the latest: the seal fits behind it.
+    fn segment_limit(&self) -> u32 {
+        layout::records_end(self.context.segment_size) - HEADER_LEN
+    }
+
+    fn next_soft_limit(&self, after: u32) -> u32 {
+        (after / REPORT_EVERY + 1).saturating_mul(REPORT_EVERY).min(self.segment_limit())
+    }
+
+    /// Goes on in the next segment.
+    fn roll(&mut self) -> Result<()> {
+        self.has_room_for_segment()?;
+        let Prepared { segment, map } = self.supply.take(self.segment.id.next())?;
+        start_segment(&map, self.next_seq, self.last_timestamp_ns);
+        seal_map(&self.map, &self.context, self.offset, self.next_seq, self.last_timestamp_ns);
+        (self.offset, self.context) = (RECORDS_START, segment.context);
+        (self.segment, self.map) = (segment, map);
+        self.supply.set_active(&self.map);
+        self.supply.report(self.offset);
+        self.publish_head();
+        self.waker.published(&self.control);
+        Ok(())
+    }
+
+    /// Whether the queue's limit allows one more segment.
+    fn has_room_for_segment(&self) -> Result<()> {
+        let Some(max_bytes) = self.shared.geometry.settings.max_bytes else {
+            return Ok(());
+        };
+        let ids = self.shared.segment_ids()?;
+        let in_use = ids.iter().filter(|&&id| id <= self.segment.id).count() as u64;
+        if (in_use + 1) * u64::from(self.context.segment_size) > max_bytes {
+            return Err(Error::QueueFull { path: self.shared.dir.path().to_path_buf(), max_bytes });
+        }
+        Ok(())
+    }
+
+    fn publish_head(&mut self) {
+        let position = Position { segment: self.segment.id, offset: self.offset };
+        let (next_seq, last_timestamp_ns) = (self.next_seq, self.last_timestamp_ns);
+        self.head.publish(&self.control, HeadHint { position, next_seq, last_timestamp_ns });
+    }
+
+    /// Makes everything appended so far survive a power cut before it returns.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system can't write it. What has not been written then can't be vouched for any more, so the
+    /// writer refuses further work ([`Error::Poisoned`]); readers go on.
+    pub fn flush_sync(&mut self) -> Result<()> {
+        if let Some(reason) = &self.poisoned {
+            return Err(Error::Poisoned { path: self.shared.dir.path().to_path_buf(), reason: reason.clone() });
+        }
+        self.publish_head();
+        let synced = self.sync_segments();
+        if let Err(error) = &synced {
+            self.poisoned = Some(error.to_string());
+            self.soft_limit = 0;
+        }
+        synced
+    }
+
+    fn sync_segments(&mut self) -> Result<()> {
+        for id in self.unsynced.0..self.segment.id.0 {
+            // Retention may have removed it meanwhile: then there is nothing to keep.
+            if let Some(segment) = self.shared.open_segment(SegmentId(id), Access::Read)? {
+                segment.file.sync_data().map_err(Error::io(&segment.path, "sync it"))?;
+            }
+        }
+        self.segment.file.sync_data().map_err(Error::io(&self.segment.path, "sync it"))?;
+        self.shared.dir.sync()?;
+        self.unsynced = self.segment.id;
+        Ok(())
+    }
+
+    /// The sequence number that the next message gets.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// Timestamp of the newest message in nanoseconds since the epoch, 0 if there is none.
+    pub fn last_timestamp_ns(&self) -> u64 {
+        self.last_timestamp_ns
+    }
+
+    /// The largest payload that can be appended, in bytes.
+    pub fn max_payload_len(&self) -> usize {
+        self.max_payload_len
+    }
+
+    /// The queue's directory.
+    pub fn path(&self) -> PathBuf {
+        self.shared.dir.path().to_path_buf()
+    }
+}
+
+impl Drop for QueueWriter {
+    fn drop(&mut self) {
+        self.publish_head();
+        self.control.word(WRITER_PID).store(0, Ordering::Relaxed);
+    }
+}
+
+/// Offset of `WriterBlock::pid`.
+const WRITER_PID: u32 = CONTROL_WRITER + 16;
+
+/// Says in the control block who writes.
+fn announce_writer(control: &Mapping, waker: Waker) {
+    let previous: WriterBlock = control.read(CONTROL_WRITER);
+    let mut block = WriterBlock::new_zeroed();
+    block.epoch = previous.epoch.get().wrapping_add(1).into();
+    block.heartbeat_boot_ns = clock::boot_ns().into();
+    block.pid = std::process::id().into();
+    block.asymmetric = u32::from(waker.asymmetric).into();
+    block.boot_id = lock::boot_id();
+    control.write(CONTROL_WRITER, &block);
+}
+
+/// Maps the control block; rebuilds it first where it is damaged or missing.
+fn open_control(shared: &Shared) -> Result<Mapping> {
+    control::repair(&shared.dir, &shared.geometry)?;
+    let path = shared.control_path();
+    let file = shared.dir.open_file(layout::CONTROL_FILE, Access::Write)?;
+    let file = file.ok_or_else(|| Error::io(&path, "open it")(std::io::ErrorKind::NotFound.into()))?;
+    Mapping::read_write(&file, &path, CONTROL_LEN)
+}
+
+/// Takes a segment into use.
+fn start_segment(map: &Mapping, first_seq: u64, previous_timestamp_ns: u64) {
+    map.clear_record(RECORDS_START);
+    let mut block = StartBlock::new_zeroed();
+    block.first_seq = first_seq.into();
+    block.previous_timestamp_ns = previous_timestamp_ns.into();
+    block.crc = block_sum(block.as_bytes()).into();
+    map.write(SEGMENT_START, &block);
+}
+
+/// Ends a segment: first the record that sends readers on, then the block that tells where it is.
+fn seal_map(map: &Mapping, context: &RecordContext, offset: u32, next_seq: u64, last_timestamp_ns: u64) {
+    let header = Header {
+        payload_len: 0,
+        msg_type: PADDING_TYPE,
+        flags: FLAG_SEAL,
+        seq: next_seq,
+        timestamp_ns: last_timestamp_ns,
+    };
+    map.publish(offset, header.words(context, offset, &[]), &[]);
+    let mut block = SealBlock::new_zeroed();
+    block.next_seq = next_seq.into();
+    block.last_timestamp_ns = last_timestamp_ns.into();
+    block.end_offset = offset.into();
+    block.crc = block_sum(block.as_bytes()).into();
+    map.write(SEGMENT_SEAL, &block);
+}
+
+/// Ends a segment that an earlier writer has left unsealed. Under the writer lock only.
+pub(crate) fn seal(segment: &Segment, offset: u32, next_seq: u64, last_timestamp_ns: u64) -> Result<()> {
+    let map = Mapping::read_write(&segment.file, &segment.path, segment.context.segment_size)?;
+    seal_map(&map, &segment.context, offset, next_seq, last_timestamp_ns);
+    Ok(())
+}
