@@ -2,7 +2,7 @@
 //! checksum, a timestamp or a wake, and read back. Look at the ratios within one run, not at the nanoseconds.
 //!
 //! `cargo bench --bench queue`; `CHRONFS_BENCH_DIR` says where the queues are made (default: the temporary directory).
-#![allow(missing_docs, unsafe_code)]
+#![allow(missing_docs, unsafe_code, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};

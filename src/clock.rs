@@ -1,6 +1,6 @@
 //! The only caller of the clocks: the wall clock for messages' timestamps, the boot-time clock for signs of life.
 //!
-//! The wall clock costs about as much as the rest of an append. [`FastClock`] reads the processor's time stamp counter
+//! The wall clock costs about as much as the rest of an append. `FastClock` reads the processor's time stamp counter
 //! instead and sets it by the wall clock once a millisecond, so that it follows every step of that clock.
 #![allow(unsafe_code)]
 

@@ -130,7 +130,7 @@ impl Shared {
         let readers = names.into_iter().map(|name| self.reader_info(name, &bounds, &segments)).collect();
         Ok(Inspection {
             path: self.dir.path().to_path_buf(),
-            messages: bounds.next_seq - bounds.first_seq,
+            messages: bounds.next_seq.saturating_sub(bounds.first_seq),
             bytes,
             writer: self.writer_info(),
             settings: self.geometry.settings,

@@ -137,7 +137,7 @@ impl QueueReader {
         };
         let position = self.position;
         self.position.offset += layout::record_len(header.payload_len).unwrap_or(HEADER_LEN);
-        self.seq += 1;
+        self.seq = self.seq.saturating_add(1);
         let Header { msg_type, seq, timestamp_ns, payload_len, .. } = header;
         let payload =
             self.map.as_ref().map_or(&[][..], |map| map.bytes(position.offset + HEADER_LEN, payload_len as usize));
@@ -245,7 +245,7 @@ impl QueueReader {
             return Ok(None);
         };
         let len = u32::try_from(message.payload.len()).ok().and_then(layout::record_len).unwrap_or(HEADER_LEN);
-        (self.position, self.seq) = (message.position, message.seq + 1);
+        (self.position, self.seq) = (message.position, message.seq.saturating_add(1));
         self.position.offset += len;
         Ok(Some(Entry::Message(message)))
     }

@@ -186,7 +186,7 @@ impl Scanner {
         if header.is_padding() || header.seq < self.seq {
             return Step::Again;
         }
-        self.seq += 1;
+        self.seq = self.seq.saturating_add(1);
         Step::Message(header, position)
     }
 
@@ -232,7 +232,7 @@ impl Scanner {
         // The last record of all is damaged: one message, and the writer will go on in a new segment.
         let len = self.claimed_len();
         self.position.offset = len.map_or(layout::records_end(size), |len| position.offset + len);
-        Ok(self.gap_until(self.seq + 1, GapReason::Checksum, position))
+        Ok(self.gap_until(self.seq.saturating_add(1), GapReason::Checksum, position))
     }
 
     /// The length of the record at `position` if what its header claims is possible.

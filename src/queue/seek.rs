@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::dir::Access;
-use super::error::Result;
+use super::error::{Error, Result};
 use super::layout::{self, MessageHeader, RECORD_ALIGN, RECORDS_START};
 use super::position::{Position, SegmentId};
 use super::record::{Header, UncheckedHeader};
@@ -12,7 +12,7 @@ use super::resync::find_record;
 use super::scan::{Scanner, first_seq};
 use super::segment::Segment;
 use super::types::{Bounds, Entry};
-use super::{Shared, control};
+use super::{Shared, control, segment};
 
 /// Below this many bytes a search walks record by record.
 const WALK_BYTES: u32 = 8 << 10;
@@ -131,17 +131,11 @@ impl Shared {
     /// Where the queue starts and ends now.
     pub(crate) fn bounds(self: &Arc<Self>) -> Result<Bounds> {
         let ids = self.segment_ids()?;
-        let usable = |id: SegmentId| self.open_segment(id, Access::Read).ok().flatten();
-        let Some(first) = ids.iter().find_map(|&id| usable(id)) else {
-            if let Some(&id) = ids.first() {
-                // Segments, but none that can be used: say what is wrong with the first.
-                self.open_segment(id, Access::Read)?;
-            }
+        let Some((id, first_seq)) = self.first_retained(&ids)? else {
             let start = Position { segment: SegmentId(0), offset: RECORDS_START };
             return Ok(Bounds { first_seq: 1, first: start, next_seq: 1, head: start, last_timestamp_ns: 0 });
         };
-        let first_position = Position { segment: first.id, offset: RECORDS_START };
-        let first_seq = first_seq(&first).unwrap_or(1);
+        let first_position = Position { segment: id, offset: RECORDS_START };
         let (mut scanner, last_timestamp_ns) = self.near_head(&ids, (first_position, first_seq));
         let mut last_timestamp_ns = last_timestamp_ns;
         while let Some(entry) = scanner.next()? {
@@ -151,6 +145,24 @@ impl Shared {
         }
         let (head, next_seq) = (scanner.position(), scanner.seq());
         Ok(Bounds { first_seq, first: first_position, next_seq, head, last_timestamp_ns })
+    }
+
+    /// The first segment whose first sequence number can be told, with that number. A damaged file counts too, so that
+    /// what it held is reported as a gap and not passed over.
+    fn first_retained(&self, ids: &[SegmentId]) -> Result<Option<(SegmentId, u64)>> {
+        for &id in ids {
+            let seq = match self.open_segment(id, Access::Read) {
+                Ok(Some(segment)) => Some(first_seq(&segment).unwrap_or(1)),
+                Ok(None) => None,
+                Err(Error::Damaged { .. }) if id == SegmentId(0) => Some(1),
+                Err(Error::Damaged { .. }) => segment::start_of_damaged(&self.dir, id),
+                Err(error) => return Err(error),
+            };
+            if let Some(seq) = seq {
+                return Ok(Some((id, seq)));
+            }
+        }
+        Ok(None)
     }
 
     /// A scanner not far before the head: at the published head if there is one, else at the start of the last

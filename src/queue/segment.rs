@@ -74,9 +74,7 @@ impl Segment {
     /// The sequence number that the segment starts with and the newest timestamp before it; None while it is not
     /// in use.
     pub(crate) fn start(&self) -> Option<(u64, u64)> {
-        let block: StartBlock = read_block(&self.file, SEGMENT_START)?;
-        let start = (block.first_seq.get(), block.previous_timestamp_ns.get());
-        (is_sound(&block, block.crc) && start.0 > 0).then_some(start)
+        read_start(&self.file)
     }
 
     /// What the segment ended with, if it says so.
@@ -122,6 +120,18 @@ impl Segment {
         let summer = Summer::new(geometry.settings.checksum);
         Ok(Self { id, file, path, context: RecordContext { summer, salt, segment_size: size } })
     }
+}
+
+fn read_start(file: &File) -> Option<(u64, u64)> {
+    let block: StartBlock = read_block(file, SEGMENT_START)?;
+    let start = (block.first_seq.get(), block.previous_timestamp_ns.get());
+    (is_sound(&block, block.crc) && start.0 > 0).then_some(start)
+}
+
+/// The sequence number that a segment started with whose identity is damaged.
+pub(crate) fn start_of_damaged(dir: &Dir, id: SegmentId) -> Option<u64> {
+    let file = dir.open_file(&file_name(id), Access::Read).ok()??;
+    read_start(&file).map(|(seq, _)| seq)
 }
 
 /// Writes identity and settings into a new segment file; gives its salt.
