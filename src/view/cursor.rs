@@ -1,0 +1,161 @@
+//! A scanner that knows at which offset of the rendered file it stands, and so can give the bytes from there on.
+//!
+//! Invariants: `end` is the offset of the unit that the scanner gives next; `unit` holds the last bytes before it,
+//! so that a read may end within a unit and the next one goes on there. Several units can start at one offset (empty
+//! payloads, and gaps in bin): a cursor stands before the first of them when a read has ended at that offset. After
+//! an error a cursor is of no use.
+
+use std::path::Path;
+
+use super::index::{Mark, Place};
+use super::{Crossed, Format, len_u64, len_usize, render, rendered_len};
+use crate::queue::{Entry, Error, Gap, GapReason, Result, Scanner};
+
+/// Units longer than this in bytes are not kept without need.
+const LARGE: usize = 1 << 20;
+
+#[derive(Debug)]
+pub(super) struct Cursor {
+    scanner: Scanner,
+    end: u64,
+    unit: Vec<u8>,
+}
+
+/// What a read is checked against: the marks from the one at or before it to its end.
+pub(super) struct Span<'a> {
+    pub(super) format: Format,
+    pub(super) marks: &'a [Mark],
+    /// Of the queue, for errors.
+    pub(super) path: &'a Path,
+}
+
+impl Cursor {
+    /// Puts a scanner to a place.
+    pub(super) fn new(mut scanner: Scanner, place: Place) -> Result<Self> {
+        scanner.seek(place.position, place.seq)?;
+        Ok(Self { scanner, end: place.offset, unit: Vec::new() })
+    }
+
+    pub(super) fn into_scanner(self) -> Scanner {
+        self.scanner
+    }
+
+    /// Where its scanner stands.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Whether it can give the bytes at `offset` at less cost than one put to the mark at `mark_offset`.
+    pub(super) fn serves(&self, offset: u64, mark_offset: u64) -> bool {
+        let start = self.end - len_u64(self.unit.len());
+        // Where the kept unit itself starts, empty ones may lie before it.
+        let has_passed = start > offset || start == offset && !self.unit.is_empty();
+        !has_passed && self.end >= mark_offset
+    }
+
+    /// Whether it keeps a large unit.
+    pub(super) fn is_large(&self) -> bool {
+        self.unit.len() > LARGE
+    }
+
+    /// Lets go of the unit that it keeps.
+    pub(super) fn forget_unit(&mut self) {
+        self.unit = Vec::new();
+    }
+
+    /// Appends the bytes from `from` to `to` to `out`. The index must reach to `to`, and [`Self::serves`] hold, or
+    /// the cursor be new at the first of the marks. Returns the first gap in bin that starts in that range.
+    pub(super) fn copy(&mut self, span: &Span<'_>, from: u64, to: u64, out: &mut Vec<u8>) -> Result<Option<Crossed>> {
+        let mut crossed = None;
+        let mut at = from.max(self.copy_kept(from, to, out));
+        while at < to {
+            let start = self.end;
+            let position = self.scanner.position();
+            self.unit.clear();
+            let Some(entry) = self.scanner.next()? else {
+                return Err(span.changed(position.offset, "messages are gone"));
+            };
+            span.check(&entry, start, position.offset)?;
+            if let Entry::Gap(gap) = entry
+                && span.format == Format::Bin
+                && start >= from
+                && crossed.is_none()
+            {
+                crossed = Some(Crossed { gap, offset: start });
+            }
+            let room = to - at;
+            if start == at && len_u64(payload_len(&entry)) < room {
+                let before = out.len();
+                render(span.format, &entry, None, out);
+                let len = len_u64(out.len() - before);
+                self.end += len;
+                if len > room {
+                    self.unit.extend_from_slice(&out[before..]);
+                    out.truncate(before + len_usize(room));
+                }
+                at = to.min(self.end);
+                continue;
+            }
+            // A unit that starts before the range, or one so long that most of it lies behind.
+            let len = len_u64(rendered_len(span.format, &entry, None));
+            self.end += len;
+            if self.end > at {
+                render(span.format, &entry, None, &mut self.unit);
+                at = self.copy_kept(at, to, out);
+            }
+        }
+        if self.end == to && self.unit.capacity() > LARGE {
+            self.forget_unit();
+        }
+        Ok(crossed)
+    }
+
+    /// Appends what the kept unit has of the bytes from `from` to `to`. Returns up to where that is.
+    fn copy_kept(&self, from: u64, to: u64, out: &mut Vec<u8>) -> u64 {
+        let start = self.end - len_u64(self.unit.len());
+        let upto = to.min(self.end);
+        if start <= from && from < upto {
+            out.extend_from_slice(&self.unit[len_usize(from - start)..len_usize(upto - start)]);
+        }
+        upto
+    }
+}
+
+fn payload_len(entry: &Entry<'_>) -> usize {
+    match entry {
+        Entry::Message(message) => message.payload.len(),
+        Entry::Gap(_) => 0,
+    }
+}
+
+impl Span<'_> {
+    /// Checks that the queue still has at `start` what it had when the index was made. Otherwise the bytes from here
+    /// on would stand at other offsets than before.
+    fn check(&self, entry: &Entry<'_>, start: u64, queue_offset: u32) -> Result<()> {
+        let seq = match entry {
+            Entry::Message(message) => message.seq,
+            Entry::Gap(gap) => gap.from,
+        };
+        let following = self.marks.partition_point(|mark| mark.place.offset <= start);
+        let Some(mark) = self.marks.get(following.saturating_sub(1)) else { return Ok(()) };
+        if seq < mark.place.seq {
+            return Err(self.changed(queue_offset, "messages have become longer"));
+        }
+        if self.marks.get(following).is_some_and(|next| seq >= next.place.seq) {
+            return Err(self.changed(queue_offset, "messages have become shorter"));
+        }
+        match entry {
+            Entry::Gap(Gap { from, reason: GapReason::Retired, .. }) => Err(Error::NoSuchPosition {
+                path: self.path.to_path_buf(),
+                what: format!("message {from} is gone, retention has removed it; open the file again"),
+            }),
+            Entry::Gap(_) if !mark.has_gap => Err(self.changed(queue_offset, "a record has been damaged")),
+            _ => Ok(()),
+        }
+    }
+
+    fn changed(&self, queue_offset: u32, what: &str) -> Error {
+        let what = format!("{what} since the file was opened; open it again");
+        Error::damaged(self.path, u64::from(queue_offset), what)
+    }
+}

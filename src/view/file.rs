@@ -1,0 +1,300 @@
+//! A queue in one format as a file: a true size, and any range of its bytes at the cost of that range.
+//!
+//! It owns the [`Index`], the scanner that extends it, and a few idle cursors: sequential reads go on where an
+//! earlier one ended, others start at the nearest mark. Messages are scanned and rendered without holding a lock that
+//! other reads need; only one thread at a time extends the index.
+//!
+//! Invariants: the bytes at an offset never change, and the size never shrinks; the size counts whole units only;
+//! nothing behind the size is ever given. If the queue no longer has what the index says (damage, retention), a read
+//! fails rather than shift bytes.
+//!
+//! Lock order: `extender` before `index`; `idle` alone.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use super::cursor::{Cursor, Span};
+use super::index::{Growth, Index, Mark, Place};
+use super::{Format, len_u64, rendered_len};
+use crate::queue::{Entry, Error, Gap, GapReason, Position, Queue, Result, Scanner};
+
+/// Idle cursors kept per view: as many sequential readers go on without looking anything up.
+const IDLE_MAX: usize = 4;
+/// Messages scanned between two publications of a growing index.
+const BATCH: usize = 4096;
+
+/// A gap that a read of the bin format has crossed: nothing in its bytes shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crossed {
+    /// The gap.
+    pub gap: Gap,
+    /// The byte offset in the rendered file where it would be: what is before it was before the gap.
+    pub offset: u64,
+}
+
+/// Everything retained of a queue in one format, as a file: random access through a sparse index from rendered
+/// offset to position. Shared between threads.
+///
+/// A view starts at a fixed message. When retention removes that, the view goes on with what is left for it: its size
+/// stays, reads of removed messages fail with [`Error::NoSuchPosition`]. A new view then starts at the first retained
+/// message; [`View::first`] tells the two apart.
+///
+/// ```no_run
+/// use chronfs::queue::Queue;
+/// use chronfs::view::{Format, View};
+///
+/// let view = View::new(&Queue::open("bus/market_data/queue/btc")?, Format::Jsonl)?;
+/// let size = view.size()?;
+/// let mut last_kib = Vec::new();
+/// view.read_at(size.saturating_sub(1024), 1024, &mut last_kib)?;
+/// # Ok::<(), chronfs::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct View {
+    queue: Queue,
+    format: Format,
+    end_seq: Option<u64>,
+    index: RwLock<Index>,
+    /// Stands at the end of the index, if it is open.
+    extender: Mutex<Option<Scanner>>,
+    /// The last used one at the back.
+    idle: Mutex<VecDeque<Cursor>>,
+}
+
+impl View {
+    /// From the first retained message on. Reads no messages yet.
+    ///
+    /// # Errors
+    /// What [`Queue::bounds`] gives.
+    pub fn new(queue: &Queue, format: Format) -> Result<View> {
+        let bounds = queue.bounds()?;
+        Ok(View::since(queue, format, bounds.first, bounds.first_seq))
+    }
+
+    /// From a place on that the queue's [`Scanner::position`] and [`Scanner::seq`] gave, or [`Queue::bounds`].
+    pub fn since(queue: &Queue, format: Format, position: Position, seq: u64) -> View {
+        View {
+            queue: queue.clone(),
+            format,
+            end_seq: None,
+            index: RwLock::new(Index::new(position, seq)),
+            extender: Mutex::new(None),
+            idle: Mutex::new(VecDeque::new()),
+        }
+    }
+
+    /// Lets the file end before message `end_seq`: for a snapshot, the sequence number that the next message was
+    /// going to get. To be set before anything is read.
+    #[must_use]
+    pub fn until(self, end_seq: u64) -> View {
+        View { end_seq: Some(end_seq), ..self }
+    }
+
+    /// The format.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Where the file starts: the identity of its bytes. Two views of a queue in one format that start at the same
+    /// place have the same bytes, as far as both reach.
+    pub fn first(&self) -> (Position, u64) {
+        let start = self.index().start();
+        (start.position, start.seq)
+    }
+
+    /// The size in bytes now: brings the index up to the head first. Where the index is far behind, this takes as
+    /// long as scanning the rest; [`View::known_size`] and [`View::index_some`] help.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn size(&self) -> Result<u64> {
+        self.extend(u64::MAX, usize::MAX)?;
+        Ok(self.known_size())
+    }
+
+    /// The size in bytes as far as the index reaches; waits for nothing.
+    pub fn known_size(&self) -> u64 {
+        self.index().end().offset
+    }
+
+    /// Timestamp of the newest message that [`View::known_size`] counts, ns since the epoch; 0 if there is none.
+    pub fn modified_ns(&self) -> u64 {
+        self.index().modified_ns()
+    }
+
+    /// Appends up to `len` bytes from `offset` on to `out`: fewer only at the end. Extends the index where it does not
+    /// reach that far.
+    ///
+    /// In bin, gaps are not in the bytes: the first one that the read crosses is returned, one at `offset` included,
+    /// one at the end of what was read not. The other formats show gaps, and never return any.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPosition`] if retention has removed messages of that range, [`Error::Damaged`] if the queue no
+    /// longer has there what it had before; I/O errors. `out` is as it was then.
+    pub fn read_at(&self, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<Option<Crossed>> {
+        let wanted = offset.saturating_add(len_u64(len));
+        if wanted > self.known_size() {
+            self.extend(wanted, usize::MAX)?;
+        }
+        let (to, marks) = {
+            let index = self.index();
+            let to = wanted.min(index.end().offset);
+            if offset >= to {
+                return Ok(None);
+            }
+            (to, index.span(offset, to))
+        };
+        let before = out.len();
+        let result = self.copy(&marks, offset, to, out);
+        if result.is_err() {
+            out.truncate(before);
+        }
+        result
+    }
+
+    /// Brings the index forward by at most about `budget` messages; false when at the head. For a background thread.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn index_some(&self, budget: usize) -> Result<bool> {
+        self.extend(u64::MAX, budget)
+    }
+
+    /// Gives the open files and buffers back; the index stays. For when nobody has the file open.
+    pub fn trim(&self) {
+        *lock(&self.extender) = None;
+        lock(&self.idle).clear();
+    }
+
+    fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, growth: Growth) {
+        self.index.write().unwrap_or_else(PoisonError::into_inner).put(growth);
+    }
+
+    fn copy(&self, marks: &[Mark], from: u64, to: u64, out: &mut Vec<u8>) -> Result<Option<Crossed>> {
+        let Some(first) = marks.first() else { return Ok(None) };
+        let mut cursor = self.cursor(from, first.place)?;
+        let span = Span { format: self.format, marks, path: self.queue.path() };
+        let crossed = cursor.copy(&span, from, to, out)?;
+        self.give_back(cursor);
+        Ok(crossed)
+    }
+
+    /// A cursor that can read at `from`, for which `mark` is the nearest place that the index knows.
+    fn cursor(&self, from: u64, mark: Place) -> Result<Cursor> {
+        let spare = {
+            let mut idle = lock(&self.idle);
+            let near = (0..idle.len()).filter(|&i| idle[i].serves(from, mark.offset)).max_by_key(|&i| idle[i].end());
+            if let Some(cursor) = near.and_then(|i| idle.remove(i)) {
+                return Ok(cursor);
+            }
+            if idle.len() < IDLE_MAX { None } else { idle.pop_front() }
+        };
+        let scanner = match spare {
+            Some(cursor) => cursor.into_scanner(),
+            None => self.queue.scan()?,
+        };
+        Cursor::new(scanner, mark)
+    }
+
+    fn give_back(&self, cursor: Cursor) {
+        let mut idle = lock(&self.idle);
+        if cursor.is_large() {
+            // One large unit in memory is enough; the others are rendered again if they are wanted.
+            idle.iter_mut().filter(|other| other.is_large()).for_each(Cursor::forget_unit);
+        }
+        if idle.len() == IDLE_MAX {
+            idle.pop_front();
+        }
+        idle.push_back(cursor);
+    }
+
+    /// Extends the index to `offset` or the head, by about `budget` messages at most. False: nothing follows now.
+    fn extend(&self, offset: u64, mut budget: usize) -> Result<bool> {
+        let mut extender = lock(&self.extender);
+        loop {
+            let mut growth = self.index().growth();
+            if growth.closed {
+                return Ok(false);
+            }
+            if growth.end.offset >= offset || budget == 0 {
+                return Ok(true);
+            }
+            // Taken, so that after an error it is opened anew, at the end of the index.
+            let mut scanner = match extender.take() {
+                Some(scanner) => scanner,
+                None => match self.scanner_at(growth.end) {
+                    Err(Error::NoSuchPosition { .. }) => {
+                        growth.closed = true;
+                        self.put(growth);
+                        return Ok(false);
+                    }
+                    other => other?,
+                },
+            };
+            let grown = self.grow(&mut scanner, &mut growth, offset, budget.min(BATCH));
+            let closed = growth.closed;
+            self.put(growth);
+            let (grown, at_head) = grown?;
+            budget -= grown;
+            if closed {
+                return Ok(false);
+            }
+            *extender = Some(scanner);
+            if at_head {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn scanner_at(&self, place: Place) -> Result<Scanner> {
+        let mut scanner = self.queue.scan()?;
+        scanner.seek(place.position, place.seq)?;
+        Ok(scanner)
+    }
+
+    /// Adds up to `limit` units, until `offset` is reached. Returns how many there were, and whether nothing follows
+    /// them now.
+    fn grow(&self, scanner: &mut Scanner, growth: &mut Growth, offset: u64, limit: usize) -> Result<(usize, bool)> {
+        for grown in 0..limit {
+            if self.end_seq.is_some_and(|end_seq| growth.end.seq >= end_seq) {
+                growth.closed = true;
+            }
+            if growth.closed || growth.end.offset >= offset {
+                return Ok((grown, false));
+            }
+            let position = scanner.position();
+            let Some(entry) = scanner.next()? else { return Ok((grown, true)) };
+            let len = len_u64(rendered_len(self.format, &entry, None));
+            match entry {
+                Entry::Message(message) => {
+                    let (position, timestamp_ns) = (message.position, message.timestamp_ns);
+                    growth.add_message(position, len, timestamp_ns, (scanner.position(), scanner.seq()));
+                }
+                // Overtaken by retention: a line that says so would be another one every time that it is read.
+                Entry::Gap(Gap { reason: GapReason::Retired, .. }) => growth.closed = true,
+                Entry::Gap(_) => growth.add_gap(position, len, (scanner.position(), scanner.seq())),
+            }
+        }
+        Ok((limit, false))
+    }
+}
+
+/// Nothing that these locks guard is left half changed by a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_are_shared_between_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<View>();
+    }
+}

@@ -1,0 +1,233 @@
+//! The sparse index of a rendered file: which unit of the queue starts at which offset, about every 64 KiB and where
+//! a segment begins (so that no segment is needed to read what lies in another). Pure.
+//!
+//! It is derived from the queue and can be made again at any time. It grows at its end only, by whole units.
+//!
+//! Invariants: there is always a first mark, at offset 0; the offsets of marks rise strictly; the end is never before
+//! the last mark; where several units start at one offset (empty ones), a mark stands at the first of them.
+
+use crate::queue::Position;
+
+/// Rendered bytes between two marks in a segment, at least.
+const SPAN: u64 = 64 << 10;
+
+/// Where a unit starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Byte offset in the rendered file.
+    pub(super) offset: u64,
+    /// Where its record starts in the queue.
+    pub(super) position: Position,
+    /// The sequence number expected there.
+    pub(super) seq: u64,
+}
+
+/// An entry of the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) place: Place,
+    /// Whether there is a gap between here and the next mark.
+    pub(super) has_gap: bool,
+}
+
+/// The index, as far as it reaches.
+#[derive(Debug)]
+pub(super) struct Index {
+    marks: Vec<Mark>,
+    end: Place,
+    /// Timestamp of the newest message before the end, ns since the epoch; 0 if there is none.
+    modified_ns: u64,
+    /// Whether an empty unit already starts at the end.
+    end_is_taken: bool,
+    closed: bool,
+}
+
+impl Index {
+    /// An empty file.
+    pub(super) fn new(position: Position, seq: u64) -> Self {
+        let start = Place { offset: 0, position, seq };
+        Self {
+            marks: vec![Mark { place: start, has_gap: false }],
+            end: start,
+            modified_ns: 0,
+            end_is_taken: false,
+            closed: false,
+        }
+    }
+
+    /// Where the index begins.
+    pub(super) fn start(&self) -> Place {
+        self.marks.first().map_or(self.end, |mark| mark.place)
+    }
+
+    /// Where the index ends: the size of the file, and where to go on.
+    pub(super) fn end(&self) -> Place {
+        self.end
+    }
+
+    pub(super) fn modified_ns(&self) -> u64 {
+        self.modified_ns
+    }
+
+    /// The marks from the last one at or before `from` to the last one before `to`.
+    pub(super) fn span(&self, from: u64, to: u64) -> Vec<Mark> {
+        let first = self.marks.partition_point(|mark| mark.place.offset <= from).saturating_sub(1);
+        let last = self.marks.partition_point(|mark| mark.place.offset < to).max(first + 1);
+        self.marks.get(first..last).unwrap_or_default().to_vec()
+    }
+
+    /// Something that grows on its own, to be put in with [`Index::put`]: so that readers of the index wait for
+    /// neither input nor rendering. There must be one at a time.
+    pub(super) fn growth(&self) -> Growth {
+        let last = self.marks.last().copied().unwrap_or(Mark { place: self.end, has_gap: false });
+        Growth {
+            marks: vec![last],
+            end: self.end,
+            modified_ns: self.modified_ns,
+            end_is_taken: self.end_is_taken,
+            closed: self.closed,
+        }
+    }
+
+    /// Takes over what has grown since [`Index::growth`].
+    pub(super) fn put(&mut self, growth: Growth) {
+        self.marks.pop();
+        self.marks.extend(growth.marks);
+        self.end = growth.end;
+        self.modified_ns = growth.modified_ns;
+        self.end_is_taken = growth.end_is_taken;
+        self.closed = growth.closed;
+    }
+}
+
+/// A new end of an [`Index`], in the making.
+#[derive(Debug)]
+pub(super) struct Growth {
+    /// Starts with the index's last mark.
+    marks: Vec<Mark>,
+    pub(super) end: Place,
+    modified_ns: u64,
+    end_is_taken: bool,
+    /// Nothing may follow.
+    pub(super) closed: bool,
+}
+
+impl Growth {
+    /// Adds a message's unit of `len` bytes; `position` and `seq` are its record's, `next` what follows it.
+    pub(super) fn add_message(&mut self, position: Position, len: u64, timestamp_ns: u64, next: (Position, u64)) {
+        self.add(position, len, next);
+        self.modified_ns = timestamp_ns;
+    }
+
+    /// Adds a gap's unit of `len` bytes, met when reading at `position`; `next` is what follows it.
+    pub(super) fn add_gap(&mut self, position: Position, len: u64, next: (Position, u64)) {
+        self.add(position, len, next).has_gap = true;
+    }
+
+    /// Returns the mark that covers the unit.
+    fn add(&mut self, position: Position, len: u64, next: (Position, u64)) -> &mut Mark {
+        let start = Place { position, ..self.end };
+        let is_due = self.marks.last().is_none_or(|mark| {
+            let len = start.offset - mark.place.offset;
+            len >= SPAN || len > 0 && mark.place.position.segment != position.segment
+        });
+        if is_due && !self.end_is_taken {
+            self.marks.push(Mark { place: start, has_gap: false });
+        }
+        self.end = Place { offset: start.offset + len, position: next.0, seq: next.1 };
+        self.end_is_taken = len == 0;
+        let last = self.marks.len() - 1;
+        &mut self.marks[last]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::SegmentId;
+
+    fn position(seq: u64) -> Position {
+        Position { segment: SegmentId(0), offset: u32::try_from(4096 + 8 * seq).unwrap() }
+    }
+
+    /// An index of units of the given lengths; those divisible by 1000 are gaps. Put in by batches of `batch`.
+    fn index(lens: &[u64], batch: usize) -> Index {
+        let mut index = Index::new(position(1), 1);
+        let mut seq = 1;
+        for lens in lens.chunks(batch) {
+            let mut growth = index.growth();
+            for &len in lens {
+                let next = (position(seq + 1), seq + 1);
+                match len % 1000 {
+                    0 if len > 0 => growth.add_gap(position(seq), len, next),
+                    _ => growth.add_message(position(seq), len, seq, next),
+                }
+                seq += 1;
+            }
+            index.put(growth);
+        }
+        index
+    }
+
+    #[test]
+    fn an_empty_file_has_a_start() {
+        let index = index(&[], 1);
+        assert_eq!(index.start(), Place { offset: 0, position: position(1), seq: 1 });
+        assert_eq!(index.end(), index.start());
+        assert_eq!(index.span(0, 0).len(), 1);
+        assert_eq!(index.span(7, 9).len(), 1);
+    }
+
+    #[test]
+    fn batches_make_no_difference() {
+        let lens: Vec<u64> = (0..5_000).map(|i| i * 7919 % 1009).collect();
+        let whole = index(&lens, lens.len());
+        for batch in [1, 2, 64, 999] {
+            let pieces = index(&lens, batch);
+            assert_eq!(pieces.marks, whole.marks);
+            assert_eq!((pieces.end, pieces.modified_ns), (whole.end, whole.modified_ns));
+        }
+        assert_eq!(whole.end.offset, lens.iter().sum::<u64>());
+        let offsets = whole.marks.iter().map(|mark| mark.place.offset);
+        assert!(offsets.clone().zip(offsets.skip(1)).all(|(a, b)| b - a >= SPAN && b - a < SPAN + 1009));
+        for mark in &whole.marks {
+            let before = usize::try_from(mark.place.seq - 1).unwrap();
+            assert_eq!(mark.place.offset, lens[..before].iter().sum::<u64>());
+            assert_eq!(mark.place.position, position(mark.place.seq));
+        }
+    }
+
+    #[test]
+    fn spans_begin_at_or_before_and_end_before() {
+        let index = index(&[SPAN, 0, 0, 5, SPAN - 5, 3 * SPAN, 1], 2);
+        let offsets = |from, to| index.span(from, to).iter().map(|m| (m.place.offset, m.place.seq)).collect::<Vec<_>>();
+        assert_eq!(offsets(0, 1), [(0, 1)]);
+        assert_eq!(offsets(0, SPAN), [(0, 1)]);
+        assert_eq!(offsets(0, SPAN + 1), [(0, 1), (SPAN, 2)]);
+        assert_eq!(offsets(SPAN, SPAN + 1), [(SPAN, 2)]);
+        assert_eq!(offsets(4 * SPAN, 6 * SPAN), [(2 * SPAN, 6), (5 * SPAN, 7)]);
+        assert_eq!(offsets(u64::MAX, u64::MAX), [(5 * SPAN, 7)]);
+    }
+
+    #[test]
+    fn segments_have_marks_but_no_two_at_one_offset() {
+        let mut index = Index::new(position(1), 1);
+        let mut growth = index.growth();
+        let in_segment = |id| Position { segment: SegmentId(id), offset: 4096 };
+        let units = [(0, 7), (0, 0), (1, 0), (1, 7), (1, 7), (2, 0), (2, 0), (2, 7), (3, 7)];
+        for (seq, (segment, len)) in (1..).zip(units) {
+            growth.add_message(in_segment(segment), len, seq, (in_segment(segment), seq + 1));
+        }
+        index.put(growth);
+        let marks: Vec<_> =
+            index.marks.iter().map(|m| (m.place.offset, m.place.seq, m.place.position.segment.0)).collect();
+        assert_eq!(marks, [(0, 1, 0), (14, 5, 1), (21, 6, 2), (28, 9, 3)]);
+    }
+
+    #[test]
+    fn gaps_are_noted_at_the_mark_before_them() {
+        let index = index(&[10, 1000, SPAN, 10, SPAN, 1000], 1);
+        let gaps: Vec<_> = index.marks.iter().map(|mark| (mark.place.seq, mark.has_gap)).collect();
+        assert_eq!(gaps, [(1, true), (4, false), (6, true)]);
+    }
+}

@@ -1,0 +1,105 @@
+//! Where in a queue, as people name them: in `readers/<name>/position`, and after `chron-cli readers QUEUE seek NAME`.
+
+use super::parse_time;
+use crate::queue::{Error, Queue, Result};
+
+/// Where a reader shall go, as a person says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeekTarget {
+    /// This message, by its sequence number.
+    Seq(u64),
+    /// The first retained message.
+    First,
+    /// Behind the newest message.
+    End,
+    /// So many messages further on than the reader is now.
+    Forward(u64),
+    /// So many messages further back than the reader is now.
+    Back(u64),
+    /// The first message at this time or later, ns since the epoch.
+    Time(u64),
+}
+
+/// `42`, `first`, `end`, `+10`, `-10`, or `@` and a time as [`parse_time`] takes it; plain seconds too, as in
+/// `@1723108500`. `now_ns` is what relative times count from.
+///
+/// # Errors
+/// A text for people that says what is allowed.
+pub fn parse_seek_target(text: &str, now_ns: u64) -> std::result::Result<SeekTarget, String> {
+    match (text, text.split_at_checked(1)) {
+        ("first", _) => Ok(SeekTarget::First),
+        ("end", _) => Ok(SeekTarget::End),
+        (_, Some(("+", digits))) => number(digits, text).map(SeekTarget::Forward),
+        (_, Some(("-", digits))) => number(digits, text).map(SeekTarget::Back),
+        // The at sign is ours; before plain seconds it belongs to the time as well.
+        (_, Some(("@", time))) => {
+            let parsed = parse_time(time, now_ns);
+            parsed.or_else(|error| parse_time(text, now_ns).map_err(|_| error)).map(SeekTarget::Time)
+        }
+        _ => number(text, text).map(SeekTarget::Seq),
+    }
+}
+
+fn number(digits: &str, text: &str) -> std::result::Result<u64, String> {
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_number).ok_or_else(|| {
+        format!("{text:?} is no position; use a sequence number, first, end, +10, -10 or @2024-08-08T09:30:00Z")
+    })
+}
+
+impl SeekTarget {
+    /// The sequence number of this place in a queue, seen from where this reader is now.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPosition`] if there is no such place now; for `+` and `-`, as
+    /// [`Queue::reader_position`]; if a file can't be read.
+    pub fn find(self, queue: &Queue, reader: &str) -> Result<u64> {
+        let bounds = queue.bounds()?;
+        let seq = match self {
+            Self::Seq(seq) => Some(seq),
+            Self::First => Some(bounds.first_seq),
+            Self::End => Some(bounds.next_seq),
+            Self::Forward(count) => queue.reader_position(reader)?.checked_add(count),
+            Self::Back(count) => queue.reader_position(reader)?.checked_sub(count),
+            Self::Time(timestamp_ns) if timestamp_ns > bounds.last_timestamp_ns => None,
+            Self::Time(timestamp_ns) => {
+                let mut scanner = queue.scan()?;
+                scanner.seek_time(timestamp_ns)?;
+                Some(scanner.seq())
+            }
+        };
+        seq.filter(|seq| (bounds.first_seq..=bounds.next_seq).contains(seq)).ok_or_else(|| Error::NoSuchPosition {
+            path: queue.path().to_path_buf(),
+            what: format!(
+                "choose {} to {}, or a time that is not after the newest message",
+                bounds.first_seq, bounds.next_seq
+            ),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_NS: u64 = 1_723_108_500_000_000_000;
+
+    #[test]
+    fn places_have_these_names() {
+        for (text, expected) in [
+            ("42", SeekTarget::Seq(42)),
+            ("first", SeekTarget::First),
+            ("end", SeekTarget::End),
+            ("+10", SeekTarget::Forward(10)),
+            ("-10", SeekTarget::Back(10)),
+            ("@1723108499", SeekTarget::Time(NOW_NS - 1_000_000_000)),
+            ("@2024-08-08T09:15:00Z", SeekTarget::Time(NOW_NS)),
+            ("@15m", SeekTarget::Time(NOW_NS - 900_000_000_000)),
+        ] {
+            assert_eq!(parse_seek_target(text, NOW_NS), Ok(expected), "{text}");
+        }
+        for wrong in ["", "+", "-", "--1", "+-1", "+ 1", "4x", "last", "18446744073709551616", "é", "@", "@x"] {
+            assert!(parse_seek_target(wrong, NOW_NS).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! A queue in one format as a stream of whole units, for follow.* and `chron-cli tail`.
+//!
+//! Invariant: what the reads append, put together, is what [`render`] makes of one entry after the other; a read
+//! ends within a unit only if that unit alone is larger than the read.
+
+use super::{Format, render};
+use crate::queue::{Entry, Gap, GapReason, Result, Scanner};
+
+/// Room kept for a unit that waits for the next read, in bytes; more is given back.
+const KEEP: usize = 1 << 20;
+
+/// A queue in one format, as a stream of whole units.
+#[derive(Debug)]
+pub struct Stream {
+    scanner: Scanner,
+    format: Format,
+    /// A unit that did not fit, or the rest of one.
+    waiting: Vec<u8>,
+    /// How much of `waiting` has been given.
+    given: usize,
+    /// A gap to be reported before anything else.
+    gap: Option<Gap>,
+}
+
+impl Stream {
+    /// Streams what `scanner` gives from where it stands.
+    pub fn new(scanner: Scanner, format: Format) -> Stream {
+        Stream { scanner, format, waiting: Vec::new(), given: 0, gap: None }
+    }
+
+    /// Appends to `out` as many whole units as fit into `max` bytes (a unit larger than `max` comes in several
+    /// reads). Appends nothing when there is nothing now.
+    ///
+    /// A gap that the format does not show is returned instead, before anything behind it, and nothing is appended
+    /// by that read; the next one goes on behind the gap. In bin these are all gaps. In every format they are
+    /// those that retention has left ([`GapReason::Retired`]): the stream has been overtaken, and goes on at the
+    /// oldest retained message. Whoever wants a line of it can [`render`] it.
+    ///
+    /// # Errors
+    /// I/O errors. What was read before stays in `out` and counts as given.
+    pub fn read(&mut self, max: usize, out: &mut Vec<u8>) -> Result<Option<Gap>> {
+        let mut room = max;
+        while self.load()? {
+            if let Some(gap) = self.gap.take_if(|_| room == max) {
+                return Ok(Some(gap));
+            }
+            let waiting = &self.waiting[self.given..];
+            if room == 0 || waiting.is_empty() || waiting.len() > room && room < max {
+                break;
+            }
+            let taken = waiting.len().min(room);
+            out.extend_from_slice(&waiting[..taken]);
+            self.given += taken;
+            room -= taken;
+        }
+        Ok(None)
+    }
+
+    /// Whether the next read has something to give: bytes or a gap.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn ready(&mut self) -> Result<bool> {
+        self.load()
+    }
+
+    /// Sees to it that there is a unit or a gap to give; false if there is none now.
+    fn load(&mut self) -> Result<bool> {
+        while self.given == self.waiting.len() && self.gap.is_none() {
+            self.given = 0;
+            self.waiting.clear();
+            self.waiting.shrink_to(KEEP);
+            match self.scanner.next()? {
+                None => return Ok(false),
+                Some(Entry::Gap(gap)) if self.format == Format::Bin || gap.reason == GapReason::Retired => {
+                    self.gap = Some(gap);
+                }
+                Some(entry) => render(self.format, &entry, None, &mut self.waiting),
+            }
+        }
+        Ok(true)
+    }
+}
