@@ -1,0 +1,206 @@
+//! The READY marker: a small JSON file in an endpoint's directory that is there exactly while the endpoint may be
+//! used. Written to a temporary file and renamed, so it is never seen half written.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::queue::{Error, Result};
+use crate::sync::{AtomicU32, Ordering};
+
+/// The marker's file name.
+pub const READY_FILE: &str = "READY";
+/// How the names of markers in the making start; [`is_temporary`] knows the rest.
+const TEMPORARY_PREFIX: &str = ".READY.";
+/// No marker is longer; what lies beyond is not read.
+const MAX_LEN: u64 = 4096;
+
+/// Who marks an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marker {
+    /// Process id.
+    pub pid: u32,
+    /// Command name as in `/proc/<pid>/comm`; empty where it can't be read.
+    pub comm: String,
+}
+
+impl Marker {
+    /// The calling process.
+    pub fn this_process() -> Self {
+        Self::process(std::process::id())
+    }
+
+    /// Another process of this pid namespace.
+    pub fn process(pid: u32) -> Self {
+        let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        Self { pid, comm: String::from_utf8_lossy(&comm).trim_end().to_owned() }
+    }
+}
+
+/// What a READY marker says. Everything but the fact itself may be missing: `touch READY` by hand marks too.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ready {
+    /// The process that marked the endpoint.
+    pub pid: Option<u32>,
+    /// Its command name.
+    pub comm: Option<String>,
+    /// When, as RFC 3339 in UTC.
+    pub time: Option<String>,
+    /// When, in nanoseconds since the epoch.
+    pub timestamp_ns: Option<u64>,
+}
+
+/// Marks the endpoint in `dir` as ready, in the name of the calling process. Marking again renews the marker.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let scratch = std::env::temp_dir().join(format!("chronfs-doc-ready-{}", std::process::id()));
+/// # std::fs::create_dir_all(&scratch)?;
+/// use chronfs::bus;
+///
+/// bus::mark_ready(&scratch)?;
+/// assert_eq!(bus::ready(&scratch)?.and_then(|ready| ready.pid), Some(std::process::id()));
+/// bus::unmark_ready(&scratch)?;
+/// assert!(bus::ready(&scratch)?.is_none());
+/// # std::fs::remove_dir_all(&scratch)?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`Error::Io`] when the directory is not there or can't be written.
+pub fn mark_ready(dir: impl AsRef<Path>) -> Result<()> {
+    mark_ready_as(dir, &Marker::this_process())
+}
+
+/// Like [`mark_ready`], in the name of another process.
+///
+/// # Errors
+/// As [`mark_ready`].
+pub fn mark_ready_as(dir: impl AsRef<Path>, marker: &Marker) -> Result<()> {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+    let dir = dir.as_ref();
+    let timestamp_ns = clock::now_ns();
+    let ready = Ready {
+        pid: Some(marker.pid),
+        comm: Some(marker.comm.clone()),
+        time: rfc3339(timestamp_ns),
+        timestamp_ns: Some(timestamp_ns),
+    };
+    let mut json = serde_json::to_vec(&ready).map_err(|e| Error::Io {
+        path: dir.join(READY_FILE),
+        doing: "write",
+        source: io::Error::other(e),
+    })?;
+    json.push(b'\n');
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let temporary = dir.join(format!("{TEMPORARY_PREFIX}{}.{number}.tmp", std::process::id()));
+    let result = write_new(&temporary, &json)
+        .map_err(Error::io(&temporary, "write"))
+        .and_then(|()| fs::rename(&temporary, dir.join(READY_FILE)).map_err(Error::io(dir, "rename READY into")));
+    if result.is_err() {
+        // Best effort: the error that matters is the one already there.
+        let _ = fs::remove_file(&temporary);
+    }
+    result
+}
+
+/// Removes the marker. An endpoint that is not marked is left as it is.
+///
+/// # Errors
+/// [`Error::Io`] when the marker can't be removed.
+pub fn unmark_ready(dir: impl AsRef<Path>) -> Result<()> {
+    let path = dir.as_ref().join(READY_FILE);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(&path, "remove")(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the endpoint in `dir` is marked as ready, and by whom.
+///
+/// # Errors
+/// [`Error::Io`] when that can't be found out; a marker that says nothing (an empty file) is no error.
+pub fn ready(dir: impl AsRef<Path>) -> Result<Option<Ready>> {
+    let path = dir.as_ref().join(READY_FILE);
+    let file = match open_regular(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io(&path, "open")(e)),
+    };
+    let mut text = Vec::new();
+    file.take(MAX_LEN).read_to_end(&mut text).map_err(Error::io(&path, "read"))?;
+    let mut ready: Ready = serde_json::from_slice(&text).unwrap_or_default();
+    if ready.timestamp_ns.is_none() {
+        let marked = fs::symlink_metadata(&path).and_then(|m| m.modified()).map_err(Error::io(&path, "look at"))?;
+        ready.timestamp_ns = marked.duration_since(UNIX_EPOCH).ok().and_then(|d| u64::try_from(d.as_nanos()).ok());
+        ready.time = ready.timestamp_ns.and_then(rfc3339);
+    }
+    Ok(Some(ready))
+}
+
+/// Whether a file of this name is a marker in the making, which no listing should show.
+pub fn is_temporary(name: &str) -> bool {
+    name.starts_with(TEMPORARY_PREFIX) && name.ends_with(".tmp")
+}
+
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).open(path)?.write_all(content)
+}
+
+/// Opens a regular file and nothing else: no symlink, and no FIFO that would block.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    Ok(file)
+}
+
+fn rfc3339(timestamp_ns: u64) -> Option<String> {
+    let time = jiff::Timestamp::from_nanosecond(i128::from(timestamp_ns)).ok()?;
+    Some(format!("{time:.9}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_marker_comes_goes_and_says_who() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(ready(dir.path()).unwrap(), None);
+        mark_ready(dir.path()).unwrap();
+        let first = ready(dir.path()).unwrap().unwrap();
+        assert_eq!(first.pid, Some(std::process::id()));
+        assert!(first.time.as_deref().unwrap().ends_with('Z'));
+        mark_ready_as(dir.path(), &Marker { pid: 7, comm: "x".into() }).unwrap();
+        assert_eq!(ready(dir.path()).unwrap().unwrap().pid, Some(7));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays behind");
+        unmark_ready(dir.path()).unwrap();
+        unmark_ready(dir.path()).unwrap();
+        assert_eq!(ready(dir.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_marker_made_by_hand_counts_and_a_fifo_does_not_block() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(READY_FILE), "").unwrap();
+        let by_hand = ready(dir.path()).unwrap().unwrap();
+        assert!(by_hand.pid.is_none() && by_hand.timestamp_ns.is_some());
+        unmark_ready(dir.path()).unwrap();
+        let status = std::process::Command::new("mkfifo").arg(dir.path().join(READY_FILE)).status().unwrap();
+        assert!(status.success());
+        assert!(ready(dir.path()).is_err());
+        unmark_ready(dir.path()).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join(READY_FILE)).unwrap();
+        assert!(ready(dir.path()).is_err());
+    }
+}

@@ -1,0 +1,107 @@
+//! What `stat` shows of a node, in our own types.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FileType, Stat};
+
+/// The kinds of node that the mount shows. Sockets, FIFOs and devices below the root are not shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Directory,
+    File,
+    Symlink,
+}
+
+impl Kind {
+    /// The kind of a backing file; None for what is not shown.
+    pub(crate) fn of(stat: &Stat) -> Option<Self> {
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Some(Self::Directory),
+            FileType::RegularFile => Some(Self::File),
+            FileType::Symlink => Some(Self::Symlink),
+            _ => None,
+        }
+    }
+}
+
+/// Attributes, without the inode number, which is the tree's business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attr {
+    pub(crate) kind: Kind,
+    pub(crate) size: u64,
+    /// Permission bits, `0o7777` at most.
+    pub(crate) mode: u16,
+    pub(crate) nlink: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: SystemTime,
+    pub(crate) ctime: SystemTime,
+}
+
+impl Attr {
+    /// The attributes of a backing file as they are.
+    pub(crate) fn of(stat: &Stat, kind: Kind) -> Self {
+        Self {
+            kind,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            mode: mode_of(stat),
+            nlink: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: time(stat.st_mtime, stat.st_mtime_nsec),
+            ctime: time(stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
+
+    /// A virtual file: owner, group, times and the bits of `mask` from the backing file, size 0.
+    pub(crate) fn file(stat: &Stat, mask: u16) -> Self {
+        Self { size: 0, mode: mode_of(stat) & mask, nlink: 1, ..Self::of(stat, Kind::File) }
+    }
+
+    /// A virtual directory whose permissions are those of a backing file: who may read it may enter.
+    pub(crate) fn directory(stat: &Stat) -> Self {
+        let read = mode_of(stat) & READ;
+        Self { kind: Kind::Directory, size: 0, mode: read | (read >> 2), nlink: 2, ..Self::of(stat, Kind::Directory) }
+    }
+
+    pub(crate) fn with_size(self, size: u64) -> Self {
+        Self { size, ..self }
+    }
+
+    /// Modified at this many nanoseconds since the epoch; 0 keeps what is there.
+    pub(crate) fn modified_at(self, timestamp_ns: u64) -> Self {
+        match timestamp_ns {
+            0 => self,
+            ns => Self { mtime: UNIX_EPOCH + Duration::from_nanos(ns), ..self },
+        }
+    }
+}
+
+/// The three read bits of a mode.
+pub(crate) const READ: u16 = 0o444;
+/// The three write bits of a mode.
+pub(crate) const WRITE: u16 = 0o222;
+
+fn mode_of(stat: &Stat) -> u16 {
+    u16::try_from(stat.st_mode & 0o7777).unwrap_or(0)
+}
+
+fn time(seconds: i64, nanoseconds: u64) -> SystemTime {
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let start = if seconds < 0 { UNIX_EPOCH - whole } else { UNIX_EPOCH + whole };
+    start + Duration::from_nanos(nanoseconds)
+}
+
+/// How long the kernel may believe what it was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ttl {
+    pub(crate) attr: Duration,
+    pub(crate) entry: Duration,
+}
+
+impl Ttl {
+    /// The default: attributes are asked for each time, a name may be kept for a second.
+    pub(crate) const NAME: Ttl = Ttl { attr: Duration::ZERO, entry: Duration::from_secs(1) };
+    /// For names that come and go.
+    pub(crate) const NONE: Ttl = Ttl { attr: Duration::ZERO, entry: Duration::ZERO };
+}

@@ -1,0 +1,160 @@
+//! The mount as a daemon: what `chron-cli mount` runs, in the foreground or detached.
+//!
+//! Detaching starts this program once more with the same arguments. The child mounts and tells through its standard
+//! output, which is a pipe, that the mount is usable, or why not; then it turns its back on the terminal. So the
+//! parent's success means a usable mount, and no process ever forks with threads in it.
+
+use std::env;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::iterator::Signals;
+
+use super::mount::{Mount, MountError, MountOptions};
+
+/// Set in the child that [`run`] starts.
+const DETACHED: &str = "CHRONFS_DETACHED";
+/// What the child says when the mount is usable.
+const READY: &str = "ready";
+
+/// Mounts, and serves until unmounted or told to stop by SIGINT, SIGTERM or SIGHUP. In the foreground it returns
+/// then; otherwise it returns as soon as a detached process has made the mount usable.
+///
+/// Detaching runs `/proc/self/exe` with the arguments of this process, which must lead here again.
+///
+/// # Errors
+/// [`MountError`], with the path and the reason.
+pub fn run(root: &Path, mountpoint: &Path, options: &MountOptions, foreground: bool) -> Result<(), MountError> {
+    if env::var_os(DETACHED).is_some() {
+        let result = serve(root, mountpoint, options, detach_from_terminal);
+        if let Err(error) = &result {
+            // The parent prints it. Where there is none any more, nobody wants to know.
+            let _ = io::stdout().write_all(encode(error).as_bytes());
+        }
+        return Ok(());
+    }
+    if foreground { serve(root, mountpoint, options, || Ok(())) } else { start_detached() }
+}
+
+fn serve(
+    root: &Path,
+    mountpoint: &Path,
+    options: &MountOptions,
+    usable: impl FnOnce() -> io::Result<()>,
+) -> Result<(), MountError> {
+    let system = |error: io::Error| MountError::System(format!("cannot start the daemon: {error}"));
+    if env::var_os(DETACHED).is_some() {
+        // Fails only for a process group's leader, which a child is not.
+        let _ = rustix::process::setsid();
+    }
+    // Before the mount, so that a signal in between is not lost.
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(system)?;
+    // A file size limit shall fail the write, not the daemon: any handler at all does that.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(system)?;
+    let mount = Mount::start(root, mountpoint, options)?;
+    let unmounter = mount.unmounter();
+    std::thread::Builder::new()
+        .name("chronfs-stop".into())
+        .spawn(move || {
+            for _ in signals.forever() {
+                notify("STOPPING=1");
+                if let Err(error) = unmounter.unmount() {
+                    eprintln!("chronfs: {error}");
+                }
+            }
+        })
+        .map_err(system)?;
+    env::set_current_dir("/").map_err(system)?;
+    notify(&format!("READY=1\nMAINPID={}", std::process::id()));
+    usable().map_err(system)?;
+    mount.run_until_unmounted();
+    Ok(())
+}
+
+/// Says that the mount is usable and leaves the terminal alone from then on.
+fn detach_from_terminal() -> io::Result<()> {
+    let mut stdout = io::stdout();
+    stdout.write_all(READY.as_bytes())?;
+    stdout.flush()?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stderr(&null)?;
+    // Last: the parent goes on when the pipe is closed.
+    rustix::stdio::dup2_stdout(&null)?;
+    Ok(())
+}
+
+fn start_detached() -> Result<(), MountError> {
+    let system = |error: io::Error| MountError::System(format!("cannot start the daemon: {error}"));
+    let mut arguments = env::args_os();
+    let mut command = Command::new("/proc/self/exe");
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    command.args(arguments).env(DETACHED, "1").stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().map_err(system)?;
+    let mut said = String::new();
+    if let Some(mut pipe) = child.stdout.take() {
+        pipe.read_to_string(&mut said).map_err(system)?;
+    }
+    if said == READY {
+        return Ok(());
+    }
+    let status = child.wait().map_err(system)?;
+    Err(decode(&said).unwrap_or_else(|| MountError::Failed(format!("the daemon ended before it was ready: {status}"))))
+}
+
+/// An error on its way through the pipe: its kind, then its text.
+fn encode(error: &MountError) -> String {
+    let kind = match error {
+        MountError::Usage(_) => "usage",
+        MountError::System(_) => "system",
+        MountError::Failed(_) => "failed",
+    };
+    format!("{kind} {error}")
+}
+
+fn decode(said: &str) -> Option<MountError> {
+    let (kind, text) = said.split_once(' ')?;
+    let text = text.to_owned();
+    match kind {
+        "usage" => Some(MountError::Usage(text)),
+        "system" => Some(MountError::System(text)),
+        "failed" => Some(MountError::Failed(text)),
+        _ => None,
+    }
+}
+
+/// Tells a service manager, if there is one, how we are. Best effort.
+fn notify(state: &str) {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    let Some(name) = env::var_os("NOTIFY_SOCKET") else { return };
+    let address = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&name),
+    };
+    if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
+        let _ = socket.send_to_addr(state.as_bytes(), &address);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_survive_the_pipe() {
+        for error in [MountError::Usage("a b".into()), MountError::System("c".into()), MountError::Failed("d".into())] {
+            let back = decode(&encode(&error)).unwrap();
+            assert_eq!(format!("{back:?}"), format!("{error:?}"));
+        }
+        assert!(decode("").is_none() && decode("thread panicked").is_none());
+    }
+}

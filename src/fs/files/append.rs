@@ -1,0 +1,225 @@
+//! `append.*`: messages in. Write-only; the queue's writer is taken while any of these is open.
+//!
+//! Invariants: what a write reports as taken is in the queue, or is the unfinished last line that waits in the
+//! handle; what it does not report is not. A bad line ends the write short before it, and the write after that fails
+//! and changes nothing, so that the caller can tell. A flush is not the end of a message (shells flush before they
+//! write): lines end at newlines, and the last one at release.
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::sync::{Arc, Mutex};
+
+use crate::bus;
+use crate::fs::attr::{Attr, WRITE};
+use crate::fs::backing::Directory;
+use crate::fs::errno::{Errno, Result};
+use crate::fs::handles::Handle;
+use crate::fs::lock;
+use crate::fs::nodes::{Access, Caller, File, Shared, Site};
+use crate::fs::queues::OpenQueue;
+use crate::queue::{Error, QueueWriter};
+use crate::view::{InputFormat, parse_line};
+
+struct Append {
+    shared: Arc<Shared>,
+    directory: Arc<Directory>,
+    /// None: the first open makes it.
+    queue: Option<Arc<OpenQueue>>,
+    format: InputFormat,
+}
+
+/// Row constructor for a queue.
+pub(crate) fn append(site: &Site, format: InputFormat) -> Result<Arc<dyn File>> {
+    make(site, Some(Arc::clone(site.queue()?)), format)
+}
+
+/// Row constructor for an empty plain directory: the first append makes the queue.
+pub(crate) fn first(site: &Site, format: InputFormat) -> Result<Arc<dyn File>> {
+    let marker = |name: &OsStr| name == bus::READY_FILE || name.to_str().is_some_and(bus::is_temporary);
+    if site.directory.names()?.iter().all(|name| marker(name)) { make(site, None, format) } else { Err(Errno::ENOENT) }
+}
+
+fn make(site: &Site, queue: Option<Arc<OpenQueue>>, format: InputFormat) -> Result<Arc<dyn File>> {
+    let (shared, directory) = (Arc::clone(&site.shared), Arc::clone(&site.directory));
+    Ok(Arc::new(Append { shared, directory, queue, format }))
+}
+
+impl File for Append {
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::file(&self.directory.stat_now()?, WRITE))
+    }
+
+    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+        access.writing()?;
+        let queue = match &self.queue {
+            Some(queue) => Arc::clone(queue),
+            None => self.shared.queues.create(&self.directory, &self.shared.settings)?,
+        };
+        queue.join_writer()?;
+        let max_payload = queue.queue.settings().max_payload_len();
+        let handle = AppendHandle {
+            queue,
+            format: self.format,
+            // The kernel cuts larger writes, and unaligned ones up to a page earlier.
+            max_write: self.shared.max_chunk.saturating_sub(4096),
+            max_line: match self.format {
+                InputFormat::Jsonl => max_payload.saturating_mul(2).saturating_add(64 << 10),
+                InputFormat::Txt | InputFormat::Bin => max_payload,
+            },
+            state: Mutex::default(),
+        };
+        Ok(Box::new(handle))
+    }
+
+    fn generation(&self) -> u64 {
+        self.queue.as_ref().map_or(u64::MAX, |queue| queue.identity)
+    }
+
+    fn is_current(&self) -> bool {
+        self.queue.as_ref().is_none_or(|queue| queue.is_current())
+    }
+
+    fn truncate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn touch(&self, _caller: Caller) -> Result<()> {
+        Ok(())
+    }
+}
+
+struct AppendHandle {
+    queue: Arc<OpenQueue>,
+    format: InputFormat,
+    /// A write of this many bytes may be part of a larger one.
+    max_write: usize,
+    /// The longest line that is kept until its end comes.
+    max_line: usize,
+    /// Outside the queue's writer in the lock order.
+    state: Mutex<Lines>,
+}
+
+/// What a handle keeps between writes.
+#[derive(Default)]
+struct Lines {
+    /// The unfinished last line.
+    partial: Vec<u8>,
+    /// The last write ended short before a bad line: the next one gets this.
+    refuse: Option<Errno>,
+}
+
+/// Why a line was not taken.
+enum Refusal {
+    /// The line is to blame: the next write hears of it too.
+    Line(Errno),
+    /// The queue is: the next write may find it better.
+    Queue(Errno),
+}
+
+impl Refusal {
+    fn of(error: &Error) -> Self {
+        let errno = Errno::from(error);
+        match error {
+            Error::TooLarge { .. } | Error::ReservedType | Error::TimestampInPast { .. } => Self::Line(errno),
+            _ => Self::Queue(errno),
+        }
+    }
+
+    fn errno(&self) -> Errno {
+        match self {
+            Self::Line(errno) | Self::Queue(errno) => *errno,
+        }
+    }
+}
+
+impl AppendHandle {
+    fn write_whole(&self, data: &[u8]) -> Result<usize> {
+        if data.len() > self.max_write {
+            return Err(Errno::EMSGSIZE);
+        }
+        self.queue.with_writer(|writer| self.append_line(writer, data))?.map_err(|refusal| refusal.errno())?;
+        Ok(data.len())
+    }
+
+    fn write_lines(&self, data: &[u8]) -> Result<usize> {
+        let mut lines = lock(&self.state);
+        if let Some(errno) = lines.refuse.take() {
+            return Err(errno);
+        }
+        let (taken, refusal) = self.queue.with_writer(|writer| self.append_lines(writer, &mut lines, data))?;
+        let rest = &data[taken..];
+        let refusal = match refusal {
+            None if lines.partial.len() + rest.len() > self.max_line => Some(Refusal::Line(Errno::EMSGSIZE)),
+            other => other,
+        };
+        match refusal {
+            None => {
+                lines.partial.extend_from_slice(rest);
+                Ok(data.len())
+            }
+            Some(refusal) if taken == 0 => Err(refusal.errno()),
+            Some(refusal) => {
+                if let Refusal::Line(errno) = refusal {
+                    lines.refuse = Some(errno);
+                }
+                Ok(taken)
+            }
+        }
+    }
+
+    /// Appends the complete lines of `data`, the first one continuing what is kept. Returns how many bytes of `data`
+    /// are in.
+    fn append_lines(&self, writer: &mut QueueWriter, lines: &mut Lines, data: &[u8]) -> (usize, Option<Refusal>) {
+        let mut taken = 0;
+        for end in memchr::memchr_iter(b'\n', data) {
+            let piece = &data[taken..end];
+            let line = if lines.partial.is_empty() {
+                Cow::Borrowed(piece)
+            } else {
+                Cow::Owned([lines.partial.as_slice(), piece].concat())
+            };
+            if let Err(refusal) = self.append_line(writer, &line) {
+                return (taken, Some(refusal));
+            }
+            lines.partial.clear();
+            taken = end + 1;
+        }
+        (taken, None)
+    }
+
+    fn append_line(&self, writer: &mut QueueWriter, line: &[u8]) -> std::result::Result<(), Refusal> {
+        let input = parse_line(self.format, line).map_err(|_| Refusal::Line(Errno::EINVAL))?;
+        let appended = match input.timestamp_ns {
+            Some(timestamp_ns) => writer.append_at(timestamp_ns, input.msg_type, &input.payload),
+            None => writer.append(input.msg_type, &input.payload),
+        };
+        appended.map(drop).map_err(|error| Refusal::of(&error))
+    }
+}
+
+impl Handle for AppendHandle {
+    fn write(&self, data: &[u8]) -> Result<usize> {
+        match self.format {
+            InputFormat::Bin => self.write_whole(data),
+            InputFormat::Txt | InputFormat::Jsonl => self.write_lines(data),
+        }
+    }
+
+    fn fsync(&self) -> Result<()> {
+        Ok(self.queue.with_writer(QueueWriter::flush_sync)??)
+    }
+
+    fn release(&self) {
+        let partial = std::mem::take(&mut lock(&self.state).partial);
+        if !partial.is_empty() {
+            // Nobody is left who could be told of an error.
+            let _ = self.queue.with_writer(|writer| self.append_line(writer, &partial));
+        }
+    }
+}
+
+impl Drop for AppendHandle {
+    fn drop(&mut self) {
+        self.queue.leave_writer();
+    }
+}

@@ -1,0 +1,83 @@
+//! `follow.*`: what is committed from the moment of opening on. A read without anything to return waits. A follower
+//! that retention has overtaken gets one EPIPE and goes on at the oldest retained message: never a silent gap.
+
+use std::sync::{Arc, Mutex};
+
+use crate::fs::attr::{Attr, READ};
+use crate::fs::errno::{Errno, Result};
+use crate::fs::handles::{Handle, Progress};
+use crate::fs::lock;
+use crate::fs::nodes::{Access, Caller, File, Site};
+use crate::fs::queues::OpenQueue;
+use crate::queue::{Gap, GapReason};
+use crate::view::{Format, Stream};
+
+struct Follow {
+    queue: Arc<OpenQueue>,
+    format: Format,
+    /// See [`FollowHandle::max_chunk`].
+    max_chunk: usize,
+}
+
+/// Row constructor.
+pub(crate) fn follow(site: &Site, format: Format) -> Result<Arc<dyn File>> {
+    Ok(Arc::new(Follow { queue: Arc::clone(site.queue()?), format, max_chunk: site.shared.max_chunk }))
+}
+
+impl File for Follow {
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::file(&self.queue.data_stat()?, READ))
+    }
+
+    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+        access.reading()?;
+        let mut scanner = self.queue.queue.scan()?;
+        scanner.seek_end()?;
+        Ok(Box::new(FollowHandle {
+            queue: Arc::clone(&self.queue),
+            stream: Mutex::new(Stream::new(scanner, self.format)),
+            max_chunk: self.max_chunk,
+        }))
+    }
+
+    fn generation(&self) -> u64 {
+        self.queue.identity
+    }
+
+    fn is_current(&self) -> bool {
+        self.queue.is_current()
+    }
+}
+
+struct FollowHandle {
+    queue: Arc<OpenQueue>,
+    stream: Mutex<Stream>,
+    /// The kernel cuts a large read into chunks of this size, and asks for the next one when a chunk came back full:
+    /// that question would block with data already there. So a chunk of that size is never filled.
+    max_chunk: usize,
+}
+
+impl Handle for FollowHandle {
+    fn read(&self, _offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
+        let size = if size + 4096 > self.max_chunk { size.saturating_sub(1).max(1) } else { size };
+        let start = out.len();
+        match lock(&self.stream).read(size, out) {
+            // Reported once; the next read goes on behind it.
+            Ok(Some(Gap { reason: GapReason::Retired, .. })) => Err(Errno::EPIPE),
+            Ok(Some(_)) => Err(Errno::EIO),
+            Ok(None) if out.len() == start => Ok(Progress::Wait(Arc::clone(&self.queue))),
+            Ok(None) => Ok(Progress::Done),
+            // What was taken before the error goes out; it comes back with the next read.
+            Err(_) if out.len() > start => Ok(Progress::Done),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn blocked(&self) -> Option<Arc<OpenQueue>> {
+        match lock(&self.stream).ready() {
+            Ok(false) => Some(Arc::clone(&self.queue)),
+            // The read will report an error.
+            Ok(true) | Err(_) => None,
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! `readers/<name>/`: the queue's persisted readers, which native clients use too. `mkdir` registers one, `rmdir`
+//! removes it; `position` shows and moves it.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+
+use crate::clock;
+use crate::fs::attr::{Attr, READ, WRITE};
+use crate::fs::backing::Owner;
+use crate::fs::errno::{Errno, Result};
+use crate::fs::files::text::TextHandle;
+use crate::fs::handles::{Handle, Progress};
+use crate::fs::nodes::{Access, Caller, File, Site};
+use crate::fs::queues::OpenQueue;
+use crate::queue::{self, check_name, layout};
+use crate::report;
+use crate::view::parse_time;
+
+/// Attributes of `readers/`.
+pub(crate) fn directory_attr(site: &Site) -> Result<Attr> {
+    let queue = site.queue()?;
+    let stat = match queue.directory.stat_of(OsStr::new(layout::READERS_DIR)) {
+        Ok(stat) => stat,
+        Err(_) => queue.directory.stat_now()?,
+    };
+    Ok(Attr { size: 0, ..Attr::of(&stat, crate::fs::attr::Kind::Directory) })
+}
+
+/// Attributes of `readers/<name>/`. ENOENT where there is no such reader.
+pub(crate) fn reader_attr(queue: &OpenQueue, name: &str) -> Result<Attr> {
+    Ok(Attr::directory(&cursor_stat(queue, name)?))
+}
+
+/// The names of the readers.
+pub(crate) fn names(queue: &OpenQueue) -> Result<Vec<String>> {
+    Ok(queue.queue.reader_names()?)
+}
+
+/// `mkdir readers/<name>`.
+pub(crate) fn register(queue: &OpenQueue, name: &OsStr, caller: Caller) -> Result<()> {
+    let name = name.to_str().ok_or(Errno::EINVAL)?;
+    if !queue.queue.add_reader(name)? {
+        return Err(Errno::EEXIST);
+    }
+    queue.give_files_to_owner();
+    let owner = Owner { uid: caller.uid, gid: caller.gid };
+    queue.directory.child(OsStr::new(layout::READERS_DIR))?.give(&cursor_name(name), owner)
+}
+
+/// `rmdir readers/<name>`.
+pub(crate) fn remove(queue: &OpenQueue, name: &OsStr) -> Result<()> {
+    let name = name.to_str().ok_or(Errno::ENOENT)?;
+    Ok(queue.queue.remove_reader(name)?)
+}
+
+/// The cursor file's attributes: it is the reader, and its bits are the reader's permissions.
+fn cursor_stat(queue: &OpenQueue, name: &str) -> Result<rustix::fs::Stat> {
+    check_name(name).map_err(|error| match error {
+        queue::Error::NameTooLong { .. } => Errno::ENAMETOOLONG,
+        _ => Errno::ENOENT,
+    })?;
+    queue.directory.child(OsStr::new(layout::READERS_DIR))?.stat_of(&cursor_name(name))
+}
+
+fn cursor_name(reader: &str) -> OsString {
+    format!("{reader}{}", layout::CURSOR_SUFFIX).into()
+}
+
+/// What one of the files of a reader shows.
+type Render = fn(&OpenQueue, &str) -> Result<String>;
+
+struct ReaderFile {
+    queue: Arc<OpenQueue>,
+    reader: Arc<str>,
+    render: Render,
+    writable: bool,
+}
+
+fn make(site: &Site, render: Render, writable: bool) -> Result<Arc<dyn File>> {
+    Ok(Arc::new(ReaderFile { queue: Arc::clone(site.queue()?), reader: site.reader()?, render, writable }))
+}
+
+/// Row constructor of `position`.
+pub(crate) fn position(site: &Site) -> Result<Arc<dyn File>> {
+    make(site, |queue, name| Ok(format!("{}\n", seq_of(queue, name)?)), true)
+}
+
+/// Row constructor of `lag`.
+pub(crate) fn lag(site: &Site) -> Result<Arc<dyn File>> {
+    let render: Render = |queue, name| {
+        let seq = seq_of(queue, name)?;
+        let bounds = queue.queue.bounds()?;
+        // What retention took away is a gap, not messages that could still be read.
+        Ok(format!("{}\n", bounds.next_seq.saturating_sub(seq.max(bounds.first_seq))))
+    };
+    make(site, render, false)
+}
+
+/// Row constructor of `status.json`.
+pub(crate) fn status(site: &Site) -> Result<Arc<dyn File>> {
+    let render: Render = |queue, name| {
+        let inspection = queue.queue.inspect()?;
+        let info = inspection.readers.iter().find(|reader| reader.name == name).ok_or(Errno::ENOENT)?;
+        Ok(report::reader_json(info) + "\n")
+    };
+    make(site, render, false)
+}
+
+/// The next sequence number that the reader will consume.
+fn seq_of(queue: &OpenQueue, name: &str) -> Result<u64> {
+    Ok(queue.queue.reader_position(name)?)
+}
+
+impl File for ReaderFile {
+    fn attr(&self) -> Result<Attr> {
+        let mask = if self.writable { READ | WRITE } else { READ };
+        Ok(Attr::file(&cursor_stat(&self.queue, &self.reader)?, mask))
+    }
+
+    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+        if !self.writable {
+            access.reading()?;
+        }
+        let (queue, reader, render) = (Arc::clone(&self.queue), Arc::clone(&self.reader), self.render);
+        let text = TextHandle::new(move || render(&queue, &reader).map(String::into_bytes));
+        if !self.writable {
+            return Ok(Box::new(text));
+        }
+        Ok(Box::new(PositionHandle { text, queue: Arc::clone(&self.queue), reader: Arc::clone(&self.reader) }))
+    }
+
+    fn generation(&self) -> u64 {
+        self.queue.identity
+    }
+
+    fn is_current(&self) -> bool {
+        self.queue.is_current()
+    }
+
+    fn truncate(&self) -> Result<()> {
+        if self.writable { Ok(()) } else { Err(Errno::EPERM) }
+    }
+
+    fn touch(&self, _caller: Caller) -> Result<()> {
+        self.truncate()
+    }
+}
+
+struct PositionHandle<T> {
+    text: T,
+    queue: Arc<OpenQueue>,
+    reader: Arc<str>,
+}
+
+impl<T: Handle> Handle for PositionHandle<T> {
+    fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
+        self.text.read(offset, size, out)
+    }
+
+    fn write(&self, data: &[u8]) -> Result<usize> {
+        let text = std::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
+        let seq = destination(&self.queue, &self.reader, text.trim())?;
+        self.queue.queue.seek_reader(&self.reader, seq)?;
+        Ok(data.len())
+    }
+}
+
+/// Where a reader shall go. EINVAL for what is no place, or none that exists.
+fn destination(queue: &OpenQueue, reader: &str, text: &str) -> Result<u64> {
+    let bounds = queue.queue.bounds()?;
+    let number = |digits: &str| match digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => digits.parse::<u64>().map_err(|_| Errno::EINVAL),
+        false => Err(Errno::EINVAL),
+    };
+    let seq = match text.as_bytes().first() {
+        _ if text == "first" => bounds.first_seq,
+        _ if text == "end" => bounds.next_seq,
+        Some(b'+') => seq_of(queue, reader)?.checked_add(number(&text[1..])?).ok_or(Errno::EINVAL)?,
+        Some(b'-') => seq_of(queue, reader)?.checked_sub(number(&text[1..])?).ok_or(Errno::EINVAL)?,
+        Some(b'@') => {
+            // `@<seconds>` is a time with its at sign, `@2024-08-08T09:30:00Z` one behind it.
+            let time = parse_time(&text[1..], clock::now_ns()).or_else(|_| parse_time(text, clock::now_ns()));
+            let timestamp_ns = time.map_err(|_| Errno::EINVAL)?;
+            if timestamp_ns > bounds.last_timestamp_ns {
+                return Err(Errno::EINVAL);
+            }
+            let mut scanner = queue.queue.scan()?;
+            scanner.seek_time(timestamp_ns)?;
+            scanner.seq()
+        }
+        Some(_) => number(text)?,
+        None => return Err(Errno::EINVAL),
+    };
+    if (bounds.first_seq..=bounds.next_seq).contains(&seq) { Ok(seq) } else { Err(Errno::EINVAL) }
+}

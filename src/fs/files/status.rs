@@ -1,0 +1,55 @@
+//! `status` and `status.json` of a queue: the words of `chron-cli inspect`, from the same functions.
+
+use std::sync::Arc;
+
+use crate::bus;
+use crate::fs::attr::{Attr, READ};
+use crate::fs::errno::Result;
+use crate::fs::files::text::TextHandle;
+use crate::fs::handles::Handle;
+use crate::fs::nodes::{Access, Caller, File, Site};
+use crate::queue::Inspection;
+use crate::report;
+
+type Render = fn(&Inspection, bool, Option<&report::Lease>) -> String;
+
+struct Status {
+    site: Site,
+    render: Render,
+}
+
+/// Row constructor of `status`.
+pub(crate) fn for_people(site: &Site) -> Result<Arc<dyn File>> {
+    Ok(Arc::new(Status { site: site.clone(), render: report::inspection_text }))
+}
+
+/// Row constructor of `status.json`.
+pub(crate) fn for_scripts(site: &Site) -> Result<Arc<dyn File>> {
+    Ok(Arc::new(Status { site: site.clone(), render: report::inspection_json }))
+}
+
+impl File for Status {
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::file(&self.site.queue()?.data_stat()?, READ))
+    }
+
+    fn is_current(&self) -> bool {
+        self.site.queue().is_ok_and(|queue| queue.is_current())
+    }
+
+    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+        access.reading()?;
+        let (site, render) = (self.site.clone(), self.render);
+        Ok(Box::new(TextHandle::new(move || {
+            let mut inspection = site.queue()?.queue.inspect()?;
+            // The engine was given a path through our descriptor; people know another.
+            inspection.path = site.shown_path();
+            let ready = bus::ready(site.directory.path()).is_ok_and(|ready| ready.is_some());
+            let mut text = render(&inspection, ready, None);
+            if !text.ends_with('\n') {
+                text.push('\n');
+            }
+            Ok(text.into_bytes())
+        })))
+    }
+}

@@ -1,0 +1,181 @@
+//! `messages.*`: everything retained, as a regular file that grows.
+//!
+//! Invariant: the bytes at an offset never change while the file keeps its inode number. So the inode belongs to
+//! the first retained segment: when retention takes that away, the name gets another inode with another view, and
+//! handles of the old one go on with the old view.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use crate::fs::attr::{Attr, READ};
+use crate::fs::errno::{Errno, Result};
+use crate::fs::handles::{Handle, Progress};
+use crate::fs::nodes::{Access, Caller, File, Site};
+use crate::fs::queues::{OpenQueue, SegmentFile};
+use crate::fs::{lock, patience};
+use crate::queue::Error;
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
+use crate::view::{Crossed, Format, View};
+
+/// Messages that a serving thread may index for one request: a few milliseconds' worth.
+const QUICK: usize = 20_000;
+/// Views that keep their descriptors (two or three each) while nobody has their files open.
+const MAX_WARM: u32 = 256;
+
+/// A view and who uses it, shared between the handles of a file.
+pub(crate) struct SharedView {
+    view: View,
+    /// Requests that index it at length; while there are any, serving threads keep away.
+    indexing: AtomicU32,
+    handles: AtomicU32,
+    /// Keeps descriptors and buffers open though no handle does; counted in `warm_views`.
+    warm: AtomicBool,
+    warm_views: Arc<AtomicU32>,
+}
+
+impl SharedView {
+    pub(crate) fn new(view: View, warm_views: &Arc<AtomicU32>) -> Self {
+        let (indexing, handles, warm) = (AtomicU32::new(0), AtomicU32::new(0), AtomicBool::new(false));
+        Self { view, indexing, handles, warm, warm_views: Arc::clone(warm_views) }
+    }
+
+    /// Brings the index up to the head; [`Errno::LATER`] where that takes longer than this thread may be kept.
+    fn catch_up(&self) -> Result<()> {
+        if patience::is_patient() {
+            self.indexing.fetch_add(1, Ordering::Relaxed);
+            let result = loop {
+                match self.view.index_some(QUICK) {
+                    Ok(true) => {}
+                    Ok(false) => break Ok(()),
+                    Err(error) => break Err(error.into()),
+                }
+            };
+            self.indexing.fetch_sub(1, Ordering::Relaxed);
+            return result;
+        }
+        if self.indexing.load(Ordering::Relaxed) > 0 || self.view.index_some(QUICK)? {
+            return Err(Errno::LATER);
+        }
+        Ok(())
+    }
+
+    /// When no handle is open: keeps descriptors and buffers for the next question, if not too many views do.
+    fn rest(&self) {
+        if self.handles.load(Ordering::Relaxed) > 0 || self.warm.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.warm_views.load(Ordering::Relaxed) >= MAX_WARM {
+            self.view.trim();
+        } else if !self.warm.swap(true, Ordering::Relaxed) {
+            self.warm_views.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for SharedView {
+    fn drop(&mut self) {
+        if self.warm.load(Ordering::Relaxed) {
+            self.warm_views.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+struct Messages {
+    queue: Arc<OpenQueue>,
+    format: Format,
+    first: SegmentFile,
+    view: OnceLock<Arc<SharedView>>,
+}
+
+/// Row constructor.
+pub(crate) fn messages(site: &Site, format: Format) -> Result<Arc<dyn File>> {
+    let queue = Arc::clone(site.queue()?);
+    let first = queue.first_segment()?;
+    Ok(Arc::new(Messages { queue, format, first, view: OnceLock::new() }))
+}
+
+impl Messages {
+    fn view(&self) -> Result<Arc<SharedView>> {
+        if let Some(view) = self.view.get() {
+            return Ok(Arc::clone(view));
+        }
+        let view = self.queue.view(self.format, self.first)?;
+        Ok(Arc::clone(self.view.get_or_init(|| view)))
+    }
+}
+
+impl File for Messages {
+    fn attr(&self) -> Result<Attr> {
+        let shared = self.view()?;
+        shared.catch_up()?;
+        let (size, modified_ns) = (shared.view.known_size(), shared.view.modified_ns());
+        shared.rest();
+        Ok(Attr::file(&self.queue.data_stat()?, READ).with_size(size).modified_at(modified_ns))
+    }
+
+    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+        access.reading()?;
+        let shared = self.view()?;
+        shared.handles.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(MessagesHandle { shared, reported: Mutex::new(None) }))
+    }
+
+    fn generation(&self) -> u64 {
+        self.first.generation()
+    }
+
+    fn is_current(&self) -> bool {
+        self.queue.is_current() && self.queue.first_segment() == Ok(self.first)
+    }
+}
+
+struct MessagesHandle {
+    shared: Arc<SharedView>,
+    /// Where the last gap was that a read of the bin format has failed at.
+    reported: Mutex<Option<u64>>,
+}
+
+impl MessagesHandle {
+    /// Cuts a read of the bin format short before a gap, which its bytes don't show. A read that starts at one fails
+    /// once, then gives a byte, so that what the next one crosses shows too.
+    fn stop_at_gap(&self, crossed: Option<Crossed>, offset: u64, out: &mut Vec<u8>, start: usize) -> Result<()> {
+        let Some(Crossed { offset: gap, .. }) = crossed else { return Ok(()) };
+        if gap > offset {
+            let before = usize::try_from(gap - offset).map_err(|_| Errno::EIO)?;
+            out.truncate(start + before);
+            return Ok(());
+        }
+        let mut reported = lock(&self.reported);
+        if *reported == Some(gap) {
+            out.truncate(start + 1);
+            return Ok(());
+        }
+        *reported = Some(gap);
+        out.truncate(start);
+        Err(Errno::EIO)
+    }
+}
+
+impl Handle for MessagesHandle {
+    fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
+        let view = &self.shared.view;
+        let end = offset.saturating_add(u64::try_from(size).unwrap_or(u64::MAX));
+        if end > view.known_size() {
+            self.shared.catch_up()?;
+        }
+        let start = out.len();
+        match view.read_at(offset, size, out) {
+            Ok(crossed) => self.stop_at_gap(crossed, offset, out, start)?,
+            // Retention took it away: this file is no longer what its name stands for.
+            Err(Error::NoSuchPosition { .. }) => return Err(Errno::ESTALE),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Progress::Done)
+    }
+}
+
+impl Drop for MessagesHandle {
+    fn drop(&mut self) {
+        self.shared.handles.fetch_sub(1, Ordering::Relaxed);
+        self.shared.rest();
+    }
+}

@@ -1,0 +1,100 @@
+//! The handle table: open files and directories, and what an open file must be able to do.
+//!
+//! Handles own everything they need (a queue, a stream, a descriptor); they go on working when the node's name is
+//! gone or means something else.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, RwLock};
+
+use crate::sync::{AtomicU64, Ordering};
+
+use super::errno::{Errno, Result};
+use super::queues::OpenQueue;
+use super::{read, write};
+
+/// More handles than this at a time are refused with ENFILE.
+const MAX_HANDLES: usize = 100_000;
+
+/// What a read came to.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// What there is has been appended to the buffer; nothing appended means the end of the file.
+    Done,
+    /// Nothing there yet: ask again when the queue has moved.
+    Wait(Arc<OpenQueue>),
+}
+
+/// An open file. Several threads may call at once.
+pub(crate) trait Handle: Send + Sync {
+    /// Appends at most `size` bytes from `offset` on to `out`. Streams ignore the offset.
+    fn read(&self, _offset: u64, _size: usize, _out: &mut Vec<u8>) -> Result<Progress> {
+        Err(Errno::EBADF)
+    }
+
+    /// Takes bytes in; fewer than given when the rest is refused. Offsets are not asked for.
+    fn write(&self, _data: &[u8]) -> Result<usize> {
+        Err(Errno::EBADF)
+    }
+
+    /// Makes what was written durable.
+    fn fsync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The last descriptor was closed. Nobody hears of errors.
+    fn release(&self) {}
+
+    /// For `poll`: whether a read would block, and for what. None: never.
+    fn blocked(&self) -> Option<Arc<OpenQueue>> {
+        None
+    }
+}
+
+/// A handle with its number.
+pub(crate) struct OpenFile {
+    pub(crate) fh: u64,
+    pub(crate) handle: Box<dyn Handle>,
+    /// The queue that a `poll` of this handle waits for.
+    pub(crate) polled: OnceLock<Arc<OpenQueue>>,
+}
+
+impl std::fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenFile").field("fh", &self.fh).finish_non_exhaustive()
+    }
+}
+
+/// One kind of handles by number.
+#[derive(Debug)]
+pub(crate) struct Table<T> {
+    next: AtomicU64,
+    open: RwLock<HashMap<u64, Arc<T>>>,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self { next: AtomicU64::new(1), open: RwLock::default() }
+    }
+}
+
+impl<T> Table<T> {
+    /// Enters what `make` makes of its number.
+    pub(crate) fn insert(&self, make: impl FnOnce(u64) -> T) -> Result<u64> {
+        let fh = self.next.fetch_add(1, Ordering::Relaxed);
+        let entry = Arc::new(make(fh));
+        let mut open = write(&self.open);
+        if open.len() >= MAX_HANDLES {
+            return Err(Errno::ENFILE);
+        }
+        open.insert(fh, entry);
+        Ok(fh)
+    }
+
+    pub(crate) fn get(&self, fh: u64) -> Result<Arc<T>> {
+        read(&self.open).get(&fh).cloned().ok_or(Errno::EBADF)
+    }
+
+    pub(crate) fn remove(&self, fh: u64) -> Option<Arc<T>> {
+        write(&self.open).remove(&fh)
+    }
+}

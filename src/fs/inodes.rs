@@ -1,0 +1,155 @@
+//! The inode table: what the kernel's inode numbers stand for.
+//!
+//! A number is a hash of what the node is (its path in the mount, the backing file behind it, its generation), so
+//! that the same thing has the same number after the kernel forgot it, and after a remount; something else at the
+//! same path has another. Entries live while the kernel knows them.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+
+use super::backing::FileId;
+use super::errno::{Errno, Result};
+use super::{read, write};
+
+/// An inode number of the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Ino(pub(crate) u64);
+
+impl Ino {
+    /// The root of every FUSE mount.
+    pub(crate) const ROOT: Ino = Ino(1);
+}
+
+/// What makes a node this one and no other.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    /// Its path in the mount, relative to the root.
+    pub(crate) path: PathBuf,
+    /// The backing file or directory that it belongs to.
+    pub(crate) id: FileId,
+    /// Tells apart what follows one another under one name.
+    pub(crate) generation: u64,
+}
+
+impl Key {
+    fn hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        Hash::hash(self, &mut hasher);
+        // Positive for programs that keep it signed; 0 and 1 are taken.
+        (hasher.finish() >> 1) | 2
+    }
+}
+
+/// The table. `N` is what a number stands for.
+#[derive(Debug)]
+pub(crate) struct Inodes<N> {
+    tables: RwLock<Tables<N>>,
+}
+
+#[derive(Debug)]
+struct Tables<N> {
+    nodes: HashMap<Ino, Held<N>>,
+    numbers: HashMap<Arc<Key>, Ino>,
+}
+
+#[derive(Debug)]
+struct Held<N> {
+    node: Arc<N>,
+    key: Arc<Key>,
+    lookups: u64,
+}
+
+impl<N> Inodes<N> {
+    /// A table with the root in it, which is never forgotten.
+    pub(crate) fn new(key: Key, root: N) -> Self {
+        let key = Arc::new(key);
+        let held = Held { node: Arc::new(root), key: Arc::clone(&key), lookups: 1 };
+        let tables = Tables { nodes: HashMap::from([(Ino::ROOT, held)]), numbers: HashMap::from([(key, Ino::ROOT)]) };
+        Self { tables: RwLock::new(tables) }
+    }
+
+    /// Notes a lookup. A node that is known already is kept, with all that it has gathered.
+    pub(crate) fn enter(&self, key: Key, node: Arc<N>) -> (Ino, Arc<N>) {
+        let mut tables = write(&self.tables);
+        let ino = tables.number(&key);
+        if let Some(held) = tables.nodes.get_mut(&ino) {
+            held.lookups += 1;
+            return (ino, Arc::clone(&held.node));
+        }
+        let key = Arc::new(key);
+        tables.numbers.insert(Arc::clone(&key), ino);
+        tables.nodes.insert(ino, Held { node: Arc::clone(&node), key, lookups: 1 });
+        (ino, node)
+    }
+
+    /// The number that a node has, or will have when it is looked up.
+    pub(crate) fn number(&self, key: &Key) -> Ino {
+        read(&self.tables).number(key)
+    }
+
+    pub(crate) fn get(&self, ino: Ino) -> Result<Arc<N>> {
+        read(&self.tables).nodes.get(&ino).map(|held| Arc::clone(&held.node)).ok_or(Errno::ESTALE)
+    }
+
+    /// The kernel takes back this many lookups.
+    pub(crate) fn forget(&self, ino: Ino, lookups: u64) {
+        if ino == Ino::ROOT {
+            return;
+        }
+        let gone = {
+            let mut tables = write(&self.tables);
+            let Some(held) = tables.nodes.get_mut(&ino) else { return };
+            held.lookups = held.lookups.saturating_sub(lookups);
+            if held.lookups > 0 {
+                return;
+            }
+            let gone = tables.nodes.remove(&ino);
+            if let Some(held) = &gone {
+                tables.numbers.remove(&held.key);
+            }
+            gone
+        };
+        // Dropped here, outside the lock: a node may own descriptors and indexes.
+        drop(gone);
+    }
+}
+
+impl<N> Tables<N> {
+    fn number(&self, key: &Key) -> Ino {
+        if let Some(ino) = self.numbers.get(key) {
+            return *ino;
+        }
+        let mut number = key.hash();
+        while self.nodes.contains_key(&Ino(number)) {
+            number = number.wrapping_add(1).max(2);
+        }
+        Ino(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(path: &str, generation: u64) -> Key {
+        Key { path: path.into(), id: FileId { dev: 1, ino: 2 }, generation }
+    }
+
+    #[test]
+    fn a_node_keeps_its_number_and_a_new_generation_gets_another() {
+        let inodes = Inodes::new(key("", 0), "root");
+        let (first, _) = inodes.enter(key("a", 0), Arc::new("a"));
+        let (again, kept) = inodes.enter(key("a", 0), Arc::new("other"));
+        assert_eq!((first, *kept), (again, "a"));
+        assert_ne!(inodes.enter(key("a", 1), Arc::new("rotated")).0, first);
+        inodes.forget(first, 1);
+        assert!(inodes.get(first).is_ok());
+        inodes.forget(first, 1);
+        assert!(inodes.get(first).is_err());
+        assert_eq!(inodes.number(&key("a", 0)), first, "the number is a function of the key");
+        inodes.forget(Ino::ROOT, 100);
+        assert!(inodes.get(Ino::ROOT).is_ok());
+    }
+}

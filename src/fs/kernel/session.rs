@@ -1,0 +1,220 @@
+//! One mount from beginning to end: mounting, noticing its end, unmounting.
+//!
+//! The mount ends when the kernel lets go of it (`destroy`). It is let go when somebody unmounts it and no file is
+//! open any more, so whoever unmounts first ends all waiting reads: here in [`Session::unmount`], and in the thread
+//! that watches the mount table for unmounting by others. Unmounting is always lazy, since a busy mount would
+//! otherwise stay; whatever is still open after a grace period is cut off.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use fuser::{Config, MountOption, SessionACL};
+use rustix::event::{EventfdFlags, PollFd, PollFlags};
+
+use crate::fs::mount::MountOptions;
+use crate::fs::patience::Lanes;
+use crate::fs::tree::Tree;
+use crate::fs::{lock, mountinfo};
+
+use super::adapter::{Adapter, MAX_WRITE};
+
+/// How long files may stay open after [`Session::unmount`].
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A mount that is being served.
+#[derive(Clone)]
+pub(crate) struct Session {
+    life: Arc<Life>,
+}
+
+struct Life {
+    tree: Arc<Tree>,
+    mountpoint: PathBuf,
+    /// `major:minor` of the mount: tells it from another one at the same place.
+    device: OnceLock<String>,
+    stage: Mutex<Stage>,
+    changed: Condvar,
+    /// Wakes the thread that watches the mount table when it is to end.
+    over: OwnedFd,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// Unmounting was asked for; what is still open has until then.
+    Leaving(Instant),
+    Ended,
+}
+
+impl Session {
+    /// The largest piece in which the kernel passes on reads and writes, in bytes.
+    pub(crate) fn max_chunk() -> usize {
+        let limit = std::fs::read_to_string("/proc/sys/fs/fuse/max_pages_limit");
+        let pages = limit.ok().and_then(|text| text.trim().parse::<usize>().ok()).unwrap_or(256);
+        (MAX_WRITE as usize).min(pages.saturating_mul(4096))
+    }
+
+    /// Mounts at an absolute path and serves. When this returns the mount is usable: the kernel's first question
+    /// (INIT) has been answered.
+    pub(crate) fn start(tree: Tree, mountpoint: &Path, source: &str, options: &MountOptions) -> io::Result<Self> {
+        let tree = Arc::new(tree);
+        let life = Arc::new(Life {
+            tree: Arc::clone(&tree),
+            mountpoint: mountpoint.to_path_buf(),
+            device: OnceLock::new(),
+            stage: Mutex::new(Stage::Serving),
+            changed: Condvar::new(),
+            over: rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?,
+        });
+        let ended = {
+            let life = Arc::clone(&life);
+            Box::new(move || life.end())
+        };
+        let adapter = Adapter { tree, interrupts: Arc::default(), lanes: Lanes::default(), ended };
+        let session = fuser::Session::new(adapter, mountpoint, &config(source, options))?;
+        // Dropping `fuser`'s handle would unmount by path whatever is mounted there by then. The device descriptor
+        // in it is closed when the process ends.
+        let _unmounts_when_dropped = ManuallyDrop::new(session.spawn()?);
+        if let Some(mounted) = mountinfo::at(mountpoint)? {
+            let _ = life.device.set(mounted.device);
+        }
+        let watching = Arc::clone(&life);
+        std::thread::Builder::new()
+            .name("chronfs-mounts".into())
+            .stack_size(256 << 10)
+            .spawn(move || watching.watch_mount_table())?;
+        Ok(Self { life })
+    }
+
+    /// Ends all waiting reads and takes the mount away.
+    pub(crate) fn unmount(&self) -> io::Result<()> {
+        let life = &self.life;
+        life.tree.close();
+        {
+            let mut stage = lock(&life.stage);
+            if *stage == Stage::Serving {
+                *stage = Stage::Leaving(Instant::now() + GRACE);
+            }
+        }
+        life.changed.notify_all();
+        if life.is_mounted()? { detach(&life.mountpoint) } else { Ok(()) }
+    }
+
+    /// Returns when the mount has ended, by whomever, or at the end of the grace period.
+    pub(crate) fn wait(&self) {
+        let life = &self.life;
+        let mut stage = lock(&life.stage);
+        loop {
+            match *stage {
+                Stage::Ended => return,
+                Stage::Serving => stage = life.changed.wait(stage).unwrap_or_else(PoisonError::into_inner),
+                Stage::Leaving(until) => {
+                    let Some(rest) = until.checked_duration_since(Instant::now()) else { break };
+                    stage = life.changed.wait_timeout(stage, rest).unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
+        drop(stage);
+        life.abort();
+    }
+
+    pub(crate) fn mountpoint(&self) -> &Path {
+        &self.life.mountpoint
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        *lock(&self.life.stage) == Stage::Ended
+    }
+}
+
+impl Life {
+    fn end(&self) {
+        self.tree.close();
+        *lock(&self.stage) = Stage::Ended;
+        self.changed.notify_all();
+        // An eventfd takes eight bytes; failing, the thread ends with the process.
+        let _ = rustix::io::write(&self.over, &1_u64.to_ne_bytes());
+    }
+
+    fn is_mounted(&self) -> io::Result<bool> {
+        let Some(device) = self.device.get() else { return Ok(true) };
+        Ok(mountinfo::at(&self.mountpoint)?.is_some_and(|mounted| mounted.device == *device))
+    }
+
+    /// Ends waiting reads when somebody else unmounts: they hold files open, and so the mount would never end.
+    fn watch_mount_table(&self) {
+        let Ok(table) = std::fs::File::open("/proc/self/mountinfo") else { return };
+        loop {
+            let mut events =
+                [PollFd::new(&table, PollFlags::PRI | PollFlags::ERR), PollFd::new(&self.over, PollFlags::IN)];
+            match rustix::event::poll(&mut events, None) {
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(_) => return,
+                Ok(_) if events[1].revents().contains(PollFlags::IN) => return,
+                Ok(_) => {}
+            }
+            if matches!(self.is_mounted(), Ok(false)) {
+                self.tree.close();
+                return;
+            }
+        }
+    }
+
+    /// Cuts off what is still open, where the kernel lets us; the end of the process does so too.
+    fn abort(&self) {
+        if let Some((_, minor)) = self.device.get().and_then(|device| device.split_once(':')) {
+            let _ = std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
+        }
+    }
+}
+
+/// Takes a mount away, in use or not.
+pub(crate) fn detach(mountpoint: &Path) -> io::Result<()> {
+    use rustix::mount::UnmountFlags;
+
+    match rustix::mount::unmount(mountpoint, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::PERM) => {
+            let mut command = std::process::Command::new("fusermount3");
+            command.args(["-u", "-z", "--"]).arg(mountpoint).stdin(std::process::Stdio::null());
+            let output = command.output()?;
+            if output.status.success() {
+                return Ok(());
+            }
+            Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn config(source: &str, options: &MountOptions) -> Config {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        // A comma or backslash would be taken apart on the way through fusermount3.
+        MountOption::FSName(source.replace([',', '\\'], "_")),
+        // As an own word: the kernel reads it, and `fuser` keeps its Subtype from the kernel.
+        MountOption::CUSTOM("subtype=chronfs".into()),
+        MountOption::DefaultPermissions,
+        MountOption::NoSuid,
+        MountOption::NoDev,
+    ];
+    if options.read_only {
+        config.mount_options.push(MountOption::RO);
+    }
+    if options.noexec {
+        config.mount_options.push(MountOption::NoExec);
+    }
+    config.acl = if options.allow_other {
+        SessionACL::All
+    } else if options.allow_root {
+        SessionACL::RootAndOwner
+    } else {
+        SessionACL::Owner
+    };
+    config.n_threads = Some(options.threads.clamp(1, 16));
+    config
+}

@@ -1,0 +1,221 @@
+//! Mounting and unmounting, for programs.
+//!
+//! ```no_run
+//! use chronfs::fs::mount::{Mount, MountOptions};
+//! # fn main() -> Result<(), chronfs::fs::mount::MountError> {
+//! let mount = Mount::start("/srv/bus".as_ref(), "/mnt/bus".as_ref(), &MountOptions::default())?;
+//! // /mnt/bus is usable now.
+//! mount.run_until_unmounted();
+//! # Ok(())
+//! # }
+//! ```
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::backing::Backing;
+use super::kernel::{Session, detach};
+use super::mountinfo;
+use super::tree::Tree;
+
+pub use super::options::MountOptions;
+
+/// Why a mount or unmount failed. Each text is one line, with the path, the cause and the remedy where there is one.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The command line is wrong: an unknown option, paths that can't be mounted on one another.
+    #[error("{0}")]
+    Usage(String),
+    /// The system refused: no FUSE device, no permission.
+    #[error("{0}")]
+    System(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A mount in this process. Unmounts when dropped.
+pub struct Mount {
+    session: Session,
+    mountpoint: PathBuf,
+}
+
+/// Unmounts a [`Mount`] from another thread.
+#[derive(Clone)]
+pub struct Unmounter {
+    session: Session,
+}
+
+impl Mount {
+    /// Mounts the bus directory `root` at `mountpoint`. The mount is usable when this returns. A dead mount of a
+    /// killed daemon at that place is taken away first.
+    ///
+    /// # Errors
+    /// [`MountError`], with the path and the reason.
+    pub fn start(root: &Path, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
+        let root = directory(root)?;
+        let mountpoint = free_mountpoint(mountpoint)?;
+        refuse_overlap(&root, &mountpoint)?;
+        raise_descriptor_limit();
+        let failed = |error: io::Error| MountError::System(format!("{}: cannot open: {error}", root.display()));
+        let backing = Backing::open(&root).map_err(failed)?;
+        let tree = Tree::new(backing, options.read_only, options.settings, Session::max_chunk())
+            .map_err(|errno| failed(io::Error::from_raw_os_error(errno.code())))?;
+        let source = options.fs_name.clone().unwrap_or_else(|| root.to_string_lossy().into_owned());
+        let session =
+            Session::start(tree, &mountpoint, &source, options).map_err(|error| explain(&mountpoint, &error))?;
+        Ok(Self { session, mountpoint })
+    }
+
+    /// Where it is mounted, absolute.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// For unmounting from another thread, such as one that receives signals.
+    pub fn unmounter(&self) -> Unmounter {
+        Unmounter { session: self.session.clone() }
+    }
+
+    /// Serves until somebody unmounts it: this program, `umount`, `fusermount3 -u`.
+    pub fn run_until_unmounted(self) {
+        self.session.wait();
+    }
+
+    /// Unmounts: blocked readers get an end of file, and the place is free when this returns. What is still open is
+    /// served a moment longer.
+    ///
+    /// # Errors
+    /// [`MountError::System`] when the kernel or fusermount3 refuses.
+    pub fn unmount(&self) -> Result<(), MountError> {
+        unmounted(&self.mountpoint, self.session.unmount())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if !self.session.has_ended() {
+            let _ = self.session.unmount();
+            self.session.wait();
+        }
+    }
+}
+
+impl Unmounter {
+    /// As [`Mount::unmount`]; [`Mount::run_until_unmounted`] then returns.
+    ///
+    /// # Errors
+    /// As [`Mount::unmount`].
+    pub fn unmount(&self) -> Result<(), MountError> {
+        unmounted(self.session.mountpoint(), self.session.unmount())
+    }
+}
+
+/// Unmounts what is mounted at a path, dead or alive: what `chron-cli umount` does. The daemon notices.
+///
+/// # Errors
+/// [`MountError::Failed`] when no FUSE mount is there, [`MountError::System`] when it can't be taken away.
+pub fn unmount_at(mountpoint: &Path) -> Result<(), MountError> {
+    let path = absolute(mountpoint)?;
+    match mountinfo::at(&path) {
+        Ok(Some(mounted)) if mounted.is_fuse() => unmounted(&path, detach(&path)),
+        Ok(_) => Err(MountError::Failed(format!("{}: not mounted", path.display()))),
+        Err(error) => Err(MountError::System(format!("/proc/self/mountinfo: cannot read: {error}"))),
+    }
+}
+
+fn unmounted(mountpoint: &Path, result: io::Result<()>) -> Result<(), MountError> {
+    result.map_err(|error| MountError::System(format!("{}: cannot unmount: {error}", mountpoint.display())))
+}
+
+fn directory(root: &Path) -> Result<PathBuf, MountError> {
+    let cannot = |error: io::Error| MountError::Failed(format!("{}: cannot open: {error}", root.display()));
+    let path = fs::canonicalize(root).map_err(cannot)?;
+    if fs::metadata(&path).map_err(cannot)?.is_dir() {
+        Ok(path)
+    } else {
+        Err(MountError::Failed(format!("{}: not a directory", root.display())))
+    }
+}
+
+/// The absolute path of a mountpoint, which may itself be dead and so can't be looked at.
+fn absolute(mountpoint: &Path) -> Result<PathBuf, MountError> {
+    let cannot = |error: io::Error| MountError::Failed(format!("{}: {error}", mountpoint.display()));
+    match fs::canonicalize(mountpoint) {
+        Err(error) if is_dead(&error) => {
+            let path = std::path::absolute(mountpoint).map_err(cannot)?;
+            match (path.parent(), path.file_name()) {
+                (Some(parent), Some(name)) => Ok(fs::canonicalize(parent).map_err(cannot)?.join(name)),
+                _ => Err(cannot(error)),
+            }
+        }
+        other => other.map_err(cannot),
+    }
+}
+
+fn is_dead(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
+}
+
+/// The mountpoint, free of dead mounts. A live mount of ours there is an error.
+fn free_mountpoint(mountpoint: &Path) -> Result<PathBuf, MountError> {
+    let path = absolute(mountpoint)?;
+    // Dead mounts may lie on one another.
+    for _ in 0..16 {
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => break,
+            Ok(_) => return Err(MountError::Failed(format!("{}: not a directory", path.display()))),
+            Err(error) if is_dead(&error) => {
+                detach(&path).map_err(|error| {
+                    MountError::System(format!("{}: cannot take away the dead mount there: {error}", path.display()))
+                })?;
+            }
+            Err(error) => return Err(MountError::Failed(format!("{}: {error}", path.display()))),
+        }
+    }
+    match mountinfo::at(&path) {
+        Ok(Some(mounted)) if mounted.fs_type == "fuse.chronfs" => {
+            Err(MountError::Failed(format!("{}: already mounted; unmount it first", path.display())))
+        }
+        _ => Ok(path),
+    }
+}
+
+/// The daemon must never look into its own mount: neither may lie in the other.
+fn refuse_overlap(root: &Path, mountpoint: &Path) -> Result<(), MountError> {
+    let id = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+    // By identity, not by name: bind mounts have other names.
+    let contains = |outer: &Path, inner: &Path| inner.ancestors().any(|path| id(path) == id(outer));
+    if contains(root, mountpoint) || contains(mountpoint, root) {
+        return Err(MountError::Usage(format!(
+            "{} and {} lie in one another; choose a mountpoint outside the bus directory",
+            root.display(),
+            mountpoint.display()
+        )));
+    }
+    Ok(())
+}
+
+/// A queue takes a few descriptors; the usual soft limit of 1024 is for programs that use select(2).
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    // Failing, there are fewer descriptors, and clean errors when they run out.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+fn explain(mountpoint: &Path, error: &io::Error) -> MountError {
+    let remedy = match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV) if !Path::new("/dev/fuse").exists() => {
+            "; there is no /dev/fuse here (modprobe fuse; in a container, pass the device in)"
+        }
+        Some(libc::EACCES | libc::EPERM) => "; /dev/fuse must be readable and writable for this user",
+        _ if error.to_string().contains("user_allow_other") => "; or mount without -o allow_other",
+        _ => "",
+    };
+    let cause = error.to_string();
+    MountError::System(format!("{}: cannot mount: {}{remedy}", mountpoint.display(), cause.trim()))
+}

@@ -1,0 +1,84 @@
+//! What is mounted where, from `/proc/self/mountinfo`. Asking the mount itself would be asking ourselves.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mounted {
+    /// `major:minor` of its device: for FUSE, of this one mount.
+    pub(crate) device: String,
+    pub(crate) mountpoint: PathBuf,
+    pub(crate) fs_type: String,
+}
+
+impl Mounted {
+    pub(crate) fn is_fuse(&self) -> bool {
+        self.fs_type == "fuse" || self.fs_type.starts_with("fuse.")
+    }
+}
+
+/// The mount that lies on top at a path, if one is mounted exactly there.
+pub(crate) fn at(mountpoint: &Path) -> io::Result<Option<Mounted>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    Ok(parse(&table).filter(|mounted| mounted.mountpoint == mountpoint).last())
+}
+
+fn parse(table: &[u8]) -> impl Iterator<Item = Mounted> {
+    table.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let device = fields.nth(2)?;
+        let mountpoint = fields.nth(1)?;
+        // A number of optional fields, then a dash.
+        let fs_type = fields.skip_while(|field| *field != b"-").nth(1)?;
+        Some(Mounted {
+            device: String::from_utf8_lossy(device).into_owned(),
+            mountpoint: unescape(mountpoint),
+            fs_type: String::from_utf8_lossy(fs_type).into_owned(),
+        })
+    })
+}
+
+/// The kernel writes space, tab, newline and backslash as `\ooo`.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, tail)) = rest.split_first() {
+        let octal = tail
+            .get(..3)
+            .filter(|_| *first == b'\\')
+            .and_then(|digits| u8::from_str_radix(OsString::from_vec(digits.to_vec()).to_str()?, 8).ok());
+        match octal {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(std::ffi::OsStr::from_bytes(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_taken_apart() {
+        let table =
+            b"36 35 98:0 / /mnt/a\\040b rw,noatime master:1 shared:7 - fuse.chronfs /srv/bus rw,errors=continue\n\
+            37 35 98:1 / /mnt/c rw - ext4 /dev/sda1 rw\ngarbage\n";
+        let mounts: Vec<_> = parse(table).collect();
+        assert_eq!(mounts.len(), 2);
+        assert_eq!(mounts[0].mountpoint, Path::new("/mnt/a b"));
+        assert_eq!(mounts[0].device, "98:0");
+        assert!(mounts[0].is_fuse() && !mounts[1].is_fuse());
+        assert!(at(Path::new("/proc")).unwrap().is_some());
+    }
+}

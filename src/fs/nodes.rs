@@ -1,0 +1,295 @@
+//! NODES: the one table of everything virtual that the mount shows. A new virtual file is one row here and one
+//! constructor in `files/`.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::queue::Settings;
+use crate::view::{Format, InputFormat};
+
+use super::attr::{Attr, Ttl};
+use super::backing::{Backing, Directory};
+use super::errno::{Errno, Result};
+use super::files::{append, follow, marker, readers, status, views};
+use super::handles::Handle;
+use super::queues::{Contents, OpenQueue, Queues};
+
+/// What the whole mount has in common.
+pub(crate) struct Shared {
+    pub(crate) backing: Backing,
+    pub(crate) queues: Queues,
+    pub(crate) read_only: bool,
+    /// For queues that the mount makes.
+    pub(crate) settings: Settings,
+    /// The largest chunk in which the kernel passes on a write, in bytes.
+    pub(crate) max_chunk: usize,
+}
+
+/// A directory as it is now: what a row's constructor gets.
+#[derive(Clone)]
+pub(crate) struct Site {
+    pub(crate) shared: Arc<Shared>,
+    /// The backing directory's path below the root.
+    pub(crate) relative: Arc<Path>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) contents: Contents,
+    /// In a reader's directory: the reader.
+    pub(crate) reader: Option<Arc<str>>,
+}
+
+impl Site {
+    /// The queue, where there must be one.
+    pub(crate) fn queue(&self) -> Result<&Arc<OpenQueue>> {
+        match &self.contents {
+            Contents::Queue(queue) => Ok(queue),
+            Contents::Plain => Err(Errno::ENOENT),
+            Contents::Unreadable(errno) => Err(*errno),
+        }
+    }
+
+    /// The reader, where there must be one.
+    pub(crate) fn reader(&self) -> Result<Arc<str>> {
+        self.reader.clone().ok_or(Errno::ENOENT)
+    }
+
+    /// The path by which people know the directory.
+    pub(crate) fn shown_path(&self) -> PathBuf {
+        self.shared.backing.shown_path(&self.relative)
+    }
+}
+
+/// What the caller of an operation is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// The calling thread; 0 if it can't be seen from here.
+    pub(crate) pid: u32,
+}
+
+/// How a file is to be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+    ReadWrite,
+}
+
+impl Access {
+    /// EACCES unless the file is opened for reading only. Root gets past the permission bits, not past this.
+    pub(crate) fn reading(self) -> Result<()> {
+        if self == Self::Read { Ok(()) } else { Err(Errno::EACCES) }
+    }
+
+    /// EACCES unless the file is opened for writing only.
+    pub(crate) fn writing(self) -> Result<()> {
+        if self == Self::Write { Ok(()) } else { Err(Errno::EACCES) }
+    }
+}
+
+/// A file of the mount. Several threads may call at once.
+pub(crate) trait File: Send + Sync {
+    /// Its attributes now.
+    fn attr(&self) -> Result<Attr>;
+
+    /// Opens it.
+    fn open(&self, access: Access, caller: Caller) -> Result<Box<dyn Handle>>;
+
+    /// Tells apart what follows one another under one name: another generation is another inode.
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    /// Whether its name still stands for it. Asked when it is opened: the kernel may have remembered the name.
+    fn is_current(&self) -> bool {
+        true
+    }
+
+    fn ttl(&self) -> Ttl {
+        Ttl::NAME
+    }
+
+    /// `truncate(2)` or O_TRUNC to size 0: accepted where a shell's `>` makes sense.
+    fn truncate(&self) -> Result<()> {
+        Err(Errno::EPERM)
+    }
+
+    /// `utimensat(2)`.
+    fn touch(&self, _caller: Caller) -> Result<()> {
+        Err(Errno::EPERM)
+    }
+
+    /// Where a symlink leads.
+    fn target(&self) -> Result<Vec<u8>> {
+        Err(Errno::EINVAL)
+    }
+}
+
+/// The kinds of directory that rows can be in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A directory of the backing tree without a queue.
+    Plain,
+    /// A directory of the backing tree with a queue.
+    Queue,
+    /// `readers/` of a queue.
+    Readers,
+    /// `readers/<name>/`.
+    Reader,
+}
+
+/// Whether `ls` shows a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listed {
+    Always,
+    /// When its attributes can be had.
+    WhenPresent,
+    /// Never: it can be looked up all the same.
+    Never,
+}
+
+/// What a row makes.
+pub(crate) enum Make {
+    File(fn(&Site) -> Result<Arc<dyn File>>),
+    Directory(Place),
+}
+
+/// One name.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) places: &'static [Place],
+    pub(crate) listed: Listed,
+    pub(crate) make: Make,
+    /// What `touch` does where the name is not there yet.
+    pub(crate) create: Option<fn(&Site, Caller) -> Result<()>>,
+    /// What `rm` does.
+    pub(crate) remove: Option<fn(&Site) -> Result<()>>,
+}
+
+const fn file(
+    name: &'static str,
+    places: &'static [Place],
+    listed: Listed,
+    make: fn(&Site) -> Result<Arc<dyn File>>,
+) -> Row {
+    Row { name, places, listed, make: Make::File(make), create: None, remove: None }
+}
+
+const QUEUE: &[Place] = &[Place::Queue];
+const READER: &[Place] = &[Place::Reader];
+
+/// Everything virtual, in the order in which it is listed.
+pub(crate) static NODES: &[Row] = &[
+    file("messages.jsonl", QUEUE, Listed::Always, |site| views::messages(site, Format::Jsonl)),
+    file("messages.txt", QUEUE, Listed::Always, |site| views::messages(site, Format::Txt)),
+    file("messages.bin", QUEUE, Listed::Always, |site| views::messages(site, Format::Bin)),
+    file("messages.hex", QUEUE, Listed::Always, |site| views::messages(site, Format::Hex)),
+    file("follow.jsonl", QUEUE, Listed::Always, |site| follow::follow(site, Format::Jsonl)),
+    file("follow.txt", QUEUE, Listed::Always, |site| follow::follow(site, Format::Txt)),
+    file("follow.bin", QUEUE, Listed::Always, |site| follow::follow(site, Format::Bin)),
+    file("follow.hex", QUEUE, Listed::Always, |site| follow::follow(site, Format::Hex)),
+    file("append.jsonl", QUEUE, Listed::Always, |site| append::append(site, InputFormat::Jsonl)),
+    file("append.txt", QUEUE, Listed::Always, |site| append::append(site, InputFormat::Txt)),
+    file("append.bin", QUEUE, Listed::Always, |site| append::append(site, InputFormat::Bin)),
+    // The first append makes the queue.
+    file("append.jsonl", &[Place::Plain], Listed::Never, |site| append::first(site, InputFormat::Jsonl)),
+    file("append.txt", &[Place::Plain], Listed::Never, |site| append::first(site, InputFormat::Txt)),
+    file("append.bin", &[Place::Plain], Listed::Never, |site| append::first(site, InputFormat::Bin)),
+    Row {
+        name: "readers",
+        places: QUEUE,
+        listed: Listed::Always,
+        make: Make::Directory(Place::Readers),
+        create: None,
+        remove: None,
+    },
+    file("position", READER, Listed::Always, readers::position),
+    file("lag", READER, Listed::Always, readers::lag),
+    file("status.json", READER, Listed::Always, readers::status),
+    file("status", QUEUE, Listed::Always, status::for_people),
+    file("status.json", QUEUE, Listed::Always, status::for_scripts),
+    Row {
+        name: crate::bus::READY_FILE,
+        places: &[Place::Plain, Place::Queue],
+        listed: Listed::WhenPresent,
+        make: Make::File(marker::ready),
+        create: Some(marker::mark),
+        remove: Some(marker::unmark),
+    },
+];
+
+/// The rows of a directory.
+pub(crate) fn rows(place: Place) -> impl Iterator<Item = &'static Row> {
+    NODES.iter().filter(move |row| row.places.contains(&place))
+}
+
+/// The row of a name.
+pub(crate) fn find(place: Place, name: &OsStr) -> Option<&'static Row> {
+    rows(place).find(|row| name == row.name)
+}
+
+/// Names of a directory's backing entries that the mount does not show.
+pub(crate) fn is_hidden(place: Place, name: &OsStr) -> bool {
+    match place {
+        Place::Queue => super::queues::is_internal(name) || find(place, name).is_some(),
+        _ => name.to_str().is_some_and(crate::bus::is_temporary) || find(place, name).is_some(),
+    }
+}
+
+/// A symlink is shown only if it is relative and stays inside the root, whoever resolves it.
+pub(crate) fn stays_inside(directory: &Path, target: &[u8]) -> bool {
+    use std::os::unix::ffi::OsStringExt;
+    use std::path::Component;
+
+    let target = PathBuf::from(OsString::from_vec(target.to_vec()));
+    let mut depth = directory.components().count();
+    for component in target.components() {
+        match component {
+            Component::Normal(_) => depth += 1,
+            Component::CurDir => {}
+            Component::ParentDir => match depth.checked_sub(1) {
+                Some(up) => depth = up,
+                None => return false,
+            },
+            Component::RootDir | Component::Prefix(_) => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_directory_has_a_name_twice() {
+        for place in [Place::Plain, Place::Queue, Place::Readers, Place::Reader] {
+            let mut names: Vec<_> = rows(place).map(|row| row.name).collect();
+            let count = names.len();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), count, "{place:?}");
+        }
+    }
+
+    #[test]
+    fn the_engines_files_are_hidden_and_others_are_not() {
+        for name in ["control.meta", "writer.lock", "000000000.q", "000000001.q.tmp", "readers", "READY"] {
+            assert!(is_hidden(Place::Queue, OsStr::new(name)), "{name}");
+        }
+        for name in ["notes.md", "snapshot.jsonl", "q"] {
+            assert!(!is_hidden(Place::Queue, OsStr::new(name)), "{name}");
+        }
+        assert!(is_hidden(Place::Plain, OsStr::new(".READY.17.0.tmp")));
+    }
+
+    #[test]
+    fn symlinks_that_lead_out_are_not_shown() {
+        assert!(stays_inside(Path::new("a/b"), b"../c"));
+        assert!(stays_inside(Path::new("a"), b"../c/./d"));
+        assert!(!stays_inside(Path::new("a"), b"../../etc"));
+        assert!(!stays_inside(Path::new(""), b".."));
+        assert!(!stays_inside(Path::new("a/b"), b"/etc/passwd"));
+    }
+}

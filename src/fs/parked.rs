@@ -1,0 +1,168 @@
+//! Blocked reads: readers of a stream that has nothing for them now.
+//!
+//! The kernel keeps such a caller asleep, deaf to signals, until the read is answered. So the answer is kept here
+//! and given when there is data (`watch` asks again), when the mount goes away (end of file), or when the caller has
+//! a signal to attend to (EINTR). The last cannot be learned from the kernel, which reports interrupts only by a
+//! message that `fuser` does not pass on: one thread looks at the pending signals of the parked callers, about every
+//! 50 ms and only while there are any. EINTR to everybody on a timer would be simpler and would break programs
+//! (mawk, sed) that take it for an error.
+//!
+//! Lock order: a read's `answer` before the state of its handle.
+
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use super::errno::{Errno, Result};
+use super::handles::{OpenFile, Progress};
+use super::lock;
+
+/// Gives a read its answer, once.
+pub(crate) type Answer = Box<dyn FnOnce(Result<&[u8]>) + Send>;
+
+/// How often pending signals are looked for, while that is cheap.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
+/// The most that is ever waited between two looks. A killed reader must be gone within 250 ms.
+const SWEEP_INTERVAL_MAX: Duration = Duration::from_millis(150);
+/// How long a caller may be blocked whose signals can't be seen: it lives in a foreign pid namespace (pid 0).
+const UNSEEN_CALLER_LIMIT: Duration = Duration::from_millis(200);
+
+/// A read that waits for its answer.
+pub(crate) struct ParkedRead {
+    answer: Mutex<Option<Answer>>,
+    open: Arc<OpenFile>,
+    offset: u64,
+    size: usize,
+    /// The calling thread; 0 if it is in a pid namespace that can't be seen from here.
+    caller: u32,
+    since: Instant,
+}
+
+impl ParkedRead {
+    pub(crate) fn new(answer: Answer, open: Arc<OpenFile>, offset: u64, size: usize, caller: u32) -> Self {
+        Self { answer: Mutex::new(Some(answer)), open, offset, size, caller, since: Instant::now() }
+    }
+
+    /// Tries the read again. True when it has its answer, now or from before.
+    pub(crate) fn attempt(&self, buffer: &mut Vec<u8>) -> bool {
+        let mut slot = lock(&self.answer);
+        if slot.is_none() {
+            return true;
+        }
+        buffer.clear();
+        let result = match self.open.handle.read(self.offset, self.size, buffer) {
+            Ok(Progress::Wait(_)) => return false,
+            Ok(Progress::Done) => Ok(buffer.as_slice()),
+            Err(errno) => Err(errno),
+        };
+        if let Some(answer) = slot.take() {
+            answer(result);
+        }
+        true
+    }
+
+    /// Ends the read without data; an empty `Ok` is the end of the file.
+    pub(crate) fn end(&self, result: Result<()>) {
+        if let Some(answer) = lock(&self.answer).take() {
+            answer(result.map(|()| [].as_slice()));
+        }
+    }
+
+    fn is_answered(&self) -> bool {
+        lock(&self.answer).is_none()
+    }
+
+    /// Whether the caller would leave the system call if it could.
+    fn is_interrupted(&self) -> bool {
+        match self.caller {
+            0 => self.since.elapsed() >= UNSEEN_CALLER_LIMIT,
+            caller => match std::fs::read_to_string(format!("/proc/{caller}/status")) {
+                Ok(status) => has_deliverable_signal(&status),
+                Err(_) => true,
+            },
+        }
+    }
+}
+
+/// The thread that looks for signals.
+#[derive(Default)]
+pub(crate) struct Interrupts {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    parked: Vec<Weak<ParkedRead>>,
+    running: bool,
+}
+
+impl Interrupts {
+    /// Watches over a parked read from now on.
+    pub(crate) fn watch(self: &Arc<Self>, read: &Arc<ParkedRead>) -> Result<()> {
+        let mut state = lock(&self.state);
+        state.parked.push(Arc::downgrade(read));
+        if !state.running {
+            let this = Arc::clone(self);
+            std::thread::Builder::new()
+                .name("chronfs-signals".into())
+                .stack_size(256 << 10)
+                .spawn(move || this.run())
+                .map_err(Errno::from)?;
+            state.running = true;
+        }
+        Ok(())
+    }
+
+    fn run(&self) {
+        let mut pause = SWEEP_INTERVAL;
+        loop {
+            std::thread::sleep(pause);
+            let started = Instant::now();
+            let parked: Vec<Arc<ParkedRead>> = {
+                let mut state = lock(&self.state);
+                state.parked.retain(|read| read.upgrade().is_some_and(|read| !read.is_answered()));
+                if state.parked.is_empty() {
+                    state.running = false;
+                    return;
+                }
+                state.parked.iter().filter_map(Weak::upgrade).collect()
+            };
+            for read in parked.iter().filter(|read| read.is_interrupted()) {
+                read.end(Err(Errno::EINTR));
+            }
+            // With thousands of readers the sweep itself costs: a fifth of one processor at most.
+            pause = (started.elapsed() * 4).clamp(SWEEP_INTERVAL, SWEEP_INTERVAL_MAX);
+        }
+    }
+}
+
+/// Whether `/proc/<tid>/status` shows a pending signal that is neither blocked nor ignored.
+fn has_deliverable_signal(status: &str) -> bool {
+    let mask = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .and_then(|value| u64::from_str_radix(value.trim(), 16).ok())
+            .unwrap_or(0)
+    };
+    (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk") & !mask("SigIgn") != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_signals_that_would_be_delivered_count() {
+        let status = |pending: u64, shared: u64, blocked: u64, ignored: u64| {
+            format!(
+                "Name:\tcat\nSigPnd:\t{pending:016x}\nShdPnd:\t{shared:016x}\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t0\n"
+            )
+        };
+        assert!(!has_deliverable_signal(&status(0, 0, 0, 0)));
+        assert!(has_deliverable_signal(&status(0x100, 0, 0, 0)));
+        assert!(has_deliverable_signal(&status(0, 0x2, 0, 0)));
+        assert!(!has_deliverable_signal(&status(0, 0x2, 0x2, 0)));
+        assert!(!has_deliverable_signal(&status(0, 0x1000, 0, 0x1000)));
+        assert!(!has_deliverable_signal("nothing of the kind"));
+    }
+}

@@ -1,0 +1,308 @@
+//! The queues that the mount has open, and what it knows of each: the descriptor, the writer that the append handles
+//! share, the views, who waits.
+//!
+//! Invariants: one [`OpenQueue`] for one queue, however many names and handles lead to it; at most one writer in it,
+//! held exactly while there are append handles. An entry lives while a node or a handle holds it. The table's lock
+//! covers the table only, never I/O.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Weak};
+
+use rustix::fs::Stat;
+
+use crate::clock;
+use crate::queue::{self, Queue, QueueWriter, SegmentId, Settings, layout};
+use crate::sync::AtomicU32;
+use crate::view::{Format, View};
+
+use super::backing::{Directory, FileId, Owner};
+use super::errno::{Errno, Result};
+use super::files::views::SharedView;
+use super::lock;
+use super::watch::Watch;
+
+/// What a directory of the tree is.
+#[derive(Clone)]
+pub(crate) enum Contents {
+    /// No queue.
+    Plain,
+    /// A queue.
+    Queue(Arc<OpenQueue>),
+    /// A queue that can't be opened, and why.
+    Unreadable(Errno),
+}
+
+/// A queue that the mount has open.
+pub(crate) struct OpenQueue {
+    pub(crate) queue: Queue,
+    pub(crate) directory: Arc<Directory>,
+    /// Tells it from other queues in the same directory, before and after: the generation of nodes that hold it.
+    pub(crate) identity: u64,
+    pub(crate) watch: Watch,
+    writer: Mutex<SharedWriter>,
+    views: Mutex<HashMap<Format, (SegmentFile, Arc<SharedView>)>>,
+    first_segment: Mutex<Option<SegmentFile>>,
+    warm_views: Arc<AtomicU32>,
+}
+
+impl std::fmt::Debug for OpenQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenQueue").field("queue", &self.queue).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct SharedWriter {
+    writer: Option<QueueWriter>,
+    handles: usize,
+}
+
+/// A segment file as one can be told from another of the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct SegmentFile {
+    segment: SegmentId,
+    id: FileId,
+    /// Inode numbers are used again at once; the time of birth is not.
+    born: i64,
+}
+
+impl SegmentFile {
+    /// As a node's generation.
+    pub(crate) fn generation(self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+impl OpenQueue {
+    fn new(directory: Arc<Directory>, warm_views: Arc<AtomicU32>) -> queue::Result<Self> {
+        let queue = Queue::open(directory.path())?;
+        let mut opened = Self {
+            queue,
+            directory,
+            identity: 0,
+            watch: Watch::default(),
+            writer: Mutex::default(),
+            views: Mutex::default(),
+            first_segment: Mutex::default(),
+            warm_views,
+        };
+        let first = opened.look_at_first_segment(None);
+        opened.identity = first.map_or(0, SegmentFile::generation);
+        *lock(&opened.first_segment) = first;
+        Ok(opened)
+    }
+
+    /// The first retained segment: as long as it stays, what the views show only grows.
+    pub(crate) fn first_segment(&self) -> Result<SegmentFile> {
+        let seen = *lock(&self.first_segment);
+        self.look_at_first_segment(seen).ok_or(Errno::ESTALE)
+    }
+
+    /// Whether this is still the queue that lies in the directory, as far as can be seen from its first segment.
+    pub(crate) fn is_current(&self) -> bool {
+        if self.directory.stat_now().map_or(true, |stat| stat.st_nlink == 0) {
+            return false;
+        }
+        let mut seen = lock(&self.first_segment);
+        let Some(now) = self.look_at_first_segment(*seen) else {
+            // There is none. Nothing has been appended yet, or what was there has been taken away.
+            return seen.is_none();
+        };
+        let current = seen.is_none_or(|before| before == now || before.segment < now.segment);
+        if current {
+            *seen = Some(now);
+        }
+        current
+    }
+
+    fn look_at_first_segment(&self, seen: Option<SegmentFile>) -> Option<SegmentFile> {
+        // Usually what was seen last is still there, and nothing older can come back.
+        if let Some(seen) = seen
+            && self.identify(seen.segment) == Some(seen)
+        {
+            return Some(seen);
+        }
+        // Twice, because retention may retire the segment between the two steps.
+        (0..2).find_map(|_| self.identify(self.queue.bounds().ok()?.first.segment))
+    }
+
+    fn identify(&self, segment: SegmentId) -> Option<SegmentFile> {
+        let (id, born) = self.directory.identity_of(&segment_name(segment)).ok()?;
+        Some(SegmentFile { segment, id, born })
+    }
+
+    /// The view of everything retained from `first` on. ESTALE when that is no longer the first segment.
+    pub(crate) fn view(&self, format: Format, first: SegmentFile) -> Result<Arc<SharedView>> {
+        if let Some((segment, view)) = lock(&self.views).get(&format)
+            && *segment == first
+        {
+            return Ok(Arc::clone(view));
+        }
+        let view = Arc::new(SharedView::new(View::new(&self.queue, format)?, &self.warm_views));
+        if self.first_segment()? != first {
+            return Err(Errno::ESTALE);
+        }
+        let mut views = lock(&self.views);
+        match views.get(&format) {
+            Some((segment, other)) if *segment == first => Ok(Arc::clone(other)),
+            _ => {
+                views.insert(format, (first, Arc::clone(&view)));
+                Ok(view)
+            }
+        }
+    }
+
+    /// Whose bits decide who may read the messages: a segment's, or the control block's where there is none yet.
+    pub(crate) fn data_stat(&self) -> Result<Stat> {
+        let control = self.directory.stat_of(OsStr::new(layout::CONTROL_FILE));
+        match control {
+            Ok(stat) => Ok(stat),
+            Err(_) => self.directory.stat_of(&segment_name(self.first_segment()?.segment)),
+        }
+    }
+
+    /// Joins the append handles; the first takes the writer lock.
+    pub(crate) fn join_writer(&self) -> Result<()> {
+        let mut shared = lock(&self.writer);
+        if shared.writer.is_none() {
+            shared.writer = Some(self.queue.writer()?);
+            self.give_files_to_owner();
+        }
+        shared.handles += 1;
+        Ok(())
+    }
+
+    /// Runs with the writer that the append handles share.
+    pub(crate) fn with_writer<T>(&self, run: impl FnOnce(&mut QueueWriter) -> T) -> Result<T> {
+        let mut shared = lock(&self.writer);
+        shared.writer.as_mut().map(run).ok_or(Errno::EBADF)
+    }
+
+    /// Leaves the append handles; the last lets go of the writer lock.
+    pub(crate) fn leave_writer(&self) {
+        let mut shared = lock(&self.writer);
+        shared.handles = shared.handles.saturating_sub(1);
+        if shared.handles == 0 {
+            shared.writer = None;
+            self.give_files_to_owner();
+        }
+    }
+
+    /// What root's daemon made belongs to whoever owns the directory. Best effort: the data is in either way.
+    pub(crate) fn give_files_to_owner(&self) {
+        let Ok(stat) = self.directory.stat_now() else { return };
+        let owner = Owner::of(&stat);
+        for name in self.directory.names().unwrap_or_default() {
+            let internal = is_internal(&name) || name == layout::READERS_DIR;
+            let foreign = |stat: Stat| Owner::of(&stat) != owner && stat.st_uid == 0;
+            if internal && self.directory.stat_of(&name).is_ok_and(foreign) {
+                let _ = self.directory.give(&name, owner);
+            }
+        }
+    }
+}
+
+/// Whether a file in a queue's directory is the engine's own.
+pub(crate) fn is_internal(name: &OsStr) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    name.starts_with(layout::CONTROL_FILE)
+        || name == layout::LOCK_FILE
+        || name.ends_with(layout::SEGMENT_SUFFIX)
+        || name.ends_with(layout::TEMPORARY_SUFFIX)
+}
+
+fn segment_name(segment: SegmentId) -> OsString {
+    format!("{:09}{}", segment.0, layout::SEGMENT_SUFFIX).into()
+}
+
+/// Plain directories remembered.
+const MAX_PLAIN: usize = 10_000;
+
+/// All open queues, by their directory.
+#[derive(Default)]
+pub(crate) struct Queues {
+    open: Mutex<HashMap<FileId, Weak<OpenQueue>>>,
+    /// Directories that were found to hold no queue, with the time of change that they had then.
+    plain: Mutex<HashMap<FileId, (i64, u64)>>,
+    /// How many views keep descriptors open without being used.
+    warm_views: Arc<AtomicU32>,
+}
+
+impl Queues {
+    /// What lies in a directory.
+    pub(crate) fn find(&self, directory: &Arc<Directory>) -> Contents {
+        if !self.holds_queue(directory) {
+            return Contents::Plain;
+        }
+        let id = directory.id();
+        let known = lock(&self.open).get(&id).and_then(Weak::upgrade);
+        if let Some(queue) = known
+            && queue.is_current()
+        {
+            return Contents::Queue(queue);
+        }
+        match OpenQueue::new(Arc::clone(directory), Arc::clone(&self.warm_views)) {
+            Ok(opened) => Contents::Queue(self.enter(id, Arc::new(opened))),
+            Err(error) => Contents::Unreadable(Errno::from(error)),
+        }
+    }
+
+    fn holds_queue(&self, directory: &Directory) -> bool {
+        if directory.stat_of(OsStr::new(layout::CONTROL_FILE)).is_ok() {
+            return true;
+        }
+        // There may be segments without a control block. Finding out takes a listing, so it is remembered; but not
+        // of a directory that changed just now, and may change again within the resolution of its time stamp.
+        let stat = &directory.stat;
+        let (id, changed) = (directory.id(), (stat.st_mtime, stat.st_mtime_nsec));
+        if lock(&self.plain).get(&id) == Some(&changed) {
+            return false;
+        }
+        let holds_queue = Queue::exists(directory.path());
+        let age_s = i64::try_from(clock::now_ns() / 1_000_000_000).unwrap_or(0).saturating_sub(stat.st_mtime);
+        if !holds_queue && age_s > 1 {
+            let mut plain = lock(&self.plain);
+            if plain.len() >= MAX_PLAIN {
+                plain.clear();
+            }
+            plain.insert(id, changed);
+        }
+        holds_queue
+    }
+
+    /// Makes a queue in a directory, or finds the one that somebody else just made.
+    pub(crate) fn create(&self, directory: &Arc<Directory>, settings: &Settings) -> Result<Arc<OpenQueue>> {
+        let path: PathBuf = directory.path();
+        drop(Queue::open_or_create(path, settings)?);
+        match self.find(directory) {
+            Contents::Queue(queue) => Ok(queue),
+            Contents::Plain => Err(Errno::ENOENT),
+            Contents::Unreadable(errno) => Err(errno),
+        }
+    }
+
+    /// Every queue that is open now.
+    pub(crate) fn all(&self) -> Vec<Arc<OpenQueue>> {
+        lock(&self.open).values().filter_map(Weak::upgrade).collect()
+    }
+
+    fn enter(&self, id: FileId, opened: Arc<OpenQueue>) -> Arc<OpenQueue> {
+        let mut open = lock(&self.open);
+        if let Some(other) = open.get(&id).and_then(Weak::upgrade)
+            && other.identity == opened.identity
+        {
+            // Another thread was faster.
+            return other;
+        }
+        if open.len() >= open.capacity() / 2 {
+            open.retain(|_, queue| queue.strong_count() > 0);
+        }
+        open.insert(id, Arc::downgrade(&opened));
+        opened
+    }
+}

@@ -1,0 +1,478 @@
+//! The tree of the mount: lookups, attributes, listings, handles. In our own types; no kernel needed.
+//!
+//! A directory's contents are never kept: each operation looks at the backing directory as it is now, so that a
+//! queue made or removed by a native process shows at once. What is kept is identity: the kernel's inode of a
+//! directory stands for one backing directory (ESTALE once the path leads to another one), that of a file for what
+//! its row made of the site at lookup.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use crate::queue::Settings;
+use crate::sync::{AtomicBool, Ordering};
+
+use super::attr::{Attr, Kind, Ttl};
+use super::backing::{Backing, FileId};
+use super::errno::{Errno, Result};
+use super::files::plain::Plain;
+use super::files::readers;
+use super::handles::{OpenFile, Progress, Table};
+use super::inodes::{Ino, Inodes, Key};
+use super::nodes::{self, Access, Caller, File, Listed, Make, Place, Row, Shared, Site};
+use super::queues::{Contents, Queues};
+use super::watch::{Notify, Watch};
+
+/// Longest name of a directory entry, in bytes.
+const MAX_NAME_LEN: usize = 255;
+
+/// What an inode number stands for.
+pub(crate) enum Node {
+    Directory(DirectoryNode),
+    File(Arc<dyn File>),
+}
+
+/// A directory: where it is, not what is in it.
+#[derive(Clone)]
+pub(crate) struct DirectoryNode {
+    kind: DirectoryKind,
+    /// Path of the backing directory below the root.
+    relative: Arc<Path>,
+    /// The backing directory.
+    id: FileId,
+}
+
+#[derive(Clone)]
+enum DirectoryKind {
+    Backing,
+    Readers,
+    Reader(Arc<str>),
+}
+
+/// A node that was looked up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) ino: Ino,
+    pub(crate) attr: Attr,
+    pub(crate) ttl: Ttl,
+}
+
+/// One line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Item {
+    pub(crate) name: OsString,
+    pub(crate) ino: Ino,
+    pub(crate) kind: Kind,
+}
+
+/// The whole tree of a mount.
+pub(crate) struct Tree {
+    shared: Arc<Shared>,
+    inodes: Inodes<Node>,
+    pub(crate) files: Table<OpenFile>,
+    listings: Table<Vec<Item>>,
+    closing: AtomicBool,
+}
+
+impl Tree {
+    /// The tree over an opened root. `max_chunk`: the largest piece in which the kernel passes on a write, in bytes.
+    pub(crate) fn new(backing: Backing, read_only: bool, settings: Settings, max_chunk: usize) -> Result<Self> {
+        let id = backing.directory(Path::new(""))?.id();
+        let relative: Arc<Path> = Arc::from(Path::new(""));
+        let root = DirectoryNode { kind: DirectoryKind::Backing, relative, id };
+        let shared = Shared { backing, queues: Queues::default(), read_only, settings, max_chunk };
+        Ok(Self {
+            shared: Arc::new(shared),
+            inodes: Inodes::new(Key { path: PathBuf::new(), id, generation: 0 }, Node::Directory(root)),
+            files: Table::default(),
+            listings: Table::default(),
+            closing: AtomicBool::new(false),
+        })
+    }
+
+    /// Ends all waiting, now and from now on: streams are at their end.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        for queue in self.shared.queues.all() {
+            queue.watch.close();
+        }
+    }
+
+    pub(crate) fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Entry> {
+        let directory = self.directory(parent)?;
+        let (key, node) = self.child(&directory, name)?;
+        self.enter(key, node)
+    }
+
+    pub(crate) fn forget(&self, ino: Ino, lookups: u64) {
+        self.inodes.forget(ino, lookups);
+    }
+
+    pub(crate) fn getattr(&self, ino: Ino) -> Result<Entry> {
+        let node = self.inodes.get(ino)?;
+        Ok(Entry { ino, attr: self.attr(&node)?, ttl: ttl(&node) })
+    }
+
+    /// Truncation to `size`, new times, or (EPERM) anything else.
+    pub(crate) fn setattr(&self, ino: Ino, size: Option<u64>, times: bool, other: bool, who: Caller) -> Result<Entry> {
+        self.writable()?;
+        let node = self.inodes.get(ino)?;
+        match &*node {
+            Node::File(_) | Node::Directory(_) if other => return Err(Errno::EPERM),
+            Node::Directory(_) => return Err(Errno::EPERM),
+            Node::File(file) => {
+                if size.is_some() {
+                    file.truncate()?;
+                }
+                if times {
+                    file.touch(who)?;
+                }
+            }
+        }
+        self.getattr(ino)
+    }
+
+    pub(crate) fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
+        match &*self.inodes.get(ino)? {
+            Node::File(file) => file.target(),
+            Node::Directory(_) => Err(Errno::EINVAL),
+        }
+    }
+
+    pub(crate) fn mkdir(&self, parent: Ino, name: &OsStr, mode: u32, caller: Caller) -> Result<Entry> {
+        self.writable()?;
+        check_len(name)?;
+        let directory = self.directory(parent)?;
+        let site = self.site(&directory)?;
+        match directory.kind {
+            DirectoryKind::Backing => {
+                if nodes::find(place(&directory, &site), name).is_some() {
+                    return Err(Errno::EEXIST);
+                }
+                if matches!(site.contents, Contents::Queue(_) | Contents::Unreadable(_)) {
+                    return Err(Errno::EPERM);
+                }
+                let owner = super::backing::Owner { uid: caller.uid, gid: caller.gid };
+                site.directory.make_directory(name, mode, owner)?;
+            }
+            DirectoryKind::Readers => readers::register(site.queue()?, name, caller)?,
+            DirectoryKind::Reader(_) => return Err(Errno::EPERM),
+        }
+        self.lookup(parent, name)
+    }
+
+    pub(crate) fn rmdir(&self, parent: Ino, name: &OsStr) -> Result<()> {
+        self.writable()?;
+        let directory = self.directory(parent)?;
+        let (_, node) = self.child(&directory, name)?;
+        let site = self.site(&directory)?;
+        match (&directory.kind, &*node) {
+            (_, Node::File(_)) => Err(Errno::ENOTDIR),
+            (DirectoryKind::Readers, _) => readers::remove(site.queue()?, name),
+            (DirectoryKind::Backing, Node::Directory(DirectoryNode { kind: DirectoryKind::Backing, .. })) => {
+                site.directory.remove_directory(name)
+            }
+            _ => Err(Errno::EPERM),
+        }
+    }
+
+    pub(crate) fn unlink(&self, parent: Ino, name: &OsStr) -> Result<()> {
+        self.writable()?;
+        let directory = self.directory(parent)?;
+        let site = self.site(&directory)?;
+        match nodes::find(place(&directory, &site), name) {
+            Some(Row { remove: Some(remove), .. }) => remove(&site),
+            _ => self.child(&directory, name).and(Err(Errno::EPERM)),
+        }
+    }
+
+    /// `open(2)` with O_CREAT of a name that is not there.
+    pub(crate) fn create(&self, parent: Ino, name: &OsStr, access: Access, caller: Caller) -> Result<(Entry, u64)> {
+        self.writable()?;
+        check_len(name)?;
+        let directory = self.directory(parent)?;
+        let site = self.site(&directory)?;
+        if let Some(Row { create: Some(create), .. }) = nodes::find(place(&directory, &site), name) {
+            create(&site, caller)?;
+        } else if self.child(&directory, name).is_err() {
+            return Err(Errno::EPERM);
+        }
+        let entry = self.lookup(parent, name)?;
+        match self.open(entry.ino, access, caller) {
+            Ok(fh) => Ok((entry, fh)),
+            Err(errno) => {
+                self.forget(entry.ino, 1);
+                Err(errno)
+            }
+        }
+    }
+
+    pub(crate) fn open(&self, ino: Ino, access: Access, caller: Caller) -> Result<u64> {
+        let node = self.inodes.get(ino)?;
+        let Node::File(file) = &*node else { return Err(Errno::EISDIR) };
+        if access != Access::Read {
+            self.writable()?;
+        }
+        if !file.is_current() {
+            // The kernel looks the name up again.
+            return Err(Errno::ESTALE);
+        }
+        let handle = file.open(access, caller)?;
+        self.files.insert(|fh| OpenFile { fh, handle, polled: OnceLock::new() })
+    }
+
+    /// Appends what there is to `out`, or says what to wait for. At the end of the mount's life streams end.
+    pub(crate) fn read(&self, open: &OpenFile, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
+        match open.handle.read(offset, size, out)? {
+            Progress::Wait(_) if self.closing.load(Ordering::Acquire) => Ok(Progress::Done),
+            progress => Ok(progress),
+        }
+    }
+
+    /// For `poll`: whether the handle can be read without waiting. If not, `notify` is called once it can.
+    pub(crate) fn poll(&self, fh: u64, notify: Option<Notify>) -> Result<bool> {
+        let open = self.files.get(fh)?;
+        let Some(queue) = open.handle.blocked() else { return Ok(true) };
+        if self.closing.load(Ordering::Acquire) {
+            return Ok(true);
+        }
+        let Some(notify) = notify else { return Ok(false) };
+        let _ = open.polled.set(Arc::clone(&queue));
+        let waits = Watch::poll(&queue, &open, notify)?;
+        // Looked at again after being entered, so that nothing falls in between.
+        Ok(!waits || open.handle.blocked().is_none())
+    }
+
+    pub(crate) fn write(&self, fh: u64, data: &[u8]) -> Result<usize> {
+        self.files.get(fh)?.handle.write(data)
+    }
+
+    pub(crate) fn fsync(&self, fh: u64) -> Result<()> {
+        self.files.get(fh)?.handle.fsync()
+    }
+
+    pub(crate) fn release(&self, fh: u64) {
+        if let Some(open) = self.files.remove(fh) {
+            open.handle.release();
+            if let Some(queue) = open.polled.get() {
+                queue.watch.forget(fh);
+            }
+        }
+    }
+
+    pub(crate) fn opendir(&self, ino: Ino) -> Result<u64> {
+        let directory = self.directory(ino)?;
+        let items = self.list(ino, &directory)?;
+        self.listings.insert(|_| items)
+    }
+
+    /// Gives the entries from `offset` on to `add`, with the offset behind each, until it has no more room.
+    pub(crate) fn readdir(&self, fh: u64, offset: u64, mut add: impl FnMut(&Item, u64) -> bool) -> Result<()> {
+        let items = self.listings.get(fh)?;
+        let skip = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
+        for (item, next) in items.iter().skip(skip).zip(offset + 1..) {
+            if !add(item, next) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn releasedir(&self, fh: u64) {
+        self.listings.remove(fh);
+    }
+
+    pub(crate) fn statfs(&self) -> Result<rustix::fs::StatVfs> {
+        self.shared.backing.statvfs()
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.shared.read_only { Err(Errno::EROFS) } else { Ok(()) }
+    }
+
+    fn directory(&self, ino: Ino) -> Result<DirectoryNode> {
+        match &*self.inodes.get(ino)? {
+            Node::Directory(directory) => Ok(directory.clone()),
+            Node::File(_) => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// The directory as it is now.
+    fn site(&self, node: &DirectoryNode) -> Result<Site> {
+        let directory = Arc::new(self.shared.backing.directory(&node.relative)?);
+        if directory.id() != node.id {
+            return Err(Errno::ESTALE);
+        }
+        let contents = self.shared.queues.find(&directory);
+        // The queue's own descriptor, where there is one, so that not every node keeps another one open.
+        let directory = match &contents {
+            Contents::Queue(queue) => Arc::clone(&queue.directory),
+            _ => directory,
+        };
+        let reader = match &node.kind {
+            DirectoryKind::Reader(name) => Some(Arc::clone(name)),
+            _ => None,
+        };
+        let (shared, relative) = (Arc::clone(&self.shared), Arc::clone(&node.relative));
+        Ok(Site { shared, relative, directory, contents, reader })
+    }
+
+    fn attr(&self, node: &Node) -> Result<Attr> {
+        match node {
+            Node::File(file) => file.attr(),
+            Node::Directory(directory) => {
+                let site = self.site(directory)?;
+                match &directory.kind {
+                    DirectoryKind::Backing => Ok(Attr::of(&site.directory.stat_now()?, Kind::Directory)),
+                    DirectoryKind::Readers => readers::directory_attr(&site),
+                    DirectoryKind::Reader(name) => readers::reader_attr(site.queue()?, name),
+                }
+            }
+        }
+    }
+
+    fn enter(&self, key: Key, node: Arc<Node>) -> Result<Entry> {
+        // Attributes first: a node that has none is not there, and must not be entered.
+        let attr = self.attr(&node)?;
+        let (ino, node) = self.inodes.enter(key, node);
+        Ok(Entry { ino, attr, ttl: ttl(&node) })
+    }
+
+    /// What a name in a directory is.
+    fn child(&self, directory: &DirectoryNode, name: &OsStr) -> Result<(Key, Arc<Node>)> {
+        check_len(name)?;
+        let site = self.site(directory)?;
+        let place = place(directory, &site);
+        if let Some(row) = nodes::find(place, name) {
+            return make_row(row, directory, &site);
+        }
+        match place {
+            Place::Reader => Err(Errno::ENOENT),
+            Place::Readers => make_reader(directory, &site, name),
+            Place::Plain | Place::Queue => {
+                if nodes::is_hidden(place, name) {
+                    return Err(Errno::ENOENT);
+                }
+                if let Contents::Unreadable(errno) = site.contents
+                    && nodes::find(Place::Queue, name).is_some()
+                {
+                    return Err(errno);
+                }
+                make_backing(directory, &site, name)
+            }
+        }
+    }
+
+    fn list(&self, ino: Ino, directory: &DirectoryNode) -> Result<Vec<Item>> {
+        let site = self.site(directory)?;
+        let place = place(directory, &site);
+        let mut items = vec![
+            Item { name: ".".into(), ino, kind: Kind::Directory },
+            Item { name: "..".into(), ino, kind: Kind::Directory },
+        ];
+        let mut add = |name: &OsStr, made: Result<(Key, Arc<Node>)>, must_have_attr: bool| {
+            // What vanishes while it is listed is not listed.
+            let Ok((key, node)) = made else { return };
+            let kind = match &*node {
+                Node::Directory(_) => Kind::Directory,
+                Node::File(file) if must_have_attr => match file.attr() {
+                    Ok(attr) => attr.kind,
+                    Err(_) => return,
+                },
+                Node::File(_) => Kind::File,
+            };
+            items.push(Item { name: name.to_owned(), ino: self.inodes.number(&key), kind });
+        };
+        for row in nodes::rows(place).filter(|row| row.listed != Listed::Never) {
+            add(OsStr::new(row.name), make_row(row, directory, &site), row.listed == Listed::WhenPresent);
+        }
+        match place {
+            Place::Reader => {}
+            Place::Readers => {
+                for name in readers::names(site.queue()?)? {
+                    add(OsStr::new(&name), make_reader(directory, &site, OsStr::new(&name)), false);
+                }
+            }
+            Place::Plain | Place::Queue => {
+                for name in site.directory.names()?.iter().filter(|name| !nodes::is_hidden(place, name)) {
+                    add(name, make_backing(directory, &site, name), true);
+                }
+            }
+        }
+        Ok(items)
+    }
+}
+
+fn ttl(node: &Node) -> Ttl {
+    match node {
+        Node::Directory(_) => Ttl::NAME,
+        Node::File(file) => file.ttl(),
+    }
+}
+
+fn place(directory: &DirectoryNode, site: &Site) -> Place {
+    match (&directory.kind, &site.contents) {
+        (DirectoryKind::Readers, _) => Place::Readers,
+        (DirectoryKind::Reader(_), _) => Place::Reader,
+        (DirectoryKind::Backing, Contents::Queue(_)) => Place::Queue,
+        (DirectoryKind::Backing, Contents::Plain | Contents::Unreadable(_)) => Place::Plain,
+    }
+}
+
+fn check_len(name: &OsStr) -> Result<()> {
+    if name.len() > MAX_NAME_LEN { Err(Errno::ENAMETOOLONG) } else { Ok(()) }
+}
+
+/// The path of a node in the mount, for its key.
+fn path_of(directory: &DirectoryNode, name: &OsStr) -> PathBuf {
+    match &directory.kind {
+        DirectoryKind::Backing => directory.relative.join(name),
+        DirectoryKind::Readers => directory.relative.join("readers").join(name),
+        DirectoryKind::Reader(reader) => directory.relative.join("readers").join(&**reader).join(name),
+    }
+}
+
+fn make_row(row: &Row, directory: &DirectoryNode, site: &Site) -> Result<(Key, Arc<Node>)> {
+    let path = path_of(directory, OsStr::new(row.name));
+    let (generation, node) = match row.make {
+        Make::File(make) => {
+            let file = make(site)?;
+            (file.generation(), Node::File(file))
+        }
+        Make::Directory(Place::Readers) => (0, Node::Directory(below(directory, DirectoryKind::Readers))),
+        Make::Directory(_) => return Err(Errno::ENOENT),
+    };
+    Ok((Key { path, id: directory.id, generation }, Arc::new(node)))
+}
+
+fn make_reader(directory: &DirectoryNode, site: &Site, name: &OsStr) -> Result<(Key, Arc<Node>)> {
+    let reader = name.to_str().ok_or(Errno::ENOENT)?;
+    readers::reader_attr(site.queue()?, reader)?;
+    let node = Node::Directory(below(directory, DirectoryKind::Reader(Arc::from(reader))));
+    Ok((Key { path: path_of(directory, name), id: directory.id, generation: 0 }, Arc::new(node)))
+}
+
+/// A virtual directory of the same backing directory.
+fn below(directory: &DirectoryNode, kind: DirectoryKind) -> DirectoryNode {
+    DirectoryNode { kind, relative: Arc::clone(&directory.relative), id: directory.id }
+}
+
+fn make_backing(directory: &DirectoryNode, site: &Site, name: &OsStr) -> Result<(Key, Arc<Node>)> {
+    let stat = site.directory.stat_of(name)?;
+    let id = FileId::of(&stat);
+    let path = path_of(directory, name);
+    let node = match Kind::of(&stat).ok_or(Errno::ENOENT)? {
+        Kind::Directory => {
+            let relative = Arc::from(path.as_path());
+            Node::Directory(DirectoryNode { kind: DirectoryKind::Backing, relative, id })
+        }
+        kind => {
+            let plain = Plain::new(site, name, id);
+            if kind == Kind::Symlink && !nodes::stays_inside(&directory.relative, &plain.target()?) {
+                return Err(Errno::ENOENT);
+            }
+            Node::File(Arc::new(plain))
+        }
+    };
+    Ok((Key { path, id, generation: 0 }, Arc::new(node)))
+}

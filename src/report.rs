@@ -1,0 +1,377 @@
+//! The state of a queue for people and for scripts: what `chron-cli inspect` prints, and what the mount shows as
+//! `status` and `status.json`. Both call the same two functions, so the bytes are the same.
+//!
+//! The JSON keys are stable: more may be added, none is renamed or removed. A number that is not known is `null`;
+//! an empty queue has `first_seq` 1 and `last_seq` 0.
+//!
+//! Also here: sizes, spans and tables in the form in which chronfs writes them for people everywhere.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::queue::{Inspection, ReaderInfo, WriterInfo, WriterState};
+use crate::{clock, view};
+
+/// What is known of a queue's LEASE.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Lease {
+    /// `live`, `expired` or `unknown`.
+    pub state: String,
+    /// Milliseconds since it was renewed; `None` where that can't be said.
+    pub age_ms: Option<u64>,
+}
+
+/// The keys of `ls --json`, and the first ones of `inspect --json`.
+#[derive(Serialize)]
+struct Summary<'a> {
+    path: String,
+    first_seq: u64,
+    last_seq: u64,
+    messages: u64,
+    bytes: u64,
+    head: Head,
+    last_timestamp_ns: u64,
+    writer: Writer,
+    ready: bool,
+    lease: Option<&'a Lease>,
+}
+
+#[derive(Serialize)]
+struct Head {
+    segment: u32,
+    offset: u32,
+}
+
+#[derive(Serialize)]
+struct Writer {
+    state: &'static str,
+    pid: Option<u32>,
+    epoch: u64,
+    heartbeat_age_ms: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    summary: Summary<'a>,
+    settings: Settings,
+    segments: Vec<Segment>,
+    readers: Vec<Reader<'a>>,
+}
+
+#[derive(Serialize)]
+struct Settings {
+    segment_size: u32,
+    max_bytes: Option<u64>,
+    retain_bytes: Option<u64>,
+    retain_age_ms: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Segment {
+    id: u32,
+    first_seq: u64,
+    last_seq: u64,
+    bytes: u64,
+    sealed: bool,
+}
+
+#[derive(Serialize)]
+struct Reader<'a> {
+    name: &'a str,
+    position: Option<u64>,
+    lag_messages: u64,
+    lag_bytes: u64,
+    lag_seconds: f64,
+    heartbeat_age_ms: Option<u64>,
+    state: &'a str,
+    pins_segments: u64,
+    pins_bytes: u64,
+}
+
+/// One JSON object on one line, without a newline: `inspect --json` and `status.json`.
+pub fn inspection_json(inspection: &Inspection, ready: bool, lease: Option<&Lease>) -> String {
+    to_json(&Whole {
+        summary: summary(inspection, ready, lease),
+        settings: Settings {
+            segment_size: inspection.settings.segment_size,
+            max_bytes: inspection.settings.max_bytes,
+            retain_bytes: inspection.settings.retain_bytes,
+            retain_age_ms: inspection.settings.retain_age_ns.map(|ns| ns / 1_000_000),
+        },
+        segments: inspection
+            .segments
+            .iter()
+            .map(|s| Segment {
+                id: s.id.0,
+                first_seq: s.first_seq,
+                last_seq: s.last_seq,
+                bytes: s.bytes,
+                sealed: s.sealed,
+            })
+            .collect(),
+        readers: inspection.readers.iter().map(reader).collect(),
+    })
+}
+
+/// One JSON object on one line, without a newline: `ls --json`. The keys are those of [`inspection_json`].
+pub fn summary_json(inspection: &Inspection, ready: bool, lease: Option<&Lease>) -> String {
+    to_json(&summary(inspection, ready, lease))
+}
+
+/// One JSON object on one line, without a newline: `readers list --json`, and a reader's own `status.json`.
+pub fn reader_json(info: &ReaderInfo) -> String {
+    to_json(&reader(info))
+}
+
+fn summary<'a>(inspection: &Inspection, ready: bool, lease: Option<&'a Lease>) -> Summary<'a> {
+    let bounds = &inspection.bounds;
+    Summary {
+        path: inspection.path.display().to_string(),
+        first_seq: bounds.first_seq,
+        last_seq: bounds.next_seq.saturating_sub(1),
+        messages: inspection.messages,
+        bytes: inspection.bytes,
+        head: Head { segment: bounds.head.segment.0, offset: bounds.head.offset },
+        last_timestamp_ns: bounds.last_timestamp_ns,
+        writer: Writer {
+            state: writer_state(inspection.writer.state),
+            pid: inspection.writer.pid,
+            epoch: inspection.writer.epoch,
+            heartbeat_age_ms: inspection.writer.heartbeat_age_ms,
+        },
+        ready,
+        lease,
+    }
+}
+
+fn reader(info: &ReaderInfo) -> Reader<'_> {
+    Reader {
+        name: &info.name,
+        position: info.position,
+        lag_messages: info.lag_messages,
+        lag_bytes: info.lag_bytes,
+        lag_seconds: info.lag_seconds,
+        heartbeat_age_ms: info.heartbeat_age_ms,
+        state: info.state(),
+        pins_segments: info.pins_segments,
+        pins_bytes: info.pins_bytes,
+    }
+}
+
+/// These structures have string keys only, which is all that could fail; the error is data all the same.
+fn to_json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_else(|e| serde_json::json!({ "error": e.to_string() }).to_string())
+}
+
+fn writer_state(state: WriterState) -> &'static str {
+    match state {
+        WriterState::Alive => "alive",
+        WriterState::Dead => "dead",
+        WriterState::Stuck => "stuck",
+        WriterState::None => "none",
+        WriterState::Unknown => "unknown",
+    }
+}
+
+/// Several lines for people, each ended by a newline: `chron-cli inspect` and the mount's `status`.
+pub fn inspection_text(inspection: &Inspection, ready: bool, lease: Option<&Lease>) -> String {
+    let mut out = format!("{}\n", inspection.path.display());
+    let bounds = &inspection.bounds;
+    let extent = if bounds.next_seq > bounds.first_seq {
+        format!(
+            "{}, seq {} to {}, {}",
+            inspection.messages,
+            bounds.first_seq,
+            bounds.next_seq - 1,
+            human_bytes(inspection.bytes)
+        )
+    } else {
+        format!("none; the next one is seq {}", bounds.next_seq)
+    };
+    let newest = if bounds.last_timestamp_ns == 0 { "-".to_owned() } else { human_time(bounds.last_timestamp_ns) };
+    let facts = [
+        ("messages", extent),
+        ("newest", newest),
+        ("head", bounds.head.to_string()),
+        ("writer", writer_text(&inspection.writer)),
+        ("ready", if ready { "yes".to_owned() } else { "no".to_owned() }),
+        ("lease", lease.map_or_else(|| "none".to_owned(), lease_text)),
+        ("settings", settings_text(&inspection.settings)),
+    ];
+    for (name, fact) in facts {
+        // Writing to a String can't fail.
+        let _ = writeln!(out, "  {name:<9} {fact}");
+    }
+    let mut segments = vec![["segment", "first seq", "last seq", "size", "state"].map(str::to_owned)];
+    for s in &inspection.segments {
+        let (first, last) = if s.first_seq > 0 && s.last_seq >= s.first_seq {
+            (s.first_seq.to_string(), s.last_seq.to_string())
+        } else {
+            ("-".to_owned(), "-".to_owned())
+        };
+        let state = match s {
+            s if s.sealed => "sealed",
+            s if s.id == bounds.head.segment => "active",
+            // Prepared for later, or its start is damaged.
+            _ => "unused",
+        };
+        segments.push([s.id.to_string(), first, last, human_bytes(s.bytes), state.to_owned()]);
+    }
+    out.push('\n');
+    out.push_str(&table(&segments));
+    if !inspection.readers.is_empty() {
+        out.push('\n');
+        out.push_str(&readers_text(&inspection.readers));
+    }
+    out
+}
+
+/// The table of readers for people: `chron-cli readers QUEUE`, and the end of [`inspection_text`].
+pub fn readers_text(readers: &[ReaderInfo]) -> String {
+    let mut rows =
+        vec![["reader", "position", "lag", "bytes", "seconds", "state", "heartbeat", "pins"].map(str::to_owned)];
+    for r in readers {
+        rows.push([
+            r.name.clone(),
+            r.position.map_or_else(|| "?".to_owned(), |p| p.to_string()),
+            r.lag_messages.to_string(),
+            human_bytes(r.lag_bytes),
+            format!("{:.1}", r.lag_seconds),
+            r.state().to_owned(),
+            r.heartbeat_age_ms.map_or_else(|| "-".to_owned(), |ms| format!("{} ago", human_span_ms(ms))),
+            if r.pins_segments == 0 {
+                "-".to_owned()
+            } else {
+                format!("{} in {} segments", human_bytes(r.pins_bytes), r.pins_segments)
+            },
+        ]);
+    }
+    let mut text = table(&rows);
+    for (name, damage) in readers.iter().filter_map(|r| Some((&r.name, r.damage.as_ref()?))) {
+        let _ = writeln!(text, "{name}: {damage}");
+    }
+    text
+}
+
+fn writer_text(writer: &WriterInfo) -> String {
+    let mut text = writer_state(writer.state).to_owned();
+    if let Some(holder) = &writer.holder {
+        let _ = write!(text, ", {holder}");
+    }
+    if writer.epoch > 0 {
+        let _ = write!(text, ", epoch {}", writer.epoch);
+    }
+    if let Some(ms) = writer.heartbeat_age_ms {
+        let _ = write!(text, ", last sign of life {} ago", human_span_ms(ms));
+    }
+    text
+}
+
+fn lease_text(lease: &Lease) -> String {
+    match lease.age_ms {
+        Some(ms) => format!("{}, renewed {} ago", lease.state, human_span_ms(ms)),
+        None => lease.state.clone(),
+    }
+}
+
+fn settings_text(settings: &crate::queue::Settings) -> String {
+    let mut text = format!("segments of {}", human_bytes(u64::from(settings.segment_size)));
+    match settings.max_bytes {
+        Some(max) => {
+            let _ = write!(text, ", at most {}", human_bytes(max));
+        }
+        None => text.push_str(", no size limit"),
+    }
+    match (settings.retain_bytes, settings.retain_age_ns) {
+        (None, None) => text.push_str(", everything is retained"),
+        (bytes, age) => {
+            text.push_str(", retained:");
+            if let Some(bytes) = bytes {
+                let _ = write!(text, " {}", human_bytes(bytes));
+            }
+            if let Some(age) = age {
+                let _ = write!(text, " {}", human_span_ms(age / 1_000_000));
+            }
+        }
+    }
+    text
+}
+
+/// `2024-08-08T09:15:00.123456789Z, 3.2 s ago`.
+fn human_time(timestamp_ns: u64) -> String {
+    let mut bytes = Vec::new();
+    view::format_time(timestamp_ns, &mut bytes);
+    let mut text = String::from_utf8_lossy(&bytes).into_owned();
+    let age_ns = clock::now_ns().saturating_sub(timestamp_ns);
+    let _ = write!(text, ", {} ago", human_span_ms(age_ns / 1_000_000));
+    text
+}
+
+/// A size for people, in binary units: `17 B`, `64.0 KiB`, `1.5 GiB`.
+///
+/// ```
+/// assert_eq!(chronfs::report::human_bytes(1 << 20), "1.0 MiB");
+/// ```
+pub fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    #[allow(clippy::cast_precision_loss)]
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// A span of time for people: `250 ms`, `3.2 s`, `15 min`, `7.0 h`, `3.5 days`.
+///
+/// ```
+/// assert_eq!(chronfs::report::human_span_ms(3_200), "3.2 s");
+/// ```
+pub fn human_span_ms(ms: u64) -> String {
+    #[allow(clippy::cast_precision_loss)]
+    let seconds = ms as f64 / 1000.0;
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..120_000 => format!("{seconds:.1} s"),
+        120_000..7_200_000 => format!("{:.0} min", seconds / 60.0),
+        7_200_000..172_800_000 => format!("{:.1} h", seconds / 3600.0),
+        _ => format!("{:.1} days", seconds / 86_400.0),
+    }
+}
+
+/// Columns two spaces apart, as wide as their widest cell; numbers and sizes to the right, words to the left. The
+/// first row is the heading.
+///
+/// ```
+/// let rows = [["queue", "messages"], ["ticks", "168609"]].map(|row| row.map(str::to_owned));
+/// assert_eq!(chronfs::report::table(&rows), "queue  messages\nticks    168609\n");
+/// ```
+pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width: [usize; N] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let right: [bool; N] = std::array::from_fn(|column| {
+        rows.iter().skip(1).all(|row| row[column].starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '?'))
+    });
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let gap = if column == 0 { "" } else { "  " };
+            let _ = if right[column] && column > 0 {
+                write!(line, "{gap}{cell:>width$}", width = width[column])
+            } else {
+                write!(line, "{gap}{cell:<width$}", width = width[column])
+            };
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}

@@ -1,0 +1,227 @@
+//! A mount for tests, and programs run on it.
+//!
+//! The mount is served by a process of its own, so that a test can kill it, and so that a hanging mount never hangs
+//! the test program. Whatever happens, also in a panic, the mount is detached and the children that were started
+//! here are killed, by their ids. Every command on a mount runs under a time limit.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
+
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long anything that must happen may take.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A mounted bus directory.
+pub struct TestMount {
+    /// Holds the root, the mountpoint and the notification socket.
+    scratch: tempfile::TempDir,
+    daemon: Child,
+}
+
+/// A program that runs beside the test; killed when dropped.
+pub struct Running(Option<Child>);
+
+impl TestMount {
+    /// Mounts an empty root. None where this machine or user can't mount: the test then has nothing to say.
+    pub fn new() -> Option<Self> {
+        Self::with_options("rw")
+    }
+
+    /// As [`TestMount::new`], with words for `-o`.
+    pub fn with_options(options: &str) -> Option<Self> {
+        Self::over(|_| (), options)
+    }
+
+    /// As [`TestMount::new`], of a root that `prepare` has filled.
+    pub fn over(prepare: impl FnOnce(&Path), options: &str) -> Option<Self> {
+        if !can_mount() {
+            eprintln!("skipped: cannot mount FUSE file systems here");
+            return None;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::create_dir(scratch.path().join("root")).unwrap();
+        std::fs::create_dir(scratch.path().join("mnt")).unwrap();
+        prepare(&scratch.path().join("root"));
+        let daemon = start_daemon(scratch.path(), options);
+        Some(Self { scratch, daemon })
+    }
+
+    /// The backing directory.
+    pub fn root(&self) -> PathBuf {
+        self.scratch.path().join("root")
+    }
+
+    /// Where it is mounted.
+    pub fn mountpoint(&self) -> PathBuf {
+        self.scratch.path().join("mnt")
+    }
+
+    /// The serving process.
+    pub fn daemon(&mut self) -> &mut Child {
+        &mut self.daemon
+    }
+
+    /// Serves again after the daemon has ended.
+    pub fn mount_again(&mut self, options: &str) {
+        self.daemon = start_daemon(self.scratch.path(), options);
+    }
+
+    /// Runs a shell script in the mountpoint.
+    pub fn sh(&self, script: &str) -> Output {
+        let output = self.command(script).output().unwrap();
+        assert_ne!(output.status.code(), Some(124), "timed out: {script}\n{}", text(&output.stderr));
+        output
+    }
+
+    /// Runs a shell script that must succeed; returns what it printed.
+    pub fn ok(&self, script: &str) -> String {
+        let output = self.sh(script);
+        assert!(output.status.success(), "failed: {script}\n{}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Runs a shell script that must fail; returns what it complained.
+    pub fn fails(&self, script: &str) -> String {
+        let output = self.sh(script);
+        assert!(!output.status.success(), "succeeded: {script}\n{}", text(&output.stdout));
+        text(&output.stderr)
+    }
+
+    /// Starts a program beside the test, with its output in a pipe. A shell script would only be its parent.
+    pub fn start(&self, program: &str, arguments: &[&str]) -> Running {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(self.mountpoint());
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Running(Some(child))
+    }
+
+    /// Waits until a follower sits in its read.
+    pub fn wait_until_blocked(&self, running: &Running) {
+        let syscall = format!("/proc/{}/wchan", running.id());
+        until("the reader blocks", || {
+            std::fs::read_to_string(&syscall)
+                .is_ok_and(|place| place.contains("fuse") || place.contains("request_wait"))
+        });
+    }
+
+    fn command(&self, script: &str) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["-k", "1", "20", "bash", "-c", script]).current_dir(self.mountpoint()).stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for TestMount {
+    fn drop(&mut self) {
+        detach(&self.mountpoint());
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+        detach(&self.mountpoint());
+    }
+}
+
+impl Running {
+    pub fn id(&self) -> u32 {
+        self.0.as_ref().unwrap().id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        signal_to(self.id(), signal);
+    }
+
+    /// Waits for its end, which must come soon.
+    pub fn output(mut self) -> Output {
+        let mut child = self.0.take().unwrap();
+        wait(&mut child);
+        child.wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Sends a signal to a process that this test started.
+pub fn signal_to(pid: u32, signal: &str) {
+    let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+/// Waits for a child's end, which must come soon; how long it took.
+pub fn wait(child: &mut Child) -> Duration {
+    let started = Instant::now();
+    until("the process ends", || child.try_wait().unwrap().is_some());
+    started.elapsed()
+}
+
+/// Waits until something is so.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "in vain: until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The program under test.
+pub fn chron_cli() -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["-k", "1", "20", env!("CARGO_BIN_EXE_chron-cli")]).stdin(Stdio::null());
+    command
+}
+
+pub fn is_mounted(mountpoint: &Path) -> bool {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.lines().any(|line| line.split(' ').nth(4) == mountpoint.to_str())
+}
+
+/// Detaches whatever is mounted there, without looking into it.
+pub fn detach(mountpoint: &Path) {
+    for _ in 0..4 {
+        if is_mounted(mountpoint) {
+            let _ = Command::new("timeout").args(["10", "umount", "-l"]).arg(mountpoint).status();
+        }
+    }
+}
+
+/// Whether this user can mount here.
+pub fn can_mount() -> bool {
+    let device = std::fs::File::options().read(true).write(true).open("/dev/fuse");
+    let id = Command::new("id").arg("-u").output().unwrap();
+    device.is_ok() && text(&id.stdout).trim() == "0"
+}
+
+fn start_daemon(scratch: &Path, options: &str) -> Child {
+    let socket_path = scratch.join("notify");
+    let _ = std::fs::remove_file(&socket_path);
+    let socket = UnixDatagram::bind(&socket_path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let mut daemon = Command::new(env!("CARGO_BIN_EXE_chron-cli"))
+        .arg("mount")
+        .args([scratch.join("root"), scratch.join("mnt")])
+        .args(["-f", "-o", options])
+        .env("NOTIFY_SOCKET", &socket_path)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut message = [0; 200];
+    until("the mount is usable", || match socket.recv(&mut message) {
+        Ok(len) => text(&message[..len]).starts_with("READY=1"),
+        Err(_) => {
+            assert!(daemon.try_wait().unwrap().is_none(), "the daemon has ended");
+            false
+        }
+    });
+    daemon
+}

@@ -1,0 +1,284 @@
+//! The life of a mount: how it comes, how it goes, and what happens when one side dies.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use common::{TestMount, chron_cli, detach, is_mounted, text, until, wait};
+
+#[test]
+fn a_mount_says_what_it_is() {
+    let Some(mount) = TestMount::new() else { return };
+    let shown = mount.ok("findmnt -n -o FSTYPE,SOURCE -M .");
+    assert_eq!(shown.split_whitespace().collect::<Vec<_>>(), ["fuse.chronfs", mount.root().to_str().unwrap()]);
+    assert!(mount.ok("findmnt -n -o OPTIONS -M .").contains("default_permissions"));
+    let [ours, backing] = [mount.mountpoint(), mount.root()].map(|path| {
+        let output = std::process::Command::new("stat").args(["-f", "-c", "%b"]).arg(path).output().unwrap();
+        text(&output.stdout)
+    });
+    assert_eq!(ours, backing, "statfs shows the file system underneath");
+}
+
+#[test]
+fn the_command_returns_when_the_mount_is_usable_and_otherwise_says_why() {
+    let Some(mut mount) = TestMount::new() else { return };
+    let (root, mountpoint) = (mount.root(), mount.mountpoint());
+    let again = chron_cli().arg("mount").args([&root, &mountpoint]).output().unwrap();
+    assert!(!again.status.success() && text(&again.stderr).contains("already mounted"), "{again:?}");
+
+    let status = chron_cli().arg("umount").arg(&mountpoint).status().unwrap();
+    assert!(status.success());
+    wait(mount.daemon());
+    std::fs::write(root.join("proof"), "here").unwrap();
+    let detached = chron_cli().arg("mount").args([&root, &mountpoint]).output().unwrap();
+    assert!(detached.status.success(), "{detached:?}");
+    assert_eq!(mount.ok("cat proof"), "here");
+    assert!(chron_cli().arg("umount").arg(&mountpoint).status().unwrap().success());
+    assert!(!is_mounted(&mountpoint));
+
+    for (root, mountpoint, complaint) in [
+        (root.join("proof"), mountpoint.clone(), "not a directory"),
+        (root.join("nothing"), mountpoint.clone(), "No such file"),
+        (root.clone(), root.join("proof"), "not a directory"),
+        (root.clone(), root.clone(), "lie in one another"),
+        (root.clone(), root.parent().unwrap().to_path_buf(), "lie in one another"),
+    ] {
+        let output = chron_cli().arg("mount").args([&root, &mountpoint]).output().unwrap();
+        let complained = text(&output.stderr);
+        assert!(!output.status.success() && complained.contains(complaint), "{root:?} {mountpoint:?}: {complained}");
+        assert_eq!(complained.lines().count(), 1, "{complained}");
+        assert!(!is_mounted(&mountpoint));
+    }
+    let output = chron_cli().arg("mount").args([&root, &mountpoint]).args(["-o", "nonsense"]).output().unwrap();
+    assert!(!output.status.success() && text(&output.stderr).contains("nonsense"));
+    std::fs::create_dir(root.join("inside")).unwrap();
+    let output = chron_cli().arg("mount").arg(&root).arg(root.join("inside")).output().unwrap();
+    assert!(!output.status.success() && text(&output.stderr).contains("lie in one another"));
+}
+
+#[test]
+fn a_dead_mount_is_replaced() {
+    let Some(mut mount) = TestMount::new() else { return };
+    for _ in 0..3 {
+        mount.daemon().kill().unwrap();
+        mount.daemon().wait().unwrap();
+        let error = std::fs::metadata(mount.mountpoint()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOTCONN));
+        mount.mount_again("rw");
+        mount.ok("ls");
+    }
+    mount.daemon().kill().unwrap();
+    mount.daemon().wait().unwrap();
+    let status = chron_cli().arg("umount").arg(mount.mountpoint()).status().unwrap();
+    assert!(status.success(), "a dead mount can be unmounted");
+    assert!(!is_mounted(&mount.mountpoint()));
+}
+
+#[test]
+fn signals_unmount_cleanly() {
+    for signal in ["INT", "TERM", "HUP"] {
+        let Some(mut mount) = TestMount::new() else { return };
+        common::signal_to(mount.daemon().id(), signal);
+        wait(mount.daemon());
+        assert!(mount.daemon().wait().unwrap().success(), "{signal}");
+        assert!(!is_mounted(&mount.mountpoint()));
+    }
+}
+
+#[test]
+fn unmounting_ends_blocked_readers() {
+    type Unmount = fn(&mut TestMount);
+    let ways: [(&str, Unmount); 3] = [
+        ("chron-cli umount", |mount| {
+            assert!(chron_cli().arg("umount").arg(mount.mountpoint()).status().unwrap().success());
+        }),
+        ("SIGTERM", |mount| common::signal_to(mount.daemon().id(), "TERM")),
+        ("umount -l", |mount| detach(&mount.mountpoint())),
+    ];
+    for (way, unmount) in ways {
+        let Some(mut mount) = TestMount::new() else { return };
+        mount.ok("mkdir q && echo first > q/append.txt");
+        let readers: Vec<_> = (0..50).map(|_| mount.start("cat", &["q/follow.txt"])).collect();
+        readers.iter().for_each(|reader| mount.wait_until_blocked(reader));
+        let started = Instant::now();
+        unmount(&mut mount);
+        for reader in readers {
+            let output = reader.output();
+            assert!(output.status.success(), "{way}: {output:?}");
+        }
+        wait(mount.daemon());
+        assert!(started.elapsed() < Duration::from_secs(2), "{way}: {:?}", started.elapsed());
+        assert!(mount.daemon().wait().unwrap().success(), "{way}");
+        assert!(!is_mounted(&mount.mountpoint()));
+    }
+}
+
+#[test]
+fn a_busy_mount_goes_away_all_the_same() {
+    let Some(mut mount) = TestMount::over(|root| std::fs::write(root.join("file"), "x").unwrap(), "rw") else { return };
+    // Holds a file and the directory itself.
+    let holder = mount.start("bash", &["-c", "exec 5< file; echo held; exec sleep 60"]);
+    until("the file is held", || {
+        std::fs::read_link(format!("/proc/{}/fd/5", holder.id())).is_ok_and(|path| path.ends_with("file"))
+    });
+    common::signal_to(mount.daemon().id(), "TERM");
+    wait(mount.daemon());
+    assert!(!is_mounted(&mount.mountpoint()));
+}
+
+#[test]
+fn a_root_that_is_replaced_is_stale_and_not_followed() {
+    let Some(mount) = TestMount::over(|root| std::fs::create_dir(root.join("a")).unwrap(), "rw") else { return };
+    let errno = |path: &str| std::fs::read_dir(mount.mountpoint().join(path)).err().and_then(|e| e.raw_os_error());
+    assert_eq!(errno("a"), None);
+    let moved = mount.root().with_file_name("moved");
+    std::fs::rename(mount.root(), &moved).unwrap();
+    assert_eq!(errno("a"), Some(libc::ESTALE));
+    std::fs::create_dir_all(mount.root().join("secret")).unwrap();
+    assert_eq!([errno(""), errno("a"), errno("secret")], [Some(libc::ESTALE); 3]);
+    std::fs::remove_dir_all(mount.root()).unwrap();
+    assert_eq!(errno(""), Some(libc::ESTALE));
+    std::fs::rename(&moved, mount.root()).unwrap();
+    assert_eq!(errno("a"), None);
+}
+
+#[test]
+fn plain_directories_are_mirrored() {
+    let prepare = |root: &std::path::Path| {
+        std::fs::create_dir_all(root.join("notes/deep")).unwrap();
+        std::fs::write(root.join("notes/today.md"), "text\n").unwrap();
+        std::os::unix::fs::symlink("today.md", root.join("notes/link")).unwrap();
+        std::os::unix::fs::symlink("../../outside", root.join("notes/up")).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", root.join("notes/absolute")).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(root.join("notes/fifo")).status().unwrap().success());
+    };
+    let Some(mount) = TestMount::over(prepare, "rw") else { return };
+    assert_eq!(mount.ok("ls notes"), "deep\nlink\ntoday.md\n");
+    assert_eq!(mount.ok("cat notes/today.md notes/link"), "text\ntext\n");
+    for script in ["cat notes/absolute", "cat notes/up", "cat notes/fifo", "ls notes/nothing"] {
+        assert!(mount.fails(script).contains("No such file"), "{script}");
+    }
+    for (script, complaint) in [
+        ("echo x >> notes/today.md", "Permission denied"),
+        ("echo x > notes/new", "Operation not permitted"),
+        ("rm -f notes/today.md", "Operation not permitted"),
+        ("mv notes/today.md notes/other", "Operation not permitted"),
+        ("ln -s x notes/new", "Operation not permitted"),
+        ("ln notes/today.md notes/new", "Operation not permitted"),
+        ("mkfifo notes/new", "Operation not permitted"),
+        ("chmod 777 notes/today.md", "Operation not permitted"),
+        ("chown 7 notes/today.md", "Operation not permitted"),
+        ("mkdir notes", "File exists"),
+        ("mkdir $(printf 'x%.0s' {1..256})", "File name too long"),
+        ("ls $(printf 'x%.0s' {1..256})", "File name too long"),
+        ("rmdir notes", "Directory not empty"),
+        ("rmdir notes/today.md", "Not a directory"),
+    ] {
+        let complained = mount.fails(script);
+        assert!(complained.contains(complaint), "{script}: {complained}");
+    }
+    mount.ok("mkdir -p made/here && mkdir -m 751 made/there");
+    assert_eq!(std::fs::metadata(mount.root().join("made/there")).unwrap().mode() & 0o7777, 0o751);
+    mount.ok("rmdir made/here");
+    assert!(!mount.root().join("made/here").exists());
+    // What happens natively shows.
+    std::fs::create_dir(mount.root().join("native")).unwrap();
+    mount.ok("test -d native");
+}
+
+#[test]
+fn ready_works_in_any_directory() {
+    let Some(mount) = TestMount::new() else { return };
+    mount.ok("mkdir endpoint");
+    assert!(mount.fails("cat endpoint/READY").contains("No such file"));
+    assert!(mount.fails("rm endpoint/READY").contains("No such file"));
+    mount.ok("touch endpoint/READY");
+    assert_eq!(mount.ok("ls endpoint"), "READY\n");
+    assert_eq!(mount.ok("jq -r .comm endpoint/READY"), "touch\n");
+    let ready = chronfs::bus::ready(mount.root().join("endpoint")).unwrap().unwrap();
+    assert!(ready.pid.is_some());
+    let size = mount.ok("stat -c %s endpoint/READY");
+    assert_eq!(size, mount.ok("wc -c < endpoint/READY"));
+    // Marking again renews.
+    mount.ok("touch endpoint/READY");
+    assert!(chronfs::bus::ready(mount.root().join("endpoint")).unwrap().unwrap().timestamp_ns > ready.timestamp_ns);
+    mount.ok("rm endpoint/READY");
+    assert_eq!(chronfs::bus::ready(mount.root().join("endpoint")).unwrap(), None);
+    chronfs::bus::mark_ready(mount.root().join("endpoint")).unwrap();
+    mount.ok("test -e endpoint/READY");
+    chronfs::bus::unmark_ready(mount.root().join("endpoint")).unwrap();
+    mount.ok("test ! -e endpoint/READY");
+    mount.ok(": > endpoint/READY; test -e endpoint/READY");
+    // A marked directory can still become a queue.
+    mount.ok("echo hello > endpoint/append.txt");
+    assert_eq!(mount.ok("cat endpoint/messages.txt"), "hello\n");
+    assert_eq!(mount.ok("jq .ready endpoint/status.json"), "true\n");
+}
+
+#[test]
+fn a_read_only_mount_changes_nothing() {
+    let prepare = |root: &std::path::Path| {
+        let queue = chronfs::Queue::create(root.join("q"), &chronfs::queue::Settings::default()).unwrap();
+        queue.writer().unwrap().append(1, b"hello").unwrap();
+        queue.add_reader("alice").unwrap();
+    };
+    let Some(mount) = TestMount::over(prepare, "ro") else { return };
+    assert_eq!(mount.ok("cat q/messages.txt"), "hello\n");
+    for script in [
+        "echo x > q/append.txt",
+        "mkdir new",
+        "touch q/READY",
+        "mkdir q/readers/bob",
+        "rmdir q/readers/alice",
+        "echo 1 > q/readers/alice/position",
+    ] {
+        assert!(mount.fails(script).contains("Read-only file system"), "{script}");
+    }
+    assert_eq!(mount.ok("cat q/readers/alice/position"), "1\n");
+}
+
+#[test]
+fn a_second_user_sees_what_the_backing_modes_allow() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+
+    let prepare = |root: &std::path::Path| {
+        for (name, mode) in [("open", 0o755), ("closed", 0o700), ("shared", 0o777)] {
+            let dir = root.join(name);
+            let queue = chronfs::Queue::create(&dir, &chronfs::queue::Settings::default()).unwrap();
+            queue.writer().unwrap().append(1, b"hello").unwrap();
+            std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        std::fs::set_permissions(root.join("shared/control.meta"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::create_dir(root.join("theirs")).unwrap();
+        chown(root.join("theirs"), Some(65534), Some(65534)).unwrap();
+        let above = root.parent().unwrap();
+        std::fs::set_permissions(above, std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let Some(mount) = TestMount::over(prepare, "allow_other") else { return };
+    let other = |script: &str| format!("setpriv --reuid 65534 --regid 65534 --clear-groups bash -c '{script}'");
+    assert_eq!(mount.ok(&other("cat open/messages.txt")), "hello\n");
+    for script in [
+        "cat closed/messages.txt",
+        "echo x > open/append.txt",
+        "cat shared/messages.txt",
+        "cat shared/follow.txt",
+        "touch open/READY",
+        "mkdir open/readers/me",
+        "mkdir new",
+    ] {
+        let complained = mount.fails(&other(script));
+        assert!(complained.contains("Permission denied"), "{script}: {complained}");
+    }
+    mount.ok(&other("echo x > shared/append.txt"));
+    mount.ok(&other("touch theirs/READY && echo mine > theirs/append.txt && mkdir theirs/readers/me"));
+    for name in ["READY", "control.meta", "000000000.q", "readers", "readers/me.meta"] {
+        let metadata = std::fs::metadata(mount.root().join("theirs").join(name)).unwrap();
+        assert_eq!(metadata.uid(), 65534, "{name} belongs to whoever made it");
+    }
+    assert_eq!(mount.ok(&other("cat theirs/messages.txt")), "mine\n");
+    // Without allow_other nobody else gets in at all.
+    let Some(mount) = TestMount::new() else { return };
+    assert!(mount.fails(&other("cd / && ls $OLDPWD")).contains("Permission denied"));
+}
