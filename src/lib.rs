@@ -1,7 +1,36 @@
 //! chronfs: a persisted, memory-mapped message queue for one Linux host that can be mounted.
+//!
+//! - [`queue`]: the engine. [`Queue`], [`QueueWriter`], [`QueueReader`]; what the bytes on disk mean stands in
+//!   [`queue::layout`].
+//! - [`bus`]: conventions about queues that belong together.
+//! - [`view`]: messages as text, as the mount and `chron-cli tail` print them.
+//! - [`fs`]: the mount.
+//!
+//! ```
+//! use chronfs::queue::Settings;
+//! use chronfs::Queue;
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("ticks");
+//! let queue = Queue::create(path, &Settings::default())?;
+//! let mut reader = queue.reader("billing")?;
+//! queue.writer()?.append(1, b"hello")?;
+//! let message = reader.next()?.and_then(|entry| entry.message());
+//! assert_eq!(message.map(|message| message.payload), Some(&b"hello"[..]));
+//! reader.commit();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+pub mod bus;
 pub mod clock;
+pub mod fs;
 pub mod queue;
+pub mod report;
 mod sync;
+pub mod view;
 
 pub use queue::{Error, Message, Queue, QueueReader, QueueWriter, Result};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

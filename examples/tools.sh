@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Installs what the demo and the tests use besides the Rust toolchain: fusermount3 (to mount without being root) and
+# jq. Does nothing where both are there. Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says
+# what is missing.
+set -euo pipefail
+
+missing=()
+command -v fusermount3 > /dev/null || missing+=(fuse3)
+command -v jq > /dev/null || missing+=(jq)
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+give_up() {
+    echo "$0: please install ${missing[*]} first: $1" >&2
+    exit 1
+}
+
+command -v apt-get > /dev/null || give_up "there is no apt-get to do it with"
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo > /dev/null || give_up "that needs root"
+    as_root=(sudo)
+fi
+echo "installing ${missing[*]}" >&2
+export DEBIAN_FRONTEND=noninteractive
+"${as_root[@]}" apt-get update -qq >&2 < /dev/null || give_up "apt-get update failed"
+"${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 < /dev/null || give_up "apt-get failed"

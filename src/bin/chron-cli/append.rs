@@ -1,0 +1,194 @@
+//! `chron-cli append`: messages from files or standard input.
+//!
+//! Every message is visible to readers as soon as its line has been read, so a live pipe works. Input is read in
+//! bounded pieces: a line without an end can't take all memory. Whatever ends the command early, what was appended
+//! before it stays, is counted on stderr, and is made durable if --sync asks for that.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use chronfs::queue::{Settings, layout};
+use chronfs::view::{Input, InputFormat, parse_line};
+use chronfs::{Queue, QueueWriter, report};
+
+use crate::AppendArgs;
+use crate::create::check_place;
+use crate::failure::{Done, Failure, Outcome, note};
+
+/// JSON may write a byte as `\u00XX`: so much longer can a line be than its payload.
+const JSON_EXPANSION: u64 = 6;
+/// Room in a JSON line for keys and numbers.
+const JSON_KEYS: u64 = 64 << 10;
+
+/// What has been appended so far.
+struct Appended {
+    messages: u64,
+    bytes: u64,
+    first_seq: u64,
+}
+
+pub(crate) fn run(args: &AppendArgs) -> Outcome {
+    let stdin = [PathBuf::from("-")];
+    let files = if args.files.is_empty() { &stdin[..] } else { &args.files[..] };
+    // A misspelt name among many is found before anything is appended.
+    for file in files.iter().filter(|file| !is_stdin(file)) {
+        open(file)?;
+    }
+
+    let queue = open_or_create(&args.queue)?;
+    let mut writer = queue.writer()?;
+    let mut appended = Appended { messages: 0, bytes: 0, first_seq: writer.next_seq() };
+    let started = Instant::now();
+    let result = files.iter().try_for_each(|file| append_file(args, file, &mut writer, &mut appended));
+    let synced = if args.sync { writer.flush_sync() } else { Ok(()) };
+    appended.report(&args.queue, started);
+    result?;
+    synced?;
+    Ok(Done::Well)
+}
+
+impl Appended {
+    fn report(&self, queue: &Path, started: Instant) {
+        let path = queue.display();
+        if self.messages == 0 {
+            note(&format!("{path}: nothing appended"));
+            return;
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        #[allow(clippy::cast_precision_loss)]
+        let rate = self.messages as f64 / seconds.max(1e-9);
+        let last_seq = self.first_seq + self.messages - 1;
+        note(&format!(
+            "{path}: appended {} messages, seq {} to {last_seq}, {} of payload in {seconds:.3} s ({rate:.0} messages/s)",
+            self.messages,
+            self.first_seq,
+            report::human_bytes(self.bytes),
+        ));
+    }
+}
+
+fn is_stdin(file: &Path) -> bool {
+    file.as_os_str() == "-"
+}
+
+fn open(file: &Path) -> Result<File, Failure> {
+    File::open(file).map_err(Failure::io(file, "open"))
+}
+
+/// A directory may become a queue if nothing is in it but the bus's markers and what a killed `create` left.
+fn open_or_create(path: &Path) -> Result<Queue, Failure> {
+    let missing = match Queue::open(path) {
+        Ok(queue) => return Ok(queue),
+        Err(e) => e,
+    };
+    let is_ours = |name: &OsStr| {
+        let known = ["READY", "LEASE", layout::LOCK_FILE];
+        name.to_str().is_some_and(|name| known.contains(&name) || name.ends_with(layout::TEMPORARY_SUFFIX))
+    };
+    let may_become_queue = match fs::read_dir(path) {
+        Ok(mut entries) => entries.all(|entry| entry.is_ok_and(|e| is_ours(&e.file_name()))),
+        Err(e) => e.kind() == io::ErrorKind::NotFound,
+    };
+    if !may_become_queue {
+        return Err(missing.into());
+    }
+    check_place(path)?;
+    Ok(Queue::open_or_create(path, &Settings::default())?)
+}
+
+fn append_file(
+    args: &AppendArgs,
+    file: &Path,
+    writer: &mut QueueWriter,
+    appended: &mut Appended,
+) -> Result<(), Failure> {
+    let (name, mut input): (PathBuf, Box<dyn BufRead>) = if is_stdin(file) {
+        (PathBuf::from("standard input"), Box::new(io::stdin().lock()))
+    } else {
+        (file.to_path_buf(), Box::new(BufReader::with_capacity(256 << 10, open(file)?)))
+    };
+    let format = InputFormat::from(args.format);
+    let max_payload = u64::try_from(writer.max_payload_len()).unwrap_or(u64::MAX);
+    if matches!(format, InputFormat::Bin) {
+        let mut payload = Vec::new();
+        // One byte more than allowed: then the engine refuses it, in its own words.
+        input.take(max_payload.saturating_add(1)).read_to_end(&mut payload).map_err(Failure::io(&name, "read"))?;
+        let result = append_message(args, format, &payload, writer, appended);
+        return result.map_err(|e| Failure::new(format!("{}: {e}", name.display())));
+    }
+    let max_line = match format {
+        InputFormat::Jsonl => max_payload.saturating_mul(JSON_EXPANSION).saturating_add(JSON_KEYS),
+        InputFormat::Txt | InputFormat::Bin => max_payload,
+    };
+    let mut line = Vec::new();
+    let mut number = 0_u64;
+    loop {
+        number += 1;
+        let at_line = |e: String| Failure::new(format!("{}:{number}: {e}", name.display()));
+        match read_line(&mut input, max_line, &mut line) {
+            Ok(true) => append_message(args, format, &line, writer, appended).map_err(at_line)?,
+            Ok(false) => return Ok(()),
+            Err(e) => return Err(at_line(e.to_string())),
+        }
+    }
+}
+
+fn append_message(
+    args: &AppendArgs,
+    format: InputFormat,
+    bytes: &[u8],
+    writer: &mut QueueWriter,
+    appended: &mut Appended,
+) -> Result<(), String> {
+    let Input { msg_type, timestamp_ns, payload } = parse_line(format, bytes)?;
+    let msg_type = args.msg_type.unwrap_or(msg_type);
+    match timestamp_ns {
+        Some(timestamp_ns) => writer.append_at(timestamp_ns, msg_type, &payload),
+        None => writer.append(msg_type, &payload),
+    }
+    .map_err(|e| e.to_string())?;
+    appended.messages += 1;
+    appended.bytes += payload.len() as u64;
+    Ok(())
+}
+
+/// The next line, without its newline; false at the end of the input. The last one may lack the newline.
+fn read_line(input: &mut impl BufRead, max: u64, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    let read = input.take(max.saturating_add(1)).read_until(b'\n', line)?;
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else if line.len() as u64 > max {
+        let text = format!("longer than the {max} bytes that this queue takes; create it with a larger --segment-size");
+        return Err(io::Error::other(text));
+    }
+    Ok(read > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_end_at_newlines_and_at_the_end_of_the_input() {
+        let mut input = &b"one\n\ntwo\r\nlast"[..];
+        let mut line = Vec::new();
+        let mut lines = Vec::new();
+        while read_line(&mut input, 5, &mut line).unwrap() {
+            lines.push(line.clone());
+        }
+        assert_eq!(lines, [b"one".to_vec(), b"".to_vec(), b"two\r".to_vec(), b"last".to_vec()]);
+    }
+
+    #[test]
+    fn a_line_of_just_the_limit_passes_and_a_longer_one_is_refused() {
+        let mut line = Vec::new();
+        assert!(read_line(&mut &b"12345\n"[..], 5, &mut line).unwrap());
+        assert!(read_line(&mut &b"12345"[..], 5, &mut line).unwrap());
+        assert!(read_line(&mut &b"123456\n"[..], 5, &mut line).is_err());
+        assert!(read_line(&mut &b"123456"[..], 5, &mut line).is_err());
+    }
+}

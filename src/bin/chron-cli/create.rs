@@ -1,0 +1,37 @@
+//! `chron-cli create`: a queue with settings of its own.
+
+use std::path::Path;
+
+use chronfs::Queue;
+use chronfs::queue::{Settings, check_name};
+
+use crate::CreateArgs;
+use crate::failure::{Done, Failure, Outcome};
+
+pub(crate) fn run(args: &CreateArgs) -> Outcome {
+    let settings = Settings {
+        segment_size: args.segment_size,
+        max_bytes: args.max_bytes,
+        retain_bytes: args.retain_bytes,
+        retain_age_ns: args.retain_age,
+        ..Settings::default()
+    };
+    settings.validate()?;
+    check_place(&args.queue)?;
+    Queue::create(&args.queue, &settings)?;
+    Ok(Done::Well)
+}
+
+/// Can there be a queue of this name, in this place? The mount allows no other names, and shows no queue in a queue.
+pub(crate) fn check_place(path: &Path) -> Result<(), Failure> {
+    let refuse = |what: &dyn std::fmt::Display| Failure::new(format!("{}: {what}", path.display()));
+    if let Some(name) = path.file_name() {
+        check_name(&name.to_string_lossy()).map_err(|e| refuse(&e))?;
+    }
+    match path.parent() {
+        Some(parent) if Queue::exists(Path::new(".").join(parent)) => {
+            Err(refuse(&"a queue can't lie in another queue's directory"))
+        }
+        _ => Ok(()),
+    }
+}

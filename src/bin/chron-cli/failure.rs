@@ -1,0 +1,136 @@
+//! How a subcommand ends: done, done with problems found, or failed.
+//!
+//! A failure is one line on stderr, `chron-cli: <path>: <cause>; <remedy>`, and exit code 1. A closed pipe on stdout
+//! is no failure: whoever read has seen enough, so the program ends at once, silently, with 0.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use chronfs::queue::Error;
+
+/// What a subcommand returns. `Ok(Done::Problems)` has been explained on stderr already.
+pub(crate) type Outcome = Result<Done, Failure>;
+
+/// How a subcommand that did not fail ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// Exit code 0.
+    Well,
+    /// Exit code 1: it went through to the end, and what it met is not in order.
+    Problems,
+}
+
+impl From<Done> for ExitCode {
+    fn from(done: Done) -> Self {
+        match done {
+            Done::Well => Self::SUCCESS,
+            Done::Problems => Self::FAILURE,
+        }
+    }
+}
+
+/// Why a subcommand could not go on.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Nobody reads what is printed any more.
+    ClosedPipe,
+    /// For people: path, cause, remedy.
+    Message(String),
+    /// The same, where the command line is wrong in a way that only shows later.
+    Usage(String),
+}
+
+impl Failure {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self::Message(message.into())
+    }
+
+    /// `<path>: cannot <doing>: <system error>`.
+    pub(crate) fn io(path: &Path, doing: &str) -> impl FnOnce(io::Error) -> Self {
+        let start = format!("{}: cannot {doing}", path.display());
+        move |e| Self::Message(format!("{start}: {e}"))
+    }
+
+    /// An error while writing to stdout.
+    pub(crate) fn stdout(e: io::Error) -> Self {
+        if e.kind() == io::ErrorKind::BrokenPipe {
+            Self::ClosedPipe
+        } else {
+            Self::Message(format!("standard output: cannot write: {e}"))
+        }
+    }
+}
+
+impl From<Failure> for ExitCode {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::ClosedPipe => Self::SUCCESS,
+            Failure::Message(_) => Self::FAILURE,
+            Failure::Usage(_) => Self::from(2),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Self::Message(e.to_string())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClosedPipe => f.write_str("standard output: closed"),
+            Self::Message(text) | Self::Usage(text) => f.write_str(text),
+        }
+    }
+}
+
+/// A note on stderr. Nothing can be done when stderr is gone.
+pub(crate) fn note(text: &str) {
+    use io::Write as _;
+    let _ = writeln!(io::stderr(), "chron-cli: {}", one_line(text));
+}
+
+/// Names come from the file system and may hold newlines and escape sequences: they must not reach a terminal. System
+/// errors are worded as the C library does, without the standard library's "(os error 2)".
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in without_error_number(text).chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+fn without_error_number(text: &str) -> String {
+    let Some((before, after)) = text.split_once(" (os error ") else { return text.to_owned() };
+    match after.split_once(')') {
+        Some((number, rest)) if number.bytes().all(|b| b.is_ascii_digit()) => format!("{before}{rest}"),
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_one_line_and_free_of_escape_sequences() {
+        assert_eq!(one_line("/tmp/a\nb\u{1b}[31m: not a queue"), "/tmp/a\\nb\\u{1b}[31m: not a queue");
+    }
+
+    #[test]
+    fn system_errors_have_no_numbers() {
+        assert_eq!(
+            one_line("q: cannot open it: No such file (os error 2); make it"),
+            "q: cannot open it: No such file; make it"
+        );
+        assert_eq!(one_line("a (os error x): not a queue"), "a (os error x): not a queue");
+    }
+}

@@ -1,0 +1,42 @@
+//! `chron-cli inspect`: a queue's state. The texts come from [`chronfs::report`], as the mount's `status` files do.
+//! Damage that shows without reading the messages is named on stderr and makes the exit code 1.
+
+use std::path::Path;
+
+use chronfs::Queue;
+use chronfs::bus;
+use chronfs::report::{self, Lease};
+
+use crate::InspectArgs;
+use crate::failure::{Done, Outcome, note};
+use crate::output::print;
+
+pub(crate) fn run(args: &InspectArgs) -> Outcome {
+    let queue = Queue::open(&args.queue)?;
+    let inspection = queue.inspect()?;
+    let (ready, lease) = endpoint(&args.queue);
+    if args.json {
+        let mut json = report::inspection_json(&inspection, ready, lease.as_ref());
+        json.push('\n');
+        print(&json)?;
+    } else {
+        print(&report::inspection_text(&inspection, ready, lease.as_ref()))?;
+    }
+    let control_damage = queue.control_damage().map(ToString::to_string);
+    let reader_damage = inspection.readers.into_iter().filter_map(|reader| reader.damage);
+    let mut done = Done::Well;
+    for damage in control_damage.into_iter().chain(reader_damage) {
+        note(&damage);
+        done = Done::Problems;
+    }
+    Ok(done)
+}
+
+/// What the bus says of the endpoint in this directory. A marker that can't be read is named, and does not count.
+pub(crate) fn endpoint(path: &Path) -> (bool, Option<Lease>) {
+    let ready = bus::ready(path).unwrap_or_else(|e| {
+        note(&e.to_string());
+        None
+    });
+    (ready.is_some(), None)
+}

@@ -1,0 +1,402 @@
+//! chron-cli: queues from the shell.
+//!
+//! This file is the whole command line: every subcommand and option is defined here, with its help, and the one
+//! `match` in [`run`] hands over to the file of the subcommand's name. Completions and manual pages are generated
+//! from these definitions.
+//!
+//! Data goes to stdout; notes and errors to stderr. Exit codes: 0 done, 1 failed or problems found, 2 wrong usage.
+
+mod append;
+mod create;
+mod failure;
+mod generate;
+mod inspect;
+mod ls;
+mod mount;
+mod mount_helper;
+mod output;
+mod readers;
+mod tail;
+mod umount;
+mod units;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use chronfs::view::{Format, InputFormat, SeekTarget};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use failure::{Failure, Outcome};
+use output::ColorChoice;
+use units::{parse_segment_size, parse_size, parse_span_ns};
+
+/// A persisted message queue that can be mounted
+#[derive(Debug, Parser)]
+#[command(name = "chron-cli", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "\
+Examples:
+  chron-cli append /srv/bus/ticks < lines.txt     one message a line
+  chron-cli tail -f /srv/bus/ticks                the last ten, then what comes
+  chron-cli mount /srv/bus /mnt/bus               every queue below /srv/bus as files
+  chron-cli inspect /srv/bus/ticks                who writes, who reads, how far behind
+
+Exit codes: 0 done, 1 failed or problems found, 2 wrong usage.")]
+struct Cli {
+    /// When to use colours; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: ColorChoice,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Mount(MountArgs),
+    Umount(UmountArgs),
+    Create(CreateArgs),
+    Append(AppendArgs),
+    Tail(TailArgs),
+    Inspect(InspectArgs),
+    Ls(LsArgs),
+    Readers(ReadersArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
+}
+
+fn run(cli: Cli) -> Outcome {
+    let color = cli.color.enabled();
+    match cli.command {
+        Command::Mount(args) => mount::run(&args),
+        Command::Umount(args) => umount::run(&args),
+        Command::Create(args) => create::run(&args),
+        Command::Append(args) => append::run(&args),
+        Command::Tail(args) => tail::run(&args, color),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Ls(args) => ls::run(&args),
+        Command::Readers(args) => readers::run(&args),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man(args) => generate::man(&args),
+    }
+}
+
+/// Show the queues below a directory as files
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Returns when the files are there; a background process serves them until the mount is taken away.
+
+Examples:
+  chron-cli mount /srv/bus /mnt/bus
+  chron-cli mount -f -o ro /srv/bus /mnt/bus      in the foreground, refusing every change
+  cat /mnt/bus/ticks/messages.jsonl               everything retained
+  cat /mnt/bus/ticks/follow.txt                   from now on
+  echo hello > /mnt/bus/ticks/append.txt
+  chron-cli umount /mnt/bus")]
+struct MountArgs {
+    /// The directory that holds the queues
+    root: PathBuf,
+    /// Where to mount it: an existing directory
+    dir: PathBuf,
+    /// Stay in the foreground
+    #[arg(short, long)]
+    foreground: bool,
+    /// Mount options, separated by commas, as for mount(8): ro, allow_other, …
+    #[arg(short, long = "options", value_name = "OPTIONS", action = clap::ArgAction::Append)]
+    options: Vec<String>,
+}
+
+/// Take a mount away, a dead one too
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  chron-cli umount /mnt/bus")]
+struct UmountArgs {
+    /// The directory it is mounted at
+    dir: PathBuf,
+}
+
+/// Make a queue with settings of its own
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A queue keeps its settings for life; whoever opens it takes them from there. Sizes take KiB, MiB, GiB and TiB,
+spans of time ms, s, m, h, d and w. `append` makes a queue with the defaults by itself.
+
+Examples:
+  chron-cli create /srv/bus/ticks
+  chron-cli create /srv/bus/ticks --segment-size 256MiB --max-bytes 20GiB
+  chron-cli create /srv/bus/orders --retain-bytes 1GiB --retain-age 7d")]
+struct CreateArgs {
+    /// The queue's directory; it and those above it are made
+    queue: PathBuf,
+    /// Size of each segment file: 64KiB to 1GiB, a multiple of 4KiB; a message must fit into one
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_segment_size)]
+    segment_size: u32,
+    /// Refuse to append when the segments would take more than this
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_bytes: Option<u64>,
+    /// How much retention keeps of what every reader has consumed
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    retain_bytes: Option<u64>,
+    /// How long retention keeps messages
+    #[arg(long, value_name = "SPAN", value_parser = parse_span_ns)]
+    retain_age: Option<u64>,
+}
+
+/// Append messages from files or standard input
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Formats:
+  txt     each line, without its newline, is one message
+  jsonl   each line is an object with payload or payload_b64, and type and timestamp_ns if you like: what
+          `tail --format jsonl` prints can be put back
+  bin     each FILE, or all of standard input, is one message
+
+A bad line ends the command with its file and line number; what came before it stays appended. The queue is made,
+with the default settings, if it is not there. Only one process at a time can append to a queue.
+
+Examples:
+  echo hello | chron-cli append /srv/bus/ticks
+  chron-cli append /srv/bus/ticks --type 7 --sync monday.log tuesday.log
+  chron-cli append /srv/bus/pictures --format bin *.png
+  chron-cli tail -n +1 --format jsonl a | chron-cli append b --format jsonl")]
+struct AppendArgs {
+    /// The queue's directory
+    queue: PathBuf,
+    /// Type of the messages, 0 to 65534; in jsonl it goes before the line's own
+    #[arg(long = "type", value_name = "N", value_parser = clap::value_parser!(u16).range(0..=65534))]
+    msg_type: Option<u16>,
+    /// What the input looks like
+    #[arg(long, default_value = "txt")]
+    format: InputName,
+    /// Return only when everything appended would survive a power cut
+    #[arg(long)]
+    sync: bool,
+    /// Files to read; none, or -, means standard input
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+/// Print messages, the last ten by default
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without -n, --from and --since these are the last ten messages of those selected by the other options; with --from
+or --since all of them. -f goes on with what comes, until it is interrupted or nobody reads its output.
+
+Nothing is registered, locked or changed, unless --reader names a reader: then printing starts at that reader's
+position, and --commit moves it behind what was printed.
+
+Messages that are missing (damaged, or retired before they were read) are named on stderr, and the exit code is 1.
+
+Examples:
+  chron-cli tail /srv/bus/ticks                       the last ten
+  chron-cli tail -f -n 0 --format jsonl /srv/bus/ticks | jq .payload
+  chron-cli tail -n +1 --format bin /srv/bus/ticks    all payloads, back to back
+  chron-cli tail --from 1000 --type 7 /srv/bus/ticks
+  chron-cli tail --since 15m --grep 'BTC|ETH' /srv/bus/ticks
+  chron-cli tail --since 2024-08-08T09:30:00Z --until 2024-08-08T09:31:00Z /srv/bus/ticks
+  chron-cli tail -f --reader billing --commit --format txt /srv/bus/ticks")]
+struct TailArgs {
+    /// The queue's directory
+    queue: PathBuf,
+    /// Go on with the messages that come
+    #[arg(short, long)]
+    follow: bool,
+    /// The last N messages; +N: from the Nth retained one on
+    #[arg(short = 'n', long, value_name = "N", value_parser = tail::parse_lines)]
+    lines: Option<tail::Lines>,
+    /// From this sequence number on
+    #[arg(long, value_name = "SEQ")]
+    from: Option<u64>,
+    /// From this time on: 2024-08-08T09:30:00Z, @1723108500, 15m, '15m ago'
+    #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
+    since: Option<u64>,
+    /// Up to this time
+    #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
+    until: Option<u64>,
+    /// Only messages of this type; may be given several times
+    #[arg(long = "type", value_name = "N")]
+    types: Vec<u16>,
+    /// Only messages with a payload that matches this regular expression
+    #[arg(long, value_name = "RE")]
+    grep: Option<regex::bytes::Regex>,
+    /// hex: a header line and a hex dump; jsonl: one object a line; txt: the payload as a line; bin: payloads as they are
+    #[arg(long, default_value = "hex")]
+    format: FormatName,
+    /// Start at the position of this reader, which is registered if it is new
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["lines", "from", "since", "until"])]
+    reader: Option<String>,
+    /// Move the reader behind what was printed
+    #[arg(long, requires = "reader")]
+    commit: bool,
+}
+
+/// Show a queue's state: head, writer, readers, segments, settings
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  chron-cli inspect /srv/bus/ticks
+  chron-cli inspect --json /srv/bus/ticks | jq '.readers[] | {name, lag_messages}'")]
+struct InspectArgs {
+    /// The queue's directory
+    queue: PathBuf,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// List the queues below a directory
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  chron-cli ls /srv/bus\n  chron-cli ls --json /srv/bus | jq -r .path")]
+struct LsArgs {
+    /// Where to look
+    root: PathBuf,
+    /// One JSON object a line, with keys of `inspect --json`
+    #[arg(long)]
+    json: bool,
+}
+
+/// List, add, move and remove a queue's readers
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A reader is a persisted position: the sequence number of the message that it consumes next.
+
+Examples:
+  chron-cli readers /srv/bus/ticks
+  chron-cli readers /srv/bus/ticks add billing
+  chron-cli readers /srv/bus/ticks seek billing -10
+  chron-cli readers /srv/bus/ticks rm billing")]
+struct ReadersArgs {
+    /// The queue's directory
+    queue: PathBuf,
+    #[command(subcommand)]
+    action: Option<ReadersAction>,
+}
+
+#[derive(Debug, Subcommand)]
+enum ReadersAction {
+    /// List the readers (the default)
+    List {
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Register a reader at the first retained message
+    Add {
+        /// Its name
+        name: String,
+    },
+    /// Move a reader that no process is using
+    Seek {
+        /// Its name
+        name: String,
+        /// A sequence number, first, end, +10, -10 or @2024-08-08T09:30:00Z
+        #[arg(value_parser = parse_target, allow_hyphen_values = true)]
+        position: SeekTarget,
+    },
+    /// Remove a reader
+    Rm {
+        /// Its name
+        name: String,
+    },
+}
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  chron-cli completions bash > ~/.local/share/bash-completion/completions/chron-cli")]
+struct CompletionsArgs {
+    /// Which shell
+    shell: clap_complete::Shell,
+}
+
+/// Print a manual page
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  chron-cli man | man -l -\n  chron-cli man tail > chron-cli-tail.1")]
+struct ManArgs {
+    /// The subcommand that it is about; none: chron-cli itself
+    subcommand: Option<String>,
+}
+
+/// [`Format`] as an option's value.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FormatName {
+    Hex,
+    Jsonl,
+    Txt,
+    Bin,
+}
+
+impl From<FormatName> for Format {
+    fn from(name: FormatName) -> Self {
+        match name {
+            FormatName::Hex => Self::Hex,
+            FormatName::Jsonl => Self::Jsonl,
+            FormatName::Txt => Self::Txt,
+            FormatName::Bin => Self::Bin,
+        }
+    }
+}
+
+/// [`InputFormat`] as an option's value.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum InputName {
+    Txt,
+    Jsonl,
+    Bin,
+}
+
+impl From<InputName> for InputFormat {
+    fn from(name: InputName) -> Self {
+        match name {
+            InputName::Txt => Self::Txt,
+            InputName::Jsonl => Self::Jsonl,
+            InputName::Bin => Self::Bin,
+        }
+    }
+}
+
+fn parse_time(text: &str) -> Result<u64, String> {
+    chronfs::view::parse_time(text, chronfs::clock::now_ns())
+}
+
+fn parse_target(text: &str) -> Result<SeekTarget, String> {
+    chronfs::view::parse_seek_target(text, chronfs::clock::now_ns())
+}
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    if words.next().is_some_and(|name| mount_helper::is_helper_name(&name)) {
+        return mount_helper::run(words);
+    }
+    match run(Cli::parse()) {
+        Ok(done) => done.into(),
+        Err(failure) => {
+            if !matches!(failure, Failure::ClosedPipe) {
+                failure::note(&failure.to_string());
+            }
+            failure.into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// A subcommand without an example, or an option without help, is not finished.
+    #[test]
+    fn everything_is_explained() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            assert!(command.get_about().is_some(), "{name} has no summary");
+            assert!(command.get_after_help().is_some_and(|help| help.to_string().contains("chron-cli")), "{name}");
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{name}: {} has no help", argument.get_id());
+            }
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! `chron-cli mount`: serves the queues below a directory as files.
+//!
+//! The command returns when the files can be used; a background process then serves them. With --foreground there is
+//! no other process, and the command ends with the mount.
+
+use std::path::Path;
+
+use chronfs::fs::daemon;
+use chronfs::fs::mount::{MountError, MountOptions};
+
+use crate::MountArgs;
+use crate::failure::{Done, Failure, Outcome};
+
+pub(crate) fn run(args: &MountArgs) -> Outcome {
+    mount(&args.root, &args.dir, &args.options, args.foreground)?;
+    Ok(Done::Well)
+}
+
+/// Mounts, with the values of `-o`, of which there may be several.
+fn mount(root: &Path, dir: &Path, words: &[String], foreground: bool) -> Result<(), MountError> {
+    let mut options = MountOptions::default();
+    words.iter().try_for_each(|words| options.add(words))?;
+    daemon::run(root, dir, &options, foreground)
+}
+
+impl From<MountError> for Failure {
+    fn from(e: MountError) -> Self {
+        match e {
+            MountError::Usage(text) => Self::Usage(text),
+            MountError::System(text) | MountError::Failed(text) => Self::Message(text),
+        }
+    }
+}

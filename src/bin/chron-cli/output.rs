@@ -1,0 +1,91 @@
+//! Standard output: buffered, flushed when the caller says so, colours where they are wanted.
+
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::AsFd as _;
+
+use clap::ValueEnum;
+
+use crate::failure::Failure;
+
+/// Bytes that are gathered before they are written.
+const BUFFER: usize = 64 << 10;
+
+// No doc comments on the variants: clap would turn them into ten more lines of help in every subcommand.
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorChoice {
+    Auto,
+    Always,
+    Never,
+}
+
+impl ColorChoice {
+    pub(crate) fn enabled(self) -> bool {
+        match self {
+            Self::Auto => {
+                io::stdout().is_terminal()
+                    && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+                    && std::env::var_os("TERM").is_none_or(|t| t != "dumb")
+            }
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
+}
+
+/// Standard output. Std's own is line-buffered, which costs a search for newlines in every chunk.
+pub(crate) struct Output {
+    file: File,
+    /// Whatever is in here goes out at the next [`Output::flush`]: render into it.
+    pub(crate) buffer: Vec<u8>,
+}
+
+impl Output {
+    pub(crate) fn stdout() -> Result<Self, Failure> {
+        let descriptor = io::stdout().as_fd().try_clone_to_owned().map_err(Failure::stdout)?;
+        Ok(Self { file: File::from(descriptor), buffer: Vec::with_capacity(BUFFER + 4096) })
+    }
+
+    /// Is there enough in the buffer to be worth a system call?
+    pub(crate) fn is_full(&self) -> bool {
+        self.buffer.len() >= BUFFER
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
+        if !self.buffer.is_empty() {
+            self.file.write_all(&self.buffer).map_err(Failure::stdout)?;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+}
+
+/// Prints a whole text and is done.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = Output::stdout()?;
+    out.buffer.extend_from_slice(text.as_bytes());
+    out.flush()
+}
+
+/// Ends the program, with 0, as soon as the pipe on stdout has lost its last reader: `tail -f q | head -n 1` must
+/// not linger until the next message comes.
+pub(crate) fn exit_when_pipe_closes() -> Result<(), Failure> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(Failure::stdout)?;
+    std::thread::Builder::new()
+        .name("pipe-watch".to_owned())
+        .spawn(move || {
+            let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+            loop {
+                match poll(&mut watched, None) {
+                    Ok(_) => std::process::exit(0),
+                    Err(rustix::io::Errno::INTR) => {}
+                    // Without the watch the program ends at the next message instead.
+                    Err(_) => return,
+                }
+            }
+        })
+        .map_err(|e| Failure::new(format!("cannot start a thread: {e}")))?;
+    Ok(())
+}

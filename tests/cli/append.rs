@@ -1,0 +1,148 @@
+//! `chron-cli append`: what becomes a message, what is refused, and where a queue comes into being.
+
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use super::{Bus, PROGRAM, assert_fails, code, end_quietly, follow, next_line, stderr};
+
+#[test]
+fn append_takes_lines_files_and_standard_input() {
+    let bus = Bus::new();
+    fs::write(bus.path("one"), "a\nb\n").unwrap();
+    fs::write(bus.path("two"), "c\n\nlast without newline").unwrap();
+    let output = bus.run_with(&["append", "q", "--type", "9", "--sync", "one", "-", "two"], b"from stdin\r\n");
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_eq!(output.stdout, b"");
+    assert!(stderr(&output).contains("q: appended 6 messages, seq 1 to 6"), "{}", stderr(&output));
+    assert_eq!(bus.stdout(&["tail", "q", "--format", "txt"]), "a\nb\nfrom stdin\\r\nc\n\nlast without newline\n");
+    assert_eq!(bus.stdout(&["tail", "q", "--type", "9", "--format", "bin"]), "abfrom stdin\rclast without newline");
+}
+
+#[test]
+fn append_bin_makes_one_message_of_each_file() {
+    let bus = Bus::new();
+    let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    fs::write(bus.path("one"), &bytes).unwrap();
+    fs::write(bus.path("empty"), "").unwrap();
+    assert_eq!(code(&bus.run(&["append", "q", "--format", "bin", "one", "empty"])), 0);
+    bus.append("q", "bin", b"all\nof\nit\n");
+    assert_eq!(bus.json(&["inspect", "--json", "q"])["messages"], 3);
+    let printed = bus.run(&["tail", "q", "--format", "bin"]).stdout;
+    assert!(printed == [&bytes[..], b"all\nof\nit\n"].concat());
+}
+
+#[test]
+fn a_bad_line_is_named_and_what_came_before_it_stays() {
+    let bus = Bus::new();
+    fs::write(bus.path("in.jsonl"), "{\"payload\":\"good\"}\n{\"payload\":\"good too\"}\n{\"paylod\":1}\n{}\n")
+        .unwrap();
+    let output = bus.run(&["append", "q", "--format", "jsonl", "in.jsonl"]);
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("chron-cli: in.jsonl:3: "), "{}", stderr(&output));
+    assert!(stderr(&output).contains("appended 2 messages"), "{}", stderr(&output));
+    assert_eq!(bus.stdout(&["tail", "q", "--format", "txt"]), "good\ngood too\n");
+
+    let output = bus.run_with(&["append", "q", "--format", "jsonl"], b"{\"payload\":\"old\",\"timestamp_ns\":1}\n");
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("standard input:1: timestamp 1 lies before"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_missing_file_among_others_is_found_before_anything_is_appended() {
+    let bus = Bus::new();
+    fs::write(bus.path("one"), "a\n").unwrap();
+    assert_fails(&bus.run(&["append", "q", "one", "missing"]), &["chron-cli: missing: cannot open: No such file"]);
+    assert!(!bus.path("q").exists());
+}
+
+#[test]
+fn a_payload_over_the_limit_is_refused_in_every_format() {
+    let bus = Bus::new();
+    bus.stdout(&["create", "q", "--segment-size", "64KiB"]);
+    let long = "x".repeat(70_000);
+    let inputs = [
+        ("txt", format!("ok\n{long}\n"), "standard input:2: "),
+        ("txt", format!("ok\n{long}"), "standard input:2: "),
+        ("jsonl", format!("{{\"payload\":\"ok\"}}\n{{\"payload\":\"{long}\"}}\n"), "standard input:2: "),
+        ("bin", long.clone(), "standard input: "),
+    ];
+    for (format, input, place) in inputs {
+        let output = bus.run_with(&["append", "q", "--format", format], input.as_bytes());
+        assert_eq!(code(&output), 1, "{format}");
+        assert!(stderr(&output).contains(place) && stderr(&output).contains("--segment-size"), "{}", stderr(&output));
+    }
+    assert_eq!(bus.stdout(&["tail", "q", "--format", "txt"]), "ok\nok\nok\n");
+    let max = 64 * 1024 - 4096 - 64 - 64;
+    bus.append("q", "txt", "x".repeat(max).as_bytes());
+    assert_eq!(code(&bus.run_with(&["append", "q"], "x".repeat(max + 1).as_bytes())), 1);
+}
+
+#[test]
+fn append_makes_a_queue_only_where_nothing_else_is() {
+    let bus = Bus::new();
+    fs::create_dir_all(bus.path("ready")).unwrap();
+    fs::write(bus.path("ready/READY"), "{}").unwrap();
+    bus.append("ready", "txt", b"x\n");
+    bus.append("deep/down/q", "txt", b"x\n");
+
+    fs::create_dir(bus.path("home")).unwrap();
+    fs::write(bus.path("home/letter"), "").unwrap();
+    assert_fails(&bus.run_with(&["append", "home"], b"x\n"), &["home: not a queue"]);
+    assert_eq!(fs::read_dir(bus.path("home")).unwrap().count(), 1);
+    assert_eq!(code(&bus.run_with(&["append", "home/letter"], b"x\n")), 1);
+}
+
+#[test]
+fn queues_have_decent_names_and_do_not_lie_in_one_another() {
+    let bus = Bus::new();
+    bus.append("q", "txt", b"x\n");
+    for (place, part) in
+        [("q/inner", "another queue's directory"), ("a b", "invalid name"), (".hidden", "invalid name")]
+    {
+        assert_fails(&bus.run(&["create", place]), &[place, part]);
+        assert_fails(&bus.run_with(&["append", place], b"x\n"), &[place, part]);
+    }
+    let inside = bus.command(&["create", "inner"]).current_dir(bus.path("q")).output().unwrap();
+    assert_fails(&inside, &["another queue's directory"]);
+    assert_eq!(bus.stdout(&["ls", "--json", "."]).lines().count(), 1);
+}
+
+#[test]
+fn types_are_0_to_65534() {
+    let bus = Bus::new();
+    for wrong in ["65535", "-1", "x", ""] {
+        assert_eq!(code(&bus.run_with(&["append", "q", "--type", wrong], b"x\n")), 2, "{wrong:?}");
+    }
+    assert_eq!(code(&bus.run_with(&["append", "q", "--type", "65534"], b"x\n")), 0);
+}
+
+#[test]
+fn the_second_writer_is_told_who_the_first_one_is() {
+    let bus = Bus::new();
+    // Directly, without `timeout`: the process id matters. It ends when its stdin is closed.
+    let mut first = Command::new(PROGRAM)
+        .args(["append", "q"])
+        .current_dir(bus.0.path())
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = first.stdin.take().unwrap();
+    stdin.write_all(b"here\n").unwrap();
+    // Its message has been seen: it holds the lock.
+    let mut tail = follow(&bus, "q");
+    assert_eq!(next_line(&mut tail), "here");
+
+    assert_fails(
+        &bus.run_with(&["append", "q"], b"x\n"),
+        &["q: another writer holds", &format!("process {}", first.id())],
+    );
+    assert_eq!(bus.json(&["inspect", "--json", "q"])["writer"]["pid"], first.id());
+    assert_eq!(bus.json(&["inspect", "--json", "q"])["writer"]["state"], "alive");
+    drop(stdin);
+    assert!(first.wait().unwrap().success());
+    bus.append("q", "txt", b"second\n");
+    assert_eq!(next_line(&mut tail), "second");
+    end_quietly(tail);
+}

@@ -1,0 +1,198 @@
+//! `chron-cli mount` and `umount` as commands: when they return, what they say, and what they leave behind. What the
+//! mount shows is tested elsewhere.
+//!
+//! Skipped, with a message, where there is no /dev/fuse that may be used.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+use super::{PROGRAM, code};
+
+/// A bus directory and a place to mount it; unmounted at the end, whatever happens.
+struct Site(TempDir);
+
+impl Site {
+    /// None where nothing can be mounted.
+    fn new() -> Option<Self> {
+        if fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_err() {
+            eprintln!("skipped: /dev/fuse is not there, or not for us");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("bus")).unwrap();
+        fs::create_dir(dir.path().join("mnt")).unwrap();
+        Some(Self(dir))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["-k", "5", "60"]).arg(program).args(args).current_dir(self.0.path()).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(Path::new(PROGRAM), args).output().unwrap()
+    }
+
+    /// Runs and expects success, in silence.
+    fn succeed(&self, args: &[&str]) {
+        let output = self.run(args);
+        assert_eq!((code(&output), text(&output.stderr)), (0, String::new()), "{args:?}");
+        assert_eq!(text(&output.stdout), "", "{args:?}");
+    }
+
+    fn shell(&self, script: &str) -> String {
+        let output = self.command(Path::new("bash"), &["-c", script]).output().unwrap();
+        assert_eq!((code(&output), text(&output.stderr)), (0, String::new()), "{script}");
+        text(&output.stdout)
+    }
+
+    /// A mount in the foreground, usable. It says so to the service manager, which is us.
+    fn foreground(&self) -> Child {
+        let manager = UnixDatagram::bind(self.path("notify")).unwrap();
+        let child = Command::new(PROGRAM)
+            .args(["mount", "-f", "bus", "mnt"])
+            .current_dir(self.0.path())
+            .env("NOTIFY_SOCKET", self.path("notify"))
+            .spawn()
+            .unwrap();
+        let mut message = [0; 200];
+        let length = manager.recv(&mut message).unwrap();
+        assert!(text(&message[..length]).contains("READY=1"));
+        fs::remove_file(self.path("notify")).unwrap();
+        child
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let _ = self.run(&["umount", "mnt"]);
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn mount_returns_when_the_files_can_be_used_and_umount_takes_them_away() {
+    let Some(site) = Site::new() else { return };
+    site.succeed(&["mount", "bus", "mnt"]);
+    let printed = site.shell("mkdir mnt/q && echo hello > mnt/q/append.txt && cat mnt/q/messages.txt");
+    assert_eq!(printed, "hello\n");
+    assert_eq!(text(&site.run(&["tail", "bus/q", "--format", "txt"]).stdout), "hello\n");
+    assert!(site.shell("findmnt -n -t fuse.chronfs -o TARGET").contains("/mnt\n"));
+
+    let again = site.run(&["mount", "bus", "mnt"]);
+    assert_eq!(code(&again), 1);
+    assert!(text(&again.stderr).contains("already mounted"), "{}", text(&again.stderr));
+
+    site.succeed(&["umount", "mnt"]);
+    assert_eq!(fs::read_dir(site.path("mnt")).unwrap().count(), 0);
+    assert_eq!(code(&site.run(&["umount", "mnt"])), 1);
+}
+
+#[test]
+fn status_says_what_inspect_says() {
+    let Some(site) = Site::new() else { return };
+    fs::write(site.path("lines"), "a\nb\n").unwrap();
+    assert_eq!(code(&site.run(&["append", "bus/q", "lines"])), 0);
+    assert_eq!(code(&site.run(&["readers", "bus/q", "add", "alice"])), 0);
+    site.succeed(&["mount", "bus", "mnt"]);
+    let parse = |json: String| {
+        let mut value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        // These two differ in time, and in where one stands.
+        value["writer"]["heartbeat_age_ms"] = 0.into();
+        value["path"] = "".into();
+        value
+    };
+    let inspect = text(&site.run(&["inspect", "--json", "bus/q"]).stdout);
+    assert_eq!(parse(site.shell("cat mnt/q/status.json")), parse(inspect));
+}
+
+#[test]
+fn what_can_not_be_mounted_is_said_at_once() {
+    let Some(site) = Site::new() else { return };
+    for (args, expected, part) in [
+        (&["mount", "missing", "mnt"][..], 1, "missing: "),
+        (&["mount", "bus", "missing"], 1, "missing: "),
+        (&["mount", "bus", "bus"], 2, "lie in one another"),
+        (&["mount", "bus", "mnt", "-o", "readonly"], 2, "readonly"),
+        (&["mount", "-f", "missing", "mnt"], 1, "missing: "),
+    ] {
+        let output = site.run(args);
+        let words = text(&output.stderr);
+        assert_eq!((code(&output), words.lines().count()), (expected, 1), "{args:?}: {words}");
+        assert!(words.starts_with("chron-cli: ") && words.contains(part), "{words}");
+    }
+    assert_eq!(fs::read_dir(site.path("mnt")).unwrap().count(), 0);
+}
+
+#[test]
+fn read_only_is_read_only() {
+    let Some(site) = Site::new() else { return };
+    fs::write(site.path("lines"), "a\n").unwrap();
+    assert_eq!(code(&site.run(&["append", "bus/q", "lines"])), 0);
+    site.succeed(&["mount", "-o", "ro,noauto", "-o", "x-anything", "bus", "mnt"]);
+    let script =
+        "echo x 2>&1 > mnt/q/append.txt || mkdir mnt/new 2>&1 || touch mnt/q/READY 2>&1 || cat mnt/q/messages.txt";
+    let output = site.command(Path::new("bash"), &["-c", script]).output().unwrap();
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(said.matches("Read-only file system").count(), 3, "{said}");
+    assert!(said.ends_with("a\n") || said.starts_with("mkdir"), "{said}");
+}
+
+#[test]
+fn a_signal_ends_a_mount_in_the_foreground() {
+    let Some(site) = Site::new() else { return };
+    for name in ["-INT", "-TERM"] {
+        let mut child = site.foreground();
+        site.shell("stat mnt > /dev/null");
+        signal(&child, name);
+        assert!(child.wait().unwrap().success(), "{name}");
+        assert_eq!(code(&site.run(&["umount", "mnt"])), 1, "{name}: it is gone already");
+    }
+}
+
+#[test]
+fn what_a_killed_daemon_leaves_is_taken_away_and_replaced() {
+    let Some(site) = Site::new() else { return };
+    let mut child = site.foreground();
+    signal(&child, "-KILL");
+    child.wait().unwrap();
+    assert!(fs::read_dir(site.path("mnt")).is_err(), "a dead mount");
+    site.succeed(&["umount", "mnt"]);
+    assert!(fs::read_dir(site.path("mnt")).is_ok());
+
+    let mut child = site.foreground();
+    signal(&child, "-KILL");
+    child.wait().unwrap();
+    site.succeed(&["mount", "bus", "mnt"]);
+    assert_eq!(site.shell("mkdir mnt/q && echo x > mnt/q/append.txt && cat mnt/q/messages.txt"), "x\n");
+    site.succeed(&["umount", "mnt"]);
+}
+
+#[test]
+fn mount_8_can_call_it() {
+    let Some(site) = Site::new() else { return };
+    let helper = site.path("mount.fuse.chronfs");
+    std::os::unix::fs::symlink(PROGRAM, &helper).unwrap();
+    let run = |args: &[&str]| site.command(&helper, args).output().unwrap();
+    let output = run(&["bus", "mnt", "-n", "-v", "-o", "rw,noauto,nofail"]);
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    assert_eq!(site.shell("mkdir mnt/q && ls mnt"), "q\n");
+    assert_eq!(code(&run(&["bus", "mnt", "-o", "rw"])), 32, "mounted already");
+    site.succeed(&["umount", "mnt"]);
+}

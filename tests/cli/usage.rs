@@ -1,0 +1,118 @@
+//! What holds for every subcommand: wrong usage, wrong places, pipes that close, help.
+
+use std::fs;
+use std::io::Read as _;
+use std::process::{Command, Stdio};
+
+use super::{Bus, PROGRAM, assert_fails, code, end_quietly, stderr};
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let bus = Bus::new();
+    bus.numbered("q", 20_000);
+    for args in [&["tail", "-n", "+1", "q"][..], &["tail", "-n", "+1", "--format", "bin", "q"]] {
+        let mut child = bus.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0; 10]).unwrap();
+        end_quietly(child);
+    }
+    for args in [&["inspect", "q"][..], &["ls", "."], &["man"], &["completions", "bash"]] {
+        let child = bus.command(args).stdout(closed_pipe()).stderr(Stdio::piped()).spawn().unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((code(&output), stderr(&output)), (0, String::new()), "{args:?}");
+    }
+}
+
+/// The writing end of a pipe that nobody reads.
+fn closed_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+#[test]
+fn a_full_disk_behind_stdout_is_an_error() {
+    let bus = Bus::new();
+    bus.append("q", "txt", b"x\n");
+    for args in [&["tail", "q"][..], &["inspect", "q"], &["ls", "."], &["man"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = bus.command(args).stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        assert_fails(&output, &["standard output: cannot write: No space left on device"]);
+    }
+}
+
+#[test]
+fn wrong_places_are_named() {
+    let bus = Bus::new();
+    fs::create_dir(bus.path("plain")).unwrap();
+    fs::write(bus.path("file"), "").unwrap();
+    for (place, part) in
+        [("missing", "chron-cli: missing: "), ("plain", "chron-cli: plain: not a queue"), ("file", "chron-cli: file: ")]
+    {
+        for args in [&["tail", place][..], &["inspect", place], &["readers", place], &["readers", place, "add", "x"]] {
+            assert_fails(&bus.run(args), &[part]);
+        }
+    }
+    assert_fails(&bus.run(&["ls", "missing"]), &["chron-cli: missing: cannot list: No such file or directory"]);
+    assert_fails(&bus.run(&["umount", "plain"]), &["plain: not mounted"]);
+    assert_fails(&bus.run(&["umount", "missing"]), &["missing: No such file"]);
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    let bus = Bus::new();
+    for args in [
+        &[][..],
+        &["tial"],
+        &["tail"],
+        &["tail", "q", "--formt", "txt"],
+        &["tail", "q", "--format", "xml"],
+        &["tail", "q", "-n", "ten"],
+        &["append"],
+        &["create"],
+        &["inspect", "q", "extra"],
+        &["readers", "q", "seek", "alice"],
+        &["mount", "only-one"],
+        &["completions", "cmd.exe"],
+        &["--color", "sometimes", "ls", "."],
+    ] {
+        let output = bus.run(args);
+        assert_eq!(code(&output), 2, "{args:?}: {}", stderr(&output));
+        assert_eq!(output.stdout, b"");
+    }
+    assert_eq!(fs::read_dir(bus.0.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn completions_and_manual_pages_cover_every_subcommand() {
+    let bus = Bus::new();
+    let subcommands = ["mount", "umount", "create", "append", "tail", "inspect", "ls", "readers"];
+    for shell in ["bash", "zsh", "fish"] {
+        let script = bus.stdout(&["completions", shell]);
+        assert!(subcommands.iter().all(|name| script.contains(name)), "{shell}");
+    }
+    assert!(bus.stdout(&["man"]).contains(".TH chron-cli 1"));
+    for name in subcommands {
+        let page = bus.stdout(&["man", name]);
+        assert!(page.contains(&format!(".TH chron-cli-{name} 1")) && page.contains("Example"), "{page}");
+    }
+    assert_fails(&bus.run(&["man", "tial"]), &["tial: no such subcommand"]);
+}
+
+#[test]
+fn as_a_helper_of_mount_8_it_has_other_exit_codes() {
+    let bus = Bus::new();
+    fs::create_dir(bus.path("bus")).unwrap();
+    fs::create_dir(bus.path("mnt")).unwrap();
+    for name in ["mount.chronfs", "mount.fuse.chronfs"] {
+        std::os::unix::fs::symlink(PROGRAM, bus.path(name)).unwrap();
+        let run = |args: &[&str]| {
+            let output = Command::new(bus.path(name)).args(args).current_dir(bus.0.path()).output().unwrap();
+            code(&output)
+        };
+        assert_eq!(run(&["bus"]), 1, "usage");
+        assert_eq!(run(&["bus", "mnt", "-q"]), 1, "usage");
+        assert_eq!(run(&["bus", "mnt", "-fv", "-o", "ro,noauto,nofail,_netdev,x-systemd.automount"]), 0, "fake");
+        assert_eq!(run(&["missing", "mnt", "-o", "rw"]), 32, "failed");
+        assert_eq!(run(&["bus", "missing", "-o", "rw"]), 32, "failed");
+    }
+}
