@@ -6,63 +6,23 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::{Read as _, Write as _};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use chronfs::Queue;
 use chronfs::queue::Settings;
 use flate2::read::MultiGzDecoder;
 
+#[path = "common/market.rs"]
+mod market;
 #[path = "../examples/feed/sample.rs"]
 mod sample;
 
+use market::{check_links, load, recording, sample_file};
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_chron-cli");
-
-fn sample_file() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/market-sample.log.gz")
-}
-
-/// The large recording, where there is one.
-fn recording() -> Option<PathBuf> {
-    let data = std::env::var_os("CHRONFS_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
-    let file = data.join("market/binance-usdm-btcusdt-ethusdt-20240808.log.gz");
-    file.exists().then_some(file)
-}
-
-/// The lines of a recording: time and message.
-fn load(file: &Path) -> Vec<(u64, Vec<u8>)> {
-    let input = BufReader::new(MultiGzDecoder::new(File::open(file).unwrap()));
-    let split = |line: Vec<u8>| {
-        let blank = line.iter().position(|&b| b == b' ').unwrap();
-        (std::str::from_utf8(&line[..blank]).unwrap().parse().unwrap(), line[blank + 1..].to_vec())
-    };
-    input.split(b'\n').map(|line| split(line.unwrap())).collect()
-}
-
-/// Counts the links that were checked: depth updates and trades that follow another one.
-fn check_links<'a>(messages: impl Iterator<Item = &'a [u8]>) -> u64 {
-    let mut newest: HashMap<(String, String), u64> = HashMap::new();
-    let mut checked = 0;
-    for message in messages {
-        let json: serde_json::Value = serde_json::from_slice(message).unwrap();
-        let data = &json["data"];
-        let (Some(kind), Some(symbol)) = (data["e"].as_str(), data["s"].as_str()) else { continue };
-        let (number, previous) = match kind {
-            "depthUpdate" => (data["u"].as_u64().unwrap(), data["pu"].as_u64().unwrap()),
-            "trade" => (data["t"].as_u64().unwrap(), data["t"].as_u64().unwrap() - 1),
-            _ => continue,
-        };
-        if let Some(last) = newest.insert((kind.to_owned(), symbol.to_owned()), number) {
-            assert_eq!(last, previous, "{kind} {symbol}");
-            checked += 1;
-        }
-    }
-    checked
-}
 
 fn tail(queue: &Path, format: &str) -> Vec<u8> {
     let args = ["tail", "-n", "+1", "--format", format];

@@ -271,3 +271,30 @@ fn a_reader_that_lost_the_race_with_retention_gets_the_gap() {
     assert!(matches!(first, Entry::Gap(Gap { from: 1, reason: GapReason::Retired, .. })), "{first:?}");
     assert_eq!(late.next().unwrap().unwrap().message().unwrap().seq, infos[2].first_seq);
 }
+
+#[test]
+fn a_scan_close_behind_the_writer_never_takes_a_half_written_record_for_damage() {
+    let (_dir, queue) = new_queue(&SMALL);
+    let mut scanner = queue.scan().unwrap();
+    let mut writer = queue.writer().unwrap();
+    let count = 200_000;
+    let writing = std::thread::spawn(move || {
+        for number in 1..=count {
+            writer.append(1, &payload(number % 64)).unwrap();
+            // Slow enough for the scan to be at the head all the time.
+            (0..number % 300).for_each(|_| std::hint::spin_loop());
+        }
+    });
+    let mut next = 1;
+    while next <= count {
+        match scanner.next().unwrap() {
+            Some(Entry::Message(message)) => {
+                assert_eq!((message.seq, message.payload), (next, &payload(next % 64)[..]));
+                next += 1;
+            }
+            Some(Entry::Gap(gap)) => panic!("{gap:?}"),
+            None => std::hint::spin_loop(),
+        }
+    }
+    writing.join().unwrap();
+}

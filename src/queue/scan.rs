@@ -3,8 +3,8 @@
 //! A scanner registers nothing, maps nothing and changes nothing. It survives files that are cut short while it reads
 //! them. Invariants:
 //! - `position` is where the next record starts and `seq` is the sequence number expected there.
-//! - Bytes in the window may be old. "Not committed" and "wrong checksum" are believed only when read afresh: a copy
-//!   can hold a new commit word and an older payload.
+//! - Bytes in the window may be old. "Not committed" and "wrong checksum" are believed only when read afresh, in a read
+//!   that starts after the commit word was seen: a copy can hold a new commit word and older bytes around it.
 //! - "Not committed" with something behind it is damage only if it is still so after that something was seen: the
 //!   writer may have gone on in between.
 //! - Damage is never an error: it comes as a gap, and the scan goes on behind it.
@@ -24,6 +24,7 @@ use super::record::{Header, UncheckedHeader, is_record_offset};
 use super::resync::{find_record, read_some};
 use super::segment::{self, Segment};
 use super::types::{Entry, Gap, GapReason, Message};
+use crate::sync::{Ordering, fence};
 
 /// How much is read ahead: from the first, doubling while the scan goes on, to the second.
 const WINDOW: [usize; 2] = [4 << 10, 256 << 10];
@@ -308,12 +309,16 @@ impl Scanner {
         let Some(len) = unchecked.payload_len(&context, offset) else {
             return Ok(Found::Bad);
         };
-        // Fresh once more even if the header just was: the payload must be read after its commit word.
+        // Fresh once more even if the header just was: all of the record must be read after its commit word was seen.
+        fence(Ordering::Acquire);
         let record = self.load(HEADER_LEN as usize + len, fresh)?;
-        let Some(payload) = record.get(HEADER_LEN as usize..HEADER_LEN as usize + len) else {
-            return Ok(Found::Bad);
+        let Ok((header, rest)) = MessageHeader::ref_from_prefix(record) else {
+            return Ok(Found::End);
         };
-        Ok(unchecked.verify(&context, offset, payload).map_or(Found::Bad, Found::Record))
+        let unchecked = UncheckedHeader::parse(header).filter(|again| again.payload_len(&context, offset) == Some(len));
+        let verified =
+            unchecked.zip(rest.get(..len)).and_then(|(again, payload)| again.verify(&context, offset, payload));
+        Ok(verified.map_or(Found::Bad, Found::Record))
     }
 
     /// The bytes from `position` on: at least `len`, unless the file ends before. `fresh`: not from the window.

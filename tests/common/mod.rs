@@ -93,8 +93,7 @@ impl TestMount {
     pub fn start(&self, program: &str, arguments: &[&str]) -> Running {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(self.mountpoint());
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        Running(Some(child))
+        Running::new(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
     /// Waits until a follower sits in its read.
@@ -123,6 +122,10 @@ impl Drop for TestMount {
 }
 
 impl Running {
+    pub fn new(child: Child) -> Self {
+        Self(Some(child))
+    }
+
     pub fn id(&self) -> u32 {
         self.0.as_ref().unwrap().id()
     }
