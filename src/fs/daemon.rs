@@ -25,7 +25,7 @@ const READY: &str = "ready";
 /// Mounts, and serves until unmounted or told to stop by SIGINT, SIGTERM or SIGHUP. In the foreground it returns
 /// then; otherwise it returns as soon as a detached process has made the mount usable.
 ///
-/// Detaching runs `/proc/self/exe` with the arguments of this process, which must lead here again.
+/// Detaching runs this program again with the arguments of this process, which must lead here again.
 ///
 /// # Errors
 /// [`MountError`], with the path and the reason.
@@ -91,7 +91,9 @@ fn detach_from_terminal() -> io::Result<()> {
 fn start_detached() -> Result<(), MountError> {
     let system = |error: io::Error| MountError::System(format!("cannot start the daemon: {error}"));
     let mut arguments = env::args_os();
-    let mut command = Command::new("/proc/self/exe");
+    // By its name, which `ps` and `pgrep` then show; by the link if the file was replaced meanwhile.
+    let program = env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| "/proc/self/exe".into());
+    let mut command = Command::new(program);
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }

@@ -94,6 +94,11 @@ impl<T> Table<T> {
         read(&self.open).get(&fh).cloned().ok_or(Errno::EBADF)
     }
 
+    /// Everything that is open now.
+    pub(crate) fn all(&self) -> Vec<Arc<T>> {
+        read(&self.open).values().cloned().collect()
+    }
+
     pub(crate) fn remove(&self, fh: u64) -> Option<Arc<T>> {
         write(&self.open).remove(&fh)
     }

@@ -5,6 +5,7 @@
 //! large queue does not hold up the others.
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::sync::{AtomicU32, Ordering};
@@ -42,9 +43,10 @@ impl Lanes {
         }
         let patiently = move || {
             PATIENT.set(true);
-            let result = request();
+            // A panic drops the reply, which answers EIO.
+            let done = catch_unwind(AssertUnwindSafe(|| answer(request())));
             PATIENT.set(false);
-            answer(result);
+            drop(done);
         };
         if self.threads.fetch_add(1, Ordering::Relaxed) >= MAX_THREADS {
             self.threads.fetch_sub(1, Ordering::Relaxed);

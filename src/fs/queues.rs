@@ -5,7 +5,7 @@
 //! held exactly while there are append handles. An entry lives while a node or a handle holds it. The table's lock
 //! covers the table only, never I/O.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
@@ -193,6 +193,12 @@ impl OpenQueue {
         }
     }
 
+    /// Lets go of the writer lock though append handles may be open: the mount ends.
+    pub(crate) fn drop_writer(&self) {
+        let writer = lock(&self.writer).writer.take();
+        drop(writer);
+    }
+
     /// What root's daemon made belongs to whoever owns the directory. Best effort: the data is in either way.
     pub(crate) fn give_files_to_owner(&self) {
         let Ok(stat) = self.directory.stat_now() else { return };
@@ -220,6 +226,8 @@ fn segment_name(segment: SegmentId) -> OsString {
     format!("{:09}{}", segment.0, layout::SEGMENT_SUFFIX).into()
 }
 
+/// Queues kept open though no node holds them.
+const MAX_RECENT: usize = 64;
 /// Plain directories remembered.
 const MAX_PLAIN: usize = 10_000;
 
@@ -227,6 +235,8 @@ const MAX_PLAIN: usize = 10_000;
 #[derive(Default)]
 pub(crate) struct Queues {
     open: Mutex<HashMap<FileId, Weak<OpenQueue>>>,
+    /// Kept open for the next question though no node holds them: a path walk asks several.
+    recent: Mutex<VecDeque<Arc<OpenQueue>>>,
     /// Directories that were found to hold no queue, with the time of change that they had then.
     plain: Mutex<HashMap<FileId, (i64, u64)>>,
     /// How many views keep descriptors open without being used.
@@ -247,7 +257,11 @@ impl Queues {
             return Contents::Queue(queue);
         }
         match OpenQueue::new(Arc::clone(directory), Arc::clone(&self.warm_views)) {
-            Ok(opened) => Contents::Queue(self.enter(id, Arc::new(opened))),
+            Ok(opened) => {
+                let queue = self.enter(id, Arc::new(opened));
+                self.keep(&queue);
+                Contents::Queue(queue)
+            }
             Err(error) => Contents::Unreadable(Errno::from(error)),
         }
     }
@@ -289,6 +303,22 @@ impl Queues {
     /// Every queue that is open now.
     pub(crate) fn all(&self) -> Vec<Arc<OpenQueue>> {
         lock(&self.open).values().filter_map(Weak::upgrade).collect()
+    }
+
+    fn keep(&self, queue: &Arc<OpenQueue>) {
+        let gone = {
+            let mut recent = lock(&self.recent);
+            // Another queue in the same directory takes the place of the one before.
+            let same = recent.iter().position(|other| other.directory.id() == queue.directory.id());
+            let gone = match same {
+                Some(at) => recent.remove(at),
+                None if recent.len() >= MAX_RECENT => recent.pop_front(),
+                None => None,
+            };
+            recent.push_back(Arc::clone(queue));
+            gone
+        };
+        drop(gone);
     }
 
     fn enter(&self, id: FileId, opened: Arc<OpenQueue>) -> Arc<OpenQueue> {

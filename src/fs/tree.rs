@@ -7,18 +7,19 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::queue::Settings;
 use crate::sync::{AtomicBool, Ordering};
 
 use super::attr::{Attr, Kind, Ttl};
-use super::backing::{Backing, FileId};
+use super::backing::{Backing, Directory, FileId};
 use super::errno::{Errno, Result};
 use super::files::plain::Plain;
 use super::files::readers;
 use super::handles::{OpenFile, Progress, Table};
 use super::inodes::{Ino, Inodes, Key};
+use super::lock;
 use super::nodes::{self, Access, Caller, File, Listed, Make, Place, Row, Shared, Site};
 use super::queues::{Contents, Queues};
 use super::watch::{Notify, Watch};
@@ -65,12 +66,23 @@ pub(crate) struct Item {
     pub(crate) kind: Kind,
 }
 
+/// An open directory: a snapshot, made anew when it is read from the start again.
+struct Listing {
+    ino: Ino,
+    snapshot: Mutex<Snapshot>,
+}
+
+struct Snapshot {
+    items: Arc<Vec<Item>>,
+    is_fresh: bool,
+}
+
 /// The whole tree of a mount.
 pub(crate) struct Tree {
     shared: Arc<Shared>,
     inodes: Inodes<Node>,
     pub(crate) files: Table<OpenFile>,
-    listings: Table<Vec<Item>>,
+    listings: Table<Listing>,
     closing: AtomicBool,
 }
 
@@ -95,6 +107,17 @@ impl Tree {
         self.closing.store(true, Ordering::Release);
         for queue in self.shared.queues.all() {
             queue.watch.close();
+        }
+    }
+
+    /// The end: what still waits in append handles goes in, and the queues get their writer locks back.
+    pub(crate) fn finish(&self) {
+        self.close();
+        for open in self.files.all() {
+            open.handle.release();
+        }
+        for queue in self.shared.queues.all() {
+            queue.drop_writer();
         }
     }
 
@@ -261,14 +284,20 @@ impl Tree {
     }
 
     pub(crate) fn opendir(&self, ino: Ino) -> Result<u64> {
-        let directory = self.directory(ino)?;
-        let items = self.list(ino, &directory)?;
-        self.listings.insert(|_| items)
+        let items = Arc::new(self.list(ino)?);
+        self.listings.insert(|_| Listing { ino, snapshot: Mutex::new(Snapshot { items, is_fresh: true }) })
     }
 
     /// Gives the entries from `offset` on to `add`, with the offset behind each, until it has no more room.
     pub(crate) fn readdir(&self, fh: u64, offset: u64, mut add: impl FnMut(&Item, u64) -> bool) -> Result<()> {
-        let items = self.listings.get(fh)?;
+        let listing = self.listings.get(fh)?;
+        let items = {
+            let mut snapshot = lock(&listing.snapshot);
+            if offset == 0 && !std::mem::take(&mut snapshot.is_fresh) {
+                snapshot.items = Arc::new(self.list(listing.ino)?);
+            }
+            Arc::clone(&snapshot.items)
+        };
         let skip = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
         for (item, next) in items.iter().skip(skip).zip(offset + 1..) {
             if !add(item, next) {
@@ -297,12 +326,14 @@ impl Tree {
         }
     }
 
-    /// The directory as it is now.
+    fn backing_directory(&self, node: &DirectoryNode) -> Result<Directory> {
+        let directory = self.shared.backing.directory(&node.relative)?;
+        if directory.id() == node.id { Ok(directory) } else { Err(Errno::ESTALE) }
+    }
+
+    /// The directory as it is now, with what is in it.
     fn site(&self, node: &DirectoryNode) -> Result<Site> {
-        let directory = Arc::new(self.shared.backing.directory(&node.relative)?);
-        if directory.id() != node.id {
-            return Err(Errno::ESTALE);
-        }
+        let directory = Arc::new(self.backing_directory(node)?);
         let contents = self.shared.queues.find(&directory);
         // The queue's own descriptor, where there is one, so that not every node keeps another one open.
         let directory = match &contents {
@@ -320,14 +351,11 @@ impl Tree {
     fn attr(&self, node: &Node) -> Result<Attr> {
         match node {
             Node::File(file) => file.attr(),
-            Node::Directory(directory) => {
-                let site = self.site(directory)?;
-                match &directory.kind {
-                    DirectoryKind::Backing => Ok(Attr::of(&site.directory.stat_now()?, Kind::Directory)),
-                    DirectoryKind::Readers => readers::directory_attr(&site),
-                    DirectoryKind::Reader(name) => readers::reader_attr(site.queue()?, name),
-                }
-            }
+            Node::Directory(directory) => match &directory.kind {
+                DirectoryKind::Backing => Ok(Attr::of(&self.backing_directory(directory)?.stat, Kind::Directory)),
+                DirectoryKind::Readers => readers::directory_attr(&self.site(directory)?),
+                DirectoryKind::Reader(name) => readers::reader_attr(self.site(directory)?.queue()?, name),
+            },
         }
     }
 
@@ -363,7 +391,8 @@ impl Tree {
         }
     }
 
-    fn list(&self, ino: Ino, directory: &DirectoryNode) -> Result<Vec<Item>> {
+    fn list(&self, ino: Ino) -> Result<Vec<Item>> {
+        let directory = &self.directory(ino)?;
         let site = self.site(directory)?;
         let place = place(directory, &site);
         let mut items = vec![
@@ -476,3 +505,7 @@ fn make_backing(directory: &DirectoryNode, site: &Site, name: &OsStr) -> Result<
     };
     Ok((Key { path, id, generation: 0 }, Arc::new(node)))
 }
+
+#[cfg(test)]
+#[path = "tree_tests.rs"]
+mod tests;

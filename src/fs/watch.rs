@@ -85,10 +85,6 @@ impl Watch {
         }
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        lock(&self.state).closed
-    }
-
     /// Asks every waiter again; keeps those that still have nothing.
     fn serve(&self, buffer: &mut Vec<u8>) {
         let (reads, polls) = {
@@ -123,14 +119,17 @@ impl Watch {
         state.polls.append(&mut polled);
     }
 
-    /// Whether anybody waits. If not, and `finished`, the thread is noted as gone.
-    fn is_idle(&self, finished: bool) -> bool {
+    /// Whether the thread may end; then it is noted as gone in the same moment.
+    fn leave(&self, busy_until: &mut Instant) -> bool {
         let mut state = lock(&self.state);
-        let idle = state.reads.is_empty() && state.polls.is_empty();
-        if idle && (finished || state.closed) {
-            state.running = false;
+        let now = Instant::now();
+        if !state.reads.is_empty() || !state.polls.is_empty() {
+            *busy_until = now + LINGER;
+            return false;
         }
-        idle
+        let leaves = state.closed || now >= *busy_until;
+        state.running &= !leaves;
+        leaves
     }
 }
 
@@ -161,9 +160,7 @@ fn run(queue: &Arc<OpenQueue>, waiter: &crate::queue::Waiter) {
     loop {
         let ticket = waiter.prepare();
         watch.serve(&mut buffer);
-        if !watch.is_idle(Instant::now() >= busy_until) {
-            busy_until = Instant::now() + LINGER;
-        } else if Instant::now() >= busy_until || watch.is_closed() {
+        if watch.leave(&mut busy_until) {
             return;
         }
         waiter.wait(ticket, SLEEP);

@@ -19,7 +19,7 @@ use crate::view::{Crossed, Format, View};
 /// Messages that a serving thread may index for one request: a few milliseconds' worth.
 const QUICK: usize = 20_000;
 /// Views that keep their descriptors (two or three each) while nobody has their files open.
-const MAX_WARM: u32 = 256;
+const MAX_WARM: u32 = 64;
 
 /// A view and who uses it, shared between the handles of a file.
 pub(crate) struct SharedView {

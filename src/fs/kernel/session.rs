@@ -106,6 +106,11 @@ impl Session {
 
     /// Returns when the mount has ended, by whomever, or at the end of the grace period.
     pub(crate) fn wait(&self) {
+        self.wait_for_end();
+        self.life.tree.finish();
+    }
+
+    fn wait_for_end(&self) {
         let life = &self.life;
         let mut stage = lock(&life.stage);
         loop {
