@@ -82,6 +82,9 @@ pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Place)
     bytes[..size_of::<CursorIdentity>()].copy_from_slice(identity.as_bytes());
     let at = CURSOR_SLOTS[0] as usize;
     bytes[at..at + size_of::<CursorSlot>()].copy_from_slice(slot(0, place).as_bytes());
+    let liveness = liveness(lock::boot_id(), 0);
+    let at = CURSOR_LIVENESS as usize;
+    bytes[at..at + size_of::<LivenessBlock>()].copy_from_slice(liveness.as_bytes());
     let file = dir.open_file(&temporary, Access::CreateNew)?;
     let file = file.ok_or_else(|| Error::io(&path, "make it")(std::io::ErrorKind::NotFound.into()))?;
     let made = file.write_all_at(&bytes, 0).and_then(|()| file.sync_all()).map_err(Error::io(&path, "write it"));
@@ -112,6 +115,14 @@ fn identity(geometry: &Geometry) -> CursorIdentity {
     identity.created_ns = clock::now_ns().into();
     identity.crc = block_sum(identity.as_bytes()).into();
     identity
+}
+
+fn liveness(boot_id: [u8; 16], pid: u32) -> LivenessBlock {
+    let mut block = LivenessBlock::new_zeroed();
+    block.heartbeat_boot_ns = clock::boot_ns().into();
+    block.boot_id = boot_id;
+    block.pid = pid.into();
+    block
 }
 
 fn slot(generation: u64, place: Place) -> CursorSlot {
@@ -241,11 +252,7 @@ impl Cursor {
     }
 
     fn write_liveness(&self, pid: u32) {
-        let mut block = LivenessBlock::new_zeroed();
-        block.heartbeat_boot_ns = clock::boot_ns().into();
-        block.boot_id = self.boot_id;
-        block.pid = pid.into();
-        self.map.write(CURSOR_LIVENESS, &block);
+        self.map.write(CURSOR_LIVENESS, &liveness(self.boot_id, pid));
     }
 }
 

@@ -224,7 +224,7 @@ impl Shared {
     }
 
     /// Where the reader's next message is, and how much older it is than the newest one, in nanoseconds.
-    fn next_for(self: &Arc<Self>, seq: u64, bounds: &Bounds) -> (Position, u64) {
+    pub(super) fn next_for(self: &Arc<Self>, seq: u64, bounds: &Bounds) -> (Position, u64) {
         let mut scanner = Scanner::at(Arc::clone(self), bounds.first, bounds.first_seq);
         if seq >= bounds.next_seq || scanner.seek_seq(seq).is_err() {
             return (bounds.head, 0);
@@ -237,7 +237,7 @@ impl Shared {
         (position, bounds.last_timestamp_ns.saturating_sub(timestamp_ns))
     }
 
-    fn bytes_between(&self, position: Position, bounds: &Bounds) -> u64 {
+    pub(super) fn bytes_between(&self, position: Position, bounds: &Bounds) -> u64 {
         if position.segment == bounds.head.segment {
             return u64::from(bounds.head.offset.saturating_sub(position.offset));
         }

@@ -23,6 +23,7 @@ mod reader;
 mod record;
 mod recover;
 mod resync;
+mod retention;
 mod scan;
 mod seek;
 mod segment;
@@ -38,6 +39,7 @@ pub use names::{MAX_NAME_LEN, check_name};
 pub use options::{Checksum, ReaderOptions, Settings, Start, WaitStrategy};
 pub use position::{Position, SegmentId};
 pub use reader::QueueReader;
+pub use retention::{Ignored, IgnoredReason, Pin, Retention};
 pub use scan::Scanner;
 pub use types::{Bounds, Entry, Gap, GapReason, Message};
 pub use wake::{WaitTicket, Waiter};
@@ -247,6 +249,16 @@ impl Queue {
     /// What is known of the queue's writer.
     pub fn writer_info(&self) -> WriterInfo {
         self.shared.writer_info()
+    }
+
+    /// Removes what the queue's limits (`retain_bytes`, `retain_segments`, `retain_age_ns`) let go and no live reader
+    /// needs any more; with `dry_run` only says what would go, and what keeps the rest. The writer does this by itself
+    /// after each roll.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file can't be read or removed.
+    pub fn retain(&self, dry_run: bool) -> Result<Retention> {
+        self.shared.retain(dry_run)
     }
 
     /// The names of the registered readers, sorted.

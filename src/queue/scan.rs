@@ -14,16 +14,16 @@ use std::sync::Arc;
 
 use zerocopy::FromBytes;
 
-use super::Shared;
 use super::control::{self, HeadHint};
 use super::dir::Access;
 use super::error::{Error, Result};
-use super::layout::{self, CONTROL_FILE, HEADER_LEN, MessageHeader, RECORDS_START};
+use super::layout::{self, CONTROL_FILE, HEADER_LEN, MessageHeader, RECORDS_START, WriterBlock};
 use super::position::{Position, SegmentId};
 use super::record::{Header, UncheckedHeader, is_record_offset};
 use super::resync::{find_record, read_some};
 use super::segment::{self, Segment};
 use super::types::{Entry, Gap, GapReason, Message};
+use super::{Shared, lock};
 use crate::sync::{Ordering, fence};
 
 /// How much is read ahead: from the first, doubling while the scan goes on, to the second.
@@ -157,6 +157,11 @@ impl Scanner {
     /// Whether the record at `position` is the one that seals its segment.
     pub(crate) fn is_sealed_here(&mut self) -> Result<bool> {
         Ok(self.open_segment()? && matches!(self.record()?, Found::Record(header) if header.is_seal()))
+    }
+
+    /// Whether a record can start at `position` and none does.
+    pub(crate) fn is_free_here(&mut self) -> Result<bool> {
+        Ok(self.open_segment()? && matches!(self.record()?, Found::NotCommitted))
     }
 
     /// Opens the segment at `position`; false if it is missing or not usable.
@@ -370,6 +375,15 @@ impl Shared {
             let _ = self.control.set(file);
         }
         control::read_head(self.control.get()?)
+    }
+
+    /// The published head, if the last writer closed the queue on this boot: then it is exact.
+    pub(crate) fn closed_at(&self) -> Option<HeadHint> {
+        let hint = self.head_hint()?;
+        let writer: WriterBlock = control::read_block(self.control.get()?, layout::CONTROL_WRITER)?;
+        let boot_id = lock::boot_id();
+        (writer.pid.get() == 0 && writer.epoch.get() > 0 && writer.boot_id == boot_id && boot_id != [0; 16])
+            .then_some(hint)
     }
 
     pub(crate) fn control_path(&self) -> PathBuf {

@@ -1,7 +1,7 @@
 //! The writer's helper thread: whatever would make an append wait is done here, ahead of time.
 //!
 //! It makes the next segment before it is needed, brings pages into memory just ahead of the writer, unmaps what the
-//! writer has left, and gives the writer's sign of life. It ends with the writer: dropping [`Supply`] joins it.
+//! writer has left, applies retention after a roll, and gives the writer's sign of life. It ends with the writer: dropping [`Supply`] joins it.
 //!
 //! The appending thread never waits for a lock here except in a roll for which the next segment is not ready.
 
@@ -158,7 +158,12 @@ impl Inner {
             }
             let active = state.active.clone();
             drop(state);
+            let has_rolled = !retired.is_empty();
             drop(retired);
+            if has_rolled {
+                // What can't be removed now is tried again after the next roll; `chron-cli retain` says why.
+                let _ = self.shared.retain(false);
+            }
             let progress = self.progress.load(Ordering::Relaxed);
             if let Some(active) = active
                 && populate(&active, progress, &mut populated)

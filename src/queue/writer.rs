@@ -218,12 +218,16 @@ impl QueueWriter {
         let Some(max_bytes) = self.shared.geometry.settings.max_bytes else {
             return Ok(());
         };
-        let ids = self.shared.segment_ids()?;
-        let in_use = ids.iter().filter(|&&id| id <= self.segment.id).count() as u64;
-        if (in_use + 1) * u64::from(self.context.segment_size) > max_bytes {
-            return Err(Error::QueueFull { path: self.shared.dir.path().to_path_buf(), max_bytes });
+        let has_room = || {
+            let ids = self.shared.segment_ids()?;
+            let in_use = ids.iter().filter(|&&id| id <= self.segment.id).count() as u64;
+            Ok((in_use + 1) * u64::from(self.context.segment_size) <= max_bytes)
+        };
+        // Retention may have something to give that it could not give after the last roll.
+        if has_room()? || (!self.shared.retain(false)?.removed.is_empty() && has_room()?) {
+            return Ok(());
         }
-        Ok(())
+        Err(Error::QueueFull { path: self.shared.dir.path().to_path_buf(), max_bytes })
     }
 
     fn publish_head(&mut self) {
