@@ -16,6 +16,11 @@ pub fn boot_ns() -> u64 {
     read(libc::CLOCK_BOOTTIME)
 }
 
+/// Nanoseconds of a clock that never jumps, for deadlines of system calls.
+pub(crate) fn monotonic_ns() -> u64 {
+    read(libc::CLOCK_MONOTONIC)
+}
+
 fn read(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place for the answer. The clocks named above exist on every Linux that runs Rust.
@@ -46,7 +51,7 @@ const MEASURE_AGAIN_NS: u64 = 1_000_000_000;
 
 impl FastClock {
     pub(crate) fn new() -> Self {
-        let base = has_even_counter().then(|| (counter(), read(libc::CLOCK_MONOTONIC)));
+        let base = has_even_counter().then(|| (counter(), monotonic_ns()));
         Self { anchor: (0, 0), base, rate: 0, valid_ticks: 0 }
     }
 
@@ -63,7 +68,7 @@ impl FastClock {
 
     #[cold]
     fn set(&mut self) -> u64 {
-        let (wall, monotonic, ticks) = (now_ns(), read(libc::CLOCK_MONOTONIC), counter());
+        let (wall, monotonic, ticks) = (now_ns(), monotonic_ns(), counter());
         let Some(base) = self.base else {
             return wall;
         };

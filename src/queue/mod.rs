@@ -12,6 +12,7 @@ mod control;
 mod cursor;
 mod dir;
 mod error;
+mod fan_in;
 mod inspect;
 pub mod layout;
 mod lock;
@@ -34,6 +35,7 @@ mod wake;
 mod writer;
 
 pub use error::{Error, LockHolder, Result};
+pub use fan_in::{FanInEntry, FanInReader, SourceId};
 pub use inspect::{Inspection, ReaderInfo, SegmentInfo, WriterInfo, WriterState};
 pub use names::{MAX_NAME_LEN, check_name};
 pub use options::{Checksum, ReaderOptions, Settings, Start, WaitStrategy};
@@ -42,7 +44,7 @@ pub use reader::QueueReader;
 pub use retention::{Ignored, IgnoredReason, Pin, Retention};
 pub use scan::Scanner;
 pub use types::{Bounds, Entry, Gap, GapReason, Message};
-pub use wake::{WaitTicket, Waiter};
+pub use wake::{WaitTicket, Waiter, wait_any};
 pub use writer::QueueWriter;
 
 use std::fs::File;

@@ -53,6 +53,8 @@ pub struct QueueReader {
     context: RecordContext,
     position: Position,
     seq: u64,
+    /// The header at `position`, if it has been verified already.
+    peeked: Option<Header>,
     verify: bool,
     control: Mapping,
     // From here on nothing is touched while sound records follow each other.
@@ -95,6 +97,7 @@ impl QueueReader {
             context,
             position,
             seq,
+            peeked: None,
             verify: options.verify,
             control,
             cursor,
@@ -124,6 +127,9 @@ impl QueueReader {
     #[inline]
     pub fn next(&mut self) -> Result<Option<Entry<'_>>> {
         let header = loop {
+            if let Some(header) = self.peeked.take() {
+                break header;
+            }
             match self.peek() {
                 Peek::Message(header) => break header,
                 Peek::Head => return Ok(None),
@@ -286,7 +292,7 @@ impl QueueReader {
         if position.segment != self.position.segment {
             self.map = None;
         }
-        (self.position, self.seq) = (position, seq);
+        (self.position, self.seq, self.peeked) = (position, seq, None);
     }
 
     fn jump_with(&mut self, seek: impl FnOnce(&mut Scanner) -> Result<()>) -> Result<()> {
@@ -375,19 +381,38 @@ impl QueueReader {
     /// Whether [`next`](Self::next) will give something.
     #[inline]
     fn has_next(&mut self) -> Result<bool> {
+        Ok(self.peek_next()?.is_some())
+    }
+
+    /// Timestamp and sequence number of what [`next`](Self::next) will give; for a gap, 0 and its first one.
+    #[inline]
+    pub(crate) fn peek_next(&mut self) -> Result<Option<(u64, u64)>> {
         loop {
+            if let Some(header) = self.peeked {
+                return Ok(Some((header.timestamp_ns, header.seq)));
+            }
             match self.peek() {
-                Peek::Message(_) => return Ok(true),
-                Peek::Head => return Ok(false),
-                Peek::Trouble if self.pending.is_some() => return Ok(true),
-                Peek::Trouble => match self.trouble()? {
-                    Some(Found::Gap(gap)) => self.pending = Some(gap),
-                    Some(Found::Again) => {}
-                    Some(Found::Unmapped(_)) => return Ok(true),
-                    None => return Ok(false),
+                Peek::Message(header) => self.peeked = Some(header),
+                Peek::Head => return Ok(None),
+                Peek::Trouble => match (self.pending, self.trouble_unless_pending()?) {
+                    (Some(gap), _) => return Ok(Some((0, gap.from))),
+                    (None, Some(Found::Gap(gap))) => self.pending = Some(gap),
+                    (None, Some(Found::Again)) => {}
+                    (None, Some(Found::Unmapped(mut scanner))) => {
+                        return Ok(scanner.next()?.and_then(Entry::message).map(|m| (m.timestamp_ns, m.seq)));
+                    }
+                    (None, None) => return Ok(None),
                 },
             }
         }
+    }
+
+    fn trouble_unless_pending(&mut self) -> Result<Option<Found>> {
+        if self.pending.is_some() { Ok(None) } else { self.trouble() }
+    }
+
+    pub(crate) fn waiter(&self) -> &Waiter {
+        &self.waiter
     }
 
     /// The sequence number that [`next`](Self::next) expects.

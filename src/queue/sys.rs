@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use crate::clock;
 use crate::sync::AtomicU32;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -152,6 +153,48 @@ pub(crate) fn futex_wait(word: *const AtomicU32, expected: u32, timeout: Duratio
     // SAFETY: the kernel checks the address itself; `timeout` lives through the call.
     let result = unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAIT, expected, &raw const timeout) };
     if result == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EINTR) => Ok(true),
+        Some(libc::ETIMEDOUT) => Ok(false),
+        _ => Err(error),
+    }
+}
+
+/// The most words that can be slept on at once.
+pub(crate) const MAX_FUTEXES: usize = 128;
+
+/// Like [`futex_wait`], on several words, each with the value expected in it; at most [`MAX_FUTEXES`].
+pub(crate) fn futex_wait_any(words: &[(*const AtomicU32, u32)], timeout: Duration) -> io::Result<bool> {
+    /// `struct futex_waitv` of the kernel.
+    #[repr(C)]
+    struct FutexWait {
+        value: u64,
+        address: u64,
+        flags: u32,
+        reserved: u32,
+    }
+    /// `FUTEX2_SIZE_U32`: a 32-bit word, shared between processes.
+    const SIZE_U32: u32 = 2;
+    let wait = |&(word, expected): &(*const AtomicU32, u32)| FutexWait {
+        value: u64::from(expected),
+        address: word.expose_provenance() as u64,
+        flags: SIZE_U32,
+        reserved: 0,
+    };
+    let waits: Vec<FutexWait> = words.iter().map(wait).collect();
+    let end = clock::monotonic_ns().saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+    let end = libc::timespec {
+        tv_sec: i64::try_from(end / 1_000_000_000).unwrap_or(i64::MAX),
+        tv_nsec: i64::try_from(end % 1_000_000_000).unwrap_or(0),
+    };
+    let clock = libc::CLOCK_MONOTONIC;
+    // SAFETY: `waits` holds as many structures as it says; the kernel checks the addresses in them itself; `end` lives
+    // through the call.
+    let result = unsafe { libc::syscall(libc::SYS_futex_waitv, waits.as_ptr(), waits.len(), 0, &raw const end, clock) };
+    if result >= 0 {
         return Ok(true);
     }
     let error = io::Error::last_os_error();

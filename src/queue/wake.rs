@@ -23,7 +23,7 @@ use super::error::Result;
 use super::layout::{CONTROL_LEN, CONTROL_NOTIFY_SEQ, CONTROL_SLEEPING, CONTROL_WRITER};
 use super::mapping::Mapping;
 use super::sys;
-use crate::sync::{Ordering, compiler_fence, fence};
+use crate::sync::{AtomicU32, Ordering, compiler_fence, fence};
 
 /// The longest uninterrupted sleep: bounds what a fault that nobody foresaw can cost.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -148,15 +148,36 @@ impl Waiter {
             std::thread::sleep(timeout.min(POLL_STEP));
             return false;
         }
-        let word = self.words.word(CONTROL_NOTIFY_SEQ);
-        sys::futex_wait(word, ticket.notify_seq, timeout.min(LONGEST_SLEEP)).unwrap_or_else(|_| {
+        sys::futex_wait(self.notify_seq(), ticket.notify_seq, timeout.min(LONGEST_SLEEP)).unwrap_or_else(|_| {
             std::thread::sleep(timeout.min(POLL_STEP));
             false
         })
     }
 
+    fn notify_seq(&self) -> *const AtomicU32 {
+        self.words.word(CONTROL_NOTIFY_SEQ)
+    }
+
     /// Ends all waits on this queue, of every process, as spurious wakes. Changes nothing.
     pub fn wake_all(&self) {
-        sys::futex_wake(self.words.word(CONTROL_NOTIFY_SEQ));
+        sys::futex_wake(self.notify_seq());
     }
+}
+
+/// Sleeps until something may have been committed to one of several queues after their `prepare`, or for `timeout`, or a
+/// little longer than a second: false if no wake came. Wakes can be spurious. Beyond 128 queues, or where the system
+/// can't wait for several at once, it looks at each group in turn: then a wake can be late by a millisecond a group.
+pub fn wait_any(waits: &[(&Waiter, WaitTicket)], timeout: Duration) -> bool {
+    let words: Vec<_> = waits.iter().map(|(waiter, ticket)| (waiter.notify_seq(), ticket.notify_seq)).collect();
+    let unannounced = waits.iter().any(|(_, ticket)| ticket.unannounced);
+    let groups = words.chunks(sys::MAX_FUTEXES);
+    let longest = if groups.len() > 1 || unannounced { POLL_STEP } else { LONGEST_SLEEP };
+    for group in groups {
+        match sys::futex_wait_any(group, timeout.min(longest)) {
+            Ok(true) => return true,
+            Ok(false) => {}
+            Err(_) => std::thread::sleep(timeout.min(POLL_STEP)),
+        }
+    }
+    false
 }
