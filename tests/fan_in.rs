@@ -157,5 +157,7 @@ fn two_live_feeds_come_in_the_order_of_their_stamps() {
         assert!(stamp >= last, "{stamp} after {last}");
         last = stamp;
     }
-    feeds.map(|feed| feed.join().unwrap());
+    for feed in feeds {
+        feed.join().unwrap();
+    }
 }

@@ -90,11 +90,11 @@ impl Mapping {
         self.word64(offset).store(0, Ordering::Relaxed);
     }
 
-    /// Published bytes (rule 3).
+    /// Published bytes (rule 3), or the writer's own that are not published yet.
     #[inline]
     pub(crate) fn bytes(&self, offset: u32, len: usize) -> &[u8] {
         // SAFETY: in bounds (checked by `at`); published by a commit word that the caller has loaded with Acquire,
-        // and not stored into since (rule 3).
+        // and not stored into since (rule 3), or the caller is the writer and has them exclusively.
         unsafe { std::slice::from_raw_parts(self.at(offset, len, 1), len) }
     }
 
@@ -132,6 +132,32 @@ impl Mapping {
             at.add(16).cast::<u64>().write(timestamp);
             at.add(24).cast::<u64>().write(last);
             // The commit word is the low half of the first word; type and flags go out with it in one store.
+            AtomicU64::from_ptr(at.cast()).store(first, Ordering::Release);
+        }
+    }
+
+    /// The payload of a record that is not published yet, for filling it in place.
+    #[allow(clippy::mut_from_ref)] // exclusive all the same, see below
+    pub(crate) fn unpublished(&self, offset: u32, len: usize) -> &mut [u8] {
+        // SAFETY: in bounds and writable (checked by `at_mut`). Only the holder of the writer lock stores into uncommitted
+        // bytes; the one caller (`reserve.rs`) holds its writer exclusively while it holds the slice, and lends it on
+        // under its own `&mut`. Readers do not look at the bytes before the commit word.
+        unsafe { std::slice::from_raw_parts_mut(self.at_mut(offset, len, 1), len) }
+    }
+
+    /// Publishes a record whose payload has been filled in place.
+    ///
+    /// SYNC POINT with `Reader::next`, as [`publish`](Self::publish).
+    pub(crate) fn publish_in_place(&self, offset: u32, header: [u64; 4], payload_len: usize) {
+        let padded = payload_len.next_multiple_of(8);
+        let at = self.at_mut(offset, HEADER_LEN as usize + padded, 8);
+        let [first, seq, timestamp, last] = header.map(u64::to_le);
+        // SAFETY: as in `publish`; the bytes between payload and the next multiple of 8 are not part of any slice.
+        unsafe {
+            ptr::write_bytes(at.add(HEADER_LEN as usize + payload_len), 0, padded - payload_len);
+            at.add(8).cast::<u64>().write(seq);
+            at.add(16).cast::<u64>().write(timestamp);
+            at.add(24).cast::<u64>().write(last);
             AtomicU64::from_ptr(at.cast()).store(first, Ordering::Release);
         }
     }

@@ -18,11 +18,13 @@ pub mod layout;
 mod lock;
 mod mapping;
 mod names;
+mod notifier;
 mod options;
 mod position;
 mod reader;
 mod record;
 mod recover;
+mod reserve;
 mod resync;
 mod retention;
 mod scan;
@@ -38,9 +40,11 @@ pub use error::{Error, LockHolder, Result};
 pub use fan_in::{FanInEntry, FanInReader, SourceId};
 pub use inspect::{Inspection, ReaderInfo, SegmentInfo, WriterInfo, WriterState};
 pub use names::{MAX_NAME_LEN, check_name};
-pub use options::{Checksum, ReaderOptions, Settings, Start, WaitStrategy};
+pub use notifier::Notifier;
+pub use options::{Checksum, ReaderOptions, Settings, Start, SyncPolicy, WaitStrategy, WhenFull, WriterOptions};
 pub use position::{Position, SegmentId};
 pub use reader::QueueReader;
+pub use reserve::{Batch, Reservation};
 pub use retention::{Ignored, IgnoredReason, Pin, Retention};
 pub use scan::Scanner;
 pub use types::{Bounds, Entry, Gap, GapReason, Message};
@@ -193,7 +197,15 @@ impl Queue {
     /// # Errors
     /// [`Error::Locked`], with who holds it; [`Error::Io`] where there is no room or no permission.
     pub fn writer(&self) -> Result<QueueWriter> {
-        QueueWriter::open(&self.shared)
+        self.writer_with(&WriterOptions::default())
+    }
+
+    /// Like [`writer`](Self::writer), with options.
+    ///
+    /// # Errors
+    /// As [`writer`](Self::writer).
+    pub fn writer_with(&self, options: &WriterOptions) -> Result<QueueWriter> {
+        QueueWriter::open(&self.shared, options)
     }
 
     /// Opens a registered reader; registers it, at the first retained message, if it is new.
@@ -230,6 +242,14 @@ impl Queue {
     /// [`Error::Damaged`] if the control block is too short, [`Error::Io`].
     pub fn waiter(&self) -> Result<Waiter> {
         self.shared.waiter()
+    }
+
+    /// A descriptor for event loops that becomes readable when messages come.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where there are too many descriptors or threads.
+    pub fn notifier(&self) -> Result<Notifier> {
+        Notifier::start(&self.shared)
     }
 
     /// Where the queue starts and ends now.

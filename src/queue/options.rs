@@ -137,3 +137,38 @@ impl Default for ReaderOptions {
         Self { start: Start::Resume, verify: true, wait }
     }
 }
+
+/// How a writer is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WriterOptions {
+    /// When what was appended is written to the disk without being asked.
+    pub sync: SyncPolicy,
+    /// What an append does when the queue's `max_bytes` is reached.
+    pub when_full: WhenFull,
+}
+
+/// When a writer writes to the disk by itself. It does so on its helper thread: an append never waits for it, and what
+/// was appended last may not be on the disk yet. [`flush_sync`](super::QueueWriter::flush_sync) waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SyncPolicy {
+    /// Never, beyond what the operating system does.
+    #[default]
+    Manual,
+    /// After so many messages, and so long after a message at the latest.
+    Every {
+        /// Messages.
+        messages: u64,
+        /// Time.
+        interval: Duration,
+    },
+}
+
+/// What an append does when the queue's `max_bytes` is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenFull {
+    /// It fails with [`Error::QueueFull`] at once.
+    #[default]
+    Fail,
+    /// It waits for readers to go on and retention to make room, and fails after this long.
+    Wait(Duration),
+}

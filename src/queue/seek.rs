@@ -69,6 +69,15 @@ impl Scanner {
         Ok(())
     }
 
+    /// Whether anything has come since the last look; goes behind it.
+    pub(crate) fn seek_end_if_behind(&mut self) -> Result<bool> {
+        if self.next()?.is_none() {
+            return Ok(false);
+        }
+        self.seek_end()?;
+        Ok(true)
+    }
+
     fn seek_target(&mut self, target: Target) -> Result<()> {
         let shared = Arc::clone(self.shared());
         let bounds = shared.bounds()?;

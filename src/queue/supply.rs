@@ -13,8 +13,10 @@ use super::dir::Access;
 use super::error::Result;
 use super::layout::{self, CONTROL_WRITER};
 use super::mapping::Mapping;
+use super::options::SyncPolicy;
 use super::position::SegmentId;
 use super::segment::Segment;
+use super::writer::sync_segments;
 use super::{Shared, error::Error};
 use crate::clock;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
@@ -50,6 +52,8 @@ pub(crate) struct Supply {
 struct Inner {
     shared: Arc<Shared>,
     control: Arc<Mapping>,
+    /// How often everything is written to the disk.
+    interval: Option<Duration>,
     state: Mutex<State>,
     changed: Condvar,
     /// Offset of the writer in the active segment, as of its last report.
@@ -63,15 +67,23 @@ struct State {
     stop: bool,
     wanted: Option<SegmentId>,
     ready: Option<Result<Prepared>>,
-    active: Option<Arc<Mapping>>,
+    active: Option<(SegmentId, Arc<Mapping>)>,
+    /// The first segment that the helper has not synced since it was asked to.
+    sync_from: Option<SegmentId>,
+    sync_wanted: bool,
+    sync_failure: Option<String>,
     retired: Vec<Arc<Mapping>>,
 }
 
 impl Supply {
-    pub(crate) fn start(shared: Arc<Shared>, control: Arc<Mapping>) -> Result<Self> {
+    pub(crate) fn start(shared: Arc<Shared>, control: Arc<Mapping>, sync: SyncPolicy) -> Result<Self> {
         let state = Mutex::new(State::default());
         let (progress, idle) = (AtomicU32::new(0), AtomicBool::new(true));
-        let inner = Arc::new(Inner { shared, control, state, changed: Condvar::new(), progress, idle });
+        let interval = match sync {
+            SyncPolicy::Manual => None,
+            SyncPolicy::Every { interval, .. } => Some(interval),
+        };
+        let inner = Arc::new(Inner { shared, control, interval, state, changed: Condvar::new(), progress, idle });
         let for_thread = Arc::clone(&inner);
         let thread = std::thread::Builder::new().name("chronfs-supply".into()).spawn(move || for_thread.run());
         let thread = thread.map_err(Error::io(inner.shared.dir.path(), "start the writer's helper thread"))?;
@@ -79,10 +91,22 @@ impl Supply {
     }
 
     /// Tells which segment is being written; the one before can be unmapped.
-    pub(crate) fn set_active(&self, map: &Arc<Mapping>) {
+    pub(crate) fn set_active(&self, id: SegmentId, map: &Arc<Mapping>) {
         let mut state = self.inner.lock();
-        let retired = state.active.replace(Arc::clone(map));
-        state.retired.extend(retired);
+        state.sync_from.get_or_insert(id);
+        let retired = state.active.replace((id, Arc::clone(map)));
+        state.retired.extend(retired.map(|(_, map)| map));
+    }
+
+    /// Asks for everything to be written to the disk, in the background.
+    pub(crate) fn request_sync(&self) {
+        self.inner.lock().sync_wanted = true;
+        self.inner.changed.notify_all();
+    }
+
+    /// What the disk has answered when the helper could not write to it.
+    pub(crate) fn sync_failure(&self) -> Option<String> {
+        self.inner.lock().sync_failure.clone()
     }
 
     /// Tells how far the writer is. A system call only if the helper sleeps for long.
@@ -140,6 +164,7 @@ impl Inner {
     fn run(&self) {
         let mut populated = None;
         let mut last = (0, Instant::now());
+        let mut synced = Instant::now();
         loop {
             self.control.word64(HEARTBEAT).store(clock::boot_ns(), Ordering::Relaxed);
             let mut state = self.lock();
@@ -165,7 +190,11 @@ impl Inner {
                 let _ = self.shared.retain(false);
             }
             let progress = self.progress.load(Ordering::Relaxed);
-            if let Some(active) = active
+            if self.interval.is_some_and(|interval| synced.elapsed() >= interval) || self.lock().sync_wanted {
+                self.sync();
+                synced = Instant::now();
+            }
+            if let Some((_, active)) = active
                 && populate(&active, progress, &mut populated)
             {
                 continue;
@@ -181,12 +210,32 @@ impl Inner {
         let state = self.lock();
         // Set under the lock that `report` takes before it notifies: no report is missed.
         self.idle.store(!busy, Ordering::Relaxed);
-        let news = state.stop || state.wanted.is_some() || self.progress.load(Ordering::Relaxed) != seen;
-        if !news {
-            let step = if busy { BUSY_STEP } else { IDLE_STEP };
+        let asked = state.stop || state.wanted.is_some() || state.sync_wanted;
+        if !asked && self.progress.load(Ordering::Relaxed) == seen {
+            let step =
+                if busy { BUSY_STEP } else { self.interval.map_or(IDLE_STEP, |interval| interval.min(IDLE_STEP)) };
             drop(self.changed.wait_timeout(state, step));
         }
         self.idle.store(false, Ordering::Relaxed);
+    }
+
+    /// Writes to the disk what has not been written yet. A failure stays: what the disk has refused once is lost to it,
+    /// even if it takes the next write.
+    fn sync(&self) {
+        let (first, last) = {
+            let mut state = self.lock();
+            state.sync_wanted = false;
+            match (state.sync_from, &state.active) {
+                (Some(first), Some((last, _))) if state.sync_failure.is_none() => (first, *last),
+                _ => return,
+            }
+        };
+        let result = sync_segments(&self.shared, first, last);
+        let mut state = self.lock();
+        match result {
+            Ok(()) => state.sync_from = Some(last),
+            Err(error) => state.sync_failure = Some(error.to_string()),
+        }
     }
 
     /// Opens or makes a segment, maps it and brings its first pages in.

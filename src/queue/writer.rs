@@ -11,6 +11,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -24,6 +25,7 @@ use super::layout::{
 };
 use super::lock::{self, WriterLock};
 use super::mapping::Mapping;
+use super::options::{SyncPolicy, WhenFull, WriterOptions};
 use super::position::{Position, SegmentId};
 use super::record::{Header, RecordContext, checked_len};
 use super::recover::{Tail, TailPlace, recover};
@@ -36,6 +38,8 @@ use crate::sync::Ordering;
 
 /// After this many bytes the writer publishes its head and reports to its helper.
 const REPORT_EVERY: u32 = 64 << 10;
+/// How often a writer that waits for room in a full queue looks whether there is some.
+const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(1);
 /// How far ahead of the writer cache lines are asked for.
 const PREFETCH_AHEAD: u32 = 256;
 
@@ -52,16 +56,18 @@ const PREFETCH_AHEAD: u32 = 256;
 /// ```
 #[derive(Debug)]
 pub struct QueueWriter {
-    map: Arc<Mapping>,
-    offset: u32,
+    pub(super) map: Arc<Mapping>,
+    pub(super) offset: u32,
     soft_limit: u32,
-    context: RecordContext,
-    next_seq: u64,
+    pub(super) context: RecordContext,
+    pub(super) next_seq: u64,
     last_timestamp_ns: u64,
     max_payload_len: usize,
     clock: FastClock,
-    control: Arc<Mapping>,
-    waker: Waker,
+    pub(super) control: Arc<Mapping>,
+    pub(super) waker: Waker,
+    /// When this number is reached, the helper is asked to sync.
+    sync_at_seq: u64,
     // From here on nothing is touched by an append that stays within `soft_limit`.
     segment: Segment,
     shared: Arc<Shared>,
@@ -70,18 +76,19 @@ pub struct QueueWriter {
     /// The first segment that may hold what has not been synced.
     unsynced: SegmentId,
     poisoned: Option<String>,
+    options: WriterOptions,
     _lock: WriterLock,
 }
 
 impl QueueWriter {
     /// Takes the lock, repairs what a killed writer left, and goes on behind the last message.
-    pub(crate) fn open(shared: &Arc<Shared>) -> Result<Self> {
+    pub(crate) fn open(shared: &Arc<Shared>, options: &WriterOptions) -> Result<Self> {
         let lock = WriterLock::take(&shared.dir)?;
         let control = Arc::new(open_control(shared)?);
         let tail = recover(shared)?;
         let waker = Waker::new();
         announce_writer(&control, waker);
-        let supply = Supply::start(Arc::clone(shared), Arc::clone(&control))?;
+        let supply = Supply::start(Arc::clone(shared), Arc::clone(&control), options.sync)?;
         let Tail { next_seq, last_timestamp_ns, place } = tail;
         let (segment, map, offset) = match place {
             TailPlace::Segment(segment, offset) => {
@@ -96,7 +103,7 @@ impl QueueWriter {
         };
         map.populate(offset, REPORT_EVERY as usize).map_err(Error::io(&segment.path, "bring it into memory"))?;
         map.clear_record(offset);
-        supply.set_active(&map);
+        supply.set_active(segment.id, &map);
         let mut writer = Self {
             offset,
             soft_limit: 0,
@@ -109,6 +116,11 @@ impl QueueWriter {
             waker,
             unsynced: segment.id,
             poisoned: None,
+            options: *options,
+            sync_at_seq: match options.sync {
+                SyncPolicy::Manual => u64::MAX,
+                SyncPolicy::Every { messages, .. } => next_seq.saturating_add(messages.max(1)),
+            },
             shared: Arc::clone(shared),
             map,
             segment,
@@ -132,7 +144,7 @@ impl QueueWriter {
     /// a new segment. Nothing has changed then, and a later append may work.
     #[inline]
     pub fn append(&mut self, msg_type: u16, payload: &[u8]) -> Result<u64> {
-        let timestamp_ns = self.clock.now_ns().max(self.last_timestamp_ns);
+        let timestamp_ns = self.now_ns();
         self.append_record(timestamp_ns, msg_type, payload)
     }
 
@@ -150,30 +162,86 @@ impl QueueWriter {
 
     #[inline]
     fn append_record(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8]) -> Result<u64> {
-        let max = self.max_payload_len;
-        let (payload_len, record_len) = checked_len(payload.len(), max, msg_type, self.shared.dir.path())?;
+        let seq = self.publish(timestamp_ns, msg_type, payload)?;
+        self.waker.published(&self.control);
+        Ok(seq)
+    }
+
+    /// Appends without waking anybody.
+    #[inline]
+    pub(super) fn publish(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8]) -> Result<u64> {
+        let (payload_len, record_len) = self.claim(msg_type, payload.len())?;
+        let header = Header { payload_len, msg_type, flags: 0, seq: self.next_seq, timestamp_ns };
+        self.map.publish(self.offset, header.words(&self.context, self.offset, payload), payload);
+        Ok(self.advance(record_len, timestamp_ns))
+    }
+
+    /// Sees to it that a record of this payload fits at `offset`, and that nothing seems to be behind it.
+    #[inline]
+    pub(super) fn claim(&mut self, msg_type: u16, payload_len: usize) -> Result<(u32, u32)> {
+        let path = self.shared.dir.path();
+        let (payload_len, record_len) = checked_len(payload_len, self.max_payload_len, msg_type, path)?;
         if self.offset + record_len > self.soft_limit {
             self.make_room(record_len)?;
         }
-        let (offset, seq) = (self.offset, self.next_seq);
-        let end = offset + record_len;
-        self.map.clear_record(end);
-        let header = Header { payload_len, msg_type, flags: 0, seq, timestamp_ns };
-        self.map.publish(offset, header.words(&self.context, offset, payload), payload);
-        self.offset = end;
+        self.map.clear_record(self.offset + record_len);
+        Ok((payload_len, record_len))
+    }
+
+    /// Goes past the record just published.
+    #[inline]
+    pub(super) fn advance(&mut self, record_len: u32, timestamp_ns: u64) -> u64 {
+        let seq = self.next_seq;
+        self.offset += record_len;
         self.next_seq = seq + 1;
         self.last_timestamp_ns = timestamp_ns;
-        self.waker.published(&self.control);
-        self.map.prefetch_for_write(end + PREFETCH_AHEAD);
-        Ok(seq)
+        self.map.prefetch_for_write(self.offset + PREFETCH_AHEAD);
+        if self.next_seq >= self.sync_at_seq {
+            self.request_sync();
+        }
+        seq
+    }
+
+    /// The time for the next message: the wall clock's, but never less than the newest message's.
+    #[inline]
+    pub(super) fn now_ns(&mut self) -> u64 {
+        self.clock.now_ns().max(self.last_timestamp_ns)
+    }
+
+    /// Asks the helper thread to write everything to the disk.
+    #[cold]
+    fn request_sync(&mut self) {
+        if let SyncPolicy::Every { messages, .. } = self.options.sync {
+            self.sync_at_seq = self.next_seq.saturating_add(messages.max(1));
+        }
+        self.supply.request_sync();
+    }
+
+    /// Starts writing everything appended so far to the disk, and does not wait for it.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] if an earlier such attempt has failed.
+    pub fn flush_async(&mut self) -> Result<()> {
+        self.check_poison()?;
+        self.request_sync();
+        Ok(())
+    }
+
+    /// Fails if the disk has refused something that was appended.
+    fn check_poison(&mut self) -> Result<()> {
+        if self.poisoned.is_none() {
+            self.poisoned = self.supply.sync_failure();
+        }
+        match &self.poisoned {
+            Some(reason) => Err(Error::Poisoned { path: self.shared.dir.path().to_path_buf(), reason: reason.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// What is due now and then: a new segment, the published head, the helper's report.
     #[cold]
     fn make_room(&mut self, record_len: u32) -> Result<()> {
-        if let Some(reason) = &self.poisoned {
-            return Err(Error::Poisoned { path: self.shared.dir.path().to_path_buf(), reason: reason.clone() });
-        }
+        self.check_poison()?;
         let limit = self.segment_limit();
         if self.offset + record_len > limit {
             self.roll()?;
@@ -200,17 +268,31 @@ impl QueueWriter {
 
     /// Goes on in the next segment.
     fn roll(&mut self) -> Result<()> {
-        self.has_room_for_segment()?;
+        self.wait_for_room()?;
         let Prepared { segment, map } = self.supply.take(self.segment.id.next())?;
         start_segment(&map, self.next_seq, self.last_timestamp_ns);
         seal_map(&self.map, &self.context, self.offset, self.next_seq, self.last_timestamp_ns);
         (self.offset, self.context) = (RECORDS_START, segment.context);
         (self.segment, self.map) = (segment, map);
-        self.supply.set_active(&self.map);
+        self.supply.set_active(self.segment.id, &self.map);
         self.supply.report(self.offset);
         self.publish_head();
         self.waker.published(&self.control);
         Ok(())
+    }
+
+    /// Whether the queue's limit allows one more segment; waits for that if the writer was opened so.
+    fn wait_for_room(&mut self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            match (self.has_room_for_segment(), self.options.when_full) {
+                (Err(Error::QueueFull { .. }), WhenFull::Wait(longest)) if start.elapsed() < longest => {
+                    // Readers commit without a system call: there is nothing that could wake us.
+                    std::thread::sleep(LOOK_FOR_ROOM_EVERY.min(longest.saturating_sub(start.elapsed())));
+                }
+                (answer, _) => return answer,
+            }
+        }
     }
 
     /// Whether the queue's limit allows one more segment.
@@ -242,29 +324,17 @@ impl QueueWriter {
     /// [`Error::Io`] if the system can't write it. What has not been written then can't be vouched for any more, so the
     /// writer refuses further work ([`Error::Poisoned`]); readers go on.
     pub fn flush_sync(&mut self) -> Result<()> {
-        if let Some(reason) = &self.poisoned {
-            return Err(Error::Poisoned { path: self.shared.dir.path().to_path_buf(), reason: reason.clone() });
-        }
+        self.check_poison()?;
         self.publish_head();
-        let synced = self.sync_segments();
-        if let Err(error) = &synced {
-            self.poisoned = Some(error.to_string());
-            self.soft_limit = 0;
-        }
-        synced
-    }
-
-    fn sync_segments(&mut self) -> Result<()> {
-        for id in self.unsynced.0..self.segment.id.0 {
-            // Retention may have removed it meanwhile: then there is nothing to keep.
-            if let Some(segment) = self.shared.open_segment(SegmentId(id), Access::Read)? {
-                segment.file.sync_data().map_err(Error::io(&segment.path, "sync it"))?;
+        let synced = sync_segments(&self.shared, self.unsynced, self.segment.id);
+        match &synced {
+            Ok(()) => self.unsynced = self.segment.id,
+            Err(error) => {
+                self.poisoned = Some(error.to_string());
+                self.soft_limit = 0;
             }
         }
-        self.segment.file.sync_data().map_err(Error::io(&self.segment.path, "sync it"))?;
-        self.shared.dir.sync()?;
-        self.unsynced = self.segment.id;
-        Ok(())
+        synced
     }
 
     /// The sequence number that the next message gets.
@@ -317,6 +387,19 @@ fn open_control(shared: &Shared) -> Result<Mapping> {
     let file = shared.dir.open_file(layout::CONTROL_FILE, Access::Write)?;
     let file = file.ok_or_else(|| Error::io(&path, "open it")(std::io::ErrorKind::NotFound.into()))?;
     Mapping::read_write(&file, &path, CONTROL_LEN)
+}
+
+/// Writes the segments from the first to the last to the disk, and the directory that names them.
+pub(super) fn sync_segments(shared: &Shared, first: SegmentId, last: SegmentId) -> Result<()> {
+    for id in (first.0..=last.0).map(SegmentId) {
+        // Retention may have removed it meanwhile: then there is nothing to keep. A damaged file is not ours.
+        match shared.open_segment(id, Access::Read) {
+            Ok(Some(segment)) => segment.file.sync_data().map_err(Error::io(&segment.path, "sync it"))?,
+            Ok(None) | Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    shared.dir.sync()
 }
 
 /// Takes a segment into use.

@@ -1,0 +1,149 @@
+//! Retention: what goes, what stays for whom, and who learns of it.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::time::Duration;
+
+use chronfs::queue::{Checksum, Entry, Gap, GapReason, Queue, Settings};
+
+const SMALL: Settings = Settings {
+    segment_size: 64 << 10,
+    checksum: Checksum::Crc32c,
+    max_bytes: None,
+    retain_bytes: None,
+    retain_age_ns: None,
+    retain_segments: None,
+    reader_ttl_ns: None,
+    max_lag_bytes: None,
+};
+
+fn new_queue(settings: &Settings) -> (tempfile::TempDir, Queue) {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = Queue::create(dir.path().join("q"), settings).unwrap();
+    (dir, queue)
+}
+
+fn payload(number: u64) -> Vec<u8> {
+    vec![b'x'; usize::try_from(number * 37 % 400).unwrap()]
+}
+
+/// A queue with five sealed segments and a reader at each of the given positions.
+fn retained(settings: Settings, readers: &[(&str, u64)]) -> (tempfile::TempDir, Queue) {
+    let (dir, queue) = new_queue(&settings);
+    let mut writer = queue.writer().unwrap();
+    while queue.inspect().unwrap().segments.iter().filter(|segment| segment.sealed).count() < 5 {
+        let number = writer.next_seq();
+        writer.append_at(number * 1_000, 1, &payload(number)).unwrap();
+    }
+    drop(writer);
+    for (name, seq) in readers {
+        queue.add_reader(name).unwrap();
+        queue.seek_reader(name, *seq).unwrap();
+    }
+    (dir, queue)
+}
+
+fn sealed(queue: &Queue) -> Vec<chronfs::queue::SegmentInfo> {
+    queue.inspect().unwrap().segments.into_iter().filter(|segment| segment.sealed).collect()
+}
+
+/// The settings come from the queue: a copy of it with others.
+fn with_limits(queue: &Queue, change: impl FnOnce(&mut Vec<u8>)) -> Queue {
+    let path = queue.path().join("control.meta");
+    let mut bytes = std::fs::read(&path).unwrap();
+    change(&mut bytes);
+    let crc = crc32fast::hash(&bytes[..124]).to_le_bytes();
+    bytes[124..128].copy_from_slice(&crc);
+    bytes.copy_within(..128, 128);
+    std::fs::write(&path, bytes).unwrap();
+    Queue::open(queue.path()).unwrap()
+}
+
+fn set_u64(at: usize, value: u64) -> impl FnOnce(&mut Vec<u8>) {
+    move |bytes| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes())
+}
+
+#[test]
+fn retention_keeps_what_a_reader_needs_and_says_who_keeps_it() {
+    let (_dir, queue) = retained(SMALL, &[]);
+    let infos = sealed(&queue);
+    queue.add_reader("slow").unwrap();
+    queue.seek_reader("slow", infos[2].first_seq + 3).unwrap();
+    assert_eq!(queue.retain(false).unwrap().removed, [], "no limit: everything stays");
+    let queue = with_limits(&queue, set_u64(40, 64 << 10));
+    let dry = queue.retain(true).unwrap();
+    assert_eq!(dry.removed, infos[..2]);
+    assert_eq!(sealed(&queue), infos, "a dry run removes nothing");
+    assert_eq!((dry.pins.len(), dry.pins[0].reader.as_str(), dry.pins[0].segments), (1, "slow", 2));
+    assert_eq!(queue.retain(false).unwrap(), dry);
+    assert_eq!(sealed(&queue), infos[2..]);
+    let bounds = queue.bounds().unwrap();
+    assert_eq!(
+        (bounds.first_seq, queue.reader_position("slow").unwrap()),
+        (infos[2].first_seq, infos[2].first_seq + 3)
+    );
+    queue.seek_reader("slow", bounds.next_seq).unwrap();
+    assert_eq!(queue.retain(false).unwrap().removed, infos[2..4]);
+    assert_eq!(sealed(&queue), infos[4..], "64 KiB may stay");
+}
+
+#[test]
+fn retention_by_age_and_by_count() {
+    let (_dir, queue) = retained(SMALL, &[]);
+    let infos = sealed(&queue);
+    // Stamped in 1970: everything is older than an hour.
+    let queue = with_limits(&queue, set_u64(48, 3_600_000_000_000));
+    assert_eq!(queue.retain(true).unwrap().removed, infos);
+    let queue = with_limits(&queue, |bytes| {
+        bytes[48..56].copy_from_slice(&u64::MAX.to_le_bytes());
+        bytes[72..76].copy_from_slice(&3_u32.to_le_bytes());
+    });
+    assert_eq!(queue.retain(false).unwrap().removed, infos[..2]);
+    let first = queue.scan().unwrap().next().unwrap().unwrap().message().unwrap().seq;
+    assert_eq!(first, infos[2].first_seq);
+}
+
+#[test]
+fn a_dead_reader_and_one_too_far_behind_keep_nothing_and_learn_of_the_gap() {
+    let (_dir, queue) = retained(SMALL, &[("alice", 1)]);
+    let infos = sealed(&queue);
+    // Everything more than 100 KiB behind is too far behind; no sealed segment need stay.
+    let queue = with_limits(&queue, |bytes| {
+        bytes[40..48].copy_from_slice(&0_u64.to_le_bytes());
+        bytes[64..72].copy_from_slice(&(100_u64 << 10).to_le_bytes());
+    });
+    let retention = queue.retain(false).unwrap();
+    assert_eq!(retention.removed, infos);
+    assert_eq!(retention.ignored.len(), 1);
+    let mut reader = queue.reader("alice").unwrap();
+    let gap = reader.next().unwrap().unwrap();
+    assert!(matches!(gap, Entry::Gap(Gap { from: 1, to, reason: GapReason::Retired, .. }) if to == infos[4].last_seq));
+    assert_eq!(reader.next().unwrap().unwrap().message().unwrap().seq, infos[4].last_seq + 1);
+}
+
+#[test]
+fn a_reader_in_use_is_never_taken_for_dead() {
+    let (_dir, queue) = retained(SMALL, &[("used", 1)]);
+    let used = queue.reader("used").unwrap();
+    let queue = with_limits(&queue, |bytes| {
+        bytes[40..48].copy_from_slice(&0_u64.to_le_bytes());
+        bytes[56..64].copy_from_slice(&0_u64.to_le_bytes());
+    });
+    assert_eq!(queue.retain(true).unwrap().removed, []);
+    drop(used);
+    // It has closed the queue, more than 0 ns ago; its stamp counts milliseconds.
+    let waiting = std::time::Instant::now();
+    while queue.retain(true).unwrap().removed.is_empty() {
+        assert!(waiting.elapsed() < Duration::from_secs(10), "a reader that is gone is never taken for dead");
+    }
+}
+
+#[test]
+fn the_writer_applies_retention_by_itself_after_a_roll() {
+    let (_dir, queue) = new_queue(&Settings { retain_segments: Some(2), ..SMALL });
+    let mut writer = queue.writer().unwrap();
+    while queue.bounds().unwrap().first_seq == 1 {
+        let number = writer.next_seq();
+        assert!(number < 100_000, "nothing is ever retired");
+        writer.append(1, &payload(number)).unwrap();
+    }
+}

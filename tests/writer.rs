@@ -1,0 +1,231 @@
+//! The other ways to append: in place, in batches, to a full queue, with a sync policy.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::time::{Duration, Instant};
+
+use chronfs::queue::{Entry, Error, Queue, Settings, SyncPolicy, WhenFull, WriterOptions};
+use proptest::prelude::*;
+
+const SMALL: u32 = 64 << 10;
+
+fn new_queue(change: impl FnOnce(&mut Settings)) -> (tempfile::TempDir, Queue) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = Settings { segment_size: SMALL, ..Settings::default() };
+    change(&mut settings);
+    let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
+    (dir, queue)
+}
+
+fn payloads(queue: &Queue) -> Vec<Vec<u8>> {
+    let mut scanner = queue.scan().unwrap();
+    let mut all = Vec::new();
+    while let Some(entry) = scanner.next().unwrap() {
+        let Entry::Message(message) = entry else { panic!("{entry:?}") };
+        assert_eq!(message.seq, all.len() as u64 + 1);
+        all.push(message.payload.to_vec());
+    }
+    all
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(usize),
+    InPlace(usize),
+    Abort(usize),
+    Batch(Vec<usize>),
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let len = prop_oneof![0_usize..200, 0_usize..30_000];
+    prop_oneof![
+        4 => len.clone().prop_map(Step::Append),
+        4 => len.clone().prop_map(Step::InPlace),
+        2 => len.clone().prop_map(Step::Abort),
+        1 => prop::collection::vec(len, 0..5).prop_map(Step::Batch),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_sequence_of_appends_reads_back_as_a_vector_would(steps in prop::collection::vec(step(), 1..60)) {
+        let (_dir, queue) = new_queue(|_| ());
+        let mut reader = queue.reader("model").unwrap();
+        let mut writer = Some(queue.writer().unwrap());
+        let mut model: Vec<Vec<u8>> = Vec::new();
+        let mut fill = 0_u8;
+        let mut make = |len: usize| {
+            fill = fill.wrapping_add(1).max(1);
+            vec![fill; len]
+        };
+        for step in steps {
+            let open = writer.as_mut().unwrap();
+            match step {
+                Step::Append(len) => {
+                    let payload = make(len);
+                    open.append(1, &payload).unwrap();
+                    model.push(payload);
+                }
+                Step::InPlace(len) => {
+                    let payload = make(len);
+                    let mut record = open.reserve(1, len).unwrap();
+                    record.copy_from_slice(&payload);
+                    prop_assert_eq!(record.commit(), model.len() as u64 + 1);
+                    model.push(payload);
+                }
+                Step::Abort(len) => {
+                    let mut record = open.reserve(1, len).unwrap();
+                    record.fill(0xEE);
+                }
+                Step::Batch(lens) => {
+                    let mut batch = open.batch();
+                    for len in lens {
+                        let payload = make(len);
+                        batch.append(1, &payload).unwrap();
+                        model.push(payload);
+                    }
+                }
+                Step::Reopen => {
+                    drop(writer.take());
+                    writer = Some(queue.writer().unwrap());
+                }
+            }
+            while let Some(entry) = reader.next().unwrap() {
+                let message = entry.message().unwrap();
+                prop_assert_eq!(message.payload, &model[usize::try_from(message.seq).unwrap() - 1][..]);
+            }
+            prop_assert_eq!(reader.seq(), model.len() as u64 + 1);
+        }
+        prop_assert_eq!(payloads(&queue), model);
+    }
+}
+
+#[test]
+fn a_batch_wakes_its_sleepers() {
+    let (_dir, queue) = new_queue(|_| ());
+    let mut reader = queue.reader("sleeper").unwrap();
+    let mut writer = queue.writer().unwrap();
+    let sleeping = std::thread::spawn(move || {
+        let mut count = 0;
+        while count < 100 {
+            assert!(reader.wait(Some(Duration::from_secs(20))).unwrap(), "slept through the batch");
+            while reader.next().unwrap().is_some() {
+                count += 1;
+            }
+        }
+    });
+    let mut batch = writer.batch();
+    for _ in 0..100 {
+        batch.append(1, b"x").unwrap();
+    }
+    drop(batch);
+    sleeping.join().unwrap();
+}
+
+#[test]
+fn a_writer_that_waits_goes_on_when_retention_has_made_room() {
+    let (_dir, queue) = new_queue(|settings| {
+        settings.max_bytes = Some(3 * u64::from(SMALL));
+        settings.retain_segments = Some(0);
+    });
+    let mut reader = queue.reader("slow").unwrap();
+    let waits = WriterOptions { when_full: WhenFull::Wait(Duration::from_secs(20)), ..WriterOptions::default() };
+    let mut writer = queue.writer_with(&waits).unwrap();
+    let writing = std::thread::spawn(move || {
+        for _ in 0..2000 {
+            writer.append(1, &[1; 500]).unwrap();
+        }
+    });
+    let mut count = 0;
+    while count < 2000 {
+        assert!(reader.wait(Some(Duration::from_secs(20))).unwrap(), "nothing came after {count}");
+        while let Some(entry) = reader.next().unwrap() {
+            assert!(entry.message().is_some(), "{entry:?}");
+            count += 1;
+            reader.commit();
+        }
+    }
+    writing.join().unwrap();
+}
+
+#[test]
+fn a_writer_that_waits_in_vain_says_that_the_queue_is_full() {
+    let (_dir, queue) = new_queue(|settings| settings.max_bytes = Some(2 * u64::from(SMALL)));
+    let waits = WriterOptions { when_full: WhenFull::Wait(Duration::from_millis(20)), ..WriterOptions::default() };
+    let mut writer = queue.writer_with(&waits).unwrap();
+    let error = loop {
+        if let Err(error) = writer.append(1, &[1; 500]) {
+            break error;
+        }
+    };
+    assert!(matches!(error, Error::QueueFull { .. }), "{error}");
+}
+
+#[test]
+fn a_sync_policy_lets_appends_and_rolls_go_on() {
+    let (_dir, queue) = new_queue(|_| ());
+    let sync = SyncPolicy::Every { messages: 100, interval: Duration::from_millis(1) };
+    let mut writer = queue.writer_with(&WriterOptions { sync, ..WriterOptions::default() }).unwrap();
+    for _ in 0..2000 {
+        writer.append(1, &[1; 300]).unwrap();
+    }
+    writer.flush_async().unwrap();
+    writer.flush_sync().unwrap();
+    drop(writer);
+    assert_eq!(payloads(&queue).len(), 2000);
+}
+
+#[test]
+fn no_thread_outlives_its_writer() {
+    let threads = || {
+        std::fs::read_dir("/proc/self/task")
+            .unwrap()
+            .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok())
+    };
+    let (_dir, queue) = new_queue(|_| ());
+    for _ in 0..20 {
+        let mut writer = queue.writer().unwrap();
+        writer.append(1, &[1; 40_000]).unwrap();
+    }
+    // Other tests of this program run beside this one and have writers of their own: look until they are gone.
+    let start = Instant::now();
+    while threads().any(|name| name.starts_with("chronfs-supply")) {
+        assert!(start.elapsed() < Duration::from_secs(60), "a helper thread is still there");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_notifier_is_readable_exactly_when_something_has_come() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let (_dir, queue) = new_queue(|_| ());
+    let mut reader = queue.reader("loop").unwrap();
+    let notifier = queue.notifier().unwrap();
+    let is_readable = |wait: bool| {
+        let mut events = [PollFd::new(&notifier, PollFlags::IN)];
+        let timeout = Timespec { tv_sec: if wait { 20 } else { 0 }, tv_nsec: 0 };
+        poll(&mut events, Some(&timeout)).unwrap() == 1
+    };
+    assert!(!is_readable(false));
+    let mut writer = queue.writer().unwrap();
+    for seq in 1..=300 {
+        writer.append(1, b"x").unwrap();
+        assert!(is_readable(true), "message {seq} was not told");
+        notifier.clear();
+        assert_eq!(reader.next().unwrap().unwrap().message().unwrap().seq, seq);
+        assert_eq!(reader.next().unwrap(), None);
+    }
+    let appending = std::thread::spawn(move || (0..50_000).for_each(|_| assert!(writer.append(1, b"y").unwrap() > 0)));
+    let mut count = 0;
+    while count < 50_000 {
+        assert!(is_readable(true), "nothing was told after {count}");
+        notifier.clear();
+        while reader.next().unwrap().is_some() {
+            count += 1;
+        }
+    }
+    appending.join().unwrap();
+}
