@@ -129,7 +129,8 @@ fn cursors_are_as_the_page_says() {
     for (at, generation, seq, offset) in [(64, 0, 1, 4096), (128, 1, 2, 4136)] {
         assert_eq!((u64_at(&cursor, at), u64_at(&cursor, at + 8)), (generation, seq));
         assert_eq!((u32_at(&cursor, at + 16), u32_at(&cursor, at + 20)), (0, offset));
-        assert!(crc_of_block(&cursor, at, 32));
+        let covered = [&cursor[at..at + 24], &control[16..24]].concat();
+        assert_eq!(u32_at(&cursor, at + 28), crc32c::crc32c(&covered));
     }
     assert_eq!(u32_at(&cursor, 216), 0, "the reader has closed it");
 }

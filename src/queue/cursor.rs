@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::checksum::block_sum;
+use super::checksum::{Summer, block_sum};
 use super::control::{Geometry, check_version, is_sound, read_block};
 use super::dir::{Access, Dir};
 use super::error::{Error, Result};
@@ -21,6 +21,7 @@ use super::layout::{
 use super::lock;
 use super::mapping::Mapping;
 use super::names::check_name;
+use super::options::Checksum;
 use super::position::{Position, SegmentId};
 use crate::clock;
 
@@ -45,6 +46,7 @@ pub(crate) struct CursorFile {
 pub(crate) struct Cursor {
     map: Mapping,
     generation: u64,
+    queue_id: u64,
     boot_id: [u8; 16],
     // Holds the lock.
     _file: File,
@@ -81,7 +83,7 @@ pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Place)
     let identity = identity(geometry);
     bytes[..size_of::<CursorIdentity>()].copy_from_slice(identity.as_bytes());
     let at = CURSOR_SLOTS[0] as usize;
-    bytes[at..at + size_of::<CursorSlot>()].copy_from_slice(slot(0, place).as_bytes());
+    bytes[at..at + size_of::<CursorSlot>()].copy_from_slice(slot(0, place, geometry.queue_id).as_bytes());
     let liveness = liveness(lock::boot_id(), 0);
     let at = CURSOR_LIVENESS as usize;
     bytes[at..at + size_of::<LivenessBlock>()].copy_from_slice(liveness.as_bytes());
@@ -125,13 +127,20 @@ fn liveness(boot_id: [u8; 16], pid: u32) -> LivenessBlock {
     block
 }
 
-fn slot(generation: u64, place: Place) -> CursorSlot {
+/// The checksum of a slot: by the processor's instruction, because a commit should cost next to nothing.
+fn slot_sum(slot: &CursorSlot, queue_id: u64) -> u32 {
+    let place = u64::from(slot.segment.get()) | u64::from(slot.offset.get()) << 32;
+    let owner = queue_id ^ u64::from(slot.reserved.get());
+    Summer::new(Checksum::Crc32c).sum([slot.generation.get(), slot.seq.get(), place, owner], &[])
+}
+
+fn slot(generation: u64, place: Place, queue_id: u64) -> CursorSlot {
     let mut slot = CursorSlot::new_zeroed();
     slot.generation = generation.into();
     slot.seq = place.seq.into();
     slot.segment = place.position.map_or(0, |position| position.segment.0).into();
     slot.offset = place.position.map_or(0, |position| position.offset).into();
-    slot.crc = block_sum(slot.as_bytes()).into();
+    slot.crc = slot_sum(&slot, queue_id).into();
     slot
 }
 
@@ -173,7 +182,10 @@ impl CursorFile {
         // The owner may be storing into the older slot while we read, or into both one after the other: look again.
         for _ in 0..8 {
             let slots = CURSOR_SLOTS.map(|offset| read_block::<CursorSlot>(&self.file, offset));
-            let sound = slots.into_iter().flatten().filter(|slot| is_sound(slot, slot.crc) && slot.seq.get() > 0);
+            let sound = slots
+                .into_iter()
+                .flatten()
+                .filter(|slot| slot.crc.get() == slot_sum(slot, geometry.queue_id) && slot.seq.get() > 0);
             if let Some(slot) = sound.max_by_key(|slot| slot.generation.get()) {
                 let position = Position { segment: SegmentId(slot.segment.get()), offset: slot.offset.get() };
                 let position = (position.offset != 0).then_some(position);
@@ -206,7 +218,7 @@ impl CursorFile {
             Ok((_, generation)) => {
                 let generation = generation.wrapping_add(1);
                 let at = u64::from(slot_offset(generation));
-                self.file.write_all_at(slot(generation, place).as_bytes(), at)
+                self.file.write_all_at(slot(generation, place, geometry.queue_id).as_bytes(), at)
             }
             Err(error @ Error::UnsupportedVersion { .. }) => return Err(error),
             Err(_) => self.rebuild(geometry, place),
@@ -218,7 +230,7 @@ impl CursorFile {
     fn rebuild(&self, geometry: &Geometry, place: Place) -> std::io::Result<()> {
         self.file.set_len(u64::from(CURSOR_LEN))?;
         self.file.write_all_at(CursorSlot::new_zeroed().as_bytes(), u64::from(slot_offset(1)))?;
-        self.file.write_all_at(slot(0, place).as_bytes(), u64::from(slot_offset(0)))?;
+        self.file.write_all_at(slot(0, place, geometry.queue_id).as_bytes(), u64::from(slot_offset(0)))?;
         self.file.write_all_at(identity(geometry).as_bytes(), 0)
     }
 
@@ -227,7 +239,8 @@ impl CursorFile {
         self.lock()?;
         let (place, generation) = self.read(geometry)?;
         let map = Mapping::read_write(&self.file, &self.path, CURSOR_LEN)?;
-        let cursor = Cursor { map, generation, boot_id: lock::boot_id(), _file: self.file };
+        let (queue_id, boot_id) = (geometry.queue_id, lock::boot_id());
+        let cursor = Cursor { map, generation, queue_id, boot_id, _file: self.file };
         cursor.heartbeat();
         Ok((cursor, place))
     }
@@ -238,7 +251,7 @@ impl Cursor {
     #[inline]
     pub(crate) fn commit(&mut self, place: Place) {
         self.generation = self.generation.wrapping_add(1);
-        self.map.write(slot_offset(self.generation), &slot(self.generation, place));
+        self.map.write(slot_offset(self.generation), &slot(self.generation, place, self.queue_id));
     }
 
     /// Writes the cursor to the disk.

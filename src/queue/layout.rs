@@ -253,7 +253,7 @@ pub struct CursorSlot {
     pub offset: U32,
     /// Zero.
     pub reserved: U32,
-    /// CRC-32 of the bytes before it.
+    /// CRC-32C of the bytes before it and of the queue's id.
     pub crc: U32,
 }
 

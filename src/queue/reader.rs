@@ -56,6 +56,8 @@ pub struct QueueReader {
     /// The header at `position`, if it has been verified already.
     peeked: Option<Header>,
     verify: bool,
+    /// Up to where pages of this segment have been brought in.
+    populated: u32,
     control: Mapping,
     // From here on nothing is touched while sound records follow each other.
     cursor: Cursor,
@@ -99,6 +101,7 @@ impl QueueReader {
             seq,
             peeked: None,
             verify: options.verify,
+            populated: 0,
             control,
             cursor,
             strategy: options.wait,
@@ -143,6 +146,9 @@ impl QueueReader {
         };
         let position = self.position;
         self.position.offset += layout::record_len(header.payload_len).unwrap_or(HEADER_LEN);
+        if self.position.offset >= self.populated {
+            self.populate();
+        }
         self.seq = self.seq.saturating_add(1);
         let Header { msg_type, seq, timestamp_ns, payload_len, .. } = header;
         let payload =
@@ -256,6 +262,21 @@ impl QueueReader {
         Ok(Some(Entry::Message(message)))
     }
 
+    /// Brings the next pages in, so that reading does not stop for each: not beyond the published head, behind which there
+    /// may never be anything.
+    #[cold]
+    fn populate(&mut self) {
+        let offset = self.position.offset;
+        let published = self.published().saturating_sub(u64::from(self.position.segment.0) << 32);
+        let head = u32::try_from(published).unwrap_or(u32::MAX).max(offset).saturating_add(POPULATE_BEHIND_HEAD);
+        let end = offset.saturating_add(POPULATE).min(head).min(self.context.segment_size);
+        if let Some(map) = &self.map {
+            // Only a matter of speed: a page that is not in now comes when it is read.
+            let _ = map.populate(offset / layout::PAGE * layout::PAGE, (end - offset) as usize);
+        }
+        self.populated = end;
+    }
+
     /// Maps the segment at `position`; false if it can't be (the scanner will say why).
     fn map_segment(&mut self) -> Result<bool> {
         let segment = match self.shared.open_segment(self.position.segment, Access::Read) {
@@ -265,8 +286,7 @@ impl QueueReader {
         };
         match Mapping::read_only(&segment.file, &segment.path, segment.context.segment_size) {
             Ok(map) => {
-                self.map = Some(map);
-                self.context = segment.context;
+                (self.map, self.context, self.populated) = (Some(map), segment.context, 0);
                 Ok(true)
             }
             Err(Error::Damaged { .. }) => Ok(false),
@@ -420,6 +440,11 @@ impl QueueReader {
         self.seq
     }
 }
+
+/// How many bytes are brought in at a time.
+const POPULATE: u32 = 1 << 20;
+/// How far behind the published head: the writer publishes it every so many bytes.
+const POPULATE_BEHIND_HEAD: u32 = 64 << 10;
 
 /// What trouble came to.
 enum Found {
