@@ -1,0 +1,269 @@
+//! Power cuts: what was synced before the cut is there behind it, whole, once, in order; what is missing is said to be.
+//!
+//! A file system in a file of its own is shut down under a writer without its caches being written
+//! (`FS_IOC_SHUTDOWN`), mounted again and looked at. Needs root and loop devices; says so and passes without them.
+//! `CHRONFS_CUTS` sets the number of cuts of each file system:
+//!
+//! ```text
+//! CHRONFS_CUTS=500 cargo test --release --test power_cut -- --nocapture
+//! ```
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use chronfs::queue::{Entry, Queue, Settings};
+
+const QUEUE: &str = "CHRONFS_CUT_QUEUE";
+const SEED: &str = "CHRONFS_CUT_SEED";
+
+fn payload(seq: u64) -> Vec<u8> {
+    let mut payload = seq.to_le_bytes().to_vec();
+    payload.resize(8 + usize::try_from(seq * 7919 % 3000).unwrap(), u8::try_from(seq % 251).unwrap());
+    payload
+}
+
+/// A small generator of numbers that look random (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// A file system in a file, unmounted and removed at the end whatever happens.
+struct Disk {
+    dir: tempfile::TempDir,
+}
+
+impl Disk {
+    fn new(kind: &str, megabytes: u64) -> Option<Self> {
+        let disk = Self { dir: tempfile::tempdir().unwrap() };
+        File::create(disk.image()).unwrap().set_len(megabytes << 20).unwrap();
+        std::fs::create_dir(disk.mountpoint()).unwrap();
+        let made = Command::new(format!("mkfs.{kind}")).arg("-q").arg(disk.image()).output();
+        if !made.is_ok_and(|output| output.status.success()) {
+            eprintln!("skipped: no mkfs.{kind} here");
+            return None;
+        }
+        if !disk.mount() {
+            eprintln!("skipped: cannot mount a {kind} image here");
+            return None;
+        }
+        Some(disk)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.dir.path().join("image")
+    }
+
+    fn mountpoint(&self) -> PathBuf {
+        self.dir.path().join("mnt")
+    }
+
+    fn mount(&self) -> bool {
+        let mounted = Command::new("mount").args(["-o", "loop"]).arg(self.image()).arg(self.mountpoint()).output();
+        mounted.is_ok_and(|output| output.status.success())
+    }
+
+    /// Cuts the power: nothing that is not on the disk gets there. `with_log`: the journal's memory does.
+    fn cut(&self, with_log: bool) {
+        shut_down(&File::open(self.mountpoint()).unwrap(), if with_log { 1 } else { 2 });
+    }
+
+    fn mount_again(&self) {
+        // The killed child's last system calls may still be ending.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.unmount() {
+            assert!(Instant::now() < deadline, "it can't be unmounted");
+            std::thread::yield_now();
+        }
+        assert!(self.mount(), "it can't be mounted again");
+    }
+
+    fn unmount(&self) -> bool {
+        Command::new("umount").arg(self.mountpoint()).output().is_ok_and(|output| output.status.success())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if !self.unmount() {
+            let _ = Command::new("umount").arg("-l").arg(self.mountpoint()).output();
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn shut_down(file: &File, flag: u32) {
+    const FS_IOC_SHUTDOWN: libc::c_ulong = 0x8004_587d;
+    // SAFETY: the call reads one number through the pointer.
+    let done = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(file), FS_IOC_SHUTDOWN, &raw const flag) };
+    assert_eq!(done, 0, "shut down: {}", std::io::Error::last_os_error());
+}
+
+/// Ends with the test, also when that fails.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What the child does until the power goes: appends, syncs, reads, and says what is safe now.
+fn work(path: &Path, seed: u64) {
+    let mut random = Random(seed);
+    let queue = Queue::open(path).unwrap();
+    let mut writer = queue.writer().unwrap();
+    let mut reader = queue.reader("alice").unwrap();
+    let control = File::open(path.join("control.meta")).unwrap();
+    let mut out = std::io::stdout();
+    loop {
+        for _ in 0..random.below(80) {
+            let seq = writer.next_seq();
+            writer.append(1, &payload(seq)).unwrap();
+        }
+        match random.below(6) {
+            // What a writer leaves that ends without a sync, its successor's sync must cover.
+            0 => {
+                drop(writer);
+                writer = queue.writer().unwrap();
+            }
+            1 => {
+                while reader.next().unwrap().is_some() {}
+                reader.commit_sync().unwrap();
+                writeln!(out, "consumed {}", reader.seq()).unwrap();
+            }
+            // The system may write what it likes, when it likes.
+            2 => control.sync_all().unwrap(),
+            3 => {
+                let first = std::fs::read_dir(path).unwrap().next().unwrap().unwrap().path();
+                if first.is_file() {
+                    File::open(first).unwrap().sync_all().unwrap();
+                }
+            }
+            _ => {
+                writer.flush_sync().unwrap();
+                writeln!(out, "synced {}", writer.next_seq()).unwrap();
+            }
+        }
+    }
+}
+
+fn child(path: &Path, seed: u64) -> Killed {
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "what_was_synced_survives_power_cuts", "--nocapture"])
+        .env(QUEUE, path)
+        .env(SEED, seed.to_string())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    Killed(child)
+}
+
+/// What has been promised so far: every message before these numbers is safe, consumed.
+#[derive(Debug, Default, Clone, Copy)]
+struct Promised {
+    synced: u64,
+    consumed: u64,
+}
+
+impl Promised {
+    fn hear(&mut self, line: &str) {
+        // The test program's own words come before the child's on the first line.
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [.., what, number] = words[..] else { return };
+        match (what, number.parse()) {
+            ("synced", Ok(number)) => self.synced = number,
+            ("consumed", Ok(number)) => self.consumed = number,
+            _ => {}
+        }
+    }
+}
+
+/// One cut in the middle of the child's work. Gives what had been promised.
+fn cut(disk: &Disk, path: &Path, random: &mut Random, mut promised: Promised) -> Promised {
+    let mut child = child(path, random.below(u64::MAX) | 1);
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    for _ in 0..=random.below(12) {
+        let line = lines.next().expect("the child has ended by itself").unwrap();
+        promised.hear(&line);
+    }
+    for _ in 0..random.below(300_000) {
+        std::hint::spin_loop();
+    }
+    disk.cut(random.below(2) == 0);
+    drop(child);
+    lines.map_while(Result::ok).for_each(|line| promised.hear(&line));
+    promised
+}
+
+/// Reads everything; gives the number behind the last message.
+fn check(path: &Path, promised: Promised, cut: u64) -> u64 {
+    let queue = Queue::open(path).unwrap();
+    assert!(queue.reader_position("alice").unwrap() >= promised.consumed, "cut {cut}: {promised:?}");
+    let mut scanner = queue.scan().unwrap();
+    let mut next = 1;
+    while let Some(entry) = scanner.next().unwrap() {
+        match entry {
+            Entry::Message(message) => {
+                assert_eq!(message.seq, next, "cut {cut}");
+                assert!(message.payload == payload(next), "cut {cut}: message {next} has other bytes");
+                next += 1;
+            }
+            Entry::Gap(gap) => {
+                assert_eq!(gap.from, next, "cut {cut}");
+                next = gap.to + 1;
+                assert!(gap.from >= promised.synced, "cut {cut}: synced before {}, lost: {gap:?}", promised.synced);
+            }
+        }
+    }
+    assert!(next >= promised.synced, "cut {cut}: synced before {}, there is {next}", promised.synced);
+    next
+}
+
+fn cut_often(kind: &str, cuts: u64) {
+    let Some(disk) = Disk::new(kind, if kind == "xfs" { 320 } else { 64 }) else { return };
+    let path = disk.mountpoint().join("q");
+    let mut random = Random(0x5EED + cuts);
+    let settings = Settings { segment_size: 64 << 10, ..Settings::default() };
+    let mut messages = 0;
+    for number in 0..cuts {
+        // A new queue for each: what is missing behind a cut would hide what the next one takes.
+        let _ = std::fs::remove_dir_all(&path);
+        Queue::create(&path, &settings).unwrap().add_reader("alice").unwrap();
+        let promised = cut(&disk, &path, &mut random, Promised::default());
+        disk.mount_again();
+        let next = check(&path, promised, number);
+        let mut writer = Queue::open(&path).unwrap().writer().unwrap();
+        assert!(writer.next_seq() >= next.max(promised.consumed), "cut {number}: a number is given twice");
+        let seq = writer.next_seq();
+        writer.append(1, &payload(seq)).unwrap();
+        writer.flush_sync().unwrap();
+        drop(writer);
+        assert_eq!(check(&path, promised, number), seq + 1, "cut {number}");
+        messages += promised.synced;
+    }
+    eprintln!("{kind}: {cuts} cuts, {messages} messages synced before them");
+}
+
+#[test]
+fn what_was_synced_survives_power_cuts() {
+    if let Some(path) = std::env::var_os(QUEUE) {
+        work(Path::new(&path), std::env::var(SEED).unwrap().parse().unwrap());
+        return;
+    }
+    let cuts = std::env::var("CHRONFS_CUTS").map_or(12, |cuts| cuts.parse().unwrap());
+    cut_often("ext4", cuts);
+    cut_often("xfs", cuts);
+}

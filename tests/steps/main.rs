@@ -1,0 +1,320 @@
+//! A kill between any two instructions of an append, a roll, a cursor commit, a start of a writer or a repair leaves the
+//! old or the new state, never a mix.
+//!
+//! Each test runs an operation in a child one instruction at a time (`trace.rs`). Wherever a byte of the queue's
+//! files differs from the instruction before (`state.rs`), those files are what a kill would have left: they are
+//! copied, read as they are, recovered, written to and read again. Every state is checked, not a sample; only where
+//! a repair is stepped through, the states that it starts from are chosen, all of them with `CHRONFS_SOAK=1`:
+//!
+//! ```text
+//! CHRONFS_SOAK=1 cargo test --release --test steps -- --nocapture
+//! ```
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod state;
+mod trace;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use chronfs::queue::{Entry, Queue, QueueWriter, Settings};
+use state::{State, Watched};
+use trace::Seen;
+
+const SEGMENT_SIZE: u32 = 64 << 10;
+
+fn settings() -> Settings {
+    Settings { segment_size: SEGMENT_SIZE, ..Settings::default() }
+}
+
+/// A directory in memory where there is one: the kernel's caches are what a kill leaves either way.
+fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+fn is_soak() -> bool {
+    std::env::var_os("CHRONFS_SOAK").is_some()
+}
+
+/// Message 10 nearly fills a segment: behind it a roll is near.
+fn payload(seq: u64) -> Vec<u8> {
+    let len = if seq == 10 { 60_000 } else { seq * 37 % 90 };
+    let mut payload = seq.to_le_bytes().to_vec();
+    payload.resize(8 + usize::try_from(len).unwrap(), u8::try_from(seq % 251).unwrap());
+    payload
+}
+
+fn append(writer: &mut QueueWriter, count: u64) {
+    for _ in 0..count {
+        let seq = writer.next_seq();
+        writer.append(1, &payload(seq)).unwrap();
+    }
+}
+
+/// A queue of `count` messages, closed.
+fn new_queue(path: &Path, count: u64) -> Queue {
+    let queue = Queue::create(path, &settings()).unwrap();
+    append(&mut queue.writer().unwrap(), count);
+    queue
+}
+
+/// How many messages there are: 1 to that number, whole, in order, without a gap.
+fn count_messages(queue: &Queue) -> u64 {
+    let mut count = 0;
+    let mut scanner = queue.scan().unwrap();
+    while let Some(entry) = scanner.next().unwrap() {
+        let Entry::Message(message) = entry else { panic!("{entry:?}") };
+        count += 1;
+        assert_eq!(message.seq, count);
+        assert!(message.payload == payload(count), "message {count} has other bytes");
+    }
+    count
+}
+
+/// What a kill has left is read, recovered, written to and read again. Gives the number of messages that were there.
+fn check(state: &State) -> u64 {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    state.restore(&path);
+    let queue = Queue::open(&path).unwrap();
+    let count = count_messages(&queue);
+    let mut writer = queue.writer().unwrap();
+    assert_eq!(writer.next_seq(), count + 1, "a number is lost or given twice");
+    append(&mut writer, 1);
+    drop(writer);
+    let queue = Queue::open(&path).unwrap();
+    assert!(queue.control_damage().is_none());
+    assert_eq!(count_messages(&queue), count + 1);
+    let mut reader = queue.reader("checker").unwrap();
+    for seq in reader.seq()..=count + 1 {
+        let entry = reader.next().unwrap();
+        assert_eq!(entry.and_then(Entry::message).map(|message| message.seq), Some(seq));
+    }
+    assert_eq!(reader.next().unwrap(), None);
+    let temporary = std::fs::read_dir(&path).unwrap().find(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().ends_with(".tmp")
+    });
+    assert!(temporary.is_none(), "{temporary:?} was left");
+    count
+}
+
+/// What a run came to.
+#[derive(Default)]
+struct Run {
+    steps: u64,
+    /// Every state that a kill could have left, in order, without repetitions.
+    states: Vec<State>,
+}
+
+/// Steps through `work` (see [`trace::stepped`]) and collects the states of the queue at `path`.
+fn run(path: &Path, work: impl FnOnce(&dyn Fn())) -> Run {
+    let mut watched = Watched::new(path);
+    let mut known = HashSet::new();
+    let mut run = Run::default();
+    let mut count = 0_u64;
+    run.steps = trace::stepped(work, |seen| {
+        count += 1;
+        // Files come and go in system calls, but the helper thread makes some too.
+        let is_due = seen == Seen::SystemCall || count == 1 || count.is_multiple_of(64);
+        if !is_due && !watched.is_changed_in_memory() {
+            return;
+        }
+        if let Some(state) = watched.changed()
+            && known.insert(hash(state))
+        {
+            run.states.push(state.clone());
+        }
+    });
+    run
+}
+
+fn hash(state: &State) -> u64 {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(state)
+}
+
+fn report(what: &str, run: &Run) {
+    eprintln!("{what}: {} instructions, {} states", run.steps, run.states.len());
+}
+
+/// Checks every state: the number of messages rises from `from` to `to` and takes every value between.
+fn check_all(what: &str, run: &Run, from: u64, to: u64) {
+    report(what, run);
+    let mut counts: Vec<_> = run.states.iter().map(check).collect();
+    assert!(counts.is_sorted(), "{what}: a committed message was lost: {counts:?}");
+    counts.dedup();
+    assert_eq!(counts, (from..=to).collect::<Vec<_>>(), "{what}");
+}
+
+/// Steps through `count` appends to a queue of `before` messages.
+fn step_appends(path: &Path, before: u64, count: u64) -> Run {
+    let queue = new_queue(path, before);
+    queue.add_reader("checker").unwrap();
+    run(path, |mark| {
+        let mut writer = queue.writer().unwrap();
+        mark();
+        append(&mut writer, count);
+        mark();
+    })
+}
+
+#[test]
+fn a_kill_at_any_instruction_of_an_append_leaves_the_message_whole_or_absent() {
+    let dir = scratch();
+    let count = 5;
+    let run = step_appends(&dir.path().join("q"), 2, count);
+    check_all("appends", &run, 2, 2 + count);
+    if is_soak() {
+        let run = step_appends(&dir.path().join("large"), 9, 1);
+        check_all("an append of 60,000 bytes", &run, 9, 10);
+    }
+}
+
+/// How many messages fit into the first segment.
+fn until_roll() -> u64 {
+    let mut left = u64::from(SEGMENT_SIZE) - 4096 - 64 - 32;
+    let fits = |seq: &u64| {
+        let needed = 32 + (payload(*seq).len() as u64).next_multiple_of(8);
+        left = left.saturating_sub(needed);
+        left > 0
+    };
+    (1..).take_while(fits).count() as u64
+}
+
+fn step_roll(path: &Path) -> Run {
+    let run = step_appends(path, until_roll(), 2);
+    let is_rolled = |state: &State| !state.is_zero("000000001.q", 64..128);
+    assert!(!is_rolled(&run.states[0]) && run.states.iter().any(is_rolled), "it was to roll meanwhile");
+    run
+}
+
+#[test]
+fn a_kill_at_any_instruction_of_a_roll_loses_nothing() {
+    let dir = scratch();
+    let run = step_roll(&dir.path().join("q"));
+    check_all("roll", &run, until_roll(), until_roll() + 2);
+}
+
+#[test]
+fn a_kill_at_any_instruction_of_a_commit_leaves_the_cursor_before_or_behind_it() {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    let queue = new_queue(&path, 8);
+    queue.add_reader("alice").unwrap();
+    let run = run(&path, |mark| {
+        let mut reader = queue.reader("alice").unwrap();
+        reader.next().unwrap();
+        mark();
+        for _ in 0..4 {
+            reader.commit();
+            reader.next().unwrap();
+        }
+        mark();
+    });
+    report("cursor commit", &run);
+    let position = |state: &State| {
+        let dir = scratch();
+        state.restore(dir.path());
+        let queue = Queue::open(dir.path()).unwrap();
+        let position = queue.reader_position("alice").unwrap();
+        let mut reader = queue.reader("alice").unwrap();
+        assert_eq!(reader.next().unwrap().and_then(Entry::message).map(|message| message.seq), Some(position));
+        reader.commit();
+        assert_eq!(queue.reader_position("alice").unwrap(), position + 1);
+        position
+    };
+    let mut positions: Vec<_> = run.states.iter().map(position).collect();
+    assert!(positions.is_sorted(), "{positions:?}");
+    positions.dedup();
+    assert_eq!(positions, [1, 2, 3, 4, 5]);
+}
+
+/// Steps through the start of a writer on what a kill has left, and checks that what a kill of that leaves, the next
+/// writer recovers.
+fn step_recovery(what: &str, left: &State) -> u64 {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    left.restore(&path);
+    let count = count_messages(&Queue::open(&path).unwrap());
+    let run = run(&path, |mark| {
+        mark();
+        let writer = Queue::open(&path).unwrap().writer().unwrap();
+        mark();
+        drop(writer);
+    });
+    check_all(what, &run, count, count);
+    run.steps
+}
+
+#[test]
+fn a_kill_at_any_instruction_of_a_recovery_is_recovered_from() {
+    let dir = scratch();
+    let appends = step_appends(&dir.path().join("appends"), 12, 1);
+    let roll = step_roll(&dir.path().join("roll"));
+    let chosen: Vec<&State> = if is_soak() {
+        appends.states.iter().chain(&roll.states).collect()
+    } else {
+        let in_append = appends.states.len() / 2;
+        // The worst moment: the new segment has its start block, the old one is not sealed.
+        let is_worst =
+            |state: &&State| !state.is_zero("000000001.q", 64..128) && state.is_zero("000000000.q", 128..192);
+        let in_roll = roll.states.iter().rfind(is_worst);
+        vec![&appends.states[in_append], in_roll.unwrap()]
+    };
+    let steps: u64 = chosen.iter().map(|state| step_recovery("recovery", state)).sum();
+    eprintln!("recovery from {} states: {steps} instructions", chosen.len());
+}
+
+#[test]
+fn a_kill_at_any_instruction_of_closing_a_writer_changes_nothing() {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    let queue = new_queue(&path, 5);
+    let run = run(&path, |mark| {
+        let mut writer = queue.writer().unwrap();
+        append(&mut writer, 2);
+        mark();
+        drop(writer);
+        mark();
+    });
+    check_all("closing", &run, 7, 7);
+}
+
+#[test]
+fn a_kill_at_any_instruction_of_making_a_queue_leaves_none_or_a_sound_one() {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    let child_path: PathBuf = path.clone();
+    let run = run(&path, |mark| {
+        mark();
+        Queue::create(&child_path, &settings()).unwrap();
+        mark();
+    });
+    report("create", &run);
+    let mut made = 0;
+    for state in &run.states {
+        let dir = scratch();
+        let path = dir.path().join("q");
+        state.restore(&path);
+        made += u64::from(Queue::exists(&path));
+        let queue = Queue::open_or_create(&path, &settings()).unwrap();
+        append(&mut queue.writer().unwrap(), 1);
+        assert_eq!(count_messages(&Queue::open(&path).unwrap()), 1);
+    }
+    assert!(made > 0 && made < run.states.len() as u64);
+}
+
+#[test]
+fn a_kill_at_any_instruction_of_registering_a_reader_leaves_none_or_a_sound_one() {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    let queue = new_queue(&path, 3);
+    let run = run(&path, |mark| {
+        mark();
+        queue.add_reader("checker").unwrap();
+        mark();
+    });
+    check_all("registering", &run, 3, 3);
+}
