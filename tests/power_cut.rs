@@ -211,7 +211,10 @@ fn cut(disk: &Disk, path: &Path, random: &mut Random, mut promised: Promised) ->
 /// Reads everything; gives the number behind the last message.
 fn check(path: &Path, promised: Promised, cut: u64) -> u64 {
     let queue = Queue::open(path).unwrap();
-    assert!(queue.reader_position("alice").unwrap() >= promised.consumed, "cut {cut}: {promised:?}");
+    match queue.reader_position("alice") {
+        Ok(position) => assert!(position >= promised.consumed, "cut {cut}: {promised:?}, the reader is at {position}"),
+        Err(error) => panic!("cut {cut}: {promised:?}, {error}"),
+    }
     let mut scanner = queue.scan().unwrap();
     let mut next = 1;
     while let Some(entry) = scanner.next().unwrap() {

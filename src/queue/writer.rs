@@ -114,7 +114,8 @@ impl QueueWriter {
             clock: FastClock::new(),
             head: HeadPublisher::new(&control),
             waker,
-            unsynced: segment.id,
+            // Writers before us may have ended without a sync.
+            unsynced: SegmentId(0),
             poisoned: None,
             options: *options,
             sync_at_seq: match options.sync {
@@ -391,7 +392,8 @@ fn open_control(shared: &Shared) -> Result<Mapping> {
 
 /// Writes the segments from the first to the last to the disk, and the directory that names them.
 pub(super) fn sync_segments(shared: &Shared, first: SegmentId, last: SegmentId) -> Result<()> {
-    for id in (first.0..=last.0).map(SegmentId) {
+    let ids = shared.segment_ids()?;
+    for id in ids.into_iter().filter(|&id| id >= first && id <= last) {
         // Retention may have removed it meanwhile: then there is nothing to keep. A damaged file is not ours.
         match shared.open_segment(id, Access::Read) {
             Ok(Some(segment)) => segment.file.sync_data().map_err(Error::io(&segment.path, "sync it"))?,
