@@ -76,9 +76,9 @@ pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Place)
     let dir = queue.make_dir(READERS_DIR)?;
     let final_name = file_name(name);
     let path = dir.path_of(&final_name);
-    // Unique, so that two processes that register the same reader don't meet in one temporary file.
-    let temporary = format!("{final_name}.{}{TEMPORARY_SUFFIX}", std::process::id());
-    dir.remove(&temporary)?;
+    // Random, so that two threads, or processes of two pid namespaces, don't meet in one temporary file.
+    let random = super::sys::random_u64().map_err(Error::io(&path, "get a random number for it"))?;
+    let temporary = format!("{final_name}.{random:016x}{TEMPORARY_SUFFIX}");
     let mut bytes = vec![0; CURSOR_LEN as usize];
     let identity = identity(geometry);
     bytes[..size_of::<CursorIdentity>()].copy_from_slice(identity.as_bytes());
@@ -91,7 +91,12 @@ pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Place)
     let file = file.ok_or_else(|| Error::io(&path, "make it")(std::io::ErrorKind::NotFound.into()))?;
     let made = file.write_all_at(&bytes, 0).and_then(|()| file.sync_all()).map_err(Error::io(&path, "write it"));
     match made.and_then(|()| dir.rename(&temporary, &final_name, false)) {
-        Ok(()) => Ok(true),
+        Ok(()) => {
+            // What retention may keep for a reader depends on its registration: it must survive a power cut.
+            dir.sync()?;
+            queue.sync()?;
+            Ok(true)
+        }
         Err(error) => {
             let _ = dir.remove(&temporary);
             match error {
