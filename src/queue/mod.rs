@@ -153,9 +153,19 @@ impl Queue {
         };
         match segment::recover_geometry(&dir)? {
             Some(geometry) => Ok(Self { shared: Shared::new(dir, geometry, Some(damage)) }),
-            None if is_queue(&dir)? => Err(damage),
+            None if is_queue(&dir)? => match Self::open_made_meanwhile(&dir) {
+                Some(geometry) => Ok(Self { shared: Shared::new(dir, geometry, None) }),
+                None => Err(damage),
+            },
             None => Err(not_a_queue("the directory holds no control.meta and no segments")),
         }
+    }
+
+    /// The settings of a queue that somebody else was still making when its files were looked for.
+    fn open_made_meanwhile(dir: &Dir) -> Option<Geometry> {
+        let control = dir.open_file(CONTROL_FILE, Access::Read).ok().flatten();
+        let geometry = control.and_then(|file| control::read_geometry(&file, &dir.path_of(CONTROL_FILE)).ok());
+        geometry.or_else(|| segment::recover_geometry(dir).ok().flatten())
     }
 
     /// Opens a queue, or makes it where there is none.
