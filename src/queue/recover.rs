@@ -24,7 +24,7 @@ use super::types::{Entry, Gap, GapReason};
 use super::{Shared, writer};
 
 /// Published and consumed sequence numbers above this are not believed: nobody has appended so many messages.
-const MAX_SEQ: u64 = 1 << 62;
+pub(crate) const MAX_SEQ: u64 = 1 << 62;
 
 /// Where the writer goes on.
 #[derive(Debug)]

@@ -152,7 +152,10 @@ impl Shared {
                 last_timestamp_ns = message.timestamp_ns;
             }
         }
-        let (head, next_seq) = (scanner.position(), scanner.seq());
+        // What was published and then lost in a power cut is behind the last message; its numbers are not used again.
+        let published = self.head_hint().map_or(0, |hint| hint.next_seq);
+        let published = if published < super::recover::MAX_SEQ { published } else { 0 };
+        let (head, next_seq) = (scanner.position(), scanner.seq().max(published));
         Ok(Bounds { first_seq, first: first_position, next_seq, head, last_timestamp_ns })
     }
 
@@ -181,9 +184,9 @@ impl Shared {
             && hint.position >= first.0
             && ids.contains(&hint.position.segment)
             && hint.position.offset <= layout::records_end(self.geometry.settings.segment_size)
+            && let Some((position, seq)) = self.record_before(hint.position)
         {
-            let scanner = Scanner::at(Arc::clone(self), hint.position, hint.next_seq);
-            return (scanner, hint.last_timestamp_ns);
+            return (Scanner::at(Arc::clone(self), position, seq), hint.last_timestamp_ns);
         }
         for &id in ids.iter().rev() {
             if let Ok(Some(segment)) = self.open_segment(id, Access::Read)
@@ -194,6 +197,23 @@ impl Shared {
             }
         }
         (Scanner::at(Arc::clone(self), first.0, first.1), 0)
+    }
+
+    /// A record that is really there, not far before a published head: behind a power cut the head can lie where no
+    /// record will ever start.
+    fn record_before(&self, head: Position) -> Option<(Position, u64)> {
+        let segment = self.open_segment(head.segment, Access::Read).ok()??;
+        let start = first_seq(&segment)?;
+        for distance in [WALK_BYTES, WALK_BYTES << 5] {
+            let from = head.offset.saturating_sub(distance);
+            if from <= RECORDS_START {
+                break;
+            }
+            if let Some((offset, header)) = find_record(&segment, from, head.offset, start).ok()? {
+                return Some((Position { offset, ..head }, header.seq));
+            }
+        }
+        Some((Position { offset: RECORDS_START, ..head }, start))
     }
 
     /// The last segment, from `first` to `head`, that does not start behind the target.

@@ -97,7 +97,9 @@ impl QueueWriter {
             }
             TailPlace::Fresh(id) => {
                 let Prepared { segment, map } = supply.take(id)?;
-                start_segment(&map, next_seq, last_timestamp_ns);
+                // The first segment starts with message 1, also where a power cut took what it held: that is a gap.
+                let first_seq = if segment.id == SegmentId(0) { 1 } else { next_seq };
+                start_segment(&map, first_seq, last_timestamp_ns);
                 (segment, map, RECORDS_START)
             }
         };
