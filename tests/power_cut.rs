@@ -220,7 +220,7 @@ fn check(path: &Path, promised: Promised, cut: u64) -> u64 {
     while let Some(entry) = scanner.next().unwrap() {
         match entry {
             Entry::Message(message) => {
-                assert_eq!(message.seq, next, "cut {cut}");
+                assert_eq!(message.seq, next, "cut {cut}: a message without a gap before it: {:?}", queue.inspect());
                 assert!(message.payload == payload(next), "cut {cut}: message {next} has other bytes");
                 next += 1;
             }

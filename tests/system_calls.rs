@@ -1,0 +1,182 @@
+//! Every system call that can fail, fails: the Nth one, once and from then on for ever. No panic, a clean error, nothing
+//! lost afterwards, and the next run works.
+//!
+//! `strace` makes them fail in the real `chron-cli`; where it is missing or may not trace, the test says so and
+//! passes. Here a few N of each; every N with:
+//!
+//! ```text
+//! CHRONFS_SOAK=1 cargo test --test system_calls -- --nocapture
+//! ```
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use chronfs::queue::{Entry, Queue, Settings};
+
+/// Messages in the queue before each run.
+const BEFORE: u64 = 90;
+/// Messages that an append run appends: more than fit into the first segment.
+const APPENDED: u64 = 60;
+
+/// What fails, with what.
+const FAULTS: [(&str, &str); 18] = [
+    ("openat", "EMFILE"),
+    ("openat", "EACCES"),
+    ("fallocate", "ENOSPC"),
+    ("mmap", "ENOMEM"),
+    ("madvise", "EFAULT"),
+    ("ftruncate", "EIO"),
+    ("renameat2", "EIO"),
+    ("fsync", "EIO"),
+    ("fdatasync", "EIO"),
+    ("msync", "EIO"),
+    ("pread64", "EIO"),
+    ("pwrite64", "ENOSPC"),
+    ("fcntl", "ENOLCK"),
+    ("flock", "EIO"),
+    ("getdents64", "EIO"),
+    ("unlinkat", "EIO"),
+    ("membarrier", "EPERM"),
+    ("clone3", "EAGAIN"),
+];
+
+fn payload(seq: u64) -> String {
+    format!("message {seq} {}", "x".repeat(600))
+}
+
+/// What a run does with the queue in the current directory.
+struct Operation {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    /// Messages there must be when it has succeeded.
+    after: u64,
+}
+
+const OPERATIONS: [Operation; 5] = [
+    Operation { name: "append", arguments: &["append", "--sync", "q", "input"], after: BEFORE + APPENDED },
+    Operation {
+        name: "consume",
+        arguments: &["tail", "--reader", "alice", "--commit", "--format", "txt", "q"],
+        after: BEFORE,
+    },
+    Operation { name: "register", arguments: &["readers", "q", "add", "bob"], after: BEFORE },
+    Operation { name: "inspect", arguments: &["inspect", "q"], after: BEFORE },
+    Operation { name: "make", arguments: &["append", "new", "input"], after: BEFORE },
+];
+
+fn make_template(dir: &Path) {
+    let queue = Queue::create(dir.join("q"), &Settings { segment_size: 64 << 10, ..Settings::default() }).unwrap();
+    queue.add_reader("alice").unwrap();
+    let mut writer = queue.writer().unwrap();
+    (1..=BEFORE).for_each(|seq| assert_eq!(writer.append(1, payload(seq).as_bytes()).unwrap(), seq));
+    let lines: Vec<_> = (BEFORE + 1..=BEFORE + APPENDED).map(payload).collect();
+    std::fs::write(dir.join("input"), lines.join("\n")).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    let done = Command::new("cp").args(["-r", "--sparse=always"]).arg(from).arg(to).status().unwrap();
+    assert!(done.success());
+}
+
+/// Runs `chron-cli` under strace in a fresh copy of the template.
+fn trace(template: &Path, scratch: &Path, operation: &Operation, expression: &str) -> Output {
+    let _ = std::fs::remove_dir_all(scratch);
+    copy(template, scratch);
+    Command::new("timeout")
+        .args(["-k", "1", "20", "strace", "-f", "-qq", "-o", "trace", "-e", expression])
+        .arg(env!("CARGO_BIN_EXE_chron-cli"))
+        .args(operation.arguments)
+        .current_dir(scratch)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// How often the operation makes this call when nothing fails.
+fn count_calls(template: &Path, scratch: &Path, operation: &Operation, call: &str) -> u64 {
+    let output = trace(template, scratch, operation, &format!("trace={call}"));
+    assert!(output.status.success(), "{}: {}", operation.name, String::from_utf8_lossy(&output.stderr));
+    let text = std::fs::read_to_string(scratch.join("trace")).unwrap();
+    text.lines().filter(|line| line.contains(&format!(" {call}("))).count() as u64
+}
+
+fn check(path: &Path, context: &str) -> u64 {
+    let queue = Queue::open(path).unwrap_or_else(|error| panic!("{context}: {error}"));
+    let mut scanner = queue.scan().unwrap();
+    let mut count = 0;
+    while let Some(entry) = scanner.next().unwrap() {
+        let Entry::Message(message) = entry else { panic!("{context}: {entry:?}") };
+        count += 1;
+        assert_eq!(message.seq, count, "{context}");
+        assert!(message.payload == payload(count).as_bytes(), "{context}: message {count}");
+    }
+    count
+}
+
+fn check_run(scratch: &Path, operation: &Operation, output: &Output, context: &str) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let context = format!("{context}: {}\n{stderr}", output.status);
+    // Nothing can be done where there is no memory for the program itself: its own words for that are allowed.
+    let is_out_of_memory = ["memory allocation of", "alternative stack", "shared libraries"];
+    let excused = context.contains("mmap") && is_out_of_memory.iter().any(|words| stderr.contains(words));
+    assert!(excused || !stderr.contains("panicked"), "{context}");
+    assert!(excused || matches!(output.status.code(), Some(0 | 1 | 2 | 127)), "{context}");
+    assert!(output.status.success() || !stderr.is_empty(), "it fails without a word: {context}");
+    let count = check(&scratch.join("q"), &context);
+    assert!((BEFORE..=operation.after).contains(&count), "{context}: {count} messages");
+    if output.status.success() {
+        assert_eq!(count, operation.after, "{context}");
+    }
+    let queue = Queue::open(scratch.join("q")).unwrap();
+    let position = queue.reader_position("alice").unwrap();
+    assert!((1..=BEFORE + 1).contains(&position), "{context}");
+    let printed = String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.starts_with("message ")).count();
+    assert!(position <= printed as u64 + 1, "{context}: consumed up to {position}, printed {printed}");
+    let mut writer = queue.writer().unwrap_or_else(|error| panic!("{context}: {error}"));
+    assert_eq!(writer.append(1, payload(count + 1).as_bytes()).unwrap(), count + 1, "{context}");
+    drop(writer);
+    assert_eq!(check(&scratch.join("q"), &context), count + 1);
+    // A queue that was being made is one or none, and can be made or used now.
+    drop(Queue::open_or_create(scratch.join("new"), &Settings::default()).unwrap().writer().unwrap());
+    Queue::open(scratch.join("q")).unwrap().reader("bob").unwrap_or_else(|error| panic!("{context}: {error}"));
+}
+
+/// Which of the calls fail: all of them in a soak, else a few.
+fn numbers(count: u64) -> Vec<u64> {
+    if std::env::var_os("CHRONFS_SOAK").is_some() {
+        return (1..=count).collect();
+    }
+    // The last ones are the work; the first ones are the program's start.
+    let mut few: Vec<_> = [0, 1, count / 3].into_iter().map(|back| count.saturating_sub(back)).collect();
+    few.retain(|&number| number > 0);
+    few.dedup();
+    few
+}
+
+#[test]
+fn any_system_call_may_fail() {
+    let dir = tempfile::tempdir().unwrap();
+    let (template, scratch): (PathBuf, PathBuf) = (dir.path().join("template"), dir.path().join("run"));
+    std::fs::create_dir(&template).unwrap();
+    make_template(&template);
+    if !Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no strace here, or it may not trace");
+        return;
+    }
+    let mut runs = 0;
+    for operation in &OPERATIONS {
+        for (call, error) in FAULTS {
+            let count = count_calls(&template, &scratch, operation, call);
+            for number in numbers(count) {
+                for more in ["", "+"] {
+                    let expression = format!("inject={call}:error={error}:when={number}{more}");
+                    let output = trace(&template, &scratch, operation, &expression);
+                    check_run(&scratch, operation, &output, &format!("{} {expression}", operation.name));
+                    runs += 1;
+                }
+            }
+        }
+    }
+    eprintln!("{runs} runs with a failing system call");
+}
