@@ -142,14 +142,13 @@ fn check_run(scratch: &Path, operation: &Operation, output: &Output, context: &s
     Queue::open(scratch.join("q")).unwrap().reader("bob").unwrap_or_else(|error| panic!("{context}: {error}"));
 }
 
-/// Which of the calls fail: all of them in a soak, else a few.
-fn numbers(count: u64) -> Vec<u64> {
+/// Which of the calls fail: all behind the program's own start in a soak, else a few.
+fn numbers(start: u64, count: u64) -> Vec<u64> {
     if std::env::var_os("CHRONFS_SOAK").is_some() {
-        return (1..=count).collect();
+        return (start + 1..=count).collect();
     }
-    // The last ones are the work; the first ones are the program's start.
-    let mut few: Vec<_> = [0, 1, count / 3].into_iter().map(|back| count.saturating_sub(back)).collect();
-    few.retain(|&number| number > 0);
+    let mut few: Vec<_> = [0, 1, (count - start) / 2].into_iter().map(|back| count.saturating_sub(back)).collect();
+    few.retain(|&number| number > start);
     few.dedup();
     few
 }
@@ -164,19 +163,22 @@ fn any_system_call_may_fail() {
         eprintln!("skipped: no strace here, or it may not trace");
         return;
     }
-    let mut runs = 0;
+    let nothing = Operation { name: "nothing", arguments: &["--version"], after: BEFORE };
+    let (mut runs, mut failed) = (0, 0);
     for operation in &OPERATIONS {
         for (call, error) in FAULTS {
+            let start = count_calls(&template, &scratch, &nothing, call);
             let count = count_calls(&template, &scratch, operation, call);
-            for number in numbers(count) {
+            for number in numbers(start, count) {
                 for more in ["", "+"] {
                     let expression = format!("inject={call}:error={error}:when={number}{more}");
                     let output = trace(&template, &scratch, operation, &expression);
                     check_run(&scratch, operation, &output, &format!("{} {expression}", operation.name));
-                    runs += 1;
+                    (runs, failed) = (runs + 1, failed + u64::from(!output.status.success()));
                 }
             }
         }
     }
-    eprintln!("{runs} runs with a failing system call");
+    eprintln!("{runs} runs with a failing system call, {failed} of them ended with an error");
+    assert!(failed > runs / 4, "the calls did not fail");
 }
