@@ -196,7 +196,7 @@ fn cut(disk: &Disk, path: &Path, random: &mut Random, mut promised: Promised) ->
     let mut child = child(path, random.below(u64::MAX) | 1);
     let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
     for _ in 0..=random.below(12) {
-        let line = lines.next().expect("the child has ended by itself").unwrap();
+        let line = lines.next().unwrap_or_else(|| panic!("the child has ended by itself")).unwrap();
         promised.hear(&line);
     }
     for _ in 0..random.below(300_000) {

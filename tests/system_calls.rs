@@ -147,8 +147,8 @@ fn numbers(start: u64, count: u64) -> Vec<u64> {
     if std::env::var_os("CHRONFS_SOAK").is_some() {
         return (start + 1..=count).collect();
     }
-    let mut few: Vec<_> = [0, 1, (count - start) / 2].into_iter().map(|back| count.saturating_sub(back)).collect();
-    few.retain(|&number| number > start);
+    let mut few = vec![start + 1, start + 2, start + (count - start) / 2, count];
+    few.retain(|&number| number > start && number <= count);
     few.dedup();
     few
 }

@@ -115,6 +115,20 @@ pub(crate) fn read_block<T: FromZeros + FromBytes + IntoBytes + KnownLayout>(fil
     Some(block)
 }
 
+/// Like [`read_block`], but where the system can't read the block, that is an error: for decisions that must not take
+/// a failing disk for missing or damaged bytes.
+pub(crate) fn read_block_strictly<T>(file: &File, path: &Path, offset: u32) -> Result<Option<T>>
+where
+    T: FromZeros + FromBytes + IntoBytes + KnownLayout,
+{
+    let mut block = T::new_zeroed();
+    match file.read_exact_at(block.as_mut_bytes(), u64::from(offset)) {
+        Ok(()) => Ok(Some(block)),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(Error::io(path, "read it")(error)),
+    }
+}
+
 /// Whether a block's last four bytes are the checksum of the others.
 pub(crate) fn is_sound<T: IntoBytes + Immutable>(block: &T, crc: layout::U32) -> bool {
     crc.get() == block_sum(block.as_bytes())

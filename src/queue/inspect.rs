@@ -172,7 +172,11 @@ impl Shared {
         for id in self.segment_ids()? {
             let segment = self.open_segment(id, Access::Read).ok().flatten();
             let seal = segment.as_ref().and_then(|segment| segment.seal());
-            let first = segment.as_ref().filter(|segment| segment.is_started()).and_then(first_seq).unwrap_or(0);
+            let first = segment
+                .as_ref()
+                .filter(|segment| segment.is_started().unwrap_or(false))
+                .and_then(first_seq)
+                .unwrap_or(0);
             let bytes = segment.and_then(|segment| segment.file.metadata().ok()).map_or(0, |metadata| metadata.len());
             let next_seq = match seal {
                 Some(seal) => seal.next_seq.get(),

@@ -54,7 +54,7 @@ pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Tail> {
     let mut tail = None;
     for &id in ids.iter().rev() {
         match shared.open_segment(id, Access::Write) {
-            Ok(Some(segment)) if segment.is_started() => {
+            Ok(Some(segment)) if segment.is_started()? => {
                 tail = Some(end_of(shared, segment)?);
                 break;
             }

@@ -272,7 +272,7 @@ impl Scanner {
     /// The next segment after `id` that is in use, with the sequence number that it starts with.
     fn later_started(&self, id: SegmentId) -> Result<Option<(SegmentId, Option<u64>)>> {
         let started = |id| match self.queue.open_segment(id, Access::Read) {
-            Ok(Some(segment)) => Ok(segment.is_started().then(|| (id, first_seq(&segment)))),
+            Ok(Some(segment)) => Ok(segment.is_started()?.then(|| (id, first_seq(&segment)))),
             Ok(None) | Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => Ok(None),
             Err(error) => Err(error),
         };

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::checksum::{Summer, block_sum};
-use super::control::{self, Geometry, check_version, checksum_of, is_sound, read_block};
+use super::control::{self, Geometry, check_version, checksum_of, is_sound, read_block, read_block_strictly};
 use super::dir::{Access, Dir};
 use super::error::{Error, Result};
 use super::layout::{
@@ -91,9 +91,16 @@ impl Segment {
     }
 
     /// Whether the segment has been taken into use: it has a start block, or something where its first record is.
-    pub(crate) fn is_started(&self) -> bool {
-        self.start().is_some()
-            || read_block::<MessageHeader>(&self.file, RECORDS_START).is_some_and(|header| header.commit.get() != 0)
+    ///
+    /// # Errors
+    /// If the system can't read it: a segment in use must not be taken for a free one.
+    pub(crate) fn is_started(&self) -> Result<bool> {
+        let start = read_block_strictly::<StartBlock>(&self.file, &self.path, SEGMENT_START)?;
+        if start.is_some_and(|block| start_in(&block).is_some()) {
+            return Ok(true);
+        }
+        let header = read_block_strictly::<MessageHeader>(&self.file, &self.path, RECORDS_START)?;
+        Ok(header.is_some_and(|header| header.commit.get() != 0))
     }
 
     /// Makes a segment: complete, synced, and only then under its final name.
@@ -123,9 +130,12 @@ impl Segment {
 }
 
 fn read_start(file: &File) -> Option<(u64, u64)> {
-    let block: StartBlock = read_block(file, SEGMENT_START)?;
+    start_in(&read_block(file, SEGMENT_START)?)
+}
+
+fn start_in(block: &StartBlock) -> Option<(u64, u64)> {
     let start = (block.first_seq.get(), block.previous_timestamp_ns.get());
-    (is_sound(&block, block.crc) && start.0 > 0).then_some(start)
+    (is_sound(block, block.crc) && start.0 > 0).then_some(start)
 }
 
 /// The sequence number that a segment started with whose identity is damaged.
@@ -168,10 +178,21 @@ fn read_identity(file: &File, path: &Path, id: SegmentId, size: Option<u32>) -> 
     let len = file.metadata().map_err(Error::io(path, "look at it"))?.len();
     let size = size.map_or(len, u64::from);
     let trailer = u32::try_from(size).ok().and_then(|size| size.checked_sub(TRAILER_LEN));
-    let copies = [Some(0), trailer].map(|offset| read_block::<SegmentIdentity>(file, offset?));
-    let sound = |copy: &SegmentIdentity| copy.magic == SEGMENT_MAGIC && is_sound(copy, copy.crc);
-    let Some(identity) = copies.into_iter().flatten().find(sound) else {
-        return Err(Error::damaged(path, 0, "neither copy of the segment's identity is sound"));
+    let (mut identity, mut failure) = (None, None);
+    for offset in [Some(0), trailer].into_iter().flatten() {
+        match read_block_strictly::<SegmentIdentity>(file, path, offset) {
+            Ok(Some(copy)) if copy.magic == SEGMENT_MAGIC && is_sound(&copy, copy.crc) => {
+                identity = Some(copy);
+                break;
+            }
+            Ok(_) => {}
+            Err(error) => failure = Some(error),
+        }
+    }
+    let Some(identity) = identity else {
+        // A disk that can't be read is no damage of the file: whoever takes it for that goes on without its messages.
+        let damaged = || Error::damaged(path, 0, "neither copy of the segment's identity is sound");
+        return Err(failure.unwrap_or_else(damaged));
     };
     check_version(identity.version.get(), path)?;
     if identity.segment_id.get() != id.0 {

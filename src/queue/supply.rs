@@ -93,7 +93,8 @@ impl Supply {
     /// Tells which segment is being written; the one before can be unmapped.
     pub(crate) fn set_active(&self, id: SegmentId, map: &Arc<Mapping>) {
         let mut state = self.inner.lock();
-        state.sync_from.get_or_insert(id);
+        // Writers before us may have ended without a sync.
+        state.sync_from.get_or_insert(SegmentId(0));
         let retired = state.active.replace((id, Arc::clone(map)));
         state.retired.extend(retired.map(|(_, map)| map));
     }
