@@ -5,7 +5,7 @@
 //! that a process is using the reader; whoever holds it is the only one who stores into the slots.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
 use zerocopy::{FromZeros, IntoBytes};
@@ -39,6 +39,8 @@ pub(crate) struct Place {
 pub(crate) struct CursorFile {
     file: File,
     path: PathBuf,
+    dir: Dir,
+    name: String,
 }
 
 /// A cursor in use by this process: locked and mapped.
@@ -109,9 +111,9 @@ pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Place)
 
 /// Removes a reader that no process is using.
 pub(crate) fn remove(queue: &Dir, name: &str) -> Result<()> {
-    CursorFile::open(queue, name, Access::Write)?.lock()?;
-    let dir = queue.open_dir(READERS_DIR).map_err(Error::io(&queue.path_of(READERS_DIR), "open it"))?;
-    dir.remove(&file_name(name))
+    let cursor = CursorFile::open(queue, name, Access::Write)?;
+    cursor.lock()?;
+    cursor.dir.remove(&cursor.name)
 }
 
 fn identity(geometry: &Geometry) -> CursorIdentity {
@@ -157,14 +159,15 @@ fn slot_offset(generation: u64) -> u32 {
 impl CursorFile {
     pub(crate) fn open(queue: &Dir, name: &str, access: Access) -> Result<Self> {
         check_name(name)?;
-        let path = queue.path_of(READERS_DIR).join(file_name(name));
-        let file = match queue.open_dir(READERS_DIR) {
-            Ok(dir) => dir.open_file(&file_name(name), access)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        let name = file_name(name);
+        let path = queue.path_of(READERS_DIR).join(&name);
+        let dir = match queue.open_dir(READERS_DIR) {
+            Ok(dir) => dir,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Error::NoSuchReader { path }),
             Err(error) => return Err(Error::io(&queue.path_of(READERS_DIR), "open it")(error)),
         };
-        match file {
-            Some(file) => Ok(Self { file, path }),
+        match dir.open_file(&name, access)? {
+            Some(file) => Ok(Self { file, path, dir, name }),
             None => Err(Error::NoSuchReader { path }),
         }
     }
@@ -211,9 +214,14 @@ impl CursorFile {
         (stamp != 0 && block.boot_id == lock::boot_id()).then(|| clock::boot_ns().saturating_sub(stamp) / 1_000_000)
     }
 
+    /// Takes the lock, on the file that has the name now: it may have been removed since it was opened.
     fn lock(&self) -> Result<()> {
         let pid = read_block::<LivenessBlock>(&self.file, CURSOR_LIVENESS).map_or(0, |block| block.pid.get());
-        lock::take_cursor(&self.file, &self.path, pid)
+        lock::take_cursor(&self.file, &self.path, pid)?;
+        let id = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
+        let named = self.dir.open_file(&self.name, Access::Read)?;
+        let is_this = named.is_some_and(|named| matches!((id(&named), id(&self.file)), (Ok(a), Ok(b)) if a == b));
+        if is_this { Ok(()) } else { Err(Error::NoSuchReader { path: self.path.clone() }) }
     }
 
     /// Moves a reader that no process is using. Repairs a damaged cursor.

@@ -231,10 +231,16 @@ impl Queue {
     /// # Errors
     /// As [`reader`](Self::reader).
     pub fn reader_with(&self, name: &str, options: &ReaderOptions) -> Result<QueueReader> {
-        self.add_reader(name)?;
-        let file = CursorFile::open(&self.shared.dir, name, Access::Write)?;
-        let (cursor, place) = file.acquire(&self.shared.geometry)?;
-        QueueReader::open(&self.shared, cursor, place, options)
+        loop {
+            self.add_reader(name)?;
+            let file = CursorFile::open(&self.shared.dir, name, Access::Write);
+            match file.and_then(|file| file.acquire(&self.shared.geometry)) {
+                Ok((cursor, place)) => return QueueReader::open(&self.shared, cursor, place, options),
+                // Somebody has removed it just now: it is new again.
+                Err(Error::NoSuchReader { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Reads from the first retained message on without being registered: nothing is pinned, nothing changes.
