@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::queue::{Inspection, ReaderInfo, WriterInfo, WriterState};
-use crate::{clock, view};
+use crate::{bus, clock, view};
 
 /// What is known of a queue's LEASE.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -20,6 +20,12 @@ pub struct Lease {
     pub state: String,
     /// Milliseconds since it was renewed; `None` where that can't be said.
     pub age_ms: Option<u64>,
+}
+
+impl From<&bus::Lease> for Lease {
+    fn from(lease: &bus::Lease) -> Self {
+        Self { state: lease.state.as_str().to_owned(), age_ms: lease.age_ms }
+    }
 }
 
 /// The keys of `ls --json`, and the first ones of `inspect --json`.

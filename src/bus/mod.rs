@@ -1,11 +1,20 @@
-//! Conventions about queues that belong together: where they lie below a bus directory, and the READY marker by
-//! which an endpoint says that it may be used. Returns paths; opens no queue.
+//! Conventions about queues that belong together: where they lie below a bus directory, the READY marker by which an
+//! endpoint says that it may be used, the LEASE by which a process says that it lives, and how a router finds both.
+//! Returns paths; opens no queue to read from it.
 //!
-//! Invariants: READY appears and changes by rename, so whoever sees it sees all of it; nothing here follows a
-//! symlink in the last component or blocks on a FIFO that somebody put there.
+//! Invariants: READY and LEASE appear and change by rename, so whoever sees them sees all of them; nothing here
+//! follows a symlink in the last component or blocks on a FIFO that somebody put there.
 
+mod discovery;
+mod file;
 mod layout;
+mod lease;
 mod ready;
+mod registration;
 
+pub use discovery::{Change, DiscoveryEvent, Endpoint, RouterDiscovery};
+pub use file::is_temporary;
 pub use layout::{BusLayout, StrategyEndpoints};
-pub use ready::{Marker, READY_FILE, Ready, is_temporary, mark_ready, mark_ready_as, ready, unmark_ready};
+pub use lease::{LEASE_FILE, Lease, LeaseState, MAX_LEASE_PAYLOAD, lease, remove_lease, write_lease, write_lease_as};
+pub use ready::{Marker, READY_FILE, Ready, mark_ready, mark_ready_as, ready, unmark_ready};
+pub use registration::ReaderRegistration;

@@ -1,22 +1,19 @@
 //! The READY marker: a small JSON file in an endpoint's directory that is there exactly while the endpoint may be
 //! used. Written to a temporary file and renamed, so it is never seen half written.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
+use super::file;
 use crate::clock;
 use crate::queue::{Error, Result};
-use crate::sync::{AtomicU32, Ordering};
 
 /// The marker's file name.
 pub const READY_FILE: &str = "READY";
-/// How the names of markers in the making start; [`is_temporary`] knows the rest.
-const TEMPORARY_PREFIX: &str = ".READY.";
 /// No marker is longer; what lies beyond is not read.
 const MAX_LEN: u64 = 4096;
 
@@ -84,8 +81,6 @@ pub fn mark_ready(dir: impl AsRef<Path>) -> Result<()> {
 /// # Errors
 /// As [`mark_ready`].
 pub fn mark_ready_as(dir: impl AsRef<Path>, marker: &Marker) -> Result<()> {
-    static COUNTER: AtomicU32 = AtomicU32::new(0);
-
     let dir = dir.as_ref();
     let timestamp_ns = clock::now_ns();
     let ready = Ready {
@@ -100,16 +95,7 @@ pub fn mark_ready_as(dir: impl AsRef<Path>, marker: &Marker) -> Result<()> {
         source: io::Error::other(e),
     })?;
     json.push(b'\n');
-    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let temporary = dir.join(format!("{TEMPORARY_PREFIX}{}.{number}.tmp", std::process::id()));
-    let result = write_new(&temporary, &json)
-        .map_err(Error::io(&temporary, "write"))
-        .and_then(|()| fs::rename(&temporary, dir.join(READY_FILE)).map_err(Error::io(dir, "rename READY into")));
-    if result.is_err() {
-        // Best effort: the error that matters is the one already there.
-        let _ = fs::remove_file(&temporary);
-    }
-    result
+    file::replace(dir, READY_FILE, &json)
 }
 
 /// Removes the marker. An endpoint that is not marked is left as it is.
@@ -117,11 +103,7 @@ pub fn mark_ready_as(dir: impl AsRef<Path>, marker: &Marker) -> Result<()> {
 /// # Errors
 /// [`Error::Io`] when the marker can't be removed.
 pub fn unmark_ready(dir: impl AsRef<Path>) -> Result<()> {
-    let path = dir.as_ref().join(READY_FILE);
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(&path, "remove")(e)),
-        _ => Ok(()),
-    }
+    file::remove(&dir.as_ref().join(READY_FILE))
 }
 
 /// Whether the endpoint in `dir` is marked as ready, and by whom.
@@ -130,13 +112,9 @@ pub fn unmark_ready(dir: impl AsRef<Path>) -> Result<()> {
 /// [`Error::Io`] when that can't be found out; a marker that says nothing (an empty file) is no error.
 pub fn ready(dir: impl AsRef<Path>) -> Result<Option<Ready>> {
     let path = dir.as_ref().join(READY_FILE);
-    let file = match open_regular(&path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(&path, "open")(e)),
+    let Some(text) = file::read(&path, MAX_LEN)? else {
+        return Ok(None);
     };
-    let mut text = Vec::new();
-    file.take(MAX_LEN).read_to_end(&mut text).map_err(Error::io(&path, "read"))?;
     let mut ready: Ready = serde_json::from_slice(&text).unwrap_or_default();
     if ready.timestamp_ns.is_none() {
         let marked = fs::symlink_metadata(&path).and_then(|m| m.modified()).map_err(Error::io(&path, "look at"))?;
@@ -144,24 +122,6 @@ pub fn ready(dir: impl AsRef<Path>) -> Result<Option<Ready>> {
         ready.time = ready.timestamp_ns.and_then(rfc3339);
     }
     Ok(Some(ready))
-}
-
-/// Whether a file of this name is a marker in the making, which no listing should show.
-pub fn is_temporary(name: &str) -> bool {
-    name.starts_with(TEMPORARY_PREFIX) && name.ends_with(".tmp")
-}
-
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).open(path)?.write_all(content)
-}
-
-/// Opens a regular file and nothing else: no symlink, and no FIFO that would block.
-fn open_regular(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    Ok(file)
 }
 
 fn rfc3339(timestamp_ns: u64) -> Option<String> {

@@ -38,5 +38,9 @@ pub(crate) fn endpoint(path: &Path) -> (bool, Option<Lease>) {
         note(&e.to_string());
         None
     });
-    (ready.is_some(), None)
+    let lease = bus::lease(path).unwrap_or_else(|e| {
+        note(&e.to_string());
+        None
+    });
+    (ready.is_some(), lease.as_ref().map(Lease::from))
 }

@@ -1,0 +1,464 @@
+//! Which queues there are below a directory, which are READY, whose LEASE is live: kept up to date.
+//!
+//! [`RouterDiscovery::poll`] never waits. What it knows comes from looking; inotify only says where to look again, so
+//! that a lost, doubled or late notification can do no harm: when the kernel's queue of them overflows, when there
+//! are no more watches to be had, and every so often in any case, everything is looked at again. A directory is
+//! watched before it is looked at: what comes in between is seen twice rather than not at all, and what did not change
+//! is not reported.
+//!
+//! Symbolic links are not followed, and what lies in a queue's own directory is not searched.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+
+use super::lease::{LEASE_FILE, Lease, LeaseState, lease};
+use super::ready::{READY_FILE, ready};
+use crate::queue::layout::{CONTROL_FILE, SEGMENT_SUFFIX};
+use crate::queue::{Error, Queue, Result, WriterState};
+
+/// Everything is looked at again after this long, notified or not.
+const RESCAN_EVERY: Duration = Duration::from_secs(10);
+/// The same, while some directories could not be watched.
+const RESCAN_UNWATCHED: Duration = Duration::from_secs(1);
+/// Between two rescans there is at least so many times the time that one takes.
+const RESCAN_SHARE: u32 = 10;
+/// Bytes of notifications that are taken at once.
+const EVENT_BUFFER: usize = 64 << 10;
+
+/// Something that changed, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiscoveryEvent {
+    /// The queue's directory: the root as it was given, and what lies below it.
+    pub path: PathBuf,
+    /// What happened.
+    pub change: Change,
+}
+
+/// What happened to an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// It is gone: its directory, or the queue in it. Whatever was open of it should be closed.
+    Removed,
+    /// A queue is there that was not there before, or another one in the place of one that was removed.
+    Added,
+    /// It is no longer marked as ready.
+    Unready,
+    /// It is marked as ready.
+    Ready,
+    /// Its lease was given up.
+    LeaseRemoved,
+    /// Its lease was not renewed in time.
+    LeaseExpired,
+    /// It has a lease of which nobody can say whether it is live.
+    LeaseUnknown,
+    /// It has a live lease.
+    LeaseLive,
+}
+
+impl Change {
+    /// The word for it in `chron-cli watch`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::Added => "added",
+            Self::Unready => "unready",
+            Self::Ready => "ready",
+            Self::LeaseRemoved => "lease removed",
+            Self::LeaseExpired => "lease expired",
+            Self::LeaseUnknown => "lease unknown",
+            Self::LeaseLive => "lease live",
+        }
+    }
+}
+
+/// A queue as discovery knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Endpoint {
+    /// Whether it is marked as ready.
+    pub ready: bool,
+    /// Its lease, if it has one.
+    pub lease: Option<LeaseState>,
+    /// When its lease expires, if it is live.
+    expires: Option<Instant>,
+}
+
+/// A directory that is being watched.
+#[derive(Debug)]
+struct Node {
+    /// None where the system had no more watches.
+    watch: Option<WatchDescriptor>,
+    endpoint: Option<Endpoint>,
+}
+
+/// Finds the queues below a directory, and notices when they come, go, become ready or lose their lease.
+///
+/// ```
+/// use chronfs::bus::{self, Change, RouterDiscovery};
+/// use chronfs::queue::{Queue, Settings};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let root = dir.path();
+/// let mut discovery = RouterDiscovery::new(root)?;
+/// assert!(discovery.poll()?.is_empty());
+/// let queue = Queue::create(root.join("momentum/orders_out"), &Settings::default())?;
+/// bus::mark_ready(queue.path())?;
+/// let changes: Vec<Change> = discovery.poll()?.into_iter().map(|event| event.change).collect();
+/// assert_eq!(changes, [Change::Added, Change::Ready]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct RouterDiscovery {
+    root: PathBuf,
+    inotify: Inotify,
+    nodes: BTreeMap<PathBuf, Node>,
+    watches: HashMap<WatchDescriptor, PathBuf>,
+    /// Live leases by the time when they expire.
+    expiries: BTreeSet<(Instant, PathBuf)>,
+    rescan_every: Duration,
+    next_rescan: Instant,
+    unwatched: usize,
+    events: Vec<DiscoveryEvent>,
+}
+
+impl RouterDiscovery {
+    /// Watches the queues below `root`. The first [`poll`](Self::poll) gives what is there already.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if `root` is no directory that can be listed, or where there are no inotify instances left
+    /// (`/proc/sys/fs/inotify/max_user_instances`).
+    pub fn new(root: impl AsRef<Path>) -> Result<Self> {
+        let root = root.as_ref().to_path_buf();
+        fs::read_dir(&root).map_err(Error::io(&root, "list"))?;
+        let inotify = Inotify::init().map_err(Error::io(&root, "watch"))?;
+        Ok(Self {
+            root,
+            inotify,
+            nodes: BTreeMap::new(),
+            watches: HashMap::new(),
+            expiries: BTreeSet::new(),
+            rescan_every: RESCAN_EVERY,
+            next_rescan: Instant::now(),
+            unwatched: 0,
+            events: Vec::new(),
+        })
+    }
+
+    /// Everything is looked at again after this long even if nothing was notified; 10 s by default.
+    #[must_use]
+    pub fn with_rescan(mut self, every: Duration) -> Self {
+        self.rescan_every = every;
+        self
+    }
+
+    /// What has changed since the last call; never waits. What came and went in between is not reported, what went
+    /// and came again is reported as removed and then added. Sorted by path.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if notifications can't be read. A root that has gone is no error: its queues are removed.
+    pub fn poll(&mut self) -> Result<Vec<DiscoveryEvent>> {
+        let mut dirty = BTreeSet::new();
+        let mut all = Instant::now() >= self.next_rescan;
+        all |= self.take_notifications(&mut dirty)?;
+        if all {
+            self.rescan();
+        } else {
+            for dir in dirty {
+                self.look_at(dir);
+            }
+        }
+        self.expire();
+        let mut events = std::mem::take(&mut self.events);
+        // Stable: the changes of an endpoint stay in their order.
+        events.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(events)
+    }
+
+    /// Waits until [`poll`](Self::poll) may have something to report, or for `timeout`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system call fails.
+    pub fn wait(&self, timeout: Duration) -> Result<()> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+        let timeout = timeout.min(self.due_in());
+        let timespec = Timespec {
+            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        match poll(&mut [PollFd::new(&self.inotify, PollFlags::IN)], Some(&timespec)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(e) => Err(Error::io(&self.root, "wait for changes below")(e.into())),
+        }
+    }
+
+    /// When [`poll`](Self::poll) should be called even if the descriptor has not become readable: a lease may expire
+    /// then, or a rescan is due.
+    pub fn due_in(&self) -> Duration {
+        let due = self.expiries.first().map_or(self.next_rescan, |(expiry, _)| self.next_rescan.min(*expiry));
+        due.saturating_duration_since(Instant::now())
+    }
+
+    /// The queues known since the last [`poll`](Self::poll), in the order of their paths.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&Path, &Endpoint)> {
+        self.nodes.iter().filter_map(|(path, node)| Some((path.as_path(), node.endpoint.as_ref()?)))
+    }
+
+    /// How many directories can't be watched because the system has no more watches for this user
+    /// (`/proc/sys/fs/inotify/max_user_watches`). They are looked at every second instead.
+    pub fn unwatched(&self) -> usize {
+        self.unwatched
+    }
+
+    /// Gathers the directories to look at. True: notifications were lost, or the root has gone.
+    fn take_notifications(&mut self, dirty: &mut BTreeSet<PathBuf>) -> Result<bool> {
+        let mut all = false;
+        let mut buffer = vec![0; EVENT_BUFFER];
+        loop {
+            let events = match self.inotify.read_events(&mut buffer) {
+                Ok(events) => events,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(all),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(Error::io(&self.root, "read notifications about it")(e)),
+            };
+            let mut gone = Vec::new();
+            for event in events {
+                if event.mask.contains(EventMask::Q_OVERFLOW) {
+                    all = true;
+                    continue;
+                }
+                let Some(dir) = self.watches.get(&event.wd) else { continue };
+                if event.mask.intersects(EventMask::IGNORED | EventMask::DELETE_SELF | EventMask::MOVE_SELF) {
+                    // What lies above is watched, too, but the root's parent is not.
+                    all |= *dir == self.root;
+                    dirty.insert(dir.clone());
+                } else if let Some(name) = event.name.and_then(|name| name.to_str()) {
+                    let away = event.mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM);
+                    if name == CONTROL_FILE && away {
+                        gone.push(dir.clone());
+                    }
+                    if event.mask.contains(EventMask::ISDIR) || says_something(name) {
+                        dirty.insert(dir.clone());
+                    }
+                    if event.mask.contains(EventMask::ISDIR) && away {
+                        // Another directory may have taken the name already, and as long as somebody holds the old
+                        // one open, nothing is notified of it.
+                        dirty.insert(dir.join(name));
+                    }
+                }
+            }
+            for dir in gone {
+                // The queue was taken out of its directory. What is there now is another one.
+                self.forget_endpoint(&dir);
+            }
+        }
+    }
+
+    /// Looks at everything.
+    fn rescan(&mut self) {
+        let started = Instant::now();
+        let known: Vec<PathBuf> = self.nodes.keys().cloned().collect();
+        self.look_at(self.root.clone());
+        for dir in known {
+            // Its parent was looked at before it, so that it is known whether it is still there.
+            if self.nodes.contains_key(&dir) {
+                self.look_at(dir);
+            }
+        }
+        let hurry = self.unwatched > 0 || !self.nodes.contains_key(&self.root);
+        let every = if hurry { self.rescan_every.min(RESCAN_UNWATCHED) } else { self.rescan_every };
+        self.next_rescan = Instant::now() + every.max(started.elapsed() * RESCAN_SHARE);
+    }
+
+    /// Looks at a directory, and at those in it that were not known.
+    fn look_at(&mut self, dir: PathBuf) {
+        let mut waiting = vec![dir];
+        while let Some(dir) = waiting.pop() {
+            if !self.watch(&dir) {
+                self.forget(&dir);
+                continue;
+            }
+            match find_queue(&dir) {
+                Found::Queue => {
+                    self.forget_below(&dir, |_| false);
+                    self.update(&dir);
+                }
+                Found::NotYet => {}
+                Found::Directories(children) => {
+                    self.forget_endpoint(&dir);
+                    self.forget_below(&dir, |child| children.contains(child));
+                    waiting.extend(children.into_iter().filter(|child| !self.nodes.contains_key(child)));
+                }
+                Found::Nothing => self.forget(&dir),
+            }
+        }
+    }
+
+    /// Sees to it that changes in `dir` are notified, whatever directory is there now. False if there is none.
+    fn watch(&mut self, dir: &Path) -> bool {
+        let mask = WatchMask::CREATE
+            | WatchMask::DELETE
+            | WatchMask::MOVE
+            | WatchMask::DELETE_SELF
+            | WatchMask::MOVE_SELF
+            | WatchMask::ONLYDIR
+            | WatchMask::DONT_FOLLOW;
+        let watch = match self.inotify.watches().add(dir, mask) {
+            Ok(watch) => Some(watch),
+            Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => None,
+            // Not readable for us: its names may be, and the rescans look again.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => None,
+            Err(_) => return false,
+        };
+        let known = self.nodes.get(dir).map(|node| node.watch.clone());
+        match (known, &watch) {
+            (Some(before), now) if before == *now => return true,
+            // It has a watch at last.
+            (Some(None), Some(_)) => self.unwatched -= 1,
+            // Another directory under the same name.
+            (Some(Some(_)), Some(_)) => self.forget(dir),
+            (Some(Some(_)), None) => self.forget(dir),
+            (Some(None) | None, None) | (None, Some(_)) => {}
+        }
+        match &watch {
+            // A directory that was renamed keeps its watch: it belongs to the new name now.
+            Some(watch) => drop(self.watches.insert(watch.clone(), dir.to_path_buf())),
+            None => self.unwatched += 1,
+        }
+        match self.nodes.get_mut(dir) {
+            Some(node) => node.watch = watch,
+            None => drop(self.nodes.insert(dir.to_path_buf(), Node { watch, endpoint: None })),
+        }
+        true
+    }
+
+    /// Compares what is known of an endpoint with what is there.
+    fn update(&mut self, dir: &Path) {
+        let Some(node) = self.nodes.get_mut(dir) else { return };
+        let before = node.endpoint;
+        // A marker that can't be read (no permission, a link, a FIFO) does not count.
+        let lease = lease(dir).unwrap_or(None);
+        let now = Endpoint {
+            ready: ready(dir).is_ok_and(|ready| ready.is_some()),
+            lease: lease.as_ref().map(|lease| lease.state),
+            expires: lease.as_ref().and_then(Lease::remaining).and_then(|left| Instant::now().checked_add(left)),
+        };
+        node.endpoint = Some(now);
+        if let Some(expiry) = before.and_then(|before| before.expires) {
+            self.expiries.remove(&(expiry, dir.to_path_buf()));
+        }
+        if let Some(expiry) = now.expires {
+            self.expiries.insert((expiry, dir.to_path_buf()));
+        }
+        if before.is_none() {
+            self.report(dir, Change::Added);
+        }
+        let before = before.unwrap_or_default();
+        if before.ready != now.ready {
+            self.report(dir, if now.ready { Change::Ready } else { Change::Unready });
+        }
+        if before.lease != now.lease {
+            self.report(
+                dir,
+                match now.lease {
+                    Some(LeaseState::Live) => Change::LeaseLive,
+                    Some(LeaseState::Expired) => Change::LeaseExpired,
+                    Some(LeaseState::Unknown) => Change::LeaseUnknown,
+                    None => Change::LeaseRemoved,
+                },
+            );
+        }
+    }
+
+    fn report(&mut self, dir: &Path, change: Change) {
+        self.events.push(DiscoveryEvent { path: dir.to_path_buf(), change });
+    }
+
+    /// Looks again at the endpoints whose lease should have been renewed by now.
+    fn expire(&mut self) {
+        while let Some((expiry, dir)) = self.expiries.first().cloned()
+            && expiry <= Instant::now()
+        {
+            self.expiries.remove(&(expiry, dir.clone()));
+            self.update(&dir);
+        }
+    }
+
+    /// The directory is gone, with all below it.
+    fn forget(&mut self, dir: &Path) {
+        self.forget_below(dir, |_| false);
+        self.forget_endpoint(dir);
+        if let Some(node) = self.nodes.remove(dir) {
+            match node.watch {
+                // Only if it is still this directory's: see `watch`.
+                Some(watch) if self.watches.get(&watch).is_some_and(|path| path == dir) => {
+                    self.watches.remove(&watch);
+                    // The kernel has removed it already if the directory was deleted.
+                    let _ = self.inotify.watches().remove(watch);
+                }
+                Some(_) => {}
+                None => self.unwatched -= 1,
+            }
+        }
+    }
+
+    /// The directories in `dir` are gone, but for those to be kept.
+    fn forget_below(&mut self, dir: &Path, keep: impl Fn(&PathBuf) -> bool) {
+        let below = self.nodes.range(dir.to_path_buf()..).map(|(path, _)| path);
+        let below = below.skip_while(|path| *path == dir).take_while(|path| path.starts_with(dir));
+        let children = below.filter(|path| path.parent() == Some(dir) && !keep(path));
+        for child in children.cloned().collect::<Vec<_>>() {
+            self.forget(&child);
+        }
+    }
+
+    fn forget_endpoint(&mut self, dir: &Path) {
+        let Some(endpoint) = self.nodes.get_mut(dir).and_then(|node| node.endpoint.take()) else { return };
+        if let Some(expiry) = endpoint.expires {
+            self.expiries.remove(&(expiry, dir.to_path_buf()));
+        }
+        self.report(dir, Change::Removed);
+    }
+}
+
+/// The inotify descriptor, for an event loop: readable when [`RouterDiscovery::poll`] has something to do, which it
+/// also has after [`RouterDiscovery::due_in`].
+impl AsFd for RouterDiscovery {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
+
+/// Whether a file of this name says whether there is a queue, and in which state.
+fn says_something(name: &str) -> bool {
+    [READY_FILE, LEASE_FILE, CONTROL_FILE].contains(&name) || name.ends_with(SEGMENT_SUFFIX)
+}
+
+/// What lies in a directory.
+enum Found {
+    Queue,
+    /// A queue that somebody is just making; its control block comes last, and is notified.
+    NotYet,
+    Directories(BTreeSet<PathBuf>),
+    Nothing,
+}
+
+fn find_queue(dir: &Path) -> Found {
+    if fs::symlink_metadata(dir.join(CONTROL_FILE)).is_ok() {
+        return Found::Queue;
+    }
+    if Queue::exists(dir) {
+        let being_made = Queue::open(dir).is_ok_and(|queue| queue.writer_info().state == WriterState::Alive);
+        return if being_made { Found::NotYet } else { Found::Queue };
+    }
+    let Ok(entries) = fs::read_dir(dir) else {
+        return if dir.is_dir() { Found::Directories(BTreeSet::new()) } else { Found::Nothing };
+    };
+    let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    Found::Directories(directories.map(|entry| entry.path()).collect())
+}

@@ -1,0 +1,329 @@
+//! The LEASE: a small JSON file by which a process says, again and again, that it is alive and holds an endpoint.
+//!
+//! What is stored is when it was renewed and for how long that counts. Whether it is live is never stored: it is
+//! derived from the boot-time clock when somebody looks, so that no step of the wall clock makes it expire or live on,
+//! and a lease from before a restart of the machine is `unknown` rather than wrong. Written to a temporary file and
+//! renamed, so it is never seen half written.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::file;
+use crate::clock;
+use crate::queue::{Error, Result};
+
+/// The lease's file name.
+pub const LEASE_FILE: &str = "LEASE";
+/// The longest payload of a lease, in bytes.
+pub const MAX_LEASE_PAYLOAD: usize = 64 << 10;
+/// No lease file is longer (a payload escaped in JSON, and its keys); what lies beyond is not read.
+const MAX_LEN: u64 = 6 * MAX_LEASE_PAYLOAD as u64 + 4096;
+
+/// Whether a lease counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LeaseState {
+    /// Renewed less than its `ttl` ago.
+    Live,
+    /// Not renewed in time.
+    Expired,
+    /// From another boot of the machine, or not written by chronfs: its age can't be told.
+    Unknown,
+}
+
+impl LeaseState {
+    /// `live`, `expired` or `unknown`: the word in JSON and in listings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Expired => "expired",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A lease as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The process that holds it; None if it is not said.
+    pub pid: Option<u32>,
+    /// Rises by one whenever another process takes the lease; 0 if it is not said.
+    pub epoch: u64,
+    /// When it was renewed, nanoseconds since the epoch by the wall clock, for people; 0 if it is not said.
+    pub timestamp_ns: u64,
+    /// Milliseconds since it was renewed, by the boot-time clock; None if that can't be told.
+    pub age_ms: Option<u64>,
+    /// Milliseconds after a renewal when it expires; 0 if it is not said.
+    pub ttl_ms: u64,
+    /// Whether it counts, as of when it was read.
+    pub state: LeaseState,
+    /// What its holder wrote into it.
+    pub payload: Vec<u8>,
+}
+
+/// What stands in the file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Stored {
+    pid: Option<u32>,
+    epoch: u64,
+    timestamp_ns: u64,
+    ttl_ms: u64,
+    /// Boot-time clock when it was renewed, in nanoseconds.
+    boot_ns: u64,
+    boot_id: String,
+    /// Start of the process as the kernel counts it: tells it from a later one with the same id.
+    started: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_b64: Option<String>,
+}
+
+/// What is shown: [`Lease::to_json`].
+#[derive(Serialize)]
+struct Shown<'a> {
+    pid: Option<u32>,
+    epoch: u64,
+    timestamp_ns: u64,
+    age_ms: Option<u64>,
+    ttl_ms: u64,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_b64: Option<String>,
+}
+
+impl Lease {
+    /// One JSON object on one line, without a newline: what the mount shows as `LEASE`. A payload that is not UTF-8
+    /// comes as `payload_b64`.
+    pub fn to_json(&self) -> String {
+        let (payload, payload_b64) = match std::str::from_utf8(&self.payload) {
+            Ok(text) => (Some(text), None),
+            Err(_) => (None, Some(STANDARD.encode(&self.payload))),
+        };
+        let shown = Shown {
+            pid: self.pid,
+            epoch: self.epoch,
+            timestamp_ns: self.timestamp_ns,
+            age_ms: self.age_ms,
+            ttl_ms: self.ttl_ms,
+            state: self.state.as_str(),
+            payload,
+            payload_b64,
+        };
+        // The keys are strings, which is all that could fail.
+        serde_json::to_string(&shown).unwrap_or_default()
+    }
+
+    /// How long it still counts; None if it does not, or if that can't be told.
+    pub fn remaining(&self) -> Option<Duration> {
+        let left_ms = self.ttl_ms.checked_sub(self.age_ms?)?;
+        (self.state == LeaseState::Live).then(|| Duration::from_millis(left_ms))
+    }
+
+    fn of(stored: Stored) -> Self {
+        let comparable = stored.ttl_ms > 0 && !stored.boot_id.is_empty() && stored.boot_id == clock::boot_id();
+        // A stamp from the future is none of this boot's.
+        let age_ns = comparable.then(|| clock::boot_ns().checked_sub(stored.boot_ns)).flatten();
+        let age_ms = age_ns.map(|ns| ns / 1_000_000);
+        let state = match age_ms {
+            None => LeaseState::Unknown,
+            Some(age_ms) if age_ms >= stored.ttl_ms => LeaseState::Expired,
+            Some(_) => LeaseState::Live,
+        };
+        let decoded = stored.payload_b64.and_then(|text| STANDARD.decode(text).ok());
+        let payload = decoded.or(stored.payload.map(String::into_bytes)).unwrap_or_default();
+        let Stored { pid, epoch, timestamp_ns, ttl_ms, .. } = stored;
+        Self { pid, epoch, timestamp_ns, age_ms, ttl_ms, state, payload }
+    }
+}
+
+/// Takes or renews the lease of the endpoint in `dir` for `ttl` from now, in the name of the calling process.
+///
+/// Gives back the lease as written. Its epoch has risen if another process held it before: a lease says who is alive,
+/// it does not exclude anybody (the writer's lock does).
+///
+/// ```
+/// use std::time::Duration;
+/// use chronfs::bus::{self, LeaseState};
+///
+/// # let scratch = tempfile::tempdir()?;
+/// # let dir = scratch.path();
+/// bus::write_lease(dir, Duration::from_secs(5), "momentum, 2 symbols")?;
+/// let lease = bus::lease(dir)?.ok_or("no lease")?;
+/// assert_eq!((lease.state, lease.pid), (LeaseState::Live, Some(std::process::id())));
+/// bus::remove_lease(dir)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// [`Error::InvalidSetting`] for a `ttl` of less than a millisecond or a payload longer than [`MAX_LEASE_PAYLOAD`];
+/// [`Error::Io`] when the directory is not there or can't be written.
+pub fn write_lease(dir: impl AsRef<Path>, ttl: Duration, payload: impl AsRef<[u8]>) -> Result<Lease> {
+    write_lease_as(dir, ttl, payload, std::process::id())
+}
+
+/// Like [`write_lease`], in the name of another process of this pid namespace.
+///
+/// # Errors
+/// As [`write_lease`].
+pub fn write_lease_as(dir: impl AsRef<Path>, ttl: Duration, payload: impl AsRef<[u8]>, pid: u32) -> Result<Lease> {
+    let (path, payload) = (dir.as_ref().join(LEASE_FILE), payload.as_ref());
+    let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+    if ttl_ms == 0 {
+        return Err(Error::InvalidSetting("a lease of less than a millisecond".to_owned()));
+    }
+    if payload.len() > MAX_LEASE_PAYLOAD {
+        let what = format!("a lease's payload of {} bytes; at most {MAX_LEASE_PAYLOAD} are allowed", payload.len());
+        return Err(Error::InvalidSetting(what));
+    }
+    let previous = stored(&path)?;
+    let (boot_id, started) = (clock::boot_id(), start_of(pid));
+    let epoch = match &previous {
+        Some(p) if p.pid == Some(pid) && p.boot_id == boot_id && p.started == started => p.epoch,
+        Some(p) => p.epoch.wrapping_add(1),
+        None => 1,
+    };
+    let (text, encoded) = match std::str::from_utf8(payload) {
+        Ok(text) => (Some(text.to_owned()), None),
+        Err(_) => (None, Some(STANDARD.encode(payload))),
+    };
+    let stored = Stored {
+        pid: Some(pid),
+        epoch,
+        timestamp_ns: clock::now_ns(),
+        ttl_ms,
+        boot_ns: clock::boot_ns(),
+        boot_id,
+        started,
+        payload: text,
+        payload_b64: encoded,
+    };
+    let mut json = serde_json::to_vec(&stored).map_err(|e| Error::io(&path, "write")(std::io::Error::other(e)))?;
+    json.push(b'\n');
+    file::replace(dir.as_ref(), LEASE_FILE, &json)?;
+    Ok(Lease::of(stored))
+}
+
+/// The lease of the endpoint in `dir`, with what can be derived from it now; None if there is none. One that chronfs
+/// did not write (an empty file, say) is a lease of state unknown.
+///
+/// # Errors
+/// [`Error::Io`] when that can't be found out.
+pub fn lease(dir: impl AsRef<Path>) -> Result<Option<Lease>> {
+    Ok(stored(&dir.as_ref().join(LEASE_FILE))?.map(Lease::of))
+}
+
+/// Gives the lease up. An endpoint without one is left as it is.
+///
+/// # Errors
+/// [`Error::Io`] when it can't be removed.
+pub fn remove_lease(dir: impl AsRef<Path>) -> Result<()> {
+    file::remove(&dir.as_ref().join(LEASE_FILE))
+}
+
+fn stored(path: &Path) -> Result<Option<Stored>> {
+    Ok(file::read(path, MAX_LEN)?.map(|text| serde_json::from_slice(&text).unwrap_or_default()))
+}
+
+/// When a process started, in clock ticks since boot as the kernel prints it; empty where it can't be read.
+fn start_of(pid: u32) -> String {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The command name may hold spaces and parentheses: count fields after the last one.
+    let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    after.split_whitespace().nth(19).unwrap_or("").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edit(dir: &Path, edit: impl FnOnce(&mut Stored)) {
+        let mut stored = stored(&dir.join(LEASE_FILE)).unwrap().unwrap();
+        edit(&mut stored);
+        fs::write(dir.join(LEASE_FILE), serde_json::to_vec(&stored).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_lease_lives_expires_and_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        assert_eq!(lease(dir).unwrap(), None);
+        let written = write_lease(dir, Duration::from_secs(3600), "hello").unwrap();
+        let found = lease(dir).unwrap().unwrap();
+        assert_eq!((found.state, found.epoch, found.ttl_ms), (LeaseState::Live, 1, 3_600_000));
+        assert_eq!((found.pid, &found.payload), (written.pid, &b"hello".to_vec()));
+        assert!(found.remaining().unwrap() > Duration::from_secs(3000));
+        edit(dir, |stored| stored.boot_ns -= 3_600_000_000_000.min(stored.boot_ns));
+        edit(dir, |stored| stored.ttl_ms = stored.ttl_ms.min(1));
+        let found = lease(dir).unwrap().unwrap();
+        assert_eq!((found.state, found.remaining()), (LeaseState::Expired, None));
+        remove_lease(dir).unwrap();
+        remove_lease(dir).unwrap();
+        assert_eq!(fs::read_dir(dir).unwrap().count(), 0, "no temporary file stays behind");
+    }
+
+    #[test]
+    fn a_lease_of_another_boot_or_made_by_hand_is_unknown() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        write_lease(dir, Duration::from_secs(5), "x").unwrap();
+        edit(dir, |stored| stored.boot_id = "another".to_owned());
+        assert_eq!(lease(dir).unwrap().unwrap().state, LeaseState::Unknown);
+        for text in ["", "{", "[]", "{\"pid\":-1}", "{\"ttl_ms\":5}"] {
+            fs::write(dir.join(LEASE_FILE), text).unwrap();
+            let found = lease(dir).unwrap().unwrap();
+            assert_eq!((found.state, found.age_ms), (LeaseState::Unknown, None), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_epoch_rises_when_another_process_takes_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let second = Duration::from_secs(1);
+        assert_eq!(write_lease(dir, second, "").unwrap().epoch, 1);
+        assert_eq!(write_lease(dir, second, "").unwrap().epoch, 1, "renewed");
+        assert_eq!(write_lease_as(dir, second, "", 1).unwrap().epoch, 2);
+        assert_eq!(write_lease(dir, second, "").unwrap().epoch, 3);
+        edit(dir, |stored| stored.started = "0".to_owned());
+        assert_eq!(write_lease(dir, second, "").unwrap().epoch, 4, "a reused process id is another process");
+    }
+
+    #[test]
+    fn the_json_has_the_promised_keys_in_their_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        write_lease(dir, Duration::from_secs(5), "say \"hi\"").unwrap();
+        let mut found = lease(dir).unwrap().unwrap();
+        (found.pid, found.timestamp_ns, found.age_ms) = (Some(7), 42, Some(3));
+        let json =
+            r#"{"pid":7,"epoch":1,"timestamp_ns":42,"age_ms":3,"ttl_ms":5000,"state":"live","payload":"say \"hi\""}"#;
+        assert_eq!(found.to_json(), json);
+        write_lease(dir, Duration::from_secs(5), b"\xff\x00").unwrap();
+        let found = lease(dir).unwrap().unwrap();
+        assert_eq!(found.payload, b"\xff\x00");
+        assert!(found.to_json().ends_with(r#""payload_b64":"/wA="}"#));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_and_a_fifo_does_not_block() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        assert!(matches!(write_lease(dir, Duration::ZERO, ""), Err(Error::InvalidSetting(_))));
+        let long = vec![1; MAX_LEASE_PAYLOAD + 1];
+        assert!(matches!(write_lease(dir, Duration::from_secs(1), &long), Err(Error::InvalidSetting(_))));
+        write_lease(dir, Duration::from_secs(1), &long[1..]).unwrap();
+        assert_eq!(lease(dir).unwrap().unwrap().payload, &long[1..]);
+        assert!(write_lease(dir.join("missing"), Duration::from_secs(1), "").is_err());
+        remove_lease(dir).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(dir.join(LEASE_FILE)).status().unwrap().success());
+        assert!(lease(dir).is_err());
+    }
+}
