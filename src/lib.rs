@@ -4,6 +4,7 @@
 //!   [`queue::layout`].
 //! - [`bus`]: conventions about queues that belong together.
 //! - [`view`]: messages as text, as the mount and `chron-cli tail` print them.
+//! - [`doctor`]: what is wrong with them.
 //! - [`fs`]: the mount.
 //!
 //! ```
@@ -23,6 +24,7 @@
 
 pub mod bus;
 pub mod clock;
+pub mod doctor;
 pub mod fs;
 pub mod queue;
 pub mod report;

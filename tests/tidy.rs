@@ -8,7 +8,15 @@ use std::path::{Path, PathBuf};
 /// Longest file, in lines.
 const MAX_LINES: usize = 550;
 /// Files that may hold unsafe code.
-const UNSAFE: [&str; 4] = ["src/clock.rs", "src/queue/checksum.rs", "src/queue/mapping.rs", "src/queue/sys.rs"];
+const UNSAFE: [&str; 5] = [
+    "src/bin/chron-cli/bench/shared.rs",
+    "src/clock.rs",
+    "src/queue/checksum.rs",
+    "src/queue/mapping.rs",
+    "src/queue/sys.rs",
+];
+/// The other program that shares memory with itself: `bench` measures what the engine is measured against.
+const BENCH: &str = "src/bin/chron-cli/bench/";
 
 fn sources(dir: &str) -> Vec<(String, String)> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
@@ -61,7 +69,7 @@ fn dependencies_point_down() {
 #[test]
 fn some_things_come_from_one_place() {
     refuse("src", &["src/fs/kernel/"], &["use fuser"], "only fs/kernel/ names fuser");
-    refuse("src", &["src/sync.rs"], &["std::sync::atomic"], "atomics come from crate::sync");
+    refuse("src", &["src/sync.rs", BENCH], &["std::sync::atomic"], "atomics come from crate::sync");
     let clocks = ["SystemTime::now", "clock_gettime"];
     refuse("src", &["src/clock.rs", "src/bin/"], &clocks, "clock.rs reads the clocks");
 }

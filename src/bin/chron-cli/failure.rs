@@ -1,6 +1,6 @@
 //! How a subcommand ends: done, done with problems found, or failed.
 //!
-//! A failure is one line on stderr, `chron-cli: <path>: <cause>; <remedy>`, and exit code 1. A closed pipe on stdout
+//! A failure is one line on stderr, `chron-cli: <path>: <cause>; <remedy>`, and exit code 1 (`doctor`: 4). A closed pipe on stdout
 //! is no failure: whoever read has seen enough, so the program ends at once, silently, with 0.
 
 use std::fmt;
@@ -9,6 +9,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use chronfs::queue::Error;
+
+/// Exit code of a `doctor` that could not look, as of fsck.
+const UNCHECKED: u8 = 4;
 
 /// What a subcommand returns. `Ok(Done::Problems)` has been explained on stderr already.
 pub(crate) type Outcome = Result<Done, Failure>;
@@ -20,6 +23,8 @@ pub(crate) enum Done {
     Well,
     /// Exit code 1: it went through to the end, and what it met is not in order.
     Problems,
+    /// Exit code 4, of `doctor`: what could be looked at is in order, but not everything could.
+    Unchecked,
 }
 
 impl From<Done> for ExitCode {
@@ -27,6 +32,7 @@ impl From<Done> for ExitCode {
         match done {
             Done::Well => Self::SUCCESS,
             Done::Problems => Self::FAILURE,
+            Done::Unchecked => Self::from(UNCHECKED),
         }
     }
 }
@@ -40,6 +46,8 @@ pub(crate) enum Failure {
     Message(String),
     /// The same, where the command line is wrong in a way that only shows later.
     Usage(String),
+    /// What `doctor` was to look at can't be looked at.
+    Unchecked(String),
 }
 
 impl Failure {
@@ -69,6 +77,7 @@ impl From<Failure> for ExitCode {
             Failure::ClosedPipe => Self::SUCCESS,
             Failure::Message(_) => Self::FAILURE,
             Failure::Usage(_) => Self::from(2),
+            Failure::Unchecked(_) => Self::from(UNCHECKED),
         }
     }
 }
@@ -83,7 +92,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ClosedPipe => f.write_str("standard output: closed"),
-            Self::Message(text) | Self::Usage(text) => f.write_str(text),
+            Self::Message(text) | Self::Usage(text) | Self::Unchecked(text) => f.write_str(text),
         }
     }
 }
@@ -96,7 +105,7 @@ pub(crate) fn note(text: &str) {
 
 /// Names come from the file system and may hold newlines and escape sequences: they must not reach a terminal. System
 /// errors are worded as the C library does, without the standard library's "(os error 2)".
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in without_error_number(text).chars() {
         if c.is_control() {

@@ -1,13 +1,17 @@
 //! chron-cli: queues from the shell.
 //!
-//! This file is the whole command line: every subcommand and option is defined here, with its help, and the one
-//! `match` in [`run`] hands over to the file of the subcommand's name. Completions and manual pages are generated
-//! from these definitions.
+//! This file and `bus_args.rs` are the whole command line: every subcommand and option is defined here, with its help,
+//! and the one `match` in [`run`] hands over to the file of the subcommand's name. Completions and manual pages are
+//! generated from these definitions.
 //!
-//! Data goes to stdout; notes and errors to stderr. Exit codes: 0 done, 1 failed or problems found, 2 wrong usage.
+//! Data goes to stdout; notes and errors to stderr. Exit codes: 0 done, 1 failed or problems found, 2 wrong usage, 4
+//! `doctor` could not look.
 
 mod append;
+mod bench;
+mod bus_args;
 mod create;
+mod doctor;
 mod failure;
 mod generate;
 mod inspect;
@@ -15,10 +19,13 @@ mod ls;
 mod mount;
 mod mount_helper;
 mod output;
+mod progress;
 mod readers;
 mod tail;
+mod top;
 mod umount;
 mod units;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +33,7 @@ use std::process::ExitCode;
 use chronfs::view::{Format, InputFormat, SeekTarget};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use bus_args::{BenchArgs, DoctorArgs, TopArgs, WatchArgs};
 use failure::{Failure, Outcome};
 use output::ColorChoice;
 use units::{parse_segment_size, parse_size, parse_span_ns};
@@ -39,6 +47,8 @@ Examples:
   chron-cli tail -f /srv/bus/ticks                the last ten, then what comes
   chron-cli mount /srv/bus /mnt/bus               every queue below /srv/bus as files
   chron-cli inspect /srv/bus/ticks                who writes, who reads, how far behind
+  chron-cli doctor /srv/bus                       what is wrong, and what to do about it
+  chron-cli top /srv/bus                          all of it, live
 
 Exit codes: 0 done, 1 failed or problems found, 2 wrong usage.")]
 struct Cli {
@@ -59,6 +69,10 @@ enum Command {
     Inspect(InspectArgs),
     Ls(LsArgs),
     Readers(ReadersArgs),
+    Watch(WatchArgs),
+    Top(TopArgs),
+    Doctor(DoctorArgs),
+    Bench(BenchArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -74,6 +88,10 @@ fn run(cli: Cli) -> Outcome {
         Command::Inspect(args) => inspect::run(&args),
         Command::Ls(args) => ls::run(&args),
         Command::Readers(args) => readers::run(&args),
+        Command::Watch(args) => watch::run(&args, color),
+        Command::Top(args) => top::run(&args, color),
+        Command::Doctor(args) => doctor::run(&args, color),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
     }

@@ -25,6 +25,15 @@ pub(crate) fn parse_segment_size(text: &str) -> Result<u32, String> {
     u32::try_from(parse_size(text)?).map_err(|_| format!("{text:?} is too large; segments take 64KiB to 1GiB"))
 }
 
+/// [`parse_size`] for the messages of `bench`.
+pub(crate) fn parse_payload_size(text: &str) -> Result<u32, String> {
+    let size = parse_size(text)?;
+    match u32::try_from(size) {
+        Ok(size) if (8..=1 << 20).contains(&size) => Ok(size),
+        _ => Err(format!("{text:?} is not between 8 and 1MiB")),
+    }
+}
+
 /// `250ms`, `90s`, `15m`, `12h`, `7d`, `4w` in nanoseconds.
 pub(crate) fn parse_span_ns(text: &str) -> Result<u64, String> {
     let help = || format!("{text:?} is no span of time; write it as 90s, 15m, 12h, 7d or 4w");

@@ -1,0 +1,88 @@
+//! `chron-cli doctor`: what [`chronfs::doctor`] finds, for people or as JSON.
+
+use std::path::Path;
+
+use chronfs::doctor::{self, Finding, Options, Report, Severity};
+
+use crate::DoctorArgs;
+use crate::failure::{Done, Failure, Outcome, note, one_line};
+use crate::output::print;
+use crate::progress;
+
+pub(crate) fn run(args: &DoctorArgs, color: bool) -> Outcome {
+    let options = Options { deep: args.deep, fix: args.fix };
+    let mut bar = None;
+    let report = doctor::examine(&args.root, options, &mut |progress| {
+        let bar = bar.get_or_insert_with(|| progress::bytes(progress.total_bytes, "verifying"));
+        bar.set_position(progress.done_bytes);
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    let report = report.map_err(|e| {
+        let hint = match e.kind() {
+            std::io::ErrorKind::NotFound => "; give a queue, or a directory with queues below it",
+            std::io::ErrorKind::PermissionDenied => "; run it as the owner of the queues",
+            _ => "",
+        };
+        Failure::Unchecked(format!("{}: cannot list: {e}{hint}", args.root.display()))
+    })?;
+    if args.json {
+        let json = serde_json::to_string(&report).map_err(|e| Failure::new(format!("cannot print it: {e}")))?;
+        print(&format!("{json}\n"))?;
+    } else {
+        print(&for_people(&report, color))?;
+    }
+    for problem in &report.unchecked {
+        note(problem);
+    }
+    Ok(if report.has_problems() {
+        Done::Problems
+    } else if report.unchecked.is_empty() {
+        Done::Well
+    } else {
+        Done::Unchecked
+    })
+}
+
+/// A finding is a line that says what and where, and one that says what to do.
+fn for_people(report: &Report, color: bool) -> String {
+    let mut text = String::new();
+    let paint = |code: &str, word: &str| if color { format!("\x1b[{code}m{word}\x1b[0m") } else { word.to_owned() };
+    let mut put = |word: String, finding: &Finding, remedy: Option<&str>| {
+        let place = one_line(&shown(&report.root, &finding.path));
+        text.push_str(&format!("{word}  {place}: {}: {}\n", finding.kind, one_line(&finding.detail)));
+        if let Some(remedy) = remedy {
+            text.push_str(&format!("         -> {}\n", one_line(remedy)));
+        }
+    };
+    for finding in &report.fixed {
+        put(paint("32", "fixed  "), finding, None);
+    }
+    for finding in &report.findings {
+        let (code, word) = match finding.severity {
+            Severity::Error => ("31", "error  "),
+            Severity::Warning => ("33", "warning"),
+            Severity::Info => ("36", "info   "),
+        };
+        put(paint(code, word), finding, Some(&finding.remedy));
+    }
+    let count = |severity| report.findings.iter().filter(|f| f.severity == severity).count();
+    let queues = if report.checked == 1 { "1 queue".to_owned() } else { format!("{} queues", report.checked) };
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let verdict = if report.has_problems() {
+        format!("{errors} errors, {warnings} warnings")
+    } else if report.unchecked.is_empty() {
+        "all well".to_owned()
+    } else {
+        "not everything could be looked at".to_owned()
+    };
+    text.push_str(&format!("{queues} checked: {verdict}\n"));
+    text
+}
+
+/// The path as the user can use it; the root in front of it is what they gave.
+fn shown(root: &Path, path: &Path) -> String {
+    let inside = path.strip_prefix(root).unwrap_or(path);
+    if inside.as_os_str().is_empty() { root.display().to_string() } else { path.display().to_string() }
+}

@@ -1,0 +1,204 @@
+//! What `top` knows: the queues below the root, and what happened to each between two looks.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use chronfs::Queue;
+use chronfs::bus::RouterDiscovery;
+use chronfs::queue::{Inspection, ReaderInfo, WriterState};
+
+use crate::failure::{Failure, one_line};
+
+/// Rates that are remembered for the sparkline.
+const HISTORY: usize = 120;
+
+/// What the rows are sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SortBy {
+    Name,
+    Rate,
+    Lag,
+}
+
+impl SortBy {
+    pub(super) fn next(self) -> Self {
+        match self {
+            Self::Name => Self::Rate,
+            Self::Rate => Self::Lag,
+            Self::Lag => Self::Name,
+        }
+    }
+
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Rate => "rate",
+            Self::Lag => "lag",
+        }
+    }
+}
+
+/// One queue.
+#[derive(Debug)]
+pub(super) struct Row {
+    path: PathBuf,
+    /// Below the root, fit for a terminal.
+    pub(super) name: String,
+    queue: Option<Queue>,
+    pub(super) ready: bool,
+    pub(super) lease: &'static str,
+    pub(super) writer: &'static str,
+    pub(super) messages: u64,
+    pub(super) readers: Vec<ReaderInfo>,
+    /// Messages a second, one a look, the newest last.
+    pub(super) rates: VecDeque<f64>,
+    /// Why nothing is known, if it is so.
+    pub(super) trouble: Option<String>,
+    seen: Option<(Instant, u64)>,
+}
+
+impl Row {
+    pub(super) fn rate(&self) -> f64 {
+        self.rates.back().copied().unwrap_or(0.0)
+    }
+
+    /// How far the reader that is furthest behind is behind.
+    pub(super) fn lag(&self) -> u64 {
+        self.readers.iter().map(|reader| reader.lag_messages).max().unwrap_or(0)
+    }
+
+    fn new(root: &Path, path: &Path) -> Self {
+        let relative = path.strip_prefix(root).unwrap_or(path);
+        let name = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+        Self {
+            path: path.to_path_buf(),
+            name: one_line(&name.display().to_string()),
+            queue: None,
+            ready: false,
+            lease: "-",
+            writer: "-",
+            messages: 0,
+            readers: Vec::new(),
+            rates: VecDeque::new(),
+            trouble: None,
+            seen: None,
+        }
+    }
+
+    fn look(&mut self) {
+        match self.inspect() {
+            Ok(inspection) => self.enter(inspection),
+            Err(error) => {
+                self.trouble = Some(one_line(&error.to_string()));
+                self.queue = None;
+            }
+        }
+    }
+
+    fn inspect(&mut self) -> Result<Inspection, chronfs::Error> {
+        if self.queue.is_none() {
+            self.queue = Some(Queue::open(&self.path)?);
+        }
+        match &self.queue {
+            Some(queue) => queue.inspect(),
+            None => Queue::open(&self.path)?.inspect(),
+        }
+    }
+
+    fn enter(&mut self, inspection: Inspection) {
+        let next_seq = inspection.bounds.next_seq;
+        let now = Instant::now();
+        if let Some((then, before)) = self.seen {
+            // Rates are for people.
+            #[allow(clippy::cast_precision_loss)]
+            let count = next_seq.saturating_sub(before) as f64;
+            self.rates.push_back(count / now.duration_since(then).as_secs_f64().max(1e-3));
+            if self.rates.len() > HISTORY {
+                self.rates.pop_front();
+            }
+        }
+        self.seen = Some((now, next_seq));
+        self.messages = inspection.messages;
+        self.readers = inspection.readers;
+        self.trouble = None;
+        self.writer = match inspection.writer.state {
+            WriterState::Alive => "alive",
+            WriterState::Dead => "dead",
+            WriterState::Stuck => "stuck",
+            WriterState::None => "none",
+            WriterState::Unknown => "unknown",
+        };
+    }
+}
+
+/// Everything that is shown.
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) root: PathBuf,
+    discovery: RouterDiscovery,
+    pub(super) rows: Vec<Row>,
+    pub(super) sort_by: SortBy,
+    /// The chosen row's path: it stays chosen wherever it moves.
+    selected: Option<PathBuf>,
+}
+
+impl Model {
+    pub(super) fn new(root: &Path) -> Result<Self, Failure> {
+        let discovery = RouterDiscovery::new(root)?;
+        let (rows, sort_by, selected) = (Vec::new(), SortBy::Name, None);
+        Ok(Self { root: root.to_path_buf(), discovery, rows, sort_by, selected })
+    }
+
+    /// Looks at every queue again.
+    pub(super) fn look(&mut self) -> Result<(), Failure> {
+        use chronfs::bus::Change;
+
+        for event in self.discovery.poll()? {
+            match event.change {
+                Change::Added => self.rows.push(Row::new(&self.root, &event.path)),
+                Change::Removed => self.rows.retain(|row| row.path != event.path),
+                _ => {}
+            }
+        }
+        let endpoints: std::collections::BTreeMap<_, _> = self.discovery.endpoints().collect();
+        for row in &mut self.rows {
+            if let Some(endpoint) = endpoints.get(row.path.as_path()) {
+                row.ready = endpoint.ready;
+                row.lease = endpoint.lease.map_or("-", |lease| lease.as_str());
+            }
+            row.look();
+        }
+        drop(endpoints);
+        self.sort();
+        Ok(())
+    }
+
+    pub(super) fn sort(&mut self) {
+        let sort_by = self.sort_by;
+        self.rows.sort_by(|a, b| {
+            let order = match sort_by {
+                SortBy::Name => std::cmp::Ordering::Equal,
+                SortBy::Rate => b.rate().total_cmp(&a.rate()),
+                SortBy::Lag => b.lag().cmp(&a.lag()),
+            };
+            order.then_with(|| a.path.cmp(&b.path))
+        });
+    }
+
+    /// The chosen row's index; the first one if none was chosen, or it is gone.
+    pub(super) fn selected(&self) -> usize {
+        let chosen = self.selected.as_ref();
+        self.rows.iter().position(|row| Some(&row.path) == chosen).unwrap_or(0)
+    }
+
+    pub(super) fn select(&mut self, index: usize) {
+        let index = index.min(self.rows.len().saturating_sub(1));
+        self.selected = self.rows.get(index).map(|row| row.path.clone());
+    }
+
+    /// Messages a second of all queues.
+    pub(super) fn total_rate(&self) -> f64 {
+        self.rows.iter().map(Row::rate).sum()
+    }
+}

@@ -1,0 +1,79 @@
+//! `chron-cli watch`: what happens to the queues below a directory, a line each, as it happens.
+
+use std::path::Path;
+use std::time::Duration;
+
+use chronfs::bus::{DiscoveryEvent, RouterDiscovery};
+use chronfs::{clock, view};
+use serde::Serialize;
+
+use crate::WatchArgs;
+use crate::failure::{Done, Failure, Outcome, note};
+use crate::output::{Output, exit_when_pipe_closes};
+
+/// A wait ends earlier, with the next event.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// A line of `--json`.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: &'a str,
+    timestamp_ns: u64,
+    event: &'static str,
+    path: String,
+}
+
+pub(crate) fn run(args: &WatchArgs, color: bool) -> Outcome {
+    let mut discovery = RouterDiscovery::new(&args.root)?;
+    exit_when_pipe_closes()?;
+    let mut out = Output::stdout()?;
+    let mut unwatched = 0;
+    loop {
+        for event in discovery.poll()? {
+            put(args, color, &event, &mut out)?;
+        }
+        out.flush()?;
+        if discovery.unwatched() > unwatched {
+            note(&format!(
+                "{}: {} directories are looked at only every second: raise /proc/sys/fs/inotify/max_user_watches",
+                args.root.display(),
+                discovery.unwatched()
+            ));
+        }
+        unwatched = discovery.unwatched();
+        if args.once {
+            return Ok(Done::Well);
+        }
+        discovery.wait(LONGEST_WAIT)?;
+    }
+}
+
+fn put(args: &WatchArgs, color: bool, event: &DiscoveryEvent, out: &mut Output) -> Result<(), Failure> {
+    use std::io::Write as _;
+
+    let timestamp_ns = clock::now_ns();
+    let mut time = Vec::new();
+    view::format_time(timestamp_ns, &mut time);
+    let (time, what) = (String::from_utf8_lossy(&time), event.change.as_str());
+    let text = if args.json {
+        let line = Line { time: &time, timestamp_ns, event: what, path: event.path.display().to_string() };
+        serde_json::to_string(&line).map_err(|e| Failure::new(format!("cannot print an event: {e}")))?
+    } else {
+        let relative = event.path.strip_prefix(&args.root).unwrap_or(&event.path);
+        let name = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+        let (start, end) = if color { (shade(event), "\x1b[0m") } else { ("", "") };
+        let name = crate::failure::one_line(&name.display().to_string());
+        format!("{time}  {start}{what:<13}{end}  {name}")
+    };
+    writeln!(out.buffer, "{text}").map_err(Failure::stdout)
+}
+
+/// Green for what can be used from now on, yellow for what can't.
+fn shade(event: &DiscoveryEvent) -> &'static str {
+    use chronfs::bus::Change;
+    match event.change {
+        Change::Added | Change::Ready | Change::LeaseLive => "\x1b[32m",
+        Change::Removed | Change::Unready | Change::LeaseRemoved => "\x1b[33m",
+        Change::LeaseExpired | Change::LeaseUnknown => "\x1b[31m",
+    }
+}

@@ -1,0 +1,252 @@
+//! What is wrong below a bus directory, where, and what to do about it: `chron-cli doctor`.
+//!
+//! Looking takes no lock and changes no byte. Repairing does only what the next writer would do by itself (rebuild the
+//! control block, clear away the half-written end and the temporary files that a killed one left), and does it only
+//! where no writer is; nothing is ever deleted or reset that somebody may still need, and what can't be repaired
+//! safely is named with the command that does it.
+//!
+//! Severities: an *error* is damage, messages may be lost; a *warning* wants somebody's attention; an *info* is good
+//! to know. Only errors and warnings are problems.
+
+mod files;
+mod queue;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::bus::{self, LeaseState};
+use crate::queue::{Queue, layout};
+use crate::report::human_span_ms;
+
+/// How bad something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Good to know.
+    Info,
+    /// Wants somebody's attention.
+    Warning,
+    /// Damage.
+    Error,
+}
+
+impl Severity {
+    /// `info`, `warning` or `error`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Something that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What kind of thing it is: a stable word for scripts, such as `gap` or `dead-writer`.
+    pub kind: &'static str,
+    /// The file or directory.
+    #[serde(serialize_with = "as_text")]
+    pub path: PathBuf,
+    /// What is the matter, for people.
+    pub detail: String,
+    /// What to do about it, for people.
+    pub remedy: String,
+    /// Whether [`Options::fix`] repairs it.
+    pub fixable: bool,
+}
+
+fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Verify every record's checksum, not only what shows without reading the messages.
+    pub deep: bool,
+    /// Repair what is safe to repair.
+    pub fix: bool,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Report {
+    /// Where it was looked.
+    #[serde(serialize_with = "as_text")]
+    pub root: PathBuf,
+    /// How many queues were looked at.
+    pub checked: u64,
+    /// What was found; with [`Options::fix`], what is left. By path.
+    pub findings: Vec<Finding>,
+    /// What was repaired.
+    pub fixed: Vec<Finding>,
+    /// What could not be looked at, and why.
+    pub unchecked: Vec<String>,
+}
+
+impl Report {
+    /// Whether something was found that somebody should do something about.
+    pub fn has_problems(&self) -> bool {
+        self.findings.iter().any(|finding| finding.severity > Severity::Info)
+    }
+}
+
+/// How far a deep examination has come.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress<'a> {
+    /// The queue that is being read.
+    pub queue: &'a Path,
+    /// Bytes of segment files that have been read, of all queues.
+    pub done_bytes: u64,
+    /// Bytes of segment files that there are, of all queues.
+    pub total_bytes: u64,
+}
+
+/// Examines every queue at and below `root`. `progress` is called now and then during a deep examination.
+///
+/// ```
+/// use chronfs::doctor::{self, Options};
+/// # let dir = tempfile::tempdir()?;
+/// # chronfs::Queue::create(dir.path().join("q"), &chronfs::queue::Settings::default())?;
+/// let report = doctor::examine(dir.path(), Options::default(), &mut |_| {})?;
+/// assert_eq!((report.checked, report.has_problems()), (1, false));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// If `root` itself can't be listed. Whatever else can't be looked at is in [`Report::unchecked`].
+pub fn examine(root: &Path, options: Options, progress: &mut dyn FnMut(Progress<'_>)) -> std::io::Result<Report> {
+    let mut report = Report { root: root.to_path_buf(), ..Report::default() };
+    let tree = Tree::walk(root, &mut report)?;
+    for dir in &tree.plain {
+        files::plain_directory(dir, &mut report.findings);
+        endpoint(dir, &mut report.findings);
+    }
+    let total_bytes = tree.queues.values().sum();
+    let mut done_bytes = 0;
+    for (path, bytes) in &tree.queues {
+        let mut step = |done| progress(Progress { queue: path, done_bytes: done_bytes + done, total_bytes });
+        let before = report.findings.len();
+        queue::examine(path, options.deep, &mut step, &mut report);
+        if options.fix && report.findings[before..].iter().any(|finding| finding.fixable) {
+            fix(path, options.deep, before, &mut report);
+        }
+        report.checked += 1;
+        done_bytes += bytes;
+    }
+    report.findings.sort_by(|a, b| a.path.cmp(&b.path).then(b.severity.cmp(&a.severity)));
+    Ok(report)
+}
+
+/// Lets a writer come and go, which repairs whatever it can; then looks again.
+fn fix(path: &Path, deep: bool, from: usize, report: &mut Report) {
+    let before = report.findings.split_off(from);
+    // It holds the lock, so nobody else is writing.
+    if let Err(error) = Queue::open(path).and_then(|queue| queue.writer().map(drop)) {
+        report.unchecked.push(format!("{error} (not repaired)"));
+        report.findings.extend(before);
+        return;
+    }
+    let unchecked = report.unchecked.len();
+    queue::examine(path, deep, &mut |_| {}, report);
+    report.unchecked.truncate(unchecked);
+    let is_left =
+        |finding: &Finding| report.findings[from..].iter().any(|f| f.kind == finding.kind && f.path == finding.path);
+    let fixed: Vec<Finding> = before.into_iter().filter(|finding| finding.fixable && !is_left(finding)).collect();
+    report.fixed.extend(fixed);
+}
+
+/// The directories below a root.
+#[derive(Default)]
+struct Tree {
+    /// Queues, with the bytes of their segment files.
+    queues: BTreeMap<PathBuf, u64>,
+    plain: Vec<PathBuf>,
+}
+
+impl Tree {
+    fn walk(root: &Path, report: &mut Report) -> std::io::Result<Self> {
+        fs::read_dir(root)?;
+        let mut tree = Self::default();
+        let mut waiting = vec![root.to_path_buf()];
+        while let Some(dir) = waiting.pop() {
+            if Queue::exists(&dir) {
+                tree.queues.insert(dir.clone(), segment_bytes(&dir));
+                continue;
+            }
+            let entries = match fs::read_dir(&dir) {
+                Ok(entries) => entries,
+                Err(error) => {
+                    report.unchecked.push(format!("{}: cannot list: {error}", dir.display()));
+                    continue;
+                }
+            };
+            let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            waiting.extend(directories.map(|entry| entry.path()));
+            tree.plain.push(dir);
+        }
+        Ok(tree)
+    }
+}
+
+fn segment_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(dir) else { return 0 };
+    let segments =
+        entries.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(layout::SEGMENT_SUFFIX));
+    segments.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
+/// READY and LEASE of a directory, queue or not yet.
+fn endpoint(dir: &Path, findings: &mut Vec<Finding>) {
+    let marker = |kind, name: &str, detail: String| Finding {
+        severity: Severity::Warning,
+        kind,
+        path: dir.join(name),
+        detail,
+        remedy: "move it away".to_owned(),
+        fixable: false,
+    };
+    let ready = match bus::ready(dir) {
+        Ok(ready) => ready.is_some(),
+        Err(error) => {
+            findings.push(marker("bad-marker", bus::READY_FILE, error.to_string()));
+            false
+        }
+    };
+    let lease = match bus::lease(dir) {
+        Ok(None) => return,
+        Ok(Some(lease)) => lease,
+        Err(error) => {
+            findings.push(marker("bad-marker", bus::LEASE_FILE, error.to_string()));
+            return;
+        }
+    };
+    let holder = lease.pid.map_or_else(|| "its holder".to_owned(), |pid| format!("process {pid}"));
+    let still_ready = if ready { ", and the endpoint is still marked as READY" } else { "" };
+    let lease_path = dir.join(bus::LEASE_FILE);
+    match lease.state {
+        LeaseState::Live => {}
+        LeaseState::Expired => {
+            let age = human_span_ms(lease.age_ms.unwrap_or(0));
+            let ttl = human_span_ms(lease.ttl_ms);
+            let detail = format!("{holder} renewed it {age} ago, for {ttl}{still_ready}");
+            let mut finding = marker("expired-lease", bus::LEASE_FILE, detail);
+            finding.remedy = format!("start {holder} again, or remove {}", lease_path.display());
+            findings.push(finding);
+        }
+        LeaseState::Unknown => {
+            let detail = format!("it was not written since this machine was started, or not by chronfs{still_ready}");
+            let mut finding = marker("unknown-lease", bus::LEASE_FILE, detail);
+            finding.severity = if ready { Severity::Warning } else { Severity::Info };
+            finding.remedy = format!("start what holds the endpoint, or remove {}", lease_path.display());
+            findings.push(finding);
+        }
+    }
+}
