@@ -51,6 +51,7 @@ pub(super) fn examine(path: &Path, deep: bool, step: &mut dyn FnMut(u64), report
     exam.readers();
     exam.segments();
     exam.limits();
+    exam.retention();
     let read = if deep { exam.every_record(step) } else { exam.first_records() };
     if let Err(error) = read {
         report.unchecked.push(error.to_string());
@@ -201,6 +202,27 @@ impl Exam<'_> {
                 self.path().display()
             );
             self.found(Severity::Warning, "nearly-full", self.path().to_path_buf(), detail, remedy);
+        }
+    }
+
+    /// What retention would remove now, and who keeps it from more.
+    fn retention(&mut self) {
+        let Ok(retention) = self.queue.retain(true) else { return };
+        let queue = self.path().display().to_string();
+        if !retention.removed.is_empty() {
+            let bytes = retention.removed.iter().map(|segment| segment.bytes).sum();
+            let detail = format!("{} in {} segments can go", human_bytes(bytes), retention.removed.len());
+            let remedy = format!("the writer removes it at its next segment; now: chron-cli retain {queue}");
+            self.found(Severity::Info, "retention", self.path().to_path_buf(), detail, remedy);
+        }
+        for pin in retention.pins.iter().filter(|pin| pin.segments > 0) {
+            let what = human_bytes(pin.bytes);
+            let detail = format!("it keeps {what} in {} segments that the queue's limits would let go", pin.segments);
+            let remedy =
+                format!("let it catch up; or, if nobody needs it: chron-cli readers {queue} rm {}", pin.reader);
+            let cursor = format!("{}{}", pin.reader, layout::CURSOR_SUFFIX);
+            let path = self.path().join(layout::READERS_DIR).join(cursor);
+            self.found(Severity::Info, "pinned", path, detail, remedy);
         }
     }
 

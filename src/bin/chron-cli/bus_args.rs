@@ -4,7 +4,60 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::units::parse_payload_size;
+use crate::units::{parse_payload_size, parse_span_ns};
+use crate::{FormatName, parse_time};
+
+/// Apply a queue's retention now, and say what keeps the rest
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Removes segments that the queue's limits let go (see `chron-cli create --help`) and no live reader needs. The writer
+does the same after each segment; this is for queues that nobody writes to, and for looking ahead.
+
+Examples:
+  chron-cli retain --dry-run /srv/bus/ticks       what would go, and which readers keep the rest
+  chron-cli retain /srv/bus/ticks
+  chron-cli retain --dry-run --json /srv/bus/ticks | jq '.pins[].reader'")]
+pub(crate) struct RetainArgs {
+    /// The queue's directory
+    pub(crate) queue: PathBuf,
+    /// Change nothing, only say what would be removed
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    /// One JSON object: path, dry_run, removed, removed_bytes, pins, ignored
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Print the messages of all READY queues below a directory in the order of their timestamps
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Messages with the same timestamp come in the order of their queues' paths. jsonl names the queue of each message.
+Without -f everything that is there; with -f what comes from now on (--all: and what is there), also from queues that
+become ready later. Nothing is registered or changed.
+
+Examples:
+  chron-cli merge /srv/bus
+  chron-cli merge -f --format txt /srv/bus
+  chron-cli merge --since 15m --all-queues /srv/bus | jq -c '[.time, .queue]'")]
+pub(crate) struct MergeArgs {
+    /// Where to look
+    pub(crate) root: PathBuf,
+    /// Go on with the messages that come
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// With -f: what is there already, too
+    #[arg(long, requires = "follow")]
+    pub(crate) all: bool,
+    /// From this time on: 2024-08-08T09:30:00Z, @1723108500, 15m, '15m ago'
+    #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true, conflicts_with = "all")]
+    pub(crate) since: Option<u64>,
+    /// Queues that are not marked as ready, too
+    #[arg(long)]
+    pub(crate) all_queues: bool,
+    /// jsonl: one object a line; txt: the payload as a line; hex: a header line and a hex dump; bin: payloads as they are
+    #[arg(long, default_value = "jsonl")]
+    pub(crate) format: FormatName,
+}
 
 /// Report queues that come, go, become ready or lose their lease
 #[derive(Debug, Args)]
@@ -42,7 +95,7 @@ pub(crate) struct TopArgs {
     /// Where to look
     pub(crate) root: PathBuf,
     /// Between two looks: 100ms to 60s
-    #[arg(long, value_name = "SPAN", default_value = "1s", value_parser = crate::units::parse_span_ns)]
+    #[arg(long, value_name = "SPAN", default_value = "1s", value_parser = parse_span_ns)]
     pub(crate) interval: u64,
     /// Print one picture, of one interval, and end
     #[arg(long)]

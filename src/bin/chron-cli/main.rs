@@ -16,11 +16,13 @@ mod failure;
 mod generate;
 mod inspect;
 mod ls;
+mod merge;
 mod mount;
 mod mount_helper;
 mod output;
 mod progress;
 mod readers;
+mod retain;
 mod tail;
 mod top;
 mod umount;
@@ -33,7 +35,7 @@ use std::process::ExitCode;
 use chronfs::view::{Format, InputFormat, SeekTarget};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use bus_args::{BenchArgs, DoctorArgs, TopArgs, WatchArgs};
+use bus_args::{BenchArgs, DoctorArgs, MergeArgs, RetainArgs, TopArgs, WatchArgs};
 use failure::{Failure, Outcome};
 use output::ColorChoice;
 use units::{parse_segment_size, parse_size, parse_span_ns};
@@ -69,6 +71,8 @@ enum Command {
     Inspect(InspectArgs),
     Ls(LsArgs),
     Readers(ReadersArgs),
+    Retain(RetainArgs),
+    Merge(MergeArgs),
     Watch(WatchArgs),
     Top(TopArgs),
     Doctor(DoctorArgs),
@@ -88,6 +92,8 @@ fn run(cli: Cli) -> Outcome {
         Command::Inspect(args) => inspect::run(&args),
         Command::Ls(args) => ls::run(&args),
         Command::Readers(args) => readers::run(&args),
+        Command::Retain(args) => retain::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Watch(args) => watch::run(&args, color),
         Command::Top(args) => top::run(&args, color),
         Command::Doctor(args) => doctor::run(&args, color),

@@ -1,0 +1,245 @@
+//! `chron-cli merge`: the READY queues below a directory as one stream, in the order of their timestamps.
+//!
+//! The order is by (timestamp, path, sequence number), the same on every run over the same messages. As everything
+//! that only looks, it registers no reader: it reads through a [`Scanner`] each. Following, a message is held back
+//! until every queue that has nothing was looked at a little after its timestamp, so that one that is just being
+//! committed elsewhere is not passed by.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use chronfs::bus::{Change, RouterDiscovery};
+use chronfs::queue::{Entry, Gap, Message, Position, Scanner, Waiter, wait_any};
+use chronfs::view::{Format, render};
+use chronfs::{Queue, clock};
+
+use crate::MergeArgs;
+use crate::failure::{Done, Failure, Outcome, note, one_line};
+use crate::output::{Output, exit_when_pipe_closes};
+
+/// How long a message is held back for queues that have nothing.
+const HOLD_BACK: Duration = Duration::from_millis(1);
+/// Messages end a wait at once; queues that have become ready are noticed after this long.
+const STEP: Duration = Duration::from_millis(50);
+
+/// A message or gap that has been read and not printed yet.
+enum Held {
+    Message { seq: u64, timestamp_ns: u64, msg_type: u16, payload: Vec<u8>, position: Position },
+    Gap(Gap),
+}
+
+struct Source {
+    name: String,
+    scanner: Scanner,
+    waiter: Option<Waiter>,
+    /// Messages from here on are not wanted: where the queue ended when we started.
+    end: u64,
+    next: Option<Held>,
+    /// Timestamp of the message before: a gap has none of its own.
+    last_ns: u64,
+}
+
+impl Source {
+    fn open(root: &Path, path: &Path, args: &MergeArgs) -> Result<Self, Failure> {
+        let queue = Queue::open(path)?;
+        let bounds = queue.bounds()?;
+        let mut scanner = queue.scan()?;
+        if let Some(since) = args.since {
+            scanner.seek_time(since)?;
+        } else if args.follow && !args.all {
+            scanner.seek_seq(bounds.next_seq)?;
+        }
+        let relative = path.strip_prefix(root).unwrap_or(path);
+        let name = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+        Ok(Self {
+            name: name.display().to_string(),
+            scanner,
+            waiter: if args.follow { Some(queue.waiter()?) } else { None },
+            end: if args.follow { u64::MAX } else { bounds.next_seq },
+            next: None,
+            last_ns: 0,
+        })
+    }
+
+    /// Reads the next entry, if there is one; its timestamp and number.
+    fn look(&mut self) -> Result<Option<(u64, u64)>, Failure> {
+        if self.scanner.seq() >= self.end {
+            return Ok(None);
+        }
+        let (held, key) = match self.scanner.next()? {
+            None => return Ok(None),
+            Some(Entry::Gap(gap)) => (Held::Gap(gap), (self.last_ns, gap.from)),
+            Some(Entry::Message(Message { seq, timestamp_ns, msg_type, payload, position })) => {
+                let payload = payload.to_vec();
+                (Held::Message { seq, timestamp_ns, msg_type, payload, position }, (timestamp_ns, seq))
+            }
+        };
+        self.last_ns = key.0;
+        self.next = Some(held);
+        Ok(Some(key))
+    }
+}
+
+struct Merge<'a> {
+    args: &'a MergeArgs,
+    format: Format,
+    /// By path: this is the order of messages with the same timestamp.
+    sources: BTreeMap<PathBuf, Source>,
+    /// Timestamp, path and number of what each source has next.
+    ready: BinaryHeap<Reverse<(u64, PathBuf, u64)>>,
+    out: Output,
+    gaps: u64,
+    /// Since when the first one has been held back.
+    held: Option<(u64, Instant)>,
+}
+
+pub(crate) fn run(args: &MergeArgs) -> Outcome {
+    let mut discovery = RouterDiscovery::new(&args.root)?;
+    if args.follow {
+        exit_when_pipe_closes()?;
+    }
+    let mut merge = Merge {
+        args,
+        format: args.format.into(),
+        sources: BTreeMap::new(),
+        ready: BinaryHeap::new(),
+        out: Output::stdout()?,
+        gaps: 0,
+        held: None,
+    };
+    loop {
+        merge.attach(&mut discovery)?;
+        let tickets: Vec<_> = merge.waiters().map(Waiter::prepare).collect();
+        let looked_ns = clock::now_ns();
+        let printed = merge.print_ready(looked_ns)?;
+        merge.out.flush()?;
+        if !args.follow {
+            break;
+        }
+        if printed {
+            continue;
+        }
+        // What is held back comes due by itself.
+        let step = if merge.ready.is_empty() { STEP } else { HOLD_BACK };
+        let waits: Vec<_> = merge.waiters().zip(tickets).collect();
+        if waits.is_empty() {
+            discovery.wait(STEP)?;
+        } else {
+            wait_any(&waits, step);
+        }
+    }
+    if merge.sources.is_empty() {
+        note(&format!(
+            "{}: no queue here is marked as ready; mark one with touch QUEUE/READY, or use --all-queues",
+            args.root.display()
+        ));
+    }
+    Ok(if merge.gaps == 0 { Done::Well } else { Done::Problems })
+}
+
+impl Merge<'_> {
+    fn waiters(&self) -> impl Iterator<Item = &Waiter> {
+        self.sources.values().filter_map(|source| source.waiter.as_ref())
+    }
+
+    /// Takes in queues that have become ready, and lets go of those that no longer are.
+    fn attach(&mut self, discovery: &mut RouterDiscovery) -> Result<(), Failure> {
+        for event in discovery.poll()? {
+            let wanted = match event.change {
+                Change::Added => self.args.all_queues,
+                Change::Ready => true,
+                Change::Removed | Change::Unready => {
+                    let is_gone = event.change == Change::Removed || !self.args.all_queues;
+                    if is_gone && self.sources.remove(&event.path).is_some() {
+                        self.ready.retain(|Reverse((_, path, _))| *path != event.path);
+                    }
+                    false
+                }
+                _ => false,
+            };
+            if !wanted || self.sources.contains_key(&event.path) {
+                continue;
+            }
+            match Source::open(&self.args.root, &event.path, self.args) {
+                Ok(source) => drop(self.sources.insert(event.path, source)),
+                Err(failure) => {
+                    note(&failure.to_string());
+                    self.gaps += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints what may be printed; whether there was anything.
+    fn print_ready(&mut self, looked_ns: u64) -> Result<bool, Failure> {
+        let idle: Vec<PathBuf> =
+            self.sources.iter().filter(|(_, source)| source.next.is_none()).map(|(path, _)| path.clone()).collect();
+        let mut waiting = 0_usize;
+        for path in idle {
+            waiting += usize::from(!self.look_at(path)?);
+        }
+        let mut printed = false;
+        while let Some(Reverse((timestamp_ns, _, _))) = self.ready.peek() {
+            if waiting > 0 && self.args.follow && !self.is_settled(*timestamp_ns, looked_ns) {
+                break;
+            }
+            let Some(Reverse((_, path, _))) = self.ready.pop() else { break };
+            self.put(&path)?;
+            (printed, self.held) = (true, None);
+            waiting += usize::from(!self.look_at(path)?);
+        }
+        Ok(printed)
+    }
+
+    /// Whether nothing can come before this timestamp any more, or it has been held back long enough.
+    fn is_settled(&mut self, timestamp_ns: u64, looked_ns: u64) -> bool {
+        let bound_ns = u64::try_from(HOLD_BACK.as_nanos()).unwrap_or(0);
+        if timestamp_ns.saturating_add(bound_ns) <= looked_ns {
+            return true;
+        }
+        match self.held {
+            Some((held_ns, since)) if held_ns == timestamp_ns => since.elapsed() >= HOLD_BACK,
+            _ => {
+                self.held = Some((timestamp_ns, Instant::now()));
+                false
+            }
+        }
+    }
+
+    /// False: this one has nothing now.
+    fn look_at(&mut self, path: PathBuf) -> Result<bool, Failure> {
+        let Some(source) = self.sources.get_mut(&path) else { return Ok(true) };
+        match source.look()? {
+            Some((timestamp_ns, seq)) => {
+                self.ready.push(Reverse((timestamp_ns, path, seq)));
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    fn put(&mut self, path: &Path) -> Result<(), Failure> {
+        let Some(source) = self.sources.get_mut(path) else { return Ok(()) };
+        let name = source.name.as_str();
+        match source.next.take() {
+            None => return Ok(()),
+            Some(Held::Message { seq, timestamp_ns, msg_type, payload, position }) => {
+                let entry = Entry::Message(Message { seq, timestamp_ns, msg_type, payload: &payload, position });
+                render(self.format, &entry, Some(name), &mut self.out.buffer);
+            }
+            Some(Held::Gap(gap)) => {
+                self.gaps += 1;
+                render(self.format, &Entry::Gap(gap), Some(name), &mut self.out.buffer);
+                let (name, reason) = (one_line(name), gap.reason.as_str());
+                note(&format!("{name}: messages {} to {} are missing: {reason} ({})", gap.from, gap.to, gap.position));
+            }
+        }
+        if self.out.is_full() {
+            self.out.flush()?;
+        }
+        Ok(())
+    }
+}

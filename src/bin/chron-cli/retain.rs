@@ -1,0 +1,120 @@
+//! `chron-cli retain`: applies a queue's retention now, and says what keeps the rest.
+
+use chronfs::Queue;
+use chronfs::queue::{IgnoredReason, Retention, Settings};
+use chronfs::report::{human_bytes, table};
+use serde::Serialize;
+
+use crate::RetainArgs;
+use crate::failure::{Done, Failure, Outcome, note};
+use crate::output::print;
+
+#[derive(Serialize)]
+struct Line<'a> {
+    path: String,
+    dry_run: bool,
+    removed: Vec<Segment>,
+    removed_bytes: u64,
+    pins: Vec<Pin<'a>>,
+    ignored: Vec<Ignored<'a>>,
+}
+
+#[derive(Serialize)]
+struct Segment {
+    id: u32,
+    first_seq: u64,
+    last_seq: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Pin<'a> {
+    reader: &'a str,
+    position: Option<u64>,
+    segments: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Ignored<'a> {
+    reader: &'a str,
+    reason: &'static str,
+}
+
+pub(crate) fn run(args: &RetainArgs) -> Outcome {
+    let queue = Queue::open(&args.queue)?;
+    let retention = queue.retain(args.dry_run)?;
+    let path = queue.path().display();
+    if args.json {
+        let json = serde_json::to_string(&line(path.to_string(), args.dry_run, &retention));
+        let json = json.map_err(|e| Failure::new(format!("cannot print it: {e}")))?;
+        print(&format!("{json}\n"))?;
+        return Ok(Done::Well);
+    }
+    print(&for_people(args.dry_run, &retention))?;
+    if !has_limits(queue.settings()) {
+        note(&format!(
+            "{path}: it has no retention limits, so that everything is kept; they are set when it is created: \
+             chron-cli create --retain-bytes, --retain-age"
+        ));
+    }
+    Ok(Done::Well)
+}
+
+fn has_limits(settings: &Settings) -> bool {
+    settings.retain_bytes.is_some() || settings.retain_age_ns.is_some() || settings.retain_segments.is_some()
+}
+
+fn reason(reason: IgnoredReason) -> &'static str {
+    match reason {
+        IgnoredReason::Dead => "dead",
+        IgnoredReason::TooFarBehind => "too far behind",
+    }
+}
+
+fn line(path: String, dry_run: bool, retention: &Retention) -> Line<'_> {
+    let removed = &retention.removed;
+    Line {
+        path,
+        dry_run,
+        removed_bytes: removed.iter().map(|s| s.bytes).sum(),
+        removed: removed
+            .iter()
+            .map(|s| Segment { id: s.id.0, first_seq: s.first_seq, last_seq: s.last_seq, bytes: s.bytes })
+            .collect(),
+        pins: retention
+            .pins
+            .iter()
+            .map(|p| Pin { reader: &p.reader, position: p.seq, segments: p.segments, bytes: p.bytes })
+            .collect(),
+        ignored: retention.ignored.iter().map(|i| Ignored { reader: &i.reader, reason: reason(i.reason) }).collect(),
+    }
+}
+
+fn for_people(dry_run: bool, retention: &Retention) -> String {
+    let removed = &retention.removed;
+    let would = if dry_run { "would be removed" } else { "removed" };
+    let bytes: u64 = removed.iter().map(|segment| segment.bytes).sum();
+    let mut text = match (removed.first(), removed.last()) {
+        (Some(first), Some(last)) => format!(
+            "{would}: {} segments, {}, messages {} to {}\n",
+            removed.len(),
+            human_bytes(bytes),
+            first.first_seq,
+            last.last_seq
+        ),
+        _ => format!("{would}: nothing\n"),
+    };
+    if !retention.pins.is_empty() {
+        let mut rows = vec![["kept by", "position", "segments", "size"].map(str::to_owned)];
+        for pin in &retention.pins {
+            let position = pin.seq.map_or_else(|| "? (damaged)".to_owned(), |seq| seq.to_string());
+            rows.push([pin.reader.clone(), position, pin.segments.to_string(), human_bytes(pin.bytes)]);
+        }
+        text.push_str(&table(&rows));
+    }
+    for ignored in &retention.ignored {
+        text.push_str(&format!("{} keeps nothing any more: it is {}\n", ignored.reader, reason(ignored.reason)));
+    }
+    text
+}
