@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Installs what the demo and the tests use besides the Rust toolchain: fusermount3 (to mount without being root) and
-# jq. Does nothing where both are there. Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says
+# Installs what the demo and the tests use besides the Rust toolchain: fusermount3 (to mount without being root),
+# jq and tmux. Does nothing where they are there. Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says
 # what is missing.
 set -euo pipefail
 
 missing=()
 command -v fusermount3 > /dev/null || missing+=(fuse3)
 command -v jq > /dev/null || missing+=(jq)
+command -v tmux > /dev/null || missing+=(tmux)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 give_up() {

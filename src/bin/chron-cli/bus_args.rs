@@ -151,7 +151,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value = "64", value_parser = parse_payload_size)]
     pub(crate) payload_bytes: u32,
     /// Messages for append and read; latencies take up to 20000 of them
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1000..=1_000_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) messages: u64,
     /// Messages a second for one-way latency
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]

@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# A whole bus in about twenty seconds: a feed replays recorded market data into one queue, two strategies filter their
+# symbols and write orders, a router finds them and acknowledges each order; a mount shows it all. Strategies and the
+# router are killed with SIGKILL in the middle and started again. At the end the orders are compared with what
+# the market data demands, through the mount and with jq: none may be lost, none repeated. The exit code says so.
+#
+# Data: the recording in $CHRONFS_DATA or ../shared/data where there is one, else the sample in testdata/. Everything
+# happens in a temporary directory, which is gone afterwards, whatever happens.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash examples/tools.sh
+if [ ! -e /dev/fuse ]; then
+    echo "bus: there is no /dev/fuse here; load the module (modprobe fuse) or give the container the device" >&2
+    exit 1
+fi
+cargo build --release --locked --bin chron-cli --example feed --example strategy --example router < /dev/null
+target=$(cargo metadata --format-version 1 --no-deps < /dev/null | jq -r .target_directory)
+PATH="$target/release:$target/release/examples:$PATH"
+
+recording=$PWD/testdata/market-sample.log.gz
+speed=2 every=2 symbols=(ALPHA BETA)
+for data in "${CHRONFS_DATA:-}" ../shared/data; do
+    large=$data/market/binance-usdm-btcusdt-ethusdt-20240808.log.gz
+    if [ -n "$data" ] && [ -r "$large" ]; then
+        recording=$(realpath "$large")
+        speed=30 every=5 symbols=(BTCUSDT ETHUSDT)
+        break
+    fi
+done
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/chronfs-bus.XXXXXX")
+declare -A pids=()
+cleanup() {
+    for pid in "${pids[@]}"; do kill "$pid" 2> /dev/null || true; done
+    cd /
+    chron-cli umount "$work/mnt" 2> /dev/null || true
+    # Never remove files through a mount that is still there.
+    if [ ! -d "$work/mnt" ] || rmdir "$work/mnt"; then rm -rf "$work"; fi
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+say() { printf '\n# %s\n' "$1"; }
+# Shows a command, then runs it.
+show() {
+    printf '$ %s\n' "$1"
+    eval "$1"
+}
+# Starts a process in the background, and remembers it by name.
+start() {
+    local name=$1
+    shift
+    printf '$ %s &\n' "$*"
+    "$@" 2> "$name.log" > /dev/null &
+    pids[$name]=$!
+}
+# Kills one at once, in the middle of whatever it does.
+murder() {
+    printf '$ kill -9 %s\n' "$1"
+    kill -9 "${pids[$1]}"
+    wait "${pids[$1]}" 2> /dev/null || true
+    unset "pids[$1]"
+}
+# Asks one to end, and waits for it.
+stop() {
+    kill "${pids[$1]}"
+    wait "${pids[$1]}"
+    unset "pids[$1]"
+}
+# Waits until a command succeeds, for at most 30 seconds.
+until_so() {
+    local deadline=$((SECONDS + 30))
+    until eval "$1"; do
+        if [ "$SECONDS" -ge "$deadline" ]; then
+            echo "bus: in vain: until $1" >&2
+            return 1
+        fi
+        sleep 0.1
+    done
+}
+
+cd "$work"
+market=market_data/queue/binance
+say "A bus with a mount beside it. The router and the strategies start first: nobody waits for an order of starting."
+show 'mkdir bus mnt'
+show 'chron-cli mount bus mnt'
+start router router bus
+start momentum strategy bus momentum --feed binance --symbol "${symbols[0]}" --every "$every"
+start pairs strategy bus pairs --feed binance --symbol "${symbols[0]}" --symbol "${symbols[1]}" --every "$every"
+start feed feed "bus/$market" "$recording" --speed "$speed"
+
+orders() { echo "orders/queue/$1/orders_out"; }
+has_orders() { [ "$(wc -l < "mnt/$(orders "$1")/messages.jsonl" 2> /dev/null || echo 0)" -gt "$2" ]; }
+until_so 'has_orders momentum 5 && has_orders pairs 5'
+show 'chron-cli ls bus'
+show "cat mnt/$(orders momentum)/LEASE; head -n 1 mnt/$(orders momentum)/messages.txt"
+
+say "A strategy is killed. Its lease expires, its orders stay; the router goes on."
+murder momentum
+until_so "chron-cli ls --json bus | jq -se 'any(.lease.state? == \"expired\")' > /dev/null"
+show 'chron-cli doctor bus || true'
+start momentum strategy bus momentum --feed binance --symbol "${symbols[0]}" --every "$every"
+
+say "The router is killed, and the other strategy too, several times."
+for _ in 1 2 3; do
+    seen=$(wc -l < "mnt/$(orders pairs)/messages.jsonl")
+    murder router
+    murder pairs
+    start router router bus
+    start pairs strategy bus pairs --feed binance --symbol "${symbols[0]}" --symbol "${symbols[1]}" --every "$every"
+    until_so 'has_orders pairs "$seen" || ! kill -0 "${pids[feed]}" 2> /dev/null'
+done
+
+say "The feed ends; everything is worked off."
+wait "${pids[feed]}"
+unset 'pids[feed]'
+cat feed.log
+lag() { jq -s '[.[].readers[].lag_messages] | add' "mnt/$market/status.json" mnt/orders/queue/*/orders_out/status.json; }
+until_so '[ "$(lag)" = 0 ]'
+stop momentum
+stop pairs
+until_so "! chron-cli ls --json bus | jq -se 'any(.ready)' > /dev/null"
+stop router
+show 'chron-cli ls bus'
+show 'cat momentum.log router.log | tail -n 12'
+
+say "The orders that the market data demands, and those that were made and acknowledged."
+# The ids that a strategy must have written: its name, symbols.
+expected() {
+    jq -r --arg name "$1" --argjson every "$every" --argjson symbols "$2" 'select(.payload | contains("\"trade\"")) |
+        .seq as $seq | .payload | fromjson | .data? // empty | select(.e? == "trade" and .t % $every == 0) |
+        select(.s as $s | $symbols | index($s)) | "\($name)-\($seq)"' "mnt/$market/messages.jsonl"
+}
+failed=0
+check() {
+    local name=$1 symbols=$2
+    expected "$name" "$symbols" > expected
+    jq -r '.payload | fromjson | .id' "mnt/orders/queue/$name/orders_out/messages.jsonl" > ordered
+    jq -r '.payload | fromjson | .id' "mnt/orders/queue/$name/orders_in/messages.jsonl" > acknowledged
+    printf '%s: %s expected, %s ordered, %s acknowledged' "$name" "$(wc -l < expected)" "$(wc -l < ordered)" \
+        "$(wc -l < acknowledged)"
+    # In this order, each once.
+    if [ -s expected ] && cmp -s expected ordered && cmp -s expected acknowledged; then
+        echo ': none lost, none repeated'
+    else
+        echo ': WRONG'
+        diff expected ordered | head -n 5 || true
+        diff expected acknowledged | head -n 5 || true
+        failed=1
+    fi
+}
+check momentum "[\"${symbols[0]}\"]"
+check pairs "[\"${symbols[0]}\", \"${symbols[1]}\"]"
+show 'chron-cli umount mnt'
+exit "$failed"
