@@ -154,6 +154,23 @@ fn an_endpoint_that_is_replaced_is_removed_and_added() {
 }
 
 #[test]
+fn a_queue_that_is_being_removed_is_removed_once() {
+    let mut bus = Bus::new();
+    let queue = bus.create("q");
+    assert_eq!(bus.changes(), [Change::Added]);
+    fs::remove_file(queue.path().join("control.meta")).unwrap();
+    assert_eq!(bus.changes(), [Change::Removed]);
+    fs::write(queue.path().join("000000007.q.tmp"), "").unwrap();
+    fs::remove_file(queue.path().join("000000007.q.tmp")).unwrap();
+    assert_eq!(bus.changes(), [], "its segments are still there, and are going, too");
+    // If not, it is a damaged queue, and found by looking at everything.
+    let mut fresh = RouterDiscovery::new(bus.dir.path()).unwrap();
+    assert_eq!(fresh.poll().unwrap()[0].change, Change::Added);
+    fs::remove_dir_all(queue.path()).unwrap();
+    assert_eq!(bus.changes(), []);
+}
+
+#[test]
 fn renamed_directories_take_their_endpoints_along() {
     let mut bus = Bus::new();
     bus.create("a/x/q");

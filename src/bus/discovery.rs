@@ -169,7 +169,7 @@ impl RouterDiscovery {
             self.rescan();
         } else {
             for dir in dirty {
-                self.look_at(dir);
+                self.look_at(dir, false);
             }
         }
         self.expire();
@@ -263,11 +263,11 @@ impl RouterDiscovery {
     fn rescan(&mut self) {
         let started = Instant::now();
         let known: Vec<PathBuf> = self.nodes.keys().cloned().collect();
-        self.look_at(self.root.clone());
+        self.look_at(self.root.clone(), true);
         for dir in known {
             // Its parent was looked at before it, so that it is known whether it is still there.
             if self.nodes.contains_key(&dir) {
-                self.look_at(dir);
+                self.look_at(dir, true);
             }
         }
         let hurry = self.unwatched > 0 || !self.nodes.contains_key(&self.root);
@@ -275,15 +275,15 @@ impl RouterDiscovery {
         self.next_rescan = Instant::now() + every.max(started.elapsed() * RESCAN_SHARE);
     }
 
-    /// Looks at a directory, and at those in it that were not known.
-    fn look_at(&mut self, dir: PathBuf) {
+    /// Looks at a directory, and at those in it that were not known. `all`: as part of looking at everything.
+    fn look_at(&mut self, dir: PathBuf, all: bool) {
         let mut waiting = vec![dir];
         while let Some(dir) = waiting.pop() {
             if !self.watch(&dir) {
                 self.forget(&dir);
                 continue;
             }
-            match find_queue(&dir) {
+            match find_queue(&dir, all) {
                 Found::Queue => {
                     self.forget_below(&dir, |_| false);
                     self.update(&dir);
@@ -442,19 +442,21 @@ fn says_something(name: &str) -> bool {
 /// What lies in a directory.
 enum Found {
     Queue,
-    /// A queue that somebody is just making; its control block comes last, and is notified.
+    /// Segments without a control block: a queue that somebody is just making, or removing.
     NotYet,
     Directories(BTreeSet<PathBuf>),
     Nothing,
 }
 
-fn find_queue(dir: &Path) -> Found {
+/// A queue without its control block is damaged and yet a queue; but when something has just changed, it is more likely
+/// that it is being made, when the control block comes last, or removed. That is left to the next look at everything.
+fn find_queue(dir: &Path, all: bool) -> Found {
     if fs::symlink_metadata(dir.join(CONTROL_FILE)).is_ok() {
         return Found::Queue;
     }
     if Queue::exists(dir) {
-        let being_made = Queue::open(dir).is_ok_and(|queue| queue.writer_info().state == WriterState::Alive);
-        return if being_made { Found::NotYet } else { Found::Queue };
+        let is_held = || Queue::open(dir).is_ok_and(|queue| queue.writer_info().state == WriterState::Alive);
+        return if all && !is_held() { Found::Queue } else { Found::NotYet };
     }
     let Ok(entries) = fs::read_dir(dir) else {
         return if dir.is_dir() { Found::Directories(BTreeSet::new()) } else { Found::Nothing };

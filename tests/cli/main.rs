@@ -3,12 +3,16 @@
 //! Every test runs the built program in a directory of its own. Nothing waits for a time to pass: where two processes
 //! must meet, one reads what the other prints. `timeout` only ends a test that hangs.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod append;
+mod bench;
+mod bus;
+mod doctor;
 mod mount;
 mod state;
 mod tail;
+mod top;
 mod usage;
 
 use std::io::{Read as _, Write as _};

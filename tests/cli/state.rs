@@ -25,6 +25,12 @@ fn looking_changes_no_byte() {
         &["tail", "--since", "2024-08-08T09:15:28Z", "q"],
         &["readers", "q"],
         &["readers", "q", "list", "--json"],
+        &["retain", "--dry-run", "q"],
+        &["merge", "--all-queues", "."],
+        &["watch", "--once", "."],
+        &["top", "--once", "--interval", "100ms", "."],
+        &["doctor", "."],
+        &["doctor", "--deep", "."],
     ] {
         bus.stdout(args);
         assert!(fingerprint(bus.0.path()) == before, "{args:?} changed something");

@@ -15,7 +15,18 @@ fn a_closed_pipe_is_no_error() {
         child.stdout.as_mut().unwrap().read_exact(&mut [0; 10]).unwrap();
         end_quietly(child);
     }
-    for args in [&["inspect", "q"][..], &["ls", "."], &["man"], &["completions", "bash"]] {
+    for args in [
+        &["inspect", "q"][..],
+        &["ls", "."],
+        &["man"],
+        &["completions", "bash"],
+        &["watch", "."],
+        &["merge", "--all-queues", "."],
+        &["merge", "-f", "."],
+        &["doctor", "."],
+        &["retain", "q"],
+        &["top", "--once", "--interval", "100ms", "."],
+    ] {
         let child = bus.command(args).stdout(closed_pipe()).stderr(Stdio::piped()).spawn().unwrap();
         let output = child.wait_with_output().unwrap();
         assert_eq!((code(&output), stderr(&output)), (0, String::new()), "{args:?}");
@@ -33,7 +44,9 @@ fn closed_pipe() -> Stdio {
 fn a_full_disk_behind_stdout_is_an_error() {
     let bus = Bus::new();
     bus.append("q", "txt", b"x\n");
-    for args in [&["tail", "q"][..], &["inspect", "q"], &["ls", "."], &["man"]] {
+    let commands = "tail q,inspect q,ls .,man,merge --all-queues .,doctor .,retain q,watch --once .";
+    for args in commands.split(',').map(|command| command.split(' ').collect::<Vec<_>>()) {
+        let args = &args[..];
         let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let output = bus.command(args).stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
         assert_fails(&output, &["standard output: cannot write: No space left on device"]);
@@ -48,9 +61,20 @@ fn wrong_places_are_named() {
     for (place, part) in
         [("missing", "chron-cli: missing: "), ("plain", "chron-cli: plain: not a queue"), ("file", "chron-cli: file: ")]
     {
-        for args in [&["tail", place][..], &["inspect", place], &["readers", place], &["readers", place, "add", "x"]] {
+        for args in [
+            &["tail", place][..],
+            &["inspect", place],
+            &["readers", place],
+            &["readers", place, "add", "x"],
+            &["retain", place],
+        ] {
             assert_fails(&bus.run(args), &[part]);
         }
+    }
+    for command in ["watch", "merge", "top"] {
+        let missing = bus.run(&[command, "missing"]);
+        assert_fails(&missing, &["chron-cli: missing: cannot list", "No such file or directory"]);
+        assert_fails(&bus.run(&[command, "file"]), &["chron-cli: file: cannot list", "Not a directory"]);
     }
     assert_fails(&bus.run(&["ls", "missing"]), &["chron-cli: missing: cannot list: No such file or directory"]);
     assert_fails(&bus.run(&["umount", "plain"]), &["plain: not mounted"]);
@@ -72,6 +96,13 @@ fn wrong_usage_is_2() {
         &["inspect", "q", "extra"],
         &["readers", "q", "seek", "alice"],
         &["mount", "only-one"],
+        &["retain"],
+        &["merge"],
+        &["merge", ".", "--all"],
+        &["watch"],
+        &["top"],
+        &["doctor"],
+        &["bench", "--messages", "0"],
         &["completions", "cmd.exe"],
         &["--color", "sometimes", "ls", "."],
     ] {
@@ -85,7 +116,8 @@ fn wrong_usage_is_2() {
 #[test]
 fn completions_and_manual_pages_cover_every_subcommand() {
     let bus = Bus::new();
-    let subcommands = ["mount", "umount", "create", "append", "tail", "inspect", "ls", "readers"];
+    let names = "mount umount create append tail inspect ls readers retain merge watch top doctor bench";
+    let subcommands: Vec<&str> = names.split(' ').collect();
     for shell in ["bash", "zsh", "fish"] {
         let script = bus.stdout(&["completions", shell]);
         assert!(subcommands.iter().all(|name| script.contains(name)), "{shell}");

@@ -14,20 +14,32 @@ use chronfs::queue::{Settings, layout};
 use chronfs::view::{Input, InputFormat, parse_line};
 use chronfs::{Queue, QueueWriter, report};
 
+use indicatif::ProgressBar;
+
 use crate::AppendArgs;
 use crate::create::check_place;
 use crate::failure::{Done, Failure, Outcome, note};
+use crate::progress;
 
 /// JSON may write a byte as `\u00XX`: so much longer can a line be than its payload.
 const JSON_EXPANSION: u64 = 6;
 /// Room in a JSON line for keys and numbers.
 const JSON_KEYS: u64 = 64 << 10;
 
+/// From this size on an input takes long enough for a progress bar.
+const LONG_INPUT: u64 = 16 << 20;
+/// Bytes between two steps of the bar.
+const PROGRESS_STEP: u64 = 1 << 20;
+
 /// What has been appended so far.
 struct Appended {
     messages: u64,
     bytes: u64,
     first_seq: u64,
+    /// How much of the input has been read; draws nothing where the input is small or its end is not known.
+    progress: ProgressBar,
+    /// Bytes read that the bar does not know of yet.
+    unreported: u64,
 }
 
 pub(crate) fn run(args: &AppendArgs) -> Outcome {
@@ -40,10 +52,12 @@ pub(crate) fn run(args: &AppendArgs) -> Outcome {
 
     let queue = open_or_create(&args.queue)?;
     let mut writer = queue.writer()?;
-    let mut appended = Appended { messages: 0, bytes: 0, first_seq: writer.next_seq() };
+    let mut appended =
+        Appended { messages: 0, bytes: 0, first_seq: writer.next_seq(), progress: progress_of(files), unreported: 0 };
     let started = Instant::now();
     let result = files.iter().try_for_each(|file| append_file(args, file, &mut writer, &mut appended));
     let synced = if args.sync { writer.flush_sync() } else { Ok(()) };
+    appended.progress.finish_and_clear();
     appended.report(&args.queue, started);
     result?;
     synced?;
@@ -51,6 +65,15 @@ pub(crate) fn run(args: &AppendArgs) -> Outcome {
 }
 
 impl Appended {
+    #[inline]
+    fn has_read(&mut self, bytes: u64) {
+        self.unreported += bytes;
+        if self.unreported >= PROGRESS_STEP {
+            self.progress.inc(self.unreported);
+            self.unreported = 0;
+        }
+    }
+
     fn report(&self, queue: &Path, started: Instant) {
         let path = queue.display();
         if self.messages == 0 {
@@ -67,6 +90,15 @@ impl Appended {
             self.first_seq,
             report::human_bytes(self.bytes),
         ));
+    }
+}
+
+/// A bar for long work, where it can be told how long.
+fn progress_of(files: &[PathBuf]) -> ProgressBar {
+    let sizes = files.iter().map(|file| fs::metadata(file).ok().filter(|metadata| metadata.is_file()));
+    match sizes.map(|metadata| metadata.map(|metadata| metadata.len())).sum::<Option<u64>>() {
+        Some(total) if total >= LONG_INPUT => progress::bytes(total, "appending"),
+        _ => ProgressBar::hidden(),
     }
 }
 
@@ -129,7 +161,10 @@ fn append_file(
         number += 1;
         let at_line = |e: String| Failure::new(format!("{}:{number}: {e}", name.display()));
         match read_line(&mut input, max_line, &mut line) {
-            Ok(true) => append_message(args, format, &line, writer, appended).map_err(at_line)?,
+            Ok(true) => {
+                append_message(args, format, &line, writer, appended).map_err(at_line)?;
+                appended.has_read(line.len() as u64 + 1);
+            }
             Ok(false) => return Ok(()),
             Err(e) => return Err(at_line(e.to_string())),
         }

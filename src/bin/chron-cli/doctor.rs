@@ -71,7 +71,8 @@ fn for_people(report: &Report, color: bool) -> String {
     let queues = if report.checked == 1 { "1 queue".to_owned() } else { format!("{} queues", report.checked) };
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     let verdict = if report.has_problems() {
-        format!("{errors} errors, {warnings} warnings")
+        let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+        format!("{}, {}", plural(errors, "error"), plural(warnings, "warning"))
     } else if report.unchecked.is_empty() {
         "all well".to_owned()
     } else {

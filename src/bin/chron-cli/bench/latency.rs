@@ -21,6 +21,8 @@ use crate::failure::Failure;
 const ROUNDS: u64 = 4;
 /// Pause before a wake, in which the other falls asleep.
 const NAP: Duration = Duration::from_micros(300);
+/// What took longer is counted as this, in nanoseconds.
+const LONGEST_NS: u64 = 60_000_000_000;
 /// Files in the scratch directory.
 const SHARED: &str = "shared";
 const PING: &str = "ping";
@@ -65,7 +67,10 @@ pub(super) struct Latency {
 
 impl Latency {
     fn new() -> Result<Self, Failure> {
-        let make = || Histogram::new(3).map_err(|e| Failure::new(format!("cannot make a histogram: {e}")));
+        let make = || {
+            Histogram::new_with_bounds(1, LONGEST_NS, 3)
+                .map_err(|e| Failure::new(format!("cannot make a histogram: {e}")))
+        };
         Ok(Self { floor: make()?, queue: make()? })
     }
 

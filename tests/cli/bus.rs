@@ -1,0 +1,157 @@
+//! `watch`, `merge`, `retain` and leases in `ls` and `inspect`: commands about more than one queue's messages.
+
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Bus, assert_fails, code, end_quietly, next_line, stderr};
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn watch_tells_what_is_there_and_what_happens() {
+    let bus = Bus::new();
+    bus.numbered("a", 1);
+    fs::write(bus.path("a/READY"), "").unwrap();
+    let once = bus.stdout(&["watch", "--once", "."]);
+    let words: Vec<Vec<&str>> = once.lines().map(|line| line.split_whitespace().skip(1).collect()).collect();
+    assert_eq!(words, [["added", "a"], ["ready", "a"]]);
+
+    let mut watch = bus.command(&["watch", "--json", "."]);
+    let mut watch = watch.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut expect = |event: &str, path: &str| {
+        let line: Value = serde_json::from_str(&next_line(&mut watch)).unwrap();
+        assert_eq!((&line["event"], &line["path"]), (&event.into(), &path.into()), "{line}");
+        assert!(line["time"].is_string() && line["timestamp_ns"].is_u64(), "{line}");
+    };
+    expect("added", "./a");
+    expect("ready", "./a");
+    bus.stdout(&["create", "deep/b"]);
+    expect("added", "./deep/b");
+    chronfs::bus::mark_ready(bus.path("deep/b")).unwrap();
+    expect("ready", "./deep/b");
+    chronfs::bus::write_lease(bus.path("deep/b"), Duration::from_millis(300), "x").unwrap();
+    expect("lease live", "./deep/b");
+    expect("lease expired", "./deep/b");
+    chronfs::bus::remove_lease(bus.path("deep/b")).unwrap();
+    expect("lease removed", "./deep/b");
+    fs::remove_dir_all(bus.path("deep")).unwrap();
+    expect("removed", "./deep/b");
+    fs::remove_file(bus.path("a/READY")).unwrap();
+    expect("unready", "./a");
+    end_quietly(watch);
+}
+
+#[test]
+fn ls_and_inspect_show_leases() {
+    let bus = Bus::new();
+    bus.numbered("q", 1);
+    assert_eq!(bus.json(&["inspect", "--json", "q"])["lease"], Value::Null);
+    chronfs::bus::write_lease(bus.path("q"), Duration::from_secs(3600), "x").unwrap();
+    let lease = &bus.json(&["inspect", "--json", "q"])["lease"];
+    assert_eq!(lease["state"], "live");
+    assert!(lease["age_ms"].is_u64());
+    assert!(bus.stdout(&["ls", "."]).lines().nth(1).unwrap().ends_with("live"));
+    assert!(bus.stdout(&["inspect", "q"]).contains("live, renewed"));
+    assert_eq!(lines(&bus.stdout(&["ls", "--json", "."]))[0]["lease"]["state"], "live");
+}
+
+/// Lines with these payloads and times in seconds.
+fn timed(messages: &[(&str, u64)]) -> String {
+    let line = |(payload, s): &(&str, u64)| format!("{{\"payload\":\"{payload}\",\"timestamp_ns\":{s}000000000}}\n");
+    messages.iter().map(line).collect()
+}
+
+#[test]
+fn merge_puts_ready_queues_in_the_order_of_time() {
+    let bus = Bus::new();
+    bus.append("b", "jsonl", timed(&[("b1", 1), ("b3", 3), ("b5", 5)]).as_bytes());
+    bus.append("deep/a", "jsonl", timed(&[("a1", 1), ("a2", 2), ("a5", 5)]).as_bytes());
+    bus.append("not-ready", "jsonl", timed(&[("n1", 1)]).as_bytes());
+    let output = bus.run(&["merge", "."]);
+    assert_eq!((code(&output), output.stdout.as_slice()), (0, &b""[..]));
+    assert!(stderr(&output).contains("no queue here is marked as ready"), "{}", stderr(&output));
+
+    fs::write(bus.path("b/READY"), "").unwrap();
+    fs::write(bus.path("deep/a/READY"), "").unwrap();
+    assert_eq!(bus.stdout(&["merge", "--format", "txt", "."]), "b1\na1\na2\nb3\nb5\na5\n", "by time, then by path");
+    let all = bus.stdout(&["merge", "--format", "bin", "--all-queues", "--since", "@1", "."]);
+    assert_eq!(all, "b1a1n1a2b3b5a5");
+    assert_eq!(bus.stdout(&["merge", "--format", "txt", "--since", "@3", "."]), "b3\nb5\na5\n");
+    let json = lines(&bus.stdout(&["merge", "."]));
+    assert_eq!((&json[1]["queue"], &json[1]["seq"], &json[1]["payload"]), (&"deep/a".into(), &1.into(), &"a1".into()));
+    assert_eq!(lines(&bus.stdout(&["merge", "b"]))[0]["queue"], ".");
+    assert!(!bus.path("b/readers/merge.meta").exists(), "nothing is registered");
+}
+
+#[test]
+fn merge_f_follows_queues_that_become_ready_later() {
+    let bus = Bus::new();
+    bus.numbered("a", 2);
+    fs::write(bus.path("a/READY"), "").unwrap();
+    let mut merge = bus.command(&["merge", "-f", "--all", "--format", "txt", "."]);
+    let mut merge = merge.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    assert_eq!((next_line(&mut merge), next_line(&mut merge)), ("m1".to_owned(), "m2".to_owned()));
+    bus.append("a", "txt", b"live\n");
+    assert_eq!(next_line(&mut merge), "live");
+    bus.append("b", "txt", b"from b\n");
+    fs::write(bus.path("b/READY"), "").unwrap();
+    assert_eq!(next_line(&mut merge), "from b");
+    bus.append("b", "txt", b"more of b\n");
+    assert_eq!(next_line(&mut merge), "more of b");
+    end_quietly(merge);
+}
+
+#[test]
+fn merge_names_what_is_missing() {
+    let bus = Bus::new();
+    bus.append("q", "txt", b"before\ndamaged\nafter\n");
+    fs::write(bus.path("q/READY"), "").unwrap();
+    let segment = bus.path("q/000000000.q");
+    let mut bytes = fs::read(&segment).unwrap();
+    let at = bytes.windows(7).position(|window| window == b"damaged").unwrap();
+    bytes[at] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let output = bus.run(&["merge", "--format", "txt", "."]);
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("q: messages 2 to 2 are missing: checksum"), "{}", stderr(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 3);
+}
+
+/// A queue of four segments or so, of which retention may keep one.
+fn several_segments(bus: &Bus) {
+    bus.stdout(&["create", "q", "--segment-size", "64KiB", "--retain-bytes", "64KiB"]);
+    bus.stdout(&["readers", "q", "add", "slow"]);
+    bus.append("q", "txt", "x".repeat(100).repeat(1).as_bytes());
+    let lines: String = (0..1500).map(|n| format!("{n:0100}\n")).collect();
+    bus.append("q", "txt", lines.as_bytes());
+}
+
+#[test]
+fn retain_says_what_goes_and_who_keeps_the_rest() {
+    let bus = Bus::new();
+    several_segments(&bus);
+    let segments = || bus.json(&["inspect", "--json", "q"])["segments"].as_array().unwrap().len();
+    let before = segments();
+    let text = bus.stdout(&["retain", "--dry-run", "q"]);
+    assert!(text.starts_with("would be removed: nothing\n") && text.contains("slow"), "{text}");
+    bus.stdout(&["readers", "q", "rm", "slow"]);
+    let text = bus.stdout(&["retain", "-n", "q"]);
+    assert!(text.starts_with("would be removed: ") && text.contains("messages 1 to "), "{text}");
+    assert_eq!(segments(), before, "nothing has changed");
+    let dry = bus.json(&["retain", "--dry-run", "--json", "q"]);
+    assert!(dry["removed_bytes"].as_u64().unwrap() >= 65_536 && dry["dry_run"] == true, "{dry}");
+    let json = bus.json(&["retain", "--json", "q"]);
+    assert_eq!((&json["removed"], &json["dry_run"]), (&dry["removed"], &Value::Bool(false)));
+    assert_eq!(segments(), before - json["removed"].as_array().unwrap().len());
+    assert_eq!(bus.stdout(&["retain", "q"]), "removed: nothing\n");
+
+    bus.numbered("unlimited", 1);
+    let output = bus.run(&["retain", "unlimited"]);
+    assert!(stderr(&output).contains("unlimited: it has no retention limits"), "{}", stderr(&output));
+    assert_fails(&bus.run(&["retain", "missing"]), &["missing: not a queue", "chron-cli create"]);
+}
