@@ -126,7 +126,7 @@ fn merge_names_what_is_missing() {
 fn several_segments(bus: &Bus) {
     bus.stdout(&["create", "q", "--segment-size", "64KiB", "--retain-bytes", "64KiB"]);
     bus.stdout(&["readers", "q", "add", "slow"]);
-    bus.append("q", "txt", "x".repeat(100).repeat(1).as_bytes());
+    bus.append("q", "txt", "x".repeat(100).as_bytes());
     let lines: String = (0..1500).map(|n| format!("{n:0100}\n")).collect();
     bus.append("q", "txt", lines.as_bytes());
 }
