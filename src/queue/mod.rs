@@ -13,6 +13,7 @@ mod cursor;
 mod dir;
 mod error;
 mod fan_in;
+mod handshake;
 mod inspect;
 pub mod layout;
 mod lock;

@@ -21,9 +21,10 @@ use std::time::Duration;
 
 use super::error::Result;
 use super::layout::{CONTROL_LEN, CONTROL_NOTIFY_SEQ, CONTROL_SLEEPING, CONTROL_WRITER};
+use super::handshake;
 use super::mapping::Mapping;
 use super::sys;
-use crate::sync::{AtomicU32, Ordering, compiler_fence, fence};
+use crate::sync::{AtomicU32, Ordering, fence};
 
 /// The longest uninterrupted sleep: bounds what a fault that nobody foresaw can cost.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -49,13 +50,7 @@ impl Waker {
     /// SYNC POINT with `Waiter::prepare`.
     #[inline]
     pub(crate) fn published(self, control: &Mapping) {
-        if self.asymmetric {
-            // Keeps the compiler from moving the load before the store; the sleeper's barrier does the rest.
-            compiler_fence(Ordering::SeqCst);
-        } else {
-            fence(Ordering::SeqCst);
-        }
-        if control.word(CONTROL_SLEEPING).load(Ordering::Relaxed) != 0 {
+        if handshake::is_somebody_asleep(control.word(CONTROL_SLEEPING), self.asymmetric) {
             Self::wake(control);
         }
     }
@@ -63,9 +58,8 @@ impl Waker {
     /// Wakes everybody.
     #[cold]
     pub(crate) fn wake(control: &Mapping) {
-        control.word(CONTROL_SLEEPING).store(0, Ordering::Relaxed);
         let notify_seq = control.word(CONTROL_NOTIFY_SEQ);
-        notify_seq.fetch_add(1, Ordering::Release);
+        handshake::announce_news(control.word(CONTROL_SLEEPING), notify_seq);
         sys::futex_wake(notify_seq);
     }
 }

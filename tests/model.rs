@@ -1,0 +1,193 @@
+//! The lock-free protocols, under every interleaving (loom): waking sleepers, publishing a record, committing a cursor.
+//!
+//! The writer's half of the wake-up is the engine's own file, included here over loom's atomics. The rest is modelled:
+//! what a sleeper does by system calls on the control block (`Waiter::announce`), the futex, and membarrier, which makes
+//! a full barrier on both sides and so stands as a SeqCst fence on each. Where a model wakes nobody, loom reports the
+//! deadlock; where one reads what has not been published, the race.
+//!
+//! Limits of the tool: loads are not moved behind later stores (load buffering).
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use loom::cell::UnsafeCell;
+use loom::sync::{Arc, Condvar, Mutex};
+use loom::thread;
+use sync::{AtomicU32, Ordering, fence};
+
+mod sync {
+    pub(crate) use loom::sync::atomic::{AtomicU32, Ordering, fence};
+
+    /// The sleeper's membarrier makes this a full barrier at run time.
+    pub(crate) fn compiler_fence(order: Ordering) {
+        fence(order);
+    }
+}
+
+#[path = "../src/queue/handshake.rs"]
+mod handshake;
+
+/// A queue's words, as far as they matter here.
+struct Queue {
+    /// How many messages have been committed: stands for their commit words.
+    committed: AtomicU32,
+    sleeping: AtomicU32,
+    notify_seq: AtomicU32,
+    /// The kernel's side of the futex: its lock, and those asleep.
+    kernel: Mutex<()>,
+    asleep: Condvar,
+}
+
+impl Queue {
+    fn new() -> Self {
+        let zero = || AtomicU32::new(0);
+        let (committed, sleeping, notify_seq) = (zero(), zero(), zero());
+        Self { committed, sleeping, notify_seq, kernel: Mutex::new(()), asleep: Condvar::new() }
+    }
+
+    fn append(&self, asymmetric: bool) {
+        let count = self.committed.load(Ordering::Relaxed);
+        self.committed.store(count + 1, Ordering::Release);
+        if handshake::is_somebody_asleep(&self.sleeping, asymmetric) {
+            handshake::announce_news(&self.sleeping, &self.notify_seq);
+            let _kernel = self.kernel.lock().unwrap();
+            self.asleep.notify_all();
+        }
+    }
+
+    /// `Waiter::announce`: system calls, each a barrier at least as strong as this.
+    fn prepare(&self) -> u32 {
+        let ticket = self.notify_seq.load(Ordering::Acquire);
+        self.sleeping.store(1, Ordering::Release);
+        fence(Ordering::SeqCst);
+        ticket
+    }
+
+    /// `futex(FUTEX_WAIT)`: sleeps only if the word still holds the ticket. No timeout: a lost wake-up is a deadlock.
+    fn sleep(&self, ticket: u32) {
+        let kernel = self.kernel.lock().unwrap();
+        if self.notify_seq.load(Ordering::Acquire) == ticket {
+            drop(self.asleep.wait(kernel).unwrap());
+        }
+    }
+
+    fn wait_for(&self, count: u32) {
+        loop {
+            let ticket = self.prepare();
+            if self.committed.load(Ordering::Acquire) >= count {
+                return;
+            }
+            self.sleep(ticket);
+        }
+    }
+}
+
+fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(model);
+}
+
+#[test]
+fn a_sleeper_is_woken_for_every_message() {
+    for asymmetric in [true, false] {
+        explore(4, move || {
+            let queue = Arc::new(Queue::new());
+            let sleeper = Arc::clone(&queue);
+            let sleeper = thread::spawn(move || {
+                sleeper.wait_for(1);
+                sleeper.wait_for(2);
+            });
+            queue.append(asymmetric);
+            queue.append(asymmetric);
+            sleeper.join().unwrap();
+        });
+    }
+}
+
+#[test]
+fn two_sleepers_are_both_woken() {
+    explore(3, || {
+        let queue = Arc::new(Queue::new());
+        let sleepers = [1, 2].map(|count| {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || queue.wait_for(count))
+        });
+        queue.append(true);
+        queue.append(true);
+        sleepers.into_iter().for_each(|sleeper| sleeper.join().unwrap());
+    });
+}
+
+/// A record's place: the commit word, and bytes that are no atomics.
+struct Place {
+    commit: AtomicU32,
+    payload: UnsafeCell<u32>,
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn a_reader_that_sees_the_commit_word_sees_the_whole_record() {
+    explore(4, || {
+        let place = || Place { commit: AtomicU32::new(0), payload: UnsafeCell::new(0) };
+        let places = Arc::new([place(), place(), place()]);
+        let writer = Arc::clone(&places);
+        let writer = thread::spawn(move || {
+            for index in 0..2 {
+                // As in `append`: first the successor's commit word, then the payload, then this one's.
+                writer[index + 1].commit.store(0, Ordering::Relaxed);
+                // SAFETY: loom checks that nobody reads it meanwhile.
+                writer[index].payload.with_mut(|payload| unsafe { *payload = 7 });
+                writer[index].commit.store(1, Ordering::Release);
+            }
+        });
+        for place in places.iter() {
+            if place.commit.load(Ordering::Acquire) == 0 {
+                break;
+            }
+            // SAFETY: loom checks that nobody stores into it meanwhile.
+            assert_eq!(place.payload.with(|payload| unsafe { *payload }), 7);
+        }
+        writer.join().unwrap();
+    });
+}
+
+/// A slot of a cursor or of the published head: generation, value, checksum.
+#[derive(Default)]
+struct Slot([AtomicU32; 3]);
+
+impl Slot {
+    fn store(&self, generation: u32, value: u32) {
+        // A plain copy: in any order.
+        let [first, second, third] = &self.0;
+        first.store(generation, Ordering::Relaxed);
+        second.store(value, Ordering::Relaxed);
+        third.store(checksum(generation, value), Ordering::Relaxed);
+    }
+
+    fn load(&self) -> Option<(u32, u32)> {
+        let [generation, value, sum] = [0, 1, 2].map(|index| self.0[index].load(Ordering::Relaxed));
+        (checksum(generation, value) == sum && value != 0).then_some((generation, value))
+    }
+}
+
+fn checksum(generation: u32, value: u32) -> u32 {
+    generation.wrapping_mul(0x9E37_79B9) ^ value.wrapping_mul(0x85EB_CA6B) ^ 1
+}
+
+#[test]
+fn whoever_looks_at_a_cursor_during_a_commit_sees_what_was_committed_once() {
+    explore(3, || {
+        let slots = Arc::new([Slot::default(), Slot::default()]);
+        slots[0].store(0, 100);
+        let owner = Arc::clone(&slots);
+        let owner = thread::spawn(move || {
+            for generation in 1..=2_u32 {
+                owner[usize::from(generation % 2 == 1)].store(generation, 100 + generation);
+            }
+        });
+        let sound = slots.iter().filter_map(Slot::load).max();
+        // Between two commits in a row both slots can be half written: the engine looks again then.
+        assert!(sound.is_none_or(|(generation, value)| value == 100 + generation), "{sound:?}");
+        owner.join().unwrap();
+        assert_eq!(slots.iter().filter_map(Slot::load).max(), Some((2, 102)));
+    });
+}
