@@ -68,6 +68,11 @@ pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Tail> {
     let hint = shared.head_hint();
     let published = hint.map_or(0, |hint| hint.next_seq);
     let known = [published, newest_cursor(shared)?].into_iter().filter(|&seq| seq < MAX_SEQ).max().unwrap_or(0);
+    if next_seq >= MAX_SEQ {
+        let what = format!("a record claims to be message {next_seq}, which nobody has reached: move the segment away");
+        let last = ids.last().map_or_else(String::new, |&id| super::segment::file_name(id));
+        return Err(Error::damaged(&shared.dir.path_of(&last), 0, what));
+    }
     let place = match end {
         Some((segment, offset)) => TailPlace::Segment(segment, offset),
         None => TailPlace::Fresh(fresh),
