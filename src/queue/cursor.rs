@@ -89,6 +89,7 @@ pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Place)
     let liveness = liveness(lock::boot_id(), 0);
     let at = CURSOR_LIVENESS as usize;
     bytes[at..at + size_of::<LivenessBlock>()].copy_from_slice(liveness.as_bytes());
+    super::sys::check_size_limit(u64::from(CURSOR_LEN)).map_err(Error::io(&path, "make it"))?;
     let file = dir.open_file(&temporary, Access::CreateNew)?;
     let file = file.ok_or_else(|| Error::io(&path, "make it")(std::io::ErrorKind::NotFound.into()))?;
     let made = file.write_all_at(&bytes, 0).and_then(|()| file.sync_all()).map_err(Error::io(&path, "write it"));

@@ -58,6 +58,7 @@ pub(crate) fn lock_holder(file: &File) -> io::Result<Option<LockHolder>> {
 fn describe(file: &File) -> io::Result<()> {
     let me = Identity::of_self();
     let text = format!("pid {}\nstarted {}\nboot {}\npid_namespace {}\n", me.pid, me.started, me.boot, me.namespace);
+    sys::check_size_limit(text.len() as u64)?;
     file.set_len(0)?;
     file.write_all_at(text.as_bytes(), 0)
 }

@@ -72,15 +72,22 @@ pub(crate) fn mkdir_at(dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     check(unsafe { libc::mkdirat(dir.as_raw_fd(), name.as_ptr(), 0o777) }).map(drop)
 }
 
-/// Makes `file` `len` bytes long with every block allocated, so that storing into a mapping of it can't run out of
-/// space. Checks the process's file size limit first: beyond it the kernel would send SIGXFSZ.
-pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
+/// Fails where the process may not make a file this long: to be asked before writing, because the kernel's answer is
+/// SIGXFSZ.
+pub(crate) fn check_size_limit(len: u64) -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid place for the answer.
     check(unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) })?;
     if limit.rlim_cur != libc::RLIM_INFINITY && limit.rlim_cur < len {
         return Err(io::Error::from_raw_os_error(libc::EFBIG));
     }
+    Ok(())
+}
+
+/// Makes `file` `len` bytes long with every block allocated, so that storing into a mapping of it can't run out of
+/// space.
+pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
+    check_size_limit(len)?;
     let signed = i64::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
     loop {
         // SAFETY: a plain call on a descriptor that we borrow.

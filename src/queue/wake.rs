@@ -20,8 +20,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::error::Result;
-use super::layout::{CONTROL_LEN, CONTROL_NOTIFY_SEQ, CONTROL_SLEEPING, CONTROL_WRITER};
 use super::handshake;
+use super::layout::{CONTROL_LEN, CONTROL_NOTIFY_SEQ, CONTROL_SLEEPING, CONTROL_WRITER};
 use super::mapping::Mapping;
 use super::sys;
 use crate::sync::{AtomicU32, Ordering, fence};
