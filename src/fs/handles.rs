@@ -4,7 +4,8 @@
 //! gone or means something else.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, RwLock};
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, RwLock};
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -20,8 +21,8 @@ const MAX_HANDLES: usize = 100_000;
 pub(crate) enum Progress {
     /// What there is has been appended to the buffer; nothing appended means the end of the file.
     Done,
-    /// Nothing there yet: ask again when the queue has moved.
-    Wait(Arc<OpenQueue>),
+    /// Nothing there yet: ask again when one of the queues has moved.
+    Wait(Vec<Arc<OpenQueue>>),
 }
 
 /// An open file. Several threads may call at once.
@@ -44,9 +45,24 @@ pub(crate) trait Handle: Send + Sync {
     /// The last descriptor was closed. Nobody hears of errors.
     fn release(&self) {}
 
-    /// For `poll`: whether a read would block, and for what. None: never.
-    fn blocked(&self) -> Option<Arc<OpenQueue>> {
+    /// For `poll`: whether a read would block, and for what. None: it would not.
+    fn blocked(&self) -> Option<Vec<Arc<OpenQueue>>> {
         None
+    }
+
+    /// A read that waits is to be tried again now and then, whatever the queues do.
+    fn looks_around(&self) -> bool {
+        false
+    }
+
+    /// The file whose bytes these are, unchanged: the kernel may read and map it itself.
+    fn backing(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Whether the bytes never change, so that the kernel may keep them.
+    fn is_constant(&self) -> bool {
+        false
     }
 }
 
@@ -54,8 +70,8 @@ pub(crate) trait Handle: Send + Sync {
 pub(crate) struct OpenFile {
     pub(crate) fh: u64,
     pub(crate) handle: Box<dyn Handle>,
-    /// The queue that a `poll` of this handle waits for.
-    pub(crate) polled: OnceLock<Arc<OpenQueue>>,
+    /// The queues that a `poll` of this handle waits for.
+    pub(crate) polled: Mutex<Vec<Arc<OpenQueue>>>,
 }
 
 impl std::fmt::Debug for OpenFile {

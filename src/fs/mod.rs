@@ -2,7 +2,7 @@
 //!
 //! Layers, from the kernel down: `kernel/` is the only place that names `fuser`; it turns requests into calls of
 //! `tree` and answers into replies. `tree` knows directories and handles, in our own types, and is tested without a
-//! kernel. `nodes` is the one table of what a directory shows; `files/` has one file per family of rows. `queues`
+//! kernel; `children` knows what is in a directory. `nodes` is the one table of what a directory shows; `files/` has one file per family of rows. `queues`
 //! holds what the mount knows of each queue (its open handle, its writer, who waits for it), `watch` the thread that
 //! sleeps for a queue's blocked readers, `parked` those readers. `backing` is the way into the directory that is
 //! mirrored.
@@ -12,6 +12,8 @@
 
 mod attr;
 mod backing;
+mod bus_walk;
+mod children;
 pub mod daemon;
 mod errno;
 mod files;

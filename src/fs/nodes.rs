@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::queue::Settings;
+use crate::sync::AtomicBool;
 use crate::view::{Format, InputFormat};
 
 use super::attr::{Attr, Ttl};
 use super::backing::{Backing, Directory};
 use super::errno::{Errno, Result};
-use super::files::{append, follow, marker, readers, status, views};
+use super::files::{append, chronfs, follow, lease, marker, merged, readers, status, take, views};
 use super::handles::Handle;
 use super::queues::{Contents, OpenQueue, Queues};
 
@@ -24,6 +25,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     /// The largest chunk in which the kernel passes on a write, in bytes.
     pub(crate) max_chunk: usize,
+    /// The mount goes away: nobody waits any more.
+    pub(crate) closing: AtomicBool,
 }
 
 /// A directory as it is now: what a row's constructor gets.
@@ -34,8 +37,8 @@ pub(crate) struct Site {
     pub(crate) relative: Arc<Path>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) contents: Contents,
-    /// In a reader's directory: the reader.
-    pub(crate) reader: Option<Arc<str>>,
+    /// In a directory that is about something, what: a reader's name, a place to read from.
+    pub(crate) subject: Option<Arc<str>>,
 }
 
 impl Site {
@@ -48,9 +51,9 @@ impl Site {
         }
     }
 
-    /// The reader, where there must be one.
-    pub(crate) fn reader(&self) -> Result<Arc<str>> {
-        self.reader.clone().ok_or(Errno::ENOENT)
+    /// What the directory is about, where there must be something.
+    pub(crate) fn subject(&self) -> Result<Arc<str>> {
+        self.subject.clone().ok_or(Errno::ENOENT)
     }
 
     /// The path by which people know the directory.
@@ -137,6 +140,20 @@ pub(crate) enum Place {
     Readers,
     /// `readers/<name>/`.
     Reader,
+    /// `messages/` of a queue.
+    Messages,
+    /// `at/` of a queue.
+    At,
+    /// `since/` of a queue.
+    SinceAll,
+    /// `since/<place>/`.
+    Since,
+    /// `segments/` of a queue.
+    Segments,
+    /// `.merged/` of a plain directory.
+    Merged,
+    /// `.chronfs/` of the root.
+    Chronfs,
 }
 
 /// Whether `ls` shows a row.
@@ -176,8 +193,18 @@ const fn file(
     Row { name, places, listed, make: Make::File(make), create: None, remove: None }
 }
 
+const fn directory(name: &'static str, places: &'static [Place], place: Place) -> Row {
+    Row { name, places, listed: Listed::Always, make: Make::Directory(place), create: None, remove: None }
+}
+
+const PLAIN: &[Place] = &[Place::Plain];
 const QUEUE: &[Place] = &[Place::Queue];
 const READER: &[Place] = &[Place::Reader];
+const SINCE: &[Place] = &[Place::Since];
+const MERGED: &[Place] = &[Place::Merged];
+const CHRONFS: &[Place] = &[Place::Chronfs];
+/// Where an endpoint is, or may become one.
+const ENDPOINT: &[Place] = &[Place::Plain, Place::Queue];
 
 /// Everything virtual, in the order in which it is listed.
 pub(crate) static NODES: &[Row] = &[
@@ -193,30 +220,69 @@ pub(crate) static NODES: &[Row] = &[
     file("append.txt", QUEUE, Listed::Always, |site| append::append(site, InputFormat::Txt)),
     file("append.bin", QUEUE, Listed::Always, |site| append::append(site, InputFormat::Bin)),
     // The first append makes the queue.
-    file("append.jsonl", &[Place::Plain], Listed::Never, |site| append::first(site, InputFormat::Jsonl)),
-    file("append.txt", &[Place::Plain], Listed::Never, |site| append::first(site, InputFormat::Txt)),
-    file("append.bin", &[Place::Plain], Listed::Never, |site| append::first(site, InputFormat::Bin)),
-    Row {
-        name: "readers",
-        places: QUEUE,
-        listed: Listed::Always,
-        make: Make::Directory(Place::Readers),
-        create: None,
-        remove: None,
-    },
+    file("append.jsonl", PLAIN, Listed::Never, |site| append::first(site, InputFormat::Jsonl)),
+    file("append.txt", PLAIN, Listed::Never, |site| append::first(site, InputFormat::Txt)),
+    file("append.bin", PLAIN, Listed::Never, |site| append::first(site, InputFormat::Bin)),
+    directory("messages", QUEUE, Place::Messages),
+    directory("at", QUEUE, Place::At),
+    directory("since", QUEUE, Place::SinceAll),
+    directory("readers", QUEUE, Place::Readers),
+    directory("segments", QUEUE, Place::Segments),
     file("position", READER, Listed::Always, readers::position),
     file("lag", READER, Listed::Always, readers::lag),
     file("status.json", READER, Listed::Always, readers::status),
+    file("messages.jsonl", READER, Listed::Always, |site| views::pending(site, Format::Jsonl)),
+    file("messages.txt", READER, Listed::Always, |site| views::pending(site, Format::Txt)),
+    file("messages.bin", READER, Listed::Always, |site| views::pending(site, Format::Bin)),
+    file("messages.hex", READER, Listed::Always, |site| views::pending(site, Format::Hex)),
+    file("follow.jsonl", READER, Listed::Always, |site| follow::follow_reader(site, Format::Jsonl)),
+    file("follow.txt", READER, Listed::Always, |site| follow::follow_reader(site, Format::Txt)),
+    file("follow.bin", READER, Listed::Always, |site| follow::follow_reader(site, Format::Bin)),
+    file("follow.hex", READER, Listed::Always, |site| follow::follow_reader(site, Format::Hex)),
+    file("take.jsonl", READER, Listed::Always, |site| take::take(site, Format::Jsonl)),
+    file("take.txt", READER, Listed::Always, |site| take::take(site, Format::Txt)),
+    file("take.bin", READER, Listed::Always, |site| take::take(site, Format::Bin)),
+    file("messages.jsonl", SINCE, Listed::Always, |site| views::since(site, Format::Jsonl)),
+    file("messages.txt", SINCE, Listed::Always, |site| views::since(site, Format::Txt)),
+    file("messages.bin", SINCE, Listed::Always, |site| views::since(site, Format::Bin)),
+    file("messages.hex", SINCE, Listed::Always, |site| views::since(site, Format::Hex)),
+    file("follow.jsonl", SINCE, Listed::Always, |site| follow::follow_since(site, Format::Jsonl)),
+    file("follow.txt", SINCE, Listed::Always, |site| follow::follow_since(site, Format::Txt)),
+    file("follow.bin", SINCE, Listed::Always, |site| follow::follow_since(site, Format::Bin)),
+    file("follow.hex", SINCE, Listed::Always, |site| follow::follow_since(site, Format::Hex)),
     file("status", QUEUE, Listed::Always, status::for_people),
     file("status.json", QUEUE, Listed::Always, status::for_scripts),
     Row {
         name: crate::bus::READY_FILE,
-        places: &[Place::Plain, Place::Queue],
+        places: ENDPOINT,
         listed: Listed::WhenPresent,
         make: Make::File(marker::ready),
         create: Some(marker::mark),
         remove: Some(marker::unmark),
     },
+    Row {
+        name: crate::bus::LEASE_FILE,
+        places: ENDPOINT,
+        listed: Listed::WhenPresent,
+        make: Make::File(lease::lease),
+        create: Some(lease::renew),
+        remove: Some(lease::give_up),
+    },
+    directory(".merged", PLAIN, Place::Merged),
+    file("messages.jsonl", MERGED, Listed::Always, |site| merged::messages(site, Format::Jsonl)),
+    file("messages.txt", MERGED, Listed::Always, |site| merged::messages(site, Format::Txt)),
+    file("messages.bin", MERGED, Listed::Always, |site| merged::messages(site, Format::Bin)),
+    file("messages.hex", MERGED, Listed::Always, |site| merged::messages(site, Format::Hex)),
+    file("follow.jsonl", MERGED, Listed::Always, |site| merged::follow(site, Format::Jsonl)),
+    file("follow.txt", MERGED, Listed::Always, |site| merged::follow(site, Format::Txt)),
+    file("follow.bin", MERGED, Listed::Always, |site| merged::follow(site, Format::Bin)),
+    file("follow.hex", MERGED, Listed::Always, |site| merged::follow(site, Format::Hex)),
+    // In the root only.
+    directory(".chronfs", ENDPOINT, Place::Chronfs),
+    file("metrics", CHRONFS, Listed::Always, chronfs::metrics),
+    file("status.json", CHRONFS, Listed::Always, chronfs::status),
+    file("version", CHRONFS, Listed::Always, chronfs::version),
+    file("README", CHRONFS, Listed::Always, chronfs::readme),
 ];
 
 /// The rows of a directory.
@@ -264,7 +330,7 @@ mod tests {
 
     #[test]
     fn no_directory_has_a_name_twice() {
-        for place in [Place::Plain, Place::Queue, Place::Readers, Place::Reader] {
+        for place in NODES.iter().flat_map(|row| row.places).copied() {
             let mut names: Vec<_> = rows(place).map(|row| row.name).collect();
             let count = names.len();
             names.sort_unstable();

@@ -9,12 +9,14 @@
 //!
 //! Lock order: a read's `answer` before the state of its handle.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::errno::{Errno, Result};
 use super::handles::{OpenFile, Progress};
 use super::lock;
+use crate::sync::{AtomicBool, Ordering};
 
 /// Gives a read its answer, once.
 pub(crate) type Answer = Box<dyn FnOnce(Result<&[u8]>) + Send>;
@@ -23,12 +25,15 @@ pub(crate) type Answer = Box<dyn FnOnce(Result<&[u8]>) + Send>;
 const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 /// The most that is ever waited between two looks. A killed reader must be gone within 250 ms.
 const SWEEP_INTERVAL_MAX: Duration = Duration::from_millis(150);
+/// How often those reads are tried again that look around for more than their queues.
+const LOOK_INTERVAL: Duration = Duration::from_millis(400);
 /// How long a caller may be blocked whose signals can't be seen: it lives in a foreign pid namespace (pid 0).
 const UNSEEN_CALLER_LIMIT: Duration = Duration::from_millis(200);
 
 /// A read that waits for its answer.
 pub(crate) struct ParkedRead {
     answer: Mutex<Option<Answer>>,
+    answered: AtomicBool,
     open: Arc<OpenFile>,
     offset: u64,
     size: usize,
@@ -39,7 +44,8 @@ pub(crate) struct ParkedRead {
 
 impl ParkedRead {
     pub(crate) fn new(answer: Answer, open: Arc<OpenFile>, offset: u64, size: usize, caller: u32) -> Self {
-        Self { answer: Mutex::new(Some(answer)), open, offset, size, caller, since: Instant::now() }
+        let answered = AtomicBool::new(false);
+        Self { answer: Mutex::new(Some(answer)), answered, open, offset, size, caller, since: Instant::now() }
     }
 
     /// Tries the read again. True when it has its answer, now or from before.
@@ -55,6 +61,7 @@ impl ParkedRead {
             Err(errno) => Err(errno),
         };
         if let Some(answer) = slot.take() {
+            self.answered.store(true, Ordering::Release);
             answer(result);
         }
         true
@@ -63,12 +70,25 @@ impl ParkedRead {
     /// Ends the read without data; an empty `Ok` is the end of the file.
     pub(crate) fn end(&self, result: Result<()>) {
         if let Some(answer) = lock(&self.answer).take() {
+            self.answered.store(true, Ordering::Release);
             answer(result.map(|()| [].as_slice()));
         }
     }
 
-    fn is_answered(&self) -> bool {
-        lock(&self.answer).is_none()
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Acquire)
+    }
+
+    /// Tries again a read that looks around for more than its queues; true when it has its answer.
+    fn look_around(&self, buffer: &mut Vec<u8>) -> bool {
+        if !self.open.handle.looks_around() {
+            return false;
+        }
+        // A panic costs this read an EIO, not the thread its life.
+        catch_unwind(AssertUnwindSafe(|| self.attempt(buffer))).unwrap_or_else(|_| {
+            self.end(Err(Errno::EIO));
+            true
+        })
     }
 
     /// Whether the caller would leave the system call if it could.
@@ -92,6 +112,8 @@ pub(crate) struct Interrupts {
 #[derive(Default)]
 struct State {
     parked: Vec<Weak<ParkedRead>>,
+    /// Those of them that look around: there may be no queue whose list holds them.
+    kept: Vec<Arc<ParkedRead>>,
     running: bool,
 }
 
@@ -100,6 +122,9 @@ impl Interrupts {
     pub(crate) fn watch(self: &Arc<Self>, read: &Arc<ParkedRead>) -> Result<()> {
         let mut state = lock(&self.state);
         state.parked.push(Arc::downgrade(read));
+        if read.open.handle.looks_around() {
+            state.kept.push(Arc::clone(read));
+        }
         if !state.running {
             let this = Arc::clone(self);
             std::thread::Builder::new()
@@ -114,11 +139,14 @@ impl Interrupts {
 
     fn run(&self) {
         let mut pause = SWEEP_INTERVAL;
+        let mut looked = Instant::now();
+        let mut buffer = Vec::new();
         loop {
             std::thread::sleep(pause);
             let started = Instant::now();
             let parked: Vec<Arc<ParkedRead>> = {
                 let mut state = lock(&self.state);
+                state.kept.retain(|read| !read.is_answered());
                 state.parked.retain(|read| read.upgrade().is_some_and(|read| !read.is_answered()));
                 if state.parked.is_empty() {
                     state.running = false;
@@ -128,6 +156,12 @@ impl Interrupts {
             };
             for read in parked.iter().filter(|read| read.is_interrupted()) {
                 read.end(Err(Errno::EINTR));
+            }
+            if looked.elapsed() >= LOOK_INTERVAL {
+                for read in &parked {
+                    read.look_around(&mut buffer);
+                }
+                looked = Instant::now();
             }
             // With thousands of readers the sweep itself costs: a fifth of one processor at most.
             pause = (started.elapsed() * 4).clamp(SWEEP_INTERVAL, SWEEP_INTERVAL_MAX);

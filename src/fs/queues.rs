@@ -46,6 +46,8 @@ pub(crate) struct OpenQueue {
     views: Mutex<HashMap<Format, (SegmentFile, Arc<SharedView>)>>,
     first_segment: Mutex<Option<SegmentFile>>,
     warm_views: Arc<AtomicU32>,
+    /// Handles that use a reader of this queue.
+    pub(crate) takes: AtomicU32,
 }
 
 impl std::fmt::Debug for OpenQueue {
@@ -90,6 +92,7 @@ impl OpenQueue {
             views: Mutex::default(),
             first_segment: Mutex::default(),
             warm_views,
+            takes: AtomicU32::new(0),
         };
         let first = opened.look_at_first_segment(None);
         opened.identity = first.map_or(0, SegmentFile::generation);
@@ -155,6 +158,11 @@ impl OpenQueue {
                 Ok(view)
             }
         }
+    }
+
+    /// How many views of the mount keep descriptors open without being used.
+    pub(crate) fn warm_views(&self) -> &Arc<AtomicU32> {
+        &self.warm_views
     }
 
     /// Whose bits decide who may read the messages: a segment's, or the control block's where there is none yet.

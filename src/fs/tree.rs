@@ -7,20 +7,21 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use crate::queue::Settings;
 use crate::sync::{AtomicBool, Ordering};
 
 use super::attr::{Attr, Kind, Ttl};
 use super::backing::{Backing, Directory, FileId};
+use super::children;
 use super::errno::{Errno, Result};
-use super::files::plain::Plain;
+use super::files::numbered::Numbers;
 use super::files::readers;
 use super::handles::{OpenFile, Progress, Table};
 use super::inodes::{Ino, Inodes, Key};
 use super::lock;
-use super::nodes::{self, Access, Caller, File, Listed, Make, Place, Row, Shared, Site};
+use super::nodes::{self, Access, Caller, File, Place, Row, Shared, Site};
 use super::queues::{Contents, Queues};
 use super::watch::{Notify, Watch};
 
@@ -36,18 +37,25 @@ pub(crate) enum Node {
 /// A directory: where it is, not what is in it.
 #[derive(Clone)]
 pub(crate) struct DirectoryNode {
-    kind: DirectoryKind,
+    pub(super) kind: DirectoryKind,
     /// Path of the backing directory below the root.
-    relative: Arc<Path>,
+    pub(super) relative: Arc<Path>,
     /// The backing directory.
-    id: FileId,
+    pub(super) id: FileId,
 }
 
 #[derive(Clone)]
-enum DirectoryKind {
+pub(super) enum DirectoryKind {
+    /// The backing directory itself.
     Backing,
-    Readers,
-    Reader(Arc<str>),
+    /// One that only the mount has, in the backing directory or in another such directory.
+    Virtual {
+        place: Place,
+        /// What it is about: a reader's name, a place to read from.
+        subject: Option<Arc<str>>,
+        /// Its path below the backing directory.
+        path: Arc<Path>,
+    },
 }
 
 /// A node that was looked up.
@@ -66,10 +74,12 @@ pub(crate) struct Item {
     pub(crate) kind: Kind,
 }
 
-/// An open directory: a snapshot, made anew when it is read from the start again.
-struct Listing {
-    ino: Ino,
-    snapshot: Mutex<Snapshot>,
+/// An open directory.
+enum Listing {
+    /// A snapshot, made anew when it is read from the start again.
+    Snapshot { ino: Ino, snapshot: Mutex<Snapshot> },
+    /// Of `messages/`: too many for that.
+    Numbers { ino: Ino, directory: DirectoryNode, numbers: Mutex<Numbers> },
 }
 
 struct Snapshot {
@@ -83,7 +93,6 @@ pub(crate) struct Tree {
     inodes: Inodes<Node>,
     pub(crate) files: Table<OpenFile>,
     listings: Table<Listing>,
-    closing: AtomicBool,
 }
 
 impl Tree {
@@ -92,19 +101,19 @@ impl Tree {
         let id = backing.directory(Path::new(""))?.id();
         let relative: Arc<Path> = Arc::from(Path::new(""));
         let root = DirectoryNode { kind: DirectoryKind::Backing, relative, id };
-        let shared = Shared { backing, queues: Queues::default(), read_only, settings, max_chunk };
+        let closing = AtomicBool::new(false);
+        let shared = Shared { backing, queues: Queues::default(), read_only, settings, max_chunk, closing };
         Ok(Self {
             shared: Arc::new(shared),
             inodes: Inodes::new(Key { path: PathBuf::new(), id, generation: 0 }, Node::Directory(root)),
             files: Table::default(),
             listings: Table::default(),
-            closing: AtomicBool::new(false),
         })
     }
 
     /// Ends all waiting, now and from now on: streams are at their end.
     pub(crate) fn close(&self) {
-        self.closing.store(true, Ordering::Release);
+        self.shared.closing.store(true, Ordering::Release);
         for queue in self.shared.queues.all() {
             queue.watch.close();
         }
@@ -169,7 +178,7 @@ impl Tree {
         let site = self.site(&directory)?;
         match directory.kind {
             DirectoryKind::Backing => {
-                if nodes::find(place(&directory, &site), name).is_some() {
+                if nodes::find(children::place(&directory, &site), name).is_some() {
                     return Err(Errno::EEXIST);
                 }
                 if matches!(site.contents, Contents::Queue(_) | Contents::Unreadable(_)) {
@@ -178,8 +187,8 @@ impl Tree {
                 let owner = super::backing::Owner { uid: caller.uid, gid: caller.gid };
                 site.directory.make_directory(name, mode, owner)?;
             }
-            DirectoryKind::Readers => readers::register(site.queue()?, name, caller)?,
-            DirectoryKind::Reader(_) => return Err(Errno::EPERM),
+            DirectoryKind::Virtual { place: Place::Readers, .. } => readers::register(site.queue()?, name, caller)?,
+            DirectoryKind::Virtual { .. } => return Err(Errno::EPERM),
         }
         self.lookup(parent, name)
     }
@@ -191,7 +200,7 @@ impl Tree {
         let site = self.site(&directory)?;
         match (&directory.kind, &*node) {
             (_, Node::File(_)) => Err(Errno::ENOTDIR),
-            (DirectoryKind::Readers, _) => readers::remove(site.queue()?, name),
+            (DirectoryKind::Virtual { place: Place::Readers, .. }, _) => readers::remove(site.queue()?, name),
             (DirectoryKind::Backing, Node::Directory(DirectoryNode { kind: DirectoryKind::Backing, .. })) => {
                 site.directory.remove_directory(name)
             }
@@ -203,7 +212,7 @@ impl Tree {
         self.writable()?;
         let directory = self.directory(parent)?;
         let site = self.site(&directory)?;
-        match nodes::find(place(&directory, &site), name) {
+        match nodes::find(children::place(&directory, &site), name) {
             Some(Row { remove: Some(remove), .. }) => remove(&site),
             _ => self.child(&directory, name).and(Err(Errno::EPERM)),
         }
@@ -215,7 +224,7 @@ impl Tree {
         check_len(name)?;
         let directory = self.directory(parent)?;
         let site = self.site(&directory)?;
-        if let Some(Row { create: Some(create), .. }) = nodes::find(place(&directory, &site), name) {
+        if let Some(Row { create: Some(create), .. }) = nodes::find(children::place(&directory, &site), name) {
             create(&site, caller)?;
         } else if self.child(&directory, name).is_err() {
             return Err(Errno::EPERM);
@@ -241,13 +250,13 @@ impl Tree {
             return Err(Errno::ESTALE);
         }
         let handle = file.open(access, caller)?;
-        self.files.insert(|fh| OpenFile { fh, handle, polled: OnceLock::new() })
+        self.files.insert(|fh| OpenFile { fh, handle, polled: Mutex::default() })
     }
 
     /// Appends what there is to `out`, or says what to wait for. At the end of the mount's life streams end.
     pub(crate) fn read(&self, open: &OpenFile, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
         match open.handle.read(offset, size, out)? {
-            Progress::Wait(_) if self.closing.load(Ordering::Acquire) => Ok(Progress::Done),
+            Progress::Wait(_) if self.shared.closing.load(Ordering::Acquire) => Ok(Progress::Done),
             progress => Ok(progress),
         }
     }
@@ -255,13 +264,24 @@ impl Tree {
     /// For `poll`: whether the handle can be read without waiting. If not, `notify` is called once it can.
     pub(crate) fn poll(&self, fh: u64, notify: Option<Notify>) -> Result<bool> {
         let open = self.files.get(fh)?;
-        let Some(queue) = open.handle.blocked() else { return Ok(true) };
-        if self.closing.load(Ordering::Acquire) {
+        let Some(queues) = open.handle.blocked() else { return Ok(true) };
+        if self.shared.closing.load(Ordering::Acquire) {
             return Ok(true);
         }
         let Some(notify) = notify else { return Ok(false) };
-        let _ = open.polled.set(Arc::clone(&queue));
-        let waits = Watch::poll(&queue, &open, notify)?;
+        *lock(&open.polled) = queues.clone();
+        let notify = Arc::new(Mutex::new(Some(notify)));
+        let mut waits = true;
+        for queue in &queues {
+            let notify = Arc::clone(&notify);
+            // Whichever queue moves first.
+            let once: Notify = Box::new(move || {
+                if let Some(notify) = lock(&notify).take() {
+                    notify();
+                }
+            });
+            waits &= Watch::poll(queue, &open, once)?;
+        }
         // Looked at again after being entered, so that nothing falls in between.
         Ok(!waits || open.handle.blocked().is_none())
     }
@@ -277,26 +297,42 @@ impl Tree {
     pub(crate) fn release(&self, fh: u64) {
         if let Some(open) = self.files.remove(fh) {
             open.handle.release();
-            if let Some(queue) = open.polled.get() {
+            for queue in std::mem::take(&mut *lock(&open.polled)) {
                 queue.watch.forget(fh);
             }
         }
     }
 
     pub(crate) fn opendir(&self, ino: Ino) -> Result<u64> {
+        let directory = self.directory(ino)?;
+        if let DirectoryKind::Virtual { place: Place::Messages, .. } = directory.kind {
+            let numbers = Mutex::new(Numbers::new(self.site(&directory)?.queue()?));
+            return self.listings.insert(|_| Listing::Numbers { ino, directory, numbers });
+        }
         let items = Arc::new(self.list(ino)?);
-        self.listings.insert(|_| Listing { ino, snapshot: Mutex::new(Snapshot { items, is_fresh: true }) })
+        self.listings.insert(|_| Listing::Snapshot { ino, snapshot: Mutex::new(Snapshot { items, is_fresh: true }) })
     }
 
     /// Gives the entries from `offset` on to `add`, with the offset behind each, until it has no more room.
     pub(crate) fn readdir(&self, fh: u64, offset: u64, mut add: impl FnMut(&Item, u64) -> bool) -> Result<()> {
         let listing = self.listings.get(fh)?;
-        let items = {
-            let mut snapshot = lock(&listing.snapshot);
-            if offset == 0 && !std::mem::take(&mut snapshot.is_fresh) {
-                snapshot.items = Arc::new(self.list(listing.ino)?);
+        let items = match &*listing {
+            Listing::Snapshot { ino, snapshot } => {
+                let mut snapshot = lock(snapshot);
+                if offset == 0 && !std::mem::take(&mut snapshot.is_fresh) {
+                    snapshot.items = Arc::new(self.list(*ino)?);
+                }
+                Arc::clone(&snapshot.items)
             }
-            Arc::clone(&snapshot.items)
+            Listing::Numbers { ino, directory, numbers } => {
+                return lock(numbers).list(offset, |name, kind, next| {
+                    let number = match kind {
+                        Kind::Directory => *ino,
+                        _ => self.inodes.number(&children::key(directory, OsStr::new(name), 0)),
+                    };
+                    add(&Item { name: name.into(), ino: number, kind }, next)
+                });
+            }
         };
         let skip = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
         for (item, next) in items.iter().skip(skip).zip(offset + 1..) {
@@ -340,12 +376,12 @@ impl Tree {
             Contents::Queue(queue) => Arc::clone(&queue.directory),
             _ => directory,
         };
-        let reader = match &node.kind {
-            DirectoryKind::Reader(name) => Some(Arc::clone(name)),
-            _ => None,
+        let subject = match &node.kind {
+            DirectoryKind::Virtual { subject, .. } => subject.clone(),
+            DirectoryKind::Backing => None,
         };
         let (shared, relative) = (Arc::clone(&self.shared), Arc::clone(&node.relative));
-        Ok(Site { shared, relative, directory, contents, reader })
+        Ok(Site { shared, relative, directory, contents, subject })
     }
 
     fn attr(&self, node: &Node) -> Result<Attr> {
@@ -353,8 +389,7 @@ impl Tree {
             Node::File(file) => file.attr(),
             Node::Directory(directory) => match &directory.kind {
                 DirectoryKind::Backing => Ok(Attr::of(&self.backing_directory(directory)?.stat, Kind::Directory)),
-                DirectoryKind::Readers => readers::directory_attr(&self.site(directory)?),
-                DirectoryKind::Reader(name) => readers::reader_attr(self.site(directory)?.queue()?, name),
+                DirectoryKind::Virtual { place, .. } => children::attr(*place, &self.site(directory)?),
             },
         }
     }
@@ -369,65 +404,18 @@ impl Tree {
     /// What a name in a directory is.
     fn child(&self, directory: &DirectoryNode, name: &OsStr) -> Result<(Key, Arc<Node>)> {
         check_len(name)?;
-        let site = self.site(directory)?;
-        let place = place(directory, &site);
-        if let Some(row) = nodes::find(place, name) {
-            return make_row(row, directory, &site);
-        }
-        match place {
-            Place::Reader => Err(Errno::ENOENT),
-            Place::Readers => make_reader(directory, &site, name),
-            Place::Plain | Place::Queue => {
-                if nodes::is_hidden(place, name) {
-                    return Err(Errno::ENOENT);
-                }
-                if let Contents::Unreadable(errno) = site.contents
-                    && nodes::find(Place::Queue, name).is_some()
-                {
-                    return Err(errno);
-                }
-                make_backing(directory, &site, name)
-            }
-        }
+        children::find(directory, &self.site(directory)?, name)
     }
 
     fn list(&self, ino: Ino) -> Result<Vec<Item>> {
         let directory = &self.directory(ino)?;
-        let site = self.site(directory)?;
-        let place = place(directory, &site);
         let mut items = vec![
             Item { name: ".".into(), ino, kind: Kind::Directory },
             Item { name: "..".into(), ino, kind: Kind::Directory },
         ];
-        let mut add = |name: &OsStr, made: Result<(Key, Arc<Node>)>, must_have_attr: bool| {
-            // What vanishes while it is listed is not listed.
-            let Ok((key, node)) = made else { return };
-            let kind = match &*node {
-                Node::Directory(_) => Kind::Directory,
-                Node::File(file) if must_have_attr => match file.attr() {
-                    Ok(attr) => attr.kind,
-                    Err(_) => return,
-                },
-                Node::File(_) => Kind::File,
-            };
-            items.push(Item { name: name.to_owned(), ino: self.inodes.number(&key), kind });
-        };
-        for row in nodes::rows(place).filter(|row| row.listed != Listed::Never) {
-            add(OsStr::new(row.name), make_row(row, directory, &site), row.listed == Listed::WhenPresent);
-        }
-        match place {
-            Place::Reader => {}
-            Place::Readers => {
-                for name in readers::names(site.queue()?)? {
-                    add(OsStr::new(&name), make_reader(directory, &site, OsStr::new(&name)), false);
-                }
-            }
-            Place::Plain | Place::Queue => {
-                for name in site.directory.names()?.iter().filter(|name| !nodes::is_hidden(place, name)) {
-                    add(name, make_backing(directory, &site, name), true);
-                }
-            }
-        }
+        children::list(directory, &self.site(directory)?, |name, key, kind| {
+            items.push(Item { name: name.to_owned(), ino: self.inodes.number(key), kind });
+        })?;
         Ok(items)
     }
 }
@@ -439,71 +427,8 @@ fn ttl(node: &Node) -> Ttl {
     }
 }
 
-fn place(directory: &DirectoryNode, site: &Site) -> Place {
-    match (&directory.kind, &site.contents) {
-        (DirectoryKind::Readers, _) => Place::Readers,
-        (DirectoryKind::Reader(_), _) => Place::Reader,
-        (DirectoryKind::Backing, Contents::Queue(_)) => Place::Queue,
-        (DirectoryKind::Backing, Contents::Plain | Contents::Unreadable(_)) => Place::Plain,
-    }
-}
-
 fn check_len(name: &OsStr) -> Result<()> {
     if name.len() > MAX_NAME_LEN { Err(Errno::ENAMETOOLONG) } else { Ok(()) }
-}
-
-/// The path of a node in the mount, for its key.
-fn path_of(directory: &DirectoryNode, name: &OsStr) -> PathBuf {
-    match &directory.kind {
-        DirectoryKind::Backing => directory.relative.join(name),
-        DirectoryKind::Readers => directory.relative.join("readers").join(name),
-        DirectoryKind::Reader(reader) => directory.relative.join("readers").join(&**reader).join(name),
-    }
-}
-
-fn make_row(row: &Row, directory: &DirectoryNode, site: &Site) -> Result<(Key, Arc<Node>)> {
-    let path = path_of(directory, OsStr::new(row.name));
-    let (generation, node) = match row.make {
-        Make::File(make) => {
-            let file = make(site)?;
-            (file.generation(), Node::File(file))
-        }
-        Make::Directory(Place::Readers) => (0, Node::Directory(below(directory, DirectoryKind::Readers))),
-        Make::Directory(_) => return Err(Errno::ENOENT),
-    };
-    Ok((Key { path, id: directory.id, generation }, Arc::new(node)))
-}
-
-fn make_reader(directory: &DirectoryNode, site: &Site, name: &OsStr) -> Result<(Key, Arc<Node>)> {
-    let reader = name.to_str().ok_or(Errno::ENOENT)?;
-    readers::reader_attr(site.queue()?, reader)?;
-    let node = Node::Directory(below(directory, DirectoryKind::Reader(Arc::from(reader))));
-    Ok((Key { path: path_of(directory, name), id: directory.id, generation: 0 }, Arc::new(node)))
-}
-
-/// A virtual directory of the same backing directory.
-fn below(directory: &DirectoryNode, kind: DirectoryKind) -> DirectoryNode {
-    DirectoryNode { kind, relative: Arc::clone(&directory.relative), id: directory.id }
-}
-
-fn make_backing(directory: &DirectoryNode, site: &Site, name: &OsStr) -> Result<(Key, Arc<Node>)> {
-    let stat = site.directory.stat_of(name)?;
-    let id = FileId::of(&stat);
-    let path = path_of(directory, name);
-    let node = match Kind::of(&stat).ok_or(Errno::ENOENT)? {
-        Kind::Directory => {
-            let relative = Arc::from(path.as_path());
-            Node::Directory(DirectoryNode { kind: DirectoryKind::Backing, relative, id })
-        }
-        kind => {
-            let plain = Plain::new(site, name, id);
-            if kind == Kind::Symlink && !nodes::stays_inside(&directory.relative, &plain.target()?) {
-                return Err(Errno::ENOENT);
-            }
-            Node::File(Arc::new(plain))
-        }
-    };
-    Ok((Key { path, id, generation: 0 }, Arc::new(node)))
 }
 
 #[cfg(test)]

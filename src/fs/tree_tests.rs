@@ -37,7 +37,14 @@ impl Fixture {
     }
 
     fn append(&self, payload: &[u8]) {
-        self.queue().writer().unwrap().append(1, payload).unwrap();
+        // A process that another test is starting holds a copy of the last writer's lock for a moment.
+        let deadline = Instant::now() + DEADLINE;
+        let mut writer = self.queue().writer();
+        while writer.is_err() && Instant::now() < deadline {
+            std::thread::yield_now();
+            writer = self.queue().writer();
+        }
+        writer.unwrap().append(1, payload).unwrap();
     }
 
     fn look(&self, path: &str) -> Result<Entry> {
@@ -88,7 +95,7 @@ fn names_lead_to_what_they_say() {
     std::fs::write(f.root.path().join("notes"), "text").unwrap();
     let mut names = f.list("");
     names.sort();
-    assert_eq!(names, ["notes", "q"]);
+    assert_eq!(names, [".chronfs", ".merged", "notes", "q"]);
     assert_eq!(f.cat("notes").unwrap(), "text");
     assert_eq!(f.cat("q/messages.txt").unwrap(), "first\n");
     assert_eq!(f.look("q/control.meta").unwrap_err(), Errno::ENOENT);
@@ -116,7 +123,7 @@ fn a_listing_read_again_from_its_start_is_new() {
             .unwrap();
         count
     };
-    assert_eq!(count(), 3);
+    let at_first = count();
     std::fs::create_dir(f.root.path().join("more")).unwrap();
     let mut rest = 0;
     f.tree
@@ -125,7 +132,7 @@ fn a_listing_read_again_from_its_start_is_new() {
             true
         })
         .unwrap();
-    assert_eq!((rest, count()), (2, 4));
+    assert_eq!((rest, count()), (at_first - 1, at_first + 1));
 }
 
 #[test]
@@ -231,9 +238,9 @@ fn park(f: &Fixture, fh: u64, caller: u32) -> (Arc<ParkedRead>, mpsc::Receiver<R
     let (sender, receiver) = mpsc::channel();
     let answer = Box::new(move |result: Result<&[u8]>| sender.send(result.map(<[u8]>::to_vec)).unwrap());
     let open = f.tree.files.get(fh).unwrap();
-    let Progress::Wait(queue) = f.tree.read(&open, 0, 100, &mut Vec::new()).unwrap() else { panic!("does not wait") };
+    let Progress::Wait(queues) = f.tree.read(&open, 0, 100, &mut Vec::new()).unwrap() else { panic!("does not wait") };
     let read = Arc::new(ParkedRead::new(answer, open, 0, 100, caller));
-    Watch::park(&queue, &read);
+    Watch::park(&queues, &read);
     (read, receiver)
 }
 

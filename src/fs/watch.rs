@@ -41,15 +41,22 @@ struct State {
 }
 
 impl Watch {
-    /// Parks a read until the queue moves.
-    pub(crate) fn park(queue: &Arc<OpenQueue>, read: &Arc<ParkedRead>) {
-        let entered = enter(queue, |state| state.reads.push(Arc::clone(read)));
-        match entered {
-            // The last try: see the head of this file.
-            Ok(true) => drop(read.attempt(&mut Vec::new())),
-            Ok(false) => read.end(Ok(())),
-            Err(errno) => read.end(Err(errno)),
+    /// Parks a read until one of the queues moves.
+    pub(crate) fn park(queues: &[Arc<OpenQueue>], read: &Arc<ParkedRead>) {
+        for queue in queues {
+            let entered = enter(queue, |state| {
+                // A queue that keeps still would collect the answered reads of those that wait for several.
+                state.reads.retain(|other| !other.is_answered());
+                state.reads.push(Arc::clone(read));
+            });
+            match entered {
+                Ok(true) => {}
+                Ok(false) => return read.end(Ok(())),
+                Err(errno) => return read.end(Err(errno)),
+            }
         }
+        // The last try: see the head of this file.
+        read.attempt(&mut Vec::new());
     }
 
     /// Remembers a poll, in place of an earlier one of the same handle. False when there is nothing to wait for.

@@ -2,7 +2,7 @@
 //!
 //! [`render`] turns one message or gap into one *unit* of bytes in one of four formats; [`View`] is everything
 //! retained of a queue as a file with a true size and random access; [`Stream`] gives whole units one after the
-//! other; [`parse_line`] goes the other way. The mount and `chron-cli tail` both print through this module, so that
+//! other, [`Merge`] those of several queues by time; [`parse_line`] goes the other way. The mount and `chron-cli tail` both print through this module, so that
 //! they print the same bytes.
 //!
 //! Invariants: the same entry always renders to the same bytes; [`rendered_len`] is the length of what [`render`]
@@ -15,6 +15,7 @@ mod hex;
 mod index;
 mod input;
 mod json;
+mod merge;
 mod render;
 mod seek_target;
 mod stream;
@@ -23,6 +24,7 @@ mod txt;
 
 pub use file::{Crossed, View};
 pub use input::{DEFAULT_TYPE, Input, InputFormat, parse_line};
+pub use merge::Merge;
 pub use render::{render, rendered_len};
 pub use seek_target::{SeekTarget, parse_seek_target};
 pub use stream::Stream;

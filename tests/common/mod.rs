@@ -151,6 +151,17 @@ impl Drop for Running {
     }
 }
 
+/// Becomes a queue's writer. A process that another test is starting may hold a copy of the last writer's lock for a
+/// moment, and a mount lets go of it a moment after the last close.
+pub fn writer(queue: &chronfs::Queue) -> chronfs::queue::QueueWriter {
+    let mut writer = None;
+    until("the writer lock is free", || {
+        writer = queue.writer().ok();
+        writer.is_some()
+    });
+    writer.unwrap()
+}
+
 /// Sends a signal to a process that this test started.
 pub fn signal_to(pid: u32, signal: &str) {
     let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap();

@@ -1,8 +1,10 @@
-//! `follow.*`: what is committed from the moment of opening on. A read without anything to return waits. A follower
+//! `follow.*`: what is committed from the moment of opening on; in a reader's directory and below `since/`, what
+//! is there from that place on first. A read without anything to return waits. A follower
 //! that retention has overtaken gets one EPIPE and goes on at the oldest retained message: never a silent gap.
 
 use std::sync::{Arc, Mutex};
 
+use super::times;
 use crate::fs::attr::{Attr, READ};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Handle, Progress};
@@ -14,14 +16,38 @@ use crate::view::{Format, Stream};
 
 struct Follow {
     queue: Arc<OpenQueue>,
+    from: From,
     format: Format,
-    /// See [`FollowHandle::max_chunk`].
+    /// See [`below_chunk`].
     max_chunk: usize,
+}
+
+/// Where a follower starts.
+enum From {
+    End,
+    /// At the reader's position when it is opened.
+    Reader(Arc<str>),
+    /// At a place of `since/`.
+    Place(Arc<str>),
 }
 
 /// Row constructor.
 pub(crate) fn follow(site: &Site, format: Format) -> Result<Arc<dyn File>> {
-    Ok(Arc::new(Follow { queue: Arc::clone(site.queue()?), format, max_chunk: site.shared.max_chunk }))
+    make(site, From::End, format)
+}
+
+/// Row constructor, in a reader's directory.
+pub(crate) fn follow_reader(site: &Site, format: Format) -> Result<Arc<dyn File>> {
+    make(site, From::Reader(site.subject()?), format)
+}
+
+/// Row constructor, below `since/`.
+pub(crate) fn follow_since(site: &Site, format: Format) -> Result<Arc<dyn File>> {
+    make(site, From::Place(site.subject()?), format)
+}
+
+fn make(site: &Site, from: From, format: Format) -> Result<Arc<dyn File>> {
+    Ok(Arc::new(Follow { queue: Arc::clone(site.queue()?), from, format, max_chunk: site.shared.max_chunk }))
 }
 
 impl File for Follow {
@@ -32,7 +58,11 @@ impl File for Follow {
     fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
         let mut scanner = self.queue.queue.scan()?;
-        scanner.seek_end()?;
+        match &self.from {
+            From::End => scanner.seek_end()?,
+            From::Reader(name) => scanner.seek_seq(self.queue.queue.reader_position(name)?)?,
+            From::Place(place) => times::seek(&self.queue, &mut scanner, place)?,
+        }
         Ok(Box::new(FollowHandle {
             queue: Arc::clone(&self.queue),
             stream: Mutex::new(Stream::new(scanner, self.format)),
@@ -49,23 +79,29 @@ impl File for Follow {
     }
 }
 
+/// How much a stream may give for a read of `size` bytes. The kernel cuts a large read into chunks, and asks for the
+/// next one when a chunk came back full: that question would block with data already there, or take what nobody asked
+/// for. So a chunk of that size is never filled.
+pub(super) fn below_chunk(size: usize, max_chunk: usize) -> usize {
+    if size + 4096 > max_chunk { size.saturating_sub(1).max(1) } else { size }
+}
+
 struct FollowHandle {
     queue: Arc<OpenQueue>,
     stream: Mutex<Stream>,
-    /// The kernel cuts a large read into chunks of this size, and asks for the next one when a chunk came back full:
-    /// that question would block with data already there. So a chunk of that size is never filled.
+    /// See [`below_chunk`].
     max_chunk: usize,
 }
 
 impl Handle for FollowHandle {
     fn read(&self, _offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
-        let size = if size + 4096 > self.max_chunk { size.saturating_sub(1).max(1) } else { size };
+        let size = below_chunk(size, self.max_chunk);
         let start = out.len();
         match lock(&self.stream).read(size, out) {
             // Reported once; the next read goes on behind it.
             Ok(Some(Gap { reason: GapReason::Retired, .. })) => Err(Errno::EPIPE),
             Ok(Some(_)) => Err(Errno::EIO),
-            Ok(None) if out.len() == start => Ok(Progress::Wait(Arc::clone(&self.queue))),
+            Ok(None) if out.len() == start => Ok(Progress::Wait(vec![Arc::clone(&self.queue)])),
             Ok(None) => Ok(Progress::Done),
             // What was taken before the error goes out; it comes back with the next read.
             Err(_) if out.len() > start => Ok(Progress::Done),
@@ -73,9 +109,9 @@ impl Handle for FollowHandle {
         }
     }
 
-    fn blocked(&self) -> Option<Arc<OpenQueue>> {
+    fn blocked(&self) -> Option<Vec<Arc<OpenQueue>>> {
         match lock(&self.stream).ready() {
-            Ok(false) => Some(Arc::clone(&self.queue)),
+            Ok(false) => Some(vec![Arc::clone(&self.queue)]),
             // The read will report an error.
             Ok(true) | Err(_) => None,
         }

@@ -63,23 +63,28 @@ struct PlainHandle {
 
 impl Handle for PlainHandle {
     fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
-        let start = out.len();
-        out.resize(start + size, 0);
-        let mut filled = start;
-        while filled < out.len() {
-            let done = u64::try_from(filled - start).map_err(|_| Errno::EINVAL)?;
-            match self.file.read_at(&mut out[filled..], offset.saturating_add(done)) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) if filled == start => {
-                    out.truncate(start);
-                    return Err(error.into());
-                }
-                Err(_) => break,
-            }
-        }
-        out.truncate(filled);
-        Ok(Progress::Done)
+        read_file(&self.file, offset, size, out)
     }
+}
+
+/// Appends what a backing file has at `offset`, at most `size` bytes.
+pub(super) fn read_file(file: &std::fs::File, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
+    let start = out.len();
+    out.resize(start + size, 0);
+    let mut filled = start;
+    while filled < out.len() {
+        let done = u64::try_from(filled - start).map_err(|_| Errno::EINVAL)?;
+        match file.read_at(&mut out[filled..], offset.saturating_add(done)) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if filled == start => {
+                out.truncate(start);
+                return Err(error.into());
+            }
+            Err(_) => break,
+        }
+    }
+    out.truncate(filled);
+    Ok(Progress::Done)
 }

@@ -8,13 +8,14 @@ use crate::clock;
 use crate::fs::attr::{Attr, READ, WRITE};
 use crate::fs::backing::Owner;
 use crate::fs::errno::{Errno, Result};
+use crate::fs::files::take::when_released;
 use crate::fs::files::text::TextHandle;
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::nodes::{Access, Caller, File, Site};
 use crate::fs::queues::OpenQueue;
 use crate::queue::{self, check_name, layout};
 use crate::report;
-use crate::view::parse_time;
+use crate::view::parse_seek_target;
 
 /// Attributes of `readers/`.
 pub(crate) fn directory_attr(site: &Site) -> Result<Attr> {
@@ -50,11 +51,11 @@ pub(crate) fn register(queue: &OpenQueue, name: &OsStr, caller: Caller) -> Resul
 /// `rmdir readers/<name>`.
 pub(crate) fn remove(queue: &OpenQueue, name: &OsStr) -> Result<()> {
     let name = name.to_str().ok_or(Errno::ENOENT)?;
-    Ok(queue.queue.remove_reader(name)?)
+    when_released(queue, || queue.queue.remove_reader(name))
 }
 
 /// The cursor file's attributes: it is the reader, and its bits are the reader's permissions.
-fn cursor_stat(queue: &OpenQueue, name: &str) -> Result<rustix::fs::Stat> {
+pub(super) fn cursor_stat(queue: &OpenQueue, name: &str) -> Result<rustix::fs::Stat> {
     check_name(name).map_err(|error| match error {
         queue::Error::NameTooLong { .. } => Errno::ENAMETOOLONG,
         _ => Errno::ENOENT,
@@ -77,7 +78,7 @@ struct ReaderFile {
 }
 
 fn make(site: &Site, render: Render, writable: bool) -> Result<Arc<dyn File>> {
-    Ok(Arc::new(ReaderFile { queue: Arc::clone(site.queue()?), reader: site.reader()?, render, writable }))
+    Ok(Arc::new(ReaderFile { queue: Arc::clone(site.queue()?), reader: site.subject()?, render, writable }))
 }
 
 /// Row constructor of `position`.
@@ -159,37 +160,9 @@ impl<T: Handle> Handle for PositionHandle<T> {
 
     fn write(&self, data: &[u8]) -> Result<usize> {
         let text = std::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
-        let seq = destination(&self.queue, &self.reader, text.trim())?;
-        self.queue.queue.seek_reader(&self.reader, seq)?;
+        let target = parse_seek_target(text.trim(), clock::now_ns()).map_err(|_| Errno::EINVAL)?;
+        let seq = target.find(&self.queue.queue, &self.reader)?;
+        when_released(&self.queue, || self.queue.queue.seek_reader(&self.reader, seq))?;
         Ok(data.len())
     }
-}
-
-/// Where a reader shall go. EINVAL for what is no place, or none that exists.
-fn destination(queue: &OpenQueue, reader: &str, text: &str) -> Result<u64> {
-    let bounds = queue.queue.bounds()?;
-    let number = |digits: &str| match digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        true => digits.parse::<u64>().map_err(|_| Errno::EINVAL),
-        false => Err(Errno::EINVAL),
-    };
-    let seq = match text.as_bytes().first() {
-        _ if text == "first" => bounds.first_seq,
-        _ if text == "end" => bounds.next_seq,
-        Some(b'+') => seq_of(queue, reader)?.checked_add(number(&text[1..])?).ok_or(Errno::EINVAL)?,
-        Some(b'-') => seq_of(queue, reader)?.checked_sub(number(&text[1..])?).ok_or(Errno::EINVAL)?,
-        Some(b'@') => {
-            // `@<seconds>` is a time with its at sign, `@2024-08-08T09:30:00Z` one behind it.
-            let time = parse_time(&text[1..], clock::now_ns()).or_else(|_| parse_time(text, clock::now_ns()));
-            let timestamp_ns = time.map_err(|_| Errno::EINVAL)?;
-            if timestamp_ns > bounds.last_timestamp_ns {
-                return Err(Errno::EINVAL);
-            }
-            let mut scanner = queue.queue.scan()?;
-            scanner.seek_time(timestamp_ns)?;
-            scanner.seq()
-        }
-        Some(_) => number(text)?,
-        None => return Err(Errno::EINVAL),
-    };
-    if (bounds.first_seq..=bounds.next_seq).contains(&seq) { Ok(seq) } else { Err(Errno::EINVAL) }
 }

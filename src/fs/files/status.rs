@@ -45,7 +45,8 @@ impl File for Status {
             // The engine was given a path through our descriptor; people know another.
             inspection.path = site.shown_path();
             let ready = bus::ready(site.directory.path()).is_ok_and(|ready| ready.is_some());
-            let mut text = render(&inspection, ready, None);
+            let lease = bus::lease(site.directory.path()).ok().flatten().map(|lease| report::Lease::from(&lease));
+            let mut text = render(&inspection, ready, lease.as_ref());
             if !text.ends_with('\n') {
                 text.push('\n');
             }

@@ -6,13 +6,14 @@
 
 use std::sync::{Arc, Mutex, OnceLock};
 
+use super::times;
 use crate::fs::attr::{Attr, READ};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::nodes::{Access, Caller, File, Site};
 use crate::fs::queues::{OpenQueue, SegmentFile};
 use crate::fs::{lock, patience};
-use crate::queue::Error;
+use crate::queue::{Error, Position};
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use crate::view::{Crossed, Format, View};
 
@@ -114,9 +115,7 @@ impl File for Messages {
 
     fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
-        let shared = self.view()?;
-        shared.handles.fetch_add(1, Ordering::Relaxed);
-        Ok(Box::new(MessagesHandle { shared, reported: Mutex::new(None) }))
+        Ok(Box::new(MessagesHandle::new(&self.view()?)))
     }
 
     fn generation(&self) -> u64 {
@@ -128,6 +127,93 @@ impl File for Messages {
     }
 }
 
+/// What is there from a place on. It is as large as it is and grows; the place stays what it was at lookup.
+struct Since {
+    queue: Arc<OpenQueue>,
+    format: Format,
+    position: Position,
+    seq: u64,
+    view: OnceLock<Arc<SharedView>>,
+}
+
+/// Row constructor, below `since/`.
+pub(crate) fn since(site: &Site, format: Format) -> Result<Arc<dyn File>> {
+    let queue = Arc::clone(site.queue()?);
+    let mut scanner = queue.queue.scan()?;
+    times::seek(&queue, &mut scanner, &site.subject()?)?;
+    let (position, seq) = (scanner.position(), scanner.seq());
+    Ok(Arc::new(Since { queue, format, position, seq, view: OnceLock::new() }))
+}
+
+impl Since {
+    fn view(&self) -> &Arc<SharedView> {
+        self.view.get_or_init(|| {
+            let view = View::since(&self.queue.queue, self.format, self.position, self.seq);
+            Arc::new(SharedView::new(view, self.queue.warm_views()))
+        })
+    }
+}
+
+impl File for Since {
+    fn attr(&self) -> Result<Attr> {
+        let shared = self.view();
+        shared.catch_up()?;
+        let (size, modified_ns) = (shared.view.known_size(), shared.view.modified_ns());
+        shared.rest();
+        Ok(Attr::file(&self.queue.data_stat()?, READ).with_size(size).modified_at(modified_ns))
+    }
+
+    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+        access.reading()?;
+        Ok(Box::new(MessagesHandle::new(self.view())))
+    }
+
+    fn generation(&self) -> u64 {
+        self.queue.identity.rotate_left(1) ^ self.seq
+    }
+
+    fn is_current(&self) -> bool {
+        self.queue.is_current()
+    }
+}
+
+/// What a reader has not consumed: from its position to the head, both as of open. A stream in that its size is not
+/// told beforehand.
+struct Pending {
+    queue: Arc<OpenQueue>,
+    reader: Arc<str>,
+    format: Format,
+}
+
+/// Row constructor, in a reader's directory.
+pub(crate) fn pending(site: &Site, format: Format) -> Result<Arc<dyn File>> {
+    Ok(Arc::new(Pending { queue: Arc::clone(site.queue()?), reader: site.subject()?, format }))
+}
+
+impl File for Pending {
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::file(&self.queue.data_stat()?, READ))
+    }
+
+    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+        access.reading()?;
+        let queue = &self.queue.queue;
+        let next_seq = queue.bounds()?.next_seq;
+        let mut scanner = queue.scan()?;
+        scanner.seek_seq(queue.reader_position(&self.reader)?)?;
+        let view = View::since(queue, self.format, scanner.position(), scanner.seq()).until(next_seq);
+        Ok(Box::new(MessagesHandle::new(&Arc::new(SharedView::new(view, self.queue.warm_views())))))
+    }
+
+    fn generation(&self) -> u64 {
+        self.queue.identity
+    }
+
+    fn is_current(&self) -> bool {
+        self.queue.is_current()
+    }
+}
+
 struct MessagesHandle {
     shared: Arc<SharedView>,
     /// Where the last gap was that a read of the bin format has failed at.
@@ -135,6 +221,11 @@ struct MessagesHandle {
 }
 
 impl MessagesHandle {
+    fn new(shared: &Arc<SharedView>) -> Self {
+        shared.handles.fetch_add(1, Ordering::Relaxed);
+        Self { shared: Arc::clone(shared), reported: Mutex::new(None) }
+    }
+
     /// Cuts a read of the bin format short before a gap, which its bytes don't show. A read that starts at one fails
     /// once, then gives a byte, so that what the next one crosses shows too.
     fn stop_at_gap(&self, crossed: Option<Crossed>, offset: u64, out: &mut Vec<u8>, start: usize) -> Result<()> {

@@ -28,6 +28,8 @@ use crate::fs::patience::Lanes;
 use crate::fs::tree::{Entry, Tree};
 use crate::fs::watch::Watch;
 
+use super::passthrough::Passthrough;
+
 /// The largest read or write that the kernel passes on in one piece, in bytes.
 pub(crate) const MAX_WRITE: u32 = 1 << 20;
 
@@ -41,6 +43,7 @@ pub(super) struct Adapter {
     pub(super) tree: Arc<Tree>,
     pub(super) interrupts: Arc<Interrupts>,
     pub(super) lanes: Lanes,
+    pub(super) passthrough: Arc<Passthrough>,
     /// Called once when the kernel has let go of the mount.
     pub(super) ended: Box<dyn Fn() + Send + Sync>,
 }
@@ -119,6 +122,23 @@ fn open_flags() -> FopenFlags {
     FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
 }
 
+/// Answers an open: how the kernel is to read the file.
+fn opened(tree: &Tree, passthrough: &Passthrough, ino: INodeNo, fh: u64, reply: ReplyOpen) {
+    let Ok(open) = tree.files.get(fh) else { return reply.error(fuser::Errno::EBADF) };
+    if open.handle.is_constant() {
+        return reply.opened(FileHandle(fh), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+    }
+    let Some(file) = open.handle.backing() else { return reply.opened(FileHandle(fh), open_flags()) };
+    match passthrough.share(ino.0, fh, |file| reply.open_backing(file), file) {
+        Ok(Some(backing)) => reply.opened_passthrough(FileHandle(fh), FopenFlags::FOPEN_NOFLUSH, &backing),
+        Ok(None) => reply.opened(FileHandle(fh), open_flags()),
+        Err(error) => {
+            tree.release(fh);
+            reply.error(errno(Errno::from(error)));
+        }
+    }
+}
+
 fn answer(reply: ReplyData) -> Answer {
     Box::new(move |result: Result<&[u8]>| match result {
         Ok(data) => reply.data(data),
@@ -153,6 +173,7 @@ impl Filesystem for Adapter {
         // apart), remote locks. What a kernel lacks is not fatal.
         let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
         let _ = config.set_max_write(MAX_WRITE);
+        self.passthrough.negotiate(config);
         Ok(())
     }
 
@@ -256,9 +277,15 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        guarded(|| match self.tree.open(Ino(ino.0), access(flags), caller(req)) {
-            Ok(fh) => reply.opened(FileHandle(fh), open_flags()),
-            Err(error) => reply.error(errno(error)),
+        guarded(|| {
+            let (tree, passthrough) = (Arc::clone(&self.tree), Arc::clone(&self.passthrough));
+            let (access, caller) = (access(flags), caller(req));
+            let open = move || tree.open(Ino(ino.0), access, caller);
+            let tree = Arc::clone(&self.tree);
+            self.lanes.run(open, move |result| match result {
+                Ok(fh) => opened(&tree, &passthrough, ino, fh, reply),
+                Err(error) => reply.error(errno(error)),
+            });
         });
     }
 
@@ -281,10 +308,10 @@ impl Filesystem for Adapter {
                 match self.tree.read(&open, offset, size, buffer) {
                     Ok(Progress::Done) => reply.data(buffer),
                     Ok(Progress::Wait(_)) if flags.0 & libc::O_NONBLOCK != 0 => reply.error(fuser::Errno::EAGAIN),
-                    Ok(Progress::Wait(queue)) => {
+                    Ok(Progress::Wait(queues)) => {
                         let read = Arc::new(ParkedRead::new(answer(reply), open, offset, size, req.pid()));
                         match self.interrupts.watch(&read) {
-                            Ok(()) => Watch::park(&queue, &read),
+                            Ok(()) => Watch::park(&queues, &read),
                             Err(error) => read.end(Err(error)),
                         }
                     }
@@ -330,6 +357,7 @@ impl Filesystem for Adapter {
     ) {
         guarded(|| {
             self.tree.release(fh.0);
+            self.passthrough.release(fh.0);
             reply.ok();
         });
     }

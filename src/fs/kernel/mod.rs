@@ -1,7 +1,8 @@
 //! The kernel's side of the mount: the only place that names `fuser`. `adapter` translates requests and replies,
-//! `session` mounts, serves and unmounts.
+//! `session` mounts, serves and unmounts, `passthrough` hands files over to the kernel.
 
 mod adapter;
+mod passthrough;
 mod session;
 
 pub(crate) use session::{Session, detach};

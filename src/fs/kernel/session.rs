@@ -74,7 +74,8 @@ impl Session {
             let life = Arc::clone(&life);
             Box::new(move || life.end())
         };
-        let adapter = Adapter { tree, interrupts: Arc::default(), lanes: Lanes::default(), ended };
+        let adapter =
+            Adapter { tree, interrupts: Arc::default(), lanes: Lanes::default(), passthrough: Arc::default(), ended };
         let session = fuser::Session::new(adapter, mountpoint, &config(source, options))?;
         // Dropping `fuser`'s handle would unmount by path whatever is mounted there by then. The device descriptor
         // in it is closed when the process ends.

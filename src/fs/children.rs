@@ -1,0 +1,174 @@
+//! What a directory of the mount has in it: rows of the table, entries of the backing directory, and names that are
+//! made up when somebody asks for them (readers, messages, times, segments).
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::attr::{Attr, Kind};
+use super::backing::FileId;
+use super::errno::{Errno, Result};
+use super::files::plain::Plain;
+use super::files::{numbered, readers, segments, times};
+use super::inodes::Key;
+use super::nodes::{self, File, Listed, Make, Place, Row, Site};
+use super::queues::Contents;
+use super::tree::{DirectoryKind, DirectoryNode, Node};
+
+type Child = (Key, Arc<Node>);
+
+/// What a name in a directory is.
+pub(super) fn find(directory: &DirectoryNode, site: &Site, name: &OsStr) -> Result<Child> {
+    let place = place(directory, site);
+    if let Some(row) = nodes::find(place, name) {
+        return make_row(row, directory, site);
+    }
+    let text = || name.to_str().ok_or(Errno::ENOENT);
+    match place {
+        Place::Reader | Place::Since | Place::Merged | Place::Chronfs => Err(Errno::ENOENT),
+        Place::Readers => {
+            let name = text()?;
+            readers::reader_attr(site.queue()?, name)?;
+            Ok(make_directory(directory, OsStr::new(name), Place::Reader, Some(name), site.queue()?.identity))
+        }
+        Place::SinceAll => {
+            let name = text()?;
+            times::check(site.queue()?, name)?;
+            Ok(make_directory(directory, OsStr::new(name), Place::Since, Some(name), site.queue()?.identity))
+        }
+        Place::Messages => Ok(make_file(directory, name, numbered::find(site.queue()?, text()?)?)),
+        Place::At => Ok(make_file(directory, name, times::at(site.queue()?, text()?)?)),
+        Place::Segments => Ok(make_file(directory, name, segments::find(site.queue()?, name)?)),
+        Place::Plain | Place::Queue => {
+            if nodes::is_hidden(place, name) {
+                return Err(Errno::ENOENT);
+            }
+            if let Contents::Unreadable(errno) = site.contents
+                && nodes::find(Place::Queue, name).is_some()
+            {
+                return Err(errno);
+            }
+            make_backing(directory, site, name)
+        }
+    }
+}
+
+/// Gives the names in a directory to `add`, with their keys and kinds, those of `messages/` excepted.
+pub(super) fn list(directory: &DirectoryNode, site: &Site, mut give: impl FnMut(&OsStr, &Key, Kind)) -> Result<()> {
+    let place = place(directory, site);
+    let mut add = |name: &OsStr, made: Result<Child>, must_have_attr: bool| {
+        // What vanishes while it is listed is not listed.
+        let Ok((key, node)) = made else { return };
+        let kind = match &*node {
+            Node::Directory(_) => Kind::Directory,
+            Node::File(file) if must_have_attr => match file.attr() {
+                Ok(attr) => attr.kind,
+                Err(_) => return,
+            },
+            Node::File(_) => Kind::File,
+        };
+        give(name, &key, kind);
+    };
+    for row in nodes::rows(place).filter(|row| row.listed != Listed::Never) {
+        add(OsStr::new(row.name), make_row(row, directory, site), row.listed == Listed::WhenPresent);
+    }
+    let names: Vec<OsString> = match place {
+        Place::Readers => readers::names(site.queue()?)?.into_iter().map(OsString::from).collect(),
+        Place::Segments => segments::names(site.queue()?)?,
+        Place::Plain | Place::Queue => {
+            site.directory.names()?.into_iter().filter(|name| !nodes::is_hidden(place, name)).collect()
+        }
+        Place::Reader
+        | Place::Messages
+        | Place::At
+        | Place::SinceAll
+        | Place::Since
+        | Place::Merged
+        | Place::Chronfs => Vec::new(),
+    };
+    for name in names {
+        add(&name, find(directory, site, &name), matches!(place, Place::Plain | Place::Queue));
+    }
+    Ok(())
+}
+
+/// Attributes of a directory that only the mount has.
+pub(super) fn attr(place: Place, site: &Site) -> Result<Attr> {
+    match place {
+        Place::Readers => readers::directory_attr(site),
+        Place::Reader => readers::reader_attr(site.queue()?, &site.subject()?),
+        Place::Merged | Place::Chronfs => Ok(Attr::directory(&site.directory.stat_now()?)),
+        _ => Ok(Attr::directory(&site.queue()?.data_stat()?)),
+    }
+}
+
+/// Which rows a directory has.
+pub(super) fn place(directory: &DirectoryNode, site: &Site) -> Place {
+    match (&directory.kind, &site.contents) {
+        (DirectoryKind::Virtual { place, .. }, _) => *place,
+        (DirectoryKind::Backing, Contents::Queue(_)) => Place::Queue,
+        (DirectoryKind::Backing, Contents::Plain | Contents::Unreadable(_)) => Place::Plain,
+    }
+}
+
+/// The key of a name in a directory.
+pub(super) fn key(directory: &DirectoryNode, name: &OsStr, generation: u64) -> Key {
+    let path = match &directory.kind {
+        DirectoryKind::Backing => directory.relative.join(name),
+        DirectoryKind::Virtual { path, .. } => {
+            let mut whole = PathBuf::from(&*directory.relative);
+            whole.push(path);
+            whole.push(name);
+            whole
+        }
+    };
+    Key { path, id: directory.id, generation }
+}
+
+fn make_row(row: &Row, directory: &DirectoryNode, site: &Site) -> Result<Child> {
+    let name = OsStr::new(row.name);
+    match row.make {
+        Make::File(make) => Ok(make_file(directory, name, make(site)?)),
+        // There is one for the whole mount.
+        Make::Directory(Place::Chronfs) if !site.relative.as_os_str().is_empty() => Err(Errno::ENOENT),
+        Make::Directory(place) => {
+            let generation = if let Contents::Queue(queue) = &site.contents { queue.identity } else { 0 };
+            Ok(make_directory(directory, name, place, None, generation))
+        }
+    }
+}
+
+fn make_file(directory: &DirectoryNode, name: &OsStr, file: Arc<dyn File>) -> Child {
+    (key(directory, name, file.generation()), Arc::new(Node::File(file)))
+}
+
+/// A virtual directory of the same backing directory.
+fn make_directory(directory: &DirectoryNode, name: &OsStr, place: Place, subject: Option<&str>, of: u64) -> Child {
+    let path = match &directory.kind {
+        DirectoryKind::Backing => Arc::from(Path::new(name)),
+        DirectoryKind::Virtual { path, .. } => Arc::from(path.join(name)),
+    };
+    let kind = DirectoryKind::Virtual { place, subject: subject.map(Arc::from), path };
+    let node = DirectoryNode { kind, relative: Arc::clone(&directory.relative), id: directory.id };
+    (key(directory, name, of), Arc::new(Node::Directory(node)))
+}
+
+fn make_backing(directory: &DirectoryNode, site: &Site, name: &OsStr) -> Result<Child> {
+    let stat = site.directory.stat_of(name)?;
+    let id = FileId::of(&stat);
+    let path = directory.relative.join(name);
+    let node = match Kind::of(&stat).ok_or(Errno::ENOENT)? {
+        Kind::Directory => {
+            let relative = Arc::from(path.as_path());
+            Node::Directory(DirectoryNode { kind: DirectoryKind::Backing, relative, id })
+        }
+        kind => {
+            let plain = Plain::new(site, name, id);
+            if kind == Kind::Symlink && !nodes::stays_inside(&directory.relative, &plain.target()?) {
+                return Err(Errno::ENOENT);
+            }
+            Node::File(Arc::new(plain))
+        }
+    };
+    Ok((Key { path, id, generation: 0 }, Arc::new(node)))
+}

@@ -1,0 +1,106 @@
+//! `.chronfs/` of the root: the mount's and the whole bus's state, for monitoring and for whoever stumbles in.
+
+use std::sync::Arc;
+
+use super::metrics;
+use crate::bus;
+use crate::fs::attr::{Attr, READ};
+use crate::fs::bus_walk::{self, Found};
+use crate::fs::errno::{Errno, Result};
+use crate::fs::files::text::TextHandle;
+use crate::fs::handles::Handle;
+use crate::fs::nodes::{Access, Caller, File, Site};
+use crate::fs::patience;
+use crate::queue::Inspection;
+use crate::report;
+
+type Render = fn(&Site, Caller) -> Result<String>;
+
+struct Text {
+    site: Site,
+    render: Render,
+}
+
+fn make(site: &Site, render: Render) -> Result<Arc<dyn File>> {
+    Ok(Arc::new(Text { site: site.clone(), render }))
+}
+
+/// Row constructor of `metrics`.
+pub(crate) fn metrics(site: &Site) -> Result<Arc<dyn File>> {
+    make(site, |site, caller| Ok(metrics::render(&inspect(site, caller)?)))
+}
+
+/// Row constructor of `status.json`.
+pub(crate) fn status(site: &Site) -> Result<Arc<dyn File>> {
+    make(site, |site, caller| {
+        let queues: Vec<String> = inspect(site, caller)?.iter().map(Seen::json).collect();
+        let root = serde_json::to_string(&site.shown_path().to_string_lossy()).map_err(|_| Errno::EIO)?;
+        let (version, read_only) = (env!("CARGO_PKG_VERSION"), site.shared.read_only);
+        let queues = queues.join(",");
+        Ok(format!("{{\"version\":\"{version}\",\"root\":{root},\"read_only\":{read_only},\"queues\":[{queues}]}}\n"))
+    })
+}
+
+/// Row constructor of `version`.
+pub(crate) fn version(site: &Site) -> Result<Arc<dyn File>> {
+    make(site, |_, _| Ok(concat!("chronfs ", env!("CARGO_PKG_VERSION"), "\n").to_owned()))
+}
+
+/// Row constructor of `README`.
+pub(crate) fn readme(site: &Site) -> Result<Arc<dyn File>> {
+    make(site, |_, _| Ok(include_str!("readme.txt").to_owned()))
+}
+
+/// A queue as it was found.
+pub(super) struct Seen {
+    /// Its path below the root.
+    pub(super) name: String,
+    pub(super) ready: bool,
+    pub(super) lease: Option<bus::Lease>,
+    /// None where it can't be read.
+    pub(super) inspection: Option<Inspection>,
+}
+
+impl Seen {
+    fn json(&self) -> String {
+        match &self.inspection {
+            Some(inspection) => {
+                let lease = self.lease.as_ref().map(report::Lease::from);
+                report::inspection_json(inspection, self.ready, lease.as_ref())
+            }
+            None => format!(
+                "{{\"path\":{},\"damaged\":true}}",
+                serde_json::to_string(&self.name).unwrap_or_else(|_| "null".to_owned())
+            ),
+        }
+    }
+}
+
+fn inspect(site: &Site, caller: Caller) -> Result<Vec<Seen>> {
+    if !patience::is_patient() {
+        // There may be a thousand queues.
+        return Err(Errno::LATER);
+    }
+    let see = |Found { name, directory, queue }| {
+        let path = directory.path();
+        let mut inspection = queue.ok().and_then(|queue| queue.queue.inspect().ok());
+        if let Some(inspection) = &mut inspection {
+            inspection.path = site.shared.backing.shown_path(name.as_ref());
+        }
+        let ready = bus::ready(&path).is_ok_and(|ready| ready.is_some());
+        Seen { ready, lease: bus::lease(&path).ok().flatten(), inspection, name }
+    };
+    Ok(bus_walk::queues(&site.shared, &site.relative, caller)?.into_iter().map(see).collect())
+}
+
+impl File for Text {
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::file(&self.site.directory.stat_now()?, READ))
+    }
+
+    fn open(&self, access: Access, caller: Caller) -> Result<Box<dyn Handle>> {
+        access.reading()?;
+        let (site, render) = (self.site.clone(), self.render);
+        Ok(Box::new(TextHandle::new(move || render(&site, caller).map(String::into_bytes))))
+    }
+}

@@ -1,0 +1,126 @@
+//! The bus as OpenMetrics text. Gauges only, so that it is sound in the older Prometheus text format as well.
+
+use std::fmt::{Display, Write as _};
+
+use super::chronfs::Seen;
+use crate::bus::LeaseState;
+use crate::queue::{Inspection, ReaderInfo, WriterState};
+
+/// What a gauge says of one queue or reader; None where there is nothing to say.
+type Value<T> = fn(&T) -> Option<f64>;
+
+const QUEUE: &[(&str, &str, Value<Inspection>)] = &[
+    ("messages", "Retained messages.", |i| Some(number(i.messages))),
+    ("bytes", "Bytes of the retained records.", |i| Some(number(i.bytes))),
+    ("first_seq", "Sequence number of the first retained message.", |i| Some(number(i.bounds.first_seq))),
+    ("last_seq", "Sequence number of the newest message.", |i| Some(number(i.bounds.next_seq.saturating_sub(1)))),
+    ("last_message_timestamp_seconds", "When the newest message was appended, Unix time.", |i| {
+        (i.bounds.last_timestamp_ns > 0).then(|| number(i.bounds.last_timestamp_ns) / 1e9)
+    }),
+    ("segments", "Segment files.", |i| Some(number(i.segments.len().try_into().unwrap_or(u64::MAX)))),
+    ("segment_bytes", "Bytes of the segment files.", |i| Some(number(i.segments.iter().map(|s| s.bytes).sum()))),
+    ("writer_alive", "Whether a process holds the writer lock and gives signs of life.", |i| {
+        Some(flag(i.writer.state == WriterState::Alive))
+    }),
+    ("writer_stuck", "Whether the writer holds the lock and gives no sign of life.", |i| {
+        Some(flag(i.writer.state == WriterState::Stuck))
+    }),
+    ("writer_epoch", "How many writers there have been.", |i| Some(number(i.writer.epoch))),
+];
+
+const SEEN: &[(&str, &str, Value<Seen>)] = &[
+    ("readable", "Whether the queue can be read at all.", |seen| Some(flag(seen.inspection.is_some()))),
+    ("ready", "Whether the endpoint is marked as ready.", |seen| Some(flag(seen.ready))),
+    ("lease_live", "Whether the endpoint's lease is live.", |seen| {
+        seen.lease.as_ref().map(|lease| flag(lease.state == LeaseState::Live))
+    }),
+];
+
+const READER: &[(&str, &str, Value<ReaderInfo>)] = &[
+    ("position", "The next sequence number that the reader will consume.", |r| r.position.map(number)),
+    ("lag_messages", "Messages that the reader has not consumed.", |r| Some(number(r.lag_messages))),
+    ("lag_bytes", "Bytes of the records that the reader has not consumed.", |r| Some(number(r.lag_bytes))),
+    ("lag_seconds", "Age of the newest message less that of the reader's next one.", |r| Some(r.lag_seconds)),
+    ("in_use", "Whether a process uses the reader now.", |r| Some(flag(r.in_use))),
+    ("damaged", "Whether the reader's cursor file is damaged.", |r| Some(flag(r.damage.is_some()))),
+    ("pinned_segments", "Segments that retention keeps for the reader.", |r| Some(number(r.pins_segments))),
+    ("pinned_bytes", "Bytes of those segments.", |r| Some(number(r.pins_bytes))),
+];
+
+/// The whole text, ending with `# EOF`.
+pub(super) fn render(seen: &[Seen]) -> String {
+    let mut out = String::new();
+    head(&mut out, "chronfs_build_info", "The version that serves the mount.");
+    let _ = writeln!(out, "chronfs_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+    for (name, help, value) in SEEN {
+        let name = format!("chronfs_queue_{name}");
+        head(&mut out, &name, help);
+        for seen in seen {
+            sample(&mut out, &name, &[("queue", &seen.name)], value(seen));
+        }
+    }
+    let queues: Vec<_> = seen.iter().filter_map(|seen| Some((&seen.name, seen.inspection.as_ref()?))).collect();
+    for (name, help, value) in QUEUE {
+        let name = format!("chronfs_queue_{name}");
+        head(&mut out, &name, help);
+        for (queue, inspection) in &queues {
+            sample(&mut out, &name, &[("queue", queue)], value(inspection));
+        }
+    }
+    for (name, help, value) in READER {
+        let name = format!("chronfs_reader_{name}");
+        head(&mut out, &name, help);
+        for (queue, inspection) in &queues {
+            for reader in &inspection.readers {
+                sample(&mut out, &name, &[("queue", queue), ("reader", &reader.name)], value(reader));
+            }
+        }
+    }
+    out.push_str("# EOF\n");
+    out
+}
+
+fn head(out: &mut String, name: &str, help: &str) {
+    let _ = write!(out, "# TYPE {name} gauge\n# HELP {name} {help}\n");
+}
+
+fn sample(out: &mut String, name: &str, labels: &[(&str, &dyn Display)], value: Option<f64>) {
+    let Some(value) = value else { return };
+    out.push_str(name);
+    for (index, (label, text)) in labels.iter().enumerate() {
+        let start = if index == 0 { '{' } else { ',' };
+        let text = text.to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let _ = write!(out, "{start}{label}=\"{text}\"");
+    }
+    let _ = writeln!(out, "}} {value}");
+}
+
+/// Numbers are floating point in this format: beyond 2^53 the last digits don't matter.
+#[allow(clippy::cast_precision_loss)]
+fn number(value: u64) -> f64 {
+    value as f64
+}
+
+fn flag(value: bool) -> f64 {
+    if value { 1.0 } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_quotes_and_newlines_are_escaped() {
+        let seen = Seen { name: "a\"b\\c\nd".to_owned(), ready: true, lease: None, inspection: None };
+        let text = render(&[seen]);
+        assert!(text.contains("chronfs_queue_ready{queue=\"a\\\"b\\\\c\\nd\"} 1\n"), "{text}");
+        assert!(text.contains("chronfs_queue_readable{queue=\"a\\\"b\\\\c\\nd\"} 0\n"), "{text}");
+        assert!(text.ends_with("# EOF\n"));
+        // Each family is announced once, before its samples.
+        let mut names: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

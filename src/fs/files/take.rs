@@ -1,0 +1,194 @@
+//! `readers/<name>/take.*`: one message a read, consumed when its last byte has been returned; waits at the end.
+//!
+//! Invariants: the reader's lock is held from open to release, so that nobody else moves it meanwhile; what has not
+//! been returned to its end comes again to whoever takes next.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::fs::attr::{Attr, READ, WRITE};
+use crate::fs::errno::{Errno, Result};
+use crate::fs::files::follow::below_chunk;
+use crate::fs::files::readers::cursor_stat;
+use crate::fs::handles::{Handle, Progress};
+use crate::fs::lock;
+use crate::fs::nodes::{Access, Caller, File, Site};
+use crate::fs::queues::OpenQueue;
+use crate::queue::{Entry, Error, Gap, GapReason, QueueReader, Scanner};
+use crate::sync::Ordering;
+use crate::view::{Format, render};
+
+/// A close is heard of a moment after it has returned: how often, and how long, one's own release is waited for.
+const RELEASE_TRIES: u32 = 100;
+const RELEASE_PAUSE: Duration = Duration::from_millis(1);
+
+struct Take {
+    queue: Arc<OpenQueue>,
+    reader: Arc<str>,
+    format: Format,
+    /// See [`below_chunk`].
+    max_chunk: usize,
+}
+
+/// Row constructor.
+pub(crate) fn take(site: &Site, format: Format) -> Result<Arc<dyn File>> {
+    let (queue, reader) = (Arc::clone(site.queue()?), site.subject()?);
+    Ok(Arc::new(Take { queue, reader, format, max_chunk: site.shared.max_chunk }))
+}
+
+impl File for Take {
+    fn attr(&self) -> Result<Attr> {
+        let attr = Attr::file(&cursor_stat(&self.queue, &self.reader)?, READ | WRITE);
+        // Taking moves the reader: who may read here is who may both read and write there.
+        Ok(Attr { mode: attr.mode & READ & ((attr.mode & WRITE) << 1), ..attr })
+    }
+
+    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+        access.reading()?;
+        cursor_stat(&self.queue, &self.reader)?;
+        let reader = when_released(&self.queue, || self.queue.queue.reader(&self.reader))?;
+        let mut scanner = self.queue.queue.scan()?;
+        scanner.seek_seq(reader.seq())?;
+        self.queue.takes.fetch_add(1, Ordering::AcqRel);
+        let state = Mutex::new(Taking { reader: Some(reader), scanner, next: Next::Unknown });
+        let (queue, format, max_chunk) = (Arc::clone(&self.queue), self.format, self.max_chunk);
+        Ok(Box::new(TakeHandle { queue, format, max_chunk, state }))
+    }
+
+    fn generation(&self) -> u64 {
+        self.queue.identity
+    }
+
+    fn is_current(&self) -> bool {
+        self.queue.is_current()
+    }
+}
+
+/// Does what needs a reader that nobody uses. If it may be a handle of this mount that was closed just now, waits for
+/// that a little.
+pub(super) fn when_released<T>(queue: &OpenQueue, run: impl Fn() -> crate::queue::Result<T>) -> Result<T> {
+    for _ in 0..RELEASE_TRIES {
+        match run() {
+            Err(Error::ReaderInUse { .. }) if queue.takes.load(Ordering::Acquire) > 0 => {
+                std::thread::sleep(RELEASE_PAUSE);
+            }
+            result => return Ok(result?),
+        }
+    }
+    Ok(run()?)
+}
+
+struct TakeHandle {
+    queue: Arc<OpenQueue>,
+    format: Format,
+    max_chunk: usize,
+    state: Mutex<Taking>,
+}
+
+struct Taking {
+    /// Holds the lock and the position; None once released. It reads nothing: a mapping would not survive a segment
+    /// that is cut short.
+    reader: Option<QueueReader>,
+    scanner: Scanner,
+    next: Next,
+}
+
+/// What the next read gives.
+enum Next {
+    /// To be looked for.
+    Unknown,
+    /// A message as bytes, and how much of it has been given.
+    Unit(Vec<u8>, usize),
+    /// A gap that the format does not show.
+    Gap(Errno),
+}
+
+impl Taking {
+    /// Sees to it that there is something to give; false at the end.
+    fn load(&mut self, format: Format) -> Result<bool> {
+        while matches!(self.next, Next::Unknown) {
+            match self.scanner.next()? {
+                None => return Ok(false),
+                Some(Entry::Gap(Gap { reason: GapReason::Retired, .. })) => self.next = Next::Gap(Errno::EPIPE),
+                Some(Entry::Gap(_)) if format == Format::Bin => self.next = Next::Gap(Errno::EIO),
+                Some(entry) => {
+                    let mut unit = Vec::new();
+                    render(format, &entry, None, &mut unit);
+                    // An empty payload in bin: a read of nothing would say that this is the end.
+                    if unit.is_empty() {
+                        self.consume()?;
+                    } else {
+                        self.next = Next::Unit(unit, 0);
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Everything that the scanner has passed is consumed.
+    fn consume(&mut self) -> Result<()> {
+        let reader = self.reader.as_mut().ok_or(Errno::EBADF)?;
+        reader.seek_seq(self.scanner.seq())?;
+        reader.commit();
+        self.next = Next::Unknown;
+        Ok(())
+    }
+
+    fn take(&mut self, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        match &mut self.next {
+            Next::Unknown => {}
+            Next::Gap(errno) => {
+                let errno = *errno;
+                self.consume()?;
+                return Err(errno);
+            }
+            Next::Unit(unit, given) => {
+                let rest = &unit[*given..];
+                let taken = rest.len().min(size);
+                out.extend_from_slice(&rest[..taken]);
+                *given += taken;
+                if *given == unit.len() {
+                    self.consume()?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Handle for TakeHandle {
+    fn read(&self, _offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
+        let mut state = lock(&self.state);
+        if state.reader.is_none() {
+            return Err(Errno::EBADF);
+        }
+        if !state.load(self.format)? {
+            return Ok(Progress::Wait(vec![Arc::clone(&self.queue)]));
+        }
+        state.take(below_chunk(size, self.max_chunk), out)?;
+        Ok(Progress::Done)
+    }
+
+    fn release(&self) {
+        let reader = lock(&self.state).reader.take();
+        if reader.is_some() {
+            drop(reader);
+            self.queue.takes.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    fn blocked(&self) -> Option<Vec<Arc<OpenQueue>>> {
+        match lock(&self.state).load(self.format) {
+            Ok(false) => Some(vec![Arc::clone(&self.queue)]),
+            // The read will report an error.
+            Ok(true) | Err(_) => None,
+        }
+    }
+}
+
+impl Drop for TakeHandle {
+    fn drop(&mut self) {
+        self.release();
+    }
+}

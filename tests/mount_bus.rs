@@ -1,0 +1,218 @@
+//! The whole bus at once: `.merged/` and `.chronfs/`, and a bus with many queues.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use chronfs::Queue;
+use chronfs::queue::Settings;
+use common::{TestMount, text};
+
+fn make(root: &Path, name: &str, messages: &[(u64, &str)]) {
+    let settings = Settings { segment_size: 65536, ..Settings::default() };
+    let mut writer = Queue::create(root.join(name), &settings).unwrap().writer().unwrap();
+    for (time, payload) in messages {
+        writer.append_at(*time, 1, payload.as_bytes()).unwrap();
+    }
+}
+
+/// `feeds/a` and `feeds/deep/b`, and `other` beside them.
+fn mount() -> Option<TestMount> {
+    TestMount::over(
+        |root| {
+            make(root, "feeds/a", &[(10, "a1"), (30, "a2"), (30, "a3")]);
+            make(root, "feeds/deep/b", &[(5, "b1"), (30, "b2"), (40, "b3")]);
+            make(root, "other", &[(20, "o1")]);
+        },
+        "rw",
+    )
+}
+
+#[test]
+fn merged_queues_come_by_time() {
+    let Some(mount) = mount() else { return };
+    assert_eq!(mount.ok("tr '\\n' ' ' < .merged/messages.txt"), "b1 a1 o1 a2 a3 b2 b3 ");
+    assert_eq!(mount.ok("cat feeds/.merged/messages.bin feeds/deep/.merged/messages.bin"), "b1a1a2a3b2b3b1b2b3");
+    assert_eq!(
+        mount.ok("jq -c '[.seq, .queue, .payload]' feeds/.merged/messages.jsonl | head -n 2"),
+        "[1,\"deep/b\",\"b1\"]\n[1,\"a\",\"a1\"]\n"
+    );
+    assert_eq!(
+        mount.ok("jq -c keys_unsorted .merged/messages.jsonl | head -n 1"),
+        "[\"seq\",\"queue\",\"timestamp_ns\",\"time\",\"type\",\"payload\"]\n"
+    );
+    assert_eq!(mount.ok("stat -c '%s %F' .merged/messages.txt"), "0 regular empty file\n");
+    assert_eq!(
+        mount.ok("tail -n 1 .merged/messages.txt; wc -l < .merged/messages.jsonl; grep -c b .merged/messages.hex"),
+        "b3\n7\n7\n".replace("7\n7", "7\n7")
+    );
+    assert!(mount.fails("ls feeds/a/.merged").contains("No such file"));
+    for blocks in ["1", "3", "7", "64k"] {
+        assert_eq!(
+            mount.ok(&format!("dd if=.merged/messages.txt bs={blocks} 2> ../err | tr '\\n' ' '")),
+            "b1 a1 o1 a2 a3 b2 b3 "
+        );
+    }
+}
+
+#[test]
+fn a_merged_follower_hears_of_all_queues_and_of_new_ones() {
+    let Some(mount) = mount() else { return };
+    let follower = mount.start("head", &["-n", "3", ".merged/follow.jsonl"]);
+    mount.wait_until_blocked(&follower);
+    mount.ok("echo x > feeds/a/append.txt");
+    mount.wait_until_blocked(&follower);
+    mount.ok("echo y > other/append.txt");
+    mount.wait_until_blocked(&follower);
+    mount.ok("mkdir fresh; echo z > fresh/append.txt");
+    let lines: Vec<serde_json::Value> =
+        text(&follower.output().stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let shown: Vec<_> = lines.iter().map(|l| format!("{}:{}", l["queue"], l["payload"])).collect();
+    assert_eq!(shown, ["\"feeds/a\":\"x\"", "\"other\":\"y\"", "\"fresh\":\"z\""]);
+    // In an empty bus there is nothing to wait for yet; signals and unmounting end it all the same.
+    mount.ok("mkdir empty");
+    let follower = mount.start("cat", &["empty/.merged/follow.txt"]);
+    mount.wait_until_blocked(&follower);
+    follower.signal("TERM");
+    assert!(!follower.output().status.success());
+    let follower = mount.start("cat", &["empty/.merged/follow.txt"]);
+    mount.wait_until_blocked(&follower);
+    common::detach(&mount.mountpoint());
+    assert!(follower.output().status.success());
+}
+
+#[test]
+fn merged_followers_can_be_polled() {
+    let Some(mount) = mount() else { return };
+    let python = r#"
+import os, select, subprocess
+fd = os.open(".merged/follow.txt", os.O_RDONLY | os.O_NONBLOCK)
+p = select.poll(); p.register(fd, select.POLLIN)
+assert p.poll(50) == []
+for queue in ["feeds/a", "other", "feeds/deep/b"]:
+    child = subprocess.Popen(["sh", "-c", "sleep 0.1; echo %s > %s/append.txt" % (queue, queue)])
+    assert p.poll(10000) == [(fd, select.POLLIN)]
+    assert os.read(fd, 100) == queue.encode() + b"\n"
+    child.wait()
+assert p.poll(50) == []
+"#;
+    std::fs::write(mount.root().with_file_name("poll.py"), python).unwrap();
+    mount.ok("python3 -S ../poll.py");
+}
+
+#[test]
+fn nobody_sees_through_the_merge_what_he_may_not_read() {
+    let Some(mount) = TestMount::over(
+        |root| {
+            make(root, "open", &[(1, "public")]);
+            make(root, "closed", &[(2, "secret")]);
+            let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            std::fs::set_permissions(root.join("closed"), private).unwrap();
+            let public = || std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(root, public()).unwrap();
+            std::fs::set_permissions(root.parent().unwrap(), public()).unwrap();
+        },
+        "allow_other",
+    ) else {
+        return;
+    };
+    let other = |script: &str| mount.ok(&format!("setpriv --reuid 65534 --regid 65534 --clear-groups {script}"));
+    assert_eq!(mount.ok("cat .merged/messages.txt"), "public\nsecret\n");
+    assert_eq!(other("cat .merged/messages.txt"), "public\n");
+    assert_eq!(other("jq -c '[.queues[].messages]' .chronfs/status.json"), "[1]\n");
+    assert!(!other("cat .chronfs/metrics").contains("closed"));
+}
+
+/// One metric line: a name, labels in braces, a number.
+fn check_sample(line: &str) {
+    let (name, rest) = line.split_once('{').unwrap();
+    assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{line}");
+    let (labels, value) = rest.rsplit_once("} ").unwrap();
+    assert!(value.parse::<f64>().unwrap().is_finite(), "{line}");
+    let mut rest = labels;
+    while !rest.is_empty() {
+        let (label, after) = rest.split_once("=\"").unwrap();
+        assert!(label.bytes().all(|b| b.is_ascii_lowercase()), "{line}");
+        let mut escaped = false;
+        let end = after
+            .find(|c| {
+                let ends = c == '"' && !escaped;
+                escaped = c == '\\' && !escaped;
+                ends
+            })
+            .unwrap();
+        rest = &after[end + 1..];
+        rest = rest.strip_prefix(',').unwrap_or(rest);
+    }
+}
+
+#[test]
+fn the_metrics_are_sound() {
+    let Some(mount) = mount() else { return };
+    mount.ok("mkdir feeds/a/readers/alice && echo 2 > feeds/a/readers/alice/position && touch other/READY");
+    std::fs::write(mount.root().join("readme.md"), "no queue").unwrap();
+    let metrics = mount.ok("cat .chronfs/metrics");
+    assert!(metrics.ends_with("\n# EOF\n"));
+    let mut family = String::new();
+    let mut seen = std::collections::BTreeSet::new();
+    for line in metrics.lines().filter(|line| *line != "# EOF") {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            family = rest.strip_suffix(" gauge").unwrap().to_owned();
+            assert!(seen.insert(family.clone()), "{family} comes twice");
+        } else if let Some(rest) = line.strip_prefix("# HELP ") {
+            assert!(rest.starts_with(&format!("{family} ")), "{line}");
+        } else {
+            assert!(line.starts_with(&format!("{family}{{")), "{line} is not of {family}");
+            check_sample(line);
+        }
+    }
+    for line in [
+        "chronfs_queue_messages{queue=\"feeds/a\"} 3",
+        "chronfs_queue_last_seq{queue=\"feeds/deep/b\"} 3",
+        "chronfs_queue_ready{queue=\"other\"} 1",
+        "chronfs_queue_ready{queue=\"feeds/a\"} 0",
+        "chronfs_reader_position{queue=\"feeds/a\",reader=\"alice\"} 2",
+        "chronfs_reader_lag_messages{queue=\"feeds/a\",reader=\"alice\"} 2",
+    ] {
+        assert!(metrics.lines().any(|other| other == line), "{line}\n{metrics}");
+    }
+    if let Ok(promtool) = std::env::var("PROMTOOL") {
+        mount.ok(&format!("{promtool} check metrics < .chronfs/metrics"));
+    }
+}
+
+#[test]
+fn the_root_tells_about_the_mount() {
+    let Some(mount) = mount() else { return };
+    assert_eq!(mount.ok("ls .chronfs"), "README\nmetrics\nstatus.json\nversion\n");
+    assert_eq!(mount.ok("cat .chronfs/version"), format!("chronfs {}\n", env!("CARGO_PKG_VERSION")));
+    assert!(mount.ok("cat .chronfs/README").contains("append.txt"));
+    assert_eq!(mount.ok("jq -c '[.queues[].last_seq]' .chronfs/status.json"), "[3,3,1]\n");
+    assert!(mount.fails("ls feeds/.chronfs").contains("No such file"));
+    // A damaged queue does not hide the others.
+    std::fs::write(mount.root().join("other/control.meta"), "x").unwrap();
+    std::fs::write(mount.root().join("other/000000000.q"), "x").unwrap();
+    assert_eq!(mount.ok("cat .merged/messages.bin"), "b1a1a2a3b2b3");
+    assert!(mount.ok("cat .chronfs/metrics").contains("chronfs_queue_readable{queue=\"other\"} 0\n"));
+    mount.ok("jq . .chronfs/status.json");
+}
+
+#[test]
+fn a_bus_of_a_thousand_queues_is_listed_and_merged() {
+    let Some(mount) = TestMount::over(
+        |root| (0..1000).for_each(|n| make(root, &format!("d{}/q{n}", n % 10), &[(n + 1, "message")])),
+        "rw",
+    ) else {
+        return;
+    };
+    let started = Instant::now();
+    assert_eq!(mount.ok("ls -l d0 | wc -l"), "101\n");
+    assert_eq!(mount.ok("ls -l d*/ | grep -c ' q'"), "1000\n");
+    let listed = started.elapsed();
+    assert_eq!(mount.ok("wc -l < .merged/messages.txt"), "1000\n");
+    assert_eq!(mount.ok("grep -c ^chronfs_queue_messages .chronfs/metrics"), "1000\n");
+    assert!(listed < Duration::from_secs(3), "{listed:?}");
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
