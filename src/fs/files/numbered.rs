@@ -97,7 +97,9 @@ impl File for Numbered {
     fn ttl(&self) -> Ttl {
         // Where messages are retired, a name must not outlive its message for long.
         let settings = self.queue.queue.settings();
-        if settings.retain_bytes.is_none() && settings.retain_age_ns.is_none() { Ttl::LONG } else { Ttl::NAME }
+        let retains =
+            settings.retain_bytes.is_some() || settings.retain_age_ns.is_some() || settings.retain_segments.is_some();
+        if retains { Ttl::NAME } else { Ttl::LONG }
     }
 }
 
