@@ -184,10 +184,12 @@ fn the_metrics_are_sound() {
 #[test]
 fn the_root_tells_about_the_mount() {
     let Some(mount) = mount() else { return };
-    assert_eq!(mount.ok("ls .chronfs"), "README\nmetrics\nstatus.json\nversion\n");
+    assert_eq!(mount.ok("ls .chronfs"), "README\ndoctor\nmetrics\nstatus.json\nversion\n");
     assert_eq!(mount.ok("cat .chronfs/version"), format!("chronfs {}\n", env!("CARGO_PKG_VERSION")));
     assert!(mount.ok("cat .chronfs/README").contains("append.txt"));
     assert_eq!(mount.ok("jq -c '[.queues[].last_seq]' .chronfs/status.json"), "[3,3,1]\n");
+    let diagnosis = mount.ok("cat .chronfs/doctor");
+    assert!(diagnosis.ends_with("3 queues checked: all well\n"), "{diagnosis}");
     assert!(mount.fails("ls feeds/.chronfs").contains("No such file"));
 }
 
@@ -203,6 +205,9 @@ fn a_damaged_queue_does_not_hide_the_others() {
     assert_eq!(mount.ok("cat .merged/messages.bin"), "a1");
     assert!(mount.ok("cat .chronfs/metrics").contains("chronfs_queue_readable{queue=\"b\"} 0\n"));
     assert_eq!(mount.ok("jq -c '[.queues[].damaged]' .chronfs/status.json"), "[null,true]\n");
+    let diagnosis = mount.ok("cat .chronfs/doctor");
+    let place = format!("error    {}/b", mount.root().display());
+    assert!(diagnosis.contains(&place) && diagnosis.ends_with("there are problems\n"), "{diagnosis}");
 }
 
 #[test]

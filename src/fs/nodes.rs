@@ -281,6 +281,7 @@ pub(crate) static NODES: &[Row] = &[
     directory(".chronfs", ENDPOINT, Place::Chronfs),
     file("metrics", CHRONFS, Listed::Always, chronfs::metrics),
     file("status.json", CHRONFS, Listed::Always, chronfs::status),
+    file("doctor", CHRONFS, Listed::Always, chronfs::doctor),
     file("version", CHRONFS, Listed::Always, chronfs::version),
     file("README", CHRONFS, Listed::Always, chronfs::readme),
 ];

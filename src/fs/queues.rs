@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, Weak};
 use rustix::fs::Stat;
 
 use crate::clock;
-use crate::queue::{self, Queue, QueueWriter, SegmentId, Settings, layout};
+use crate::queue::{self, Queue, QueueWriter, Scanner, SegmentId, Settings, layout};
 use crate::sync::AtomicU32;
 use crate::view::{Format, View};
 
@@ -46,6 +46,8 @@ pub(crate) struct OpenQueue {
     views: Mutex<HashMap<Format, (SegmentFile, Arc<SharedView>)>>,
     first_segment: Mutex<Option<SegmentFile>>,
     warm_views: Arc<AtomicU32>,
+    /// Where the last message was looked up, while the first segment stays: `ls -l` asks for one after the other.
+    walker: Mutex<Option<(SegmentFile, Scanner)>>,
     /// Handles that use a reader of this queue.
     pub(crate) takes: AtomicU32,
 }
@@ -92,6 +94,7 @@ impl OpenQueue {
             views: Mutex::default(),
             first_segment: Mutex::default(),
             warm_views,
+            walker: Mutex::default(),
             takes: AtomicU32::new(0),
         };
         let first = opened.look_at_first_segment(None);
@@ -158,6 +161,26 @@ impl OpenQueue {
                 Ok(view)
             }
         }
+    }
+
+    /// A scanner that stands before a message, or what comes instead of it. To be given back by [`Self::keep_scanner`].
+    pub(crate) fn scanner_at(&self, seq: u64) -> Result<(SegmentFile, Scanner)> {
+        let first = self.first_segment()?;
+        let kept = lock(&self.walker).take();
+        if let Some((segment, scanner)) = kept
+            && segment == first
+            && scanner.seq() == seq
+        {
+            return Ok((segment, scanner));
+        }
+        let mut scanner = self.queue.scan()?;
+        scanner.seek_seq(seq)?;
+        Ok((first, scanner))
+    }
+
+    /// Keeps a scanner for the message that it stands at now.
+    pub(crate) fn keep_scanner(&self, first: SegmentFile, scanner: Scanner) {
+        *lock(&self.walker) = Some((first, scanner));
     }
 
     /// How many views of the mount keep descriptors open without being used.

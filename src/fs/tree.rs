@@ -79,7 +79,7 @@ enum Listing {
     /// A snapshot, made anew when it is read from the start again.
     Snapshot { ino: Ino, snapshot: Mutex<Snapshot> },
     /// Of `messages/`: too many for that.
-    Numbers { ino: Ino, directory: DirectoryNode, numbers: Mutex<Numbers> },
+    Numbers { ino: Ino, directory: DirectoryNode, numbers: Box<Mutex<Numbers>> },
 }
 
 struct Snapshot {
@@ -306,7 +306,7 @@ impl Tree {
     pub(crate) fn opendir(&self, ino: Ino) -> Result<u64> {
         let directory = self.directory(ino)?;
         if let DirectoryKind::Virtual { place: Place::Messages, .. } = directory.kind {
-            let numbers = Mutex::new(Numbers::new(self.site(&directory)?.queue()?));
+            let numbers = Box::new(Mutex::new(Numbers::new(self.site(&directory)?.queue()?)));
             return self.listings.insert(|_| Listing::Numbers { ino, directory, numbers });
         }
         let items = Arc::new(self.list(ino)?);

@@ -8,13 +8,14 @@
 //! nothing behind the size is ever given. If the queue no longer has what the index says (damage, retention), a read
 //! fails rather than shift bytes.
 //!
-//! Lock order: `extender` before `index`; `idle` alone.
+//! Lock order: `extender` before `index` before `pins`; `idle` alone.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use super::cursor::{Cursor, Span};
 use super::index::{Growth, Index, Mark, Place};
+use super::pins::Pins;
 use super::{Format, len_u64, rendered_len};
 use crate::queue::{Entry, Error, Gap, GapReason, Position, Queue, Result, Scanner};
 
@@ -35,8 +36,8 @@ pub struct Crossed {
 /// Everything retained of a queue in one format, as a file: random access through a sparse index from rendered
 /// offset to position. Shared between threads.
 ///
-/// A view starts at a fixed message. When retention removes that, the view goes on with what is left for it: its size
-/// stays, reads of removed messages fail with [`Error::NoSuchPosition`]. A new view then starts at the first retained
+/// A view starts at a fixed message. When retention removes that, the view goes on with what it holds ([`View::pin`]) and
+/// what is left for it: its size stays, reads of other removed messages fail with [`Error::NoSuchPosition`]. A new view then starts at the first retained
 /// message; [`View::first`] tells the two apart.
 ///
 /// ```no_run
@@ -59,6 +60,7 @@ pub struct View {
     extender: Mutex<Option<Scanner>>,
     /// The last used one at the back.
     idle: Mutex<VecDeque<Cursor>>,
+    pins: Mutex<Pins>,
 }
 
 impl View {
@@ -80,6 +82,7 @@ impl View {
             index: RwLock::new(Index::new(position, seq)),
             extender: Mutex::new(None),
             idle: Mutex::new(VecDeque::new()),
+            pins: Mutex::default(),
         }
     }
 
@@ -145,7 +148,13 @@ impl View {
             (to, index.span(offset, to))
         };
         let before = out.len();
-        let result = self.copy(&marks, offset, to, out);
+        let mut result = self.copy(&marks, offset, to, out);
+        if matches!(result, Err(Error::NoSuchPosition { .. } | Error::Damaged { .. })) {
+            out.truncate(before);
+            if let Some(held) = self.copy_held(&marks, offset, to, out) {
+                result = held;
+            }
+        }
         if result.is_err() {
             out.truncate(before);
         }
@@ -160,8 +169,21 @@ impl View {
         self.extend(u64::MAX, budget)
     }
 
+    /// Holds the segments open that are known by now, so that they can be read when retention has removed them. Within
+    /// bounds: not every segment of a large queue, and not of any number of views.
+    pub fn pin(&self) {
+        let index = self.index();
+        lock(&self.pins).extend(&self.queue, &index);
+    }
+
+    /// Lets go of what [`View::pin`] holds.
+    pub fn unpin(&self) {
+        lock(&self.pins).clear();
+    }
+
     /// Gives the open files and buffers back; the index stays. For when nobody has the file open.
     pub fn trim(&self) {
+        self.unpin();
         *lock(&self.extender) = None;
         lock(&self.idle).clear();
     }
@@ -181,6 +203,31 @@ impl View {
         let crossed = cursor.copy(&span, from, to, out)?;
         self.give_back(cursor);
         Ok(crossed)
+    }
+
+    /// As [`View::copy`], from the segments that are held open; None if one is not.
+    fn copy_held(&self, marks: &[Mark], from: u64, to: u64, out: &mut Vec<u8>) -> Option<Result<Option<Crossed>>> {
+        let mut pins = lock(&self.pins);
+        let span = Span { format: self.format, marks, path: self.queue.path() };
+        let groups: Vec<_> = marks.chunk_by(|a, b| a.place.position.segment == b.place.position.segment).collect();
+        let mut crossed = None;
+        for (at, group) in groups.iter().enumerate() {
+            let place = group.first()?.place;
+            let end = groups.get(at + 1).and_then(|next| next.first()).map_or(to, |next| next.place.offset.min(to));
+            let scanner = pins.take(place.position.segment)?;
+            let copied = Cursor::new(scanner, place).and_then(|mut cursor| {
+                let gap = cursor.copy(&span, from.max(place.offset), end, out)?;
+                Ok((cursor, gap))
+            });
+            match copied {
+                Ok((cursor, gap)) => {
+                    pins.put(place.position.segment, cursor.into_scanner());
+                    crossed = crossed.or(gap);
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        Some(Ok(crossed))
     }
 
     /// A cursor that can read at `from`, for which `mark` is the nearest place that the index knows.

@@ -76,6 +76,17 @@ impl Index {
         self.marks.get(first..last).unwrap_or_default().to_vec()
     }
 
+    /// The first marks of the segments, at most `count` from the start on.
+    pub(super) fn segment_starts(&self, count: usize) -> Vec<Place> {
+        let mut starts = Vec::new();
+        let mut at = 0;
+        while let Some(mark) = self.marks.get(at).filter(|_| starts.len() < count) {
+            starts.push(mark.place);
+            at = self.marks.partition_point(|other| other.place.position.segment <= mark.place.position.segment);
+        }
+        starts
+    }
+
     /// Something that grows on its own, to be put in with [`Index::put`]: so that readers of the index wait for
     /// neither input nor rendering. There must be one at a time.
     pub(super) fn growth(&self) -> Growth {
@@ -222,6 +233,8 @@ mod tests {
         let marks: Vec<_> =
             index.marks.iter().map(|m| (m.place.offset, m.place.seq, m.place.position.segment.0)).collect();
         assert_eq!(marks, [(0, 1, 0), (14, 5, 1), (21, 6, 2), (28, 9, 3)]);
+        assert_eq!(index.segment_starts(3).iter().map(|place| place.seq).collect::<Vec<_>>(), [1, 5, 6]);
+        assert_eq!(index.segment_starts(9).len(), 4);
     }
 
     #[test]

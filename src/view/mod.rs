@@ -16,6 +16,7 @@ mod index;
 mod input;
 mod json;
 mod merge;
+mod pins;
 mod render;
 mod seek_target;
 mod stream;

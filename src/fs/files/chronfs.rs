@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::metrics;
 use crate::bus;
+use crate::doctor;
 use crate::fs::attr::{Attr, READ};
 use crate::fs::bus_walk::{self, Found};
 use crate::fs::errno::{Errno, Result};
@@ -19,10 +20,12 @@ type Render = fn(&Site, Caller) -> Result<String>;
 struct Text {
     site: Site,
     render: Render,
+    /// The permission bits that it may have.
+    mask: u16,
 }
 
 fn make(site: &Site, render: Render) -> Result<Arc<dyn File>> {
-    Ok(Arc::new(Text { site: site.clone(), render }))
+    Ok(Arc::new(Text { site: site.clone(), render, mask: READ }))
 }
 
 /// Row constructor of `metrics`.
@@ -39,6 +42,38 @@ pub(crate) fn status(site: &Site) -> Result<Arc<dyn File>> {
         let queues = queues.join(",");
         Ok(format!("{{\"version\":\"{version}\",\"root\":{root},\"read_only\":{read_only},\"queues\":[{queues}]}}\n"))
     })
+}
+
+/// Row constructor of `doctor`. It tells of every queue, so it is for the root's owner.
+pub(crate) fn doctor(site: &Site) -> Result<Arc<dyn File>> {
+    Ok(Arc::new(Text { site: site.clone(), render: diagnose, mask: 0o400 }))
+}
+
+fn diagnose(site: &Site, _caller: Caller) -> Result<String> {
+    if !patience::is_patient() {
+        return Err(Errno::LATER);
+    }
+    let path = site.directory.path();
+    let report = doctor::examine(&path, doctor::Options::default(), &mut |_| {})?;
+    let mut text = String::new();
+    let one_line = |text: &str| text.replace(char::is_control, " ");
+    for finding in &report.findings {
+        let (severity, kind, path) = (finding.severity.as_str(), finding.kind, finding.path.to_string_lossy());
+        let line = format!("{severity:<7}  {path}: {kind}: {}", finding.detail);
+        text += &format!("{}\n         -> {}\n", one_line(&line), one_line(&finding.remedy));
+    }
+    for unchecked in &report.unchecked {
+        text += &format!("unchecked  {}\n", one_line(unchecked));
+    }
+    let verdict = match (report.has_problems(), report.unchecked.is_empty()) {
+        (true, _) => "there are problems",
+        (false, true) => "all well",
+        (false, false) => "not everything could be looked at",
+    };
+    let plural = if report.checked == 1 { "queue" } else { "queues" };
+    text += &format!("{} {plural} checked: {verdict}\n", report.checked);
+    // It was given a path through our descriptor; people know another.
+    Ok(text.replace(&*path.to_string_lossy(), &site.shown_path().to_string_lossy()))
 }
 
 /// Row constructor of `version`.
@@ -95,7 +130,7 @@ fn inspect(site: &Site, caller: Caller) -> Result<Vec<Seen>> {
 
 impl File for Text {
     fn attr(&self) -> Result<Attr> {
-        Ok(Attr::file(&self.site.directory.stat_now()?, READ))
+        Ok(Attr::file(&self.site.directory.stat_now()?, self.mask))
     }
 
     fn open(&self, access: Access, caller: Caller) -> Result<Box<dyn Handle>> {

@@ -51,12 +51,15 @@ fn parse(text: &str) -> Option<u64> {
 
 /// Finds a message in O(log n). ENOENT if it is not retained, or damaged.
 fn with_message<T>(queue: &OpenQueue, seq: u64, run: impl FnOnce(&Message<'_>) -> T) -> Result<T> {
-    let mut scanner = queue.queue.scan()?;
-    scanner.seek_seq(seq)?;
-    match scanner.next()? {
+    let (first, mut scanner) = queue.scanner_at(seq)?;
+    let result = match scanner.next()? {
         Some(Entry::Message(message)) if message.seq == seq => Ok(run(&message)),
         _ => Err(Errno::ENOENT),
+    };
+    if result.is_ok() {
+        queue.keep_scanner(first, scanner);
     }
+    result
 }
 
 struct Numbered {

@@ -61,7 +61,11 @@ impl SharedView {
 
     /// When no handle is open: keeps descriptors and buffers for the next question, if not too many views do.
     fn rest(&self) {
-        if self.handles.load(Ordering::Relaxed) > 0 || self.warm.load(Ordering::Relaxed) {
+        if self.handles.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        self.view.unpin();
+        if self.warm.load(Ordering::Relaxed) {
             return;
         }
         if self.warm_views.load(Ordering::Relaxed) >= MAX_WARM {
@@ -223,6 +227,7 @@ struct MessagesHandle {
 impl MessagesHandle {
     fn new(shared: &Arc<SharedView>) -> Self {
         shared.handles.fetch_add(1, Ordering::Relaxed);
+        shared.view.pin();
         Self { shared: Arc::clone(shared), reported: Mutex::new(None) }
     }
 
@@ -252,6 +257,7 @@ impl Handle for MessagesHandle {
         let end = offset.saturating_add(u64::try_from(size).unwrap_or(u64::MAX));
         if end > view.known_size() {
             self.shared.catch_up()?;
+            view.pin();
         }
         let start = out.len();
         match view.read_at(offset, size, out) {
