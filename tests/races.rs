@@ -148,3 +148,26 @@ fn processes_that_race_for_a_queue_write_one_after_the_other() {
     }
     assert_eq!(count, 160);
 }
+
+#[test]
+fn a_lock_that_is_let_go_is_free_at_once_while_programs_are_being_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = Queue::create(dir.path().join("q"), &settings()).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Between fork and exec a child holds copies of all descriptors.
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                std::process::Command::new("true").status().unwrap();
+            }
+        });
+        for round in 0..200 {
+            let taken = queue.writer().map(drop).and_then(|()| queue.reader("alice").map(drop));
+            if taken.is_err() {
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+                panic!("round {round}: {taken:?}");
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}

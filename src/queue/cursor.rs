@@ -50,8 +50,8 @@ pub(crate) struct Cursor {
     generation: u64,
     queue_id: u64,
     boot_id: [u8; 16],
-    // Holds the lock.
-    _file: File,
+    /// Holds the lock.
+    file: File,
 }
 
 pub(crate) fn file_name(name: &str) -> String {
@@ -254,7 +254,7 @@ impl CursorFile {
         let (place, generation) = self.read(geometry)?;
         let map = Mapping::read_write(&self.file, &self.path, CURSOR_LEN)?;
         let (queue_id, boot_id) = (geometry.queue_id, lock::boot_id());
-        let cursor = Cursor { map, generation, queue_id, boot_id, _file: self.file };
+        let cursor = Cursor { map, generation, queue_id, boot_id, file: self.file };
         cursor.heartbeat();
         Ok((cursor, place))
     }
@@ -286,5 +286,6 @@ impl Cursor {
 impl Drop for Cursor {
     fn drop(&mut self) {
         self.write_liveness(0);
+        super::sys::unlock(&self.file);
     }
 }

@@ -17,8 +17,8 @@ use super::sys;
 /// The writer lock, held until dropped.
 #[derive(Debug)]
 pub(crate) struct WriterLock {
-    _directory: Dir,
-    _file: File,
+    directory: Dir,
+    file: File,
 }
 
 impl WriterLock {
@@ -41,7 +41,15 @@ impl WriterLock {
             return Err(locked());
         }
         describe(&file).map_err(Error::io(&lock_path, "write to it"))?;
-        Ok(Self { _directory: guard, _file: file })
+        Ok(Self { directory: guard, file })
+    }
+}
+
+impl Drop for WriterLock {
+    fn drop(&mut self) {
+        // See `sys::unlock`.
+        sys::unlock(&self.file);
+        let _ = self.directory.file().unlock();
     }
 }
 

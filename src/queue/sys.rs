@@ -142,6 +142,14 @@ pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
+/// Lets go of the lock at once. Closing the file would do it only when no process that was forked in between, and has
+/// not yet run its own program, holds a copy of the descriptor.
+pub(crate) fn unlock(file: &File) {
+    let lock = whole_file_lock(libc::F_UNLCK);
+    // SAFETY: `lock` is a valid description of a lock. Nothing can be done about a failure: closing will unlock.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
+}
+
 /// Whether somebody else holds a lock on the file. Takes none.
 pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
     let mut lock = whole_file_lock(libc::F_WRLCK);
