@@ -88,12 +88,21 @@ pub struct Endpoint {
     expires: Option<Instant>,
 }
 
-/// A directory that is being watched.
+/// A directory that is known.
 #[derive(Debug)]
 struct Node {
-    /// None where the system had no more watches.
-    watch: Option<WatchDescriptor>,
+    watch: Watch,
     endpoint: Option<Endpoint>,
+}
+
+/// Whether changes in a directory are notified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Watch {
+    On(WatchDescriptor),
+    /// The system has no more watches for this user.
+    Exhausted,
+    /// This user may not read the directory.
+    Denied,
 }
 
 /// Finds the queues below a directory, and notices when they come, go, become ready or lose their lease.
@@ -122,7 +131,6 @@ pub struct RouterDiscovery {
     expiries: BTreeSet<(Instant, PathBuf)>,
     rescan_every: Duration,
     next_rescan: Instant,
-    unwatched: usize,
     events: Vec<DiscoveryEvent>,
 }
 
@@ -144,7 +152,6 @@ impl RouterDiscovery {
             expiries: BTreeSet::new(),
             rescan_every: RESCAN_EVERY,
             next_rescan: Instant::now(),
-            unwatched: 0,
             events: Vec::new(),
         })
     }
@@ -212,7 +219,13 @@ impl RouterDiscovery {
     /// How many directories can't be watched because the system has no more watches for this user
     /// (`/proc/sys/fs/inotify/max_user_watches`). They are looked at every second instead.
     pub fn unwatched(&self) -> usize {
-        self.unwatched
+        self.nodes.values().filter(|node| node.watch == Watch::Exhausted).count()
+    }
+
+    /// The directories that this user may not read: whatever is in them is not found. They are tried again whenever
+    /// everything is looked at.
+    pub fn denied(&self) -> impl Iterator<Item = &Path> {
+        self.nodes.iter().filter(|(_, node)| node.watch == Watch::Denied).map(|(path, _)| path.as_path())
     }
 
     /// Gathers the directories to look at. True: notifications were lost, or the root has gone.
@@ -270,7 +283,7 @@ impl RouterDiscovery {
                 self.look_at(dir, true);
             }
         }
-        let hurry = self.unwatched > 0 || !self.nodes.contains_key(&self.root);
+        let hurry = self.unwatched() > 0 || !self.nodes.contains_key(&self.root);
         let every = if hurry { self.rescan_every.min(RESCAN_UNWATCHED) } else { self.rescan_every };
         self.next_rescan = Instant::now() + every.max(started.elapsed() * RESCAN_SHARE);
     }
@@ -309,26 +322,20 @@ impl RouterDiscovery {
             | WatchMask::ONLYDIR
             | WatchMask::DONT_FOLLOW;
         let watch = match self.inotify.watches().add(dir, mask) {
-            Ok(watch) => Some(watch),
-            Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => None,
-            // Not readable for us: its names may be, and the rescans look again.
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => None,
+            Ok(watch) => Watch::On(watch),
+            Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => Watch::Exhausted,
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Watch::Denied,
             Err(_) => return false,
         };
-        let known = self.nodes.get(dir).map(|node| node.watch.clone());
-        match (known, &watch) {
-            (Some(before), now) if before == *now => return true,
-            // It has a watch at last.
-            (Some(None), Some(_)) => self.unwatched -= 1,
-            // Another directory under the same name.
-            (Some(Some(_)), Some(_)) => self.forget(dir),
-            (Some(Some(_)), None) => self.forget(dir),
-            (Some(None) | None, None) | (None, Some(_)) => {}
+        match self.nodes.get(dir).map(|node| &node.watch) {
+            Some(before) if *before == watch => return true,
+            // Another directory under the same name: a watch stays with its directory.
+            Some(Watch::On(_)) => self.forget(dir),
+            Some(Watch::Exhausted | Watch::Denied) | None => {}
         }
-        match &watch {
+        if let Watch::On(watch) = &watch {
             // A directory that was renamed keeps its watch: it belongs to the new name now.
-            Some(watch) => drop(self.watches.insert(watch.clone(), dir.to_path_buf())),
-            None => self.unwatched += 1,
+            self.watches.insert(watch.clone(), dir.to_path_buf());
         }
         match self.nodes.get_mut(dir) {
             Some(node) => node.watch = watch,
@@ -393,17 +400,12 @@ impl RouterDiscovery {
     fn forget(&mut self, dir: &Path) {
         self.forget_below(dir, |_| false);
         self.forget_endpoint(dir);
-        if let Some(node) = self.nodes.remove(dir) {
-            match node.watch {
-                // Only if it is still this directory's: see `watch`.
-                Some(watch) if self.watches.get(&watch).is_some_and(|path| path == dir) => {
-                    self.watches.remove(&watch);
-                    // The kernel has removed it already if the directory was deleted.
-                    let _ = self.inotify.watches().remove(watch);
-                }
-                Some(_) => {}
-                None => self.unwatched -= 1,
-            }
+        let Some(Node { watch: Watch::On(watch), .. }) = self.nodes.remove(dir) else { return };
+        // Only if it is still this directory's: see `watch`.
+        if self.watches.get(&watch).is_some_and(|path| path == dir) {
+            self.watches.remove(&watch);
+            // The kernel has removed it already if the directory was deleted.
+            let _ = self.inotify.watches().remove(watch);
         }
     }
 

@@ -65,3 +65,10 @@ fn open_regular(path: &Path) -> io::Result<File> {
     }
     Ok(file)
 }
+
+/// Without another process: a fork would hold other tests' locks for a moment longer.
+#[cfg(test)]
+pub(super) fn make_fifo(path: &Path) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+}

@@ -2,7 +2,28 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::queue::{Result, check_name};
+use super::{LEASE_FILE, READY_FILE};
+use crate::queue::layout::{CONTROL_FILE, LOCK_FILE, SEGMENT_SUFFIX};
+use crate::queue::{Error, Result, check_name};
+
+/// Names that the mount shows in every directory that may become a queue.
+const VIRTUAL: [&str; 5] = [READY_FILE, LEASE_FILE, "append.jsonl", "append.txt", "append.bin"];
+
+/// Checks the name of a queue's directory, or of one above it: what [`check_name`] allows, but no name that means
+/// something else in the directory that it lies in. (A directory that held a queue named `control.meta` would look like a
+/// queue itself.)
+///
+/// # Errors
+/// [`Error::InvalidName`] or [`Error::NameTooLong`].
+pub fn check_queue_name(name: &str) -> Result<()> {
+    check_name(name)?;
+    let is_internal = [CONTROL_FILE, LOCK_FILE].contains(&name) || name.ends_with(SEGMENT_SUFFIX);
+    if is_internal || VIRTUAL.contains(&name) {
+        let reason = "it has a meaning of its own in the directory of a queue";
+        return Err(Error::InvalidName { name: name.to_owned(), reason });
+    }
+    Ok(())
+}
 
 /// The paths of a bus directory.
 ///
@@ -57,7 +78,7 @@ impl BusLayout {
     /// # Errors
     /// [`InvalidName`](crate::Error::InvalidName) or [`NameTooLong`](crate::Error::NameTooLong).
     pub fn feed(&self, name: &str) -> Result<PathBuf> {
-        check_name(name)?;
+        check_queue_name(name)?;
         Ok(self.feeds().join(name))
     }
 
@@ -66,8 +87,24 @@ impl BusLayout {
     /// # Errors
     /// [`InvalidName`](crate::Error::InvalidName) or [`NameTooLong`](crate::Error::NameTooLong).
     pub fn strategy(&self, name: &str) -> Result<StrategyEndpoints> {
-        check_name(name)?;
+        check_queue_name(name)?;
         let directory = self.strategies().join(name);
         Ok(StrategyEndpoints { orders_out: directory.join("orders_out"), orders_in: directory.join("orders_in") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_mean_something_else_are_refused() {
+        for name in ["READY", "LEASE", "append.txt", "control.meta", "writer.lock", "000000000.q", "x.q", ".x", ""] {
+            assert!(check_queue_name(name).is_err(), "{name}");
+            assert!(BusLayout::new("/srv").strategy(name).is_err(), "{name}");
+        }
+        for name in ["ready", "messages", "orders_out", "control", "q", "at", "since"] {
+            assert!(check_queue_name(name).is_ok(), "{name}");
+        }
     }
 }

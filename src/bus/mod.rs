@@ -14,7 +14,7 @@ mod registration;
 
 pub use discovery::{Change, DiscoveryEvent, Endpoint, RouterDiscovery};
 pub use file::is_temporary;
-pub use layout::{BusLayout, StrategyEndpoints};
+pub use layout::{BusLayout, StrategyEndpoints, check_queue_name};
 pub use lease::{LEASE_FILE, Lease, LeaseState, MAX_LEASE_PAYLOAD, lease, remove_lease, write_lease, write_lease_as};
 pub use ready::{Marker, READY_FILE, Ready, mark_ready, mark_ready_as, ready, unmark_ready};
 pub use registration::ReaderRegistration;

@@ -156,8 +156,7 @@ mod tests {
         let by_hand = ready(dir.path()).unwrap().unwrap();
         assert!(by_hand.pid.is_none() && by_hand.timestamp_ns.is_some());
         unmark_ready(dir.path()).unwrap();
-        let status = std::process::Command::new("mkfifo").arg(dir.path().join(READY_FILE)).status().unwrap();
-        assert!(status.success());
+        file::make_fifo(&dir.path().join(READY_FILE));
         assert!(ready(dir.path()).is_err());
         unmark_ready(dir.path()).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join(READY_FILE)).unwrap();

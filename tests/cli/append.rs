@@ -97,9 +97,13 @@ fn append_makes_a_queue_only_where_nothing_else_is() {
 fn queues_have_decent_names_and_do_not_lie_in_one_another() {
     let bus = Bus::new();
     bus.append("q", "txt", b"x\n");
-    for (place, part) in
-        [("q/inner", "another queue's directory"), ("a b", "invalid name"), (".hidden", "invalid name")]
-    {
+    for (place, part) in [
+        ("q/inner", "another queue's directory"),
+        ("a b", "invalid name"),
+        (".hidden", "invalid name"),
+        ("control.meta", "meaning of its own"),
+        ("READY", "meaning of its own"),
+    ] {
         assert_fails(&bus.run(&["create", place]), &[place, part]);
         assert_fails(&bus.run_with(&["append", place], b"x\n"), &[place, part]);
     }

@@ -126,7 +126,6 @@ fn merge_names_what_is_missing() {
 fn several_segments(bus: &Bus) {
     bus.stdout(&["create", "q", "--segment-size", "64KiB", "--retain-bytes", "64KiB"]);
     bus.stdout(&["readers", "q", "add", "slow"]);
-    bus.append("q", "txt", "x".repeat(100).as_bytes());
     let lines: String = (0..1500).map(|n| format!("{n:0100}\n")).collect();
     bus.append("q", "txt", lines.as_bytes());
 }
@@ -154,4 +153,25 @@ fn retain_says_what_goes_and_who_keeps_the_rest() {
     let output = bus.run(&["retain", "unlimited"]);
     assert!(stderr(&output).contains("unlimited: it has no retention limits"), "{}", stderr(&output));
     assert_fails(&bus.run(&["retain", "missing"]), &["missing: not a queue", "chron-cli create"]);
+}
+
+/// As a user who may not look into a queue.
+#[test]
+fn what_may_not_be_read_is_named() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bus = Bus::new();
+    bus.numbered("open", 1);
+    bus.numbered("closed", 1);
+    fs::set_permissions(bus.path("closed"), fs::Permissions::from_mode(0o000)).unwrap();
+    if fs::read_dir(bus.path("closed")).is_err() {
+        for args in [&["watch", "--once", "."][..], &["merge", "--all-queues", "."]] {
+            let output = bus.run(args);
+            assert_eq!(code(&output), 1, "{args:?}");
+            assert!(stderr(&output).contains("./closed: cannot list: Permission denied; run it as"), "{args:?}");
+            assert!(!output.stdout.is_empty(), "the others are shown all the same");
+        }
+    } else {
+        eprintln!("skipped in part: this user may read everything");
+    }
+    fs::set_permissions(bus.path("closed"), fs::Permissions::from_mode(0o755)).unwrap();
 }

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use chronfs::Queue;
-use chronfs::queue::{Settings, check_name};
+use chronfs::bus::check_queue_name;
+use chronfs::queue::Settings;
 
 use crate::CreateArgs;
 use crate::failure::{Done, Failure, Outcome};
@@ -26,7 +27,7 @@ pub(crate) fn run(args: &CreateArgs) -> Outcome {
 pub(crate) fn check_place(path: &Path) -> Result<(), Failure> {
     let refuse = |what: &dyn std::fmt::Display| Failure::new(format!("{}: {what}", path.display()));
     if let Some(name) = path.file_name() {
-        check_name(&name.to_string_lossy()).map_err(|e| refuse(&e))?;
+        check_queue_name(&name.to_string_lossy()).map_err(|e| refuse(&e))?;
     }
     match path.parent() {
         Some(parent) if Queue::exists(Path::new(".").join(parent)) => {

@@ -23,6 +23,7 @@ pub(crate) fn run(args: &DoctorArgs, color: bool) -> Outcome {
         let hint = match e.kind() {
             std::io::ErrorKind::NotFound => "; give a queue, or a directory with queues below it",
             std::io::ErrorKind::PermissionDenied => "; run it as the owner of the queues",
+            std::io::ErrorKind::NotADirectory => "; a queue is a directory",
             _ => "",
         };
         Failure::Unchecked(format!("{}: cannot list: {e}{hint}", args.root.display()))

@@ -58,7 +58,7 @@ impl Failure {
     /// `<path>: cannot <doing>: <system error>`.
     pub(crate) fn io(path: &Path, doing: &str) -> impl FnOnce(io::Error) -> Self {
         let start = format!("{}: cannot {doing}", path.display());
-        move |e| Self::Message(format!("{start}: {e}"))
+        move |e| Self::Message(format!("{start}: {e}{}", remedy(&e)))
     }
 
     /// An error while writing to stdout.
@@ -84,7 +84,8 @@ impl From<Failure> for ExitCode {
 
 impl From<Error> for Failure {
     fn from(e: Error) -> Self {
-        Self::Message(e.to_string())
+        let remedy = if let Error::Io { source, .. } = &e { remedy(source) } else { "" };
+        Self::Message(format!("{e}{remedy}"))
     }
 }
 
@@ -94,6 +95,16 @@ impl fmt::Display for Failure {
             Self::ClosedPipe => f.write_str("standard output: closed"),
             Self::Message(text) | Self::Usage(text) | Self::Unchecked(text) => f.write_str(text),
         }
+    }
+}
+
+/// What to do about a system error, where that is the same whatever was tried.
+fn remedy(e: &io::Error) -> &'static str {
+    match e.kind() {
+        io::ErrorKind::PermissionDenied => "; run it as a user who may do that, or change the permissions",
+        io::ErrorKind::ReadOnlyFilesystem => "; choose a place that can be written",
+        io::ErrorKind::StorageFull => "; make room and try again",
+        _ => "",
     }
 }
 

@@ -18,6 +18,7 @@ use chronfs::{Queue, clock};
 use crate::MergeArgs;
 use crate::failure::{Done, Failure, Outcome, note, one_line};
 use crate::output::{Output, exit_when_pipe_closes};
+use crate::watch::{Complaints, discover};
 
 /// How long a message is held back for queues that have nothing.
 const HOLD_BACK: Duration = Duration::from_millis(1);
@@ -96,7 +97,8 @@ struct Merge<'a> {
 }
 
 pub(crate) fn run(args: &MergeArgs) -> Outcome {
-    let mut discovery = RouterDiscovery::new(&args.root)?;
+    let mut discovery = discover(&args.root)?;
+    let mut complained = Complaints::default();
     if args.follow {
         exit_when_pipe_closes()?;
     }
@@ -111,6 +113,7 @@ pub(crate) fn run(args: &MergeArgs) -> Outcome {
     };
     loop {
         merge.attach(&mut discovery)?;
+        complained.about(&discovery, &args.root);
         let tickets: Vec<_> = merge.waiters().map(Waiter::prepare).collect();
         let looked_ns = clock::now_ns();
         let printed = merge.print_ready(looked_ns)?;
@@ -130,13 +133,13 @@ pub(crate) fn run(args: &MergeArgs) -> Outcome {
             wait_any(&waits, step);
         }
     }
-    if merge.sources.is_empty() {
+    if merge.sources.is_empty() && !args.all_queues {
         note(&format!(
             "{}: no queue here is marked as ready; mark one with touch QUEUE/READY, or use --all-queues",
             args.root.display()
         ));
     }
-    Ok(if merge.gaps == 0 { Done::Well } else { Done::Problems })
+    Ok(if merge.gaps == 0 && complained.denied.is_empty() { Done::Well } else { Done::Problems })
 }
 
 impl Merge<'_> {

@@ -1,9 +1,12 @@
 //! `chron-cli watch`: what happens to the queues below a directory, a line each, as it happens.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chronfs::bus::{DiscoveryEvent, RouterDiscovery};
+use chronfs::queue::Error;
 use chronfs::{clock, view};
 use serde::Serialize;
 
@@ -24,27 +27,57 @@ struct Line<'a> {
 }
 
 pub(crate) fn run(args: &WatchArgs, color: bool) -> Outcome {
-    let mut discovery = RouterDiscovery::new(&args.root)?;
+    let mut discovery = discover(&args.root)?;
     exit_when_pipe_closes()?;
     let mut out = Output::stdout()?;
-    let mut unwatched = 0;
+    let mut complained = Complaints::default();
     loop {
         for event in discovery.poll()? {
             put(args, color, &event, &mut out)?;
         }
         out.flush()?;
-        if discovery.unwatched() > unwatched {
-            note(&format!(
-                "{}: {} directories are looked at only every second: raise /proc/sys/fs/inotify/max_user_watches",
-                args.root.display(),
-                discovery.unwatched()
-            ));
-        }
-        unwatched = discovery.unwatched();
+        complained.about(&discovery, &args.root);
         if args.once {
-            return Ok(Done::Well);
+            return Ok(if complained.denied.is_empty() { Done::Well } else { Done::Problems });
         }
         discovery.wait(LONGEST_WAIT)?;
+    }
+}
+
+/// Starts to watch a directory, or says what to give instead.
+pub(crate) fn discover(root: &Path) -> Result<RouterDiscovery, Failure> {
+    RouterDiscovery::new(root).map_err(|error| match &error {
+        Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            Failure::new(format!("{error}; give a queue, or a directory with queues below it"))
+        }
+        _ => error.into(),
+    })
+}
+
+/// What has been complained about already: each thing is named once.
+#[derive(Default)]
+pub(crate) struct Complaints {
+    unwatched: usize,
+    /// Directories that may not be read.
+    pub(crate) denied: BTreeSet<PathBuf>,
+}
+
+impl Complaints {
+    /// Names what can't be watched.
+    pub(crate) fn about(&mut self, discovery: &RouterDiscovery, root: &Path) {
+        let unwatched = discovery.unwatched();
+        if unwatched > self.unwatched {
+            note(&format!(
+                "{}: {unwatched} directories are looked at only every second: raise /proc/sys/fs/inotify/max_user_watches",
+                root.display(),
+            ));
+        }
+        self.unwatched = unwatched;
+        for path in discovery.denied() {
+            if self.denied.insert(path.to_path_buf()) {
+                note(&Failure::io(path, "list")(rustix::io::Errno::ACCESS.into()).to_string());
+            }
+        }
     }
 }
 

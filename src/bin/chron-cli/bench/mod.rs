@@ -12,6 +12,7 @@ use std::time::Instant;
 use chronfs::queue::{Queue, ReaderOptions, Settings};
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::BenchArgs;
 use crate::create::check_place;
@@ -85,7 +86,24 @@ impl Scratch {
         let dir = parent.join(format!("chronfs-bench.{}", std::process::id()));
         std::fs::create_dir_all(&parent).map_err(Failure::io(&parent, "make it"))?;
         std::fs::create_dir(&dir).map_err(Failure::io(&dir, "make it for the measurement"))?;
-        Ok(Self(dir))
+        let scratch = Self(dir);
+        scratch.remove_when_ended()?;
+        Ok(scratch)
+    }
+
+    /// Whoever ends us by a signal finds nothing left behind.
+    fn remove_when_ended(&self) -> Result<(), Failure> {
+        let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])
+            .map_err(|e| Failure::new(format!("cannot wait for signals: {e}")))?;
+        let dir = self.0.clone();
+        let wait = move || {
+            if let Some(signal) = signals.forever().next() {
+                let _ = std::fs::remove_dir_all(dir);
+                std::process::exit(128 + signal);
+            }
+        };
+        let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(wait);
+        thread.map(drop).map_err(|e| Failure::new(format!("cannot start a thread: {e}")))
     }
 }
 

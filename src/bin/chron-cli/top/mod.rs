@@ -126,8 +126,9 @@ impl Top {
                 return Ok(());
             }
             if !self.mode.paused && looked.elapsed() >= self.mode.interval {
-                looked = Instant::now();
                 self.model.look()?;
+                // Afterwards: however long that takes, there is time for keys in between.
+                looked = Instant::now();
             }
         }
     }

@@ -145,7 +145,7 @@ pub(super) struct Model {
 
 impl Model {
     pub(super) fn new(root: &Path) -> Result<Self, Failure> {
-        let discovery = RouterDiscovery::new(root)?;
+        let discovery = crate::watch::discover(root)?;
         let (rows, sort_by, selected) = (Vec::new(), SortBy::Name, None);
         Ok(Self { root: root.to_path_buf(), discovery, rows, sort_by, selected })
     }
@@ -197,8 +197,13 @@ impl Model {
         self.selected = self.rows.get(index).map(|row| row.path.clone());
     }
 
+    /// How many directories may not be read.
+    pub(super) fn denied(&self) -> usize {
+        self.discovery.denied().count()
+    }
+
     /// Messages a second of all queues.
     pub(super) fn total_rate(&self) -> f64 {
-        self.rows.iter().map(Row::rate).sum()
+        self.rows.iter().map(Row::rate).fold(0.0, |sum, rate| sum + rate)
     }
 }

@@ -78,7 +78,13 @@ fn head(model: &Model, mode: Mode, look: Look) -> String {
     let paused = if mode.paused { ", PAUSED" } else { "" };
     let interval = human_span_ms(u64::try_from(mode.interval.as_millis()).unwrap_or(u64::MAX));
     let (count, rate, sort) = (model.rows.len(), human_count(model.total_rate()), model.sort_by.word());
-    look.fit(&format!("chron-cli top {root}: {count} queues, {rate} messages/s, every {interval}, by {sort}{paused}"))
+    let denied = match model.denied() {
+        0 => String::new(),
+        denied => format!(", {denied} directories may not be read"),
+    };
+    look.fit(&format!(
+        "chron-cli top {root}: {count} queues, {rate} messages/s, every {interval}, by {sort}{paused}{denied}"
+    ))
 }
 
 fn name_width(model: &Model, look: Look) -> usize {
