@@ -20,6 +20,13 @@ use super::error::{Error, Result};
 use super::layout::HEADER_LEN;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
+/// Bytes of a cache line.
+#[cfg(target_arch = "x86_64")]
+const CACHE_LINE: u32 = 64;
+/// The longest stretch that is asked for at once.
+#[cfg(target_arch = "x86_64")]
+const MAX_PREFETCH: u32 = 1088;
+
 /// A shared mapping of the first bytes of a file.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -162,20 +169,24 @@ impl Mapping {
         }
     }
 
-    /// Tells the processor that the cache line at `offset` will be written soon. A hint; any offset is fine.
+    /// Tells the processor that the cache lines of `offset..offset + len` will be written soon; of a long stretch only
+    /// the first ones, because the processor notices such a one by itself. A hint: any offset is fine.
     #[inline]
-    pub(crate) fn prefetch_for_write(&self, offset: u32) {
+    pub(crate) fn prefetch_for_write(&self, offset: u32, len: u32) {
         #[cfg(target_arch = "x86_64")]
-        if (offset as usize) < self.raw.len() {
-            // SAFETY: a prefetch never faults; the address lies within the mapping all the same.
-            unsafe {
-                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(
-                    self.raw.as_ptr().add(offset as usize).cast(),
-                );
+        for line in 0..len.min(MAX_PREFETCH).div_ceil(CACHE_LINE) {
+            let at = offset as usize + (line * CACHE_LINE) as usize;
+            if at < self.raw.len() {
+                // SAFETY: a prefetch never faults; the address lies within the mapping all the same.
+                unsafe {
+                    std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(
+                        self.raw.as_ptr().add(at).cast(),
+                    );
+                }
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = offset;
+        let _ = (offset, len);
     }
 
     /// Brings the pages of `offset..offset + len` into memory, for writing where the mapping is writable. Where

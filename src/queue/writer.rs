@@ -41,7 +41,7 @@ const REPORT_EVERY: u32 = 64 << 10;
 /// How often a writer that waits for room in a full queue looks whether there is some.
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(1);
 /// How far ahead of the writer cache lines are asked for.
-const PREFETCH_AHEAD: u32 = 256;
+const PREFETCH_AHEAD: u32 = 1024;
 
 /// The one writer of a queue. Holds the writer lock until it is dropped.
 ///
@@ -198,7 +198,7 @@ impl QueueWriter {
         self.offset += record_len;
         self.next_seq = seq + 1;
         self.last_timestamp_ns = timestamp_ns;
-        self.map.prefetch_for_write(self.offset + PREFETCH_AHEAD);
+        self.map.prefetch_for_write(self.offset + PREFETCH_AHEAD, record_len);
         if self.next_seq >= self.sync_at_seq {
             self.request_sync();
         }
