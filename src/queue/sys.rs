@@ -167,7 +167,12 @@ pub(crate) fn futex_wait(word: *const AtomicU32, expected: u32, timeout: Duratio
     };
     // SAFETY: the kernel checks the address itself; `timeout` lives through the call.
     let result = unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAIT, expected, &raw const timeout) };
-    if result == 0 {
+    wake_or_timeout(result)
+}
+
+/// What the answer of a futex wait means: a wake, also where the word had changed already or a signal came, or a timeout.
+fn wake_or_timeout(result: libc::c_long) -> io::Result<bool> {
+    if result >= 0 {
         return Ok(true);
     }
     let error = io::Error::last_os_error();
@@ -209,15 +214,7 @@ pub(crate) fn futex_wait_any(words: &[(*const AtomicU32, u32)], timeout: Duratio
     // SAFETY: `waits` holds as many structures as it says; the kernel checks the addresses in them itself; `end` lives
     // through the call.
     let result = unsafe { libc::syscall(libc::SYS_futex_waitv, waits.as_ptr(), waits.len(), 0, &raw const end, clock) };
-    if result >= 0 {
-        return Ok(true);
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::EINTR) => Ok(true),
-        Some(libc::ETIMEDOUT) => Ok(false),
-        _ => Err(error),
-    }
+    wake_or_timeout(result)
 }
 
 /// Wakes everybody who sleeps on the word.
