@@ -5,7 +5,7 @@
 //! stands in the file is for people.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -13,6 +13,7 @@ use super::dir::{Access, Dir};
 use super::error::{Error, LockHolder, Result};
 use super::layout::LOCK_FILE;
 use super::sys;
+use crate::clock;
 
 /// The writer lock, held until dropped.
 #[derive(Debug)]
@@ -102,7 +103,7 @@ impl Identity {
     fn of_self() -> Self {
         let pid = std::process::id();
         let namespace = std::fs::read_link("/proc/self/ns/pid").map(|l| l.to_string_lossy().into_owned());
-        Self { pid, started: Self::start_of(pid), boot: boot_id_text(), namespace: namespace.unwrap_or_default() }
+        Self { pid, started: Self::start_of(pid), boot: clock::boot_id(), namespace: namespace.unwrap_or_default() }
     }
 
     /// The start time of a process in clock ticks since boot, as the kernel prints it.
@@ -114,15 +115,9 @@ impl Identity {
     }
 }
 
-fn boot_id_text() -> String {
-    let mut text = String::new();
-    let read = File::open("/proc/sys/kernel/random/boot_id").and_then(|mut file| file.read_to_string(&mut text));
-    if read.is_ok() { text.trim_end().to_owned() } else { String::new() }
-}
-
 /// The identity of this boot, as it is stored beside boot-time stamps; zeros where it can't be had.
 pub(crate) fn boot_id() -> [u8; 16] {
-    let hex: Vec<u8> = boot_id_text().bytes().filter(u8::is_ascii_hexdigit).collect();
+    let hex: Vec<u8> = clock::boot_id().bytes().filter(u8::is_ascii_hexdigit).collect();
     let mut id = [0; 16];
     for (byte, pair) in id.iter_mut().zip(hex.chunks_exact(2)) {
         let digits = std::str::from_utf8(pair).unwrap_or("");

@@ -59,6 +59,14 @@ impl SharedView {
         Ok(())
     }
 
+    /// True size, and the time of the newest message in it.
+    fn attr(&self, queue: &OpenQueue) -> Result<Attr> {
+        self.catch_up()?;
+        let (size, modified_ns) = (self.view.known_size(), self.view.modified_ns());
+        self.rest();
+        Ok(Attr::file(&queue.data_stat()?, READ).with_size(size).modified_at(modified_ns))
+    }
+
     /// When no handle is open: keeps descriptors and buffers for the next question, if not too many views do.
     fn rest(&self) {
         if self.handles.load(Ordering::Relaxed) > 0 {
@@ -110,11 +118,7 @@ impl Messages {
 
 impl File for Messages {
     fn attr(&self) -> Result<Attr> {
-        let shared = self.view()?;
-        shared.catch_up()?;
-        let (size, modified_ns) = (shared.view.known_size(), shared.view.modified_ns());
-        shared.rest();
-        Ok(Attr::file(&self.queue.data_stat()?, READ).with_size(size).modified_at(modified_ns))
+        self.view()?.attr(&self.queue)
     }
 
     fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
@@ -160,11 +164,7 @@ impl Since {
 
 impl File for Since {
     fn attr(&self) -> Result<Attr> {
-        let shared = self.view();
-        shared.catch_up()?;
-        let (size, modified_ns) = (shared.view.known_size(), shared.view.modified_ns());
-        shared.rest();
-        Ok(Attr::file(&self.queue.data_stat()?, READ).with_size(size).modified_at(modified_ns))
+        self.view().attr(&self.queue)
     }
 
     fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
