@@ -125,7 +125,7 @@ fn read(criterion: &mut Criterion) {
         let mut at = 0;
         group.bench_function(BenchmarkId::new("floor", len), |bencher| {
             bencher.iter(|| {
-                let sum = crc32c::crc32c(black_box(&memory[at..at + record]));
+                let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, black_box(&memory[at..at + record]));
                 at = (at + record) % memory.len();
                 sum
             });

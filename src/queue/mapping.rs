@@ -118,53 +118,30 @@ impl Mapping {
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.at_mut(offset, bytes.len(), 1), bytes.len()) };
     }
 
-    /// Writes a record at `offset` and publishes it: payload, zeros up to the next multiple of 8, header words,
-    /// then the commit word with Release.
+    /// Bytes that are not published yet, for filling them.
+    #[inline]
+    #[allow(clippy::mut_from_ref)] // exclusive all the same, see below
+    pub(crate) fn unpublished(&self, offset: u32, len: usize) -> &mut [u8] {
+        // SAFETY: in bounds and writable (checked by `at_mut`). Only the holder of the writer lock stores into uncommitted
+        // bytes; the callers (`writer.rs`, `reserve.rs`) hold its one writer exclusively while they hold the slice.
+        // Readers do not look at the bytes before the commit word.
+        unsafe { std::slice::from_raw_parts_mut(self.at_mut(offset, len, 1), len) }
+    }
+
+    /// Publishes the record at `offset`, whose payload is in place: its header words, the commit word last with Release.
     ///
     /// SYNC POINT with `Reader::next`: whoever loads the commit word with Acquire sees the whole record.
     #[inline]
-    pub(crate) fn publish(&self, offset: u32, header: [u64; 4], payload: &[u8]) {
-        let padded = payload.len().next_multiple_of(8);
-        let at = self.at_mut(offset, HEADER_LEN as usize + padded, 8);
+    pub(crate) fn publish(&self, offset: u32, header: [u64; 4]) {
+        let at = self.at_mut(offset, HEADER_LEN as usize, 8);
         let [first, seq, timestamp, last] = header.map(u64::to_le);
-        // SAFETY: header and padded payload lie within the mapping, are writable and 8-aligned (checked by `at_mut`).
-        // They are not published yet, and only the holder of the writer lock, the caller, stores there.
+        // SAFETY: the header lies within the mapping, is writable and 8-aligned (checked by `at_mut`). It is not
+        // published yet, and only the holder of the writer lock, the caller, stores there.
         unsafe {
-            let body = at.add(HEADER_LEN as usize);
-            if padded != payload.len() {
-                body.add(padded - 8).cast::<u64>().write(0);
-            }
-            ptr::copy_nonoverlapping(payload.as_ptr(), body, payload.len());
             at.add(8).cast::<u64>().write(seq);
             at.add(16).cast::<u64>().write(timestamp);
             at.add(24).cast::<u64>().write(last);
             // The commit word is the low half of the first word; type and flags go out with it in one store.
-            AtomicU64::from_ptr(at.cast()).store(first, Ordering::Release);
-        }
-    }
-
-    /// The payload of a record that is not published yet, for filling it in place.
-    #[allow(clippy::mut_from_ref)] // exclusive all the same, see below
-    pub(crate) fn unpublished(&self, offset: u32, len: usize) -> &mut [u8] {
-        // SAFETY: in bounds and writable (checked by `at_mut`). Only the holder of the writer lock stores into uncommitted
-        // bytes; the one caller (`reserve.rs`) holds its writer exclusively while it holds the slice, and lends it on
-        // under its own `&mut`. Readers do not look at the bytes before the commit word.
-        unsafe { std::slice::from_raw_parts_mut(self.at_mut(offset, len, 1), len) }
-    }
-
-    /// Publishes a record whose payload has been filled in place.
-    ///
-    /// SYNC POINT with `Reader::next`, as [`publish`](Self::publish).
-    pub(crate) fn publish_in_place(&self, offset: u32, header: [u64; 4], payload_len: usize) {
-        let padded = payload_len.next_multiple_of(8);
-        let at = self.at_mut(offset, HEADER_LEN as usize + padded, 8);
-        let [first, seq, timestamp, last] = header.map(u64::to_le);
-        // SAFETY: as in `publish`; the bytes between payload and the next multiple of 8 are not part of any slice.
-        unsafe {
-            ptr::write_bytes(at.add(HEADER_LEN as usize + payload_len), 0, padded - payload_len);
-            at.add(8).cast::<u64>().write(seq);
-            at.add(16).cast::<u64>().write(timestamp);
-            at.add(24).cast::<u64>().write(last);
             AtomicU64::from_ptr(at.cast()).store(first, Ordering::Release);
         }
     }
@@ -187,6 +164,14 @@ impl Mapping {
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = (offset, len);
+    }
+
+    /// Tells the system that the bytes from `offset` on will be used to the end, soon: it may bring them in by large
+    /// pieces, which costs half as much. A hint; not for mappings of which little is used, each piece being up to 2 MiB.
+    pub(crate) fn expect_use_from(&self, offset: u32) {
+        let offset = (offset as usize).min(self.raw.len());
+        // Systems without large pages refuse it.
+        let _ = self.raw.advise_range(Advice::HugePage, offset, self.raw.len() - offset);
     }
 
     /// Brings the pages of `offset..offset + len` into memory, for writing where the mapping is writable. Where

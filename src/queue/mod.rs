@@ -21,6 +21,7 @@ mod mapping;
 mod names;
 mod notifier;
 mod options;
+mod pages;
 mod position;
 mod reader;
 mod record;

@@ -49,6 +49,21 @@ impl Header {
         [first, self.seq, self.timestamp_ns, u64::from(checksum)]
     }
 
+    /// Copies the payload to `to`, padded, and gives the header as [`words`](Self::words) does.
+    #[inline]
+    pub(crate) fn words_and_copy(
+        &self,
+        context: &RecordContext,
+        offset: u32,
+        payload: &[u8],
+        to: &mut [u8],
+    ) -> [u64; 4] {
+        let first = self.first_word();
+        let summed = [place(context, offset, 0), first, self.seq, self.timestamp_ns];
+        let checksum = context.summer.sum_and_copy(summed, payload, to);
+        [first, self.seq, self.timestamp_ns, u64::from(checksum)]
+    }
+
     /// Commit word, type and flags.
     #[inline]
     fn first_word(&self) -> u64 {
@@ -57,8 +72,7 @@ impl Header {
 
     #[inline]
     fn checksum(&self, context: &RecordContext, offset: u32, spare: u32, payload: &[u8]) -> u32 {
-        let place = u64::from(offset) | u64::from(context.salt ^ spare) << 32;
-        context.summer.sum([place, self.first_word(), self.seq, self.timestamp_ns], payload)
+        context.summer.sum([place(context, offset, spare), self.first_word(), self.seq, self.timestamp_ns], payload)
     }
 }
 
@@ -102,6 +116,12 @@ impl UncheckedHeader {
     pub(crate) fn trust(&self) -> Header {
         self.header
     }
+}
+
+/// What a record's checksum says about where it lies.
+#[inline]
+fn place(context: &RecordContext, offset: u32, spare: u32) -> u64 {
+    u64::from(offset) | u64::from(context.salt ^ spare) << 32
 }
 
 /// The length of a record with this payload, or why it can't be appended.

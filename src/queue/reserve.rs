@@ -37,9 +37,10 @@ impl Reservation<'_> {
         let Self { writer, msg_type, payload_len, record_len } = self;
         let (offset, seq) = (writer.offset, writer.next_seq);
         let header = Header { payload_len, msg_type, flags: 0, seq, timestamp_ns };
-        let payload = writer.map.bytes(offset + HEADER_LEN, payload_len as usize);
-        let words = header.words(&writer.context, offset, payload);
-        writer.map.publish_in_place(offset, words, payload_len as usize);
+        let body = writer.map.unpublished(offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
+        let (payload, padding) = body.split_at_mut(payload_len as usize);
+        padding.fill(0);
+        writer.map.publish(offset, header.words(&writer.context, offset, payload));
         let seq = writer.advance(record_len, timestamp_ns);
         writer.waker.published(&writer.control);
         seq

@@ -1,7 +1,8 @@
 //! The writer's helper thread: whatever would make an append wait is done here, ahead of time.
 //!
-//! It makes the next segment before it is needed, brings pages into memory just ahead of the writer, unmaps what the
-//! writer has left, applies retention after a roll, and gives the writer's sign of life. It ends with the writer: dropping [`Supply`] joins it.
+//! It makes the next segment before it is needed, unmaps what the writer has left, applies retention after a roll, syncs
+//! as the policy says, and gives the writer's sign of life. Memory just ahead of the writer is the work of a thread of its
+//! own (`pages.rs`), since a sync may take long. It ends with the writer: dropping [`Supply`] joins it.
 //!
 //! The appending thread never waits for a lock here except in a roll for which the next segment is not ready.
 
@@ -11,25 +12,18 @@ use std::time::{Duration, Instant};
 
 use super::dir::Access;
 use super::error::Result;
-use super::layout::{self, CONTROL_WRITER};
+use super::layout::CONTROL_WRITER;
 use super::mapping::Mapping;
 use super::options::SyncPolicy;
+use super::pages;
 use super::position::SegmentId;
 use super::segment::Segment;
 use super::writer::sync_segments;
 use super::{Shared, error::Error};
 use crate::clock;
-use crate::sync::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::Ordering;
 
-/// How far ahead of the writer pages are kept in memory.
-const AHEAD: u32 = 4 << 20;
-/// Pages are brought in this many bytes at a time.
-const CHUNK: u32 = 1 << 20;
-/// How often the helper looks while the writer is busy.
-const BUSY_STEP: Duration = Duration::from_micros(500);
-/// For how long after its last move the writer counts as busy.
-const BUSY_FOR: Duration = Duration::from_millis(20);
-/// How often the helper looks, and gives a sign of life, while nothing happens.
+/// How often the helper looks for work that nobody asked for, and gives a sign of life.
 const IDLE_STEP: Duration = Duration::from_secs(1);
 /// Offset of `WriterBlock::heartbeat_boot_ns`.
 const HEARTBEAT: u32 = CONTROL_WRITER + 8;
@@ -56,10 +50,6 @@ struct Inner {
     interval: Option<Duration>,
     state: Mutex<State>,
     changed: Condvar,
-    /// Offset of the writer in the active segment, as of its last report.
-    progress: AtomicU32,
-    /// The helper sleeps for long and wants to be notified.
-    idle: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -78,12 +68,11 @@ struct State {
 impl Supply {
     pub(crate) fn start(shared: Arc<Shared>, control: Arc<Mapping>, sync: SyncPolicy) -> Result<Self> {
         let state = Mutex::new(State::default());
-        let (progress, idle) = (AtomicU32::new(0), AtomicBool::new(true));
         let interval = match sync {
             SyncPolicy::Manual => None,
             SyncPolicy::Every { interval, .. } => Some(interval),
         };
-        let inner = Arc::new(Inner { shared, control, interval, state, changed: Condvar::new(), progress, idle });
+        let inner = Arc::new(Inner { shared, control, interval, state, changed: Condvar::new() });
         let for_thread = Arc::clone(&inner);
         let thread = std::thread::Builder::new().name("chronfs-supply".into()).spawn(move || for_thread.run());
         let thread = thread.map_err(Error::io(inner.shared.dir.path(), "start the writer's helper thread"))?;
@@ -108,15 +97,6 @@ impl Supply {
     /// What the disk has answered when the helper could not write to it.
     pub(crate) fn sync_failure(&self) -> Option<String> {
         self.inner.lock().sync_failure.clone()
-    }
-
-    /// Tells how far the writer is. A system call only if the helper sleeps for long.
-    pub(crate) fn report(&self, offset: u32) {
-        self.inner.progress.store(offset, Ordering::Relaxed);
-        if self.inner.idle.load(Ordering::Relaxed) {
-            drop(self.inner.lock());
-            self.inner.changed.notify_all();
-        }
     }
 
     /// Asks for a segment to be made; at once, in the background.
@@ -163,8 +143,6 @@ impl Inner {
     }
 
     fn run(&self) {
-        let mut populated = None;
-        let mut last = (0, Instant::now());
         let mut synced = Instant::now();
         loop {
             self.control.word64(HEARTBEAT).store(clock::boot_ns(), Ordering::Relaxed);
@@ -172,52 +150,33 @@ impl Inner {
             if state.stop {
                 return;
             }
-            let retired = std::mem::take(&mut state.retired);
+            // First what the writer may be waiting for.
             if let Some(id) = state.wanted {
                 drop(state);
-                drop(retired);
                 let ready = self.prepare(id);
                 let mut state = self.lock();
                 (state.wanted, state.ready) = (None, Some(ready));
                 self.changed.notify_all();
                 continue;
             }
-            let active = state.active.clone();
+            let retired = std::mem::take(&mut state.retired);
+            let sync_wanted = state.sync_wanted;
             drop(state);
-            let has_rolled = !retired.is_empty();
-            drop(retired);
-            if has_rolled {
+            if !retired.is_empty() {
+                drop(retired);
                 // What can't be removed now is tried again after the next roll; `chron-cli retain` says why.
                 let _ = self.shared.retain(false);
             }
-            let progress = self.progress.load(Ordering::Relaxed);
-            if self.interval.is_some_and(|interval| synced.elapsed() >= interval) || self.lock().sync_wanted {
+            if sync_wanted || self.interval.is_some_and(|interval| synced.elapsed() >= interval) {
                 self.sync();
                 synced = Instant::now();
             }
-            if let Some((_, active)) = active
-                && populate(&active, progress, &mut populated)
-            {
-                continue;
+            let state = self.lock();
+            if !state.stop && state.wanted.is_none() && !state.sync_wanted {
+                let until_sync = self.interval.map_or(IDLE_STEP, |interval| interval.saturating_sub(synced.elapsed()));
+                drop(self.changed.wait_timeout(state, until_sync.min(IDLE_STEP)));
             }
-            if progress != last.0 {
-                last = (progress, Instant::now());
-            }
-            self.sleep(progress, last.1.elapsed() < BUSY_FOR);
         }
-    }
-
-    fn sleep(&self, seen: u32, busy: bool) {
-        let state = self.lock();
-        // Set under the lock that `report` takes before it notifies: no report is missed.
-        self.idle.store(!busy, Ordering::Relaxed);
-        let asked = state.stop || state.wanted.is_some() || state.sync_wanted;
-        if !asked && self.progress.load(Ordering::Relaxed) == seen {
-            let step =
-                if busy { BUSY_STEP } else { self.interval.map_or(IDLE_STEP, |interval| interval.min(IDLE_STEP)) };
-            drop(self.changed.wait_timeout(state, step));
-        }
-        self.idle.store(false, Ordering::Relaxed);
     }
 
     /// Writes to the disk what has not been written yet. A failure stays: what the disk has refused once is lost to it,
@@ -254,31 +213,9 @@ impl Inner {
             shared.dir.sync()?;
         }
         let map = Mapping::read_write(&segment.file, &segment.path, segment.context.segment_size)?;
-        let first = CHUNK.min(segment.context.segment_size) as usize;
-        map.populate(0, first).map_err(Error::io(&segment.path, "bring it into memory"))?;
+        // The writer has filled half a segment: it will fill this one.
+        map.expect_use_from(0);
+        map.populate(0, pages::AHEAD as usize).map_err(Error::io(&segment.path, "bring it into memory"))?;
         Ok(Prepared { segment, map: Arc::new(map) })
     }
-}
-
-/// Brings in the next chunk ahead of the writer; false if there is nothing to do. `populated`: which mapping, and up
-/// to which offset.
-fn populate(map: &Arc<Mapping>, progress: u32, populated: &mut Option<(*const Mapping, u32)>) -> bool {
-    // Nothing is brought in before the writer has written some: many a writer appends one message and goes.
-    if progress == 0 {
-        return false;
-    }
-    let this = Arc::as_ptr(map);
-    let done = match *populated {
-        Some((mapping, done)) if mapping == this => done.max(progress / layout::PAGE * layout::PAGE),
-        _ => progress / layout::PAGE * layout::PAGE,
-    };
-    let size = u32::try_from(map.len()).unwrap_or(u32::MAX);
-    let ahead = progress.saturating_add(AHEAD).min(size);
-    if done >= ahead {
-        return false;
-    }
-    // A failure shows again, as an error, when the segment runs full or is synced; there is no one to tell here.
-    let worked = map.populate(done, CHUNK as usize).is_ok();
-    *populated = Some((this, if worked { done.saturating_add(CHUNK) } else { size }));
-    true
 }

@@ -26,6 +26,7 @@ use super::layout::{
 use super::lock::{self, WriterLock};
 use super::mapping::Mapping;
 use super::options::{SyncPolicy, WhenFull, WriterOptions};
+use super::pages::{self, Pages};
 use super::position::{Position, SegmentId};
 use super::record::{Header, RecordContext, checked_len};
 use super::recover::{Tail, TailPlace, recover};
@@ -73,6 +74,9 @@ pub struct QueueWriter {
     shared: Arc<Shared>,
     head: HeadPublisher,
     supply: Supply,
+    pages: Pages,
+    /// At this offset the next segment is asked for; at the largest one it has been.
+    ask_at: u32,
     /// The first segment that may hold what has not been synced.
     unsynced: SegmentId,
     poisoned: Option<String>,
@@ -106,6 +110,7 @@ impl QueueWriter {
         map.populate(offset, REPORT_EVERY as usize).map_err(Error::io(&segment.path, "bring it into memory"))?;
         map.clear_record(offset);
         supply.set_active(segment.id, &map);
+        let pages = Pages::new(&map, offset);
         let mut writer = Self {
             offset,
             soft_limit: 0,
@@ -129,6 +134,9 @@ impl QueueWriter {
             segment,
             control,
             supply,
+            pages,
+            // Many a writer appends little: the first time it waits for a sign that it will be needed.
+            ask_at: shared.geometry.settings.segment_size / 2,
             _lock: lock,
         };
         writer.soft_limit = writer.next_soft_limit(offset);
@@ -175,7 +183,8 @@ impl QueueWriter {
     pub(super) fn publish(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8]) -> Result<u64> {
         let (payload_len, record_len) = self.claim(msg_type, payload.len())?;
         let header = Header { payload_len, msg_type, flags: 0, seq: self.next_seq, timestamp_ns };
-        self.map.publish(self.offset, header.words(&self.context, self.offset, payload), payload);
+        let body = self.map.unpublished(self.offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
+        self.map.publish(self.offset, header.words_and_copy(&self.context, self.offset, payload, body));
         Ok(self.advance(record_len, timestamp_ns))
     }
 
@@ -250,11 +259,11 @@ impl QueueWriter {
             self.roll()?;
         } else {
             self.publish_head();
-            self.supply.report(self.offset);
+            self.pages.report(self.offset);
         }
-        let limit = self.segment_limit();
-        if self.offset > limit / 2 && self.has_room_for_segment().is_ok() {
+        if self.offset > self.ask_at && self.has_room_for_segment().is_ok() {
             self.supply.want(self.segment.id.next());
+            self.ask_at = u32::MAX;
         }
         self.soft_limit = self.next_soft_limit(self.offset + record_len);
         Ok(())
@@ -278,7 +287,8 @@ impl QueueWriter {
         (self.offset, self.context) = (RECORDS_START, segment.context);
         (self.segment, self.map) = (segment, map);
         self.supply.set_active(self.segment.id, &self.map);
-        self.supply.report(self.offset);
+        self.pages.set_active(&self.map, pages::AHEAD);
+        self.ask_at = 0;
         self.publish_head();
         self.waker.published(&self.control);
         Ok(())
@@ -425,7 +435,7 @@ fn seal_map(map: &Mapping, context: &RecordContext, offset: u32, next_seq: u64, 
         seq: next_seq,
         timestamp_ns: last_timestamp_ns,
     };
-    map.publish(offset, header.words(context, offset, &[]), &[]);
+    map.publish(offset, header.words(context, offset, &[]));
     let mut block = SealBlock::new_zeroed();
     block.next_seq = next_seq.into();
     block.last_timestamp_ns = last_timestamp_ns.into();

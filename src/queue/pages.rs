@@ -1,0 +1,140 @@
+//! The writer's second helper thread: brings pages into memory just ahead of the writer, so that it does not stop for
+//! each. Started by the first report, because many a writer appends one message and goes; dropping [`Pages`] joins it.
+//!
+//! Just ahead, because the system protects pages again when it has written them to the disk.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::layout;
+use super::mapping::Mapping;
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
+
+/// How many bytes ahead of the writer pages are kept in memory.
+pub(crate) const AHEAD: u32 = 16 << 20;
+/// Pages are brought in this many bytes at a time.
+const CHUNK: u32 = 2 << 20;
+/// How often the thread looks while the writer is busy.
+const BUSY_STEP: Duration = Duration::from_micros(500);
+/// For how long after its last move the writer counts as busy.
+const BUSY_FOR: Duration = Duration::from_millis(20);
+
+/// The writer's side of the thread.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    inner: Arc<Inner>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Offset of the writer in the active segment, as of its last report.
+    progress: AtomicU32,
+    /// The thread sleeps until it is notified.
+    idle: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    stop: bool,
+    active: Arc<Mapping>,
+    /// Pages of `active` are in memory up to here, or were tried.
+    populated: u32,
+}
+
+impl Pages {
+    /// `populated`: up to where pages of the active mapping are in memory.
+    pub(crate) fn new(active: &Arc<Mapping>, populated: u32) -> Self {
+        let state = Mutex::new(State { stop: false, active: Arc::clone(active), populated });
+        let (progress, idle) = (AtomicU32::new(0), AtomicBool::new(false));
+        Self { inner: Arc::new(Inner { state, changed: Condvar::new(), progress, idle }), thread: None }
+    }
+
+    /// Tells which segment is being written, and how much of it is in memory.
+    pub(crate) fn set_active(&mut self, active: &Arc<Mapping>, populated: u32) {
+        let mut state = self.inner.lock();
+        (state.active, state.populated) = (Arc::clone(active), populated);
+        self.inner.progress.store(0, Ordering::Relaxed);
+    }
+
+    /// Tells how far the writer is. A system call only if the thread sleeps, or is not there yet.
+    pub(crate) fn report(&mut self, offset: u32) {
+        self.inner.progress.store(offset, Ordering::Relaxed);
+        if self.thread.is_none() {
+            let inner = Arc::clone(&self.inner);
+            // Without it appends are slower, no more.
+            self.thread = std::thread::Builder::new().name("chronfs-pages".into()).spawn(move || inner.run()).ok();
+        } else if self.inner.idle.load(Ordering::Relaxed) {
+            drop(self.inner.lock());
+            self.inner.changed.notify_all();
+        }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        self.inner.lock().stop = true;
+        self.inner.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A panic in it has been reported by the panic hook; there is nothing left to do.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        let mut last = (0, Instant::now());
+        loop {
+            let state = self.lock();
+            if state.stop {
+                return;
+            }
+            // Loaded under the lock that `set_active` takes: it is the progress in `active`.
+            let progress = self.progress.load(Ordering::Relaxed);
+            let (active, populated) = (Arc::clone(&state.active), state.populated.max(page_of(progress)));
+            let size = u32::try_from(active.len()).unwrap_or(u32::MAX);
+            if populated < progress.saturating_add(AHEAD).min(size) {
+                drop(state);
+                active.expect_use_from(populated);
+                // A failure shows again, as an error, when the segment runs full or is synced; there is no one to tell here.
+                let worked = active.populate(populated, CHUNK as usize).is_ok();
+                let mut state = self.lock();
+                if Arc::ptr_eq(&state.active, &active) {
+                    state.populated = if worked { populated.saturating_add(CHUNK) } else { size };
+                }
+                continue;
+            }
+            drop(active);
+            if progress != last.0 {
+                last = (progress, Instant::now());
+            }
+            self.sleep(state, progress, last.1.elapsed() < BUSY_FOR);
+        }
+    }
+
+    fn sleep(&self, state: MutexGuard<'_, State>, seen: u32, busy: bool) {
+        if busy {
+            drop(self.changed.wait_timeout(state, BUSY_STEP));
+            return;
+        }
+        // A report that is missed here costs nothing: the next one comes long before the writer is at the end of what is in
+        // memory.
+        self.idle.store(true, Ordering::Relaxed);
+        if self.progress.load(Ordering::Relaxed) == seen {
+            drop(self.changed.wait(state));
+        }
+        self.idle.store(false, Ordering::Relaxed);
+    }
+}
+
+fn page_of(offset: u32) -> u32 {
+    offset / layout::PAGE * layout::PAGE
+}
