@@ -40,7 +40,9 @@ impl Reservation<'_> {
         let body = writer.map.unpublished(offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
         let (payload, padding) = body.split_at_mut(payload_len as usize);
         padding.fill(0);
-        writer.map.publish(offset, header.words(&writer.context, offset, payload));
+        let words = header.words(&writer.context, offset, payload);
+        writer.map.clear_record(offset + record_len);
+        writer.map.publish(offset, words);
         let seq = writer.advance(record_len, timestamp_ns);
         writer.waker.published(&writer.control);
         seq

@@ -1,6 +1,6 @@
 //! The writer: appends messages, one writer a queue.
 //!
-//! An append is: check, clear the commit word behind the new record, fill, store the commit word (Release), see
+//! An append is: check, fill, clear the commit word behind the new record, store the commit word (Release), see
 //! whether somebody sleeps. Everything else (a new segment, pages, the published head) is behind one comparison with
 //! `soft_limit`. Invariants:
 //! - The commit word where the next record will start is zero before the one before it is published: readers and
@@ -184,11 +184,14 @@ impl QueueWriter {
         let (payload_len, record_len) = self.claim(msg_type, payload.len())?;
         let header = Header { payload_len, msg_type, flags: 0, seq: self.next_seq, timestamp_ns };
         let body = self.map.unpublished(self.offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
-        self.map.publish(self.offset, header.words_and_copy(&self.context, self.offset, payload, body));
+        let words = header.words_and_copy(&self.context, self.offset, payload, body);
+        // Late, so that all stores come close together: a polling reader takes the line away.
+        self.map.clear_record(self.offset + record_len);
+        self.map.publish(self.offset, words);
         Ok(self.advance(record_len, timestamp_ns))
     }
 
-    /// Sees to it that a record of this payload fits at `offset`, and that nothing seems to be behind it.
+    /// Sees to it that a record of this payload fits at `offset`. Gives the lengths of payload and record.
     #[inline]
     pub(super) fn claim(&mut self, msg_type: u16, payload_len: usize) -> Result<(u32, u32)> {
         let path = self.shared.dir.path();
@@ -196,7 +199,6 @@ impl QueueWriter {
         if self.offset + record_len > self.soft_limit {
             self.make_room(record_len)?;
         }
-        self.map.clear_record(self.offset + record_len);
         Ok((payload_len, record_len))
     }
 
