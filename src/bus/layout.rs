@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{LEASE_FILE, READY_FILE};
-use crate::queue::layout::{CONTROL_FILE, LOCK_FILE, SEGMENT_SUFFIX};
-use crate::queue::{Error, Result, check_name};
+use crate::queue::{Error, Result, check_name, is_internal_name};
 
 /// Names that the mount shows in every directory that may become a queue.
 const VIRTUAL: [&str; 5] = [READY_FILE, LEASE_FILE, "append.jsonl", "append.txt", "append.bin"];
@@ -17,8 +16,7 @@ const VIRTUAL: [&str; 5] = [READY_FILE, LEASE_FILE, "append.jsonl", "append.txt"
 /// [`Error::InvalidName`] or [`Error::NameTooLong`].
 pub fn check_queue_name(name: &str) -> Result<()> {
     check_name(name)?;
-    let is_internal = [CONTROL_FILE, LOCK_FILE].contains(&name) || name.ends_with(SEGMENT_SUFFIX);
-    if is_internal || VIRTUAL.contains(&name) {
+    if is_internal_name(name) || VIRTUAL.contains(&name) {
         let reason = "it has a meaning of its own in the directory of a queue";
         return Err(Error::InvalidName { name: name.to_owned(), reason });
     }

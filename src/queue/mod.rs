@@ -7,12 +7,15 @@
 //!
 //! Everything that only looks ([`Scanner`], [`Queue::inspect`]) reads by `pread` and changes no byte.
 
+mod available;
 mod checksum;
 mod control;
 mod cursor;
 mod dir;
 mod error;
 mod fan_in;
+#[cfg_attr(any(not(target_os = "linux"), chronfs_no_futex), path = "no_futex.rs")]
+mod futex;
 mod handshake;
 mod inspect;
 pub mod layout;
@@ -38,9 +41,11 @@ mod types;
 mod wake;
 mod writer;
 
+pub use available::Available;
 pub use error::{Error, LockHolder, Result};
 pub use fan_in::{FanInEntry, FanInReader, SourceId};
 pub use inspect::{Inspection, ReaderInfo, SegmentInfo, WriterInfo, WriterState};
+pub(crate) use names::is_internal_name;
 pub use names::{MAX_NAME_LEN, check_name};
 pub use notifier::Notifier;
 pub use options::{Checksum, ReaderOptions, Settings, Start, SyncPolicy, WaitStrategy, WhenFull, WriterOptions};
@@ -101,11 +106,16 @@ impl Queue {
     /// Makes a queue, and the directories above it.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`], [`Error::InvalidSetting`], [`Error::Locked`] if somebody else is making it,
-    /// [`Error::Io`].
+    /// [`Error::AlreadyExists`], [`Error::InvalidSetting`], [`Error::InvalidName`] for a name that a queue's own files have,
+    /// [`Error::Locked`] if somebody else is making it, [`Error::Io`].
     pub fn create(path: impl AsRef<Path>, settings: &Settings) -> Result<Self> {
         let path = path.as_ref();
         settings.validate()?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if is_internal_name(&name) {
+            // The directory above would look like a queue.
+            return Err(Error::InvalidName { name: name.into_owned(), reason: "files of a queue have such names" });
+        }
         std::fs::create_dir_all(path).map_err(Error::io(path, "make the queue's directory"))?;
         let dir = Dir::open(path).map_err(Error::io(path, "open it"))?;
         if is_queue(&dir)? {

@@ -1,6 +1,7 @@
 //! Which names readers and queues may have.
 
 use super::error::{Error, Result};
+use super::layout::{CONTROL_FILE, LOCK_FILE, SEGMENT_SUFFIX};
 
 /// The longest name of a reader or a queue, in bytes.
 pub const MAX_NAME_LEN: usize = 128;
@@ -25,6 +26,11 @@ pub fn check_name(name: &str) -> Result<()> {
         return invalid("allowed are letters, digits and ._-+=@:,#%~");
     }
     Ok(())
+}
+
+/// Whether a file of this name in a directory makes it a queue, or is one of a queue's own.
+pub(crate) fn is_internal_name(name: &str) -> bool {
+    [CONTROL_FILE, LOCK_FILE].contains(&name) || name.ends_with(SEGMENT_SUFFIX)
 }
 
 #[cfg(test)]

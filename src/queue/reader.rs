@@ -13,16 +13,18 @@ use std::time::{Duration, Instant};
 use zerocopy::FromBytes;
 
 use super::Shared;
+use super::available::{Available, Look, look, message};
 use super::cursor::{Cursor, Place};
 use super::dir::Access;
 use super::error::{Error, Result};
+use super::inspect::WriterInfo;
 use super::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, HEADER_LEN, MessageHeader, RECORDS_START};
 use super::mapping::Mapping;
 use super::options::{ReaderOptions, Start, WaitStrategy};
 use super::position::{Position, SegmentId};
 use super::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
 use super::scan::Scanner;
-use super::types::{Bounds, Entry, Gap, GapReason, Message};
+use super::types::{Bounds, Entry, Gap, GapReason};
 use super::wake::Waiter;
 use crate::sync::Ordering;
 
@@ -150,10 +152,8 @@ impl QueueReader {
             self.populate();
         }
         self.seq = self.seq.saturating_add(1);
-        let Header { msg_type, seq, timestamp_ns, payload_len, .. } = header;
-        let payload =
-            self.map.as_ref().map_or(&[][..], |map| map.bytes(position.offset + HEADER_LEN, payload_len as usize));
-        Ok(Some(Entry::Message(Message { seq, timestamp_ns, msg_type, payload, position })))
+        // Where there was a header there is a mapping.
+        Ok(self.map.as_ref().map(|map| Entry::Message(message(map, &header, position))))
     }
 
     #[inline]
@@ -165,28 +165,58 @@ impl QueueReader {
         let Some(map) = self.map.as_ref().filter(|_| is_record_offset(offset, self.context.segment_size)) else {
             return if self.stalled == Some(self.published()) { Peek::Head } else { Peek::Trouble };
         };
-        // SYNC POINT with `Mapping::publish`.
-        if map.word64(offset).load(Ordering::Acquire) & u64::from(u32::MAX) == 0 {
-            return if self.is_ahead_published() { Peek::Trouble } else { Peek::Head };
+        match look(map, &self.context, offset, self.seq, self.verify) {
+            Look::Message(header) => Peek::Message(header),
+            Look::Uncommitted if !self.is_ahead_published() => Peek::Head,
+            Look::Uncommitted | Look::Other => Peek::Trouble,
         }
-        let Ok(header) = MessageHeader::ref_from_bytes(map.bytes(offset, HEADER_LEN as usize)) else {
-            return Peek::Trouble;
-        };
-        let Some(unchecked) = UncheckedHeader::parse(header) else {
-            return Peek::Trouble;
-        };
-        let Some(len) = unchecked.payload_len(&self.context, offset) else {
-            return Peek::Trouble;
-        };
-        let header = if self.verify {
-            unchecked.verify(&self.context, offset, map.bytes(offset + HEADER_LEN, len))
-        } else {
-            Some(unchecked.trust())
-        };
-        match header {
-            Some(header) if header.seq == self.seq && !header.is_padding() => Peek::Message(header),
-            _ => Peek::Trouble,
+    }
+
+    /// The messages at hand, as an iterator: those that follow [`next`](Self::next)'s without any work but verifying
+    /// them. It ends, at the head, at a gap, at the end of a segment and now and then in between, where `next` has to be
+    /// called again. As many payloads as you like can be held at once, until the reader is used again. What was not
+    /// taken from it comes with the next call.
+    ///
+    /// ```
+    /// # use chronfs::queue::{Entry, Queue, Settings};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let queue = Queue::create(dir.path().join("orders"), &Settings::default())?;
+    /// # let mut writer = queue.writer()?;
+    /// # for i in 0..1000_u32 { writer.append(1, &i.to_le_bytes())?; }
+    /// let mut reader = queue.reader("alice")?;
+    /// let mut count = 0;
+    /// while let Some(entry) = reader.next()? {
+    ///     count += usize::from(matches!(entry, Entry::Message(_)));
+    ///     let batch: Vec<_> = reader.available().take(64).collect();
+    ///     count += batch.len();
+    ///     reader.commit(); // once a batch
+    /// }
+    /// assert_eq!(count, 1000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn available(&mut self) -> Available<'_> {
+        let map = self.map.as_ref().filter(|_| self.pending.is_none());
+        Available {
+            map,
+            context: &self.context,
+            position: &mut self.position,
+            seq: &mut self.seq,
+            peeked: &mut self.peeked,
+            end: self.populated,
+            verify: self.verify,
         }
+    }
+
+    /// What is known of the queue's writer: whether it lives, is stuck, has ended. Asks the system: not for the hot path.
+    pub fn writer_info(&self) -> WriterInfo {
+        self.shared.writer_info()
+    }
+
+    /// How many writers the queue has had. A load, for the hot path: whoever remembers the value learns that the writer
+    /// was restarted. It may be torn by damage to the control block; it is information, nothing depends on it.
+    #[inline]
+    pub fn writer_epoch(&self) -> u64 {
+        u64::from_le(self.control.word64(layout::CONTROL_WRITER).load(Ordering::Relaxed))
     }
 
     /// Whether the writer has published a head behind `position`. Two loads from lines that it rarely stores into.

@@ -20,10 +20,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::error::Result;
+use super::futex;
 use super::handshake;
 use super::layout::{CONTROL_LEN, CONTROL_NOTIFY_SEQ, CONTROL_SLEEPING, CONTROL_WRITER};
 use super::mapping::Mapping;
-use super::sys;
 use crate::sync::{AtomicU32, Ordering, fence};
 
 /// The longest uninterrupted sleep: bounds what a fault that nobody foresaw can cost.
@@ -42,7 +42,7 @@ pub(crate) struct Waker {
 
 impl Waker {
     pub(crate) fn new() -> Self {
-        Self { asymmetric: sys::join_barriers().is_ok() }
+        Self { asymmetric: futex::join_barriers().is_ok() }
     }
 
     /// To be called after a commit word has been stored. Costs a load while nobody sleeps.
@@ -60,7 +60,7 @@ impl Waker {
     pub(crate) fn wake(control: &Mapping) {
         let notify_seq = control.word(CONTROL_NOTIFY_SEQ);
         handshake::announce_news(control.word(CONTROL_SLEEPING), notify_seq);
-        sys::futex_wake(notify_seq);
+        futex::futex_wake(notify_seq);
     }
 }
 
@@ -122,7 +122,7 @@ impl Waiter {
         let notify_seq = self.word(CONTROL_NOTIFY_SEQ)?;
         self.control.write_all_at(&1_u32.to_le_bytes(), u64::from(CONTROL_SLEEPING))?;
         if self.word(ASYMMETRIC)? != 0 {
-            sys::barrier_everywhere()?;
+            futex::barrier_everywhere()?;
         } else {
             fence(Ordering::SeqCst);
         }
@@ -142,7 +142,7 @@ impl Waiter {
             std::thread::sleep(timeout.min(POLL_STEP));
             return false;
         }
-        sys::futex_wait(self.notify_seq(), ticket.notify_seq, timeout.min(LONGEST_SLEEP)).unwrap_or_else(|_| {
+        futex::futex_wait(self.notify_seq(), ticket.notify_seq, timeout.min(LONGEST_SLEEP)).unwrap_or_else(|_| {
             std::thread::sleep(timeout.min(POLL_STEP));
             false
         })
@@ -154,7 +154,7 @@ impl Waiter {
 
     /// Ends all waits on this queue, of every process, as spurious wakes. Changes nothing.
     pub fn wake_all(&self) {
-        sys::futex_wake(self.notify_seq());
+        futex::futex_wake(self.notify_seq());
     }
 }
 
@@ -164,10 +164,10 @@ impl Waiter {
 pub fn wait_any(waits: &[(&Waiter, WaitTicket)], timeout: Duration) -> bool {
     let words: Vec<_> = waits.iter().map(|(waiter, ticket)| (waiter.notify_seq(), ticket.notify_seq)).collect();
     let unannounced = waits.iter().any(|(_, ticket)| ticket.unannounced);
-    let groups = words.chunks(sys::MAX_FUTEXES);
+    let groups = words.chunks(futex::MAX_FUTEXES);
     let longest = if groups.len() > 1 || unannounced { POLL_STEP } else { LONGEST_SLEEP };
     for group in groups {
-        match sys::futex_wait_any(group, timeout.min(longest)) {
+        match futex::futex_wait_any(group, timeout.min(longest)) {
             Ok(true) => return true,
             Ok(false) => {}
             Err(_) => std::thread::sleep(timeout.min(POLL_STEP)),

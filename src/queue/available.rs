@@ -1,0 +1,88 @@
+//! Messages in a mapping: looking at one record, and walking over those that are at hand.
+
+use zerocopy::FromBytes;
+
+use super::layout::{self, HEADER_LEN, MessageHeader};
+use super::mapping::Mapping;
+use super::position::Position;
+use super::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
+use super::types::Message;
+use crate::sync::Ordering;
+
+/// An iterator over the messages at hand, from [`QueueReader::available`].
+#[derive(Debug)]
+pub struct Available<'a> {
+    pub(super) map: Option<&'a Mapping>,
+    pub(super) context: &'a RecordContext,
+    pub(super) position: &'a mut Position,
+    pub(super) seq: &'a mut u64,
+    pub(super) peeked: &'a mut Option<Header>,
+    /// Offset where pages have to be brought in.
+    pub(super) end: u32,
+    pub(super) verify: bool,
+}
+
+impl<'a> Iterator for Available<'a> {
+    type Item = Message<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Message<'a>> {
+        let position = *self.position;
+        let map = self
+            .map
+            .filter(|_| position.offset < self.end && is_record_offset(position.offset, self.context.segment_size))?;
+        let header = match self.peeked.take() {
+            Some(header) => header,
+            None => match look(map, self.context, position.offset, *self.seq, self.verify) {
+                Look::Message(header) => header,
+                Look::Uncommitted | Look::Other => return None,
+            },
+        };
+        self.position.offset += layout::record_len(header.payload_len).unwrap_or(HEADER_LEN);
+        *self.seq = self.seq.saturating_add(1);
+        Some(message(map, &header, position))
+    }
+}
+
+/// What lies at an offset of a mapped segment.
+pub(super) enum Look {
+    /// A sound record with the message expected.
+    Message(Header),
+    /// Nothing that has been committed.
+    Uncommitted,
+    /// Anything else.
+    Other,
+}
+
+/// Looks at the place where the record of message `seq` starts, which lies within the mapping.
+#[inline]
+pub(super) fn look(map: &Mapping, context: &RecordContext, offset: u32, seq: u64, verify: bool) -> Look {
+    // SYNC POINT with `Mapping::publish`.
+    if map.word64(offset).load(Ordering::Acquire) & u64::from(u32::MAX) == 0 {
+        return Look::Uncommitted;
+    }
+    let header = MessageHeader::ref_from_bytes(map.bytes(offset, HEADER_LEN as usize)).ok();
+    let Some(unchecked) = header.and_then(UncheckedHeader::parse) else {
+        return Look::Other;
+    };
+    let Some(len) = unchecked.payload_len(context, offset) else {
+        return Look::Other;
+    };
+    let header = if verify {
+        unchecked.verify(context, offset, map.bytes(offset + HEADER_LEN, len))
+    } else {
+        Some(unchecked.trust())
+    };
+    match header {
+        Some(header) if header.seq == seq && !header.is_padding() => Look::Message(header),
+        _ => Look::Other,
+    }
+}
+
+/// The message whose record, with this header, lies at `position`.
+#[inline]
+pub(super) fn message<'a>(map: &'a Mapping, header: &Header, position: Position) -> Message<'a> {
+    let &Header { msg_type, seq, timestamp_ns, payload_len, .. } = header;
+    let payload = map.bytes(position.offset + HEADER_LEN, payload_len as usize);
+    Message { seq, timestamp_ns, msg_type, payload, position }
+}
