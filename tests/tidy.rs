@@ -14,6 +14,7 @@ const UNSAFE: [&str; 6] = [
     "src/queue/futex.rs",
     "src/queue/checksum.rs",
     "src/queue/mapping.rs",
+    "src/queue/sigbus.rs",
     "src/queue/sys.rs",
 ];
 /// The other program that shares memory with itself: `bench` measures what the engine is measured against.

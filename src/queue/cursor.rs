@@ -19,7 +19,7 @@ use super::layout::{
     LivenessBlock, READERS_DIR, TEMPORARY_SUFFIX,
 };
 use super::lock;
-use super::mapping::Mapping;
+use super::mapping::{CUT_SHORT, Mapping};
 use super::names::check_name;
 use super::options::Checksum;
 use super::position::{Position, SegmentId};
@@ -52,7 +52,11 @@ pub(crate) struct Cursor {
     boot_id: [u8; 16],
     /// Holds the lock.
     file: File,
+    path: PathBuf,
 }
+
+/// What to do about a damaged cursor.
+const SET_ANEW: &str = "set the reader anew: 'chron-cli readers QUEUE seek NAME POS'";
 
 pub(crate) fn file_name(name: &str) -> String {
     format!("{name}{CURSOR_SUFFIX}")
@@ -175,10 +179,8 @@ impl CursorFile {
 
     /// Where the reader stands, and the generation of the slot that says so.
     pub(crate) fn read(&self, geometry: &Geometry) -> Result<(Place, u64)> {
-        let damaged = |offset: u32, what: &str| {
-            let what = format!("{what}; set the reader anew: 'chron-cli readers QUEUE seek NAME POS'");
-            Error::damaged(&self.path, u64::from(offset), what)
-        };
+        let damaged =
+            |offset: u32, what: &str| Error::damaged(&self.path, u64::from(offset), format!("{what}; {SET_ANEW}"));
         let identity: CursorIdentity =
             read_block(&self.file, 0).ok_or_else(|| damaged(0, "the cursor file is too short"))?;
         if identity.magic != CURSOR_MAGIC || !is_sound(&identity, identity.crc) {
@@ -254,7 +256,7 @@ impl CursorFile {
         let (place, generation) = self.read(geometry)?;
         let map = Mapping::read_write(&self.file, &self.path, CURSOR_LEN)?;
         let (queue_id, boot_id) = (geometry.queue_id, lock::boot_id());
-        let cursor = Cursor { map, generation, queue_id, boot_id, file: self.file };
+        let cursor = Cursor { map, generation, queue_id, boot_id, file: self.file, path: self.path };
         cursor.heartbeat();
         Ok((cursor, place))
     }
@@ -271,6 +273,12 @@ impl Cursor {
     /// Writes the cursor to the disk.
     pub(crate) fn sync(&self) -> std::io::Result<()> {
         self.map.sync(0, CURSOR_LEN as usize)
+    }
+
+    /// Fails if what has been committed may not have reached the file.
+    pub(crate) fn check(&self) -> Result<()> {
+        let lost = || Error::damaged(&self.path, 0, format!("{CUT_SHORT}; {SET_ANEW}"));
+        if self.map.is_lost() { Err(lost()) } else { Ok(()) }
     }
 
     /// Gives a sign of life.

@@ -5,8 +5,9 @@
 //! 2. what others may be storing into (commit words, wake words) is read and written through atomics only;
 //! 3. a slice is handed out only for bytes that a commit word, loaded with Acquire, has published; a writer that
 //!    keeps to the protocol never touches those again;
-//! 4. whoever maps a file has checked that it is that long. A file cut short afterwards by somebody else is the one
-//!    thing that a mapping can't survive; what must survive it (the mount) reads by `pread` (`scan.rs`).
+//! 4. whoever maps a file has checked that it is that long. What somebody else cuts off afterwards reads as zeros, and
+//!    the mapping is *lost* (`sigbus.rs`): what is stored there reaches nobody. Bytes that are lent out may turn to zeros
+//!    then; whoever must not see that reads by `pread` (`scan.rs`).
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -18,6 +19,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::error::{Error, Result};
 use super::layout::HEADER_LEN;
+use super::sigbus;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Bytes of a cache line.
@@ -30,6 +32,8 @@ const MAX_PREFETCH: u32 = 1088;
 /// A shared mapping of the first bytes of a file.
 #[derive(Debug)]
 pub(crate) struct Mapping {
+    /// Before `raw`: the table forgets the range before it is unmapped.
+    entry: sigbus::Entry,
     raw: MmapRaw,
     writable: bool,
 }
@@ -39,18 +43,23 @@ impl Mapping {
     pub(crate) fn read_only(file: &File, path: &Path, len: u32) -> Result<Self> {
         check_len(file, path, len)?;
         let raw = MmapOptions::new().len(len as usize).map_raw_read_only(file).map_err(Error::io(path, "map it"))?;
-        Ok(Self { raw, writable: false })
+        Ok(Self { entry: sigbus::Entry::new(range(&raw), false), raw, writable: false })
     }
 
     /// Maps the first `len` bytes for reading and writing; a file that is shorter is reported as damaged.
     pub(crate) fn read_write(file: &File, path: &Path, len: u32) -> Result<Self> {
         check_len(file, path, len)?;
         let raw = MmapOptions::new().len(len as usize).map_raw(file).map_err(Error::io(path, "map it"))?;
-        Ok(Self { raw, writable: true })
+        Ok(Self { entry: sigbus::Entry::new(range(&raw), true), raw, writable: true })
     }
 
     pub(crate) fn len(&self) -> usize {
         self.raw.len()
+    }
+
+    /// Whether somebody has cut a part of the file off that was touched since: see rule 4.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.entry.is_lost()
     }
 
     /// The address of `len` bytes at `offset`, aligned to `align`.
@@ -188,8 +197,17 @@ impl Mapping {
 
     /// Writes everything in `offset..offset + len` to the disk and waits for it.
     pub(crate) fn sync(&self, offset: u32, len: usize) -> std::io::Result<()> {
-        self.raw.flush_range(offset as usize, len)
+        self.raw.flush_range(offset as usize, len)?;
+        if self.is_lost() { Err(std::io::Error::other(CUT_SHORT)) } else { Ok(()) }
     }
+}
+
+/// What has happened to the file of a lost mapping.
+pub(crate) const CUT_SHORT: &str = "somebody has cut the file short while it was in use";
+
+fn range(raw: &MmapRaw) -> std::ops::Range<*const u8> {
+    let start = raw.as_ptr();
+    start..start.wrapping_add(raw.len())
 }
 
 fn check_len(file: &File, path: &Path, len: u32) -> Result<()> {

@@ -19,7 +19,7 @@ use super::dir::Access;
 use super::error::{Error, Result};
 use super::inspect::WriterInfo;
 use super::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, HEADER_LEN, MessageHeader, RECORDS_START};
-use super::mapping::Mapping;
+use super::mapping::{CUT_SHORT, Mapping};
 use super::options::{ReaderOptions, Start, WaitStrategy};
 use super::position::{Position, SegmentId};
 use super::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
@@ -240,8 +240,12 @@ impl QueueReader {
     /// Everything but a sound record in its order: opens segments, crosses seals, looks behind damage.
     #[cold]
     fn trouble(&mut self) -> Result<Option<Found>> {
+        self.check()?;
         if let Some(gap) = self.pending.take() {
             return Ok(Some(Found::Gap(gap)));
+        }
+        if self.map.as_ref().is_some_and(Mapping::is_lost) {
+            self.map = None;
         }
         if self.map.is_none() && self.map_segment()? {
             return Ok(Some(Found::Again));
@@ -278,6 +282,15 @@ impl QueueReader {
                 Ok(None)
             }
         }
+    }
+
+    /// Fails if a file that the reader can't do without has been cut short under it.
+    fn check(&self) -> Result<()> {
+        if self.control.is_lost() {
+            let what = format!("{CUT_SHORT}; the next writer repairs it: open the reader again then");
+            return Err(Error::damaged(&self.shared.control_path(), 0, what));
+        }
+        self.cursor.check()
     }
 
     /// The message that the scanner stands at.
@@ -422,6 +435,7 @@ impl QueueReader {
             }
             if !self.waiter.wait(ticket, left) {
                 self.cursor.heartbeat();
+                self.check()?;
                 // Once a second, in case files have changed in a way that nobody publishes.
                 self.stalled = None;
             }
@@ -480,7 +494,7 @@ const POPULATE_BEHIND_HEAD: u32 = 64 << 10;
 enum Found {
     Gap(Gap),
     Again,
-    /// There is a message, in a segment that has been cut short: a mapping of it would end in SIGBUS.
+    /// There is a message, in a segment that has been cut short: it can't be mapped.
     Unmapped(Box<Scanner>),
 }
 

@@ -9,7 +9,7 @@
 //! - The next segment is in place and started before the old one is sealed: behind a seal there is always a segment.
 //! - An error leaves the queue as it was.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use super::layout::{
     SealBlock, StartBlock, WriterBlock,
 };
 use super::lock::{self, WriterLock};
-use super::mapping::Mapping;
+use super::mapping::{CUT_SHORT, Mapping};
 use super::options::{SyncPolicy, WhenFull, WriterOptions};
 use super::pages::{self, Pages};
 use super::position::{Position, SegmentId};
@@ -236,18 +236,39 @@ impl QueueWriter {
     /// # Errors
     /// [`Error::Poisoned`] if an earlier such attempt has failed.
     pub fn flush_async(&mut self) -> Result<()> {
-        self.check_poison()?;
+        self.check()?;
         self.request_sync();
         Ok(())
     }
 
-    /// Fails if the disk has refused something that was appended.
+    /// Whether everything appended so far is in the queue's files: says so if somebody has cut one of them short, or if
+    /// the disk has refused something in the background. An append notices that too, but only every 64 KiB.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`], with the reason. Every later append fails likewise; readers go on.
+    pub fn check(&mut self) -> Result<()> {
+        if self.poisoned.is_none() && self.segment.is_cut_short()? {
+            self.poisoned = Some(cut_short(&self.segment.path));
+        }
+        self.check_poison()
+    }
+
+    /// As [`check`](Self::check), without a system call.
     fn check_poison(&mut self) -> Result<()> {
         if self.poisoned.is_none() {
-            self.poisoned = self.supply.sync_failure();
+            self.poisoned = if self.map.is_lost() {
+                Some(cut_short(&self.segment.path))
+            } else if self.control.is_lost() {
+                Some(cut_short(&self.shared.control_path()))
+            } else {
+                self.supply.sync_failure()
+            };
         }
         match &self.poisoned {
-            Some(reason) => Err(Error::Poisoned { path: self.shared.dir.path().to_path_buf(), reason: reason.clone() }),
+            Some(reason) => {
+                self.soft_limit = 0;
+                Err(Error::Poisoned { path: self.shared.dir.path().to_path_buf(), reason: reason.clone() })
+            }
             None => Ok(()),
         }
     }
@@ -282,6 +303,7 @@ impl QueueWriter {
 
     /// Goes on in the next segment.
     fn roll(&mut self) -> Result<()> {
+        self.check()?;
         self.wait_for_room()?;
         let Prepared { segment, map } = self.supply.take(self.segment.id.next())?;
         start_segment(&map, self.next_seq, self.last_timestamp_ns);
@@ -339,9 +361,11 @@ impl QueueWriter {
     /// [`Error::Io`] if the system can't write it. What has not been written then can't be vouched for any more, so the
     /// writer refuses further work ([`Error::Poisoned`]); readers go on.
     pub fn flush_sync(&mut self) -> Result<()> {
-        self.check_poison()?;
+        self.check()?;
         self.publish_head();
         let synced = sync_segments(&self.shared, self.unsynced, self.segment.id);
+        // Once more: what was cut off while it was being synced is not on the disk.
+        let synced = synced.and_then(|()| self.check());
         match &synced {
             Ok(()) => self.unsynced = self.segment.id,
             Err(error) => {
@@ -378,6 +402,10 @@ impl Drop for QueueWriter {
         self.publish_head();
         self.control.word(WRITER_PID).store(0, Ordering::Relaxed);
     }
+}
+
+fn cut_short(path: &Path) -> String {
+    format!("{}: {CUT_SHORT}; what was appended last may be missing", path.display())
 }
 
 /// Offset of `WriterBlock::pid`.

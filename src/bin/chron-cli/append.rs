@@ -56,11 +56,11 @@ pub(crate) fn run(args: &AppendArgs) -> Outcome {
         Appended { messages: 0, bytes: 0, first_seq: writer.next_seq(), progress: progress_of(files), unreported: 0 };
     let started = Instant::now();
     let result = files.iter().try_for_each(|file| append_file(args, file, &mut writer, &mut appended));
-    let synced = if args.sync { writer.flush_sync() } else { Ok(()) };
+    let kept = if args.sync { writer.flush_sync() } else { writer.check() };
     appended.progress.finish_and_clear();
     appended.report(&args.queue, started);
     result?;
-    synced?;
+    kept?;
     Ok(Done::Well)
 }
 

@@ -1,0 +1,218 @@
+//! What happens when a mapped file is cut short by somebody else: an error, not the death of the process by `SIGBUS`.
+//!
+//! Every mapping of ours is entered in a table. When the processor can't reach a page of one, the kernel sends `SIGBUS`
+//! to the very thread that touched it; the handler looks the address up, puts a page of zeros in its place, marks the
+//! mapping as *lost* and lets the thread go on. To the protocols a page of zeros reads as "nothing committed"; whoever
+//! then looks at the mark ([`Entry::is_lost`], never on the hot path) reports it or goes on by `pread`. A fault anywhere
+//! else goes to the handler that was there before: the program dies as it would have without us.
+//!
+//! Invariants:
+//! - The handler only reads the table (atomics, memory that is never given back) and makes one system call; it takes no
+//!   lock and allocates nothing.
+//! - An entry's range is in the table for as long as its mapping can be touched: entered before the mapping is handed
+//!   out, removed before it is unmapped. So an address that is found belongs to a live mapping of ours.
+//! - A range is changed while its start says [`NOWHERE`], and a reader takes it only if the start is the same before
+//!   and after: it never sees a range that is half one mapping's and half another's.
+#![allow(unsafe_code)]
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::ptr;
+use std::sync::{Mutex, Once, OnceLock, PoisonError};
+
+use crate::sync::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+
+/// The start of an entry that is not in use.
+const NOWHERE: usize = usize::MAX;
+/// Entries that are made at once.
+const CHUNK: usize = 64;
+
+#[derive(Debug)]
+struct Slot {
+    start: AtomicUsize,
+    end: AtomicUsize,
+    writable: AtomicBool,
+    lost: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    slots: [Slot; CHUNK],
+    next: AtomicPtr<Chunk>,
+}
+
+/// Chunks are put at the front and never removed.
+static CHUNKS: AtomicPtr<Chunk> = AtomicPtr::new(ptr::null_mut());
+static FREE: Mutex<Vec<&'static Slot>> = Mutex::new(Vec::new());
+static INSTALL: Once = Once::new();
+static LEFT_ALONE: AtomicBool = AtomicBool::new(false);
+static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
+static PAGE: AtomicUsize = AtomicUsize::new(4096);
+
+/// Leaves `SIGBUS` alone: for programs that must be the only ones to handle it. To be called before anything else of
+/// chronfs; false if that is too late.
+///
+/// Without the handler, a process that uses a [`QueueWriter`](super::QueueWriter) or a
+/// [`QueueReader`](super::QueueReader) dies when somebody makes one of the queue's files shorter under it. A handler
+/// that is installed later must pass on what it does not know, or the same holds.
+pub fn leave_sigbus_alone() -> bool {
+    LEFT_ALONE.store(true, Ordering::SeqCst);
+    !INSTALL.is_completed()
+}
+
+/// A mapping's place in the table, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Entry(&'static Slot);
+
+impl Entry {
+    /// Enters the mapping of `range`; installs the handler first, if this is the first one.
+    pub(super) fn new(range: Range<*const u8>, writable: bool) -> Self {
+        INSTALL.call_once(install);
+        let page = PAGE.load(Ordering::Relaxed);
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = free.pop().unwrap_or_else(|| more(&mut free));
+        slot.writable.store(writable, Ordering::SeqCst);
+        slot.lost.store(false, Ordering::SeqCst);
+        slot.end.store(range.end.addr().next_multiple_of(page), Ordering::SeqCst);
+        slot.start.store(range.start.addr(), Ordering::SeqCst);
+        Self(slot)
+    }
+
+    /// Whether a part of the file could not be reached, and zeros have taken its place. Stays so.
+    pub(super) fn is_lost(&self) -> bool {
+        self.0.lost.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.0.start.store(NOWHERE, Ordering::SeqCst);
+        FREE.lock().unwrap_or_else(PoisonError::into_inner).push(self.0);
+    }
+}
+
+/// Makes a chunk, keeps all but one of its entries for later.
+fn more(free: &mut Vec<&'static Slot>) -> &'static Slot {
+    let slot = || Slot {
+        start: AtomicUsize::new(NOWHERE),
+        end: AtomicUsize::new(0),
+        writable: AtomicBool::new(false),
+        lost: AtomicBool::new(false),
+    };
+    let next = AtomicPtr::new(CHUNKS.load(Ordering::SeqCst));
+    let chunk = Box::into_raw(Box::new(Chunk { slots: std::array::from_fn(|_| slot()), next }));
+    // Under the lock of `FREE`: nobody else puts a chunk there.
+    CHUNKS.store(chunk, Ordering::SeqCst);
+    // SAFETY: the chunk is never given back, and only shared references to it are ever made.
+    let chunk: &'static Chunk = unsafe { &*chunk };
+    free.extend(&chunk.slots[1..]);
+    &chunk.slots[0]
+}
+
+fn install() {
+    if LEFT_ALONE.load(Ordering::SeqCst) {
+        return;
+    }
+    // SAFETY: asks only.
+    if let Ok(page) = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) {
+        PAGE.store(page, Ordering::SeqCst);
+    }
+    let mut previous = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: all zeros is a valid `sigaction`: no flags, an empty mask.
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_sigbus;
+    action.sa_sigaction = handler as *const () as usize;
+    // On the thread's alternative stack, where it has one, as the standard library's own handler.
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+    // SAFETY: asks only; `previous` is a valid place for the answer.
+    if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), previous.as_mut_ptr()) } == 0 {
+        // SAFETY: the call has filled it in. Known before our handler can run.
+        let _ = PREVIOUS.set(unsafe { previous.assume_init() });
+        // SAFETY: `action` is complete, and the handler does only what a handler may do (see the head of this file).
+        // A failure leaves things as they were.
+        unsafe { libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut()) };
+    }
+}
+
+extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel gives a valid `siginfo_t`, and one of a fault has an address.
+    let (code, address) = unsafe { ((*info).si_code, (*info).si_addr().addr()) };
+    // Only "no such page in the file": not a defect of the memory, not a signal that somebody has sent.
+    if code == libc::BUS_ADRERR
+        && let Some(slot) = find(address)
+        && put_zeros(address, slot.writable.load(Ordering::SeqCst))
+    {
+        slot.lost.store(true, Ordering::SeqCst);
+        return;
+    }
+    pass_on(signal, info, context);
+}
+
+/// The entry of the mapping that an address lies in.
+fn find(address: usize) -> Option<&'static Slot> {
+    let mut chunk = CHUNKS.load(Ordering::SeqCst);
+    // SAFETY: the list holds chunks only, complete when they were put there, and never given back.
+    while let Some(this) = unsafe { chunk.as_ref() } {
+        let holds = |slot: &&Slot| {
+            let (start, end) = (slot.start.load(Ordering::SeqCst), slot.end.load(Ordering::SeqCst));
+            (start..end).contains(&address) && slot.start.load(Ordering::SeqCst) == start
+        };
+        if let Some(slot) = this.slots.iter().find(holds) {
+            return Some(slot);
+        }
+        chunk = this.next.load(Ordering::SeqCst);
+    }
+    None
+}
+
+/// Puts a page of zeros in the place of the page at `address`, which is one of a live mapping of ours.
+fn put_zeros(address: usize, writable: bool) -> bool {
+    let page = PAGE.load(Ordering::SeqCst);
+    let start = ptr::without_provenance_mut(address / page * page);
+    let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    // SAFETY: the page belongs to a live mapping of ours, which only raw pointers and atomics reach and whose bytes may
+    // change under them at any time (`mapping.rs`); unmapping the mapping's range later unmaps this page with it.
+    // `mmap` is a plain system call; the interrupted code's errno is kept.
+    unsafe {
+        let errno = *libc::__errno_location();
+        let mapped = libc::mmap(start, page, protection, flags, -1, 0);
+        *libc::__errno_location() = errno;
+        mapped != libc::MAP_FAILED
+    }
+}
+
+/// Does what would have happened without us.
+fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let previous = PREVIOUS.get();
+    // SAFETY: the kernel gives a valid `siginfo_t`.
+    let was_sent = unsafe { (*info).si_code } <= 0;
+    match previous.map_or(libc::SIG_DFL, |previous| previous.sa_sigaction) {
+        libc::SIG_IGN if was_sent => {}
+        // A fault can't be ignored: the instruction is tried again and ends the process. A signal that somebody has sent
+        // does not come again by itself.
+        libc::SIG_DFL | libc::SIG_IGN => {
+            // SAFETY: plain calls.
+            unsafe {
+                libc::signal(signal, libc::SIG_DFL);
+                if was_sent {
+                    libc::raise(signal);
+                }
+            }
+        }
+        handler if previous.is_some_and(|previous| previous.sa_flags & libc::SA_SIGINFO != 0) => {
+            // SAFETY: who installed it said with SA_SIGINFO that it is such a function.
+            let handler = unsafe {
+                std::mem::transmute::<usize, extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void)>(
+                    handler,
+                )
+            };
+            handler(signal, info, context);
+        }
+        handler => {
+            // SAFETY: who installed it said, by leaving SA_SIGINFO out, that it is such a function.
+            let handler = unsafe { std::mem::transmute::<usize, extern "C" fn(libc::c_int)>(handler) };
+            handler(signal);
+        }
+    }
+}
