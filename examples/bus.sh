@@ -6,56 +6,10 @@
 #
 # Data: the recording in $CHRONFS_DATA or ../shared/data where there is one, else the sample in testdata/. Everything
 # happens in a temporary directory, which is gone afterwards, whatever happens.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" feed strategy router
+speed=30 every=5 symbols=(BTCUSDT ETHUSDT)
+[ -z "$is_sample" ] || speed=2 every=2 symbols=(ALPHA BETA)
 
-bash examples/tools.sh
-if [ ! -e /dev/fuse ]; then
-    echo "bus: there is no /dev/fuse here; load the module (modprobe fuse) or give the container the device" >&2
-    exit 1
-fi
-cargo build --release --locked --bin chron-cli --example feed --example strategy --example router < /dev/null
-target=$(cargo metadata --format-version 1 --no-deps < /dev/null | jq -r .target_directory)
-PATH="$target/release:$target/release/examples:$PATH"
-
-recording=$PWD/testdata/market-sample.log.gz
-speed=2 every=2 symbols=(ALPHA BETA)
-for data in "${CHRONFS_DATA:-}" ../shared/data; do
-    large=$data/market/binance-usdm-btcusdt-ethusdt-20240808.log.gz
-    if [ -n "$data" ] && [ -r "$large" ]; then
-        recording=$(realpath "$large")
-        speed=30 every=5 symbols=(BTCUSDT ETHUSDT)
-        break
-    fi
-done
-
-work=$(mktemp -d "${TMPDIR:-/tmp}/chronfs-bus.XXXXXX")
-declare -A pids=()
-cleanup() {
-    for pid in "${pids[@]}"; do kill "$pid" 2> /dev/null || true; done
-    cd /
-    chron-cli umount "$work/mnt" 2> /dev/null || true
-    # Never remove files through a mount that is still there.
-    if [ ! -d "$work/mnt" ] || rmdir "$work/mnt"; then rm -rf "$work"; fi
-}
-trap cleanup EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-say() { printf '\n# %s\n' "$1"; }
-# Shows a command, then runs it.
-show() {
-    printf '$ %s\n' "$1"
-    eval "$1"
-}
-# Starts a process in the background, and remembers it by name.
-start() {
-    local name=$1
-    shift
-    printf '$ %s &\n' "$*"
-    "$@" 2> "$name.log" > /dev/null &
-    pids[$name]=$!
-}
 # Kills one at once, in the middle of whatever it does.
 murder() {
     printf '$ kill -9 %s\n' "$1"
@@ -81,7 +35,6 @@ until_so() {
     done
 }
 
-cd "$work"
 market=market_data/queue/binance
 say "A bus with a mount beside it. The router and the strategies start first: nobody waits for an order of starting."
 show 'mkdir bus mnt'

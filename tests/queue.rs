@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use chronfs::queue::{
-    Entry, Error, Gap, GapReason, Queue, QueueReader, ReaderOptions, Scanner, Settings, Start, WaitStrategy,
+    Entry, Error, Gap, GapReason, LockHolder, Queue, QueueReader, ReaderOptions, Scanner, Settings, Start,
+    WaitStrategy, WriterState,
 };
 
 const SMALL: Settings = Settings {
@@ -109,9 +110,22 @@ fn a_second_writer_learns_who_holds_the_queue() {
 #[test]
 fn a_deleted_lock_file_lets_no_second_writer_in() {
     let (_dir, queue) = new_queue(&SMALL);
-    let _writer = queue.writer().unwrap();
+    let writer = queue.writer().unwrap();
+    assert!(queue.writer_info().holds_file);
     std::fs::remove_file(queue.path().join("writer.lock")).unwrap();
-    assert!(matches!(queue.writer(), Err(Error::Locked { .. })));
+    for what in ["deleted", "replaced"] {
+        let info = queue.writer_info();
+        assert_eq!((info.state, info.holds_file), (WriterState::Alive, false), "{what}");
+        let me = std::process::id();
+        assert_eq!(info.pid, Some(me), "{what}");
+        match queue.writer() {
+            Err(Error::Locked { holder: LockHolder::Process { pid, .. }, .. }) => assert_eq!(pid, me),
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+    drop(writer);
+    assert_eq!(queue.writer_info().state, WriterState::None);
+    assert!(queue.writer().is_ok());
 }
 
 #[test]

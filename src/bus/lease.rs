@@ -5,7 +5,6 @@
 //! and a lease from before a restart of the machine is `unknown` rather than wrong. Written to a temporary file and
 //! renamed, so it is never seen half written.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file;
 use crate::clock;
-use crate::queue::{Error, Result};
+use crate::queue::{Error, Result, start_of};
 
 /// The lease's file name.
 pub const LEASE_FILE: &str = "LEASE";
@@ -232,16 +231,10 @@ fn stored(path: &Path) -> Result<Option<Stored>> {
     Ok(file::read(path, MAX_LEN)?.map(|text| serde_json::from_slice(&text).unwrap_or_default()))
 }
 
-/// When a process started, in clock ticks since boot as the kernel prints it; empty where it can't be read.
-fn start_of(pid: u32) -> String {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The command name may hold spaces and parentheses: count fields after the last one.
-    let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    after.split_whitespace().nth(19).unwrap_or("").to_owned()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn edit(dir: &Path, edit: impl FnOnce(&mut Stored)) {

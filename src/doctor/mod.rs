@@ -1,9 +1,9 @@
 //! What is wrong below a bus directory, where, and what to do about it: `chron-cli doctor`.
 //!
-//! Looking takes no lock and changes no byte. Repairing does only what the next writer would do by itself (rebuild the
+//! Looking takes no lock and changes no byte. Repairing does what the next writer would do by itself (rebuild the
 //! control block, clear away the half-written end and the temporary files that a killed one left), and does it only
-//! where no writer is; nothing is ever deleted or reset that somebody may still need, and what can't be repaired
-//! safely is named with the command that does it.
+//! where no writer is; and it moves aside what killed processes left that no writer cares for. Nothing is ever deleted
+//! or reset that somebody may still need, and what can't be repaired safely is named with the command that does it.
 //!
 //! Severities: an *error* is damage, messages may be lost; a *warning* wants somebody's attention; an *info* is good
 //! to know. Only errors and warnings are problems.
@@ -126,8 +126,18 @@ pub fn examine(root: &Path, options: Options, progress: &mut dyn FnMut(Progress<
     let mut report = Report { root: root.to_path_buf(), ..Report::default() };
     let tree = Tree::walk(root, &mut report)?;
     for dir in &tree.plain {
+        let before = report.findings.len();
         files::plain_directory(dir, &mut report.findings);
         endpoint(dir, &mut report.findings);
+        if options.fix {
+            let (fixable, rest): (Vec<_>, Vec<_>) = report.findings.drain(before..).partition(|f| f.fixable);
+            report.findings.extend(rest);
+            for finding in fixable {
+                move_aside(&finding.path, &mut report.unchecked);
+                let list = if finding.path.exists() { &mut report.findings } else { &mut report.fixed };
+                list.push(finding);
+            }
+        }
     }
     let total_bytes = tree.queues.values().sum();
     let mut done_bytes = 0;
@@ -145,14 +155,24 @@ pub fn examine(root: &Path, options: Options, progress: &mut dyn FnMut(Progress<
     Ok(report)
 }
 
-/// Lets a writer come and go, which repairs whatever it can; then looks again.
+/// The kind of finding that is moved aside.
+const LEFTOVER: &str = "leftover";
+/// The directory that leftovers are moved into.
+const ASIDE: &str = ".aside";
+
+/// Moves leftovers aside, lets a writer come and go, which repairs whatever else it can, and looks again.
 fn fix(path: &Path, deep: bool, from: usize, report: &mut Report) {
     let before = report.findings.split_off(from);
+    let is_aside = |finding: &Finding| finding.fixable && finding.kind == LEFTOVER && !is_writers(&finding.path);
+    for leftover in before.iter().filter(|finding| is_aside(finding)) {
+        move_aside(&leftover.path, &mut report.unchecked);
+    }
+    let is_for_writer = |finding: &Finding| finding.fixable && !is_aside(finding);
     // It holds the lock, so nobody else is writing.
-    if let Err(error) = Queue::open(path).and_then(|queue| queue.writer().map(drop)) {
+    if before.iter().any(is_for_writer)
+        && let Err(error) = Queue::open(path).and_then(|queue| queue.writer().map(drop))
+    {
         report.unchecked.push(format!("{error} (not repaired)"));
-        report.findings.extend(before);
-        return;
     }
     let unchecked = report.unchecked.len();
     queue::examine(path, deep, &mut |_| {}, report);
@@ -161,6 +181,19 @@ fn fix(path: &Path, deep: bool, from: usize, report: &mut Report) {
         |finding: &Finding| report.findings[from..].iter().any(|f| f.kind == finding.kind && f.path == finding.path);
     let fixed: Vec<Finding> = before.into_iter().filter(|finding| finding.fixable && !is_left(finding)).collect();
     report.fixed.extend(fixed);
+}
+
+/// Whether a leftover is one that the next writer clears away.
+fn is_writers(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let in_readers = path.parent().and_then(Path::file_name).is_some_and(|name| name == layout::READERS_DIR);
+    !in_readers && !bus::is_temporary(&name)
+}
+
+fn move_aside(path: &Path, unchecked: &mut Vec<String>) {
+    if let Err(error) = files::move_aside(path) {
+        unchecked.push(format!("{}: cannot move it aside: {error} (not repaired)", path.display()));
+    }
 }
 
 /// The directories below a root.
@@ -189,7 +222,7 @@ impl Tree {
                 }
             };
             let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            waiting.extend(directories.map(|entry| entry.path()));
+            waiting.extend(directories.filter(|entry| entry.file_name() != ASIDE).map(|entry| entry.path()));
             tree.plain.push(dir);
         }
         Ok(tree)

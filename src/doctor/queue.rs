@@ -1,11 +1,13 @@
 //! One queue: its control block, writer, readers, segments; and every record, when asked to look deep.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::{Finding, Report, Severity, endpoint, files};
+use crate::clock;
 use crate::queue::{
-    Entry, Error, Gap, GapReason, Inspection, LockHolder, Position, Queue, ReaderInfo, SegmentId, SegmentInfo,
-    WriterState, layout,
+    Entry, Error, Gap, GapReason, IgnoredReason, Inspection, LockHolder, Position, Queue, ReaderInfo, Retention,
+    SegmentId, SegmentInfo, WriterState, layout,
 };
 use crate::report::{human_bytes, human_span_ms};
 
@@ -13,57 +15,64 @@ use crate::report::{human_bytes, human_span_ms};
 const IDLE_AFTER_MS: u64 = 3_600_000;
 /// Of its limit, in percent: a queue that takes more is nearly full.
 const NEARLY_FULL: u64 = 90;
+/// A reader in use that is behind and has given no sign of life for this long is looked at twice.
+const STUCK_AFTER_MS: u64 = 60_000;
+/// Between the two looks.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// A newest message that lies further in the future is named.
+const FUTURE_NS: u64 = 60_000_000_000;
 /// Entries read between two reports of progress.
 const STEP: u32 = 4096;
 /// So many gaps of one queue are named; the others are counted.
 const MAX_GAPS: u64 = 1000;
 
 /// Everything about one queue. `step` takes the bytes that have been read.
-pub(super) fn examine(path: &Path, deep: bool, step: &mut dyn FnMut(u64), report: &mut Report) {
-    let inspected = Queue::open(path).and_then(|queue| {
+pub(super) fn examine(dir: &Path, deep: bool, step: &mut dyn FnMut(u64), report: &mut Report) {
+    let inspected = Queue::open(dir).and_then(|queue| {
         let inspection = queue.inspect()?;
         Ok((queue, inspection))
     });
+    let looked = Instant::now();
     let (queue, inspection) = match inspected {
         Ok(found) => found,
         Err(error @ (Error::Damaged { .. } | Error::UnsupportedVersion { .. } | Error::NotAQueue { .. })) => {
             let remedy = "restore it from a copy; nothing here can be read without it".to_owned();
             let detail = without_path(&error);
-            let path = path_of(&error).unwrap_or_else(|| path.to_path_buf());
-            report.findings.push(Finding {
-                severity: Severity::Error,
-                kind: "unreadable-queue",
-                path,
-                detail,
-                remedy,
-                fixable: false,
-            });
-            return;
+            let path = path_of(&error).unwrap_or_else(|| dir.to_path_buf());
+            let (severity, kind) = (Severity::Error, "unreadable-queue");
+            report.findings.push(Finding { severity, kind, path, detail, remedy, fixable: false });
+            return files::queue_directory(dir, true, &mut report.findings);
         }
         Err(error) => {
             report.unchecked.push(error.to_string());
-            return;
+            return files::queue_directory(dir, true, &mut report.findings);
         }
     };
-    let mut exam = Exam { queue: &queue, inspection: &inspection, findings: &mut report.findings };
+    let retention = queue.retain(true).unwrap_or_default();
+    let mut exam =
+        Exam { queue: &queue, inspection: &inspection, retention: &retention, findings: &mut report.findings };
     exam.control();
     exam.writer();
     exam.readers();
     exam.segments();
     exam.limits();
     exam.retention();
+    exam.clock();
     let read = if deep { exam.every_record(step) } else { exam.first_records() };
+    exam.stuck_readers(looked);
     if let Err(error) = read {
         report.unchecked.push(error.to_string());
     }
     let has_writer = inspection.writer.holder.is_some();
-    files::queue_directory(path, has_writer, &mut report.findings);
-    endpoint(path, &mut report.findings);
+    files::queue_directory(dir, has_writer, &mut report.findings);
+    endpoint(dir, &mut report.findings);
 }
 
 struct Exam<'a> {
     queue: &'a Queue,
     inspection: &'a Inspection,
+    /// What retention would do now.
+    retention: &'a Retention,
     findings: &'a mut Vec<Finding>,
 }
 
@@ -94,6 +103,10 @@ impl Exam<'_> {
     fn control(&mut self) {
         if let Some(damage) = self.queue.control_damage() {
             let path = path_of(damage).unwrap_or_else(|| self.path().join(layout::CONTROL_FILE));
+            if is_no_file(&path) {
+                // Named as such, with what lies in the directory; the writer does not touch it.
+                return;
+            }
             let detail = format!("{}; nothing is lost, the settings stand in the segments too", without_path(damage));
             self.repairable(Severity::Error, "control-block", path, detail);
         }
@@ -104,6 +117,16 @@ impl Exam<'_> {
         let age =
             writer.heartbeat_age_ms.map_or_else(String::new, |ms| format!(", last seen {} ago", human_span_ms(ms)));
         match writer.state {
+            WriterState::Alive | WriterState::Stuck if !writer.holds_file && writer.holder.is_some() => {
+                let lock = self.path().join(layout::LOCK_FILE);
+                let who = writer.pid.map_or_else(|| "the writer".to_owned(), |pid| format!("process {pid}"));
+                let detail = format!(
+                    "{who} writes, but this is not the lock file that it holds: somebody has deleted or replaced that. \
+                     Other writers are kept out by its lock on the directory"
+                );
+                let remedy = format!("end {who} and start it again, which makes the lock file anew");
+                self.found(Severity::Warning, "lock-replaced", lock, detail, remedy);
+            }
             WriterState::Alive | WriterState::None => {}
             WriterState::Dead => {
                 let detail = format!("the writer ended without closing the queue{age}; what it appended is there");
@@ -138,8 +161,7 @@ impl Exam<'_> {
     fn readers(&mut self) {
         let inspection = self.inspection;
         for reader in &inspection.readers {
-            let cursor =
-                self.path().join(layout::READERS_DIR).join(format!("{}{}", reader.name, layout::CURSOR_SUFFIX));
+            let cursor = self.cursor_path(&reader.name);
             let (queue, name) = (self.path().display().to_string(), &reader.name);
             if let Some(damage) = &reader.damage {
                 let detail =
@@ -148,7 +170,12 @@ impl Exam<'_> {
                     "say where it shall go on: chron-cli readers {queue} seek {name} first (or end, or a number)"
                 );
                 self.found(Severity::Error, "damaged-reader", cursor, detail, remedy);
-            } else if is_idle(reader, inspection.settings.reader_ttl_ns) {
+            } else if let Some(position) = reader.position.filter(|&position| position < inspection.bounds.first_seq) {
+                let last = inspection.bounds.first_seq - 1;
+                let detail = format!("messages {position} to {last} were retired before it has read them");
+                let remedy = "none: it is told so on its next read, and goes on behind them".to_owned();
+                self.found(Severity::Warning, "missed", cursor, detail, remedy);
+            } else if is_idle(reader) && !self.retention.ignored.iter().any(|ignored| ignored.reader == *name) {
                 let seen = reader.heartbeat_age_ms.map_or_else(
                     || "has not been used since this machine was started".to_owned(),
                     |ms| format!("has not been used for {}", human_span_ms(ms)),
@@ -165,6 +192,48 @@ impl Exam<'_> {
         }
     }
 
+    /// Readers in use that neither move nor wait: two looks, the first of them `first` ago.
+    fn stuck_readers(&mut self, first: Instant) {
+        let is_suspect = |r: &&ReaderInfo| {
+            r.in_use && r.lag_messages > 0 && r.heartbeat_age_ms.is_some_and(|ms| ms > STUCK_AFTER_MS)
+        };
+        let inspection = self.inspection;
+        let suspects: Vec<&ReaderInfo> = inspection.readers.iter().filter(is_suspect).collect();
+        if suspects.is_empty() {
+            return;
+        }
+        std::thread::sleep(SECOND_LOOK.saturating_sub(first.elapsed()));
+        let Ok(again) = self.queue.inspect() else { return };
+        for reader in suspects {
+            let now = again.readers.iter().find(|now| now.name == reader.name);
+            let Some(now) = now.filter(|now| is_suspect(now) && now.position == reader.position) else { continue };
+            let age = human_span_ms(now.heartbeat_age_ms.unwrap_or(0));
+            let detail = format!(
+                "a process uses it, but it is {} messages behind, does not move, and has given no sign of life for {age}",
+                now.lag_messages
+            );
+            let cursor = self.cursor_path(&reader.name);
+            let remedy = format!("see who it is with 'fuser {}'; let it go on, or end it", cursor.display());
+            self.found(Severity::Warning, "stuck-reader", cursor, detail, remedy);
+        }
+    }
+
+    fn cursor_path(&self, reader: &str) -> PathBuf {
+        self.path().join(layout::READERS_DIR).join(format!("{reader}{}", layout::CURSOR_SUFFIX))
+    }
+
+    /// Timestamps never decrease: what comes from a clock that was ahead stays.
+    fn clock(&mut self) {
+        let ahead_ns = self.inspection.bounds.last_timestamp_ns.saturating_sub(clock::now_ns());
+        if ahead_ns > FUTURE_NS {
+            let ahead = human_span_ms(ahead_ns / 1_000_000);
+            let detail =
+                format!("its newest message is stamped {ahead} in the future; messages until then get that stamp");
+            let remedy = "look at this machine's clock, and at who gave the stamp; nothing is lost".to_owned();
+            self.found(Severity::Warning, "future-timestamp", self.path().to_path_buf(), detail, remedy);
+        }
+    }
+
     fn segments(&mut self) {
         let inspection = self.inspection;
         let head = inspection.bounds.head.segment;
@@ -174,7 +243,9 @@ impl Exam<'_> {
             let path = self.segment_path(segment.id);
             let len = std::fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len());
             let expected = u64::from(inspection.settings.segment_size);
-            if len < expected {
+            if is_no_file(&path) {
+                // Named as such, with what lies in the directory.
+            } else if len < expected {
                 let detail = format!("it is cut short: {len} bytes instead of {expected}");
                 self.found(Severity::Error, "truncated-segment", path.clone(), detail, restore());
             } else if segment.bytes == 0 {
@@ -207,7 +278,7 @@ impl Exam<'_> {
 
     /// What retention would remove now, and who keeps it from more.
     fn retention(&mut self) {
-        let Ok(retention) = self.queue.retain(true) else { return };
+        let retention = self.retention;
         let queue = self.path().display().to_string();
         if !retention.removed.is_empty() {
             let bytes = retention.removed.iter().map(|segment| segment.bytes).sum();
@@ -220,9 +291,17 @@ impl Exam<'_> {
             let detail = format!("it keeps {what} in {} segments that the queue's limits would let go", pin.segments);
             let remedy =
                 format!("let it catch up; or, if nobody needs it: chron-cli readers {queue} rm {}", pin.reader);
-            let cursor = format!("{}{}", pin.reader, layout::CURSOR_SUFFIX);
-            let path = self.path().join(layout::READERS_DIR).join(cursor);
-            self.found(Severity::Info, "pinned", path, detail, remedy);
+            self.found(Severity::Info, "pinned", self.cursor_path(&pin.reader), detail, remedy);
+        }
+        let is_behind = |name: &str| self.inspection.readers.iter().any(|r| r.name == name && r.lag_messages > 0);
+        for ignored in retention.ignored.iter().filter(|ignored| is_behind(&ignored.reader)) {
+            let (why, remedy) = match ignored.reason {
+                IgnoredReason::TooFarBehind => ("is further behind than the queue's limit", "let it catch up soon"),
+                IgnoredReason::Dead => ("has been silent for longer than the queue's limit", "start it again soon"),
+            };
+            let detail = format!("it {why}: nothing is kept for it any more, and it will be told of what it missed");
+            let remedy = format!("{remedy}; or, if nobody needs it: chron-cli readers {queue} rm {}", ignored.reader);
+            self.found(Severity::Warning, "ignored-reader", self.cursor_path(&ignored.reader), detail, remedy);
         }
     }
 
@@ -296,9 +375,13 @@ impl Exam<'_> {
     }
 }
 
-fn is_idle(reader: &ReaderInfo, ttl_ns: Option<u64>) -> bool {
-    let after_ms = ttl_ns.map_or(IDLE_AFTER_MS, |ns| ns / 1_000_000);
-    !reader.in_use && reader.pins_segments > 0 && reader.heartbeat_age_ms.is_none_or(|age_ms| age_ms > after_ms)
+fn is_idle(reader: &ReaderInfo) -> bool {
+    !reader.in_use && reader.pins_segments > 0 && reader.heartbeat_age_ms.is_none_or(|age_ms| age_ms > IDLE_AFTER_MS)
+}
+
+/// Whether something is there that is no regular file.
+fn is_no_file(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file())
 }
 
 /// The file that an error is about.

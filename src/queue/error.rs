@@ -73,7 +73,7 @@ pub enum Error {
         holder: LockHolder,
     },
     /// No reader of that name is registered.
-    #[error("{}: no such reader", path.display())]
+    #[error("{}: no such reader; 'chron-cli readers QUEUE' lists those that there are", path.display())]
     NoSuchReader {
         /// The cursor file that does not exist.
         path: PathBuf,

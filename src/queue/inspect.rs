@@ -49,6 +49,9 @@ pub struct WriterInfo {
     pub pid: Option<u32>,
     /// Who holds the lock, if anybody does.
     pub holder: Option<LockHolder>,
+    /// Whether the lock that is held is that of the file `writer.lock` as it stands there now. If not, somebody has
+    /// deleted or replaced it under the writer; the lock on the directory keeps others out all the same.
+    pub holds_file: bool,
     /// How many writers there have been.
     pub epoch: u64,
     /// Milliseconds since its last sign of life; None if there was none since this machine was started.
@@ -152,11 +155,18 @@ impl Shared {
             Ok(None) => Ok(None),
             Err(_) => Err(()),
         };
+        let holds_file = matches!(holder, Ok(Some(_)));
+        // A writer that has not said goodbye: killed, or its lock file is not the one that stands there.
+        let is_announced = block.is_some_and(|block| block.pid.get() != 0);
+        let holder = match holder {
+            Ok(None) if is_announced => Ok(lock::directory_holder(&self.dir)),
+            holder => holder,
+        };
         let state = match &holder {
             Err(()) => WriterState::Unknown,
             Ok(Some(_)) if heartbeat_age_ms.is_some_and(|age| age > STUCK_AFTER_MS) => WriterState::Stuck,
             Ok(Some(_)) => WriterState::Alive,
-            Ok(None) if block.is_some_and(|block| block.pid.get() != 0) => WriterState::Dead,
+            Ok(None) if is_announced => WriterState::Dead,
             Ok(None) => WriterState::None,
         };
         let holder = holder.unwrap_or(None);
@@ -164,7 +174,7 @@ impl Shared {
             Some(LockHolder::Process { pid, .. }) => Some(*pid),
             _ => None,
         };
-        WriterInfo { state, pid, holder, epoch, heartbeat_age_ms }
+        WriterInfo { state, pid, holder, holds_file, epoch, heartbeat_age_ms }
     }
 
     fn segment_infos(&self, bounds: &Bounds) -> Result<Vec<SegmentInfo>> {

@@ -6,7 +6,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use super::dir::{Access, Dir};
@@ -30,7 +30,12 @@ impl WriterLock {
         let guard = dir.open_dir(".").map_err(Error::io(path, "open it to lock it"))?;
         let file = dir.open_file(LOCK_FILE, Access::WriteOrCreate)?;
         let file = file.ok_or_else(|| Error::io(&lock_path, "make it")(io::ErrorKind::NotFound.into()))?;
-        let locked = || Error::Locked { path: path.to_path_buf(), holder: holder(&file) };
+        let locked = || {
+            // The file may be another one than the writer's: somebody has deleted that.
+            let of_file = lock_holder(&file).ok().flatten();
+            let holder = of_file.or_else(|| directory_holder(dir)).unwrap_or(LockHolder::Unknown);
+            Error::Locked { path: path.to_path_buf(), holder }
+        };
         match guard.file().try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(locked()),
@@ -84,11 +89,10 @@ fn holder(file: &File) -> LockHolder {
         return LockHolder::Unknown;
     };
     let me = Identity::of_self();
-    if boot != me.boot || namespace != me.namespace || Identity::start_of(pid) != started {
+    if boot != me.boot || namespace != me.namespace || start_of(pid) != started {
         return LockHolder::Unknown;
     }
-    let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    LockHolder::Process { pid, command: command.trim_end().to_owned() }
+    LockHolder::Process { pid, command: command_of(pid) }
 }
 
 /// What tells a process from every other one, so that a reused pid is not taken for its predecessor.
@@ -103,16 +107,45 @@ impl Identity {
     fn of_self() -> Self {
         let pid = std::process::id();
         let namespace = std::fs::read_link("/proc/self/ns/pid").map(|l| l.to_string_lossy().into_owned());
-        Self { pid, started: Self::start_of(pid), boot: clock::boot_id(), namespace: namespace.unwrap_or_default() }
+        Self { pid, started: start_of(pid), boot: clock::boot_id(), namespace: namespace.unwrap_or_default() }
     }
+}
 
-    /// The start time of a process in clock ticks since boot, as the kernel prints it.
-    fn start_of(pid: u32) -> String {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The command name may hold spaces and parentheses: count fields after the last one.
-        let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        after.split_whitespace().nth(19).unwrap_or("").to_owned()
-    }
+/// When a process started, in clock ticks since boot as the kernel prints it; empty where it can't be read.
+pub(crate) fn start_of(pid: u32) -> String {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The command name may hold spaces and parentheses: count fields after the last one.
+    let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    after.split_whitespace().nth(19).unwrap_or("").to_owned()
+}
+
+/// Who holds the writer's lock on the queue's directory itself, as the kernel's table of locks has it; None if nobody
+/// does, or where that can't be told: other pid namespaces are not in the table, and some file systems stand in it
+/// under a device of their own. For when the lock file says that there is no writer, but may not be the writer's.
+pub(crate) fn directory_holder(dir: &Dir) -> Option<LockHolder> {
+    let metadata = dir.file().metadata().ok()?;
+    let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
+    let place = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
+    // The kernel gives the table in pieces, by position: locks that come and go meanwhile can hide one.
+    let pid = (0..LOOKS).find_map(|_| {
+        let table = std::fs::read("/proc/locks").ok()?;
+        // `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`
+        let table = String::from_utf8_lossy(&table);
+        let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        lines.find_map(|fields| match fields[..] {
+            [_, "FLOCK", _, _, pid, at, ..] if at == place => pid.parse().ok(),
+            _ => None,
+        })
+    })?;
+    Some(LockHolder::Process { pid, command: command_of(pid) })
+}
+
+/// How often the kernel's table of locks is looked at before a lock is taken not to be there.
+const LOOKS: u32 = 4;
+
+fn command_of(pid: u32) -> String {
+    let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    command.trim_end().to_owned()
 }
 
 /// The identity of this boot, as it is stored beside boot-time stamps; zeros where it can't be had.
@@ -131,10 +164,9 @@ pub(crate) fn take_cursor(file: &File, path: &Path, pid: u32) -> Result<()> {
     if sys::try_lock(file).map_err(Error::io(path, "lock it"))? {
         return Ok(());
     }
-    let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let holder = match pid {
         0 => LockHolder::Unknown,
-        pid => LockHolder::Process { pid, command: command.trim_end().to_owned() },
+        pid => LockHolder::Process { pid, command: command_of(pid) },
     };
     Err(Error::ReaderInUse { path: path.to_path_buf(), holder })
 }

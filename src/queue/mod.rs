@@ -60,6 +60,8 @@ pub use types::{Bounds, Entry, Gap, GapReason, Message};
 pub use wake::{WaitTicket, Waiter, wait_any};
 pub use writer::QueueWriter;
 
+pub(crate) use lock::start_of;
+
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};

@@ -195,6 +195,159 @@ fn leases_markers_leftovers_and_things_that_do_not_belong_there() {
     expect(&bus, &[], "warning", "unfinished-queue", "unfinished/writer.lock");
 }
 
+fn age(bus: &Bus, file: &str) {
+    let output = Command::new("touch").args(["-h", "-d", "2 minutes ago"]).arg(bus.path(file)).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
+fn what_killed_processes_left_is_moved_aside_and_nothing_is_deleted() {
+    let bus = Bus::new();
+    bus.numbered("q", 1);
+    bus.stdout(&["readers", "q", "add", "alice"]);
+    fs::create_dir(bus.path("plain")).unwrap();
+    let left = ["q/.READY.7.tmp", "q/readers/bob.meta.0123.tmp", "plain/.LEASE.7.tmp"];
+    let aside = ["q/.aside/.READY.7.tmp", "q/.aside/bob.meta.0123.tmp", "plain/.aside/.LEASE.7.tmp"];
+    for file in left {
+        assert!(
+            file.starts_with("q/readers") || chronfs::bus::is_temporary(file.rsplit('/').next().unwrap()),
+            "{file}"
+        );
+        fs::write(bus.path(file), file).unwrap();
+    }
+    assert_eq!(findings(&bus, &["--fix"]), (0, vec![]), "somebody may be making them now");
+    for file in left {
+        age(&bus, file);
+        assert_eq!(expect(&bus, &[], "info", "leftover", file)["fixable"], true);
+    }
+    // What is moved aside does not take the place of what is there already.
+    fs::create_dir(bus.path("q/.aside")).unwrap();
+    fs::write(bus.path("q/.aside/bob.meta.0123.tmp"), "earlier").unwrap();
+    let output = bus.run(&["doctor", "--fix", "."]);
+    assert!(stderr(&output).contains("bob.meta.0123.tmp: cannot move it aside: File exists"), "{}", stderr(&output));
+    fs::remove_file(bus.path("q/.aside/bob.meta.0123.tmp")).unwrap();
+    bus.stdout(&["doctor", "--fix", "."]);
+    for (left, aside) in left.into_iter().zip(aside) {
+        assert!(!bus.path(left).exists(), "{left}");
+        assert_eq!(fs::read_to_string(bus.path(aside)).unwrap(), left);
+    }
+    expect(&bus, &[], "info", "evidence", "q/.aside");
+    assert_eq!(bus.stdout(&["ls", "."]).lines().count(), 2, "no queue is seen in it");
+}
+
+#[test]
+fn a_lock_file_that_was_replaced_under_a_writer_is_named() {
+    let bus = Bus::new();
+    bus.numbered("q", 1);
+    let queue = chronfs::Queue::open(bus.path("q")).unwrap();
+    let writer = queue.writer().unwrap();
+    for replace in [false, true] {
+        let _ = fs::remove_file(bus.path("q/writer.lock"));
+        if replace {
+            fs::write(bus.path("q/writer.lock"), "").unwrap();
+        }
+        let finding = expect(&bus, &[], "warning", "lock-replaced", "q/writer.lock");
+        let me = format!("process {} writes", std::process::id());
+        assert!(finding["detail"].as_str().unwrap().starts_with(&me), "{finding}");
+    }
+    drop(writer);
+    assert_eq!(findings(&bus, &[]), (0, vec![]));
+}
+
+/// Sets the sign of life in a cursor file back by an hour.
+fn silence(bus: &Bus, cursor: &str) {
+    let at = u64::from(chronfs::queue::layout::CURSOR_LIVENESS);
+    let file = fs::File::options().read(true).write(true).open(bus.path(cursor)).unwrap();
+    let mut stamp = [0; 8];
+    file.read_exact_at(&mut stamp, at).unwrap();
+    // At least 1: 0 says that there was none.
+    let earlier = u64::from_le_bytes(stamp).saturating_sub(3_600_000_000_000).max(1);
+    file.write_all_at(&earlier.to_le_bytes(), at).unwrap();
+}
+
+#[test]
+fn a_reader_that_is_in_use_and_stands_still_is_named() {
+    let bus = Bus::new();
+    bus.numbered("q", 3);
+    let queue = chronfs::Queue::open(bus.path("q")).unwrap();
+    let mut reader = queue.reader("alice").unwrap();
+    reader.next().unwrap();
+    reader.commit();
+    assert_eq!(findings(&bus, &[]), (0, vec![]), "it has just begun");
+    silence(&bus, "q/readers/alice.meta");
+    let finding = expect(&bus, &[], "warning", "stuck-reader", "q/readers/alice.meta");
+    assert!(finding["detail"].as_str().unwrap().contains("2 messages behind"), "{finding}");
+    // Whoever has read everything may be silent.
+    while reader.next().unwrap().is_some() {}
+    reader.commit();
+    assert_eq!(findings(&bus, &[]), (0, vec![]));
+}
+
+#[test]
+fn a_reader_for_which_nothing_is_kept_any_more_is_named() {
+    let bus = Bus::new();
+    let settings = chronfs::queue::Settings {
+        segment_size: 64 << 10,
+        retain_bytes: Some(1 << 30),
+        max_lag_bytes: Some(1 << 20),
+        reader_ttl_ns: Some(60_000_000_000),
+        ..Default::default()
+    };
+    let fill = |settings: &chronfs::queue::Settings, name: &str| {
+        let queue = chronfs::Queue::create(bus.path(name), settings).unwrap();
+        let mut writer = queue.writer().unwrap();
+        (0..30).for_each(|_| assert!(writer.append(1, &[7; 60_000]).is_ok()));
+        queue
+    };
+    let queue = fill(&settings, "q");
+    queue.add_reader("slow").unwrap();
+    queue.add_reader("dead").unwrap();
+    queue.seek_reader("dead", 25).unwrap();
+    silence(&bus, "q/readers/dead.meta");
+    for (reader, why) in [("dead", "silent"), ("slow", "further behind")] {
+        let finding = expect(&bus, &[], "warning", "ignored-reader", &format!("q/readers/{reader}.meta"));
+        assert!(finding["detail"].as_str().unwrap().contains(why), "{finding}");
+    }
+
+    // As after retention has taken what nothing was kept for.
+    let queue = fill(&chronfs::queue::Settings { retain_bytes: None, ..settings }, "r");
+    queue.add_reader("late").unwrap();
+    fs::remove_file(bus.path("r/000000000.q")).unwrap();
+    let finding = expect(&bus, &[], "warning", "missed", "r/readers/late.meta");
+    assert!(finding["detail"].as_str().unwrap().starts_with("messages 1 to 1 were retired"), "{finding}");
+}
+
+#[test]
+fn stamps_from_the_future_and_what_is_no_file_are_named() {
+    let bus = Bus::new();
+    bus.append("q", "jsonl", b"{\"payload\":\"x\",\"timestamp_ns\":4000000000000000000}\n");
+    expect(&bus, &[], "warning", "future-timestamp", "q");
+
+    bus.numbered("r", 3);
+    bus.stdout(&["readers", "r", "add", "bad"]);
+    let make_fifo = |file: &str| {
+        let _ = fs::remove_file(bus.path(file));
+        assert!(Command::new("mkfifo").arg(bus.path(file)).status().unwrap().success());
+    };
+    for file in ["r/control.meta", "r/000000001.q", "r/writer.lock"] {
+        let saved = fs::read(bus.path(file)).ok();
+        make_fifo(file);
+        let finding = expect(&bus, &[], "error", "refused", file);
+        assert!(finding["remedy"].as_str().unwrap().starts_with("move it elsewhere"), "{finding}");
+        fs::remove_file(bus.path(file)).unwrap();
+        if let Some(saved) = saved {
+            fs::write(bus.path(file), saved).unwrap();
+        }
+    }
+    fs::write(bus.path("r/readers/no such name.meta"), "").unwrap();
+    expect(&bus, &[], "info", "foreign", "r/readers/no such name.meta");
+    fs::hard_link(bus.path("r/readers/bad.meta"), bus.path("elsewhere")).unwrap();
+    expect(&bus, &[], "warning", "hard-link", "r/readers/bad.meta");
+    fs::remove_dir_all(bus.path("r/readers")).unwrap();
+    fs::write(bus.path("r/readers"), "").unwrap();
+    expect(&bus, &[], "error", "refused", "r/readers");
+}
+
 #[test]
 fn a_queue_that_is_nearly_full_is_named() {
     let bus = Bus::new();

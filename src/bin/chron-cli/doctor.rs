@@ -5,7 +5,7 @@ use std::path::Path;
 use chronfs::doctor::{self, Finding, Options, Report, Severity};
 
 use crate::DoctorArgs;
-use crate::failure::{Done, Failure, Outcome, note, one_line};
+use crate::failure::{Done, Failure, Outcome, note, one_line, root_remedy};
 use crate::output::print;
 use crate::progress;
 
@@ -19,15 +19,8 @@ pub(crate) fn run(args: &DoctorArgs, color: bool) -> Outcome {
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    let report = report.map_err(|e| {
-        let hint = match e.kind() {
-            std::io::ErrorKind::NotFound => "; give a queue, or a directory with queues below it",
-            std::io::ErrorKind::PermissionDenied => "; run it as the owner of the queues",
-            std::io::ErrorKind::NotADirectory => "; a queue is a directory",
-            _ => "",
-        };
-        Failure::Unchecked(format!("{}: cannot list: {e}{hint}", args.root.display()))
-    })?;
+    let report = report
+        .map_err(|e| Failure::Unchecked(format!("{}: cannot list: {e}{}", args.root.display(), root_remedy(&e))))?;
     if args.json {
         let json = serde_json::to_string(&report).map_err(|e| Failure::new(format!("cannot print it: {e}")))?;
         print(&format!("{json}\n"))?;

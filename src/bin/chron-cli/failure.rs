@@ -98,6 +98,16 @@ impl fmt::Display for Failure {
     }
 }
 
+/// What to do about a root that can't be listed.
+pub(crate) fn root_remedy(e: &io::Error) -> &'static str {
+    match e.kind() {
+        io::ErrorKind::NotFound => "; give a queue, or a directory with queues below it",
+        io::ErrorKind::NotADirectory => "; a queue is a directory, and so is what holds queues",
+        io::ErrorKind::NotConnected => "; it is a dead mount: take it away with 'chron-cli umount', or mount it again",
+        _ => remedy(e),
+    }
+}
+
 /// What to do about a system error, where that is the same whatever was tried.
 fn remedy(e: &io::Error) -> &'static str {
     match e.kind() {

@@ -9,7 +9,7 @@ use chronfs::report::{self, Lease};
 use chronfs::{Queue, view};
 
 use crate::LsArgs;
-use crate::failure::{Done, Failure, Outcome, note};
+use crate::failure::{Done, Failure, Outcome, note, root_remedy};
 use crate::inspect::endpoint;
 use crate::output::print;
 
@@ -77,7 +77,9 @@ fn queues_below(root: &Path, done: &mut Done) -> Result<Vec<PathBuf>, Failure> {
         let entries = fs::read_dir(&dir).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let entries = match entries {
             Ok(entries) => entries,
-            Err(e) if dir == root => return Err(Failure::io(root, "list")(e)),
+            Err(e) if dir == root => {
+                return Err(Failure::new(format!("{}: cannot list: {e}{}", root.display(), root_remedy(&e))));
+            }
             Err(e) => {
                 note(&Failure::io(&dir, "list")(e).to_string());
                 *done = Done::Problems;

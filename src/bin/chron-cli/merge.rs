@@ -7,13 +7,16 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use chronfs::bus::{Change, RouterDiscovery};
 use chronfs::queue::{Entry, Gap, Message, Position, Scanner, Waiter, wait_any};
 use chronfs::view::{Format, render};
 use chronfs::{Queue, clock};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::MergeArgs;
 use crate::failure::{Done, Failure, Outcome, note, one_line};
@@ -22,8 +25,10 @@ use crate::watch::{Complaints, discover};
 
 /// How long a message is held back for queues that have nothing.
 const HOLD_BACK: Duration = Duration::from_millis(1);
-/// Messages end a wait at once; queues that have become ready are noticed after this long.
-const STEP: Duration = Duration::from_millis(50);
+/// The longest wait: messages, and queues that have become ready, end it at once.
+const STEP: Duration = Duration::from_secs(1);
+/// How often the bell is rung until it is heard.
+const RING_EVERY: Duration = Duration::from_millis(1);
 
 /// A message or gap that has been read and not printed yet.
 enum Held {
@@ -34,7 +39,7 @@ enum Held {
 struct Source {
     name: String,
     scanner: Scanner,
-    waiter: Option<Waiter>,
+    waiter: Option<Arc<Waiter>>,
     /// Messages from here on are not wanted: where the queue ended when we started.
     end: u64,
     next: Option<Held>,
@@ -57,7 +62,7 @@ impl Source {
         Ok(Self {
             name: name.display().to_string(),
             scanner,
-            waiter: if args.follow { Some(queue.waiter()?) } else { None },
+            waiter: if args.follow { Some(Arc::new(queue.waiter()?)) } else { None },
             end: if args.follow { u64::MAX } else { bounds.next_seq },
             next: None,
             last_ns: 0,
@@ -96,11 +101,37 @@ struct Merge<'a> {
     held: Option<(u64, Instant)>,
 }
 
+/// Ends waits for messages when discovery has news: one can't sleep on a descriptor and on queues at once. The queue
+/// that the merge is sleeping on, among others.
+type Bell = Arc<Mutex<Weak<Waiter>>>;
+
+/// Starts a thread that rings for as long as the news have not been taken. It ends with the process.
+fn start_bell(discovery: &RouterDiscovery) -> Result<Bell, Failure> {
+    let failed = |e| Failure::new(format!("cannot wait for queues to come: {e}"));
+    let news = discovery.as_fd().try_clone_to_owned().map_err(failed)?;
+    let bell = Bell::default();
+    let for_thread = Arc::clone(&bell);
+    let ring = move || {
+        while matches!(poll(&mut [PollFd::new(&news, PollFlags::IN)], None), Ok(_) | Err(rustix::io::Errno::INTR)) {
+            let waiter = for_thread.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+            if let Some(waiter) = waiter {
+                waiter.wake_all();
+            }
+            // The merge may be just about to fall asleep.
+            std::thread::sleep(RING_EVERY);
+        }
+    };
+    std::thread::Builder::new().name("discovery".to_owned()).spawn(ring).map_err(failed)?;
+    Ok(bell)
+}
+
 pub(crate) fn run(args: &MergeArgs) -> Outcome {
     let mut discovery = discover(&args.root)?;
     let mut complained = Complaints::default();
+    let mut bell = None;
     if args.follow {
         exit_when_pipe_closes()?;
+        bell = Some(start_bell(&discovery)?);
     }
     let mut merge = Merge {
         args,
@@ -114,7 +145,7 @@ pub(crate) fn run(args: &MergeArgs) -> Outcome {
     loop {
         merge.attach(&mut discovery)?;
         complained.about(&discovery, &args.root);
-        let tickets: Vec<_> = merge.waiters().map(Waiter::prepare).collect();
+        let tickets: Vec<_> = merge.waiters().map(|waiter| waiter.prepare()).collect();
         let looked_ns = clock::now_ns();
         let printed = merge.print_ready(looked_ns)?;
         merge.out.flush()?;
@@ -125,12 +156,13 @@ pub(crate) fn run(args: &MergeArgs) -> Outcome {
             continue;
         }
         // What is held back comes due by itself.
-        let step = if merge.ready.is_empty() { STEP } else { HOLD_BACK };
-        let waits: Vec<_> = merge.waiters().zip(tickets).collect();
-        if waits.is_empty() {
-            discovery.wait(STEP)?;
-        } else {
+        let step = if merge.ready.is_empty() { STEP.min(discovery.due_in()) } else { HOLD_BACK };
+        if let (Some(waiter), Some(bell)) = (merge.waiters().next(), &bell) {
+            *bell.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(waiter);
+            let waits: Vec<_> = merge.waiters().map(Arc::as_ref).zip(tickets).collect();
             wait_any(&waits, step);
+        } else {
+            discovery.wait(STEP)?;
         }
     }
     if merge.sources.is_empty() && !args.all_queues {
@@ -143,7 +175,7 @@ pub(crate) fn run(args: &MergeArgs) -> Outcome {
 }
 
 impl Merge<'_> {
-    fn waiters(&self) -> impl Iterator<Item = &Waiter> {
+    fn waiters(&self) -> impl Iterator<Item = &Arc<Waiter>> {
         self.sources.values().filter_map(|source| source.waiter.as_ref())
     }
 

@@ -1,7 +1,6 @@
 //! `chron-cli watch`: what happens to the queues below a directory, a line each, as it happens.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use chronfs::{clock, view};
 use serde::Serialize;
 
 use crate::WatchArgs;
-use crate::failure::{Done, Failure, Outcome, note};
+use crate::failure::{Done, Failure, Outcome, note, root_remedy};
 use crate::output::{Output, exit_when_pipe_closes};
 
 /// A wait ends earlier, with the next event.
@@ -47,9 +46,7 @@ pub(crate) fn run(args: &WatchArgs, color: bool) -> Outcome {
 /// Starts to watch a directory, or says what to give instead.
 pub(crate) fn discover(root: &Path) -> Result<RouterDiscovery, Failure> {
     RouterDiscovery::new(root).map_err(|error| match &error {
-        Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-            Failure::new(format!("{error}; give a queue, or a directory with queues below it"))
-        }
+        Error::Io { source, .. } => Failure::new(format!("{error}{}", root_remedy(source))),
         _ => error.into(),
     })
 }

@@ -27,10 +27,10 @@ pub(crate) fn run(args: &TopArgs, color: bool) -> Outcome {
         return Err(Failure::Usage("--interval: choose something between 100ms and 60s".to_owned()));
     }
     let mut model = Model::new(&args.root)?;
-    model.look()?;
     if args.once {
+        model.look_at_all()?;
         std::thread::sleep(interval);
-        model.look()?;
+        model.look_at_all()?;
         return once(&model, interval);
     }
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
@@ -112,6 +112,9 @@ struct Top {
 
 impl Top {
     fn run(&mut self) -> Result<(), Failure> {
+        // Twice: the first one finds out what there is to show.
+        self.model.look(0..0)?;
+        self.look()?;
         let mut looked = Instant::now();
         loop {
             self.draw()?;
@@ -126,7 +129,7 @@ impl Top {
                 return Ok(());
             }
             if !self.mode.paused && looked.elapsed() >= self.mode.interval {
-                self.model.look()?;
+                self.look()?;
                 // Afterwards: however long that takes, there is time for keys in between.
                 looked = Instant::now();
             }
@@ -163,11 +166,20 @@ impl Top {
         true
     }
 
-    /// Everything in one write, line over line, so that nothing flickers over a slow connection.
-    fn draw(&self) -> Result<(), Failure> {
+    fn look(&mut self) -> Result<(), Failure> {
+        let shown = screen::shown(&self.model, self.mode, self.screen()?);
+        self.model.look(shown)
+    }
+
+    fn screen(&self) -> Result<Look, Failure> {
         let (width, height) = terminal::size().map_err(terminal_failure)?;
         let (width, height) = (usize::from(width), usize::from(height));
-        let look = Look { width, height, color: self.color, unicode: is_unicode() };
+        Ok(Look { width, height, color: self.color, unicode: is_unicode() })
+    }
+
+    /// Everything in one write, line over line, so that nothing flickers over a slow connection.
+    fn draw(&self) -> Result<(), Failure> {
+        let look = self.screen()?;
         let mut out = Vec::new();
         for (row, line) in (0_u16..).zip(screen::draw(&self.model, self.mode, look)) {
             let clear = terminal::Clear(terminal::ClearType::CurrentLine);

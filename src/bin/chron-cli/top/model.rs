@@ -1,6 +1,7 @@
 //! What `top` knows: the queues below the root, and what happened to each between two looks.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,6 +13,8 @@ use crate::failure::{Failure, one_line};
 
 /// Rates that are remembered for the sparkline.
 const HISTORY: usize = 120;
+/// So many queues that don't show are looked at each time, in turns: a look costs the same however many there are.
+const OTHERS: usize = 100;
 
 /// What the rows are sorted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +52,8 @@ pub(super) struct Row {
     pub(super) ready: bool,
     pub(super) lease: &'static str,
     pub(super) writer: &'static str,
-    pub(super) messages: u64,
+    /// None: not looked at yet.
+    pub(super) messages: Option<u64>,
     pub(super) readers: Vec<ReaderInfo>,
     /// Messages a second, one a look, the newest last.
     pub(super) rates: VecDeque<f64>,
@@ -78,7 +82,7 @@ impl Row {
             ready: false,
             lease: "-",
             writer: "-",
-            messages: 0,
+            messages: None,
             readers: Vec::new(),
             rates: VecDeque::new(),
             trouble: None,
@@ -119,7 +123,7 @@ impl Row {
             }
         }
         self.seen = Some((now, next_seq));
-        self.messages = inspection.messages;
+        self.messages = Some(inspection.messages);
         self.readers = inspection.readers;
         self.trouble = None;
         self.writer = match inspection.writer.state {
@@ -141,17 +145,44 @@ pub(super) struct Model {
     pub(super) sort_by: SortBy,
     /// The chosen row's path: it stays chosen wherever it moves.
     selected: Option<PathBuf>,
+    /// The path of the last one that was looked at in its turn.
+    turn: PathBuf,
 }
 
 impl Model {
     pub(super) fn new(root: &Path) -> Result<Self, Failure> {
         let discovery = crate::watch::discover(root)?;
         let (rows, sort_by, selected) = (Vec::new(), SortBy::Name, None);
-        Ok(Self { root: root.to_path_buf(), discovery, rows, sort_by, selected })
+        Ok(Self { root: root.to_path_buf(), discovery, rows, sort_by, selected, turn: PathBuf::new() })
     }
 
-    /// Looks at every queue again.
-    pub(super) fn look(&mut self) -> Result<(), Failure> {
+    /// Looks at the queues whose rows show, and at some of the others.
+    pub(super) fn look(&mut self, shown: Range<usize>) -> Result<(), Failure> {
+        let shown: BTreeSet<PathBuf> =
+            self.rows.iter().take(shown.end).skip(shown.start).map(|r| r.path.clone()).collect();
+        self.discover()?;
+        let mut others: Vec<&Path> =
+            self.rows.iter().map(|row| row.path.as_path()).filter(|path| !shown.contains(*path)).collect();
+        others.sort_unstable();
+        // Those behind the last one first, then from the beginning.
+        let start = others.partition_point(|path| *path <= self.turn.as_path());
+        others.rotate_left(start);
+        let turns: BTreeSet<PathBuf> = others.iter().take(OTHERS).map(|path| path.to_path_buf()).collect();
+        if let Some(last) = others.get(turns.len().wrapping_sub(1)) {
+            self.turn = last.to_path_buf();
+        }
+        self.look_at(|row| shown.contains(&row.path) || turns.contains(&row.path));
+        Ok(())
+    }
+
+    /// Looks at every queue.
+    pub(super) fn look_at_all(&mut self) -> Result<(), Failure> {
+        self.discover()?;
+        self.look_at(|_| true);
+        Ok(())
+    }
+
+    fn discover(&mut self) -> Result<(), Failure> {
         use chronfs::bus::Change;
 
         for event in self.discovery.poll()? {
@@ -161,17 +192,19 @@ impl Model {
                 _ => {}
             }
         }
-        let endpoints: std::collections::BTreeMap<_, _> = self.discovery.endpoints().collect();
+        let endpoints: BTreeMap<_, _> = self.discovery.endpoints().collect();
         for row in &mut self.rows {
             if let Some(endpoint) = endpoints.get(row.path.as_path()) {
                 row.ready = endpoint.ready;
                 row.lease = endpoint.lease.map_or("-", |lease| lease.as_str());
             }
-            row.look();
         }
-        drop(endpoints);
-        self.sort();
         Ok(())
+    }
+
+    fn look_at(&mut self, wanted: impl Fn(&Row) -> bool) {
+        self.rows.iter_mut().filter(|row| wanted(row)).for_each(Row::look);
+        self.sort();
     }
 
     pub(super) fn sort(&mut self) {
@@ -205,5 +238,40 @@ impl Model {
     /// Messages a second of all queues.
     pub(super) fn total_rate(&self) -> f64 {
         self.rows.iter().map(Row::rate).fold(0.0, |sum, rate| sum + rate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_costs_the_same_however_many_queues_there_are() {
+        const COUNT: usize = 1000;
+        let dir = tempfile::tempdir().unwrap();
+        let settings = chronfs::queue::Settings { segment_size: 64 << 10, ..Default::default() };
+        let first = Queue::create(dir.path().join("0000"), &settings).unwrap();
+        for index in 1..COUNT {
+            let path = dir.path().join(format!("{index:04}"));
+            std::fs::create_dir(&path).unwrap();
+            for file in ["control.meta", "000000000.q"] {
+                std::fs::hard_link(first.path().join(file), path.join(file)).unwrap();
+            }
+        }
+        let mut model = Model::new(dir.path()).unwrap();
+        let looks = |model: &Model| {
+            model.rows.iter().map(|row| row.rates.len() + usize::from(row.seen.is_some())).collect::<Vec<_>>()
+        };
+        // Nothing is known yet, so that nothing shows.
+        model.look(0..0).unwrap();
+        assert_eq!((model.rows.len(), looks(&model).iter().sum::<usize>()), (COUNT, OTHERS));
+        for _ in 0..30 {
+            model.look(500..520).unwrap();
+        }
+        let looks = looks(&model);
+        assert_eq!(looks.iter().sum::<usize>(), OTHERS + 30 * (20 + OTHERS));
+        assert!(looks[500..520].iter().all(|&count| count >= 30));
+        // About a tenth of the others each time: each has had three turns.
+        assert!(looks.iter().all(|&count| count >= 3), "{looks:?}");
     }
 }

@@ -1,5 +1,6 @@
 //! What `top` draws: lines of text from what it knows. Pure; no line is wider or longer than the screen.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use chronfs::report::{human_bytes, human_span_ms};
@@ -27,6 +28,8 @@ pub(super) struct Mode {
 
 const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const LETTERS: [char; 8] = ['_', '.', ':', '-', '=', '+', '*', '#'];
+/// Lines above the queues.
+const HEAD: usize = 3;
 /// Columns between the name and the sparkline.
 const COLUMNS: &str = "READY LEASE   WRITER   MESSAGES   RATE/s       LAG READERS";
 /// Lines of the help.
@@ -45,17 +48,10 @@ pub(super) fn draw(model: &Model, mode: Mode, look: Look) -> Vec<String> {
     let mut lines = vec![head(model, mode, look), String::new()];
     let name_width = name_width(model, look);
     lines.push(look.paint("1", &look.fit(&format!("  {:<name_width$}  {COLUMNS}  RATE", "QUEUE"))));
-    let mut below = Vec::new();
-    if mode.help {
-        below.extend(HELP.map(|line| look.fit(&format!("  {line}"))));
-    } else if mode.details && !model.rows.is_empty() {
-        below = details(&model.rows[model.selected()], look);
-    }
-    below.truncate(look.height / 2);
-    let room = look.height.saturating_sub(lines.len() + below.len() + 2).max(1);
+    let mut below = below(model, mode, look);
     let selected = model.selected();
-    let first = (selected + 1).saturating_sub(room);
-    for (index, row) in model.rows.iter().enumerate().skip(first).take(room) {
+    let shown = shown(model, mode, look);
+    for (index, row) in model.rows.iter().enumerate().take(shown.end).skip(shown.start) {
         lines.push(self::row(row, index == selected, name_width, look));
     }
     if model.rows.is_empty() {
@@ -71,6 +67,25 @@ pub(super) fn draw(model: &Model, mode: Mode, look: Look) -> Vec<String> {
     lines.truncate(look.height.saturating_sub(1));
     lines.push(look.paint("2", &look.fit("q quit  ? help  s sort  Enter readers  p pause")));
     lines
+}
+
+/// The rows that there is room for; the chosen one is among them.
+pub(super) fn shown(model: &Model, mode: Mode, look: Look) -> Range<usize> {
+    let room = look.height.saturating_sub(HEAD + below(model, mode, look).len() + 2).max(1);
+    let first = (model.selected() + 1).saturating_sub(room);
+    first..first + room
+}
+
+/// What stands below the queues.
+fn below(model: &Model, mode: Mode, look: Look) -> Vec<String> {
+    let mut below = Vec::new();
+    if mode.help {
+        below.extend(HELP.map(|line| look.fit(&format!("  {line}"))));
+    } else if mode.details && !model.rows.is_empty() {
+        below = details(&model.rows[model.selected()], look);
+    }
+    below.truncate(look.height / 2);
+    below
 }
 
 fn head(model: &Model, mode: Mode, look: Look) -> String {
@@ -105,7 +120,7 @@ fn row(row: &Row, selected: bool, name_width: usize, look: Look) -> String {
         "{mark} {name:<name_width$}  {ready:<5} {:<7} {:<7} {:>9} {rate:>8} {lag:>9} {:>7}  ",
         row.lease,
         row.writer,
-        row.messages,
+        row.messages.map_or_else(|| "...".to_owned(), |messages| messages.to_string()),
         row.readers.len(),
     );
     let room = look.width.saturating_sub(text.chars().count());
@@ -210,8 +225,8 @@ mod tests {
             queue.add_reader("billing").unwrap();
         }
         let mut model = Model::new(dir).unwrap();
-        model.look().unwrap();
-        model.look().unwrap();
+        model.look_at_all().unwrap();
+        model.look_at_all().unwrap();
         model
     }
 
