@@ -1,0 +1,61 @@
+//! A queue in an async program: the notifier's descriptor in tokio's reactor, so that one thread serves many queues and
+//! sockets, and nobody polls.
+//!
+//! `cargo run --example async`: a thread appends a thousand messages, a task reads them.
+
+use std::time::Duration;
+
+use chronfs::queue::{Entry, Notifier, Queue, QueueReader, Settings};
+use tokio::io::unix::AsyncFd;
+
+const MESSAGES: u64 = 1000;
+
+/// Reads a queue from async code.
+struct AsyncReader {
+    reader: QueueReader,
+    notifier: AsyncFd<Notifier>,
+}
+
+impl AsyncReader {
+    fn new(queue: &Queue, name: &str) -> Result<Self, Box<dyn std::error::Error>> {
+        let reader = queue.reader(name)?;
+        // SAFETY: a notifier always gives the same descriptor, and owns it as long as it lives.
+        #[allow(unsafe_code)]
+        let notifier = unsafe { AsyncFd::register(queue.notifier()?)? };
+        Ok(Self { reader, notifier })
+    }
+
+    /// Waits for the next message or gap, without keeping the thread.
+    async fn next(&mut self) -> Result<Entry<'_>, Box<dyn std::error::Error>> {
+        // Nothing is missed: the descriptor is cleared before the queue is found empty.
+        while !self.reader.wait(Some(Duration::ZERO))? {
+            let mut ready = self.notifier.readable().await?;
+            self.notifier.get_ref().clear();
+            ready.clear_ready();
+        }
+        self.reader.next()?.ok_or_else(|| "the message has gone".into())
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let dir = tempfile::tempdir()?;
+    let queue = Queue::create(dir.path().join("orders"), &Settings::default())?;
+    let mut orders = AsyncReader::new(&queue, "example")?;
+
+    let mut writer = queue.writer()?;
+    let writing =
+        std::thread::spawn(move || (1..=MESSAGES).try_for_each(|i| writer.append(1, &i.to_le_bytes()).map(drop)));
+
+    let mut count = 0;
+    while count < MESSAGES {
+        match orders.next().await? {
+            Entry::Message(message) => count = message.seq,
+            Entry::Gap(gap) => return Err(format!("messages {} to {} are lost", gap.from, gap.to).into()),
+        }
+        orders.reader.commit();
+    }
+    writing.join().map_err(|_| "the writer panicked")??;
+    println!("{count} messages read");
+    Ok(())
+}
