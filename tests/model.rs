@@ -132,10 +132,10 @@ fn a_reader_that_sees_the_commit_word_sees_the_whole_record() {
         let writer = Arc::clone(&places);
         let writer = thread::spawn(move || {
             for index in 0..2 {
-                // As in `append`: first the successor's commit word, then the payload, then this one's.
-                writer[index + 1].commit.store(0, Ordering::Relaxed);
+                // As in `append`: first the payload, then the successor's commit word, then this one's.
                 // SAFETY: loom checks that nobody reads it meanwhile.
                 writer[index].payload.with_mut(|payload| unsafe { *payload = 7 });
+                writer[index + 1].commit.store(0, Ordering::Relaxed);
                 writer[index].commit.store(1, Ordering::Release);
             }
         });
@@ -148,6 +148,73 @@ fn a_reader_that_sees_the_commit_word_sees_the_whole_record() {
         }
         writer.join().unwrap();
     });
+}
+
+/// How a writer leaves a segment.
+#[derive(Clone, Copy, PartialEq)]
+enum Roll {
+    /// The next segment is started, then the seal is stored in line, where the next message would be.
+    AsWeDo,
+    /// The seal first.
+    SealFirst,
+    /// The seal is a flag beside the messages.
+    FlagBeside,
+}
+
+/// A reader passes a segment of two messages while it is being written and left.
+fn roll(how: Roll) {
+    const MESSAGE: u32 = 1;
+    const SEAL: u32 = 2;
+    explore(4, move || {
+        let words = Arc::new([(); 5].map(|()| AtomicU32::new(0)));
+        let writer = Arc::clone(&words);
+        let writer = thread::spawn(move || {
+            let [first, second, end, flag, next_start] = &*writer;
+            let seal = if how == Roll::FlagBeside { flag } else { end };
+            first.store(MESSAGE, Ordering::Release);
+            second.store(MESSAGE, Ordering::Release);
+            let last = if how == Roll::SealFirst { [seal, next_start] } else { [next_start, seal] };
+            for word in last {
+                word.store(SEAL, Ordering::Release);
+            }
+        });
+        let [first, second, end, flag, next_start] = &*words;
+        let mut seen = 0;
+        for word in [first, second, end] {
+            let sealed = match word.load(Ordering::Acquire) {
+                MESSAGE => {
+                    seen += 1;
+                    continue;
+                }
+                SEAL => true,
+                _ => how == Roll::FlagBeside && flag.load(Ordering::Acquire) == SEAL,
+            };
+            if sealed {
+                assert_eq!(seen, 2, "left a segment before its end");
+                assert_eq!(next_start.load(Ordering::Acquire), SEAL, "nothing to go on in");
+            }
+            break;
+        }
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_reader_leaves_a_segment_only_at_its_end_and_into_one_that_is_there() {
+    roll(Roll::AsWeDo);
+}
+
+#[test]
+#[should_panic(expected = "nothing to go on in")]
+fn the_model_notices_a_seal_before_the_next_segment() {
+    roll(Roll::SealFirst);
+}
+
+/// A reader sees "not committed", is held up, then sees "sealed": what came in between would be lost to it.
+#[test]
+#[should_panic(expected = "left a segment before its end")]
+fn the_model_notices_a_seal_that_is_not_in_line() {
+    roll(Roll::FlagBeside);
 }
 
 /// A slot of a cursor or of the published head: generation, value, checksum.

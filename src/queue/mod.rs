@@ -387,6 +387,20 @@ impl Shared {
     }
 }
 
+/// What users move to their threads.
+#[allow(dead_code)]
+fn assert_threads() {
+    fn send<T: Send>() {}
+    fn shared<T: Send + Sync>() {}
+    shared::<Queue>();
+    shared::<Waiter>();
+    shared::<Notifier>();
+    send::<QueueWriter>();
+    send::<QueueReader>();
+    send::<FanInReader>();
+    send::<Scanner>();
+}
+
 fn is_queue(dir: &Dir) -> Result<bool> {
     let names = dir.names()?;
     Ok(names.iter().any(|name| name == CONTROL_FILE || segment::parse_file_name(name).is_some()))
