@@ -26,7 +26,9 @@ impl Summer {
     pub(crate) fn new(kind: Checksum) -> Self {
         let how = match kind {
             #[cfg(target_arch = "x86_64")]
-            Checksum::Crc32c if is_x86_feature_detected!("sse4.2") => How::Crc32cSse42,
+            Checksum::Crc32c if is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("pclmulqdq") => {
+                How::Crc32cSse42
+            }
             Checksum::Crc32c => How::Crc32c,
             Checksum::Crc32 => How::Crc32,
         };
@@ -38,7 +40,7 @@ impl Summer {
     pub(crate) fn sum(self, words: [u64; 4], payload: &[u8]) -> u32 {
         match self.how {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `new` chose this only after the processor said that it has SSE 4.2.
+            // SAFETY: `new` chose this only after the processor said that it has SSE 4.2 and PCLMULQDQ.
             How::Crc32cSse42 => unsafe { sum_sse42(words, payload, None) },
             How::Crc32c => {
                 let sum = crc32c_from(u32::MAX, zerocopy::IntoBytes::as_bytes(&words.map(u64::to_le)));
@@ -60,7 +62,7 @@ impl Summer {
     pub(crate) fn sum_and_copy(self, words: [u64; 4], payload: &[u8], to: &mut [u8]) -> u32 {
         #[cfg(target_arch = "x86_64")]
         if matches!(self.how, How::Crc32cSse42) && payload.len() < LONG {
-            // SAFETY: `new` chose this only after the processor said that it has SSE 4.2.
+            // SAFETY: `new` chose this only after the processor said that it has SSE 4.2 and PCLMULQDQ.
             return unsafe { sum_sse42(words, payload, Some(to)) };
         }
         to[..payload.len()].copy_from_slice(payload);
@@ -83,7 +85,7 @@ fn padding(payload: &[u8]) -> usize {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "sse4.2")]
+#[target_feature(enable = "sse4.2,pclmulqdq")]
 #[inline]
 #[allow(clippy::cast_possible_truncation)] // the instruction leaves its 32 bits in a 64-bit register
 fn sum_sse42(words: [u64; 4], payload: &[u8], to: Option<&mut [u8]>) -> u32 {
@@ -98,25 +100,86 @@ fn sum_sse42(words: [u64; 4], payload: &[u8], to: Option<&mut [u8]>) -> u32 {
     if let Some(to) = to {
         let (to, _) = to.as_chunks_mut::<8>();
         let (to, to_last) = to.split_at_mut(body.len());
-        for (chunk, to) in body.iter().zip(to) {
-            state = _mm_crc32_u64(state, u64::from_le_bytes(*chunk));
-            *to = *chunk;
-        }
+        state = add_words(state, body, |index, word| to[index] = word);
         if let Some(to) = to_last.first_mut() {
             *to = last;
         }
     } else if payload.len() >= LONG {
         state = u64::from(crc32c_from(state as u32, body.as_flattened()));
     } else {
-        for chunk in body {
-            state = _mm_crc32_u64(state, u64::from_le_bytes(*chunk));
-        }
+        state = add_words(state, body, |_, _| ());
     }
     if !tail.is_empty() {
         state = _mm_crc32_u64(state, u64::from_le_bytes(last));
     }
     !(state as u32)
 }
+
+/// The state after these words, fewer than [`LONG`] bytes; `each` is called with every word and its index.
+///
+/// The instruction takes three cycles, and one can start in each: from [`LANES_FROM`] words on, three stretches are summed
+/// at once and put together.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2,pclmulqdq")]
+#[inline]
+fn add_words(mut state: u64, words: &[[u8; 8]], mut each: impl FnMut(usize, [u8; 8])) -> u64 {
+    use std::arch::x86_64::_mm_crc32_u64;
+    let mut done = 0;
+    if words.len() >= LANES_FROM {
+        let len = words.len() / 3;
+        let (first, rest) = words.split_at(len);
+        let (second, rest) = rest.split_at(len);
+        let (mut state_2, mut state_3) = (0, 0);
+        for (index, ((first, second), third)) in first.iter().zip(second).zip(rest).enumerate() {
+            state = _mm_crc32_u64(state, u64::from_le_bytes(*first));
+            state_2 = _mm_crc32_u64(state_2, u64::from_le_bytes(*second));
+            state_3 = _mm_crc32_u64(state_3, u64::from_le_bytes(*third));
+            each(index, *first);
+            each(len + index, *second);
+            each(2 * len + index, *third);
+        }
+        state = behind(state, 2 * len) ^ behind(state_2, len) ^ state_3;
+        done = 3 * len;
+    }
+    for (index, word) in words.iter().enumerate().skip(done) {
+        state = _mm_crc32_u64(state, u64::from_le_bytes(*word));
+        each(index, *word);
+    }
+    state
+}
+
+/// What a state has become behind so many words of zeros: the state times x^(64 words), modulo the polynomial.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2,pclmulqdq")]
+#[inline]
+#[allow(clippy::cast_possible_wrap, clippy::cast_sign_loss)] // the same 64 bits
+fn behind(state: u64, words: usize) -> u64 {
+    use std::arch::x86_64::{_mm_clmulepi64_si128, _mm_crc32_u64, _mm_cvtsi64_si128, _mm_cvtsi128_si64};
+    let power = _mm_cvtsi64_si128(i64::from(POWERS[words]));
+    let product = _mm_clmulepi64_si128::<0>(_mm_cvtsi64_si128(state as i64), power);
+    _mm_crc32_u64(0, _mm_cvtsi128_si64(product) as u64)
+}
+
+/// From this many words on, three stretches are summed at once.
+#[cfg(target_arch = "x86_64")]
+const LANES_FROM: usize = 16;
+
+/// x^(64 n - 33) modulo the polynomial, reflected, for n words. The instruction multiplies by x^32, and the product of two
+/// reflected numbers lacks one more x.
+#[cfg(target_arch = "x86_64")]
+static POWERS: [u32; LONG / 8] = {
+    let mut powers = [0; LONG / 8];
+    let (mut power, mut exponent, mut words) = (1 << 31, 0, 1);
+    while words < powers.len() {
+        while exponent < 64 * words - 33 {
+            power = if power & 1 == 1 { (power >> 1) ^ 0x82F6_3B78 } else { power >> 1 };
+            exponent += 1;
+        }
+        powers[words] = power;
+        words += 1;
+    }
+    powers
+};
 
 /// The checksum of a metadata block: everything before its last four bytes.
 pub(crate) fn block_sum(block: &[u8]) -> u32 {
@@ -142,7 +205,7 @@ mod tests {
     #[test]
     fn every_implementation_follows_the_definition() {
         let words = [0x0123_4567_89ab_cdef, 2, u64::MAX, 0xdead_beef];
-        for len in (0..100_usize).chain([383, 384, 385, 511, 512, 513, 1000, 4099]) {
+        for len in (0..390_usize).chain([511, 512, 513, 1000, 4099]) {
             let payload: Vec<u8> = (0..len).map(|i| u8::try_from(i * 7 % 251).unwrap()).collect();
             let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
             bytes.extend(&payload);
