@@ -170,6 +170,9 @@ fn run(queue: &Arc<OpenQueue>, waiter: &crate::queue::Waiter) {
         if watch.leave(&mut busy_until) {
             return;
         }
-        waiter.wait(ticket, SLEEP);
+        if waiter.wait(ticket, SLEEP) {
+            // Before the system calls of the next announcement.
+            watch.serve(&mut buffer);
+        }
     }
 }

@@ -126,9 +126,10 @@ impl Inner {
             drop(state);
             let ticket = self.waiter.prepare();
             // What can't be read is left to the reader to report: it is raised as a message is.
-            match scanner.seek_end_if_behind() {
-                Ok(false) => drop(self.waiter.wait(ticket, SLEEP)),
-                Ok(true) | Err(_) => self.raise(),
+            let mut has_news = || !matches!(scanner.seek_end_if_behind(), Ok(false));
+            // The second look comes before the system calls of the next announcement.
+            if has_news() || (self.waiter.wait(ticket, SLEEP) && has_news()) {
+                self.raise();
             }
         }
     }

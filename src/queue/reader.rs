@@ -439,6 +439,10 @@ impl QueueReader {
                 // Once a second, in case files have changed in a way that nobody publishes.
                 self.stalled = None;
             }
+            // Before the system calls of the next announcement.
+            if self.has_next()? {
+                return Ok(true);
+            }
         }
     }
 
