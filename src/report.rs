@@ -335,6 +335,29 @@ pub fn human_bytes(bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// `65536`, `64KiB`, `64K`, `1GiB` as people type sizes, in bytes. Decimal units (kB, MB) are refused rather than guessed at.
+///
+/// # Errors
+/// What is wrong with it, with the text.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| size_help(text))?;
+    let shift = match unit.trim_start() {
+        "" | "B" => 0,
+        "K" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        "T" | "TiB" => 40,
+        _ => return Err(size_help(text)),
+    };
+    number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is larger than any file"))
+}
+
+fn size_help(text: &str) -> String {
+    format!("{text:?} is no size; write bytes, or KiB, MiB, GiB, TiB as in 64MiB")
+}
+
 /// A span of time for people: `250 ms`, `3.2 s`, `15 min`, `7.0 h`, `3.5 days`.
 ///
 /// ```
@@ -380,4 +403,20 @@ pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
         out.push('\n');
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_binary_and_decimal_units_are_refused() {
+        assert_eq!(parse_size("65536"), Ok(65536));
+        assert_eq!(parse_size("64KiB"), Ok(65536));
+        assert_eq!(parse_size("64K"), Ok(65536));
+        assert_eq!(parse_size("3 GiB"), Ok(3 << 30));
+        for wrong in ["", "MiB", "64kB", "64MB", "-1", "1.5GiB", "99999999TiB", "18446744073709551616"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -77,6 +77,31 @@ fn a_dead_mount_is_replaced() {
 }
 
 #[test]
+fn only_mounts_of_chronfs_are_unmounted() {
+    if !common::can_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mount = |on: bool| {
+        let mut command = std::process::Command::new(if on { "mount" } else { "umount" });
+        if on {
+            command.args(["-t", "tmpfs", "tmpfs"])
+        } else {
+            command.arg("-l")
+        };
+        command.arg(dir.path()).status().unwrap().success()
+    };
+    assert!(mount(true));
+    let output = chron_cli().arg("umount").arg(dir.path()).output().unwrap();
+    let stays = is_mounted(dir.path());
+    assert!(mount(false));
+    let complained = text(&output.stderr);
+    assert!(stays && !output.status.success() && complained.contains("tmpfs, not chronfs"), "{complained}");
+    let output = chron_cli().arg("umount").arg(dir.path()).output().unwrap();
+    assert!(text(&output.stderr).contains("not mounted"), "{output:?}");
+}
+
+#[test]
 fn signals_unmount_cleanly() {
     for signal in ["INT", "TERM", "HUP"] {
         let Some(mut mount) = TestMount::new() else { return };
@@ -172,6 +197,13 @@ fn plain_directories_are_mirrored() {
         ("chown 7 notes/today.md", "Operation not permitted"),
         ("mkdir notes", "File exists"),
         ("mkdir $(printf 'x%.0s' {1..256})", "File name too long"),
+        ("mkdir $(printf 'x%.0s' {1..129})", "File name too long"),
+        ("mkdir 000000000.q", "Invalid argument"),
+        ("mkdir control.meta", "Invalid argument"),
+        ("mkdir append.txt", "File exists"),
+        ("mkdir $'new\\nline'", "Invalid argument"),
+        ("mkdir $'\\xff'", "Invalid argument"),
+        ("mkdir .hidden", "Invalid argument"),
         ("ls $(printf 'x%.0s' {1..256})", "File name too long"),
         ("rmdir notes", "Directory not empty"),
         ("rmdir notes/today.md", "Not a directory"),
@@ -251,12 +283,14 @@ fn a_second_user_sees_what_the_backing_modes_allow() {
             std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode)).unwrap();
         }
         std::fs::set_permissions(root.join("shared/control.meta"), std::fs::Permissions::from_mode(0o600)).unwrap();
-        std::fs::create_dir(root.join("theirs")).unwrap();
-        chown(root.join("theirs"), Some(65534), Some(65534)).unwrap();
+        for name in ["theirs", "rolling"] {
+            std::fs::create_dir(root.join(name)).unwrap();
+            chown(root.join(name), Some(65534), Some(65534)).unwrap();
+        }
         let above = root.parent().unwrap();
         std::fs::set_permissions(above, std::fs::Permissions::from_mode(0o755)).unwrap();
     };
-    let Some(mount) = TestMount::over(prepare, "allow_other") else { return };
+    let Some(mount) = TestMount::over(prepare, "allow_other,segment_size=64KiB") else { return };
     let other = |script: &str| format!("setpriv --reuid 65534 --regid 65534 --clear-groups bash -c '{script}'");
     assert_eq!(mount.ok(&other("cat open/messages.txt")), "hello\n");
     for script in [
@@ -278,6 +312,15 @@ fn a_second_user_sees_what_the_backing_modes_allow() {
         assert_eq!(metadata.uid(), 65534, "{name} belongs to whoever made it");
     }
     assert_eq!(mount.ok(&other("cat theirs/messages.txt")), "mine\n");
+    // What comes while they go on writing is theirs at once, not only at the end.
+    let rolls = "exec 5> rolling/append.txt; for i in {1..300}; do printf %01000d 0 >&5; echo >&5; done; \
+                 echo last >&5; stat -c \"%u %n\" $ROOT/rolling/*.q";
+    let shown = mount.ok(&format!("export ROOT={}; {}", mount.root().display(), other(rolls)));
+    let segments: Vec<_> = shown.lines().collect();
+    assert!(
+        segments.len() > 4 && segments[..segments.len() - 1].iter().all(|line| line.starts_with("65534 ")),
+        "{shown}"
+    );
     // Without allow_other nobody else gets in at all.
     let Some(mount) = TestMount::new() else { return };
     assert!(mount.fails(&other("cd / && ls $OLDPWD")).contains("Permission denied"));

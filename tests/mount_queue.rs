@@ -209,6 +209,7 @@ good = b'{"payload":"g"}\n'
 fd = os.open("q/append.jsonl", os.O_WRONLY | os.O_TRUNC | os.O_APPEND | os.O_CREAT)
 print(write(good + b"bad\n" + good), write(good), write(good), write(b"bad\n" + good), write(good))
 print(write(b'{"payload":'), write(b'"split"}\n'))
+print(write(b'{"payload":'), write(b'bad}\n' + good), write(good))
 print(write(b'{"payload":"old","timestamp_ns":5}\n'), write(b'{"payload":"x","type":65535}\n'))
 os.close(fd)
 fd = os.open("q/append.bin", os.O_WRONLY)
@@ -220,12 +221,12 @@ os.close(fd)
 "#;
     std::fs::write(mount.root().with_file_name("bad.py"), python).unwrap();
     let printed = mount.ok("python3 ../bad.py");
-    let expected = "16 EINVAL 16 EINVAL 16\n11 9\nEINVAL EINVAL\n7 0 EMSGSIZE EMSGSIZE EMSGSIZE 60000\n\
+    let expected = "16 EINVAL 16 EINVAL 16\n11 9\n11 EINVAL 16\nEINVAL EINVAL\n7 0 EMSGSIZE EMSGSIZE EMSGSIZE 60000\n\
                     EMSGSIZE 5 EMSGSIZE 100 9\n";
     assert_eq!(printed, expected);
     let got = payloads(&queue(&mount)).split_off(3);
-    assert_eq!(got[..5], ["g", "g", "g", "split", "binary\n"]);
-    assert_eq!((got[5].len(), &got[6..]), (60_000, &["fits".to_owned(), "anywhere".to_owned()][..]));
+    assert_eq!(got[..6], ["g", "g", "g", "split", "g", "binary\n"]);
+    assert_eq!((got[6].len(), &got[7..]), (60_000, &["fits".to_owned(), "anywhere".to_owned()][..]));
     assert!(mount.fails("cat q/append.txt").contains("Permission denied"));
     assert!(mount.fails("exec 5<> q/append.txt").contains("Permission denied"));
 }

@@ -177,9 +177,14 @@ impl Owner {
         Self { uid: stat.st_uid, gid: stat.st_gid }
     }
 
-    /// Only root gives files away; an ordinary user's daemon makes everything as that user.
+    /// Whether what the daemon makes has to be given to this owner. Only root gives files away; an ordinary user's
+    /// daemon makes everything as that user.
+    pub(crate) fn is_other(self) -> bool {
+        rustix::process::geteuid().is_root() && (self.uid, self.gid) != (0, 0)
+    }
+
     fn take(self, dir: &OwnedFd, name: &OsStr) -> Result<()> {
-        if !rustix::process::geteuid().is_root() || (self.uid == 0 && self.gid == 0) {
+        if !self.is_other() {
             return Ok(());
         }
         let uid = rustix::fs::Uid::from_raw(self.uid);

@@ -4,7 +4,7 @@
 //! `tree` and answers into replies. `tree` knows directories and handles, in our own types, and is tested without a
 //! kernel; `children` knows what is in a directory. `nodes` is the one table of what a directory shows; `files/` has one file per family of rows. `queues`
 //! holds what the mount knows of each queue (its open handle, its writer, who waits for it), `watch` the thread that
-//! sleeps for a queue's blocked readers, `parked` those readers. `backing` is the way into the directory that is
+//! sleeps for a queue's blocked readers, `parked` those readers, `indexer` the one that makes indexes ahead of need. `backing` is the way into the directory that is
 //! mirrored.
 //!
 //! Lock order, outermost first: a parked read's answer, a handle's own state, a queue's writer. The tables (inodes,
@@ -18,6 +18,7 @@ pub mod daemon;
 mod errno;
 mod files;
 mod handles;
+mod indexer;
 mod inodes;
 mod kernel;
 pub mod mount;

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use super::backing::Backing;
 use super::kernel::{Session, detach};
-use super::mountinfo;
+use super::mountinfo::{self, Mounted};
 use super::tree::Tree;
 
 pub use super::options::MountOptions;
@@ -116,12 +116,16 @@ impl Unmounter {
 /// Unmounts what is mounted at a path, dead or alive: what `chron-cli umount` does. The daemon notices.
 ///
 /// # Errors
-/// [`MountError::Failed`] when no FUSE mount is there, [`MountError::System`] when it can't be taken away.
+/// [`MountError::Failed`] when no mount of chronfs is there, [`MountError::System`] when it can't be taken away.
 pub fn unmount_at(mountpoint: &Path) -> Result<(), MountError> {
     let path = absolute(mountpoint)?;
     match mountinfo::at(&path) {
-        Ok(Some(mounted)) if mounted.is_fuse() => unmounted(&path, detach(&path)),
-        Ok(_) => Err(MountError::Failed(format!("{}: not mounted", path.display()))),
+        Ok(Some(mounted)) if mounted.is_ours() => unmounted(&path, detach(&path)),
+        Ok(Some(Mounted { fs_type, .. })) => Err(MountError::Failed(format!(
+            "{0}: what is mounted there is {fs_type}, not chronfs; 'umount {0}' takes that away",
+            path.display()
+        ))),
+        Ok(None) => Err(MountError::Failed(format!("{}: not mounted", path.display()))),
         Err(error) => Err(MountError::System(format!("/proc/self/mountinfo: cannot read: {error}"))),
     }
 }
@@ -176,7 +180,7 @@ fn free_mountpoint(mountpoint: &Path) -> Result<PathBuf, MountError> {
         }
     }
     match mountinfo::at(&path) {
-        Ok(Some(mounted)) if mounted.fs_type == "fuse.chronfs" => {
+        Ok(Some(mounted)) if mounted.is_ours() => {
             Err(MountError::Failed(format!("{}: already mounted; unmount it first", path.display())))
         }
         _ => Ok(path),

@@ -16,8 +16,8 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
-    pub(crate) fn is_fuse(&self) -> bool {
-        self.fs_type == "fuse" || self.fs_type.starts_with("fuse.")
+    pub(crate) fn is_ours(&self) -> bool {
+        self.fs_type == "fuse.chronfs"
     }
 }
 
@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].mountpoint, Path::new("/mnt/a b"));
         assert_eq!(mounts[0].device, "98:0");
-        assert!(mounts[0].is_fuse() && !mounts[1].is_fuse());
+        assert!(mounts[0].is_ours() && !mounts[1].is_ours());
         assert!(at(Path::new("/proc")).unwrap().is_some());
     }
 }

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::queue::Settings;
+use crate::queue::{Settings, layout};
 use crate::sync::AtomicBool;
 use crate::view::{Format, InputFormat};
 
@@ -300,7 +300,11 @@ pub(crate) fn find(place: Place, name: &OsStr) -> Option<&'static Row> {
 pub(crate) fn is_hidden(place: Place, name: &OsStr) -> bool {
     match place {
         Place::Queue => super::queues::is_internal(name) || find(place, name).is_some(),
-        _ => name.to_str().is_some_and(crate::bus::is_temporary) || find(place, name).is_some(),
+        _ => {
+            name.to_str().is_some_and(crate::bus::is_temporary)
+                || name == layout::INDEX_DIR
+                || find(place, name).is_some()
+        }
     }
 }
 
@@ -342,7 +346,7 @@ mod tests {
 
     #[test]
     fn the_engines_files_are_hidden_and_others_are_not() {
-        for name in ["control.meta", "writer.lock", "000000000.q", "000000001.q.tmp", "readers", "READY"] {
+        for name in ["control.meta", "writer.lock", "000000000.q", "000000001.q.tmp", "readers", "READY", ".index"] {
             assert!(is_hidden(Place::Queue, OsStr::new(name)), "{name}");
         }
         for name in ["notes.md", "snapshot.jsonl", "q"] {

@@ -1,6 +1,7 @@
 //! The words after `-o`: which the mount obeys, which it accepts because mount(8), fstab and systemd pass them on.
 
 use crate::queue::Settings;
+use crate::report::parse_size;
 
 use super::mount::MountError;
 
@@ -129,11 +130,12 @@ impl MountOptions {
                     .ok_or_else(|| MountError::Usage(format!("option threads={value}: must be 1 to 16")))?;
             }
             ("segment_size", Some(value)) => {
-                let size = parse_size(value).ok_or_else(|| {
-                    MountError::Usage(format!("option segment_size={value}: not a size, such as 1MiB or 65536"))
-                })?;
-                let settings = Settings { segment_size: size, ..self.settings };
-                settings.validate().map_err(|error| MountError::Usage(format!("option segment_size: {error}")))?;
+                let wrong = |error: &dyn std::fmt::Display| MountError::Usage(format!("option segment_size: {error}"));
+                let size = parse_size(value).map_err(|error| wrong(&error))?;
+                // Too large is too large, by how much does not matter.
+                let segment_size = u32::try_from(size).unwrap_or(u32::MAX);
+                let settings = Settings { segment_size, ..self.settings };
+                settings.validate().map_err(|error| wrong(&error))?;
                 self.settings = settings;
             }
             ("subtype" | "comment" | "user" | "uhelper" | "helper", Some(_)) => {}
@@ -143,19 +145,6 @@ impl MountOptions {
         }
         Ok(())
     }
-}
-
-/// Bytes, or a number of KiB, MiB or GiB.
-fn parse_size(text: &str) -> Option<u32> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match &text[digits.len()..] {
-        "" | "B" => 0,
-        "K" | "KiB" => 10,
-        "M" | "MiB" => 20,
-        "G" | "GiB" => 30,
-        _ => return None,
-    };
-    digits.parse::<u32>().ok()?.checked_mul(1 << shift)
 }
 
 #[cfg(test)]
@@ -183,8 +172,16 @@ mod tests {
 
     #[test]
     fn words_that_mean_nothing_are_named() {
-        for word in ["readonly", "threads=0", "threads=many", "segment_size=1", "segment_size=x", "ro=1", "max_read=1"]
-        {
+        for word in [
+            "readonly",
+            "threads=0",
+            "threads=many",
+            "segment_size=1",
+            "segment_size=x",
+            "segment_size=8GiB",
+            "ro=1",
+            "max_read=1",
+        ] {
             let error = MountOptions::parse(word).unwrap_err().to_string();
             assert!(error.contains(word.split('=').next().unwrap()), "{error}");
         }

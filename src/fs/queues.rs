@@ -16,11 +16,12 @@ use rustix::fs::Stat;
 use crate::clock;
 use crate::queue::{self, Queue, QueueWriter, Scanner, SegmentId, Settings, layout};
 use crate::sync::AtomicU32;
-use crate::view::{Format, View};
+use crate::view::{Format, SegmentIndexes, View};
 
 use super::backing::{Directory, FileId, Owner};
 use super::errno::{Errno, Result};
 use super::files::views::SharedView;
+use super::indexer::Indexer;
 use super::lock;
 use super::watch::Watch;
 
@@ -43,9 +44,11 @@ pub(crate) struct OpenQueue {
     pub(crate) identity: u64,
     pub(crate) watch: Watch,
     writer: Mutex<SharedWriter>,
-    views: Mutex<HashMap<Format, (SegmentFile, Arc<SharedView>)>>,
+    views: Mutex<HashMap<Format, (Generation, Arc<SharedView>)>>,
     first_segment: Mutex<Option<SegmentFile>>,
-    warm_views: Arc<AtomicU32>,
+    /// Of its sealed segments.
+    pub(crate) indexes: Arc<SegmentIndexes>,
+    common: Arc<Common>,
     /// Where the last message was looked up, while the first segment stays: `ls -l` asks for one after the other.
     walker: Mutex<Option<(SegmentFile, Scanner)>>,
     /// Handles that use a reader of this queue.
@@ -58,10 +61,39 @@ impl std::fmt::Debug for OpenQueue {
     }
 }
 
+/// What all queues of a mount share.
+#[derive(Default)]
+struct Common {
+    /// How many views keep descriptors open without being used.
+    warm_views: Arc<AtomicU32>,
+    indexer: Arc<Indexer>,
+    /// Whether files may be made for what is derived.
+    may_store: bool,
+}
+
+/// What a view of everything retained shows: other bytes have another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Generation {
+    first: SegmentFile,
+    /// Rises when damage has changed what was shown before.
+    turn: u32,
+}
+
+impl Generation {
+    /// As a node's generation.
+    pub(crate) fn number(self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
 #[derive(Default)]
 struct SharedWriter {
     writer: Option<QueueWriter>,
     handles: usize,
+    /// The directory's time of change when its files were last given to their owner.
+    given: Option<(i64, u64)>,
 }
 
 /// A segment file as one can be told from another of the same name.
@@ -83,8 +115,9 @@ impl SegmentFile {
 }
 
 impl OpenQueue {
-    fn new(directory: Arc<Directory>, warm_views: Arc<AtomicU32>) -> queue::Result<Self> {
+    fn new(directory: Arc<Directory>, common: Arc<Common>) -> queue::Result<Self> {
         let queue = Queue::open(directory.path())?;
+        let indexes = Arc::new(SegmentIndexes::new(&queue, common.may_store));
         let mut opened = Self {
             queue,
             directory,
@@ -93,7 +126,8 @@ impl OpenQueue {
             writer: Mutex::default(),
             views: Mutex::default(),
             first_segment: Mutex::default(),
-            warm_views,
+            indexes,
+            common,
             walker: Mutex::default(),
             takes: AtomicU32::new(0),
         };
@@ -142,24 +176,46 @@ impl OpenQueue {
         Some(SegmentFile { segment, id, born })
     }
 
-    /// The view of everything retained from `first` on. ESTALE when that is no longer the first segment.
-    pub(crate) fn view(&self, format: Format, first: SegmentFile) -> Result<Arc<SharedView>> {
-        if let Some((segment, view)) = lock(&self.views).get(&format)
-            && *segment == first
+    /// What the view of everything retained shows now.
+    pub(crate) fn generation(&self, format: Format) -> Result<Generation> {
+        let first = self.first_segment()?;
+        let turn = match lock(&self.views).get(&format) {
+            Some((generation, view)) if generation.first == first => generation.turn + u32::from(view.is_spoilt()),
+            _ => 0,
+        };
+        Ok(Generation { first, turn })
+    }
+
+    /// The view of everything retained. ESTALE when that shows something else by now.
+    pub(crate) fn view(&self, format: Format, generation: Generation) -> Result<Arc<SharedView>> {
+        if let Some((known, view)) = lock(&self.views).get(&format)
+            && *known == generation
         {
             return Ok(Arc::clone(view));
         }
-        let view = Arc::new(SharedView::new(View::new(&self.queue, format)?, &self.warm_views));
-        if self.first_segment()? != first {
+        let view = Arc::new(self.share(View::new(&self.queue, format)?));
+        if self.generation(format)? != generation {
             return Err(Errno::ESTALE);
         }
         let mut views = lock(&self.views);
         match views.get(&format) {
-            Some((segment, other)) if *segment == first => Ok(Arc::clone(other)),
+            Some((known, other)) if *known == generation => Ok(Arc::clone(other)),
             _ => {
-                views.insert(format, (first, Arc::clone(&view)));
+                views.insert(format, (generation, Arc::clone(&view)));
                 Ok(view)
             }
+        }
+    }
+
+    /// A view of this queue for handles to share.
+    pub(crate) fn share(&self, view: View) -> SharedView {
+        SharedView::new(view.with_segments(&self.indexes), &self.common.warm_views)
+    }
+
+    /// Has indexes made that views have missed.
+    pub(crate) fn index_in_background(self: &Arc<Self>) {
+        if self.indexes.take_wanted() {
+            self.common.indexer.add(self);
         }
     }
 
@@ -183,11 +239,6 @@ impl OpenQueue {
         *lock(&self.walker) = Some((first, scanner));
     }
 
-    /// How many views of the mount keep descriptors open without being used.
-    pub(crate) fn warm_views(&self) -> &Arc<AtomicU32> {
-        &self.warm_views
-    }
-
     /// Whose bits decide who may read the messages: a segment's, or the control block's where there is none yet.
     pub(crate) fn data_stat(&self) -> Result<Stat> {
         let control = self.directory.stat_of(OsStr::new(layout::CONTROL_FILE));
@@ -202,7 +253,7 @@ impl OpenQueue {
         let mut shared = lock(&self.writer);
         if shared.writer.is_none() {
             shared.writer = Some(self.queue.writer()?);
-            self.give_files_to_owner();
+            self.give_files_to_owner(&mut shared.given);
         }
         shared.handles += 1;
         Ok(())
@@ -211,7 +262,10 @@ impl OpenQueue {
     /// Runs with the writer that the append handles share.
     pub(crate) fn with_writer<T>(&self, run: impl FnOnce(&mut QueueWriter) -> T) -> Result<T> {
         let mut shared = lock(&self.writer);
-        shared.writer.as_mut().map(run).ok_or(Errno::EBADF)
+        let result = shared.writer.as_mut().map(run).ok_or(Errno::EBADF);
+        // It may have gone on to another segment.
+        self.give_files_to_owner(&mut shared.given);
+        result
     }
 
     /// Leaves the append handles; the last lets go of the writer lock.
@@ -220,7 +274,7 @@ impl OpenQueue {
         shared.handles = shared.handles.saturating_sub(1);
         if shared.handles == 0 {
             shared.writer = None;
-            self.give_files_to_owner();
+            self.give_files_to_owner(&mut shared.given);
         }
     }
 
@@ -230,10 +284,21 @@ impl OpenQueue {
         drop(writer);
     }
 
-    /// What root's daemon made belongs to whoever owns the directory. Best effort: the data is in either way.
-    pub(crate) fn give_files_to_owner(&self) {
+    /// As [`Self::give_files_to_owner`], of what is there now.
+    pub(crate) fn give_all_to_owner(&self) {
+        self.give_files_to_owner(&mut None);
+    }
+
+    /// What root's daemon made belongs to whoever owns the directory. Best effort: the data is in either way. Cheap
+    /// while the directory does not change.
+    fn give_files_to_owner(&self, given: &mut Option<(i64, u64)>) {
         let Ok(stat) = self.directory.stat_now() else { return };
         let owner = Owner::of(&stat);
+        let changed = Some((stat.st_mtime, stat.st_mtime_nsec));
+        if !owner.is_other() || *given == changed {
+            return;
+        }
+        *given = changed;
         for name in self.directory.names().unwrap_or_default() {
             let internal = is_internal(&name) || name == layout::READERS_DIR;
             let foreign = |stat: Stat| Owner::of(&stat) != owner && stat.st_uid == 0;
@@ -249,6 +314,7 @@ pub(crate) fn is_internal(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
     name.starts_with(layout::CONTROL_FILE)
         || name == layout::LOCK_FILE
+        || name == layout::INDEX_DIR
         || name.ends_with(layout::SEGMENT_SUFFIX)
         || name.ends_with(layout::TEMPORARY_SUFFIX)
 }
@@ -270,11 +336,20 @@ pub(crate) struct Queues {
     recent: Mutex<VecDeque<Arc<OpenQueue>>>,
     /// Directories that were found to hold no queue, with the time of change that they had then.
     plain: Mutex<HashMap<FileId, (i64, u64)>>,
-    /// How many views keep descriptors open without being used.
-    warm_views: Arc<AtomicU32>,
+    common: Arc<Common>,
 }
 
 impl Queues {
+    /// `may_store`: whether files may be made for what is derived from queues.
+    pub(crate) fn new(may_store: bool) -> Self {
+        Self { common: Arc::new(Common { may_store, ..Common::default() }), ..Self::default() }
+    }
+
+    /// Nothing more is done in the background.
+    pub(crate) fn close(&self) {
+        self.common.indexer.close();
+    }
+
     /// What lies in a directory.
     pub(crate) fn find(&self, directory: &Arc<Directory>) -> Contents {
         if !self.holds_queue(directory) {
@@ -287,10 +362,11 @@ impl Queues {
         {
             return Contents::Queue(queue);
         }
-        match OpenQueue::new(Arc::clone(directory), Arc::clone(&self.warm_views)) {
+        match OpenQueue::new(Arc::clone(directory), Arc::clone(&self.common)) {
             Ok(opened) => {
                 let queue = self.enter(id, Arc::new(opened));
                 self.keep(&queue);
+                self.common.indexer.add(&queue);
                 Contents::Queue(queue)
             }
             Err(error) => Contents::Unreadable(Errno::from(error)),

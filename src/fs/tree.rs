@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use crate::bus;
 use crate::queue::Settings;
 use crate::sync::{AtomicBool, Ordering};
 
@@ -102,7 +103,7 @@ impl Tree {
         let relative: Arc<Path> = Arc::from(Path::new(""));
         let root = DirectoryNode { kind: DirectoryKind::Backing, relative, id };
         let closing = AtomicBool::new(false);
-        let shared = Shared { backing, queues: Queues::default(), read_only, settings, max_chunk, closing };
+        let shared = Shared { backing, queues: Queues::new(!read_only), read_only, settings, max_chunk, closing };
         Ok(Self {
             shared: Arc::new(shared),
             inodes: Inodes::new(Key { path: PathBuf::new(), id, generation: 0 }, Node::Directory(root)),
@@ -114,6 +115,7 @@ impl Tree {
     /// Ends all waiting, now and from now on: streams are at their end.
     pub(crate) fn close(&self) {
         self.shared.closing.store(true, Ordering::Release);
+        self.shared.queues.close();
         for queue in self.shared.queues.all() {
             queue.watch.close();
         }
@@ -184,6 +186,8 @@ impl Tree {
                 if matches!(site.contents, Contents::Queue(_) | Contents::Unreadable(_)) {
                     return Err(Errno::EPERM);
                 }
+                // It may become a queue, and must not look like a part of the queue that this one may become.
+                bus::check_queue_name(name.to_str().ok_or(Errno::EINVAL)?)?;
                 let owner = super::backing::Owner { uid: caller.uid, gid: caller.gid };
                 site.directory.make_directory(name, mode, owner)?;
             }

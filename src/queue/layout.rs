@@ -28,6 +28,8 @@ pub const LOCK_FILE: &str = "writer.lock";
 pub const READERS_DIR: &str = "readers";
 /// Ending of a cursor file's name.
 pub const CURSOR_SUFFIX: &str = ".meta";
+/// Name of the directory of what is derived from the segments. No part of the queue.
+pub const INDEX_DIR: &str = ".index";
 /// Ending of a segment file's name.
 pub const SEGMENT_SUFFIX: &str = ".q";
 /// Ending of a file that is being made; removed under the writer lock.

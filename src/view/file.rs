@@ -8,21 +8,28 @@
 //! nothing behind the size is ever given. If the queue no longer has what the index says (damage, retention), a read
 //! fails rather than shift bytes.
 //!
+//! Sealed segments that have an index of their own ([`SegmentIndexes`]) are not scanned: it says what they come to.
+//!
 //! Lock order: `extender` before `index` before `pins`; `idle` alone.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use super::cursor::{Cursor, Span};
-use super::index::{Growth, Index, Mark, Place};
+use super::index::{Growth, Index, Mark, Place, Whole};
 use super::pins::Pins;
-use super::{Format, len_u64, rendered_len};
-use crate::queue::{Entry, Error, Gap, GapReason, Position, Queue, Result, Scanner};
+use super::segments::SegmentIndexes;
+use super::stored::SegmentIndex;
+use super::{Format, len_u64, lock, rendered_len};
+use crate::queue::layout::RECORDS_START;
+use crate::queue::{Entry, Error, Gap, GapReason, Position, Queue, Result, Scanner, SegmentId};
 
 /// Idle cursors kept per view: as many sequential readers go on without looking anything up.
 const IDLE_MAX: usize = 4;
 /// Messages scanned between two publications of a growing index.
 const BATCH: usize = 4096;
+/// What asking for a segment's index counts as, in messages scanned.
+const WHOLE_COST: usize = 64;
 
 /// A gap that a read of the bin format has crossed: nothing in its bytes shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,11 +63,21 @@ pub struct View {
     format: Format,
     end_seq: Option<u64>,
     index: RwLock<Index>,
-    /// Stands at the end of the index, if it is open.
-    extender: Mutex<Option<Scanner>>,
+    segments: Option<Arc<SegmentIndexes>>,
+    extender: Mutex<Extender>,
     /// The last used one at the back.
     idle: Mutex<VecDeque<Cursor>>,
     pins: Mutex<Pins>,
+}
+
+/// What brings the index forward.
+#[derive(Debug, Default)]
+struct Extender {
+    /// Stands at the end of the index, if it is open.
+    scanner: Option<Scanner>,
+    /// The segment that the index ends in, and where that ends if it was sealed when the index came there: the
+    /// sealing record's offset and the sequence number behind it.
+    segment: Option<(SegmentId, Option<(u32, u64)>)>,
 }
 
 impl View {
@@ -80,7 +97,8 @@ impl View {
             format,
             end_seq: None,
             index: RwLock::new(Index::new(position, seq)),
-            extender: Mutex::new(None),
+            segments: None,
+            extender: Mutex::default(),
             idle: Mutex::new(VecDeque::new()),
             pins: Mutex::default(),
         }
@@ -91,6 +109,12 @@ impl View {
     #[must_use]
     pub fn until(self, end_seq: u64) -> View {
         View { end_seq: Some(end_seq), ..self }
+    }
+
+    /// Shares the indexes of sealed segments with other views. To be set before anything is read.
+    #[must_use]
+    pub(crate) fn with_segments(self, segments: &Arc<SegmentIndexes>) -> View {
+        View { segments: Some(Arc::clone(segments)), ..self }
     }
 
     /// The format.
@@ -147,10 +171,14 @@ impl View {
             }
             (to, index.span(offset, to))
         };
+        let marks = self.unfold(marks, offset, to);
         let before = out.len();
         let mut result = self.copy(&marks, offset, to, out);
         if matches!(result, Err(Error::NoSuchPosition { .. } | Error::Damaged { .. })) {
             out.truncate(before);
+            if let (Err(Error::Damaged { .. }), Some(segments)) = (&result, &self.segments) {
+                marks.iter().for_each(|mark| segments.refuse(mark.place.position.segment));
+            }
             if let Some(held) = self.copy_held(&marks, offset, to, out) {
                 result = held;
             }
@@ -184,7 +212,7 @@ impl View {
     /// Gives the open files and buffers back; the index stays. For when nobody has the file open.
     pub fn trim(&self) {
         self.unpin();
-        *lock(&self.extender) = None;
+        lock(&self.extender).scanner = None;
         lock(&self.idle).clear();
     }
 
@@ -259,6 +287,29 @@ impl View {
         idle.push_back(cursor);
     }
 
+    /// Puts marks within a segment in place of the one for all of it.
+    fn unfold(&self, marks: Vec<Mark>, from: u64, to: u64) -> Vec<Mark> {
+        let Some(segments) = self.segments.as_ref().filter(|_| marks.iter().any(|mark| mark.is_whole)) else {
+            return marks;
+        };
+        let mut unfolded = Vec::new();
+        for mark in marks {
+            let place = mark.place;
+            let inner = if mark.is_whole { segments.marks(place.position.segment, self.format) } else { None };
+            let Some(inner) = inner else {
+                unfolded.push(mark);
+                continue;
+            };
+            let first = inner.partition_point(|inner| place.offset.saturating_add(inner.offset) <= from);
+            let end = inner.partition_point(|inner| place.offset.saturating_add(inner.offset) < to);
+            for inner in inner.get(first.saturating_sub(1)..end).unwrap_or_default() {
+                let place = Place { offset: place.offset.saturating_add(inner.offset), ..*inner };
+                unfolded.push(Mark { place, has_gap: mark.has_gap, is_whole: false });
+            }
+        }
+        unfolded
+    }
+
     /// Extends the index to `offset` or the head, by about `budget` messages at most. False: nothing follows now.
     fn extend(&self, offset: u64, mut budget: usize) -> Result<bool> {
         let mut extender = lock(&self.extender);
@@ -270,8 +321,18 @@ impl View {
             if growth.end.offset >= offset || budget == 0 {
                 return Ok(true);
             }
+            match self.next_whole(&mut extender, &growth, budget)? {
+                Next::Whole(whole) if growth.add_whole(&whole) => {
+                    self.put(growth);
+                    extender.scanner = None;
+                    budget = budget.saturating_sub(WHOLE_COST);
+                    continue;
+                }
+                Next::TooMuch => return Ok(true),
+                Next::Whole(_) | Next::Messages => {}
+            }
             // Taken, so that after an error it is opened anew, at the end of the index.
-            let mut scanner = match extender.take() {
+            let mut scanner = match extender.scanner.take() {
                 Some(scanner) => scanner,
                 None => match self.scanner_at(growth.end) {
                     Err(Error::NoSuchPosition { .. }) => {
@@ -282,7 +343,8 @@ impl View {
                     other => other?,
                 },
             };
-            let grown = self.grow(&mut scanner, &mut growth, offset, budget.min(BATCH));
+            let seal = extender.segment.and_then(|(segment, seal)| Some(Position { segment, offset: seal?.0 }));
+            let grown = self.grow(&mut scanner, &mut growth, seal, offset, budget.min(BATCH));
             let closed = growth.closed;
             self.put(growth);
             let (grown, at_head) = grown?;
@@ -290,11 +352,75 @@ impl View {
             if closed {
                 return Ok(false);
             }
-            *extender = Some(scanner);
+            extender.scanner = Some(scanner);
             if at_head {
                 return Ok(false);
             }
         }
+    }
+
+    /// Whether a segment with an index of its own comes next.
+    fn next_whole(&self, extender: &mut Extender, growth: &Growth, budget: usize) -> Result<Next> {
+        let Some(segments) = &self.segments else { return Ok(Next::Messages) };
+        let end = growth.end;
+        let segment = end.position.segment;
+        if extender.segment.is_none_or(|(last, _)| last != segment) {
+            // What the index has passed may have got an index of its own by now.
+            let is_first = extender.segment.is_none();
+            extender.segment = Some((segment, self.queue.sealed(segment)?.map(|s| (s.end_offset, s.next_seq))));
+            if !is_first {
+                self.fold(segments);
+            }
+        }
+        let seal = extender.segment.and_then(|(_, seal)| seal);
+        let next = if end.position.offset == RECORDS_START {
+            segment
+        } else if seal == Some((end.position.offset, end.seq)) {
+            segment.next()
+        } else {
+            return Ok(Next::Messages);
+        };
+        let index = match segments.find(next)? {
+            None => return Ok(Next::Messages),
+            Some(Ok(index)) => index,
+            Some(Err(messages)) if messages > len_u64(budget) => return Ok(Next::TooMuch),
+            Some(Err(_)) => match segments.make(next)? {
+                Some(index) => index,
+                None => return Ok(Next::Messages),
+            },
+        };
+        let fits = index.first_seq == end.seq && self.end_seq.is_none_or(|end_seq| index.next_seq <= end_seq);
+        Ok(if fits { Next::Whole(self.whole(next, &index)) } else { Next::Messages })
+    }
+
+    fn whole(&self, segment: SegmentId, index: &SegmentIndex) -> Whole {
+        let section = index.section(self.format);
+        Whole {
+            segment,
+            first_seq: index.first_seq,
+            next: (Position { segment, offset: index.end_offset }, index.next_seq),
+            len: section.len,
+            ends_empty: section.ends_empty,
+            last_timestamp_ns: index.last_timestamp_ns,
+        }
+    }
+
+    /// How many segments it has as a whole.
+    #[cfg(test)]
+    pub(super) fn whole_segments(&self) -> usize {
+        self.index().span(0, u64::MAX).iter().filter(|mark| mark.is_whole).count()
+    }
+
+    fn fold(&self, segments: &SegmentIndexes) {
+        let find = |segment| match segments.find(segment) {
+            Ok(Some(Ok(index))) => Some(self.whole(segment, &index)),
+            Ok(Some(Err(_))) => {
+                segments.want();
+                None
+            }
+            Ok(None) | Err(_) => None,
+        };
+        self.index.write().unwrap_or_else(PoisonError::into_inner).fold(find);
     }
 
     fn scanner_at(&self, place: Place) -> Result<Scanner> {
@@ -303,10 +429,22 @@ impl View {
         Ok(scanner)
     }
 
-    /// Adds up to `limit` units, until `offset` is reached. Returns how many there were, and whether nothing follows
-    /// them now.
-    fn grow(&self, scanner: &mut Scanner, growth: &mut Growth, offset: u64, limit: usize) -> Result<(usize, bool)> {
+    /// Adds up to `limit` units, until `offset`, the segment's end at `seal` or another segment is reached. Returns how
+    /// many there were, and whether nothing follows them now.
+    fn grow(
+        &self,
+        scanner: &mut Scanner,
+        growth: &mut Growth,
+        seal: Option<Position>,
+        offset: u64,
+        limit: usize,
+    ) -> Result<(usize, bool)> {
+        let segment = growth.end.position.segment;
         for grown in 0..limit {
+            let end = growth.end.position;
+            if grown > 0 && (seal == Some(end) || self.segments.is_some() && end.segment != segment) {
+                return Ok((grown, false));
+            }
             if self.end_seq.is_some_and(|end_seq| growth.end.seq >= end_seq) {
                 growth.closed = true;
             }
@@ -330,9 +468,13 @@ impl View {
     }
 }
 
-/// Nothing that these locks guard is left half changed by a panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// What comes next in the index.
+enum Next {
+    Whole(Whole),
+    /// To be scanned.
+    Messages,
+    /// A segment whose index is yet to be made, and that takes longer than there is time.
+    TooMuch,
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! The sparse index of a rendered file: which unit of the queue starts at which offset, about every 64 KiB and where
 //! a segment begins (so that no segment is needed to read what lies in another). Pure.
 //!
-//! It is derived from the queue and can be made again at any time. It grows at its end only, by whole units.
+//! It is derived from the queue and can be made again at any time. It grows at its end only, by whole units. A segment
+//! that has an index of its own (`segments.rs`) is a single mark here.
 //!
 //! Invariants: there is always a first mark, at offset 0; the offsets of marks rise strictly; the end is never before
 //! the last mark; where several units start at one offset (empty ones), a mark stands at the first of them.
 
-use crate::queue::Position;
+use crate::queue::layout::RECORDS_START;
+use crate::queue::{Position, SegmentId};
 
 /// Rendered bytes between two marks in a segment, at least.
 const SPAN: u64 = 64 << 10;
@@ -28,6 +30,21 @@ pub(super) struct Mark {
     pub(super) place: Place,
     /// Whether there is a gap between here and the next mark.
     pub(super) has_gap: bool,
+    /// Whether it stands for a whole segment, whose own index has the marks in it.
+    pub(super) is_whole: bool,
+}
+
+/// A segment that has an index of its own, in one format.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whole {
+    pub(super) segment: SegmentId,
+    pub(super) first_seq: u64,
+    /// What follows it.
+    pub(super) next: (Position, u64),
+    pub(super) len: u64,
+    /// Whether its last unit is empty.
+    pub(super) ends_empty: bool,
+    pub(super) last_timestamp_ns: u64,
 }
 
 /// The index, as far as it reaches.
@@ -47,7 +64,7 @@ impl Index {
     pub(super) fn new(position: Position, seq: u64) -> Self {
         let start = Place { offset: 0, position, seq };
         Self {
-            marks: vec![Mark { place: start, has_gap: false }],
+            marks: vec![Mark { place: start, has_gap: false, is_whole: false }],
             end: start,
             modified_ns: 0,
             end_is_taken: false,
@@ -90,13 +107,33 @@ impl Index {
     /// Something that grows on its own, to be put in with [`Index::put`]: so that readers of the index wait for
     /// neither input nor rendering. There must be one at a time.
     pub(super) fn growth(&self) -> Growth {
-        let last = self.marks.last().copied().unwrap_or(Mark { place: self.end, has_gap: false });
+        let last = self.marks.last().copied().unwrap_or(Mark { place: self.end, has_gap: false, is_whole: false });
         Growth {
             marks: vec![last],
             end: self.end,
             modified_ns: self.modified_ns,
             end_is_taken: self.end_is_taken,
             closed: self.closed,
+        }
+    }
+
+    /// Puts one mark in place of those of segments that have got an index of their own.
+    pub(super) fn fold(&mut self, find: impl Fn(SegmentId) -> Option<Whole>) {
+        let marks = std::mem::take(&mut self.marks);
+        let mut groups = marks.chunk_by(|a, b| a.place.position.segment == b.place.position.segment).peekable();
+        while let Some(group) = groups.next() {
+            let (Some(first), next) = (group.first(), groups.peek().and_then(|next| next.first())) else { continue };
+            let starts = !first.is_whole && first.place.position.offset == RECORDS_START;
+            let is_plain = starts && group.iter().all(|mark| !mark.has_gap);
+            let whole = next.filter(|_| is_plain).and_then(|next| {
+                let whole = find(first.place.position.segment)?;
+                let expected = (first.place.seq, next.place.seq, next.place.offset - first.place.offset);
+                (expected == (whole.first_seq, whole.next.1, whole.len)).then_some(Mark { is_whole: true, ..*first })
+            });
+            match whole {
+                Some(mark) => self.marks.push(mark),
+                None => self.marks.extend_from_slice(group),
+            }
         }
     }
 
@@ -135,15 +172,39 @@ impl Growth {
         self.add(position, len, next).has_gap = true;
     }
 
+    /// Adds a segment that has an index of its own. The end must be where it starts. False: that can't be done, its
+    /// units must be added one by one.
+    pub(super) fn add_whole(&mut self, whole: &Whole) -> bool {
+        let position = Position { segment: whole.segment, offset: RECORDS_START };
+        let Some(end) = self.end.offset.checked_add(whole.len).filter(|_| !self.end_is_taken) else { return false };
+        if whole.len > 0 {
+            let place = Place { offset: self.end.offset, position, seq: whole.first_seq };
+            // Nothing lies between an empty file's start and here.
+            self.marks.pop_if(|last| last.place.offset == place.offset);
+            self.marks.push(Mark { place, has_gap: false, is_whole: true });
+        }
+        self.end = Place { offset: end, position: whole.next.0, seq: whole.next.1 };
+        self.end_is_taken = whole.ends_empty;
+        if whole.next.1 > whole.first_seq {
+            self.modified_ns = whole.last_timestamp_ns;
+        }
+        true
+    }
+
+    /// The marks, the length, and whether the last unit is empty: of an index that began with a segment.
+    pub(super) fn into_part(self) -> (Vec<Place>, u64, bool) {
+        (self.marks.into_iter().map(|mark| mark.place).collect(), self.end.offset, self.end_is_taken)
+    }
+
     /// Returns the mark that covers the unit.
     fn add(&mut self, position: Position, len: u64, next: (Position, u64)) -> &mut Mark {
         let start = Place { position, ..self.end };
         let is_due = self.marks.last().is_none_or(|mark| {
             let len = start.offset - mark.place.offset;
-            len >= SPAN || len > 0 && mark.place.position.segment != position.segment
+            mark.is_whole || len >= SPAN || len > 0 && mark.place.position.segment != position.segment
         });
         if is_due && !self.end_is_taken {
-            self.marks.push(Mark { place: start, has_gap: false });
+            self.marks.push(Mark { place: start, has_gap: false, is_whole: false });
         }
         self.end = Place { offset: start.offset + len, position: next.0, seq: next.1 };
         self.end_is_taken = len == 0;

@@ -19,6 +19,8 @@ mod merge;
 mod pins;
 mod render;
 mod seek_target;
+mod segments;
+mod stored;
 mod stream;
 mod time;
 mod txt;
@@ -28,6 +30,7 @@ pub use input::{DEFAULT_TYPE, Input, InputFormat, parse_line};
 pub use merge::Merge;
 pub use render::{render, rendered_len};
 pub use seek_target::{SeekTarget, parse_seek_target};
+pub(crate) use segments::SegmentIndexes;
 pub use stream::Stream;
 pub use time::{format_time, parse_time};
 
@@ -74,6 +77,11 @@ impl std::str::FromStr for Format {
             .find(|format| format.name() == text)
             .ok_or_else(|| format!("unknown format {text:?}; choose jsonl, txt, bin or hex"))
     }
+}
+
+/// Locks; nothing that the locks of views guard is left half changed by a panic.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// A length as the 64-bit number that offsets are.

@@ -1,24 +1,6 @@
 //! Sizes and spans of time as people type them.
 
-/// `65536`, `64KiB`, `64K`, `1GiB` in bytes. Decimal units (kB, MB) are refused rather than guessed at.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| size_help(text))?;
-    let shift = match unit.trim_start() {
-        "" | "B" => 0,
-        "K" | "KiB" => 10,
-        "M" | "MiB" => 20,
-        "G" | "GiB" => 30,
-        "T" | "TiB" => 40,
-        _ => return Err(size_help(text)),
-    };
-    number.checked_mul(1 << shift).ok_or_else(|| format!("{text:?} is larger than any file"))
-}
-
-fn size_help(text: &str) -> String {
-    format!("{text:?} is no size; write bytes, or KiB, MiB, GiB, TiB as in 64MiB")
-}
+pub(crate) use chronfs::report::parse_size;
 
 /// [`parse_size`] for a segment's size, which is a 32-bit number.
 pub(crate) fn parse_segment_size(text: &str) -> Result<u32, String> {
@@ -55,17 +37,6 @@ pub(crate) fn parse_span_ns(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_binary_and_decimal_units_are_refused() {
-        assert_eq!(parse_size("65536"), Ok(65536));
-        assert_eq!(parse_size("64KiB"), Ok(65536));
-        assert_eq!(parse_size("64K"), Ok(65536));
-        assert_eq!(parse_size("3 GiB"), Ok(3 << 30));
-        for wrong in ["", "MiB", "64kB", "64MB", "-1", "1.5GiB", "99999999TiB", "18446744073709551616"] {
-            assert!(parse_size(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn spans_have_a_unit() {

@@ -17,7 +17,7 @@ use crate::fs::handles::Handle;
 use crate::fs::lock;
 use crate::fs::nodes::{Access, Caller, File, Shared, Site};
 use crate::fs::queues::OpenQueue;
-use crate::queue::{Error, QueueWriter};
+use crate::queue::{Error, QueueWriter, layout};
 use crate::view::{InputFormat, parse_line};
 
 struct Append {
@@ -35,8 +35,15 @@ pub(crate) fn append(site: &Site, format: InputFormat) -> Result<Arc<dyn File>> 
 
 /// Row constructor for an empty plain directory: the first append makes the queue.
 pub(crate) fn first(site: &Site, format: InputFormat) -> Result<Arc<dyn File>> {
-    let marker = |name: &OsStr| name == bus::READY_FILE || name.to_str().is_some_and(bus::is_temporary);
-    if site.directory.names()?.iter().all(|name| marker(name)) { make(site, None, format) } else { Err(Errno::ENOENT) }
+    let is_nothing = |name: &OsStr| {
+        [bus::READY_FILE, layout::INDEX_DIR].iter().any(|other| name == *other)
+            || name.to_str().is_some_and(bus::is_temporary)
+    };
+    if site.directory.names()?.iter().all(|name| is_nothing(name)) {
+        make(site, None, format)
+    } else {
+        Err(Errno::ENOENT)
+    }
 }
 
 fn make(site: &Site, queue: Option<Arc<OpenQueue>>, format: InputFormat) -> Result<Arc<dyn File>> {
@@ -157,7 +164,13 @@ impl AppendHandle {
                 lines.partial.extend_from_slice(rest);
                 Ok(data.len())
             }
-            Some(refusal) if taken == 0 => Err(refusal.errno()),
+            Some(refusal) if taken == 0 => {
+                // A line that began in an earlier write. It must not spoil the next one.
+                if let Refusal::Line(_) = refusal {
+                    lines.partial.clear();
+                }
+                Err(refusal.errno())
+            }
             Some(refusal) => {
                 if let Refusal::Line(errno) = refusal {
                     lines.refuse = Some(errno);

@@ -43,7 +43,7 @@ pub(crate) fn register(queue: &OpenQueue, name: &OsStr, caller: Caller) -> Resul
     if !queue.queue.add_reader(name)? {
         return Err(Errno::EEXIST);
     }
-    queue.give_files_to_owner();
+    queue.give_all_to_owner();
     let owner = Owner { uid: caller.uid, gid: caller.gid };
     queue.directory.child(OsStr::new(layout::READERS_DIR))?.give(&cursor_name(name), owner)
 }

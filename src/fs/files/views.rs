@@ -2,7 +2,7 @@
 //!
 //! Invariant: the bytes at an offset never change while the file keeps its inode number. So the inode belongs to
 //! the first retained segment: when retention takes that away, the name gets another inode with another view, and
-//! handles of the old one go on with the old view.
+//! handles of the old one go on with the old view. So it is too when what was shown before is found damaged.
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -11,7 +11,7 @@ use crate::fs::attr::{Attr, READ};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::nodes::{Access, Caller, File, Site};
-use crate::fs::queues::{OpenQueue, SegmentFile};
+use crate::fs::queues::{Generation, OpenQueue};
 use crate::fs::{lock, patience};
 use crate::queue::{Error, Position};
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
@@ -28,6 +28,8 @@ pub(crate) struct SharedView {
     /// Requests that index it at length; while there are any, serving threads keep away.
     indexing: AtomicU32,
     handles: AtomicU32,
+    /// Damage has changed what it showed: the name is to get another one.
+    spoilt: AtomicBool,
     /// Keeps descriptors and buffers open though no handle does; counted in `warm_views`.
     warm: AtomicBool,
     warm_views: Arc<AtomicU32>,
@@ -35,23 +37,22 @@ pub(crate) struct SharedView {
 
 impl SharedView {
     pub(crate) fn new(view: View, warm_views: &Arc<AtomicU32>) -> Self {
-        let (indexing, handles, warm) = (AtomicU32::new(0), AtomicU32::new(0), AtomicBool::new(false));
-        Self { view, indexing, handles, warm, warm_views: Arc::clone(warm_views) }
+        let (indexing, handles) = (AtomicU32::new(0), AtomicU32::new(0));
+        let (spoilt, warm) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { view, indexing, handles, spoilt, warm, warm_views: Arc::clone(warm_views) }
+    }
+
+    pub(crate) fn is_spoilt(&self) -> bool {
+        self.spoilt.load(Ordering::Relaxed)
     }
 
     /// Brings the index up to the head; [`Errno::LATER`] where that takes longer than this thread may be kept.
     fn catch_up(&self) -> Result<()> {
         if patience::is_patient() {
             self.indexing.fetch_add(1, Ordering::Relaxed);
-            let result = loop {
-                match self.view.index_some(QUICK) {
-                    Ok(true) => {}
-                    Ok(false) => break Ok(()),
-                    Err(error) => break Err(error.into()),
-                }
-            };
+            let result = self.view.index_some(usize::MAX);
             self.indexing.fetch_sub(1, Ordering::Relaxed);
-            return result;
+            return Ok(result.map(|_| ())?);
         }
         if self.indexing.load(Ordering::Relaxed) > 0 || self.view.index_some(QUICK)? {
             return Err(Errno::LATER);
@@ -60,8 +61,9 @@ impl SharedView {
     }
 
     /// True size, and the time of the newest message in it.
-    fn attr(&self, queue: &OpenQueue) -> Result<Attr> {
+    fn attr(&self, queue: &Arc<OpenQueue>) -> Result<Attr> {
         self.catch_up()?;
+        queue.index_in_background();
         let (size, modified_ns) = (self.view.known_size(), self.view.modified_ns());
         self.rest();
         Ok(Attr::file(&queue.data_stat()?, READ).with_size(size).modified_at(modified_ns))
@@ -95,15 +97,15 @@ impl Drop for SharedView {
 struct Messages {
     queue: Arc<OpenQueue>,
     format: Format,
-    first: SegmentFile,
+    generation: Generation,
     view: OnceLock<Arc<SharedView>>,
 }
 
 /// Row constructor.
 pub(crate) fn messages(site: &Site, format: Format) -> Result<Arc<dyn File>> {
     let queue = Arc::clone(site.queue()?);
-    let first = queue.first_segment()?;
-    Ok(Arc::new(Messages { queue, format, first, view: OnceLock::new() }))
+    let generation = queue.generation(format)?;
+    Ok(Arc::new(Messages { queue, format, generation, view: OnceLock::new() }))
 }
 
 impl Messages {
@@ -111,7 +113,7 @@ impl Messages {
         if let Some(view) = self.view.get() {
             return Ok(Arc::clone(view));
         }
-        let view = self.queue.view(self.format, self.first)?;
+        let view = self.queue.view(self.format, self.generation)?;
         Ok(Arc::clone(self.view.get_or_init(|| view)))
     }
 }
@@ -127,11 +129,11 @@ impl File for Messages {
     }
 
     fn generation(&self) -> u64 {
-        self.first.generation()
+        self.generation.number()
     }
 
     fn is_current(&self) -> bool {
-        self.queue.is_current() && self.queue.first_segment() == Ok(self.first)
+        self.queue.is_current() && self.queue.generation(self.format) == Ok(self.generation)
     }
 }
 
@@ -157,7 +159,7 @@ impl Since {
     fn view(&self) -> &Arc<SharedView> {
         self.view.get_or_init(|| {
             let view = View::since(&self.queue.queue, self.format, self.position, self.seq);
-            Arc::new(SharedView::new(view, self.queue.warm_views()))
+            Arc::new(self.queue.share(view))
         })
     }
 }
@@ -206,7 +208,7 @@ impl File for Pending {
         let mut scanner = queue.scan()?;
         scanner.seek_seq(queue.reader_position(&self.reader)?)?;
         let view = View::since(queue, self.format, scanner.position(), scanner.seq()).until(next_seq);
-        Ok(Box::new(MessagesHandle::new(&Arc::new(SharedView::new(view, self.queue.warm_views())))))
+        Ok(Box::new(MessagesHandle::new(&Arc::new(self.queue.share(view)))))
     }
 
     fn generation(&self) -> u64 {
@@ -264,6 +266,10 @@ impl Handle for MessagesHandle {
             Ok(crossed) => self.stop_at_gap(crossed, offset, out, start)?,
             // Retention took it away: this file is no longer what its name stands for.
             Err(Error::NoSuchPosition { .. }) => return Err(Errno::ESTALE),
+            Err(error @ Error::Damaged { .. }) => {
+                self.shared.spoilt.store(true, Ordering::Relaxed);
+                return Err(error.into());
+            }
             Err(error) => return Err(error.into()),
         }
         Ok(Progress::Done)

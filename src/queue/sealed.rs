@@ -1,0 +1,67 @@
+//! What a sealed segment is known by: for whoever keeps something that was derived from it.
+
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use super::Queue;
+use super::dir::Access;
+use super::error::{Error, Result};
+use super::layout::{HEADER_LEN, SEGMENT_SETTINGS};
+use super::position::SegmentId;
+
+/// Identity, start block and seal block.
+const BLOCKS_LEN: usize = SEGMENT_SETTINGS as usize;
+
+/// Bytes of a [`Sealed::fingerprint`].
+pub(crate) const FINGERPRINT_LEN: usize = BLOCKS_LEN + HEADER_LEN as usize;
+
+/// A segment to which nothing is added any more.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sealed {
+    /// The sequence number that it starts with.
+    pub(crate) first_seq: u64,
+    /// The one that the next segment starts with.
+    pub(crate) next_seq: u64,
+    /// Timestamp of the newest message up to its end, ns since the epoch.
+    pub(crate) last_timestamp_ns: u64,
+    /// Where the record that seals it starts.
+    pub(crate) end_offset: u32,
+    /// Its identity, start and seal blocks and the header of the sealing record, as they lie in the file: no other
+    /// segment has these, nor this one with other messages in it.
+    pub(crate) fingerprint: [u8; FINGERPRINT_LEN],
+    /// Owner, group and mode of the file.
+    pub(crate) access: (u32, u32, u32),
+}
+
+impl Queue {
+    /// What there is to know of a segment once it has been sealed; None before that, where it is missing, and where
+    /// damage hides it.
+    ///
+    /// # Errors
+    /// If a file can't be read.
+    pub(crate) fn sealed(&self, id: SegmentId) -> Result<Option<Sealed>> {
+        let segment = match self.shared.open_segment(id, Access::Read) {
+            Ok(Some(segment)) => segment,
+            Ok(None) | Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let (Some((first_seq, _)), Some(seal)) = (segment.start(), segment.seal()) else { return Ok(None) };
+        let end_offset = seal.end_offset.get();
+        let mut fingerprint = [0; FINGERPRINT_LEN];
+        let (blocks, record) = fingerprint.split_at_mut(BLOCKS_LEN);
+        for (part, offset) in [(blocks, 0), (record, end_offset)] {
+            match segment.file.read_exact_at(part, u64::from(offset)) {
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+                other => other.map_err(Error::io(&segment.path, "read it"))?,
+            }
+        }
+        let metadata = segment.file.metadata().map_err(Error::io(&segment.path, "look at it"))?;
+        Ok(Some(Sealed {
+            first_seq,
+            next_seq: seal.next_seq.get(),
+            last_timestamp_ns: seal.last_timestamp_ns.get(),
+            end_offset,
+            fingerprint,
+            access: (metadata.uid(), metadata.gid(), metadata.mode()),
+        }))
+    }
+}

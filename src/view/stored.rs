@@ -1,0 +1,299 @@
+//! The index of one sealed segment as a file. What its bytes mean stands in `queue/format.md`.
+//!
+//! It is derived: it may be missing, and whoever may write the directory may have put anything there. So nothing in
+//! it is believed without its checksum, without the segment's fingerprint, and without being possible at all; and
+//! reads check what they find in the segment against it. A file appears whole or not at all.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawMode};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes, KnownLayout};
+
+use super::index::Place;
+use super::{Format, len_u64};
+use crate::queue::layout::{INDEX_DIR, RECORD_ALIGN, RECORDS_START, TEMPORARY_SUFFIX};
+use crate::queue::{FINGERPRINT_LEN, Position, Sealed, SegmentId};
+
+const MAGIC: [u8; 8] = *b"CHRONIDX";
+/// Of the file and of the rendering that it was made from.
+const VERSION: u16 = 1;
+const SUFFIX: &str = ".index";
+/// More than any segment renders to, in bytes.
+const MAX_LEN: u64 = 1 << 36;
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct Header {
+    magic: [u8; 8],
+    version: U16,
+    reserved_a: [u8; 6],
+    fingerprint: [u8; FINGERPRINT_LEN],
+    sections: [SectionBlock; 4],
+    reserved_b: [u8; 4],
+    crc: U32,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
+#[repr(C)]
+struct SectionBlock {
+    len: U64,
+    count: U32,
+    ends_empty: U32,
+    crc: U32,
+    reserved: [u8; 4],
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct MarkBlock {
+    rendered: U64,
+    seq: U64,
+    offset: U32,
+    reserved: [u8; 4],
+}
+
+/// One format's marks, the length, and whether the last unit is empty.
+pub(super) type Part = (Vec<Place>, u64, bool);
+
+/// What is to be known of one format's [`Part`] without having it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Section {
+    /// Bytes that the segment renders to.
+    pub(super) len: u64,
+    /// Whether the last of its units is empty.
+    pub(super) ends_empty: bool,
+    /// Number of its marks, and the checksum of their bytes.
+    count: u32,
+    crc: u32,
+}
+
+/// What a sealed segment renders to. Its marks are fetched when they are needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SegmentIndex {
+    pub(super) first_seq: u64,
+    pub(super) next_seq: u64,
+    pub(super) last_timestamp_ns: u64,
+    pub(super) end_offset: u32,
+    sections: [Section; 4],
+}
+
+impl SegmentIndex {
+    /// Of a segment's parts in the order of [`Format::ALL`].
+    pub(super) fn new(sealed: &Sealed, parts: &[Part; 4]) -> Self {
+        let sections = parts.each_ref().map(|(marks, len, ends_empty)| Section {
+            len: *len,
+            ends_empty: *ends_empty,
+            count: u32::try_from(marks.len()).unwrap_or(u32::MAX),
+            crc: crc32fast::hash(&mark_bytes(marks)),
+        });
+        Self::of(sealed, sections)
+    }
+
+    fn of(sealed: &Sealed, sections: [Section; 4]) -> Self {
+        let Sealed { first_seq, next_seq, last_timestamp_ns, end_offset, .. } = *sealed;
+        Self { first_seq, next_seq, last_timestamp_ns, end_offset, sections }
+    }
+
+    pub(super) fn section(&self, format: Format) -> Section {
+        self.sections[slot(format)]
+    }
+
+    fn is_possible(&self) -> bool {
+        let mut sections = self.sections.iter();
+        self.next_seq >= self.first_seq
+            && sections.all(|section| section.len < MAX_LEN && u64::from(section.count) <= section.len.max(1))
+    }
+}
+
+/// A format's place in the file.
+pub(super) fn slot(format: Format) -> usize {
+    Format::ALL.iter().position(|other| *other == format).unwrap_or(0)
+}
+
+fn mark_bytes(marks: &[Place]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(marks.len() * size_of::<MarkBlock>());
+    for mark in marks {
+        let (rendered, seq, offset) = (mark.offset.into(), mark.seq.into(), mark.position.offset.into());
+        bytes.extend_from_slice(MarkBlock { rendered, seq, offset, reserved: [0; 4] }.as_bytes());
+    }
+    bytes
+}
+
+fn header(sealed: &Sealed, index: &SegmentIndex) -> Header {
+    let mut header = Header::new_zeroed();
+    header.magic = MAGIC;
+    header.version = VERSION.into();
+    header.fingerprint = sealed.fingerprint;
+    header.sections = index.sections.map(|section| SectionBlock {
+        len: section.len.into(),
+        count: section.count.into(),
+        ends_empty: u32::from(section.ends_empty).into(),
+        crc: section.crc.into(),
+        reserved: [0; 4],
+    });
+    header.crc = header_sum(&header).into();
+    header
+}
+
+fn header_sum(header: &Header) -> u32 {
+    crc32fast::hash(&header.as_bytes()[..size_of::<Header>() - 4])
+}
+
+fn file_name(id: SegmentId) -> String {
+    format!("{:09}{SUFFIX}", id.0)
+}
+
+fn open_directory(queue: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(CWD, queue.join(INDEX_DIR), flags, Mode::empty())?.into())
+}
+
+fn open(queue: &Path, id: SegmentId) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat(open_directory(queue)?, file_name(id), flags, Mode::empty())?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// What is stored of a segment, if it is of this segment as it is now.
+pub(super) fn load(queue: &Path, id: SegmentId, sealed: &Sealed) -> Option<SegmentIndex> {
+    let mut file = open(queue, id).ok()?;
+    let mut header = Header::new_zeroed();
+    file.read_exact(header.as_mut_bytes()).ok()?;
+    let is_ours = header.magic == MAGIC && header.version.get() == VERSION && header.fingerprint == sealed.fingerprint;
+    if !is_ours || header.crc.get() != header_sum(&header) {
+        return None;
+    }
+    let sections = header.sections.map(|block| Section {
+        len: block.len.get(),
+        ends_empty: block.ends_empty.get() != 0,
+        count: block.count.get(),
+        crc: block.crc.get(),
+    });
+    let index = SegmentIndex::of(sealed, sections);
+    let marks: u64 = sections.iter().map(|section| u64::from(section.count)).sum();
+    let len = len_u64(size_of::<Header>()) + marks * len_u64(size_of::<MarkBlock>());
+    (index.is_possible() && file.metadata().ok()?.len() == len).then_some(index)
+}
+
+/// The marks of one format, with offsets from the segment's start; None if the file is no longer what it was.
+pub(super) fn load_marks(queue: &Path, id: SegmentId, index: &SegmentIndex, format: Format) -> Option<Vec<Place>> {
+    let file = open(queue, id).ok()?;
+    let section = index.section(format);
+    let before: u64 = index.sections[..slot(format)].iter().map(|section| u64::from(section.count)).sum();
+    let start = len_u64(size_of::<Header>()) + before * len_u64(size_of::<MarkBlock>());
+    let len = section.count as usize * size_of::<MarkBlock>();
+    // A length from a file must not cost more memory than that file has bytes.
+    if file.metadata().ok()?.len() < start + len_u64(len) {
+        return None;
+    }
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, start).ok()?;
+    if crc32fast::hash(&bytes) != section.crc {
+        return None;
+    }
+    let place = |bytes: &[u8]| {
+        let block = MarkBlock::ref_from_bytes(bytes).ok()?;
+        let position = Position { segment: id, offset: block.offset.get() };
+        Some(Place { offset: block.rendered.get(), position, seq: block.seq.get() })
+    };
+    let marks = bytes.chunks_exact(size_of::<MarkBlock>()).map(place).collect::<Option<Vec<Place>>>()?;
+    are_possible(&marks, index, section.len).then_some(marks)
+}
+
+fn are_possible(marks: &[Place], index: &SegmentIndex, len: u64) -> bool {
+    let (Some(first), Some(last)) = (marks.first(), marks.last()) else { return false };
+    let rises = |pair: &[Place]| {
+        let [a, b] = pair else { return true };
+        a.offset < b.offset && a.seq < b.seq && a.position.offset < b.position.offset
+    };
+    first.offset == 0
+        && (first.position.offset, first.seq) == (RECORDS_START, index.first_seq)
+        && (last.offset < len || last.offset == 0)
+        && (last.seq < index.next_seq || last.seq == index.first_seq)
+        && last.position.offset <= index.end_offset
+        && marks.iter().all(|mark| mark.position.offset.is_multiple_of(RECORD_ALIGN))
+        && marks.windows(2).all(rises)
+}
+
+/// Stores the index of a segment. Whoever may read and own the segment may read and own this.
+pub(super) fn save(
+    queue: &Path,
+    id: SegmentId,
+    sealed: &Sealed,
+    index: &SegmentIndex,
+    parts: &[Part; 4],
+) -> io::Result<()> {
+    let directory = match open_directory(queue) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_directory(queue)?,
+        other => other?,
+    };
+    let temporary = format!("{}{TEMPORARY_SUFFIX}", file_name(id));
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let make = || rustix::fs::openat(&directory, &temporary, flags, Mode::from_raw_mode(0o600));
+    let file = match make() {
+        Err(rustix::io::Errno::EXIST) => {
+            // Left by a daemon that was killed.
+            rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty())?;
+            make()?
+        }
+        other => other?,
+    };
+    let mut bytes = header(sealed, index).as_bytes().to_vec();
+    parts.iter().for_each(|(marks, ..)| bytes.extend_from_slice(&mark_bytes(marks)));
+    let mut file = File::from(file);
+    let (uid, gid, mode) = sealed.access;
+    let written = file.write_all(&bytes).and_then(|()| {
+        give(&file, uid, gid, mode & 0o666)?;
+        Ok(rustix::fs::renameat(&directory, &temporary, &directory, file_name(id))?)
+    });
+    if written.is_err() {
+        // The error to report is the first one.
+        let _ = rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty());
+    }
+    written
+}
+
+/// Root's daemon makes it for the queue's owner.
+fn make_directory(queue: &Path) -> io::Result<File> {
+    match rustix::fs::mkdirat(CWD, queue.join(INDEX_DIR), Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let made = open_directory(queue)?;
+    let above = std::fs::metadata(queue)?;
+    give(&made, above.uid(), above.gid(), above.mode() & 0o777)?;
+    Ok(made)
+}
+
+fn give(file: &File, uid: u32, gid: u32, mode: RawMode) -> io::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        rustix::fs::fchown(file, Some(uid), Some(gid))?;
+    }
+    // Behind the change of owner, which clears bits.
+    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
+}
+
+/// Removes what is stored of a segment. Best effort: what stays is checked before it is used.
+pub(super) fn remove(queue: &Path, id: SegmentId) {
+    if let Ok(directory) = open_directory(queue) {
+        let _ = rustix::fs::unlinkat(directory, file_name(id), AtFlags::empty());
+    }
+}
+
+/// Removes what is stored of segments before `first`: retention has taken them. Best effort.
+pub(super) fn remove_before(queue: &Path, first: SegmentId) {
+    let Ok(entries) = open_directory(queue).and_then(|_| std::fs::read_dir(queue.join(INDEX_DIR))) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let whole = name.to_str().map(|name| name.strip_suffix(TEMPORARY_SUFFIX).unwrap_or(name));
+        let id = whole.and_then(|name| name.strip_suffix(SUFFIX)).and_then(|digits| digits.parse().ok());
+        if id.is_some_and(|id| SegmentId(id) < first) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
