@@ -102,6 +102,8 @@ pub(crate) struct Ttl {
 impl Ttl {
     /// The default: attributes are asked for each time, a name may be kept for a second.
     pub(crate) const NAME: Ttl = Ttl { attr: Duration::ZERO, entry: Duration::from_secs(1) };
+    /// For directories: the kernel checks permissions along a path at every step, and asks anew what has run out.
+    pub(crate) const DIRECTORY: Ttl = Ttl { attr: Duration::from_secs(1), entry: Duration::from_secs(1) };
     /// For what never changes.
     pub(crate) const LONG: Ttl = Ttl { attr: Duration::from_secs(60), entry: Duration::from_secs(60) };
     /// For names that come and go.

@@ -5,6 +5,7 @@
 //! directory stands for one backing directory (ESTALE once the path leads to another one), that of a file for what
 //! its row made of the site at lookup.
 
+use std::cell::LazyCell;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -17,7 +18,7 @@ use super::attr::{Attr, Kind, Ttl};
 use super::backing::{Backing, Directory, FileId};
 use super::children;
 use super::errno::{Errno, Result};
-use super::files::numbered::Numbers;
+use super::files::numbered::{Listed, Numbers};
 use super::files::readers;
 use super::handles::{OpenFile, Progress, Table};
 use super::inodes::{Ino, Inodes, Key};
@@ -317,34 +318,80 @@ impl Tree {
         self.listings.insert(|_| Listing::Snapshot { ino, snapshot: Mutex::new(Snapshot { items, is_fresh: true }) })
     }
 
-    /// Gives the entries from `offset` on to `add`, with the offset behind each, until it has no more room.
-    pub(crate) fn readdir(&self, fh: u64, offset: u64, mut add: impl FnMut(&Item, u64) -> bool) -> Result<()> {
+    /// Gives the entries from `offset` on to `add`, with a way to look each up and with the offset behind it, until it
+    /// has no more room.
+    pub(crate) fn readdir(
+        &self,
+        fh: u64,
+        offset: u64,
+        mut add: impl FnMut(&Item, &dyn Fn() -> Result<Entry>, u64) -> bool,
+    ) -> Result<()> {
         let listing = self.listings.get(fh)?;
-        let items = match &*listing {
+        let (ino, items) = match &*listing {
             Listing::Snapshot { ino, snapshot } => {
                 let mut snapshot = lock(snapshot);
                 if offset == 0 && !std::mem::take(&mut snapshot.is_fresh) {
                     snapshot.items = Arc::new(self.list(*ino)?);
                 }
-                Arc::clone(&snapshot.items)
+                (*ino, Arc::clone(&snapshot.items))
             }
             Listing::Numbers { ino, directory, numbers } => {
-                return lock(numbers).list(offset, |name, kind, next| {
-                    let number = match kind {
-                        Kind::Directory => *ino,
-                        _ => self.inodes.number(&children::key(directory, OsStr::new(name), 0)),
+                return lock(numbers).list(offset, |name, listed, next| {
+                    let name = OsStr::new(name);
+                    let (kind, generation) = match &listed {
+                        Listed::Message(file) => (Kind::File, file.generation()),
+                        Listed::Link(generation) => (Kind::Symlink, *generation),
+                        Listed::Itself => (Kind::Directory, 0),
                     };
-                    add(&Item { name: name.into(), ino: number, kind }, next)
+                    let key = || children::key(directory, name, generation);
+                    let number = if kind == Kind::Directory { *ino } else { self.inodes.number(&key()) };
+                    let enter = || match &listed {
+                        Listed::Message(file) => self.enter(key(), Arc::new(Node::File(Arc::new(file.clone())))),
+                        Listed::Link(_) => self.lookup(*ino, name),
+                        Listed::Itself => self.getattr(*ino),
+                    };
+                    add(&Item { name: name.to_owned(), ino: number, kind }, &enter, next)
                 });
             }
         };
+        let directory = self.directory(ino)?;
+        let site = LazyCell::new(|| self.site(&directory));
         let skip = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
         for (item, next) in items.iter().skip(skip).zip(offset + 1..) {
-            if !add(item, next) {
+            let enter = || {
+                if is_dot(&item.name) {
+                    return self.getattr(ino);
+                }
+                let site = site.as_ref().map_err(|errno| *errno)?;
+                let (key, node) = children::find(&directory, site, &item.name)?;
+                let attr = if let Node::File(file) = &*node { file.quick_attr()? } else { self.attr(&node)? };
+                let (ino, node) = self.inodes.enter(key, node);
+                Ok(Entry { ino, attr, ttl: ttl(&node) })
+            };
+            if !add(item, &enter, next) {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// As [`Self::readdir`], with what a lookup of each name would give: what `add` has room for counts as looked up,
+    /// but for the directory itself and the one above.
+    pub(crate) fn readdir_plus(
+        &self,
+        fh: u64,
+        offset: u64,
+        mut add: impl FnMut(&OsStr, &Entry, u64) -> bool,
+    ) -> Result<()> {
+        self.readdir(fh, offset, |item, enter, next| {
+            // What vanishes while it is listed is not listed.
+            let Ok(entry) = enter() else { return true };
+            let has_room = add(&item.name, &entry, next);
+            if !has_room && !is_dot(&item.name) {
+                self.forget(entry.ino, 1);
+            }
+            has_room
+        })
     }
 
     pub(crate) fn releasedir(&self, fh: u64) {
@@ -426,9 +473,13 @@ impl Tree {
 
 fn ttl(node: &Node) -> Ttl {
     match node {
-        Node::Directory(_) => Ttl::NAME,
+        Node::Directory(_) => Ttl::DIRECTORY,
         Node::File(file) => file.ttl(),
     }
+}
+
+fn is_dot(name: &OsStr) -> bool {
+    name == "." || name == ".."
 }
 
 fn check_len(name: &OsStr) -> Result<()> {

@@ -44,7 +44,7 @@ impl TestMount {
         std::fs::create_dir(scratch.path().join("root")).unwrap();
         std::fs::create_dir(scratch.path().join("mnt")).unwrap();
         prepare(&scratch.path().join("root"));
-        let daemon = start_daemon(scratch.path(), options);
+        let daemon = start_daemon(scratch.path(), options, &[]);
         Some(Self { scratch, daemon })
     }
 
@@ -65,7 +65,12 @@ impl TestMount {
 
     /// Serves again after the daemon has ended.
     pub fn mount_again(&mut self, options: &str) {
-        self.daemon = start_daemon(self.scratch.path(), options);
+        self.daemon = start_daemon(self.scratch.path(), options, &[]);
+    }
+
+    /// As [`TestMount::mount_again`], started by another program, such as one that sets limits.
+    pub fn mount_limited(&mut self, options: &str, starter: &[&str]) {
+        self.daemon = start_daemon(self.scratch.path(), options, starter);
     }
 
     /// Runs a shell script in the mountpoint.
@@ -98,11 +103,7 @@ impl TestMount {
 
     /// Waits until a follower sits in its read.
     pub fn wait_until_blocked(&self, running: &Running) {
-        let syscall = format!("/proc/{}/wchan", running.id());
-        until("the reader blocks", || {
-            std::fs::read_to_string(&syscall)
-                .is_ok_and(|place| place.contains("fuse") || place.contains("request_wait"))
-        });
+        until("the reader blocks", || is_blocked(&format!("/proc/{}", running.id())));
     }
 
     fn command(&self, script: &str) -> Command {
@@ -162,6 +163,14 @@ pub fn writer(queue: &chronfs::Queue) -> chronfs::queue::QueueWriter {
     writer.unwrap()
 }
 
+/// Whether a thread, by its directory in /proc, waits for a mount to answer its read(2).
+pub fn is_blocked(thread: &str) -> bool {
+    let look = |file: &str| std::fs::read_to_string(format!("{thread}/{file}")).unwrap_or_default();
+    let place = look("wchan");
+    let waits = place.contains("fuse") || place.contains("request_wait");
+    waits && look("syscall").split(' ').next() == Some(&libc::SYS_read.to_string())
+}
+
 /// Sends a signal to a process that this test started.
 pub fn signal_to(pid: u32, signal: &str) {
     let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap();
@@ -216,13 +225,14 @@ pub fn can_mount() -> bool {
     device.is_ok() && text(&id.stdout).trim() == "0"
 }
 
-fn start_daemon(scratch: &Path, options: &str) -> Child {
+fn start_daemon(scratch: &Path, options: &str, starter: &[&str]) -> Child {
     let socket_path = scratch.join("notify");
     let _ = std::fs::remove_file(&socket_path);
     let socket = UnixDatagram::bind(&socket_path).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    let mut daemon = Command::new(env!("CARGO_BIN_EXE_chron-cli"))
-        .arg("mount")
+    let words = [starter, &[env!("CARGO_BIN_EXE_chron-cli"), "mount"]].concat();
+    let mut daemon = Command::new(words[0])
+        .args(&words[1..])
         .args([scratch.join("root"), scratch.join("mnt")])
         .args(["-f", "-o", options])
         .env("NOTIFY_SOCKET", &socket_path)

@@ -16,7 +16,7 @@ use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::Handle;
 use crate::fs::lock;
 use crate::fs::nodes::{Access, Caller, File, Shared, Site};
-use crate::fs::queues::OpenQueue;
+use crate::fs::queues::{Contents, OpenQueue};
 use crate::queue::{Error, QueueWriter, layout};
 use crate::view::{InputFormat, parse_line};
 
@@ -35,6 +35,9 @@ pub(crate) fn append(site: &Site, format: InputFormat) -> Result<Arc<dyn File>> 
 
 /// Row constructor for an empty plain directory: the first append makes the queue.
 pub(crate) fn first(site: &Site, format: InputFormat) -> Result<Arc<dyn File>> {
+    if let Contents::Unreadable(errno) = site.contents {
+        return Err(errno);
+    }
     let is_nothing = |name: &OsStr| {
         [bus::READY_FILE, layout::INDEX_DIR].iter().any(|other| name == *other)
             || name.to_str().is_some_and(bus::is_temporary)

@@ -34,11 +34,7 @@ pub(crate) fn find(queue: &Arc<OpenQueue>, name: &str) -> Result<Arc<dyn File>> 
             };
             let format = if json { Format::Jsonl } else { Format::Bin };
             let seq = parse(number).ok_or(Errno::ENOENT)?;
-            let (position, timestamp_ns, size) = with_message(&queue, seq, |message| {
-                let size = rendered_len(format, &Entry::Message(*message), None);
-                (message.position, message.timestamp_ns, u64::try_from(size).unwrap_or(u64::MAX))
-            })?;
-            Ok(Arc::new(Numbered { queue, format, seq, position, timestamp_ns, size }))
+            Ok(Arc::new(with_message(&queue, seq, |message| Numbered::new(&queue, format, message))?))
         }
     }
 }
@@ -62,13 +58,29 @@ fn with_message<T>(queue: &OpenQueue, seq: u64, run: impl FnOnce(&Message<'_>) -
     result
 }
 
-struct Numbered {
+/// A message as a file.
+#[derive(Clone)]
+pub(crate) struct Numbered {
     queue: Arc<OpenQueue>,
     format: Format,
     seq: u64,
     position: Position,
     timestamp_ns: u64,
     size: u64,
+}
+
+impl Numbered {
+    fn new(queue: &Arc<OpenQueue>, format: Format, message: &Message<'_>) -> Self {
+        let size = rendered_len(format, &Entry::Message(*message), None);
+        Self {
+            queue: Arc::clone(queue),
+            format,
+            seq: message.seq,
+            position: message.position,
+            timestamp_ns: message.timestamp_ns,
+            size: u64::try_from(size).unwrap_or(u64::MAX),
+        }
+    }
 }
 
 impl File for Numbered {
@@ -190,6 +202,15 @@ pub(super) fn link_attr(queue: &OpenQueue, target_len: usize) -> Result<Attr> {
     Ok(Attr { kind: Kind::Symlink, mode: 0o777, size: u64::try_from(target_len).unwrap_or(0), ..attr })
 }
 
+/// What a listing of `messages/` gives.
+pub(crate) enum Listed {
+    Message(Numbered),
+    /// A symlink, of this generation.
+    Link(u64),
+    /// The directory itself, or the one above.
+    Itself,
+}
+
 /// A listing of `messages/`, which goes on where it was.
 pub(crate) struct Numbers {
     queue: Arc<OpenQueue>,
@@ -203,8 +224,9 @@ impl Numbers {
         Self { queue: Arc::clone(queue), scanner: None, last: None }
     }
 
-    /// Gives the names behind `offset` to `add`, each with the offset behind it, until there is no more room.
-    pub(crate) fn list(&mut self, offset: u64, mut add: impl FnMut(&str, Kind, u64) -> bool) -> Result<()> {
+    /// Gives the names behind `offset` to `add`, each with the offset behind it, until there is no more room. What a
+    /// name stands for is at hand where that is a message.
+    pub(crate) fn list(&mut self, offset: u64, mut add: impl FnMut(&str, Listed, u64) -> bool) -> Result<()> {
         let bounds = self.queue.queue.bounds()?;
         let last = match self.last {
             Some(last) if offset > 0 => last,
@@ -221,15 +243,17 @@ impl Numbers {
             };
             let mut digits = String::with_capacity(20);
             while scanner.seq() <= last {
-                let (seq, before) = match scanner.next()? {
-                    Some(Entry::Message(message)) => (message.seq, message.position),
+                let message = match scanner.next()? {
+                    Some(Entry::Message(message)) => message,
                     Some(Entry::Gap(_)) => continue,
                     None => break,
                 };
                 use std::fmt::Write as _;
+                let (seq, before) = (message.seq, message.position);
                 digits.clear();
                 let _ = write!(digits, "{seq}");
-                if !add(&digits, Kind::File, seq) {
+                let file = Numbered::new(&self.queue, Format::Bin, &message);
+                if !add(&digits, Listed::Message(file), seq) {
                     scanner.seek(before, seq)?;
                     self.scanner = Some(scanner);
                     return Ok(());
@@ -237,10 +261,10 @@ impl Numbers {
             }
         }
         let is_empty = bounds.next_seq <= bounds.first_seq;
-        let names =
-            [(".", Kind::Directory), ("..", Kind::Directory), ("first", Kind::Symlink), ("last", Kind::Symlink)];
-        for ((name, kind), next) in names.into_iter().take(if is_empty { 2 } else { 4 }).zip(NAMES + 1..) {
-            if next > offset && !add(name, kind, next) {
+        let names = [".", "..", "first", "last"];
+        for (name, next) in names.into_iter().take(if is_empty { 2 } else { 4 }).zip(NAMES + 1..) {
+            let listed = if name.starts_with('.') { Listed::Itself } else { Listed::Link(self.queue.identity) };
+            if next > offset && !add(name, listed, next) {
                 break;
             }
         }

@@ -64,6 +64,11 @@ impl SharedView {
     fn attr(&self, queue: &Arc<OpenQueue>) -> Result<Attr> {
         self.catch_up()?;
         queue.index_in_background();
+        self.known_attr(queue)
+    }
+
+    /// What is known by now.
+    fn known_attr(&self, queue: &OpenQueue) -> Result<Attr> {
         let (size, modified_ns) = (self.view.known_size(), self.view.modified_ns());
         self.rest();
         Ok(Attr::file(&queue.data_stat()?, READ).with_size(size).modified_at(modified_ns))
@@ -123,6 +128,10 @@ impl File for Messages {
         self.view()?.attr(&self.queue)
     }
 
+    fn quick_attr(&self) -> Result<Attr> {
+        self.view()?.known_attr(&self.queue)
+    }
+
     fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
         Ok(Box::new(MessagesHandle::new(&self.view()?)))
@@ -167,6 +176,10 @@ impl Since {
 impl File for Since {
     fn attr(&self) -> Result<Attr> {
         self.view().attr(&self.queue)
+    }
+
+    fn quick_attr(&self) -> Result<Attr> {
+        self.view().known_attr(&self.queue)
     }
 
     fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {

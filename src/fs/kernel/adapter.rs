@@ -14,8 +14,8 @@ use std::time::SystemTime;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
     InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::fs::attr::{Attr, Kind};
@@ -25,7 +25,7 @@ use crate::fs::inodes::Ino;
 use crate::fs::nodes::{Access, Caller};
 use crate::fs::parked::{Answer, Interrupts, ParkedRead};
 use crate::fs::patience::Lanes;
-use crate::fs::tree::{Entry, Tree};
+use crate::fs::tree::{Entry, Item, Tree};
 use crate::fs::watch::Watch;
 
 use super::passthrough::Passthrough;
@@ -169,9 +169,14 @@ fn guarded(handler: impl FnOnce()) {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Not asked for: readdirplus (slow for large listings), asynchronous direct reads (they would tear streams
-        // apart), remote locks. What a kernel lacks is not fatal.
-        let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
+        // Not asked for: asynchronous direct reads (they would tear streams apart), remote locks. Listings come with
+        // attributes where the kernel sees that they are wanted: always would be slow, and fill its memory. What a
+        // kernel lacks is not fatal.
+        let wanted =
+            [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO];
+        for capability in wanted {
+            let _ = config.add_capabilities(capability);
+        }
         let _ = config.set_max_write(MAX_WRITE);
         self.passthrough.negotiate(config);
         Ok(())
@@ -375,10 +380,25 @@ impl Filesystem for Adapter {
 
     fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         guarded(|| {
-            let add = |item: &crate::fs::tree::Item, next| {
+            let add = |item: &Item, _: &dyn Fn() -> Result<Entry>, next| {
                 !reply.add(INodeNo(item.ino.0), next, file_type(item.kind), &item.name)
             };
             match self.tree.readdir(fh.0, offset, add) {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(error)),
+            }
+        });
+    }
+
+    fn readdirplus(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        guarded(|| {
+            let add = |name: &OsStr, entry: &Entry, next| {
+                // `fuser` takes one time for name and attributes.
+                let ttl = entry.ttl.attr.min(entry.ttl.entry);
+                let attr = file_attr(entry.ino, &entry.attr);
+                !reply.add(INodeNo(entry.ino.0), next, name, &ttl, &attr, Generation(0))
+            };
+            match self.tree.readdir_plus(fh.0, offset, add) {
                 Ok(()) => reply.ok(),
                 Err(error) => reply.error(errno(error)),
             }

@@ -2,6 +2,8 @@
 //! `session` mounts, serves and unmounts, `passthrough` hands files over to the kernel.
 
 mod adapter;
+#[cfg(test)]
+pub(in crate::fs) mod panics;
 mod passthrough;
 mod session;
 
