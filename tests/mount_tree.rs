@@ -83,7 +83,8 @@ fn a_hundred_thousand_messages_are_listed_and_found_fast() {
 fn retired_messages_are_not_there() {
     let Some(mount) = TestMount::over(
         |root| {
-            let settings = Settings { segment_size: 65536, retain_bytes: Some(65536), ..Settings::default() };
+            // So much that the writer itself takes nothing away.
+            let settings = Settings { segment_size: 65536, retain_bytes: Some(1 << 20), ..Settings::default() };
             let mut writer = writer(&Queue::create(root.join("q"), &settings).unwrap());
             for _ in 0..3 {
                 writer.append(1, &[b'x'; 40_000]).unwrap();
