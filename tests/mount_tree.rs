@@ -63,7 +63,7 @@ fn messages_are_files_by_number() {
 
 #[test]
 fn a_hundred_thousand_messages_are_listed_and_found_fast() {
-    let Some(mount) = mount() else { return };
+    let Some(mut mount) = mount() else { return };
     let mut writer = writer(&queue(&mount));
     for _ in 0..99_997 {
         writer.append(1, b"x").unwrap();
@@ -73,6 +73,19 @@ fn a_hundred_thousand_messages_are_listed_and_found_fast() {
     assert_eq!(mount.ok("ls -U q/messages | wc -l").trim(), "100002");
     let listing = started.elapsed();
     assert_eq!(mount.ok("ls -U q/messages | grep -cxE '[0-9]+'").trim(), "100000");
+    // With attributes too, and the daemon keeps nothing for each.
+    let status = format!("/proc/{}/status", mount.daemon().id());
+    let resident_kib = || {
+        let status = std::fs::read_to_string(&status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    let before = resident_kib();
+    assert_eq!(mount.ok("ls -lU q/messages | grep -c '^-r--r--r-- 1 .* 1 '").trim(), "99997");
+    let grown = resident_kib().saturating_sub(before);
+    assert!(grown < 16 << 10, "{grown} KiB for 100,000 names");
+    let listed = mount.ok("cd q/messages; ls -i | awk '$2 <= 500 || $2 ~ /t$/ {print $2, $1}' | sort");
+    assert_eq!(listed, mount.ok("cd q/messages; stat -c '%n %i' $(seq 500) first last | sort"));
     assert_eq!(mount.ok("ls -U q/messages | sort -u | wc -l").trim(), "100002");
     let started = Instant::now();
     mount.ok("for n in 1 50000 99999 77777 100000; do stat -c %s q/messages/$n; done");

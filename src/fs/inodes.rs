@@ -17,6 +17,9 @@ use super::{read, write};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Ino(pub(crate) u64);
 
+/// Set in the numbers of messages (`series.rs`), and in no others.
+pub(crate) const MESSAGE_BIT: u64 = 1 << 62;
+
 impl Ino {
     /// The root of every FUSE mount.
     pub(crate) const ROOT: Ino = Ino(1);
@@ -37,8 +40,8 @@ impl Key {
     fn hash(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         Hash::hash(self, &mut hasher);
-        // Positive for programs that keep it signed; 0 and 1 are taken.
-        (hasher.finish() >> 1) | 2
+        // Positive for programs that keep it signed, without the bit of messages; 0 and 1 are taken.
+        (hasher.finish() >> 2) | 2
     }
 }
 
@@ -123,7 +126,7 @@ impl<N> Tables<N> {
         }
         let mut number = key.hash();
         while self.nodes.contains_key(&Ino(number)) {
-            number = number.wrapping_add(1).max(2);
+            number = (number.wrapping_add(1) % MESSAGE_BIT).max(2);
         }
         Ino(number)
     }

@@ -28,6 +28,7 @@ mod options;
 mod parked;
 mod patience;
 mod queues;
+mod series;
 mod tree;
 mod watch;
 

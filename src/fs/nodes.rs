@@ -110,6 +110,11 @@ pub(crate) trait File: Send + Sync {
         0
     }
 
+    /// The sequence number, if it is a message and its number says all about it.
+    fn message(&self) -> Option<u64> {
+        None
+    }
+
     /// Whether its name still stands for it. Asked when it is opened: the kernel may have remembered the name.
     fn is_current(&self) -> bool {
         true

@@ -18,13 +18,14 @@ use super::attr::{Attr, Kind, Ttl};
 use super::backing::{Backing, Directory, FileId};
 use super::children;
 use super::errno::{Errno, Result};
-use super::files::numbered::{Listed, Numbers};
+use super::files::numbered::{self, Listed, Numbers};
 use super::files::readers;
 use super::handles::{OpenFile, Progress, Table};
-use super::inodes::{Ino, Inodes, Key};
+use super::inodes::{Ino, Inodes, Key, MESSAGE_BIT};
 use super::lock;
 use super::nodes::{self, Access, Caller, File, Place, Row, Shared, Site};
 use super::queues::{Contents, Queues};
+use super::series::{Home, Series};
 use super::watch::{Notify, Watch};
 
 /// Longest name of a directory entry, in bytes.
@@ -93,6 +94,7 @@ struct Snapshot {
 pub(crate) struct Tree {
     shared: Arc<Shared>,
     inodes: Inodes<Node>,
+    messages: Series<Node>,
     pub(crate) files: Table<OpenFile>,
     listings: Table<Listing>,
 }
@@ -108,6 +110,7 @@ impl Tree {
         Ok(Self {
             shared: Arc::new(shared),
             inodes: Inodes::new(Key { path: PathBuf::new(), id, generation: 0 }, Node::Directory(root)),
+            messages: Series::default(),
             files: Table::default(),
             listings: Table::default(),
         })
@@ -140,18 +143,21 @@ impl Tree {
     }
 
     pub(crate) fn forget(&self, ino: Ino, lookups: u64) {
-        self.inodes.forget(ino, lookups);
+        // Of messages nothing is kept.
+        if ino.0 & MESSAGE_BIT == 0 {
+            self.inodes.forget(ino, lookups);
+        }
     }
 
     pub(crate) fn getattr(&self, ino: Ino) -> Result<Entry> {
-        let node = self.inodes.get(ino)?;
+        let node = self.node(ino)?;
         Ok(Entry { ino, attr: self.attr(&node)?, ttl: ttl(&node) })
     }
 
     /// Truncation to `size`, new times, or (EPERM) anything else.
     pub(crate) fn setattr(&self, ino: Ino, size: Option<u64>, times: bool, other: bool, who: Caller) -> Result<Entry> {
         self.writable()?;
-        let node = self.inodes.get(ino)?;
+        let node = self.node(ino)?;
         match &*node {
             Node::File(_) | Node::Directory(_) if other => return Err(Errno::EPERM),
             Node::Directory(_) => return Err(Errno::EPERM),
@@ -168,7 +174,7 @@ impl Tree {
     }
 
     pub(crate) fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
-        match &*self.inodes.get(ino)? {
+        match &*self.node(ino)? {
             Node::File(file) => file.target(),
             Node::Directory(_) => Err(Errno::EINVAL),
         }
@@ -245,7 +251,7 @@ impl Tree {
     }
 
     pub(crate) fn open(&self, ino: Ino, access: Access, caller: Caller) -> Result<u64> {
-        let node = self.inodes.get(ino)?;
+        let node = self.node(ino)?;
         let Node::File(file) = &*node else { return Err(Errno::EISDIR) };
         if access != Access::Read {
             self.writable()?;
@@ -344,7 +350,11 @@ impl Tree {
                         Listed::Itself => (Kind::Directory, 0),
                     };
                     let key = || children::key(directory, name, generation);
-                    let number = if kind == Kind::Directory { *ino } else { self.inodes.number(&key()) };
+                    let number = match &listed {
+                        Listed::Message(file) => self.number(&key(), file),
+                        Listed::Link(_) => self.inodes.number(&key()),
+                        Listed::Itself => *ino,
+                    };
                     let enter = || match &listed {
                         Listed::Message(file) => self.enter(key(), Arc::new(Node::File(Arc::new(file.clone())))),
                         Listed::Link(_) => self.lookup(*ino, name),
@@ -407,7 +417,7 @@ impl Tree {
     }
 
     fn directory(&self, ino: Ino) -> Result<DirectoryNode> {
-        match &*self.inodes.get(ino)? {
+        match &*self.node(ino)? {
             Node::Directory(directory) => Ok(directory.clone()),
             Node::File(_) => Err(Errno::ENOTDIR),
         }
@@ -448,8 +458,49 @@ impl Tree {
     fn enter(&self, key: Key, node: Arc<Node>) -> Result<Entry> {
         // Attributes first: a node that has none is not there, and must not be entered.
         let attr = self.attr(&node)?;
+        if let Node::File(file) = &*node
+            && let Some(ino) = self.message_number(&key, &**file)
+        {
+            self.messages.remember(ino, &node);
+            return Ok(Entry { ino, attr, ttl: ttl(&node) });
+        }
         let (ino, node) = self.inodes.enter(key, node);
         Ok(Entry { ino, attr, ttl: ttl(&node) })
+    }
+
+    /// The inode number that a file has, or will have when it is looked up.
+    fn number(&self, key: &Key, file: &dyn File) -> Ino {
+        self.message_number(key, file).unwrap_or_else(|| self.inodes.number(key))
+    }
+
+    fn message_number(&self, key: &Key, file: &dyn File) -> Option<Ino> {
+        let seq = file.message()?;
+        let path = key.path.parent()?.to_path_buf();
+        self.messages.number(Home { path, id: key.id, generation: key.generation }, seq)
+    }
+
+    /// What an inode number stands for.
+    fn node(&self, ino: Ino) -> Result<Arc<Node>> {
+        if ino.0 & MESSAGE_BIT == 0 {
+            return self.inodes.get(ino);
+        }
+        if let Some(node) = self.messages.recent(ino) {
+            return Ok(node);
+        }
+        let (home, seq) = self.messages.find(ino).ok_or(Errno::ESTALE)?;
+        let relative = Arc::from(home.path.parent().ok_or(Errno::ESTALE)?);
+        let site = self.site(&DirectoryNode { kind: DirectoryKind::Backing, relative, id: home.id })?;
+        let queue = site.queue().map_err(|_| Errno::ESTALE)?;
+        if queue.identity != home.generation {
+            return Err(Errno::ESTALE);
+        }
+        let file = numbered::find(queue, &seq.to_string()).map_err(|errno| match errno {
+            Errno::ENOENT => Errno::ESTALE,
+            other => other,
+        })?;
+        let node = Arc::new(Node::File(file));
+        self.messages.remember(ino, &node);
+        Ok(node)
     }
 
     /// What a name in a directory is.

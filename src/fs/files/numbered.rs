@@ -105,6 +105,10 @@ impl File for Numbered {
         self.queue.identity
     }
 
+    fn message(&self) -> Option<u64> {
+        (self.format == Format::Bin).then_some(self.seq)
+    }
+
     fn is_current(&self) -> bool {
         self.queue.is_current()
     }
