@@ -1,18 +1,34 @@
 //! A writer and readers killed with SIGKILL at random moments, over and over: nothing that was visible is lost, nothing comes
 //! twice, and nobody has to repair anything.
 //!
-//! The test is its own child: with `CHRONFS_CRASH_QUEUE` set it appends (or reads) until it is killed.
-//! `CHRONFS_CRASH_CYCLES` sets the number of kills; the soak is the same test with a large number.
-#![allow(clippy::unwrap_used, clippy::panic)]
+//! The victims are forked by a process of one thread, which is this program again with `CHRONFS_CRASH_QUEUE` set: that
+//! makes thousands of kills a minute. `CHRONFS_CRASH_CYCLES` sets their number; the soak is the same test with a large one:
+//!
+//! ```text
+//! CHRONFS_CRASH_CYCLES=1000000 cargo test --release --test crash -- --nocapture
+//! ```
+#![allow(clippy::unwrap_used, clippy::panic, unsafe_code)]
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chronfs::queue::{Entry, Queue, Settings, Start, Waiter};
 
 const QUEUE: &str = "CHRONFS_CRASH_QUEUE";
 const CYCLES: &str = "CHRONFS_CRASH_CYCLES";
+const SETTINGS: Settings = Settings {
+    segment_size: 64 << 10,
+    checksum: chronfs::queue::Checksum::Crc32c,
+    max_bytes: None,
+    // What the checker has seen goes after a while, by the victims' own hand: they are killed in that too.
+    retain_bytes: Some(256 << 10),
+    retain_age_ns: None,
+    retain_segments: None,
+    reader_ttl_ns: None,
+    max_lag_bytes: None,
+};
 
 fn payload(seq: u64) -> Vec<u8> {
     let mut payload = seq.to_le_bytes().to_vec();
@@ -20,30 +36,112 @@ fn payload(seq: u64) -> Vec<u8> {
     payload
 }
 
-fn child(test: &str, queue: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(QUEUE, queue)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-/// Ends with the test, also when that fails.
-struct Killed(Child);
-
-impl Killed {
-    fn kill(mut self) {
-        self.0.kill().unwrap();
-        assert!(!self.0.wait().unwrap().success(), "the child was to be killed, but ended by itself");
+/// Appends in every way there is, until killed.
+fn write(queue: &Queue) -> ! {
+    let mut writer = queue.writer().unwrap();
+    loop {
+        let seq = writer.next_seq();
+        writer.append(1, &payload(seq)).unwrap();
+        let mut batch = writer.batch();
+        (1..4).for_each(|next| assert_eq!(batch.append(1, &payload(seq + next)).unwrap(), seq + next));
+        drop(batch);
+        let payload = payload(seq + 4);
+        writer.reserve(1, payload.len() / 2).unwrap().fill(0xFF);
+        let mut record = writer.reserve(1, payload.len()).unwrap();
+        record.copy_from_slice(&payload);
+        record.commit();
     }
 }
 
-impl Drop for Killed {
+/// Reads and commits, over and over, until killed.
+fn read(queue: &Queue) -> ! {
+    let mut reader = queue.reader("victim").unwrap();
+    loop {
+        while reader.next().unwrap().is_some() {
+            reader.commit();
+        }
+        reader.seek_seq(1).unwrap();
+    }
+}
+
+/// Forks a victim for each line of its input, and answers with its number; waits for its end at the next line.
+#[test]
+#[ignore = "is started by the others"]
+fn the_mother_of_the_victims() {
+    let Some(path) = std::env::var_os(QUEUE) else { return };
+    let mut lines = std::io::stdin().lines();
+    while let Some(Ok(part)) = lines.next() {
+        // SAFETY: this process has one thread (the harness runs a single test on its main thread), so that the child is
+        // whole.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let queue = Queue::open(PathBuf::from(path)).unwrap();
+            if part == "write" { write(&queue) } else { read(&queue) }
+        }
+        println!("victim {pid}");
+        let _ = lines.next();
+        let mut status = 0;
+        // SAFETY: waits for our own child.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        println!("status {status}");
+    }
+}
+
+/// The process that forks victims. Ends, and lets its victim be killed, with the test.
+struct Mother {
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    victim: Option<libc::pid_t>,
+}
+
+impl Mother {
+    fn of(queue: &Path) -> Self {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "the_mother_of_the_victims", "--ignored", "--nocapture", "--test-threads=1"])
+            .env(QUEUE, queue)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let (input, output) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
+        Self { process, input, output, victim: None }
+    }
+
+    fn answer(&mut self, word: &str) -> i32 {
+        let mut line = String::new();
+        while self.output.read_line(&mut line).unwrap() > 0 {
+            // The harness says the test's name in front of the first one.
+            if let Some((_, number)) = line.trim_end().rsplit_once(&format!("{word} ")) {
+                return number.parse().unwrap();
+            }
+            line.clear();
+        }
+        panic!("the process that forks the victims has ended");
+    }
+
+    fn start(&mut self, part: &str) {
+        writeln!(self.input, "{part}").unwrap();
+        self.victim = Some(self.answer("victim"));
+    }
+
+    fn kill(&mut self) {
+        // SAFETY: the mother has not waited for it, so that the number is its own.
+        assert_eq!(unsafe { libc::kill(self.victim.take().unwrap(), libc::SIGKILL) }, 0);
+        writeln!(self.input).unwrap();
+        assert_eq!(self.answer("status"), libc::SIGKILL, "the victim was to be killed, but ended by itself");
+    }
+}
+
+impl Drop for Mother {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        if let Some(victim) = self.victim {
+            // SAFETY: as in `kill`.
+            unsafe { libc::kill(victim, libc::SIGKILL) };
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -63,6 +161,12 @@ fn cycles(default: u64) -> u64 {
     std::env::var(CYCLES).ok().map_or(default, |cycles| cycles.parse().unwrap())
 }
 
+/// In memory where there is such a place: the kernel's caches are what a kill leaves either way.
+fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
 fn wait_until(waiter: &Waiter, mut reached: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -75,25 +179,30 @@ fn wait_until(waiter: &Waiter, mut reached: impl FnMut() -> bool) {
     }
 }
 
+fn spin(count: u64) {
+    (0..count).for_each(|_| std::hint::spin_loop());
+}
+
+/// Says how far a long run is.
+fn report(what: &str, cycle: u64, cycles: u64, seen: u64, started: Instant) {
+    if cycle == cycles || cycle.is_multiple_of(10_000) {
+        eprintln!("{what}: {cycle} kills in {:.0?}, {seen} messages", started.elapsed());
+    }
+}
+
 #[test]
 fn a_writer_killed_at_any_moment_loses_nothing_that_was_visible() {
-    if let Some(path) = std::env::var_os(QUEUE) {
-        let mut writer = Queue::open(PathBuf::from(path)).unwrap().writer().unwrap();
-        loop {
-            let seq = writer.next_seq();
-            writer.append(1, &payload(seq)).unwrap();
-        }
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let path = dir.path().join("q");
-    let queue = Queue::create(&path, &Settings { segment_size: 64 << 10, ..Settings::default() }).unwrap();
+    let queue = Queue::create(&path, &SETTINGS).unwrap();
     let waiter = queue.waiter().unwrap();
     let mut checker = queue.reader("checker").unwrap();
+    let mut mother = Mother::of(&path);
     let mut random = Random(0x5EED);
-    let mut seen = 0;
-    for cycle in 0..cycles(60) {
-        let writer = Killed(child("a_writer_killed_at_any_moment_loses_nothing_that_was_visible", &path));
-        let target = seen + 1 + random.below(400);
+    let (mut seen, started, cycles) = (0, Instant::now(), cycles(1000));
+    for cycle in 1..=cycles {
+        mother.start("write");
+        let target = seen + random.below(300);
         let mut check = || {
             while let Some(entry) = checker.next().unwrap() {
                 let Entry::Message(message) = entry else { panic!("cycle {cycle}: {entry:?}") };
@@ -104,53 +213,49 @@ fn a_writer_killed_at_any_moment_loses_nothing_that_was_visible() {
             checker.commit();
             seen >= target
         };
-        wait_until(&waiter, &mut check);
-        // A little further, to die anywhere in the work.
-        for _ in 0..random.below(30_000) {
-            std::hint::spin_loop();
+        // Now and then it dies before it has appended anything, in what the one before has left.
+        if !random.below(8).is_multiple_of(8) {
+            wait_until(&waiter, &mut check);
         }
-        writer.kill();
+        // A little further, to die anywhere in the work.
+        spin(random.below(30_000));
+        mother.kill();
         check();
+        report("writer", cycle, cycles, seen, started);
     }
     let mut scanner = queue.scan().unwrap();
-    let mut next = 1;
+    let first = queue.bounds().unwrap().first_seq;
+    let mut next = first;
     while let Some(entry) = scanner.next().unwrap() {
         assert_eq!(entry.message().map(|message| message.seq), Some(next));
         next += 1;
     }
-    assert_eq!(next, seen + 1, "everything that was seen is still there");
+    assert_eq!(next, seen + 1, "everything that was seen and is retained is still there");
+    assert!(first > 1, "retention has been at work");
+    assert!(queue.control_damage().is_none() && queue.inspect().unwrap().readers[0].damage.is_none());
 }
 
 #[test]
 fn a_reader_killed_at_any_moment_goes_on_at_its_last_commit_or_the_one_before() {
-    if let Some(path) = std::env::var_os(QUEUE) {
-        let mut reader = Queue::open(PathBuf::from(path)).unwrap().reader("victim").unwrap();
-        loop {
-            while reader.next().unwrap().is_some() {
-                reader.commit();
-            }
-            reader.seek_seq(1).unwrap();
-        }
-    }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let path = dir.path().join("q");
-    let queue = Queue::create(&path, &Settings { segment_size: 64 << 10, ..Settings::default() }).unwrap();
+    let queue = Queue::create(&path, &Settings { retain_bytes: None, ..SETTINGS }).unwrap();
     let mut writer = queue.writer().unwrap();
     (1..=3000).for_each(|seq| assert_eq!(writer.append(1, &payload(seq)).unwrap(), seq));
     queue.add_reader("victim").unwrap();
+    let mut mother = Mother::of(&path);
     let mut random = Random(0xC0FFEE);
-    for cycle in 0..cycles(30) {
+    let (started, cycles) = (Instant::now(), cycles(1000));
+    for cycle in 1..=cycles {
         let before = queue.reader_position("victim").unwrap();
-        let reader = Killed(child("a_reader_killed_at_any_moment_goes_on_at_its_last_commit_or_the_one_before", &path));
+        mother.start("read");
         let deadline = Instant::now() + Duration::from_secs(60);
         while queue.reader_position("victim").unwrap() == before {
             assert!(Instant::now() < deadline, "the reader does not get on");
             std::thread::yield_now();
         }
-        for _ in 0..random.below(50_000) {
-            std::hint::spin_loop();
-        }
-        reader.kill();
+        spin(random.below(50_000));
+        mother.kill();
         let position = queue.reader_position("victim").unwrap();
         assert!((1..=3001).contains(&position), "cycle {cycle}: {position}");
         let options = chronfs::queue::ReaderOptions { start: Start::Resume, ..Default::default() };
@@ -159,5 +264,6 @@ fn a_reader_killed_at_any_moment_goes_on_at_its_last_commit_or_the_one_before() 
         if let Some(entry) = reader.next().unwrap() {
             assert_eq!(entry.message().map(|message| message.seq), Some(position), "cycle {cycle}");
         }
+        report("reader", cycle, cycles, 3000, started);
     }
 }

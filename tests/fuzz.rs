@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use chronfs::queue::{Entry, Error, Queue, QueueReader, QueueWriter, Settings};
 
 const SEGMENT_SIZE: u32 = 64 << 10;
-const LONGEST: Duration = Duration::from_secs(1);
+/// What is promised of a release build; another one has more time.
+const LONGEST: Duration = Duration::from_secs(if cfg!(debug_assertions) { 4 } else { 1 });
 
 /// A small generator of numbers that look random (xorshift).
 struct Random(u64);
@@ -67,9 +68,9 @@ fn make_queue(path: &Path) {
 }
 
 /// Everything that can be done with a queue, whatever it holds. Numbers rise, time is bounded.
-fn use_queue(path: &Path, context: &str) {
+fn use_queue(path: &Path, context: &str) -> Duration {
     let started = Instant::now();
-    let Ok(queue) = Queue::open(path) else { return };
+    let Ok(queue) = Queue::open(path) else { return started.elapsed() };
     let _ = queue.inspect().map(|inspection| format!("{inspection:?}"));
     let mut last = 0;
     if let Ok(mut scanner) = queue.scan() {
@@ -105,7 +106,9 @@ fn use_queue(path: &Path, context: &str) {
             }
         }
     }
-    assert!(started.elapsed() < LONGEST * 4, "{context}: {:?}", started.elapsed());
+    let took = started.elapsed();
+    assert!(took < LONGEST, "{context}: {took:?}");
+    took
 }
 
 /// Puts something else into a file, with the checksums right where `repair` says so.
@@ -200,7 +203,7 @@ fn whatever_the_files_hold_nothing_panics_or_hangs() {
     make_queue(&template);
     let mut random = Random::new();
     let files = ["000000000.q", "000000001.q", "000000002.q", "control.meta", "readers/alice.meta", "writer.lock"];
-    let started = Instant::now();
+    let (started, mut longest) = (Instant::now(), Duration::ZERO);
     let rounds = rounds(1500);
     for round in 0..rounds {
         copy(&template, &path);
@@ -223,9 +226,9 @@ fn whatever_the_files_hold_nothing_panics_or_hangs() {
             }
             std::fs::write(path.join(name), bytes).unwrap();
         }
-        use_queue(&path, &format!("round {round}, seed {seed:#x}"));
+        longest = longest.max(use_queue(&path, &format!("round {round}, seed {seed:#x}")));
     }
-    eprintln!("{rounds} damaged queues in {:?}", started.elapsed());
+    eprintln!("{rounds} damaged queues in {:?}, the longest took {longest:?}", started.elapsed());
 }
 
 /// What must be in the queue, and who has it open.

@@ -161,7 +161,7 @@ pub(crate) fn read_head(file: &File) -> Option<HeadHint> {
     newest_head(slots)
 }
 
-fn newest_head(slots: [Option<HeadSlot>; 2]) -> Option<HeadHint> {
+pub(super) fn newest_head(slots: [Option<HeadSlot>; 2]) -> Option<HeadHint> {
     let sound = slots.into_iter().flatten().filter(|slot| is_sound(slot, slot.crc) && slot.next_seq.get() > 0);
     let newest = sound.max_by_key(|slot| slot.generation.get())?;
     Some(HeadHint {

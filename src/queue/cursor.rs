@@ -140,13 +140,13 @@ fn liveness(boot_id: [u8; 16], pid: u32) -> LivenessBlock {
 }
 
 /// The checksum of a slot: by the processor's instruction, because a commit should cost next to nothing.
-fn slot_sum(slot: &CursorSlot, queue_id: u64) -> u32 {
+pub(super) fn slot_sum(slot: &CursorSlot, queue_id: u64) -> u32 {
     let place = u64::from(slot.segment.get()) | u64::from(slot.offset.get()) << 32;
     let owner = queue_id ^ u64::from(slot.reserved.get());
     Summer::new(Checksum::Crc32c).sum([slot.generation.get(), slot.seq.get(), place, owner], &[])
 }
 
-fn slot(generation: u64, place: Place, queue_id: u64) -> CursorSlot {
+pub(super) fn slot(generation: u64, place: Place, queue_id: u64) -> CursorSlot {
     let mut slot = CursorSlot::new_zeroed();
     slot.generation = generation.into();
     slot.seq = place.seq.into();
@@ -154,6 +154,15 @@ fn slot(generation: u64, place: Place, queue_id: u64) -> CursorSlot {
     slot.offset = place.position.map_or(0, |position| position.offset).into();
     slot.crc = slot_sum(&slot, queue_id).into();
     slot
+}
+
+/// What the newest sound slot says, and its generation.
+pub(super) fn newest(slots: [Option<CursorSlot>; 2], queue_id: u64) -> Option<(Place, u64)> {
+    let is_sound = |slot: &CursorSlot| slot.crc.get() == slot_sum(slot, queue_id) && slot.seq.get() > 0;
+    let slot = slots.into_iter().flatten().filter(is_sound).max_by_key(|slot| slot.generation.get())?;
+    let position = Position { segment: SegmentId(slot.segment.get()), offset: slot.offset.get() };
+    let position = (position.offset != 0).then_some(position);
+    Some((Place { seq: slot.seq.get(), position }, slot.generation.get()))
 }
 
 /// Where the slot of this generation stands.
@@ -193,14 +202,8 @@ impl CursorFile {
         // The owner may be storing into the older slot while we read, or into both one after the other: look again.
         for _ in 0..8 {
             let slots = CURSOR_SLOTS.map(|offset| read_block::<CursorSlot>(&self.file, offset));
-            let sound = slots
-                .into_iter()
-                .flatten()
-                .filter(|slot| slot.crc.get() == slot_sum(slot, geometry.queue_id) && slot.seq.get() > 0);
-            if let Some(slot) = sound.max_by_key(|slot| slot.generation.get()) {
-                let position = Position { segment: SegmentId(slot.segment.get()), offset: slot.offset.get() };
-                let position = (position.offset != 0).then_some(position);
-                return Ok((Place { seq: slot.seq.get(), position }, slot.generation.get()));
+            if let Some(newest) = newest(slots, geometry.queue_id) {
+                return Ok(newest);
             }
         }
         Err(damaged(CURSOR_SLOTS[0], "neither of the cursor's slots matches its checksum"))

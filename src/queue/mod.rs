@@ -16,6 +16,8 @@ mod error;
 mod fan_in;
 #[cfg_attr(any(not(target_os = "linux"), chronfs_no_futex), path = "no_futex.rs")]
 mod futex;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod handshake;
 mod inspect;
 pub mod layout;
