@@ -126,6 +126,68 @@ fn one_flipped_bit_costs_at_most_one_message_and_is_reported() {
     assert_eq!(read(&path).lost(last), 0);
 }
 
+/// In memory where there is such a place: there are 1.8 million rounds.
+fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+/// All that the sampling tests of this file do with some: every bit of three segments, and every length of each.
+///
+/// ```text
+/// cargo test --release --test damage -- --ignored --nocapture
+/// ```
+#[test]
+#[ignore = "takes many minutes"]
+fn every_bit_and_every_length() {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    let (queue, last) = new_queue(&path);
+    drop(queue);
+    let (mut flips, mut cuts, mut lossy) = (0_u64, 0_u64, 0_u64);
+    for segment in 0..3 {
+        let file = path.join(format!("{segment:09}.q"));
+        for byte in 0..u64::from(SEGMENT_SIZE) {
+            for bit in 0..8 {
+                flip(&file, byte, bit);
+                // Both ways to read, at every eighth; they have the same code behind damage.
+                let outcome = if (byte + u64::from(bit)).is_multiple_of(8) {
+                    read(&path)
+                } else {
+                    scan(&mut Queue::open(&path).unwrap().scan().unwrap())
+                };
+                let context = format!("segment {segment} byte {byte} bit {bit}: {:?}", outcome.gaps);
+                assert!(outcome.is_complete(last) && outcome.lost(last) <= 1, "{context}");
+                lossy += outcome.lost(last);
+                flip(&file, byte, bit);
+                flips += 1;
+            }
+        }
+        eprintln!("{flips} flips, {lossy} of them cost a message");
+    }
+    for segment in (0..3).rev() {
+        let file = path.join(format!("{segment:09}.q"));
+        let whole = std::fs::read(&file).unwrap();
+        // Shorter and shorter; what is read grows less and less, and is never wrong.
+        let mut before = last + 1;
+        for len in (0..u64::from(SEGMENT_SIZE)).rev() {
+            std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(len).unwrap();
+            let outcome = if len.is_multiple_of(8) {
+                read(&path)
+            } else {
+                scan(&mut Queue::open(&path).unwrap().scan().unwrap())
+            };
+            let count = outcome.read.len() as u64;
+            assert!(outcome.read.is_sorted() && count <= before, "segment {segment} length {len}");
+            before = count;
+            cuts += 1;
+        }
+        std::fs::write(&file, whole).unwrap();
+        eprintln!("{cuts} lengths");
+    }
+    assert_eq!(read(&path).lost(last), 0);
+}
+
 #[test]
 fn after_a_flipped_bit_a_writer_goes_on_and_gives_no_number_twice() {
     let dir = tempfile::tempdir().unwrap();

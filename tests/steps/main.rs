@@ -198,6 +198,87 @@ fn a_kill_at_any_instruction_of_a_roll_loses_nothing() {
 }
 
 #[test]
+fn a_kill_at_any_instruction_of_a_batch_leaves_each_message_whole_or_absent() {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    let queue = new_queue(&path, 3);
+    let run = run(&path, |mark| {
+        let mut writer = queue.writer().unwrap();
+        mark();
+        let mut batch = writer.batch();
+        (4..=7).for_each(|seq| drop(batch.append(1, &payload(seq))));
+        drop(batch);
+        mark();
+    });
+    check_all("batch", &run, 3, 7);
+}
+
+#[test]
+fn a_kill_at_any_instruction_of_a_record_filled_in_place_leaves_it_whole_or_absent() {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    let queue = new_queue(&path, 3);
+    let run = run(&path, |mark| {
+        let mut writer = queue.writer().unwrap();
+        mark();
+        // One that is thought better of, longer than the one that takes its place.
+        writer.reserve(1, 200).unwrap().fill(0xFF);
+        let payload = payload(4);
+        let mut record = writer.reserve(1, payload.len()).unwrap();
+        record.copy_from_slice(&payload);
+        record.commit();
+        mark();
+    });
+    check_all("in place", &run, 3, 4);
+}
+
+#[test]
+fn a_kill_at_any_instruction_of_retention_leaves_what_readers_need() {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    let queue = Queue::create(&path, &Settings { retain_segments: Some(1), ..settings() }).unwrap();
+    // A reader that has passed none of it, so that the writer's own retention takes nothing.
+    queue.add_reader("alice").unwrap();
+    let fill = |writer: &mut QueueWriter| drop(writer.append(1, &[7; 60_000]).unwrap());
+    let mut writer = queue.writer().unwrap();
+    (0..6).for_each(|_| fill(&mut writer));
+    drop(writer);
+    let needed = 4;
+    queue.seek_reader("alice", needed).unwrap();
+    let run = run(&path, |mark| {
+        mark();
+        assert_eq!(queue.retain(false).unwrap().removed.len(), 3);
+        mark();
+    });
+    report("retention", &run);
+    let firsts: Vec<u64> = run
+        .states
+        .iter()
+        .map(|state| {
+            let dir = scratch();
+            state.restore(dir.path());
+            let queue = Queue::open(dir.path()).unwrap();
+            let first = queue.bounds().unwrap().first_seq;
+            let mut scanner = queue.scan().unwrap();
+            for seq in first..=6 {
+                let message = scanner.next().unwrap().and_then(Entry::message).unwrap();
+                assert!(message.seq == seq && message.payload.len() == 60_000);
+            }
+            assert_eq!(scanner.next().unwrap(), None);
+            let mut reader = queue.reader("alice").unwrap();
+            assert_eq!(reader.next().unwrap().and_then(Entry::message).map(|message| message.seq), Some(needed));
+            drop(reader);
+            // Whoever comes next finishes it.
+            fill(&mut queue.writer().unwrap());
+            queue.retain(false).unwrap();
+            assert_eq!(queue.bounds().unwrap().first_seq, needed);
+            first
+        })
+        .collect();
+    assert!(firsts.is_sorted() && firsts.first() == Some(&1) && firsts.last() == Some(&needed), "{firsts:?}");
+}
+
+#[test]
 fn a_kill_at_any_instruction_of_a_commit_leaves_the_cursor_before_or_behind_it() {
     let dir = scratch();
     let path = dir.path().join("q");
