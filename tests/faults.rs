@@ -1,13 +1,16 @@
 //! Limits and strange surroundings: file size and descriptor limits, a read-only file system, another pid namespace, a
-//! writer that is stopped in its tracks.
+//! writer that is stopped in its tracks, sleepers that are killed, words that wrap, clocks that jump.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::io::Write;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use chronfs::queue::{Entry, Error, Queue, Settings, WriterState};
+use chronfs::queue::{
+    Entry, Error, GapReason, LockHolder, Queue, ReaderOptions, Settings, WaitStrategy, WriterState, layout,
+};
 
 const CLI: &str = env!("CARGO_BIN_EXE_chron-cli");
 
@@ -163,7 +166,7 @@ fn a_stopped_writer_keeps_its_lock_and_is_called_stuck() {
         .unwrap();
     let mut child = Killed(child);
     child.0.stdin.as_mut().unwrap().write_all(b"hello\n").unwrap();
-    until("the writer is at work", || queue.writer_info().state == WriterState::Alive);
+    until("the writer is at work", || queue.writer_info().pid == Some(child.0.id()) && count(&queue) == 4);
     let pid = child.0.id().to_string();
     assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
     until("it is noticed", || queue.writer_info().state == WriterState::Stuck);
@@ -176,46 +179,206 @@ fn a_stopped_writer_keeps_its_lock_and_is_called_stuck() {
     assert_eq!(count(&queue), 4);
 }
 
+/// A word of the control block, as it stands there.
+fn word(queue: &Queue, offset: u32) -> u32 {
+    let bytes = std::fs::read(queue.path().join("control.meta")).unwrap();
+    u32::from_le_bytes(bytes[offset as usize..][..4].try_into().unwrap())
+}
+
+fn is_somebody_asleep(queue: &Queue) -> bool {
+    word(queue, layout::CONTROL_SLEEPING) != 0
+}
+
 #[test]
-fn retention_under_readers_takes_nothing_that_they_hold() {
+fn the_wake_word_may_wrap() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = new_queue(&dir.path().join("q"), 0);
+    let control = std::fs::File::options().write(true).open(queue.path().join("control.meta")).unwrap();
+    let nearly = u32::MAX - 2;
+    control.write_all_at(&nearly.to_le_bytes(), layout::CONTROL_NOTIFY_SEQ.into()).unwrap();
+    let mut writer = queue.writer().unwrap();
+    let options = ReaderOptions { wait: WaitStrategy::Sleep, ..ReaderOptions::default() };
+    let mut reader = queue.reader_with("alice", &options).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for seq in 1..=8 {
+                assert!(reader.wait(Some(Duration::from_secs(60))).unwrap());
+                assert_eq!(reader.next().unwrap().and_then(Entry::message).map(|message| message.seq), Some(seq));
+                reader.commit();
+            }
+        });
+        for seq in 1..=8 {
+            until("it sleeps", || is_somebody_asleep(&queue));
+            writer.append(1, b"x").unwrap();
+            until("it has read", || queue.reader_position("alice").unwrap() == seq + 1);
+        }
+    });
+    let wrapped = word(&queue, layout::CONTROL_NOTIFY_SEQ);
+    assert!(wrapped < 1000, "it was to wrap: {wrapped}");
+}
+
+#[test]
+fn a_sleeper_that_is_killed_costs_at_most_one_wake() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = new_queue(&dir.path().join("q"), 3);
+    let mut writer = queue.writer().unwrap();
+    let child = Command::new(CLI)
+        .args(["tail", "-f", "-n", "0", "q"])
+        .current_dir(dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let child = Killed(child);
+    until("it sleeps", || is_somebody_asleep(&queue));
+    drop(child);
+    let before = word(&queue, layout::CONTROL_NOTIFY_SEQ);
+    (0..1000).for_each(|_| drop(writer.append(1, b"x").unwrap()));
+    // Each wake raises the word by one. The flag that it left costs one, more would be a system call an append.
+    assert!(word(&queue, layout::CONTROL_NOTIFY_SEQ).wrapping_sub(before) <= 1);
+    assert!(!is_somebody_asleep(&queue));
+}
+
+#[test]
+fn a_process_that_has_the_number_of_the_writer_is_not_taken_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = new_queue(&dir.path().join("q"), 3);
+    let _writer = queue.writer().unwrap();
+    let path = queue.path().join("writer.lock");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let me = std::process::id();
+    assert_eq!(queue.writer_info().pid, Some(me));
+    let field = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap();
+    for (name, other) in [("started", "started 1"), ("boot", "boot x"), ("pid_namespace", "pid_namespace pid:[1]")] {
+        // In the same file: the lock stays.
+        std::fs::write(&path, text.replace(field(name), other)).unwrap();
+        let info = queue.writer_info();
+        assert_eq!((info.state, info.pid), (WriterState::Alive, None), "{name}");
+        assert!(matches!(queue.writer(), Err(Error::Locked { holder: LockHolder::Unknown, .. })), "{name}");
+    }
+    // Nor is a killed one's number worth anything: without a lock there is no writer.
+    std::fs::write(&path, &text).unwrap();
+    drop(_writer);
+    assert_eq!(queue.writer_info().state, WriterState::None);
+}
+
+/// `chron-cli` with the wall clock set off by so many seconds, in its own eyes; None where there is no faketime.
+fn with_clock(dir: &Path, offset: &str, arguments: &str) -> Option<Output> {
+    Command::new("faketime").arg("--version").output().ok()?;
+    let script = format!("faketime -f '{offset}' {CLI} {arguments}");
+    let mut command = Command::new("timeout");
+    command.args(["-k", "1", "60", "sh", "-c", &script]).current_dir(dir).stdin(Stdio::null());
+    Some(command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").output().unwrap())
+}
+
+#[test]
+fn a_wall_clock_that_jumps_expires_no_reader_and_turns_no_timestamp_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        segment_size: 64 << 10,
+        retain_segments: Some(1),
+        reader_ttl_ns: Some(600_000_000_000),
+        ..Settings::default()
+    };
+    let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
+    queue.add_reader("alice").unwrap();
+    chronfs::bus::write_lease(queue.path(), Duration::from_secs(3600), "").unwrap();
+    let mut writer = queue.writer().unwrap();
+    (0..300).for_each(|_| drop(writer.append(1, &[7; 900]).unwrap()));
+    drop(writer);
+    std::fs::write(dir.path().join("line"), "x\n").unwrap();
+    for offset in ["+1000d", "-1000d", "+0"] {
+        let Some(output) = with_clock(dir.path(), offset, "append q line") else {
+            eprintln!("skipped: there is no faketime");
+            return;
+        };
+        assert!(output.status.success(), "{offset}: {}", String::from_utf8_lossy(&output.stderr));
+        let retained = with_clock(dir.path(), offset, "retain q").unwrap();
+        assert!(retained.status.success(), "{offset}: {}", String::from_utf8_lossy(&retained.stderr));
+        let ls = with_clock(dir.path(), offset, "ls --json .").unwrap();
+        assert!(String::from_utf8_lossy(&ls.stdout).contains(r#""state":"live""#), "{offset}: {ls:?}");
+    }
+    let (mut scanner, mut last, mut count) = (queue.scan().unwrap(), 0, 0);
+    while let Some(entry) = scanner.next().unwrap() {
+        let message = entry.message().unwrap();
+        assert!(message.timestamp_ns >= last, "{}", message.seq);
+        (last, count) = (message.timestamp_ns, count + 1);
+    }
+    assert_eq!(count, 303, "what alice needs was taken");
+    assert!(last > chronfs::clock::now_ns() + 900 * 86_400_000_000_000, "the clock was to jump");
+}
+
+#[test]
+fn retention_takes_nothing_from_a_registered_reader_and_tells_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings { segment_size: 64 << 10, retain_segments: Some(1), ..Settings::default() };
     let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
     let mut writer = queue.writer().unwrap();
-    let done = std::sync::atomic::AtomicBool::new(false);
+    writer.append(1, &[7; 700]).unwrap();
+    let last = 20_000;
+    let mut reader = queue.reader("alice").unwrap();
+    // Unregistered, and stopped behind its first message: nothing waits for it.
+    let mut scanner = queue.scan().unwrap();
+    scanner.next().unwrap().unwrap();
     std::thread::scope(|scope| {
-        // Unregistered: retention waits for none of them.
-        let scans: Vec<_> = (0..2)
-            .map(|_| {
-                scope.spawn(|| {
-                    let (mut next, mut missed) = (1, 0);
-                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                        let mut scanner = queue.scan().unwrap();
-                        scanner.seek_seq(next).unwrap();
-                        while let Some(entry) = scanner.next().unwrap() {
-                            match entry {
-                                Entry::Message(message) => {
-                                    assert!(message.seq >= next && message.payload == [7; 700]);
-                                    next = message.seq + 1;
-                                    std::thread::yield_now();
-                                }
-                                Entry::Gap(gap) => {
-                                    assert!(gap.from >= next && gap.to >= gap.from, "{gap:?} at {next}");
-                                    assert_ne!(gap.reason, chronfs::queue::GapReason::Checksum, "{gap:?}");
-                                    (next, missed) = (gap.to + 1, missed + 1);
-                                }
-                            }
-                        }
-                    }
-                    missed
-                })
-            })
-            .collect();
-        for _ in 0..20_000 {
-            writer.append(1, &[7; 700]).unwrap();
+        scope.spawn(|| {
+            for seq in 1..=last {
+                assert!(reader.wait(Some(Duration::from_secs(60))).unwrap());
+                let message = reader.next().unwrap().unwrap().message();
+                assert_eq!(message.map(|message| (message.seq, message.payload)), Some((seq, &[7; 700][..])));
+                reader.commit();
+            }
+        });
+        (1..last).for_each(|_| drop(writer.append(1, &[7; 700]).unwrap()));
+    });
+    drop(writer);
+    queue.retain(false).unwrap();
+    let first = queue.bounds().unwrap().first_seq;
+    assert!(first > last / 2, "retention has been at work: {first}");
+    // What it holds open it may finish; then it is told of everything that is gone.
+    let (mut next, mut gaps) = (2, Vec::new());
+    while let Some(entry) = scanner.next().unwrap() {
+        match entry {
+            Entry::Message(message) => assert_eq!(std::mem::replace(&mut next, message.seq + 1), message.seq),
+            Entry::Gap(gap) => {
+                assert_eq!(gap.from, next);
+                next = gap.to + 1;
+                gaps.push((gap.to, gap.reason));
+            }
+        }
+    }
+    assert_eq!((next, gaps), (last + 1, vec![(first - 1, GapReason::Retired)]));
+}
+
+#[test]
+fn looking_deep_at_a_queue_that_is_written_to_and_retired_from_raises_no_alarm() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { segment_size: 64 << 10, retain_segments: Some(2), ..Settings::default() };
+    let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
+    queue.add_reader("alice").unwrap();
+    let mut writer = queue.writer().unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let options = chronfs::doctor::Options { deep: true, fix: false };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut reader = queue.reader("alice").unwrap();
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                writer.append(1, &[7; 700]).unwrap();
+                while reader.next().unwrap().is_some() {}
+                reader.commit();
+            }
+        });
+        let start = queue.bounds().unwrap().first_seq;
+        let mut looks = 0;
+        let mut found = Vec::new();
+        // Until much has been retired under it.
+        while found.is_empty() && (looks < 40 || queue.bounds().unwrap().first_seq < start + 2000) {
+            let report = chronfs::doctor::examine(dir.path(), options, &mut |_| {}).unwrap();
+            found.extend(report.findings.into_iter().filter(|f| f.severity > chronfs::doctor::Severity::Info));
+            assert!(report.unchecked.is_empty(), "{:?}", report.unchecked);
+            looks += 1;
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
-        let missed: u64 = scans.into_iter().map(|scan| scan.join().unwrap()).sum();
-        eprintln!("{missed} gaps by retention");
+        assert!(found.is_empty(), "after {looks} looks: {found:#?}");
     });
 }

@@ -1,4 +1,5 @@
-//! The lock-free protocols, under every interleaving (loom): waking sleepers, publishing a record, committing a cursor.
+//! The lock-free protocols, under every interleaving (loom): waking sleepers, publishing a record, committing a cursor,
+//! retention beside a reader.
 //!
 //! The writer's half of the wake-up is the engine's own file, included here over loom's atomics. The rest is modelled:
 //! what a sleeper does by system calls on the control block (`Waiter::announce`), the futex, and membarrier, which makes
@@ -256,5 +257,32 @@ fn whoever_looks_at_a_cursor_during_a_commit_sees_what_was_committed_once() {
         assert!(sound.is_none_or(|(generation, value)| value == 100 + generation), "{sound:?}");
         owner.join().unwrap();
         assert_eq!(slots.iter().filter_map(Slot::load).max(), Some((2, 102)));
+    });
+}
+
+/// Segments 1 to 3, and the cursor of a reader that needs everything from its value on.
+#[test]
+fn retention_never_takes_what_a_registered_reader_has_not_passed() {
+    explore(4, || {
+        let exists = Arc::new([1, 1, 1].map(AtomicU32::new));
+        let cursor = Arc::new(AtomicU32::new(1));
+        let retention = {
+            let (exists, cursor) = (Arc::clone(&exists), Arc::clone(&cursor));
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    // First what readers need, then the removals: never the other way round.
+                    let needed = cursor.load(Ordering::Relaxed);
+                    for id in 1..needed {
+                        exists[id as usize - 1].store(0, Ordering::Relaxed);
+                    }
+                }
+            })
+        };
+        for id in 1..=3 {
+            assert_eq!(exists[id as usize - 1].load(Ordering::Relaxed), 1, "segment {id} is gone");
+            // The commit, a plain store: retention may see it late, never early.
+            cursor.store(id + 1, Ordering::Release);
+        }
+        retention.join().unwrap();
     });
 }

@@ -20,10 +20,11 @@ const BEFORE: u64 = 90;
 const APPENDED: u64 = 60;
 
 /// What fails, with what.
-const FAULTS: [(&str, &str); 18] = [
+const FAULTS: [(&str, &str); 19] = [
     ("openat", "EMFILE"),
     ("openat", "EACCES"),
     ("fallocate", "ENOSPC"),
+    ("fallocate", "EDQUOT"),
     ("mmap", "ENOMEM"),
     ("madvise", "EFAULT"),
     ("ftruncate", "EIO"),
@@ -154,16 +155,43 @@ fn numbers(start: u64, count: u64, more: &str) -> Vec<u64> {
     few
 }
 
-#[test]
-fn any_system_call_may_fail() {
-    let dir = tempfile::tempdir().unwrap();
-    let (template, scratch): (PathBuf, PathBuf) = (dir.path().join("template"), dir.path().join("run"));
+/// The template and a place for runs in a directory; false where there is no strace.
+fn prepare(dir: &Path) -> Option<(PathBuf, PathBuf)> {
+    let (template, scratch) = (dir.join("template"), dir.join("run"));
     std::fs::create_dir(&template).unwrap();
     make_template(&template);
     if !Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success()) {
         eprintln!("skipped: no strace here, or it may not trace");
-        return;
+        return None;
     }
+    Some((template, scratch))
+}
+
+#[test]
+fn an_interrupted_call_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((template, scratch)) = prepare(dir.path()) else { return };
+    let append = &OPERATIONS[0];
+    let mut runs = 0;
+    for call in ["openat", "fallocate", "pread64", "pwrite64", "fsync", "fdatasync", "ftruncate", "futex"] {
+        let nothing = Operation { name: "nothing", arguments: &["--version"], after: BEFORE };
+        let start = count_calls(&template, &scratch, &nothing, call);
+        let count = count_calls(&template, &scratch, append, call);
+        for number in numbers(start, count, "") {
+            let expression = format!("inject={call}:error=EINTR:when={number}");
+            let output = trace(&template, &scratch, append, &expression);
+            assert!(output.status.success(), "{expression}: {}", String::from_utf8_lossy(&output.stderr));
+            check_run(&scratch, append, &output, &expression);
+            runs += 1;
+        }
+    }
+    assert!(runs >= 8, "{runs}");
+}
+
+#[test]
+fn any_system_call_may_fail() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((template, scratch)) = prepare(dir.path()) else { return };
     let nothing = Operation { name: "nothing", arguments: &["--version"], after: BEFORE };
     let (mut runs, mut failed) = (0, 0);
     for operation in &OPERATIONS {

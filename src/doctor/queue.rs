@@ -242,6 +242,9 @@ impl Exam<'_> {
         for segment in &inspection.segments {
             let path = self.segment_path(segment.id);
             let len = std::fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len());
+            if self.is_retired(segment.id) {
+                continue;
+            }
             let expected = u64::from(inspection.settings.segment_size);
             if is_no_file(&path) {
                 // Named as such, with what lies in the directory.
@@ -254,13 +257,20 @@ impl Exam<'_> {
                 let remedy = "if it was renamed or copied here, put it back; else restore it from a copy".to_owned();
                 self.found(Severity::Error, "damaged-segment", path.clone(), detail.to_owned(), remedy);
             }
-            if let Some(before) = previous.filter(|before| before.id.next() != segment.id && segment.id <= head) {
+            let follows = |before: &&SegmentInfo| before.id.next() == segment.id || self.is_retired(before.id.next());
+            if let Some(before) = previous.filter(|before| !follows(before) && segment.id <= head) {
                 let path = self.segment_path(before.id.next());
                 let detail = format!("missing: the queue has segments {} and {}", before.id, segment.id);
                 self.found(Severity::Error, "missing-segment", path, detail, restore());
             }
             previous = Some(segment);
         }
+    }
+
+    /// Whether retention has taken a segment since the queue was looked at, or what was in front of it.
+    fn is_retired(&self, id: SegmentId) -> bool {
+        let is_gone = || std::fs::symlink_metadata(self.segment_path(id)).is_err();
+        is_gone() && self.queue.bounds().is_ok_and(|bounds| id < bounds.first.segment)
     }
 
     fn limits(&mut self) {
@@ -357,6 +367,9 @@ impl Exam<'_> {
 
     fn gap(&mut self, gap: &Gap) {
         let Gap { from, to, reason, position } = gap;
+        if self.is_retired(position.segment) {
+            return;
+        }
         let path = self.segment_path(position.segment);
         let what = match reason {
             GapReason::Checksum => "a record does not match its checksum",
