@@ -6,7 +6,8 @@
 #
 # Data: the recording in $CHRONFS_DATA or ../shared/data where there is one, else the sample in testdata/. Everything
 # happens in a temporary directory, which is gone afterwards, whatever happens.
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" feed strategy router
+examples=(feed strategy router)
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 speed=30 every=5 symbols=(BTCUSDT ETHUSDT)
 [ -z "$is_sample" ] || speed=2 every=2 symbols=(ALPHA BETA)
 

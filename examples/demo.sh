@@ -4,7 +4,8 @@
 #
 # Data: the recording in $CHRONFS_DATA or ../shared/data where there is one, else the sample in testdata/. Everything
 # happens in a temporary directory, which is gone afterwards, whatever happens.
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" feed
+examples=(feed)
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 speed=40
 [ -z "$is_sample" ] || speed=2
 

@@ -1,5 +1,5 @@
-# The half that demo.sh and bus.sh have in common; to be sourced, with the examples to build as arguments. Builds them,
-# finds the data, makes a temporary directory `$work` that is gone at the end, whatever happens, with everything that was
+# The half that demo.sh, bus.sh and soak.sh have in common; to be sourced, after `examples` has been set to those to
+# build. Builds them, finds the data, makes a temporary directory `$work` that is gone at the end, whatever happens, with everything that was
 # started and mounted in it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,7 +9,7 @@ if [ ! -e /dev/fuse ]; then
     echo "$0: there is no /dev/fuse here; load the module (modprobe fuse) or give the container the device" >&2
     exit 1
 fi
-cargo build --release --locked --bin chron-cli "${@/#/--example=}" < /dev/null
+cargo build --release --locked --bin chron-cli "${examples[@]/#/--example=}" < /dev/null
 target=$(cargo metadata --format-version 1 --no-deps < /dev/null | jq -r .target_directory)
 PATH="$target/release:$target/release/examples:$PATH"
 

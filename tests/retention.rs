@@ -147,3 +147,19 @@ fn the_writer_applies_retention_by_itself_after_a_roll() {
         writer.append(1, &payload(number)).unwrap();
     }
 }
+
+#[test]
+fn a_damaged_cursor_keeps_everything_until_it_is_set_anew() {
+    let settings = Settings { segment_size: 64 << 10, retain_segments: Some(1), ..Settings::default() };
+    let (_dir, queue) = new_queue(&settings);
+    queue.add_reader("alice").unwrap();
+    let mut writer = queue.writer().unwrap();
+    (1..=6).for_each(|seq| assert_eq!(writer.append(1, &[7; 60_000]).unwrap(), seq));
+    drop(writer);
+    std::fs::write(queue.path().join("readers/alice.meta"), [0xFF; 4096]).unwrap();
+    let retention = queue.retain(false).unwrap();
+    assert!(retention.removed.is_empty(), "{retention:?}");
+    assert_eq!(retention.pins.iter().map(|pin| (pin.reader.as_str(), pin.seq)).collect::<Vec<_>>(), [("alice", None)]);
+    queue.seek_reader("alice", 7).unwrap();
+    assert!(!queue.retain(false).unwrap().removed.is_empty());
+}

@@ -40,7 +40,7 @@ pub fn targets() -> Vec<(&'static str, Target, Vec<u8>)> {
         ("cursor", cursor, with_mode(slots.as_bytes())),
         ("record", record, [&[1, 0], words.as_bytes(), payload, &[0; 3]].concat()),
         ("name", name, b"\0eu.west-1".to_vec()),
-        ("segment_name", segment_name, b"\0000000017.q".to_vec()),
+        ("segment_name", segment_name, b"\x00000000017.q".to_vec()),
     ]
 }
 
