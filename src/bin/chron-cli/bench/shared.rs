@@ -97,4 +97,17 @@ impl Shared {
         word.store(len as u64, std::sync::atomic::Ordering::Release);
         *at += len;
     }
+
+    /// The payload at `at` that `copy_in` has put there, padded; None if there is none yet. Does not start over.
+    #[allow(dead_code)] // used where this floor takes two processes: `bench/`
+    #[inline]
+    pub(super) fn copied_in(&self, at: &mut usize) -> Option<&[u8]> {
+        let record = self.map.get(*at..*at + 32)?;
+        // SAFETY: as in `copy_in`.
+        let word = unsafe { AtomicU64::from_ptr(record.as_ptr().cast_mut().cast()) };
+        let len = usize::try_from(word.load(std::sync::atomic::Ordering::Acquire)).ok()?;
+        let payload = self.map.get(*at + 32..*at + len).filter(|_| len > 0)?;
+        *at += len;
+        Some(payload)
+    }
 }

@@ -1,0 +1,237 @@
+//! What takes one process: appending, in bursts and sustained over many segments, and how long single appends take.
+
+use std::fs::File;
+use std::hint::black_box;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use chronfs::QueueWriter;
+use chronfs::clock::boot_ns;
+use chronfs::queue::{Queue, Settings};
+use commitlog::message::MessageBuf;
+use commitlog::{CommitLog, LogOptions};
+use hdrhistogram::Histogram;
+
+use crate::Result;
+use crate::plan::Plan;
+use crate::report::{Report, Sample};
+use crate::shared::Shared;
+
+const LINKS: [&str; 5] = ["copied", "chronfs", "commitlog", "commitlog, 100 at once", "write(2)"];
+/// Bytes appended without a pause in a burst, and the pause behind it.
+const BURST: u64 = 2 << 20;
+const PAUSE: Duration = Duration::from_millis(3);
+/// Sustained runs of those who are slow end after this long, and of those who can't remove old files after so much.
+const LONGEST: Duration = Duration::from_secs(8);
+const MOST_KEPT: u64 = 1 << 30;
+/// Bytes that the floor is written into, round and round.
+const FLOOR_BYTES: usize = 64 << 20;
+/// Appends between two looks at the clock.
+const CHUNK: u64 = 10_000;
+const BATCH: u64 = 100;
+const HEADER: u64 = 32;
+
+/// Appends a number of messages.
+trait Append {
+    fn append(&mut self, payload: &[u8], count: u64) -> Result<()>;
+    /// Whether the disk does not fill, however much is appended.
+    fn keeps_little(&self) -> bool {
+        true
+    }
+}
+
+struct Floor {
+    shared: Shared,
+    at: usize,
+}
+
+impl Append for Floor {
+    #[inline]
+    fn append(&mut self, payload: &[u8], count: u64) -> Result<()> {
+        for _ in 0..count {
+            self.shared.copy_in(&mut self.at, black_box(payload));
+        }
+        Ok(())
+    }
+}
+
+struct Chron {
+    writer: QueueWriter,
+}
+
+impl Append for Chron {
+    #[inline]
+    fn append(&mut self, payload: &[u8], count: u64) -> Result<()> {
+        for _ in 0..count {
+            self.writer.append(1, black_box(payload))?;
+        }
+        Ok(())
+    }
+}
+
+struct Log {
+    log: CommitLog,
+    batch: u64,
+}
+
+impl Append for Log {
+    fn append(&mut self, payload: &[u8], count: u64) -> Result<()> {
+        if self.batch == 1 {
+            for _ in 0..count {
+                self.log.append_msg(black_box(payload))?;
+            }
+            return Ok(());
+        }
+        for _ in 0..count.div_ceil(self.batch) {
+            let mut messages = MessageBuf::default();
+            for _ in 0..self.batch {
+                messages.push(black_box(payload)).map_err(|e| format!("{e:?}"))?;
+            }
+            self.log.append(&mut messages)?;
+        }
+        Ok(())
+    }
+
+    fn keeps_little(&self) -> bool {
+        false
+    }
+}
+
+impl Append for File {
+    fn append(&mut self, payload: &[u8], count: u64) -> Result<()> {
+        for _ in 0..count {
+            self.write_all(black_box(payload))?;
+        }
+        Ok(())
+    }
+
+    fn keeps_little(&self) -> bool {
+        false
+    }
+}
+
+fn floor(memory: &Path) -> Result<Floor> {
+    Ok(Floor { shared: Shared::create(&memory.join("floor"), FLOOR_BYTES / 64)?, at: 0 })
+}
+
+fn chron(dir: &Path) -> Result<Chron> {
+    // Old segments go, so that ten gigabytes don't stay.
+    let settings = Settings { retain_segments: Some(4), ..Settings::default() };
+    Ok(Chron { writer: Queue::create(dir.join("queue"), &settings)?.writer()? })
+}
+
+fn log(dir: &Path, batch: u64) -> Result<Log> {
+    let mut options = LogOptions::new(dir.join("log"));
+    options.segment_max_bytes(64 << 20).index_max_items(10_000_000).message_max_bytes(16 << 20);
+    Ok(Log { log: CommitLog::new(options)?, batch })
+}
+
+/// Everything that is measured here, in turns.
+pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) {
+    for &payload in plan.payloads {
+        for round in 0..plan.rounds {
+            eprintln!("== append of {payload} bytes, round {} of {}", round + 1, plan.rounds);
+            for link in LINKS {
+                report.attempt(&format!("append {link}"), |report| burst(plan, payload, link, report));
+            }
+        }
+    }
+    for &payload in plan.latency_payloads {
+        // Ten gigabytes take long enough to be their own median; the second size is a check.
+        for link in LINKS {
+            eprintln!("== sustained append of {payload} bytes: {link}");
+            report.attempt(&format!("sustained {link}"), |report| sustained(plan, payload, link, report));
+        }
+        for round in 0..plan.rounds.min(3) {
+            eprintln!("== single appends of {payload} bytes, round {}", round + 1);
+            for link in ["copied", "chronfs", "write(2)"] {
+                report.attempt(&format!("single {link}"), |report| single(plan, payload, link, report));
+            }
+        }
+    }
+    let _ = plan.scratch.fresh();
+}
+
+macro_rules! with_link {
+    ($plan:expr, $link:expr, $function:ident, $($argument:expr),*) => {{
+        let (dir, memory) = $plan.scratch.fresh()?;
+        match $link {
+            "copied" => $function(&mut floor(&memory)?, $($argument),*),
+            "chronfs" => $function(&mut chron(&dir)?, $($argument),*),
+            "commitlog" => $function(&mut log(&dir, 1)?, $($argument),*),
+            "commitlog, 100 at once" => $function(&mut log(&dir, BATCH)?, $($argument),*),
+            _ => $function(&mut File::create(dir.join("file"))?, $($argument),*),
+        }
+    }};
+}
+
+fn burst(plan: &Plan<'_>, payload: usize, link: &'static str, report: &mut Report) -> Result<()> {
+    let bytes = vec![b'x'; payload];
+    let per_burst = (BURST / (HEADER + payload as u64)).max(1).next_multiple_of(BATCH.min(8));
+    let bursts = if plan.quick { 8 } else { 24 };
+    let elapsed = with_link!(plan, link, bursts_of, &bytes, per_burst, bursts)?;
+    let (count, elapsed_ns) = (per_burst * bursts, nanos(elapsed));
+    report.add(Sample { test: "append", link, payload, count, elapsed_ns, values: Vec::new() });
+    Ok(())
+}
+
+fn bursts_of(to: &mut impl Append, payload: &[u8], count: u64, bursts: u64) -> Result<Duration> {
+    let mut elapsed = Duration::ZERO;
+    // The first one finds nothing in place.
+    to.append(payload, count)?;
+    for _ in 0..bursts {
+        std::thread::sleep(PAUSE);
+        let start = Instant::now();
+        to.append(payload, count)?;
+        elapsed += start.elapsed();
+    }
+    Ok(elapsed)
+}
+
+fn sustained(plan: &Plan<'_>, payload: usize, link: &'static str, report: &mut Report) -> Result<()> {
+    let bytes = vec![b'x'; payload];
+    let (count, elapsed) = with_link!(plan, link, sustain, &bytes, plan.sustained)?;
+    let elapsed_ns = nanos(elapsed);
+    report.add(Sample { test: "sustained", link, payload, count, elapsed_ns, values: Vec::new() });
+    Ok(())
+}
+
+fn sustain(to: &mut impl Append, payload: &[u8], bytes: u64) -> Result<(u64, Duration)> {
+    let record = HEADER + payload.len() as u64;
+    let bytes = if to.keeps_little() { bytes } else { bytes.min(MOST_KEPT) };
+    let chunk = CHUNK.min((64 << 20) / record).next_multiple_of(BATCH);
+    let (mut count, start) = (0, Instant::now());
+    while count * record < bytes && start.elapsed() < LONGEST * if to.keeps_little() { 4 } else { 1 } {
+        to.append(payload, chunk)?;
+        count += chunk;
+    }
+    Ok((count, start.elapsed()))
+}
+
+fn single(plan: &Plan<'_>, payload: usize, link: &'static str, report: &mut Report) -> Result<()> {
+    let bytes = vec![b'x'; payload];
+    // Some ten segments.
+    let count = (if plan.quick { 256 << 20 } else { 768 << 20 }) / (HEADER + payload as u64);
+    let histogram = with_link!(plan, link, singles, &bytes, count)?;
+    let values = histogram.iter_recorded().map(|v| (v.value_iterated_to(), v.count_at_value())).collect();
+    report.add(Sample { test: "single", link, payload, count, elapsed_ns: 0, values });
+    Ok(())
+}
+
+/// From the end of one append to the end of the next, a look at the clock included.
+fn singles(to: &mut impl Append, payload: &[u8], count: u64) -> Result<Histogram<u64>> {
+    let mut histogram = Histogram::new_with_bounds(1, 60_000_000_000, 3)?;
+    let mut before = boot_ns();
+    for _ in 0..count {
+        to.append(payload, 1)?;
+        let now = boot_ns();
+        histogram.saturating_record(now - before);
+        before = now;
+    }
+    Ok(histogram)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,78 @@
+//! chronfs itself: checksums written and verified, timestamps, persisted cursors.
+
+use chronfs::queue::{Entry, Queue, ReaderOptions, Settings, WaitStrategy};
+use chronfs::{QueueReader, QueueWriter};
+
+use super::{BACK, Link, Rx, THERE, Tx};
+use crate::Result;
+use crate::pair::{Job, Test};
+
+/// Readers commit after so many messages.
+const COMMIT_EVERY: u64 = 64;
+
+pub(crate) struct Chron {
+    job: Job,
+}
+
+impl Link for Chron {
+    type Tx = QueueWriter;
+    type Rx = ChronRx;
+
+    fn make(job: &Job) -> Result<Self> {
+        for name in [THERE, BACK] {
+            Queue::create(job.dir.join(name), &Settings::default())?;
+        }
+        Self::join(job)
+    }
+
+    fn join(job: &Job) -> Result<Self> {
+        Ok(Self { job: job.clone() })
+    }
+
+    fn tx(&mut self, name: &str) -> Result<QueueWriter> {
+        Ok(Queue::open(self.job.dir.join(name))?.writer()?)
+    }
+
+    fn rx(&mut self, name: &str) -> Result<ChronRx> {
+        let wait = if self.job.test == Test::Wake { WaitStrategy::Sleep } else { WaitStrategy::BusySpin };
+        let options = ReaderOptions { wait, ..ReaderOptions::default() };
+        let reader = Queue::open(self.job.dir.join(name))?.reader_with("bench", &options)?;
+        Ok(ChronRx { reader, number: 0 })
+    }
+}
+
+impl Tx for QueueWriter {
+    #[inline]
+    fn send(&mut self, payload: &[u8]) -> Result<()> {
+        self.append(1, payload)?;
+        Ok(())
+    }
+}
+
+pub(crate) struct ChronRx {
+    reader: QueueReader,
+    number: u64,
+}
+
+impl Rx for ChronRx {
+    #[inline]
+    fn poll(&mut self, max: usize, mut f: impl FnMut(&[u8])) -> Result<usize> {
+        for count in 0..max {
+            match self.reader.next()? {
+                None => return Ok(count),
+                Some(Entry::Message(message)) => f(message.payload),
+                Some(Entry::Gap(gap)) => return Err(format!("messages {} to {} are lost", gap.from, gap.to).into()),
+            }
+            self.number += 1;
+            if self.number.is_multiple_of(COMMIT_EVERY) {
+                self.reader.commit();
+            }
+        }
+        Ok(max)
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        self.reader.wait(None)?;
+        Ok(())
+    }
+}

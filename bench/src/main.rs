@@ -1,0 +1,146 @@
+//! chronfs beside its peers and beside the least that this machine can do it for.
+//!
+//! One program plays all parts: it starts itself a second time for whatever takes two processes (`pair.rs`). Every way
+//! to send messages is a [`link`]; the same code drives all of them, in turns, so that all see the same machine.
+
+mod append;
+mod link;
+mod mount;
+mod pair;
+mod plan;
+mod plot;
+mod report;
+mod scale;
+mod scratch;
+// The floors are those of `chron-cli bench`.
+#[path = "../../src/bin/chron-cli/bench/shared.rs"]
+mod shared;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use plan::Plan;
+use report::Report;
+use scratch::Scratch;
+
+/// Whatever goes wrong ends up as text for people.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const USAGE: &str = "\
+usage: chronfs-bench [--quick] [--scale] [--only TEST,...] [--dir DIR] [--out DIR] [--cli PATH] [--max-gb N]
+  --quick      a minute or two instead of a quarter of an hour
+  --scale      the tables of growing queues, readers and sources instead
+  --only       some of append,stream,one-way,round-trip,wake,mount (or grow,readers,fan-in)
+  --dir        where queues are made (default: the temporary directory); a real file system
+  --out        where performance.md, performance.json and the plots go (default: docs)
+  --cli        chron-cli, for what is measured through a mount (default: target/release/chron-cli)
+  --max-gb     how far the queue grows with --scale (default: 50, or what the disk has room for)
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, job] = args.as_slice()
+        && flag == pair::OTHER
+    {
+        return end(pair::play(job));
+    }
+    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        print!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    end(Args::parse(&args).and_then(|args| run(&args)))
+}
+
+fn end(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("chronfs-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Args {
+    quick: bool,
+    scale: bool,
+    only: Option<Vec<String>>,
+    dir: PathBuf,
+    out: PathBuf,
+    cli: PathBuf,
+    max_gb: u64,
+}
+
+impl Args {
+    fn parse(args: &[String]) -> Result<Self> {
+        let mut parsed = Self {
+            quick: false,
+            scale: false,
+            only: None,
+            dir: std::env::temp_dir(),
+            out: PathBuf::from("docs"),
+            cli: PathBuf::from("target/release/chron-cli"),
+            max_gb: 50,
+        };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value\n{USAGE}"));
+            match arg.as_str() {
+                "--quick" => parsed.quick = true,
+                "--scale" => parsed.scale = true,
+                "--only" => parsed.only = Some(value()?.split(',').map(str::to_owned).collect()),
+                "--dir" => parsed.dir = value()?.into(),
+                "--out" => parsed.out = value()?.into(),
+                "--cli" => parsed.cli = value()?.into(),
+                "--max-gb" => parsed.max_gb = value()?.parse()?,
+                _ => return Err(format!("{arg}: no such option\n{USAGE}").into()),
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn wants(&self, test: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only.iter().any(|wanted| wanted == test))
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let scratch = Scratch::new(&args.dir)?;
+    let plan = Plan::new(args.quick, args.max_gb, &args.cli, &scratch);
+    let mut report = Report::new(&scratch, &args.cli)?;
+    if args.scale {
+        for (name, test) in [("grow", scale::grow as scale::Part), ("readers", scale::readers), ("fan-in", scale::fan_in)] {
+            if args.wants(name) {
+                eprintln!("== {name}");
+                report.attempt(name, |report| test(&plan, report));
+            }
+        }
+        return finish(args, &report, "scale");
+    }
+    if args.wants("append") {
+        append::run(&plan, &mut report);
+    }
+    for test in [pair::Test::Stream, pair::Test::OneWay, pair::Test::RoundTrip, pair::Test::Wake] {
+        if args.wants(test.name()) {
+            pair::run(&plan, test, &mut report);
+        }
+    }
+    if args.wants("mount") {
+        report.attempt("mount", |report| mount::run(&plan, report));
+    }
+    finish(args, &report, "performance")
+}
+
+fn finish(args: &Args, report: &Report, name: &str) -> Result<()> {
+    let at = |ending: &str| args.out.join(format!("{name}{ending}"));
+    std::fs::create_dir_all(&args.out)?;
+    let plots = plot::all(report, &args.out, name)?;
+    std::fs::write(at(".json"), serde_json::to_string_pretty(report)?)?;
+    std::fs::write(at(".md"), report.markdown(name, &plots))?;
+    eprintln!("{}", display(&at(".md")));
+    Ok(())
+}
+
+fn display(path: &Path) -> String {
+    format!("wrote {}", path.display())
+}

@@ -1,0 +1,387 @@
+//! What takes two processes. The *leader* sends, the *other*, a second process of this program, receives and measures
+//! (for round trips the leader does). All times are of the boot-time clock, which both share. Before the first message
+//! both ends are set up and pinned to a processor each; helper threads are not.
+
+use std::hint::black_box;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::time::{Duration, Instant};
+
+use chronfs::clock::boot_ns;
+use hdrhistogram::Histogram;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+#[cfg(feature = "aeron")]
+use crate::link::Aeron;
+use crate::link::{BACK, Chron, Copied, Follow, Iceoryx, Link, Pipe, Rx, Socket, THERE, TailF, Tx, Word};
+use crate::plan::Plan;
+use crate::report::{Report, Sample};
+use crate::shared::Shared;
+
+/// Says that the program plays the other's part.
+pub(crate) const OTHER: &str = "--other";
+/// Messages a second, one way.
+const RATE: u64 = 100_000;
+/// Pause before a wake, in which the other falls asleep.
+const NAP: Duration = Duration::from_micros(300);
+/// No measurement takes longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Slots of the memory by which both agree.
+const READY: usize = 0;
+const HEARD: usize = 1;
+/// Received at a time, streamed.
+const BATCH: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Test {
+    Stream,
+    OneWay,
+    RoundTrip,
+    Wake,
+}
+
+impl Test {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::OneWay => "one-way",
+            Self::RoundTrip => "round-trip",
+            Self::Wake => "wake",
+        }
+    }
+
+    /// Who takes part.
+    fn links(self) -> Vec<&'static str> {
+        let aeron = cfg!(feature = "aeron").then_some("aeron");
+        match self {
+            Self::Stream => [&["copied", "chronfs", "iceoryx2", "pipe", "socket"][..], aeron.as_slice()].concat(),
+            Self::OneWay | Self::RoundTrip => {
+                [&["word", "copied", "chronfs", "iceoryx2", "pipe", "socket"][..], aeron.as_slice()].concat()
+            }
+            Self::Wake => vec!["word", "chronfs", "iceoryx2", "pipe", "socket", "follow.bin", "tail -f"],
+        }
+    }
+}
+
+/// One measurement, as both processes are told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Job {
+    link: String,
+    pub(crate) test: Test,
+    pub(crate) payload: usize,
+    /// Messages that are measured, and before them some that are not.
+    count: u64,
+    warm: u64,
+    /// On the file system that is measured, and in memory.
+    pub(crate) dir: PathBuf,
+    pub(crate) memory: PathBuf,
+    pub(crate) cli: PathBuf,
+    /// Of names that peers make outside of the directories.
+    pub(crate) prefix: String,
+}
+
+impl Job {
+    /// Of one direction.
+    pub(crate) fn messages(&self) -> u64 {
+        self.warm + self.count
+    }
+}
+
+/// What the other one hands back.
+#[derive(Serialize, Deserialize)]
+struct Measured {
+    values: Vec<(u64, u64)>,
+    elapsed_ns: u64,
+}
+
+macro_rules! with_link {
+    ($job:expr, $function:ident) => {
+        match $job.link.as_str() {
+            "word" => $function::<Word>($job),
+            "copied" => $function::<Copied>($job),
+            "chronfs" => $function::<Chron>($job),
+            "iceoryx2" => $function::<Iceoryx>($job),
+            "pipe" => $function::<Pipe>($job),
+            "socket" => $function::<Socket>($job),
+            "follow.bin" => $function::<Follow>($job),
+            "tail -f" => $function::<TailF>($job),
+            #[cfg(feature = "aeron")]
+            "aeron" => $function::<Aeron>($job),
+            other => Err(format!("{other}: no such link").into()),
+        }
+    };
+}
+
+/// All links in turns, round after round.
+pub(crate) fn run(plan: &Plan<'_>, test: Test, report: &mut Report) {
+    let payloads = match test {
+        Test::Stream => plan.payloads,
+        Test::OneWay | Test::RoundTrip => plan.latency_payloads,
+        Test::Wake => &[64],
+    };
+    for &payload in payloads {
+        for round in 0..plan.rounds {
+            eprintln!("== {} of {payload} bytes, round {} of {}", test.name(), round + 1, plan.rounds);
+            for link in test.links() {
+                report.attempt(&format!("{} {link}", test.name()), |report| {
+                    let job = job(plan, test, payload, link)?;
+                    let measured = with_link!(&job, lead);
+                    remove_leftovers(&job.prefix);
+                    let Measured { values, elapsed_ns } = measured?;
+                    report.add(Sample { test: test.name(), link, payload, count: job.count, elapsed_ns, values });
+                    Ok(())
+                });
+            }
+        }
+    }
+}
+
+fn job(plan: &Plan<'_>, test: Test, payload: usize, link: &str) -> Result<Job> {
+    let (dir, memory) = plan.scratch.fresh()?;
+    let record = 32 + payload as u64;
+    let part = if plan.quick { 4 } else { 1 };
+    let is_slow = !matches!(link, "word" | "copied" | "chronfs" | "aeron" | "iceoryx2");
+    let (warm, count) = match test {
+        Test::Stream if is_slow => (0, plan.streamed / record.max(1024) / 2),
+        Test::Stream => (0, plan.streamed / record),
+        Test::OneWay => (2_000, 60_000 / part),
+        Test::RoundTrip if is_slow => (1_000, 20_000 / part),
+        Test::RoundTrip => (50_000, 100_000 / part),
+        Test::Wake => (20, 1_000 / part),
+    };
+    let prefix = format!("chronfs_bench_{}_", std::process::id());
+    Ok(Job { link: link.to_owned(), test, payload, count, warm, dir, memory, cli: plan.cli.clone(), prefix })
+}
+
+/// What a peer that failed has left in shared memory.
+fn remove_leftovers(prefix: &str) {
+    for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Ends the other process whatever happens.
+struct Other(Child);
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Looks without pause, but not for ever.
+struct Guard {
+    end: Instant,
+    turns: u32,
+}
+
+impl Guard {
+    fn new() -> Self {
+        Self { end: Instant::now() + PATIENCE, turns: 0 }
+    }
+
+    /// To be called on each turn that found nothing.
+    #[inline]
+    fn turn(&mut self, other: Option<&mut Other>) -> Result<()> {
+        self.turns = self.turns.wrapping_add(1);
+        if self.turns.is_multiple_of(1 << 20) { self.look(other) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn look(&self, other: Option<&mut Other>) -> Result<()> {
+        if other.is_some_and(|other| !matches!(other.0.try_wait(), Ok(None))) {
+            return Err("the other process has ended early".into());
+        }
+        if Instant::now() > self.end { Err("it takes too long".into()) } else { Ok(()) }
+    }
+}
+
+fn histogram() -> Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, 60_000_000_000, 3)?)
+}
+
+fn values(histogram: &Histogram<u64>) -> Vec<(u64, u64)> {
+    histogram.iter_recorded().map(|v| (v.value_iterated_to(), v.count_at_value())).collect()
+}
+
+/// Puts this thread on one of the processors that this program may use.
+pub(crate) fn pin(number: usize) -> Result<()> {
+    let allowed = sched_getaffinity(None)?;
+    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
+    let mut set = CpuSet::new();
+    set.set(cpus[number % cpus.len()]);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Lets this thread run anywhere again.
+fn unpin(allowed: &CpuSet) {
+    let _ = sched_setaffinity(None, allowed);
+}
+
+fn agreement(job: &Job) -> PathBuf {
+    job.memory.join("agreement")
+}
+
+fn lead<L: Link>(job: &Job) -> Result<Measured> {
+    let shared = Shared::create(&agreement(job), 2)?;
+    let mut link = L::make(job)?;
+    let child = Command::new(std::env::current_exe()?)
+        .args([OTHER, &serde_json::to_string(job)?])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut other = Other(child);
+    let mut tx = link.tx(THERE)?;
+    let mut rx = if job.test == Test::RoundTrip { Some(link.rx(BACK)?) } else { None };
+    let guard = Guard::new();
+    while shared.slot(READY).load(Acquire) == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+        guard.look(Some(&mut other))?;
+    }
+    let allowed = sched_getaffinity(None)?;
+    pin(0)?;
+    let mut payload = vec![0; job.payload];
+    let mut histogram = histogram()?;
+    let sent = send(job, &shared, &mut other, &mut tx, rx.as_mut(), &mut payload, &mut histogram);
+    unpin(&allowed);
+    sent?;
+    let mut text = String::new();
+    if let Some(mut stdout) = other.0.stdout.take() {
+        std::io::Read::read_to_string(&mut stdout, &mut text)?;
+    }
+    drop((tx, rx, link));
+    let mut measured: Measured = serde_json::from_str(&text).map_err(|_| "the other process has failed")?;
+    if job.test == Test::RoundTrip {
+        measured.values = values(&histogram);
+    }
+    Ok(measured)
+}
+
+fn send<T: Tx, R: Rx>(
+    job: &Job,
+    shared: &Shared,
+    other: &mut Other,
+    tx: &mut T,
+    rx: Option<&mut R>,
+    payload: &mut [u8],
+    histogram: &mut Histogram<u64>,
+) -> Result<()> {
+    let mut guard = Guard::new();
+    let stamp = |payload: &mut [u8], stamp: u64| payload[..8].copy_from_slice(&stamp.to_le_bytes());
+    match (job.test, rx) {
+        (Test::Stream, _) => {
+            stamp(payload, boot_ns());
+            for _ in 0..job.messages() {
+                tx.send(black_box(payload))?;
+            }
+        }
+        (Test::OneWay, _) => {
+            let start = boot_ns();
+            for number in 0..job.messages() {
+                let due = start + number * 1_000_000_000 / RATE;
+                while boot_ns() < due {}
+                // When it should have been sent: whoever is late pays for it.
+                stamp(payload, due);
+                tx.send(payload)?;
+            }
+        }
+        (Test::RoundTrip, Some(rx)) => {
+            for number in 0..job.messages() {
+                let start = boot_ns();
+                stamp(payload, start);
+                tx.send(payload)?;
+                while rx.poll(1, |payload| {
+                    black_box(payload);
+                })? == 0
+                {
+                    guard.turn(Some(other))?;
+                }
+                if number >= job.warm {
+                    histogram.saturating_record(boot_ns() - start);
+                }
+            }
+        }
+        (Test::RoundTrip, None) => return Err("a round trip needs a way back".into()),
+        (Test::Wake, _) => {
+            for number in 1..=job.messages() {
+                std::thread::sleep(NAP);
+                stamp(payload, boot_ns());
+                tx.send(payload)?;
+                while shared.slot(HEARD).load(Acquire) < number {
+                    guard.turn(Some(other))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The other's part.
+pub(crate) fn play(job: &str) -> Result<()> {
+    // Without the leader nobody would ever end us.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    let job: Job = serde_json::from_str(job)?;
+    let measured = with_link!(&job, follow)?;
+    println!("{}", serde_json::to_string(&measured)?);
+    Ok(())
+}
+
+fn follow<L: Link>(job: &Job) -> Result<Measured> {
+    let shared = Shared::open(&agreement(job))?;
+    let mut link = L::join(job)?;
+    let mut rx = link.rx(THERE)?;
+    let mut tx = if job.test == Test::RoundTrip { Some(link.tx(BACK)?) } else { None };
+    pin(1)?;
+    let answer = vec![0; job.payload];
+    let (mut histogram, mut guard) = (histogram()?, Guard::new());
+    let (mut first_stamp, mut seen, mut bytes) = (0, 0, 0_u64);
+    shared.slot(READY).store(1, Release);
+    while seen < job.messages() {
+        let mut stamp = 0;
+        if job.test == Test::Wake {
+            rx.wait()?;
+        }
+        let max = if job.test == Test::Stream { BATCH } else { 1 };
+        let count = rx.poll(max, |payload| {
+            stamp = payload.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+            if job.test == Test::Stream {
+                bytes ^= fold(payload);
+            }
+        })?;
+        if count == 0 {
+            guard.turn(None)?;
+            continue;
+        }
+        if seen == 0 {
+            first_stamp = stamp;
+        }
+        seen += count as u64;
+        match (job.test, &mut tx) {
+            (Test::RoundTrip, Some(tx)) => tx.send(&answer)?,
+            (Test::OneWay | Test::Wake, _) if seen > job.warm => {
+                histogram.saturating_record(boot_ns().saturating_sub(stamp));
+            }
+            _ => {}
+        }
+        if job.test == Test::Wake {
+            shared.slot(HEARD).store(seen, Release);
+        }
+    }
+    black_box(bytes);
+    let elapsed_ns = boot_ns().saturating_sub(first_stamp);
+    Ok(Measured { values: values(&histogram), elapsed_ns })
+}
+
+/// Reads every byte.
+#[inline]
+fn fold(payload: &[u8]) -> u64 {
+    let (words, rest) = payload.as_chunks::<8>();
+    let tail = rest.iter().fold(0, |sum, byte| sum ^ u64::from(*byte));
+    words.iter().fold(tail, |sum, word| sum ^ u64::from_le_bytes(*word))
+}
