@@ -1,5 +1,6 @@
 //! Append, read and commit, each beside this machine's floor: the same record copied into a populated mapping without a
-//! checksum, a timestamp or a wake, and read back. Look at the ratios within one run, not at the nanoseconds.
+//! checksum, a timestamp or a wake, and read back. Look at the ratios within one run, not at the nanoseconds. Then seeks,
+//! fan-in, rolls, and taking over from a killed writer.
 //!
 //! `cargo bench --bench queue`; `CHRONFS_BENCH_DIR` says where the queues are made (default: the temporary directory).
 #![allow(missing_docs, unsafe_code, clippy::unwrap_used, clippy::cast_possible_truncation)]
@@ -9,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{Ordering, compiler_fence};
 use std::time::{Duration, Instant};
 
-use chronfs::queue::{Queue, QueueWriter, ReaderOptions, Settings, Start};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use chronfs::queue::{FanInReader, Queue, QueueWriter, ReaderOptions, Settings, Start};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 
 const PAYLOADS: [usize; 4] = [16, 64, 256, 1024];
 const HEADER: usize = 32;
@@ -160,12 +161,161 @@ fn commit(criterion: &mut Criterion) {
     criterion.bench_function("commit", |bencher| bencher.iter(|| reader.commit()));
 }
 
+/// Seeks over 64 segments, each with the message that it leads to.
+fn seek(criterion: &mut Criterion) {
+    let dir = directory();
+    let settings = Settings { segment_size: 1 << 20, ..Settings::default() };
+    let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
+    let mut writer = queue.writer().unwrap();
+    let messages = (64 << 20) / 96;
+    for seq in 0..messages {
+        writer.append_at(seq * 1000, 1, &[b'x'; 64]).unwrap();
+    }
+    drop(writer);
+    let mut reader = queue.reader("alice").unwrap();
+    let mut random = 1_u64;
+    let mut next = move || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) % messages
+    };
+    let mut group = criterion.benchmark_group("seek");
+    group.bench_function("by number", |bencher| {
+        bencher.iter(|| {
+            reader.seek_seq(next() + 1).unwrap();
+            assert!(reader.next().unwrap().is_some());
+        });
+    });
+    group.bench_function("by time", |bencher| {
+        bencher.iter(|| {
+            reader.seek_time(next() * 1000).unwrap();
+            assert!(reader.next().unwrap().is_some());
+        });
+    });
+    group.finish();
+}
+
+/// A message of many queues that interleave.
+fn fan_in(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("fan-in");
+    group.throughput(Throughput::Elements(1));
+    for queues in [1_u64, 10, 100] {
+        let dir = directory();
+        let settings = Settings { segment_size: 1 << 20, ..Settings::default() };
+        let each = 100_000 / queues;
+        let queues: Vec<Queue> = (0..queues)
+            .map(|number| {
+                let queue = Queue::create(dir.path().join(number.to_string()), &settings).unwrap();
+                let mut writer = queue.writer().unwrap();
+                for message in 0..each {
+                    writer.append_at(1 + message * queues + number, 1, &[b'x'; 64]).unwrap();
+                }
+                drop(writer);
+                queue
+            })
+            .collect();
+        let total = each * queues.len() as u64;
+        group.bench_function(BenchmarkId::from_parameter(queues.len()), |bencher| {
+            bencher.iter_custom(|iterations| {
+                let mut fan_in = FanInReader::new();
+                let options = ReaderOptions { start: Start::First, ..ReaderOptions::default() };
+                for (number, queue) in queues.iter().enumerate() {
+                    fan_in.add(number.to_string(), queue.reader_with("merge", &options).unwrap()).unwrap();
+                }
+                // All of them, however few are asked for: the first ones map their segments.
+                let start = Instant::now();
+                for _ in 0..total {
+                    assert!(black_box(fan_in.next().unwrap()).is_some());
+                }
+                start.elapsed().mul_f64(iterations as f64 / total as f64)
+            });
+        });
+    }
+    group.finish();
+}
+
+/// An append that goes on in the next segment, with a payload of which only one fits into each; beside the same payload
+/// in a segment that holds many.
+fn roll(criterion: &mut Criterion) {
+    const LEN: usize = 33 << 10;
+    let mut group = criterion.benchmark_group("roll");
+    for (name, segment_size) in [("append without", 64 << 20), ("append with a roll", 64 << 10)] {
+        let dir = directory();
+        let settings = Settings { segment_size, retain_segments: Some(4), ..Settings::default() };
+        let mut writer = Queue::create(dir.path().join("q"), &settings).unwrap().writer().unwrap();
+        let payload = vec![b'x'; LEN];
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|iterations| {
+                in_chunks(iterations, 1, |count| {
+                    // The helper makes the next segment.
+                    std::thread::sleep(10 * PAUSE);
+                    let start = Instant::now();
+                    for _ in 0..count {
+                        writer.append(1, black_box(&payload)).unwrap();
+                    }
+                    start.elapsed()
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
+/// The queue that a process started by `recovery` appends to before it is killed.
+const KILLED: &str = "CHRONFS_BENCH_KILLED";
+
+/// Takes over a queue whose writer was killed.
+fn recovery(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("recovery");
+    group.sample_size(10);
+    for megabytes in [64_u32, 1024] {
+        let dir = directory();
+        let path = dir.path().join("q");
+        let queue = Queue::create(&path, &Settings::default()).unwrap();
+        let mut writer = queue.writer().unwrap();
+        for _ in 0..megabytes {
+            writer.append(1, &vec![b'x'; (1 << 20) - 64]).unwrap();
+        }
+        drop(writer);
+        group.bench_function(BenchmarkId::new("open a writer, MiB", megabytes), |bencher| {
+            bencher.iter_custom(|iterations| {
+                in_chunks(iterations, 1, |count| {
+                    let program = std::env::current_exe().unwrap();
+                    let status = std::process::Command::new(program).env(KILLED, &path).status().unwrap();
+                    assert!(!status.success());
+                    let start = Instant::now();
+                    for _ in 0..count {
+                        drop(black_box(queue.writer().unwrap()));
+                    }
+                    start.elapsed()
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Appends what the head that was published last does not know of, and dies.
+fn append_and_die(path: &Path) -> ! {
+    let mut writer = Queue::open(path).unwrap().writer().unwrap();
+    for _ in 0..600 {
+        writer.append(1, &[b'x'; 64]).unwrap();
+    }
+    std::process::abort();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
         .sample_size(20)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = append, read, commit
+    targets = append, read, commit, seek, fan_in, roll, recovery
 }
-criterion_main!(benches);
+
+fn main() {
+    if let Some(path) = std::env::var_os(KILLED) {
+        append_and_die(Path::new(&path));
+    }
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}

@@ -109,7 +109,9 @@ fn run(args: &Args) -> Result<()> {
     let plan = Plan::new(args.quick, args.max_gb, &args.cli, &scratch);
     let mut report = Report::new(&scratch, &args.cli)?;
     if args.scale {
-        for (name, test) in [("grow", scale::grow as scale::Part), ("readers", scale::readers), ("fan-in", scale::fan_in)] {
+        for (name, test) in
+            [("grow", scale::grow as scale::Part), ("readers", scale::readers), ("fan-in", scale::fan_in)]
+        {
             if args.wants(name) {
                 eprintln!("== {name}");
                 report.attempt(name, |report| test(&plan, report));

@@ -84,10 +84,9 @@ pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
             }
         }
         let segment = "000000000.q";
-        for (link, path) in [
-            ("plain file", dir.join("bus/queue").join(segment)),
-            ("mount", shown.join("segments").join(segment)),
-        ] {
+        for (link, path) in
+            [("plain file", dir.join("bus/queue").join(segment)), ("mount", shown.join("segments").join(segment))]
+        {
             let start = Instant::now();
             let bytes = read_all(&path)?;
             record(report, "read a segment", link, PAYLOAD, bytes, start);

@@ -19,6 +19,7 @@ use crate::link::Aeron;
 use crate::link::{BACK, Chron, Copied, Follow, Iceoryx, Link, Pipe, Rx, Socket, THERE, TailF, Tx, Word};
 use crate::plan::Plan;
 use crate::report::{Report, Sample};
+use crate::scratch::{remove_shared, shared_prefix};
 use crate::shared::Shared;
 
 /// Says that the program plays the other's part.
@@ -117,6 +118,9 @@ macro_rules! with_link {
 
 /// All links in turns, round after round.
 pub(crate) fn run(plan: &Plan<'_>, test: Test, report: &mut Report) {
+    if !cfg!(feature = "aeron") {
+        report.attempt("aeron", |_| Err("built without it; it needs cmake 3.30 or newer and clang".into()));
+    }
     let payloads = match test {
         Test::Stream => plan.payloads,
         Test::OneWay | Test::RoundTrip => plan.latency_payloads,
@@ -129,7 +133,7 @@ pub(crate) fn run(plan: &Plan<'_>, test: Test, report: &mut Report) {
                 report.attempt(&format!("{} {link}", test.name()), |report| {
                     let job = job(plan, test, payload, link)?;
                     let measured = with_link!(&job, lead);
-                    remove_leftovers(&job.prefix);
+                    remove_shared(std::process::id());
                     let Measured { values, elapsed_ns } = measured?;
                     report.add(Sample { test: test.name(), link, payload, count: job.count, elapsed_ns, values });
                     Ok(())
@@ -152,17 +156,8 @@ fn job(plan: &Plan<'_>, test: Test, payload: usize, link: &str) -> Result<Job> {
         Test::RoundTrip => (50_000, 100_000 / part),
         Test::Wake => (20, 1_000 / part),
     };
-    let prefix = format!("chronfs_bench_{}_", std::process::id());
+    let prefix = shared_prefix(std::process::id());
     Ok(Job { link: link.to_owned(), test, payload, count, warm, dir, memory, cli: plan.cli.clone(), prefix })
-}
-
-/// What a peer that failed has left in shared memory.
-fn remove_leftovers(prefix: &str) {
-    for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(prefix) {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
 }
 
 /// Ends the other process whatever happens.

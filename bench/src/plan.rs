@@ -26,7 +26,7 @@ impl<'a> Plan<'a> {
     pub(crate) fn new(quick: bool, max_gb: u64, cli: &Path, scratch: &'a Scratch) -> Self {
         Self {
             quick,
-            rounds: if quick { 2 } else { 5 },
+            rounds: if quick { 3 } else { 5 },
             payloads: if quick { &[64, 1024] } else { &[16, 64, 256, 1024, 4096, 65536] },
             latency_payloads: if quick { &[64] } else { &[64, 1024] },
             sustained: if quick { 256 << 20 } else { 10 << 30 },

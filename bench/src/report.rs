@@ -65,7 +65,12 @@ fn as_list<S: serde::Serializer>(
     results: &BTreeMap<(&'static str, usize, &'static str), Rounds>,
     serializer: S,
 ) -> std::result::Result<S::Ok, S::Error> {
-    serializer.collect_seq(results.iter().map(|(&(test, payload, link), rounds)| Listed { test, payload, link, rounds }))
+    serializer.collect_seq(results.iter().map(|(&(test, payload, link), rounds)| Listed {
+        test,
+        payload,
+        link,
+        rounds,
+    }))
 }
 
 /// The first line that a command prints.
@@ -104,7 +109,9 @@ impl Report {
             first_line("uname", &["-r"]),
             first_line("stat", &["-f", "-c", "%T", &dir]),
         );
-        let args: Vec<String> = std::env::args().skip(1).collect();
+        // What run.sh adds is of no interest.
+        let args: Vec<String> =
+            std::env::args().skip(1).skip_while(|arg| arg == "--cli" || arg.contains('/')).collect();
         let version = first_line(&cli.to_string_lossy(), &["--version"]);
         Ok(Self {
             date: first_line("date", &["-u", "+%F"]),
@@ -156,6 +163,19 @@ impl Report {
         median(self.results.get(&(test, payload, link))?.ns.clone())
     }
 
+    /// The median of the ratios within each round: a machine that changes between rounds changes both.
+    fn ratio(&self, test: &'static str, payload: usize, link: &'static str, floor: &'static str) -> Option<f64> {
+        let of = |link| self.results.get(&(test, payload, link));
+        let (rounds, floor) = (of(link)?, of(floor)?);
+        let ratios = if rounds.quantiles.is_empty() {
+            rounds.ns.iter().zip(&floor.ns).map(|(ns, floor)| ns / floor.max(0.01)).collect()
+        } else {
+            let p50s = rounds.quantiles.iter().zip(&floor.quantiles).map(|(ours, floor)| (ours[0], floor[0]));
+            p50s.map(|(ours, floor)| ours as f64 / floor.max(1) as f64).collect()
+        };
+        median(ratios)
+    }
+
     fn quantile(&self, test: &'static str, payload: usize, link: &'static str, index: usize) -> Option<f64> {
         let rounds = self.results.get(&(test, payload, link))?;
         median(rounds.quantiles.iter().map(|quantiles| quantiles[index] as f64).collect())
@@ -168,10 +188,16 @@ impl Report {
             self.date, self.command, self.machine, self.commit
         );
         out.push_str(
-            "\nEverything takes turns with everything else, several rounds; a figure is the median of its rounds. What\n\
-             counts is the ratio to the floor of the same run: nanoseconds say more about the machine and its neighbours.\n",
+            "\nEverything takes turns with everything else, several rounds; a figure is the median of its rounds, a\n\
+             ratio the median of the ratios within each round. Ratios count: nanoseconds say more about the machine and its\n\
+             neighbours.\n",
         );
-        self.by_payload(&mut out, "append", "Append, in bursts", "Nanoseconds a message. Bursts of 2 MiB with 3 ms between them.");
+        self.by_payload(
+            &mut out,
+            "append",
+            "Append, in bursts",
+            "Nanoseconds a message. Bursts of 2 MiB with 3 ms between them.",
+        );
         let text = "Nanoseconds a message, without a pause, over rolls of 64 MiB segments; those who can't remove old files stop at 1 GiB.";
         self.by_payload(&mut out, "sustained", "Append, sustained", text);
         let text = "From the end of one append to the end of the next while segments roll, a look at the clock (about 25 ns) included.";
@@ -217,10 +243,11 @@ impl Report {
         let mut rows = vec![vec!["bytes".to_owned()]];
         rows[0].extend(self.links(test).iter().map(|link| (*link).to_owned()));
         for payload in payloads {
-            let floor = self.ns(test, payload, "copied");
             let mut row = vec![payload.to_string()];
             for link in self.links(test) {
-                row.push(self.ns(test, payload, link).map_or("-".to_owned(), |ns| with_ratio(ns, floor, link == "copied")));
+                let ratio = self.ratio(test, payload, link, "copied").filter(|_| link != "copied");
+                let ratio = ratio.map_or(String::new(), |ratio| format!(" ({ratio:.1}x)"));
+                row.push(self.ns(test, payload, link).map_or("-".to_owned(), |ns| human(ns) + &ratio));
             }
             rows.push(row);
         }
@@ -239,12 +266,14 @@ impl Report {
             rows[0].extend(QUANTILES.iter().map(|(_, name)| (*name).to_owned()));
             rows[0].push("p50 to the floor".to_owned());
             let links = self.links(test);
-            let floor = links.first().and_then(|link| self.quantile(test, payload, link, 0));
+            let floor = links.first().copied().unwrap_or_default();
             for link in links {
                 let mut row = vec![link.to_owned()];
-                row.extend((0..QUANTILES.len()).map(|at| self.quantile(test, payload, link, at).map_or("-".to_owned(), human)));
-                let p50 = self.quantile(test, payload, link, 0);
-                row.push(p50.zip(floor).map_or("-".to_owned(), |(p50, floor)| format!("{:.2}", p50 / floor.max(1.0))));
+                row.extend(
+                    (0..QUANTILES.len()).map(|at| self.quantile(test, payload, link, at).map_or("-".to_owned(), human)),
+                );
+                let ratio = self.ratio(test, payload, link, floor);
+                row.push(ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}")));
                 rows.push(row);
             }
             table(out, &rows);
@@ -262,19 +291,14 @@ impl Report {
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         for (test, payload) in tests {
             let pair = self.ns(test, payload, "mount").zip(self.ns(test, payload, "plain file"));
-            let Some((mount, plain)) = pair else { continue };
+            let Some(((mount, plain), ratio)) = pair.zip(self.ratio(test, payload, "mount", "plain file")) else {
+                continue;
+            };
             // Bytes are counted where something is read, messages where something is written.
             let show = |ns: f64| if test.starts_with("read") { format!("{:.2} GB/s", 1.0 / ns) } else { human(ns) };
-            rows.push(vec![test.to_owned(), show(mount), show(plain), format!("{:.2}x the time", mount / plain)]);
+            rows.push(vec![test.to_owned(), show(mount), show(plain), format!("{ratio:.2}x the time")]);
         }
         table(out, &rows);
-    }
-}
-
-fn with_ratio(ns: f64, floor: Option<f64>, is_floor: bool) -> String {
-    match floor {
-        Some(floor) if !is_floor => format!("{} ({:.1}x)", human(ns), ns / floor.max(0.01)),
-        _ => human(ns),
     }
 }
 

@@ -49,8 +49,18 @@ pub(crate) fn grow(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
     let queue = Queue::create(&path, &Settings::default())?;
     queue.add_reader(READER)?;
     let mut rows = vec![texts(&[
-        "GB", "append", "next", "seek by number", "p99", "seek by time", "p99", "open to read", "open to write", "doctor",
-        "first tail -n 5 in a new mount", "second",
+        "GB",
+        "append",
+        "next",
+        "seek by number",
+        "p99",
+        "seek by time",
+        "p99",
+        "open to read",
+        "open to write",
+        "doctor",
+        "first tail -n 5 in a new mount",
+        "second",
     ])];
     for &size in sizes.iter().filter(|&&size| size <= plan.max_gb.min(room)) {
         eprintln!("== a queue of {size} GB");
@@ -59,16 +69,19 @@ pub(crate) fn grow(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
         let opened_ns = since(start);
         fill(&mut writer, &path, size * GB)?;
         let append = burst(&mut writer)?;
+        let newest = writer.last_timestamp_ns();
         drop(writer);
         let mut row = vec![size.to_string(), human(append)];
-        row.extend(looks(&queue)?.map(human));
+        row.extend(looks(&queue, newest)?.map(human));
         row.push(if rows.len() == 1 { "-".to_owned() } else { human(opened_ns) });
         let doctor = timed(Command::new(&plan.cli).arg("doctor").arg(&path))?;
         row.push(doctor);
         let at = dir.join("mnt");
         let mount = Mount::new(&plan.cli, &dir.join("bus"), &at)?;
         for _ in 0..2 {
-            row.push(timed(Command::new("timeout").args(["300", "tail", "-n", "5"]).arg(at.join("queue/messages.jsonl")))?);
+            row.push(timed(
+                Command::new("timeout").args(["300", "tail", "-n", "5"]).arg(at.join("queue/messages.jsonl")),
+            )?);
         }
         drop(mount);
         eprintln!("{}", row.join(" | "));
@@ -117,11 +130,10 @@ fn burst(writer: &mut QueueWriter) -> Result<f64> {
 }
 
 /// next, seeks with their p99, and opening for reading: nanoseconds.
-fn looks(queue: &Queue) -> Result<[f64; 6]> {
+fn looks(queue: &Queue, newest: u64) -> Result<[f64; 6]> {
     let bounds = queue.bounds()?;
     let oldest = first_timestamp(queue)?;
     let (first, next) = (bounds.first_seq, bounds.next_seq);
-    let newest = chronfs::clock::now_ns();
     let start = Instant::now();
     let options = ReaderOptions { wait: WaitStrategy::BusySpin, ..ReaderOptions::default() };
     let mut reader = Queue::open(queue.path())?.reader_with(READER, &options)?;
@@ -149,8 +161,8 @@ fn looks(queue: &Queue) -> Result<[f64; 6]> {
     };
     let within = |from: u64, to: u64, part: f64| from + ((to - from) as f64 * part) as u64;
     let by_seq = seeks(&mut |reader, part| Ok(reader.seek_seq(within(first, next - 1, part))?))?;
-    // The bursts at the end are dense in time: all but the last thousandth.
-    let by_time = seeks(&mut |reader, part| Ok(reader.seek_time(within(oldest, newest, part * 0.999))?)).unwrap_or([f64::NAN; 2]);
+    let by_time =
+        seeks(&mut |reader, part| Ok(reader.seek_time(within(oldest, newest, part))?))?;
     let mut passes = Vec::new();
     for _ in 0..BURSTS {
         reader.seek_seq(next - BURST)?;
@@ -192,8 +204,7 @@ pub(crate) fn readers(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
         let mut writer = queue.writer()?;
         let (stop, ready, read) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
         let follow = |number: usize| -> Result<()> {
-            let options =
-                ReaderOptions { wait: WaitStrategy::BusySpin, start: Start::End, ..ReaderOptions::default() };
+            let options = ReaderOptions { wait: WaitStrategy::BusySpin, start: Start::End, ..ReaderOptions::default() };
             let mut reader = queue.reader_with(&format!("reader{number}"), &options)?;
             pin(1)?;
             ready.fetch_add(1, Ordering::SeqCst);
@@ -209,7 +220,9 @@ pub(crate) fn readers(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
         };
         let append = std::thread::scope(|scope| -> Result<f64> {
             let started: Vec<_> = (0..count).map(|number| scope.spawn(move || follow(number))).collect();
-            while ready.load(Ordering::SeqCst) < count && !started.iter().any(std::thread::ScopedJoinHandle::is_finished) {
+            while ready.load(Ordering::SeqCst) < count
+                && !started.iter().any(std::thread::ScopedJoinHandle::is_finished)
+            {
                 std::thread::sleep(Duration::from_millis(1));
             }
             pin(0)?;

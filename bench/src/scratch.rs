@@ -8,6 +8,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::Result;
 
 const PREFIX: &str = "chronfs-bench.";
+/// Of what peers make outside of the directories; they allow no other characters.
+const SHARED_PREFIX: &str = "chronfs_bench_";
 /// Memory as files, where there is such a thing.
 const MEMORY: &str = "/dev/shm";
 
@@ -34,6 +36,7 @@ impl Scratch {
             if let Some(signal) = signals.forever().next() {
                 remove(&dir);
                 remove(&memory);
+                remove_shared(std::process::id());
                 std::process::exit(128 + signal);
             }
         });
@@ -55,6 +58,21 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         remove(&self.dir);
         remove(&self.memory);
+        remove_shared(std::process::id());
+    }
+}
+
+/// What the names of peers' shared memory begin with.
+pub(crate) fn shared_prefix(pid: u32) -> String {
+    format!("{SHARED_PREFIX}{pid}_")
+}
+
+/// Removes shared memory that a peer has left.
+pub(crate) fn remove_shared(pid: u32) {
+    for entry in std::fs::read_dir(MEMORY).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&shared_prefix(pid)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -62,9 +80,11 @@ impl Drop for Scratch {
 fn remove_of_the_dead(parent: &Path) -> Result<()> {
     for entry in std::fs::read_dir(parent).map_err(|e| format!("{}: {e}", parent.display()))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+        let rest = name.strip_prefix(PREFIX).or_else(|| name.strip_prefix(SHARED_PREFIX));
+        let pid = rest.and_then(|rest| rest.split(['.', '_']).next()?.parse::<u32>().ok());
+        if let Some(pid) = pid.filter(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
             remove(&parent.join(name));
+            remove_shared(pid);
         }
     }
     Ok(())
