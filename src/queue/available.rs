@@ -9,7 +9,7 @@ use super::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
 use super::types::Message;
 use crate::sync::Ordering;
 
-/// An iterator over the messages at hand, from [`QueueReader::available`].
+/// An iterator over the messages at hand, from [`QueueReader::available`](super::QueueReader::available).
 #[derive(Debug)]
 pub struct Available<'a> {
     pub(super) map: Option<&'a Mapping>,
