@@ -7,7 +7,7 @@
 #     nice -n 19 bash examples/soak.sh 3600
 examples=()
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-seconds=${1:-3600}
+seconds=$((SECONDS + ${1:-3600}))
 queue=bus/market
 failed=0
 complain() {
@@ -19,7 +19,7 @@ mkdir bus mnt
 chron-cli create "$queue" --segment-size 1MiB --retain-bytes 8MiB
 chron-cli readers "$queue" add audit
 echo 0 > audit.last
-mkfifo writer.pipe audit.pipe follow.pipe
+touch running
 
 # Reads numbers; complains where one is missing. `resume`: whether it goes on behind those that it has read before.
 check_numbers() {
@@ -30,37 +30,35 @@ check_numbers() {
         number > last + 1 { print "WRONG: " name ": " last + 1 " to " number - 1 " are missing" }
         !resume && number <= last { print "WRONG: " name ": " number " comes again" }
         number > last { last = number }
-        END { print last > (name ".last"); print read + 0 >> (name ".count") }' < "$1.pipe"
+        END { print last > (name ".last"); print read + 0 >> (name ".count") }'
 }
+# Ends with the directory that it runs in, whatever becomes of us.
 generate() {
     local number=$1
-    while seq -f %012.0f "$number" $((number + 499)); do
+    while [ -e running ] && seq -f %012.0f "$number" $((number + 499)) 2> /dev/null; do
         number=$((number + 500))
         sleep 0.005
     done
 }
+# Becomes a command, and leaves its number where `finish` finds it.
+named() { exec sh -c 'echo $$ > "$0.pid"; exec "$@"' "$@"; }
 last_seq() { chron-cli inspect --json "$queue" | jq .last_seq; }
 start_writer() {
-    generate $(($(last_seq) + 1)) > writer.pipe 2> /dev/null &
-    pids[generate]=$!
-    chron-cli append "$queue" < writer.pipe 2>> writer.log &
+    generate $(($(last_seq) + 1)) | named writer chron-cli append "$queue" 2>> writer.log &
     pids[writer]=$!
 }
 start_audit() {
-    check_numbers audit 1 >> audit.log &
-    pids[audit_check]=$!
-    chron-cli tail -f --reader audit --commit --format txt "$queue" > audit.pipe 2>> audit.log &
+    named audit chron-cli tail -f --reader audit --commit --format txt "$queue" 2>> audit.log |
+        check_numbers audit 1 >> audit.log &
     pids[audit]=$!
 }
 start_follow() {
     echo 0 > follow.last
-    check_numbers follow 0 >> follow.log &
-    pids[follow_check]=$!
-    cat mnt/market/follow.txt > follow.pipe 2> /dev/null &
+    named follow cat mnt/market/follow.txt 2> /dev/null | check_numbers follow 0 >> follow.log &
     pids[follow]=$!
 }
 start_mount() {
-    chron-cli mount -f bus mnt 2>> mount.log &
+    named mount chron-cli mount -f bus mnt 2>> mount.log &
     pids[mount]=$!
     for _ in $(seq 200); do
         [ ! -e mnt/market/messages.txt ] || return 0
@@ -68,15 +66,13 @@ start_mount() {
     done
     complain "the mount does not come"
 }
-# Ends what is named with a signal, and waits for it and for those named behind it.
+# Ends one with a signal, and waits for it and for who reads what it writes.
 finish() {
-    local signal=$1 name
-    shift
-    kill "-$signal" "${pids[$1]}" 2> /dev/null || true
-    for name in "$@"; do
-        wait "${pids[$name]}" 2> /dev/null || true
-        unset "pids[$name]"
-    done
+    until [ -s "$2.pid" ]; do sleep 0.01; done
+    kill "-$1" "$(cat "$2.pid")" 2> /dev/null || true
+    wait "${pids[$2]}" 2> /dev/null || true
+    unset "pids[$2]"
+    rm "$2.pid"
 }
 
 start_mount
@@ -88,18 +84,18 @@ while [ "$SECONDS" -lt "$seconds" ]; do
     sleep "1.$((RANDOM % 10))"
     case $((RANDOM % 6)) in
         0 | 1)
-            finish KILL writer generate
+            finish KILL writer
             start_writer
             count[writer]=$((count[writer] + 1))
             ;;
         2)
-            finish KILL audit audit_check
+            finish KILL audit
             start_audit
             count[audit]=$((count[audit] + 1))
             ;;
         3)
             finish KILL mount
-            finish TERM follow follow_check
+            finish TERM follow
             start_mount
             start_follow
             count[mount]=$((count[mount] + 1))
@@ -107,7 +103,7 @@ while [ "$SECONDS" -lt "$seconds" ]; do
         4)
             chron-cli umount mnt || complain "it can't be unmounted"
             finish TERM mount
-            finish TERM follow follow_check
+            finish TERM follow
             start_mount
             start_follow
             count[remount]=$((count[remount] + 1))
@@ -132,14 +128,16 @@ while [ "$SECONDS" -lt "$seconds" ]; do
 done
 
 say "The writer ends; everything is read."
-finish TERM generate writer
+rm running
+wait "${pids[writer]}"
+unset 'pids[writer]'
 last=$(last_seq)
 for _ in $(seq 600); do
     [ "$(chron-cli inspect --json "$queue" | jq '.readers[0].lag_messages')" != 0 ] || break
     sleep 0.1
 done
-finish TERM audit audit_check
-finish TERM follow follow_check
+finish TERM audit
+finish TERM follow
 chron-cli umount mnt
 finish TERM mount
 [ "$(cat audit.last)" = "$last" ] || complain "audit has read up to $(cat audit.last), there are $last"
