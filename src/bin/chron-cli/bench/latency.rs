@@ -322,6 +322,7 @@ pub(super) fn play(plan: &Plan<'_>) -> Result<String, Failure> {
                     latency.queue.saturating_record(clock::boot_ns().saturating_sub(stamp));
                     number += u64::from(plan.part == Part::Wake);
                     shared.slot(BACK).store(number, Release);
+                    reader.commit();
                 }
                 (Part::RoundTrip, Half::Floor) => {
                     number += 1;
@@ -331,6 +332,7 @@ pub(super) fn play(plan: &Plan<'_>) -> Result<String, Failure> {
                 (Part::RoundTrip, Half::Queue) => {
                     next_stamp(&mut reader, plan.part)?;
                     writer.append(1, &payload)?;
+                    reader.commit();
                 }
                 (Part::Wake, Half::Floor) => {
                     number += 1;
@@ -348,13 +350,12 @@ pub(super) fn play(plan: &Plan<'_>) -> Result<String, Failure> {
     serde_json::to_string(&[values(&latency.floor), values(&latency.queue)]).map_err(|e| Failure::new(e.to_string()))
 }
 
-/// Reads one message, looking without pause or sleeping.
+/// Reads one message, looking without pause or sleeping. It is to be committed when its time has been taken.
 fn next_stamp(reader: &mut QueueReader, part: Part) -> Result<u64, Failure> {
     loop {
         if let Some(entry) = reader.next()? {
             let payload = entry.message().map_or(&[][..], |message| message.payload);
             let stamp = payload.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-            reader.commit();
             return Ok(stamp);
         }
         if part == Part::Wake {
