@@ -130,7 +130,7 @@ fn log(dir: &Path, batch: u64) -> Result<Log> {
 /// Everything that is measured here, in turns.
 pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) {
     for &payload in plan.payloads {
-        for round in 0..plan.rounds {
+        for round in (0..plan.rounds).take_while(|&round| plan.has_time(round, "append")) {
             eprintln!("== append of {payload} bytes, round {} of {}", round + 1, plan.rounds);
             for link in LINKS {
                 report.attempt(&format!("append {link}"), |report| burst(plan, payload, link, report));
@@ -143,7 +143,7 @@ pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) {
             eprintln!("== sustained append of {payload} bytes: {link}");
             report.attempt(&format!("sustained {link}"), |report| sustained(plan, payload, link, report));
         }
-        for round in 0..plan.rounds.min(3) {
+        for round in (0..plan.rounds.min(3)).take_while(|&round| plan.has_time(round, "single")) {
             eprintln!("== single appends of {payload} bytes, round {}", round + 1);
             for link in ["copied", "chronfs", "write(2)"] {
                 report.attempt(&format!("single {link}"), |report| single(plan, payload, link, report));

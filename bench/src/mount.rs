@@ -65,7 +65,7 @@ pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
     drop(writer);
     let mount = Mount::new(&plan.cli, &dir.join("bus"), &dir.join("mnt"))?;
     let shown = dir.join("mnt/queue");
-    for round in 0..plan.rounds {
+    for round in (0..plan.rounds).take_while(|&round| plan.has_time(round, "mount")) {
         eprintln!("== mount, round {} of {}", round + 1, plan.rounds);
         for name in ["messages.bin", "messages.jsonl", "messages.txt"] {
             let plain = dir.join(name);

@@ -127,7 +127,7 @@ pub(crate) fn run(plan: &Plan<'_>, test: Test, report: &mut Report) {
         Test::Wake => &[64],
     };
     for &payload in payloads {
-        for round in 0..plan.rounds {
+        for round in (0..plan.rounds).take_while(|&round| plan.has_time(round, test.name())) {
             eprintln!("== {} of {payload} bytes, round {} of {}", test.name(), round + 1, plan.rounds);
             for link in test.links() {
                 report.attempt(&format!("{} {link}", test.name()), |report| {
@@ -344,17 +344,20 @@ fn follow<L: Link>(job: &Job) -> Result<Measured> {
         }
         let max = if job.test == Test::Stream { BATCH } else { 1 };
         let count = rx.poll(max, |payload| {
-            stamp = payload.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+            // Of a message that comes in fragments the first one has it.
+            if stamp == 0 {
+                stamp = payload.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+            }
             if job.test == Test::Stream {
                 bytes ^= fold(payload);
             }
         })?;
+        if first_stamp == 0 {
+            first_stamp = stamp;
+        }
         if count == 0 {
             guard.turn(None)?;
             continue;
-        }
-        if seen == 0 {
-            first_stamp = stamp;
         }
         seen += count as u64;
         match (job.test, &mut tx) {

@@ -1,6 +1,7 @@
 //! How much is measured, and where.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::scratch::Scratch;
 
@@ -20,7 +21,20 @@ pub(crate) struct Plan<'a> {
     pub(crate) max_gb: u64,
     pub(crate) cli: PathBuf,
     pub(crate) scratch: &'a Scratch,
+    started: Instant,
 }
+
+/// When each part begins no further rounds, in seconds of the whole run: everything gets one, and a slow machine ends in
+/// time all the same.
+const ENDS: [(&str, u64); 7] = [
+    ("append", 90),
+    ("single", 210),
+    ("stream", 390),
+    ("one-way", 510),
+    ("round-trip", 630),
+    ("wake", 690),
+    ("mount", 780),
+];
 
 impl<'a> Plan<'a> {
     pub(crate) fn new(quick: bool, max_gb: u64, cli: &Path, scratch: &'a Scratch) -> Self {
@@ -34,6 +48,13 @@ impl<'a> Plan<'a> {
             max_gb,
             cli: cli.to_path_buf(),
             scratch,
+            started: Instant::now(),
         }
+    }
+
+    /// Whether this round of this part may begin.
+    pub(crate) fn has_time(&self, round: usize, part: &str) -> bool {
+        let end = ENDS.iter().find(|(name, _)| *name == part).map_or(u64::MAX, |(_, end)| *end);
+        round == 0 || self.started.elapsed() < Duration::from_secs(if self.quick { end / 6 } else { end })
     }
 }

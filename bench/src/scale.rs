@@ -161,8 +161,7 @@ fn looks(queue: &Queue, newest: u64) -> Result<[f64; 6]> {
     };
     let within = |from: u64, to: u64, part: f64| from + ((to - from) as f64 * part) as u64;
     let by_seq = seeks(&mut |reader, part| Ok(reader.seek_seq(within(first, next - 1, part))?))?;
-    let by_time =
-        seeks(&mut |reader, part| Ok(reader.seek_time(within(oldest, newest, part))?))?;
+    let by_time = seeks(&mut |reader, part| Ok(reader.seek_time(within(oldest, newest, part))?))?;
     let mut passes = Vec::new();
     for _ in 0..BURSTS {
         reader.seek_seq(next - BURST)?;
