@@ -1,13 +1,9 @@
-//! Waiting: through rolls and writers that come and go, beside sleepers that were killed, and on the writer's epoch. Also run
-//! without futexes: `RUSTFLAGS='--cfg chronfs_no_futex' cargo test --test wake --test queue --test fan_in`.
+//! Waiting through rolls and writers that come and go, the writer's epoch, reading by the batch. Also run without futexes:
+//! `RUSTFLAGS='--cfg chronfs_no_futex' cargo test --test wake --test queue --test fan_in`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
-
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use chronfs::queue::layout::{CONTROL_FILE, CONTROL_NOTIFY_SEQ, CONTROL_SLEEPING};
 use chronfs::queue::{Entry, Queue, ReaderOptions, Settings, Start, WaitStrategy};
 
 const LONG: Option<Duration> = Some(Duration::from_secs(60));
@@ -16,42 +12,6 @@ fn new_queue() -> (tempfile::TempDir, Queue) {
     let dir = tempfile::tempdir().unwrap();
     let queue = Queue::create(dir.path().join("q"), &Settings { segment_size: 64 << 10, ..Settings::default() });
     (dir, queue.unwrap())
-}
-
-fn control_word(queue: &Queue, offset: u32) -> u32 {
-    let bytes = std::fs::read(queue.path().join(CONTROL_FILE)).unwrap();
-    let at = usize::try_from(offset).unwrap();
-    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
-}
-
-/// Ends with the test.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[test]
-fn a_sleeper_that_is_killed_costs_one_spare_wake_and_no_more() {
-    let (_dir, queue) = new_queue();
-    let mut writer = queue.writer().unwrap();
-    let mut sleeper = Command::new(env!("CARGO_BIN_EXE_chron-cli"));
-    sleeper.args(["tail", "-f", "-n", "0"]).arg(queue.path()).stdout(Stdio::null());
-    let mut sleeper = Killed(sleeper.spawn().unwrap());
-    common::until("it has announced that it sleeps", || control_word(&queue, CONTROL_SLEEPING) != 0);
-    sleeper.0.kill().unwrap();
-    sleeper.0.wait().unwrap();
-    let before = control_word(&queue, CONTROL_NOTIFY_SEQ);
-    writer.append(1, b"wakes nobody").unwrap();
-    assert_eq!(control_word(&queue, CONTROL_NOTIFY_SEQ), before + 1);
-    for _ in 0..1000 {
-        writer.append(1, b"nobody asleep").unwrap();
-    }
-    assert_eq!(control_word(&queue, CONTROL_NOTIFY_SEQ), before + 1, "the dead sleeper still costs wakes");
-    assert_eq!(control_word(&queue, CONTROL_SLEEPING), 0);
 }
 
 #[test]
