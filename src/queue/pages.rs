@@ -11,8 +11,13 @@ use super::layout;
 use super::mapping::Mapping;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 
-/// How many bytes ahead of the writer pages are kept in memory.
-pub(crate) const AHEAD: u32 = 16 << 20;
+/// How many bytes ahead of a slow writer pages are kept in memory, and at the start of a new segment.
+pub(crate) const AT_FIRST: u32 = 4 << 20;
+/// How many bytes ahead of a fast writer.
+const AT_MOST: u32 = 16 << 20;
+/// In between: so many times what the writer has written from one look to the next. Where every processor is busy, what is
+/// brought in without need is taken from the writer's time.
+const STEPS_AHEAD: u32 = 16;
 /// Pages are brought in this many bytes at a time.
 const CHUNK: u32 = 2 << 20;
 /// How often the thread looks while the writer is busy.
@@ -92,6 +97,7 @@ impl Inner {
 
     fn run(&self) {
         let mut last = (0, Instant::now());
+        let mut ahead = AT_FIRST;
         loop {
             let state = self.lock();
             if state.stop {
@@ -101,7 +107,7 @@ impl Inner {
             let progress = self.progress.load(Ordering::Relaxed);
             let (active, populated) = (Arc::clone(&state.active), state.populated.max(page_of(progress)));
             let size = u32::try_from(active.len()).unwrap_or(u32::MAX);
-            if populated < progress.saturating_add(AHEAD).min(size) {
+            if populated < progress.saturating_add(ahead).min(size) {
                 drop(state);
                 active.expect_use_from(populated);
                 // A failure shows again, as an error, when the segment runs full or is synced; there is no one to tell here.
@@ -114,6 +120,8 @@ impl Inner {
             }
             drop(active);
             if progress != last.0 {
+                let step = progress.saturating_sub(last.0);
+                ahead = step.saturating_mul(STEPS_AHEAD).max(ahead / 2).clamp(AT_FIRST, AT_MOST);
                 last = (progress, Instant::now());
             }
             self.sleep(state, progress, last.1.elapsed() < BUSY_FOR);

@@ -67,10 +67,15 @@ struct Needs {
 }
 
 impl Shared {
+    /// Whether the queue's settings let anything go at all.
+    pub(crate) fn has_retention(&self) -> bool {
+        let settings = &self.geometry.settings;
+        settings.retain_bytes.is_some() || settings.retain_segments.is_some() || settings.retain_age_ns.is_some()
+    }
+
     /// Applies the queue's limits; with `dry_run` only says what would be done.
     pub(crate) fn retain(self: &Arc<Self>, dry_run: bool) -> Result<Retention> {
-        let settings = &self.geometry.settings;
-        if settings.retain_bytes.is_none() && settings.retain_segments.is_none() && settings.retain_age_ns.is_none() {
+        if !self.has_retention() {
             return Ok(Retention::default());
         }
         let bounds = self.bounds()?;

@@ -1,6 +1,6 @@
 //! The writer's helper thread: whatever would make an append wait is done here, ahead of time.
 //!
-//! It makes the next segment before it is needed, unmaps what the writer has left, applies retention after a roll, syncs
+//! It makes the next segment before it is needed, unmaps what the writer has left, sees to retention after a roll, syncs
 //! as the policy says, and gives the writer's sign of life. Memory just ahead of the writer is the work of a thread of its
 //! own (`pages.rs`), since a sync may take long. It ends with the writer: dropping [`Supply`] joins it.
 //!
@@ -50,6 +50,38 @@ struct Inner {
     interval: Option<Duration>,
     state: Mutex<State>,
     changed: Condvar,
+}
+
+/// Retention, on a thread for each time: removing a file may take long, and the next segment must not wait for it.
+#[derive(Debug, Default)]
+struct Retention {
+    is_due: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Retention {
+    /// Applies it if it is due and the last time is over.
+    fn apply(&mut self, shared: &Arc<Shared>) {
+        if !self.is_due || self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        self.is_due = false;
+        if shared.has_retention() {
+            let shared = Arc::clone(shared);
+            // What can't be removed now is tried again after the next roll; `chron-cli retain` says why.
+            let retain = move || drop(shared.retain(false));
+            self.thread = std::thread::Builder::new().name("chronfs-retain".into()).spawn(retain).ok();
+        }
+    }
+}
+
+impl Drop for Retention {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A panic in it has been reported by the panic hook; there is nothing left to do.
+            let _ = thread.join();
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -144,6 +176,7 @@ impl Inner {
 
     fn run(&self) {
         let mut synced = Instant::now();
+        let mut retention = Retention::default();
         loop {
             self.control.word64(HEARTBEAT).store(clock::boot_ns(), Ordering::Relaxed);
             let mut state = self.lock();
@@ -162,11 +195,9 @@ impl Inner {
             let retired = std::mem::take(&mut state.retired);
             let sync_wanted = state.sync_wanted;
             drop(state);
-            if !retired.is_empty() {
-                drop(retired);
-                // What can't be removed now is tried again after the next roll; `chron-cli retain` says why.
-                let _ = self.shared.retain(false);
-            }
+            retention.is_due |= !retired.is_empty();
+            drop(retired);
+            retention.apply(&self.shared);
             if sync_wanted || self.interval.is_some_and(|interval| synced.elapsed() >= interval) {
                 self.sync();
                 synced = Instant::now();
@@ -215,7 +246,7 @@ impl Inner {
         let map = Mapping::read_write(&segment.file, &segment.path, segment.context.segment_size)?;
         // The writer has filled half a segment: it will fill this one.
         map.expect_use_from(0);
-        map.populate(0, pages::AHEAD as usize).map_err(Error::io(&segment.path, "bring it into memory"))?;
+        map.populate(0, pages::AT_FIRST as usize).map_err(Error::io(&segment.path, "bring it into memory"))?;
         Ok(Prepared { segment, map: Arc::new(map) })
     }
 }

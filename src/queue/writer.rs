@@ -311,7 +311,7 @@ impl QueueWriter {
         (self.offset, self.context) = (RECORDS_START, segment.context);
         (self.segment, self.map) = (segment, map);
         self.supply.set_active(self.segment.id, &self.map);
-        self.pages.set_active(&self.map, pages::AHEAD);
+        self.pages.set_active(&self.map, pages::AT_FIRST);
         self.ask_at = 0;
         self.publish_head();
         self.waker.published(&self.control);
