@@ -106,8 +106,8 @@ impl Report {
             "{} CPUs ({}), Linux {}, queues on {}",
             cpus,
             model.trim_start_matches([':', ' ', '\t']),
-            first_line("uname", &["-r"]),
-            first_line("stat", &["-f", "-c", "%T", &dir]),
+            first_line("uname", &["-r"]).split(['-', '+']).next().unwrap_or("?"),
+            first_line("findmnt", &["-n", "-o", "FSTYPE", "-T", &dir]),
         );
         // What run.sh adds is of no interest.
         let args: Vec<String> =
