@@ -260,6 +260,10 @@ fn wakes(mount: &Mount, count: usize, rows: &mut Vec<Row>) {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--help") {
+        println!("cargo bench --bench mount -- [--quick] [--json] [--messages N] [--rounds N]");
+        return;
+    }
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     let value = |name: &str, otherwise: u64| {
         let at = arguments.iter().position(|argument| argument == name);
