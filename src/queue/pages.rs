@@ -4,11 +4,11 @@
 //! Just ahead, because the system protects pages again when it has written them to the disk.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::layout;
 use super::mapping::Mapping;
+use super::supply::Joined;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 
 /// How many bytes ahead of a slow writer pages are kept in memory, and at the start of a new segment.
@@ -29,7 +29,8 @@ const BUSY_FOR: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Pages {
     inner: Arc<Inner>,
-    thread: Option<JoinHandle<()>>,
+    /// Told to stop before it is dropped, and so joined.
+    thread: Option<Joined>,
 }
 
 #[derive(Debug)]
@@ -71,7 +72,11 @@ impl Pages {
         if self.thread.is_none() {
             let inner = Arc::clone(&self.inner);
             // Without it appends are slower, no more.
-            self.thread = std::thread::Builder::new().name("chronfs-pages".into()).spawn(move || inner.run()).ok();
+            self.thread = std::thread::Builder::new()
+                .name("chronfs-pages".into())
+                .spawn(move || inner.run())
+                .ok()
+                .map(Joined::new);
         } else if self.inner.idle.load(Ordering::Relaxed) {
             drop(self.inner.lock());
             self.inner.changed.notify_all();
@@ -83,10 +88,6 @@ impl Drop for Pages {
     fn drop(&mut self) {
         self.inner.lock().stop = true;
         self.inner.changed.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // A panic in it has been reported by the panic hook; there is nothing left to do.
-            let _ = thread.join();
-        }
     }
 }
 
@@ -98,6 +99,11 @@ impl Inner {
     fn run(&self) {
         let mut last = (0, Instant::now());
         let mut ahead = AT_FIRST;
+        {
+            let state = self.lock();
+            // Once for the segment that the writer began in: `supply.rs` has done it for those that it makes.
+            state.active.expect_use_from(state.populated.max(page_of(self.progress.load(Ordering::Relaxed))));
+        }
         loop {
             let state = self.lock();
             if state.stop {
@@ -109,7 +115,6 @@ impl Inner {
             let size = u32::try_from(active.len()).unwrap_or(u32::MAX);
             if populated < progress.saturating_add(ahead).min(size) {
                 drop(state);
-                active.expect_use_from(populated);
                 // A failure shows again, as an error, when the segment runs full or is synced; there is no one to tell here.
                 let worked = active.populate(populated, CHUNK as usize).is_ok();
                 let mut state = self.lock();

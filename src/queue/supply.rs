@@ -39,7 +39,8 @@ pub(crate) struct Prepared {
 #[derive(Debug)]
 pub(crate) struct Supply {
     inner: Arc<Inner>,
-    thread: Option<JoinHandle<()>>,
+    /// Told to stop before it is dropped, and so joined.
+    _thread: Joined,
 }
 
 #[derive(Debug)]
@@ -56,7 +57,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Retention {
     is_due: bool,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Joined>,
 }
 
 impl Retention {
@@ -70,14 +71,28 @@ impl Retention {
             let shared = Arc::clone(shared);
             // What can't be removed now is tried again after the next roll; `chron-cli retain` says why.
             let retain = move || drop(shared.retain(false));
-            self.thread = std::thread::Builder::new().name("chronfs-retain".into()).spawn(retain).ok();
+            self.thread = std::thread::Builder::new().name("chronfs-retain".into()).spawn(retain).ok().map(Joined::new);
         }
     }
 }
 
-impl Drop for Retention {
+/// A thread that ends before its owner does: dropping it waits for it.
+#[derive(Debug)]
+pub(super) struct Joined(Option<JoinHandle<()>>);
+
+impl Joined {
+    pub(super) fn new(thread: JoinHandle<()>) -> Self {
+        Self(Some(thread))
+    }
+
+    fn is_finished(&self) -> bool {
+        self.0.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Joined {
     fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) = self.0.take() {
             // A panic in it has been reported by the panic hook; there is nothing left to do.
             let _ = thread.join();
         }
@@ -108,7 +123,7 @@ impl Supply {
         let for_thread = Arc::clone(&inner);
         let thread = std::thread::Builder::new().name("chronfs-supply".into()).spawn(move || for_thread.run());
         let thread = thread.map_err(Error::io(inner.shared.dir.path(), "start the writer's helper thread"))?;
-        Ok(Self { inner, thread: Some(thread) })
+        Ok(Self { inner, _thread: Joined::new(thread) })
     }
 
     /// Tells which segment is being written; the one before can be unmapped.
@@ -162,10 +177,6 @@ impl Drop for Supply {
     fn drop(&mut self) {
         self.inner.lock().stop = true;
         self.inner.changed.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // A panic in the helper has been reported by the panic hook; there is nothing left to do.
-            let _ = thread.join();
-        }
     }
 }
 
