@@ -16,6 +16,11 @@ use std::time::{Duration, Instant};
 
 use chronfs::queue::{Entry, Queue, Settings, Start, Waiter};
 
+#[path = "common/random.rs"]
+mod random;
+
+use random::Random;
+
 const QUEUE: &str = "CHRONFS_CRASH_QUEUE";
 const CYCLES: &str = "CHRONFS_CRASH_CYCLES";
 const SETTINGS: Settings = Settings {
@@ -142,18 +147,6 @@ impl Drop for Mother {
         }
         let _ = self.process.kill();
         let _ = self.process.wait();
-    }
-}
-
-/// A small generator of numbers that look random (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
     }
 }
 

@@ -13,33 +13,24 @@ use std::time::{Duration, Instant};
 
 use chronfs::queue::{Entry, Error, Queue, QueueReader, QueueWriter, Settings};
 
+#[path = "common/random.rs"]
+mod random;
+
+use random::Random;
+
 const SEGMENT_SIZE: u32 = 64 << 10;
 /// What is promised of a release build; another one has more time.
 const LONGEST: Duration = Duration::from_secs(if cfg!(debug_assertions) { 4 } else { 1 });
-
-/// A small generator of numbers that look random (xorshift).
-struct Random(u64);
 
 impl Random {
     fn new() -> Self {
         Self(std::env::var("CHRONFS_FUZZ_SEED").map_or(0x5EED, |seed| seed.parse::<u64>().unwrap() | 1 << 40))
     }
 
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit as u64).unwrap()
-    }
-
     /// A number that programs stumble over, or any.
     fn hostile(&mut self) -> u64 {
         let special = [0, 1, 2, 0x7FFF_FFFF, 0xFFFF_FFFF, 1 << 62, i64::MAX as u64, u64::MAX - 1, u64::MAX];
-        let index = self.below(special.len() + 2);
+        let index = self.index(special.len() + 2);
         special.get(index).copied().unwrap_or_else(|| self.next())
     }
 }
@@ -113,24 +104,24 @@ fn use_queue(path: &Path, context: &str) -> Duration {
 
 /// Puts something else into a file, with the checksums right where `repair` says so.
 fn damage(random: &mut Random, bytes: &mut Vec<u8>) {
-    match random.below(6) {
+    match random.index(6) {
         0 => {
-            let len = random.below(bytes.len() + 1);
+            let len = random.index(bytes.len() + 1);
             bytes.truncate(len);
         }
         1 => {
-            let len = random.below(8192);
+            let len = random.index(8192);
             bytes.clear();
             bytes.extend((0..len).map(|_| random.next().to_le_bytes()[0]));
         }
         2 => {
-            let from = random.below(bytes.len());
-            let to = (from + random.below(4096)).min(bytes.len());
+            let from = random.index(bytes.len());
+            let to = (from + random.index(4096)).min(bytes.len());
             bytes[from..to].fill(random.next().to_le_bytes()[0]);
         }
         _ => {
-            for _ in 0..=random.below(8) {
-                let at = random.below(bytes.len() / 8) * 8;
+            for _ in 0..=random.index(8) {
+                let at = random.index(bytes.len() / 8) * 8;
                 let value = random.hostile().to_le_bytes();
                 bytes[at..at + 8].copy_from_slice(&value);
             }
@@ -145,11 +136,11 @@ const CURSOR_BLOCKS: [(usize, usize); 3] = [(0, 64), (64, 32), (128, 32)];
 
 /// Hostile numbers in a block whose checksum is right.
 fn forge(random: &mut Random, bytes: &mut [u8], blocks: &[(usize, usize)]) {
-    let (start, len) = blocks[random.below(blocks.len())];
+    let (start, len) = blocks[random.index(blocks.len())];
     let Some(block) = bytes.get_mut(start..start + len) else { return };
-    for _ in 0..=random.below(2) {
-        let width = if random.below(2) == 0 { 8 } else { 4 };
-        let at = random.below((len - 4) / width) * width;
+    for _ in 0..=random.index(2) {
+        let width = if random.index(2) == 0 { 8 } else { 4 };
+        let at = random.index((len - 4) / width) * width;
         let value = random.hostile().to_le_bytes();
         let end = (at + width).min(len - 4);
         block[at..end].copy_from_slice(&value[..end - at]);
@@ -168,10 +159,10 @@ fn forge_record(random: &mut Random, bytes: &mut [u8]) {
     if bytes.len() < 8192 {
         return;
     }
-    let offset = 4096 + random.below(3) * (2200 + 32);
+    let offset = 4096 + random.index(3) * (2200 + 32);
     let (seq, timestamp) = (random.hostile(), random.hostile());
-    let len = random.below(64);
-    let first = (len as u64 + 1) | u64::from(random.below(2) == 0) << 48 | (random.next() & 0xFFFF) << 32;
+    let len = random.index(64);
+    let first = (len as u64 + 1) | u64::from(random.index(2) == 0) << 48 | (random.next() & 0xFFFF) << 32;
     let padded = len.next_multiple_of(8);
     let place = offset as u64 | u64::from(salt) << 32;
     let mut summed: Vec<u8> = [place, first, seq, timestamp].iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -208,8 +199,8 @@ fn whatever_the_files_hold_nothing_panics_or_hangs() {
     for round in 0..rounds {
         copy(&template, &path);
         let seed = random.0;
-        for _ in 0..=random.below(2) {
-            let name = files[random.below(files.len())];
+        for _ in 0..=random.index(2) {
+            let name = files[random.index(files.len())];
             let mut bytes = std::fs::read(path.join(name)).unwrap();
             if bytes.is_empty() {
                 continue;
@@ -219,7 +210,7 @@ fn whatever_the_files_hold_nothing_panics_or_hangs() {
                 "readers/alice.meta" => &CURSOR_BLOCKS,
                 _ => &SEGMENT_BLOCKS,
             };
-            match random.below(3) {
+            match random.index(3) {
                 0 if bytes.len() >= 64 => damage(&mut random, &mut bytes),
                 1 if name.ends_with(".q") => forge_record(&mut random, &mut bytes),
                 _ => forge(&mut random, &mut bytes, blocks),
@@ -255,7 +246,7 @@ fn read_on(reader: &mut QueueReader, model: &mut Model, count: usize) {
 
 fn append(random: &mut Random, writer: &mut QueueWriter, model: &mut Model) {
     let max = writer.max_payload_len();
-    let len = [random.below(100), random.below(3000), random.below(max + 1), max, 0][random.below(5)];
+    let len = [random.index(100), random.index(3000), random.index(max + 1), max, 0][random.index(5)];
     let payload = vec![random.next().to_le_bytes()[0]; len];
     let last = model.messages.last().map_or(0, |message| message.0);
     let timestamp_ns = last + random.next() % 3;
@@ -274,9 +265,9 @@ fn run_model(random: &mut Random, steps: usize) {
     let mut writer = queue.writer().unwrap();
     let mut reader = queue.reader("alice").unwrap();
     for _ in 0..steps {
-        match random.below(12) {
+        match random.index(12) {
             0..=4 => append(random, &mut writer, &mut model),
-            5 | 6 => read_on(&mut reader, &mut model, random.below(5)),
+            5 | 6 => read_on(&mut reader, &mut model, random.index(5)),
             7 => {
                 reader.commit();
                 model.consumed = model.read;
@@ -292,7 +283,7 @@ fn run_model(random: &mut Random, steps: usize) {
                 assert_eq!(writer.next_seq(), model.messages.len() as u64 + 1);
             }
             10 => {
-                let seq = random.below(model.messages.len() + 2);
+                let seq = random.index(model.messages.len() + 2);
                 reader.seek_seq(seq as u64).unwrap();
                 model.read = seq.max(1).min(model.messages.len() + 1) - 1;
             }

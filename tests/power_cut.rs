@@ -17,6 +17,11 @@ use std::time::{Duration, Instant};
 
 use chronfs::queue::{Entry, Queue, Settings};
 
+#[path = "common/random.rs"]
+mod random;
+
+use random::Random;
+
 const QUEUE: &str = "CHRONFS_CUT_QUEUE";
 const SEED: &str = "CHRONFS_CUT_SEED";
 
@@ -24,18 +29,6 @@ fn payload(seq: u64) -> Vec<u8> {
     let mut payload = seq.to_le_bytes().to_vec();
     payload.resize(8 + usize::try_from(seq * 7919 % 3000).unwrap(), u8::try_from(seq % 251).unwrap());
     payload
-}
-
-/// A small generator of numbers that look random (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }
 
 /// A file system in a file, unmounted and removed at the end whatever happens.

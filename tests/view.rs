@@ -10,48 +10,39 @@ use chronfs::queue::layout::{HEADER_LEN, SEGMENT_SUFFIX};
 use chronfs::queue::{Entry, Gap, GapReason, Position, Queue, QueueWriter, Settings};
 use chronfs::view::{Format, Stream, View, render, rendered_len};
 
-/// A repeatable source of chance.
-struct Chance(u64);
+#[path = "common/random.rs"]
+mod random;
 
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
+use random::Random;
 
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(limit).unwrap()).unwrap()
-    }
-
+impl Random {
     /// Mostly short, some empty, a few of many kilobytes; text, JSON and arbitrary bytes.
     fn payload(&mut self) -> Vec<u8> {
-        let len = match self.below(100) {
+        let len = match self.index(100) {
             0..5 => 0,
-            5..8 => 1000 + self.below(30_000),
-            _ => 1 + self.below(300),
+            5..8 => 1000 + self.index(30_000),
+            _ => 1 + self.index(300),
         };
-        let alphabet: &[u8] = match self.below(5) {
+        let alphabet: &[u8] = match self.index(5) {
             0 => b"\"\\\n\t\x00\x7f\xc3\xff",
             1 => b"\0\0\0\0\0\0\0\x01",
             2 => b"plain text, no more",
             _ => b"{\"price\":\"61800.20\",\"size\":\"2.507\"}",
         };
-        let runs = self.below(4) == 0;
+        let runs = self.index(4) == 0;
         let mut payload = Vec::with_capacity(len);
         while payload.len() < len {
-            let byte = alphabet[self.below(alphabet.len())];
-            let count = if runs { 1 + self.below(60) } else { 1 };
+            let byte = alphabet[self.index(alphabet.len())];
+            let count = if runs { 1 + self.index(60) } else { 1 };
             payload.extend(std::iter::repeat_n(byte, count.min(len - payload.len())));
         }
         payload
     }
 }
 
-fn append(writer: &mut QueueWriter, count: usize, chance: &mut Chance) {
+fn append(writer: &mut QueueWriter, count: usize, chance: &mut Random) {
     for _ in 0..count {
-        let msg_type = u16::try_from(chance.below(65_535)).unwrap();
+        let msg_type = u16::try_from(chance.index(65_535)).unwrap();
         writer.append(msg_type, &chance.payload()).unwrap();
     }
 }
@@ -129,7 +120,7 @@ fn any_range_while_the_queue_grows() {
     let queue = create(&dir);
     let views = Format::ALL.map(|format| View::new(&queue, format).unwrap());
     let mut writer = queue.writer().unwrap();
-    let mut chance = Chance(0x5EED);
+    let mut chance = Random(0x5EED);
     for round in 0..30 {
         for view in &views {
             let expected = reference(&queue, view.format());
@@ -138,9 +129,9 @@ fn any_range_while_the_queue_grows() {
                 assert_eq!(size(view), expected.len());
             }
             for _ in 0..30 {
-                let offset = chance.below(expected.len() + 100);
-                let largest = if chance.below(4) == 0 { 200_000 } else { 3_000 };
-                let len = chance.below(largest);
+                let offset = chance.index(expected.len() + 100);
+                let largest = if chance.index(4) == 0 { 200_000 } else { 3_000 };
+                let len = chance.index(largest);
                 let from = offset.min(expected.len());
                 let to = (offset + len).min(expected.len());
                 assert_eq!(read(view, offset, len), expected[from..to], "{} from {offset}, {len}", view.format());
@@ -148,7 +139,7 @@ fn any_range_while_the_queue_grows() {
             assert_eq!(size(view), expected.len());
             assert_eq!(view.modified_ns(), writer.last_timestamp_ns());
         }
-        let count = chance.below(200);
+        let count = chance.index(200);
         append(&mut writer, count, &mut chance);
     }
     assert!(queue.bounds().unwrap().head.segment.0 > 3, "several segments");
@@ -158,7 +149,7 @@ fn any_range_while_the_queue_grows() {
 fn sequential_reads_of_any_size() {
     let dir = tempfile::tempdir().unwrap();
     let queue = create(&dir);
-    append(&mut queue.writer().unwrap(), 1500, &mut Chance(7));
+    append(&mut queue.writer().unwrap(), 1500, &mut Random(7));
     for format in Format::ALL {
         let expected = reference(&queue, format);
         let view = View::new(&queue, format).unwrap();
@@ -201,7 +192,7 @@ fn threads_read_while_one_appends() {
     let dir = tempfile::tempdir().unwrap();
     let queue = create(&dir);
     let mut writer = queue.writer().unwrap();
-    append(&mut writer, 10, &mut Chance(3));
+    append(&mut writer, 10, &mut Random(3));
     let view = View::new(&queue, Format::Jsonl).unwrap();
     let done = AtomicBool::new(false);
     let parts: Vec<Vec<u8>> = std::thread::scope(|scope| {
@@ -225,7 +216,7 @@ fn threads_read_while_one_appends() {
                 })
             })
             .collect();
-        let mut chance = Chance(11);
+        let mut chance = Random(11);
         for _ in 0..150 {
             append(&mut writer, 10, &mut chance);
         }
@@ -293,7 +284,7 @@ fn streams_give_whole_units() {
         assert_eq!(stream.read(1000, &mut out).unwrap(), None);
         assert_eq!(out, b"x");
 
-        append(&mut writer, 300, &mut Chance(99));
+        append(&mut writer, 300, &mut Random(99));
         assert!(stream.ready().unwrap());
         let expected = reference(&queue, format)[start..].to_vec();
         let mut all = Vec::new();
