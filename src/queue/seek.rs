@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::control::HeadHint;
 use super::dir::Access;
 use super::error::{Error, Result};
 use super::layout::{self, MessageHeader, RECORD_ALIGN, RECORDS_START};
@@ -16,6 +17,8 @@ use super::{Shared, control, segment};
 
 /// Below this many bytes a search walks record by record.
 const WALK_BYTES: u32 = 8 << 10;
+/// A walk to the head looks after so many messages whether a head further on has been published.
+const LOOK_AT_HEAD_EVERY: u32 = 256;
 
 /// What is looked for: the first message that is not before it.
 #[derive(Debug, Clone, Copy)]
@@ -136,8 +139,30 @@ fn is_before(target: Target, header: &Header) -> bool {
     !header.is_padding() && target.is_after(header.seq, header.timestamp_ns)
 }
 
+/// Where a walk to the head may end although the writer goes on, maybe faster than the walk: at a head that was published
+/// after the walk has begun. Whatever was committed before that lies before it.
+struct HeadSoFar {
+    at_first: Option<HeadHint>,
+    end: Option<Position>,
+}
+
+impl HeadSoFar {
+    fn new(shared: &Shared) -> Self {
+        Self { at_first: shared.head_hint(), end: None }
+    }
+
+    fn is_passed(&mut self, shared: &Shared, position: Position) -> bool {
+        if self.end.is_none() {
+            let later =
+                shared.head_hint().filter(|_| self.at_first.is_some()).filter(|&hint| Some(hint) != self.at_first);
+            self.end = later.map(|hint| hint.position);
+        }
+        self.end.is_some_and(|end| position >= end)
+    }
+}
+
 impl Shared {
-    /// Where the queue starts and ends now.
+    /// Where the queue starts and ends, now or a moment later.
     pub(crate) fn bounds(self: &Arc<Self>) -> Result<Bounds> {
         let ids = self.segment_ids()?;
         let Some((id, first_seq)) = self.first_retained(&ids)? else {
@@ -147,9 +172,14 @@ impl Shared {
         let first_position = Position { segment: id, offset: RECORDS_START };
         let (mut scanner, last_timestamp_ns) = self.near_head(&ids, (first_position, first_seq));
         let mut last_timestamp_ns = last_timestamp_ns;
+        let (mut end, mut seen) = (HeadSoFar::new(self), 0_u32);
         while let Some(entry) = scanner.next()? {
             if let Entry::Message(message) = entry {
                 last_timestamp_ns = message.timestamp_ns;
+            }
+            seen = seen.wrapping_add(1);
+            if seen.is_multiple_of(LOOK_AT_HEAD_EVERY) && end.is_passed(self, scanner.position()) {
+                break;
             }
         }
         // What was published and then lost in a power cut is behind the last message; its numbers are not used again.
@@ -239,5 +269,35 @@ impl Shared {
             let header = UncheckedHeader::parse(&header)?.trust();
             Some((header.seq, header.timestamp_ns.saturating_sub(1)))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{Queue, Settings};
+
+    #[test]
+    fn a_walk_to_the_head_ends_although_the_writer_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = Queue::create(dir.path().join("q"), &Settings::default()).unwrap();
+        let mut writer = queue.writer().unwrap();
+        writer.append(1, b"hello").unwrap();
+        let mut end = HeadSoFar::new(&queue.shared);
+        let head = queue.bounds().unwrap().head;
+        assert!(!end.is_passed(&queue.shared, head), "nothing has been published since");
+        let published = |writer: &mut crate::QueueWriter| {
+            let before = queue.shared.head_hint();
+            while queue.shared.head_hint() == before {
+                writer.append(1, &[0; 1000]).unwrap();
+            }
+            queue.shared.head_hint().unwrap().position
+        };
+        let first = published(&mut writer);
+        assert!(!end.is_passed(&queue.shared, head));
+        assert!(end.is_passed(&queue.shared, first));
+        // What is published later does not matter: the walk would never end.
+        published(&mut writer);
+        assert!(end.is_passed(&queue.shared, first));
     }
 }
