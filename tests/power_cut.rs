@@ -125,13 +125,13 @@ fn work(path: &Path, seed: u64) {
             let seq = writer.next_seq();
             writer.append(1, &payload(seq)).unwrap();
         }
-        match random.below(6) {
+        match random.below(8) {
             // What a writer leaves that ends without a sync, its successor's sync must cover.
             0 => {
                 drop(writer);
                 writer = queue.writer().unwrap();
             }
-            1 => {
+            1 | 6 => {
                 while reader.next().unwrap().is_some() {}
                 reader.commit_sync().unwrap();
                 writeln!(out, "consumed {}", reader.seq()).unwrap();
@@ -204,12 +204,14 @@ fn cut(disk: &Disk, path: &Path, random: &mut Random, mut promised: Promised) ->
 /// Reads everything; gives the number behind the last message.
 fn check(path: &Path, promised: Promised, cut: u64) -> u64 {
     let queue = Queue::open(path).unwrap();
-    match queue.reader_position("alice") {
-        Ok(position) => assert!(position >= promised.consumed, "cut {cut}: {promised:?}, the reader is at {position}"),
+    let consumed = match queue.reader_position("alice") {
+        Ok(position) => position,
         Err(error) => panic!("cut {cut}: {promised:?}, {error}"),
-    }
+    };
+    assert!(consumed >= promised.consumed, "cut {cut}: {promised:?}, the reader is at {consumed}");
     let mut scanner = queue.scan().unwrap();
-    let mut next = 1;
+    // Retention takes what has been consumed.
+    let mut next = queue.inspect().unwrap().bounds.first_seq;
     while let Some(entry) = scanner.next().unwrap() {
         match entry {
             Entry::Message(message) => {
@@ -224,22 +226,32 @@ fn check(path: &Path, promised: Promised, cut: u64) -> u64 {
             }
         }
     }
-    assert!(next >= promised.synced, "cut {cut}: synced before {}, there is {next}", promised.synced);
+    assert!(next.max(consumed) >= promised.synced, "cut {cut}: synced before {}, there is {next}", promised.synced);
     next
+}
+
+/// How many of the segments lie in files that have held another one before.
+fn reused_files(path: &Path) -> usize {
+    let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let segments = entries.filter(|path| path.extension().is_some_and(|ending| ending == "q"));
+    segments.filter(|path| std::fs::read(path).unwrap().get(11) == Some(&1)).count()
 }
 
 fn cut_often(kind: &str, cuts: u64) {
     let Some(disk) = Disk::new(kind, if kind == "xfs" { 320 } else { 64 }) else { return };
     let path = disk.mountpoint().join("q");
     let mut random = Random(0x5EED + cuts);
-    let settings = Settings { segment_size: 64 << 10, ..Settings::default() };
-    let mut messages = 0;
+    let (mut messages, mut reused) = (0, 0);
     for number in 0..cuts {
+        // Every other queue retires segments, and uses their files again.
+        let retain_segments = (number % 2 == 0).then_some(1);
+        let settings = Settings { segment_size: 64 << 10, retain_segments, ..Settings::default() };
         // A new queue for each: what is missing behind a cut would hide what the next one takes.
         let _ = std::fs::remove_dir_all(&path);
         Queue::create(&path, &settings).unwrap().add_reader("alice").unwrap();
         let promised = cut(&disk, &path, &mut random, Promised::default());
         disk.mount_again();
+        reused += reused_files(&path);
         let next = check(&path, promised, number);
         let mut writer = Queue::open(&path).unwrap().writer().unwrap();
         assert!(writer.next_seq() >= next.max(promised.consumed), "cut {number}: a number is given twice");
@@ -250,7 +262,8 @@ fn cut_often(kind: &str, cuts: u64) {
         assert_eq!(check(&path, promised, number), seq + 1, "cut {number}");
         messages += promised.synced;
     }
-    eprintln!("{kind}: {cuts} cuts, {messages} messages synced before them");
+    assert!(reused > 0 || cuts < 10, "{kind}: no file was used again");
+    eprintln!("{kind}: {cuts} cuts, {messages} messages synced before them; {reused} files that had been used again");
 }
 
 #[test]

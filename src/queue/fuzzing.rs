@@ -45,7 +45,12 @@ pub fn targets() -> Vec<(&'static str, Target, Vec<u8>)> {
 }
 
 fn context() -> RecordContext {
-    RecordContext { summer: Summer::new(Checksum::Crc32c), salt: 0xC0FF_EE00, segment_size: CONTEXT_SIZE }
+    RecordContext {
+        summer: Summer::new(Checksum::Crc32c),
+        salt: 0xC0FF_EE00,
+        segment_size: CONTEXT_SIZE,
+        is_reused: false,
+    }
 }
 
 /// The mode and the rest.

@@ -173,8 +173,8 @@ pub struct SegmentIdentity {
     pub version: U16,
     /// As in [`SettingsBlock`].
     pub checksum_kind: u8,
-    /// Zero.
-    pub reserved_a: u8,
+    /// 1 if the file has held another segment before: behind the newest record it may hold anything. Else 0.
+    pub is_reused: u8,
     /// Bytes of this file.
     pub segment_size: U32,
     /// The queue that it belongs to.

@@ -39,6 +39,7 @@ mod sealed;
 mod seek;
 mod segment;
 mod sigbus;
+mod spare;
 mod supply;
 mod sys;
 mod types;
@@ -56,6 +57,7 @@ pub use options::{Checksum, ReaderOptions, Settings, Start, SyncPolicy, WaitStra
 pub use position::{Position, SegmentId};
 pub use reader::QueueReader;
 pub use reserve::{Batch, Reservation};
+use retention::Retire;
 pub use retention::{Ignored, IgnoredReason, Pin, Retention};
 pub use scan::Scanner;
 pub(crate) use sealed::{FINGERPRINT_LEN, Sealed};
@@ -316,7 +318,7 @@ impl Queue {
     /// # Errors
     /// [`Error::Io`] if a file can't be read or removed.
     pub fn retain(&self, dry_run: bool) -> Result<Retention> {
-        self.shared.retain(dry_run)
+        self.shared.retain(if dry_run { Retire::Not } else { Retire::ForGood })
     }
 
     /// The names of the registered readers, sorted.

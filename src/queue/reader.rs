@@ -95,6 +95,7 @@ impl QueueReader {
             summer: super::checksum::Summer::new(shared.geometry.settings.checksum),
             salt: 0,
             segment_size: shared.geometry.settings.segment_size,
+            is_reused: false,
         };
         let mut reader = Self {
             map: None,

@@ -10,6 +10,8 @@ pub(crate) struct RecordContext {
     pub(crate) summer: Summer,
     pub(crate) salt: u32,
     pub(crate) segment_size: u32,
+    /// The file has held another segment before.
+    pub(crate) is_reused: bool,
 }
 
 /// A record's header as it is worked with. `format.md` has its bytes.
@@ -105,6 +107,12 @@ impl UncheckedHeader {
             && header.seq >= expected
     }
 
+    /// Whether this, where message `expected` would be and no sound record is, comes from an earlier use of the file. What was
+    /// written here later and then damaged has its sequence number, or a bit of that wrong.
+    pub(crate) fn is_left_over(&self, context: &RecordContext, expected: u64) -> bool {
+        context.is_reused && (self.header.seq ^ expected).count_ones() > 1
+    }
+
     /// Believes the header if the checksum of the record at `offset` is right.
     #[inline]
     pub(crate) fn verify(&self, context: &RecordContext, offset: u32, payload: &[u8]) -> Option<Header> {
@@ -150,7 +158,12 @@ mod tests {
     use zerocopy::{FromBytes, IntoBytes};
 
     fn context() -> RecordContext {
-        RecordContext { summer: Summer::new(Checksum::Crc32c), salt: 0xABCD_1234, segment_size: 1 << 16 }
+        RecordContext {
+            summer: Summer::new(Checksum::Crc32c),
+            salt: 0xABCD_1234,
+            segment_size: 1 << 16,
+            is_reused: false,
+        }
     }
 
     fn record(offset: u32) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! Retention: which sealed segments may go, what keeps the others, and taking them away.
 //!
 //! A segment goes when a limit of the queue's settings says that it is too much (bytes, segments, age) and no live reader
-//! needs it any more. Segments go in order, oldest first, by unlink only: whoever has one open can finish. A reader that
+//! needs it any more. Segments go in order, oldest first, by unlink or rename only: whoever has one open can finish. A reader that
 //! no longer counts (silent for longer than its time to live, or too far behind) learns of the gap on its next read.
 //! Runs on the writer's helper thread after a roll, and by `chron-cli retain`; never on the append path. Two at a time
 //! do no harm.
@@ -14,8 +14,8 @@ use super::dir::Access;
 use super::error::Result;
 use super::inspect::SegmentInfo;
 use super::position::SegmentId;
-use super::segment;
 use super::types::Bounds;
+use super::{segment, spare};
 use crate::clock;
 
 /// What retention has done, or would do.
@@ -60,6 +60,17 @@ pub enum IgnoredReason {
     TooFarBehind,
 }
 
+/// What becomes of the segments that may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retire {
+    /// They stay.
+    Not,
+    /// Their files are removed.
+    ForGood,
+    /// One file is kept for the next segment. For the holder of the writer lock.
+    ForReuse,
+}
+
 /// A reader that counts: it needs everything from this sequence number on.
 struct Needs {
     reader: String,
@@ -73,8 +84,8 @@ impl Shared {
         settings.retain_bytes.is_some() || settings.retain_segments.is_some() || settings.retain_age_ns.is_some()
     }
 
-    /// Applies the queue's limits; with `dry_run` only says what would be done.
-    pub(crate) fn retain(self: &Arc<Self>, dry_run: bool) -> Result<Retention> {
+    /// Applies the queue's limits, or only says what that would do.
+    pub(crate) fn retain(self: &Arc<Self>, how: Retire) -> Result<Retention> {
         if !self.has_retention() {
             return Ok(Retention::default());
         }
@@ -95,12 +106,16 @@ impl Shared {
             }
         }
         for (info, _) in &excess[..free] {
-            if !dry_run {
-                self.dir.remove(&segment::file_name(info.id))?;
+            let name = segment::file_name(info.id);
+            match how {
+                Retire::Not => {}
+                // The spare would count, too.
+                Retire::ForReuse if self.geometry.settings.max_bytes.is_none() => spare::keep(&self.dir, &name)?,
+                Retire::ForReuse | Retire::ForGood => self.dir.remove(&name)?,
             }
             retention.removed.push(*info);
         }
-        if !dry_run && free > 0 {
+        if how != Retire::Not && free > 0 {
             self.dir.sync()?;
         }
         Ok(retention)

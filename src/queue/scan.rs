@@ -68,6 +68,8 @@ enum Step {
 enum Found {
     Record(Header),
     NotCommitted,
+    /// Bytes from an earlier use of the file, where nothing has been written since or what was is lost.
+    LeftOver,
     Bad,
     /// The segment has no more room or the file ends here.
     End,
@@ -148,7 +150,8 @@ impl Scanner {
         }
         match self.record()? {
             Found::Record(header) => Ok(self.take(header)),
-            Found::NotCommitted => self.not_committed(),
+            Found::NotCommitted => self.not_committed(false),
+            Found::LeftOver => self.not_committed(true),
             Found::Bad => self.resync(true),
             Found::End => self.go_to_later_segment(GapReason::Segment),
         }
@@ -161,7 +164,7 @@ impl Scanner {
 
     /// Whether a record can start at `position` and none does.
     pub(crate) fn is_free_here(&mut self) -> Result<bool> {
-        Ok(self.open_segment()? && matches!(self.record()?, Found::NotCommitted))
+        Ok(self.open_segment()? && matches!(self.record()?, Found::NotCommitted | Found::LeftOver))
     }
 
     /// Opens the segment at `position`; false if it is missing or not usable.
@@ -196,20 +199,21 @@ impl Scanner {
         Step::Message(header, position)
     }
 
-    /// Nothing is committed at `position`: the head, unless something lies behind it.
-    fn not_committed(&mut self) -> Result<Step> {
+    /// Nothing is committed at `position`: the head, unless something lies behind it. `search`: although nothing that is
+    /// known says so.
+    fn not_committed(&mut self, search: bool) -> Result<Step> {
         let ahead = match self.queue.head_hint() {
             Some(hint) => (hint.position > self.position).then_some(hint.next_seq),
             // The control block can't tell: the files must.
             None => self.later_started(self.position.segment)?.map(|(id, _)| u64::from(id.0) << 32),
         };
-        if ahead.is_none() || self.stalled == Some((self.position, ahead)) {
+        if (ahead.is_none() && !search) || self.stalled == Some((self.position, ahead)) {
             return Ok(Step::Head);
         }
         // Only now: what was committed before that something appeared is visible now.
         self.window.clear();
         match self.record()? {
-            Found::NotCommitted => {
+            Found::NotCommitted | Found::LeftOver => {
                 let step = self.resync(false)?;
                 if matches!(step, Step::Head) {
                     self.stalled = Some((self.position, ahead));
@@ -311,8 +315,9 @@ impl Scanner {
         let Some(unchecked) = UncheckedHeader::parse(&header) else {
             return Ok(Found::NotCommitted);
         };
+        let bad = if unchecked.is_left_over(&context, self.seq) { Found::LeftOver } else { Found::Bad };
         let Some(len) = unchecked.payload_len(&context, offset) else {
-            return Ok(Found::Bad);
+            return Ok(bad);
         };
         // Fresh once more even if the header just was: all of the record must be read after its commit word was seen.
         fence(Ordering::Acquire);
@@ -323,7 +328,7 @@ impl Scanner {
         let unchecked = UncheckedHeader::parse(header).filter(|again| again.payload_len(&context, offset) == Some(len));
         let verified =
             unchecked.zip(rest.get(..len)).and_then(|(again, payload)| again.verify(&context, offset, payload));
-        Ok(verified.map_or(Found::Bad, Found::Record))
+        Ok(verified.map_or(bad, Found::Record))
     }
 
     /// The bytes from `position` on: at least `len`, unless the file ends before. `fresh`: not from the window.

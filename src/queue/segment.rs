@@ -20,7 +20,7 @@ use super::layout::{
 };
 use super::position::SegmentId;
 use super::record::RecordContext;
-use super::sys;
+use super::{spare, sys};
 
 /// An opened segment file whose identity has been checked.
 #[derive(Debug)]
@@ -68,7 +68,8 @@ impl Segment {
         let checksum = checksum_of(identity.checksum_kind);
         let summer = Summer::new(checksum.ok_or_else(|| Error::damaged(&path, 0, "unknown checksum kind"))?);
         let (salt, segment_size) = (identity.salt.get(), identity.segment_size.get());
-        Ok(Some(Self { id, file, path, context: RecordContext { summer, salt, segment_size } }))
+        let context = RecordContext { summer, salt, segment_size, is_reused: identity.is_reused != 0 };
+        Ok(Some(Self { id, file, path, context }))
     }
 
     /// The sequence number that the segment starts with and the newest timestamp before it; None while it is not
@@ -103,16 +104,18 @@ impl Segment {
         Ok(header.is_some_and(|header| header.commit.get() != 0))
     }
 
-    /// Makes a segment: complete, synced, and only then under its final name.
+    /// Makes a segment, from the spare file if there is one: complete, synced, and only then under its final name.
     pub(crate) fn create(dir: &Dir, geometry: &Geometry, id: SegmentId, now_ns: u64) -> Result<Self> {
         let size = geometry.settings.segment_size;
         let name = file_name(id);
         let temporary = format!("{name}{TEMPORARY_SUFFIX}");
         dir.remove(&temporary)?;
         let path = dir.path_of(&name);
-        let file = dir.open_file(&temporary, Access::CreateNew)?;
+        let spare = spare::take(dir, &temporary, size);
+        let is_reused = spare.is_some();
+        let file = if is_reused { spare } else { dir.open_file(&temporary, Access::CreateNew)? };
         let file = file.ok_or_else(|| Error::io(&path, "make it")(std::io::ErrorKind::NotFound.into()))?;
-        let made = fill(&file, &path, geometry, id, now_ns).and_then(|salt| {
+        let made = fill(&file, &path, geometry, (id, is_reused), now_ns).and_then(|salt| {
             dir.rename(&temporary, &name, false)?;
             Ok(salt)
         });
@@ -125,7 +128,7 @@ impl Segment {
             }
         };
         let summer = Summer::new(geometry.settings.checksum);
-        Ok(Self { id, file, path, context: RecordContext { summer, salt, segment_size: size } })
+        Ok(Self { id, file, path, context: RecordContext { summer, salt, segment_size: size, is_reused } })
     }
 }
 
@@ -144,8 +147,8 @@ pub(crate) fn start_of_damaged(dir: &Dir, id: SegmentId) -> Option<u64> {
     read_start(&file).map(|(seq, _)| seq)
 }
 
-/// Writes identity and settings into a new segment file; gives its salt.
-fn fill(file: &File, path: &Path, geometry: &Geometry, id: SegmentId, now_ns: u64) -> Result<u32> {
+/// Writes identity and settings into a segment file, which is new or used again, and syncs it; gives its salt.
+fn fill(file: &File, path: &Path, geometry: &Geometry, (id, is_reused): (SegmentId, bool), now_ns: u64) -> Result<u32> {
     let size = geometry.settings.segment_size;
     sys::allocate(file, u64::from(size)).map_err(Error::io(path, "allocate the segment"))?;
     let random = sys::random_u64().map_err(Error::io(path, "get a random number for it"))?;
@@ -153,6 +156,7 @@ fn fill(file: &File, path: &Path, geometry: &Geometry, id: SegmentId, now_ns: u6
     identity.magic = SEGMENT_MAGIC;
     identity.version = layout::VERSION.into();
     identity.checksum_kind = control::checksum_kind(geometry.settings.checksum);
+    identity.is_reused = u8::from(is_reused);
     identity.segment_size = size.into();
     identity.queue_id = geometry.queue_id.into();
     identity.segment_id = id.0.into();
@@ -162,13 +166,24 @@ fn fill(file: &File, path: &Path, geometry: &Geometry, id: SegmentId, now_ns: u6
     identity.salt = salt.into();
     identity.created_ns = now_ns.into();
     identity.crc = block_sum(identity.as_bytes()).into();
-    let write = |bytes: &[u8], offset: u32| {
-        file.write_all_at(bytes, u64::from(offset)).map_err(Error::io(path, "write the segment's header"))
-    };
-    write(identity.as_bytes(), 0)?;
-    write(geometry.to_block().as_bytes(), SEGMENT_SETTINGS)?;
-    write(identity.as_bytes(), size - TRAILER_LEN)?;
-    file.sync_all().map_err(Error::io(path, "sync the segment"))?;
+    // All that stands before the records, and the word that would say that there is one.
+    let mut head = [0; RECORDS_START as usize + 8];
+    let settings = geometry.to_block();
+    for (bytes, offset) in [(identity.as_bytes(), 0), (settings.as_bytes(), SEGMENT_SETTINGS as usize)] {
+        head[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+    for (bytes, offset) in [(&head[..], 0), (identity.as_bytes(), size - TRAILER_LEN)] {
+        let written = if is_reused {
+            // Only these bytes: what the rest of the file holds from before need not go to the disk.
+            sys::write_synced(file, bytes, u64::from(offset))
+        } else {
+            file.write_all_at(bytes, u64::from(offset))
+        };
+        written.map_err(Error::io(path, "write the segment's header"))?;
+    }
+    if !is_reused {
+        file.sync_all().map_err(Error::io(path, "sync the segment"))?;
+    }
     Ok(salt)
 }
 

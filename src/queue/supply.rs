@@ -17,7 +17,9 @@ use super::mapping::Mapping;
 use super::options::SyncPolicy;
 use super::pages;
 use super::position::SegmentId;
+use super::retention::Retire;
 use super::segment::Segment;
+use super::spare;
 use super::writer::sync_segments;
 use super::{Shared, error::Error};
 use crate::clock;
@@ -70,7 +72,7 @@ impl Retention {
         if shared.has_retention() {
             let shared = Arc::clone(shared);
             // What can't be removed now is tried again after the next roll; `chron-cli retain` says why.
-            let retain = move || drop(shared.retain(false));
+            let retain = move || drop(shared.retain(Retire::ForReuse));
             self.thread = std::thread::Builder::new().name("chronfs-retain".into()).spawn(retain).ok().map(Joined::new);
         }
     }
@@ -192,6 +194,8 @@ impl Inner {
             self.control.word64(HEARTBEAT).store(clock::boot_ns(), Ordering::Relaxed);
             let mut state = self.lock();
             if state.stop {
+                drop((state, retention));
+                spare::discard(&self.shared.dir);
                 return;
             }
             // First what the writer may be waiting for.

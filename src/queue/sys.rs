@@ -109,6 +109,20 @@ fn write_zeros(file: &File, len: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Writes bytes, and returns when the disk has them. Nothing else of the file is synced.
+pub(crate) fn write_synced(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    use rustix::io::{Errno, ReadWriteFlags, pwritev2};
+    while !bytes.is_empty() {
+        match pwritev2(file, &[io::IoSlice::new(bytes)], offset, ReadWriteFlags::DSYNC) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => (bytes, offset) = (&bytes[count..], offset + count as u64),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// The next offset at or after `from` where the file holds data rather than a hole; None if there is none.
 pub(crate) fn seek_data(file: &File, from: u64) -> io::Result<Option<u64>> {
     let from = i64::try_from(from).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
@@ -152,6 +166,26 @@ pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
     // SAFETY: `lock` is a valid description of a lock and a valid place for the answer.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) })?;
     Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+}
+
+/// fcntl(2): which signal tells of a lease that others want. The number is that of most architectures.
+const F_SETSIG: libc::c_int = 10;
+
+/// Whether no other descriptor and no other mapping of the file exists, in any process. Takes a write lease for a moment,
+/// which the kernel grants only then; an error where the file system knows none, or the file is somebody else's.
+pub(crate) fn is_open_here_only(file: &File) -> io::Result<bool> {
+    let fd = file.as_raw_fd();
+    // Whoever opens the file in this moment makes the kernel tell us, by a signal that is ignored unless somebody asked for
+    // it. The usual one, SIGIO, would end the process.
+    // SAFETY: a plain call on a descriptor that we borrow.
+    check(unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGURG) })?;
+    // SAFETY: as above.
+    match check(unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_WRLCK) }) {
+        // SAFETY: as above.
+        Ok(_) => check(unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) }).map(|_| true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// A counter that can be polled: readable while it is not 0. Reads and writes don't wait.

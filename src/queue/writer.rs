@@ -30,6 +30,7 @@ use super::pages::{self, Pages};
 use super::position::{Position, SegmentId};
 use super::record::{Header, RecordContext, checked_len};
 use super::recover::{Tail, TailPlace, recover};
+use super::retention::Retire;
 use super::segment::Segment;
 use super::supply::{Prepared, Supply};
 use super::wake::Waker;
@@ -343,7 +344,7 @@ impl QueueWriter {
             Ok((in_use + 1) * u64::from(self.context.segment_size) <= max_bytes)
         };
         // Retention may have something to give that it could not give after the last roll.
-        if has_room()? || (!self.shared.retain(false)?.removed.is_empty() && has_room()?) {
+        if has_room()? || (!self.shared.retain(Retire::ForGood)?.removed.is_empty() && has_room()?) {
             return Ok(());
         }
         Err(Error::QueueFull { path: self.shared.dir.path().to_path_buf(), max_bytes })

@@ -1,0 +1,180 @@
+//! Retired segments whose files are used again: never under somebody who still reads them, and what they held is never
+//! taken for messages or for damage.
+//!
+//! Everything lies in /dev/shm, because not every file system's files are used again.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use chronfs::QueueWriter;
+use chronfs::queue::{Checksum, Entry, GapReason, Queue, Settings};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const SETTINGS: Settings = Settings {
+    segment_size: 64 << 10,
+    checksum: Checksum::Crc32c,
+    max_bytes: None,
+    retain_bytes: None,
+    retain_age_ns: None,
+    retain_segments: Some(1),
+    reader_ttl_ns: None,
+    max_lag_bytes: None,
+};
+/// Offset of the writer's boot id in the control block: `format.md`.
+const BOOT_ID: u64 = 384 + 24;
+
+fn payload(seq: u64) -> Vec<u8> {
+    let mut payload = seq.to_le_bytes().to_vec();
+    payload.resize(8 + usize::try_from(seq * 7919 % 900).unwrap(), u8::try_from(seq % 251).unwrap());
+    payload
+}
+
+fn append(writer: &mut QueueWriter) {
+    let seq = writer.next_seq();
+    writer.append(1, &payload(seq)).unwrap();
+}
+
+/// The path of the segment that holds the head.
+fn active(queue: &Queue) -> PathBuf {
+    let id = queue.inspect().unwrap().bounds.head.segment.0;
+    queue.path().join(format!("{id:09}.q"))
+}
+
+fn is_reused(segment: &Path) -> bool {
+    let mut head = [0; 12];
+    File::open(segment).unwrap().read_exact_at(&mut head, 0).unwrap();
+    head[11] == 1
+}
+
+/// A queue whose active segment has held another one before, and holds ten messages and more. Its writer has ended.
+fn reused() -> (tempfile::TempDir, Queue) {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let queue = Queue::create(dir.path().join("q"), &SETTINGS).unwrap();
+    let mut writer = queue.writer().unwrap();
+    let start = Instant::now();
+    loop {
+        // Retention runs beside us: sooner or later there is a file to be used again.
+        assert!(start.elapsed() < DEADLINE, "no file was used again");
+        let segment = queue.inspect().unwrap().bounds.head.segment;
+        while queue.inspect().unwrap().bounds.head.segment == segment {
+            append(&mut writer);
+        }
+        if is_reused(&active(&queue)) {
+            break;
+        }
+    }
+    (0..10).for_each(|_| append(&mut writer));
+    drop(writer);
+    (dir, queue)
+}
+
+/// Everything in the queue, and the gaps.
+fn scan(queue: &Queue) -> (Vec<u64>, Vec<(u64, u64, GapReason)>) {
+    let (mut seqs, mut gaps) = (Vec::new(), Vec::new());
+    let mut scanner = queue.scan().unwrap();
+    while let Some(entry) = scanner.next().unwrap() {
+        match entry {
+            Entry::Message(message) => {
+                assert_eq!(message.payload, payload(message.seq));
+                seqs.push(message.seq);
+            }
+            Entry::Gap(gap) => gaps.push((gap.from, gap.to, gap.reason)),
+        }
+    }
+    (seqs, gaps)
+}
+
+/// As if the machine had been started again: the published head is no longer known to be exact.
+fn restart(queue: &Queue) {
+    let control = File::options().write(true).open(queue.path().join("control.meta")).unwrap();
+    control.write_all_at(b"another boot id.", BOOT_ID).unwrap();
+}
+
+#[test]
+fn a_file_that_somebody_reads_is_not_used_again() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let queue = Queue::create(dir.path().join("q"), &SETTINGS).unwrap();
+    let mut writer = queue.writer().unwrap();
+    let (start, mut held, mut was_reused) = (Instant::now(), Vec::new(), 0);
+    while was_reused < 20 || held.len() < 20 {
+        assert!(start.elapsed() < DEADLINE, "{was_reused} files used again, {} held", held.len());
+        let path = active(&queue);
+        while active(&queue) == path {
+            append(&mut writer);
+        }
+        was_reused += usize::from(is_reused(&active(&queue)));
+        // Some of those that have just been sealed; they may be retired already.
+        if held.len() < 20
+            && held.len() <= was_reused
+            && let Ok(mut file) = File::open(&path)
+        {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).unwrap();
+            held.push((path, file, bytes));
+        }
+    }
+    drop(writer);
+    for (path, file, before) in held {
+        let mut after = vec![0; before.len()];
+        file.read_exact_at(&mut after, 0).unwrap();
+        assert!(before == after, "{} has changed under its reader", path.display());
+    }
+}
+
+#[test]
+fn what_a_file_held_before_is_no_message_and_no_damage() {
+    let (_dir, queue) = reused();
+    let head = queue.inspect().unwrap().bounds.head;
+    let (seqs, gaps) = scan(&queue);
+    assert_eq!(gaps, []);
+    let next = seqs.last().unwrap() + 1;
+    // A record of an earlier use, where the next one would be, as a power cut can leave it.
+    let path = active(&queue);
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let mut old = vec![0; 200];
+    file.read_exact_at(&mut old, 4096).unwrap();
+    file.write_all_at(&old, u64::from(head.offset)).unwrap();
+    restart(&queue);
+
+    assert_eq!(scan(&queue), (seqs.clone(), vec![]));
+    let options = chronfs::doctor::Options { deep: true, ..Default::default() };
+    let report = chronfs::doctor::examine(queue.path(), options, &mut |_| ()).unwrap();
+    assert!(!report.has_problems(), "{:?}", report.findings);
+    let mut reader = queue.reader("alice").unwrap();
+    while reader.next().unwrap().is_some() {}
+    assert_eq!(reader.seq(), next);
+
+    let mut writer = queue.writer().unwrap();
+    assert_eq!(writer.next_seq(), next);
+    append(&mut writer);
+    assert!(matches!(reader.next().unwrap(), Some(Entry::Message(message)) if message.seq == next));
+    let (after, gaps) = scan(&queue);
+    assert_eq!((after.last(), gaps), (Some(&next), vec![]));
+}
+
+#[test]
+fn a_flipped_bit_in_the_newest_message_of_a_reused_file_is_a_gap() {
+    let (_dir, queue) = reused();
+    restart(&queue);
+    let (seqs, _) = scan(&queue);
+    let newest = *seqs.last().unwrap();
+    let mut scanner = queue.scan().unwrap();
+    scanner.seek_seq(newest).unwrap();
+    let start = u64::from(scanner.position().offset);
+    let file = File::options().read(true).write(true).open(active(&queue)).unwrap();
+    for bit in 0..(32 + payload(newest).len() as u64) * 8 {
+        let (at, mask) = (start + bit / 8, 1 << (bit % 8));
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ mask], at).unwrap();
+        let (found, gaps) = scan(&queue);
+        assert_eq!(found, seqs[..seqs.len() - 1], "bit {bit}");
+        assert_eq!(gaps, [(newest, newest, GapReason::Checksum)], "bit {bit}");
+        file.write_all_at(&byte, at).unwrap();
+    }
+    assert_eq!(scan(&queue), (seqs, vec![]));
+}
