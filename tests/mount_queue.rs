@@ -232,6 +232,16 @@ os.close(fd)
 }
 
 #[test]
+fn asking_for_room_appends_nothing() {
+    let Some(mount) = mount() else { return };
+    let before = payloads(&queue(&mount));
+    let python = "import os; os.posix_fallocate(os.open('q/append.txt', os.O_WRONLY), 0, 9999)";
+    assert!(mount.fails(&format!("python3 -c \"{python}\"")).contains("Operation not permitted"));
+    append(&queue(&mount), &["next"]);
+    assert_eq!(payloads(&queue(&mount)), [before, vec!["next".to_owned()]].concat());
+}
+
+#[test]
 fn there_is_one_writer() {
     let Some(mount) = mount() else { return };
     let queue = queue(&mount);

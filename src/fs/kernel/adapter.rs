@@ -493,7 +493,8 @@ impl Filesystem for Adapter {
     }
 
     fn fallocate(&self, _: &Request, _: INodeNo, _: FileHandle, _: u64, _: u64, _: i32, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::EOPNOTSUPP);
+        // Were it called unsupported, the C library would write zeros instead: messages.
+        reply.error(fuser::Errno::EPERM);
     }
 
     fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _: i64, _: i32, reply: fuser::ReplyLseek) {
