@@ -265,6 +265,7 @@ fn a_read_only_mount_changes_nothing() {
         "mkdir q/readers/bob",
         "rmdir q/readers/alice",
         "echo 1 > q/readers/alice/position",
+        "cat q/readers/alice/take.txt",
     ] {
         assert!(mount.fails(script).contains("Read-only file system"), "{script}");
     }

@@ -12,7 +12,7 @@ use crate::fs::files::follow::below_chunk;
 use crate::fs::files::readers::cursor_stat;
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
-use crate::fs::nodes::{Access, Caller, File, Site};
+use crate::fs::nodes::{Access, Caller, File, Shared, Site};
 use crate::fs::queues::OpenQueue;
 use crate::queue::{Entry, Error, Gap, GapReason, QueueReader, Scanner};
 use crate::sync::Ordering;
@@ -26,14 +26,13 @@ struct Take {
     queue: Arc<OpenQueue>,
     reader: Arc<str>,
     format: Format,
-    /// See [`below_chunk`].
-    max_chunk: usize,
+    shared: Arc<Shared>,
 }
 
 /// Row constructor.
 pub(crate) fn take(site: &Site, format: Format) -> Result<Arc<dyn File>> {
     let (queue, reader) = (Arc::clone(site.queue()?), site.subject()?);
-    Ok(Arc::new(Take { queue, reader, format, max_chunk: site.shared.max_chunk }))
+    Ok(Arc::new(Take { queue, reader, format, shared: Arc::clone(&site.shared) }))
 }
 
 impl File for Take {
@@ -45,13 +44,17 @@ impl File for Take {
 
     fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
+        if self.shared.read_only {
+            // The kernel lets reads pass, but these move the reader.
+            return Err(Errno::EROFS);
+        }
         cursor_stat(&self.queue, &self.reader)?;
         let reader = when_released(&self.queue, || self.queue.queue.reader(&self.reader))?;
         let mut scanner = self.queue.queue.scan()?;
         scanner.seek_seq(reader.seq())?;
         self.queue.takes.fetch_add(1, Ordering::AcqRel);
         let state = Mutex::new(Taking { reader: Some(reader), scanner, next: Next::Unknown });
-        let (queue, format, max_chunk) = (Arc::clone(&self.queue), self.format, self.max_chunk);
+        let (queue, format, max_chunk) = (Arc::clone(&self.queue), self.format, self.shared.max_chunk);
         Ok(Box::new(TakeHandle { queue, format, max_chunk, state }))
     }
 
