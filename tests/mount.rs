@@ -277,13 +277,15 @@ fn a_second_user_sees_what_the_backing_modes_allow() {
     use std::os::unix::fs::{PermissionsExt, chown};
 
     let prepare = |root: &std::path::Path| {
-        for (name, mode) in [("open", 0o755), ("closed", 0o700), ("shared", 0o777)] {
+        for (name, mode) in [("open", 0o755), ("closed", 0o700), ("shared", 0o777), ("sealed", 0o755)] {
             let dir = root.join(name);
             let queue = chronfs::Queue::create(&dir, &chronfs::queue::Settings::default()).unwrap();
             queue.writer().unwrap().append(1, b"hello").unwrap();
             std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode)).unwrap();
         }
-        std::fs::set_permissions(root.join("shared/control.meta"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        for name in ["shared/control.meta", "sealed/000000000.q"] {
+            std::fs::set_permissions(root.join(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
         for name in ["theirs", "rolling"] {
             std::fs::create_dir(root.join(name)).unwrap();
             chown(root.join(name), Some(65534), Some(65534)).unwrap();
@@ -299,6 +301,9 @@ fn a_second_user_sees_what_the_backing_modes_allow() {
         "echo x > open/append.txt",
         "cat shared/messages.txt",
         "cat shared/follow.txt",
+        "cat sealed/messages.txt",
+        "cat sealed/messages/1",
+        "cat sealed/segments/*",
         "touch open/READY",
         "mkdir open/readers/me",
         "mkdir new",
@@ -306,6 +311,7 @@ fn a_second_user_sees_what_the_backing_modes_allow() {
         let complained = mount.fails(&other(script));
         assert!(complained.contains("Permission denied"), "{script}: {complained}");
     }
+    assert_eq!(mount.ok(&other("cat .merged/messages.txt")), "hello\n");
     mount.ok(&other("echo x > shared/append.txt"));
     mount.ok(&other("touch theirs/READY && echo mine > theirs/append.txt && mkdir theirs/readers/me"));
     for name in ["READY", "control.meta", "000000000.q", "readers", "readers/me.meta"] {

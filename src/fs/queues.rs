@@ -239,12 +239,18 @@ impl OpenQueue {
         *lock(&self.walker) = Some((first, scanner));
     }
 
-    /// Whose bits decide who may read the messages: a segment's, or the control block's where there is none yet.
+    /// Whose bits decide who may read the messages. A native reader needs the control block and the segments, so
+    /// nobody gets more here than both allow; where one of them is missing, the other decides.
     pub(crate) fn data_stat(&self) -> Result<Stat> {
         let control = self.directory.stat_of(OsStr::new(layout::CONTROL_FILE));
-        match control {
-            Ok(stat) => Ok(stat),
-            Err(_) => self.directory.stat_of(&segment_name(self.first_segment()?.segment)),
+        let segment = self.first_segment().and_then(|first| self.directory.stat_of(&segment_name(first.segment)));
+        match (control, segment) {
+            (Ok(mut control), Ok(segment)) => {
+                control.st_mode &= segment.st_mode;
+                Ok(control)
+            }
+            (Ok(stat), Err(_)) | (Err(_), Ok(stat)) => Ok(stat),
+            (Err(_), Err(error)) => Err(error),
         }
     }
 
