@@ -136,6 +136,16 @@ fn retention_gives_the_name_another_inode() {
 }
 
 #[test]
+fn an_open_file_is_read_as_far_as_its_size_was_said_to_be() {
+    let Some(mount) = mount() else { return };
+    let script = "exec 5< q/messages.txt; yes $(printf x%.0s {1..999}) | head -n 300 > q/append.txt; \
+                  stat -L -c %s /dev/fd/5; rm ../root/q/00000000[0-2].q; cat <&5 | wc -c";
+    assert_eq!(mount.ok(script), "300020\n300020\n");
+    let path = mount.mountpoint().join("q/messages.txt");
+    until("the name stands for what is retained", || std::fs::metadata(&path).unwrap().size() < 200_000);
+}
+
+#[test]
 fn another_queue_at_the_same_place_is_another_file() {
     let Some(mount) = mount() else { return };
     let path = mount.mountpoint().join("q/messages.txt");

@@ -430,3 +430,25 @@ fn after_retention_what_is_gone_is_an_error() {
     assert_eq!(size(&behind), 0, "a file that never saw them does not grow a hole");
     assert!(View::new(&queue, Format::Txt).unwrap().first().1 > 1);
 }
+
+#[test]
+fn a_held_segment_is_read_to_its_end_though_the_next_one_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = create(&dir);
+    let mut writer = queue.writer().unwrap();
+    write(&mut writer, (1..=500).map(|n| format!("message {n}")));
+    let view = View::new(&queue, Format::Txt).unwrap();
+    let had = size(&view);
+    view.pin();
+    write(&mut writer, (501..=5000).map(|n| format!("message {n}")));
+    let expected = reference(&queue, Format::Txt);
+    assert_eq!(size(&view), expected.len());
+    for segment in 0..2 {
+        std::fs::remove_file(queue.path().join(format!("{segment:09}{SEGMENT_SUFFIX}"))).unwrap();
+    }
+    let mut out = Vec::new();
+    view.read_at(0, expected.len(), &mut out).unwrap();
+    assert!(out.len() >= had && expected.starts_with(&out), "{} of {had}", out.len());
+    let gone = u64::try_from(out.len()).unwrap();
+    assert!(matches!(view.read_at(gone, 100, &mut Vec::new()), Err(Error::NoSuchPosition { .. })));
+}

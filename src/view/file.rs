@@ -149,8 +149,8 @@ impl View {
         self.index().modified_ns()
     }
 
-    /// Appends up to `len` bytes from `offset` on to `out`: fewer only at the end. Extends the index where it does not
-    /// reach that far.
+    /// Appends up to `len` bytes from `offset` on to `out`: fewer only at the end, and before what retention has removed.
+    /// Extends the index where it does not reach that far.
     ///
     /// In bin, gaps are not in the bytes: the first one that the read crosses is returned, one at `offset` included,
     /// one at the end of what was read not. The other formats show gaps, and never return any.
@@ -233,7 +233,8 @@ impl View {
         Ok(crossed)
     }
 
-    /// As [`View::copy`], from the segments that are held open; None if one is not.
+    /// As [`View::copy`], from the segments that are held open: up to the first that is not; None if that is where it
+    /// starts.
     fn copy_held(&self, marks: &[Mark], from: u64, to: u64, out: &mut Vec<u8>) -> Option<Result<Option<Crossed>>> {
         let mut pins = lock(&self.pins);
         let span = Span { format: self.format, marks, path: self.queue.path() };
@@ -242,7 +243,9 @@ impl View {
         for (at, group) in groups.iter().enumerate() {
             let place = group.first()?.place;
             let end = groups.get(at + 1).and_then(|next| next.first()).map_or(to, |next| next.place.offset.min(to));
-            let scanner = pins.take(place.position.segment)?;
+            let Some(scanner) = pins.take(place.position.segment) else {
+                return (at > 0).then_some(Ok(crossed));
+            };
             let copied = Cursor::new(scanner, place).and_then(|mut cursor| {
                 let gap = cursor.copy(&span, from.max(place.offset), end, out)?;
                 Ok((cursor, gap))

@@ -63,6 +63,10 @@ impl SharedView {
     /// True size, and the time of the newest message in it.
     fn attr(&self, queue: &Arc<OpenQueue>) -> Result<Attr> {
         self.catch_up()?;
+        if self.handles.load(Ordering::Relaxed) > 0 {
+            // Who is told of a size may read that far, whatever retention does.
+            self.view.pin();
+        }
         queue.index_in_background();
         self.known_attr(queue)
     }
