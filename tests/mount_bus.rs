@@ -56,6 +56,38 @@ fn merged_queues_come_by_time() {
 }
 
 #[test]
+fn a_merged_snapshot_can_be_read_again_from_anywhere() {
+    let Some(mount) = mount() else { return };
+    assert_eq!(mount.ok("less .merged/messages.txt | tr '\\n' ' '"), "b1 a1 o1 a2 a3 b2 b3 ");
+    let python = "import os, random\n\
+                  whole = open('.merged/messages.jsonl', 'rb').read()\n\
+                  fd = os.open('.merged/messages.jsonl', os.O_RDONLY)\n\
+                  for _ in range(200):\n\
+                  \x20   at, size = random.randrange(len(whole) + 9), random.randrange(1, 300)\n\
+                  \x20   assert os.pread(fd, size, at) == whole[at:at + size], (at, size)\n";
+    std::fs::write(mount.root().with_file_name("anywhere.py"), python).unwrap();
+    mount.ok("echo later > other/append.txt; python3 ../anywhere.py");
+}
+
+#[test]
+fn a_gap_that_a_merged_snapshot_does_not_show_is_an_error_once() {
+    let Some(mount) = mount() else { return };
+    let path = mount.root().join("feeds/a/000000000.q");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(2).position(|window| window == b"a2").unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let python = "import os\n\
+                  fd = os.open('.merged/messages.bin', os.O_RDONLY)\n\
+                  print(os.read(fd, 100))\n\
+                  try: os.read(fd, 100)\n\
+                  except OSError as e: print(e.strerror)\n\
+                  print(os.read(fd, 100))\n";
+    std::fs::write(mount.root().with_file_name("gap.py"), python).unwrap();
+    assert_eq!(mount.ok("python3 ../gap.py"), "b'b1a1'\nInput/output error\nb'o1a3b2b3'\n");
+}
+
+#[test]
 fn a_merged_follower_hears_of_all_queues_and_of_new_ones() {
     let Some(mount) = mount() else { return };
     let follower = mount.start("head", &["-n", "3", ".merged/follow.jsonl"]);

@@ -1,6 +1,9 @@
 //! `.merged/`: all queues below a directory as one, by time. `messages.*` is what is there when it is opened;
 //! `follow.*` goes on from then, with queues that come later too. Queues that the caller could not read himself are
 //! not in it.
+//!
+//! Nothing is kept of what was given: a snapshot that is read elsewhere than where the last read ended is merged again
+//! up to there.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -14,12 +17,14 @@ use crate::fs::handles::{Handle, Progress};
 use crate::fs::nodes::{Access, Caller, File, Site};
 use crate::fs::queues::OpenQueue;
 use crate::fs::{lock, patience};
-use crate::queue::{Gap, GapReason};
+use crate::queue::{GapReason, Position};
 use crate::sync::Ordering;
 use crate::view::{Format, Merge};
 
 /// How often a follower looks for new queues, at most.
 const LOOK_INTERVAL: Duration = Duration::from_millis(350);
+/// Bytes merged at once that nobody asked for.
+const SKIP: usize = 256 << 10;
 
 struct Merged {
     site: Site,
@@ -48,29 +53,49 @@ impl File for Merged {
             // There may be a thousand queues.
             return Err(Errno::LATER);
         }
-        let merge = Merge::new(self.format);
-        let mut state = State { merge, queues: Vec::new(), known: HashSet::new(), looked: Instant::now(), at: 0 };
+        let mut state = State {
+            merge: Merge::new(self.format),
+            queues: Vec::new(),
+            starts: Vec::new(),
+            known: HashSet::new(),
+            looked: Instant::now(),
+            at: 0,
+            failed: None,
+        };
         state.look(&self.site, caller, self.is_live, true)?;
-        let (site, is_live) = (self.site.clone(), self.is_live);
-        Ok(Box::new(MergedHandle { site, caller, is_live, state: Mutex::new(state) }))
+        let (site, format, is_live) = (self.site.clone(), self.format, self.is_live);
+        Ok(Box::new(MergedHandle { site, caller, format, is_live, state: Mutex::new(state) }))
     }
 }
 
 struct MergedHandle {
     site: Site,
     caller: Caller,
+    format: Format,
     is_live: bool,
     state: Mutex<State>,
+}
+
+/// A queue's part in a snapshot.
+struct Start {
+    name: String,
+    position: Position,
+    seq: u64,
+    end_seq: u64,
 }
 
 struct State {
     merge: Merge,
     queues: Vec<Arc<OpenQueue>>,
+    /// In a snapshot, of each of the queues.
+    starts: Vec<Start>,
     /// The queues that are in it, by name and identity.
     known: HashSet<(String, u64)>,
     looked: Instant,
-    /// How many bytes have been given: a snapshot is read from its start to its end.
+    /// In a snapshot, where the last read ended.
     at: u64,
+    /// What the next read of a snapshot fails with: this one had something to give.
+    failed: Option<Errno>,
 }
 
 impl State {
@@ -82,8 +107,14 @@ impl State {
                 continue;
             }
             let mut scanner = queue.queue.scan()?;
-            let end_seq = if is_live { None } else { Some(queue.queue.bounds()?.next_seq) };
-            if is_live && is_first {
+            let mut end_seq = None;
+            if !is_live {
+                let bounds = queue.queue.bounds()?;
+                let (position, seq) = (bounds.first, bounds.first_seq);
+                scanner.seek(position, seq)?;
+                end_seq = Some(bounds.next_seq);
+                self.starts.push(Start { name: found.name.clone(), position, seq, end_seq: bounds.next_seq });
+            } else if is_first {
                 scanner.seek_end()?;
             }
             self.merge.add(&found.name, scanner, end_seq);
@@ -92,38 +123,86 @@ impl State {
         self.looked = Instant::now();
         Ok(())
     }
+
+    /// Brings a snapshot to `offset`, or to its end if that comes first.
+    fn seek(&mut self, offset: u64, format: Format) -> Result<()> {
+        if offset < self.at {
+            self.merge = Merge::new(format);
+            for (queue, start) in self.queues.iter().zip(&self.starts) {
+                let mut scanner = queue.queue.scan()?;
+                scanner.seek(start.position, start.seq)?;
+                self.merge.add(&start.name, scanner, Some(start.end_seq));
+            }
+            (self.at, self.failed) = (0, None);
+        }
+        let mut skipped = Vec::new();
+        while self.at < offset {
+            skipped.clear();
+            self.fill(usize::try_from(offset - self.at).map_or(SKIP, |left| left.min(SKIP)), &mut skipped)?;
+            if skipped.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends `size` bytes of a snapshot to `out`: for some programs a short read would be its end.
+    fn fill(&mut self, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        if let Some(errno) = self.failed.take() {
+            return Err(errno);
+        }
+        let start = out.len();
+        loop {
+            let before = out.len();
+            match give(&mut self.merge, size - (before - start), out) {
+                Ok(()) if out.len() > before && out.len() - start < size => {}
+                Ok(()) => break,
+                Err(errno) if before == start => return Err(errno),
+                Err(errno) => {
+                    self.failed = Some(errno);
+                    break;
+                }
+            }
+        }
+        self.at += u64::try_from(out.len() - start).unwrap_or(0);
+        Ok(())
+    }
+}
+
+/// Appends what there is, up to `size` bytes, to `out`. A gap that the format does not show is an error, once.
+fn give(merge: &mut Merge, size: usize, out: &mut Vec<u8>) -> Result<()> {
+    let start = out.len();
+    match merge.read(size, out) {
+        Ok(Some(gap)) if out.len() == start => {
+            Err(if gap.reason == GapReason::Retired { Errno::EPIPE } else { Errno::EIO })
+        }
+        Err(error) if out.len() == start => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 impl Handle for MergedHandle {
     fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
         let mut state = lock(&self.state);
-        // Nothing is kept of what was given, so that a snapshot can't go back.
-        if !self.is_live && offset != state.at {
-            return if offset > state.at { Ok(Progress::Done) } else { Err(Errno::ESPIPE) };
+        let start = out.len();
+        if !self.is_live {
+            if offset != state.at {
+                if !patience::is_patient() {
+                    return Err(Errno::LATER);
+                }
+                state.seek(offset, self.format)?;
+            }
+            if offset == state.at {
+                state.fill(size, out)?;
+            }
+            return Ok(Progress::Done);
         }
-        if self.is_live && state.looked.elapsed() >= LOOK_INTERVAL {
+        if state.looked.elapsed() >= LOOK_INTERVAL {
             // A directory that can't be read now may be readable later.
             let _ = state.look(&self.site, self.caller, true, false);
         }
-        let start = out.len();
-        let size = if self.is_live { below_chunk(size, self.site.shared.max_chunk) } else { size };
-        loop {
-            let room = size - (out.len() - start);
-            let before = out.len();
-            match state.merge.read(room, out) {
-                Ok(Some(Gap { reason: GapReason::Retired, .. })) if out.len() == start => return Err(Errno::EPIPE),
-                Ok(Some(_)) if out.len() == start => return Err(Errno::EIO),
-                Ok(_) => {}
-                Err(_) if out.len() > start => {}
-                Err(error) => return Err(error.into()),
-            }
-            // A short read would be the end of a snapshot for some programs: fill it.
-            if self.is_live || out.len() == before || out.len() - start == size {
-                break;
-            }
-        }
-        state.at += u64::try_from(out.len() - start).unwrap_or(0);
-        if out.len() == start && self.is_live && !self.site.shared.closing.load(Ordering::Acquire) {
+        give(&mut state.merge, below_chunk(size, self.site.shared.max_chunk), out)?;
+        if out.len() == start && !self.site.shared.closing.load(Ordering::Acquire) {
             return Ok(Progress::Wait(state.queues.clone()));
         }
         Ok(Progress::Done)
