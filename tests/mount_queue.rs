@@ -433,17 +433,32 @@ fn readers_are_directories() {
     assert!(queue.reader_names().unwrap().is_empty());
 }
 
+/// Flips a bit in the payload of the second message.
+fn damage(mount: &TestMount) {
+    until("the mount lets go of the writer", || queue(mount).writer().is_ok());
+    let path = mount.root().join("q/000000000.q");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(4).position(|window| window == b" two").unwrap() - 1;
+    bytes[at] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+}
+
+#[test]
+fn what_is_damaged_after_it_was_listed_is_a_gap_to_whoever_opens_it_next() {
+    let Some(mount) = mount() else { return };
+    mount.ok("ls -l q; cat q/messages.*; ls -l q/since/2; cat q/since/2/messages.*");
+    damage(&mount);
+    for name in ["jsonl", "txt", "hex"].map(|format| format!("messages.{format}")) {
+        assert_eq!(mount.ok(&format!("grep -c gap q/{name}; grep -c gap q/since/2/{name}")), "1\n1\n", "{name}");
+    }
+}
+
 #[test]
 fn damage_in_one_queue_leaves_the_others_alone() {
     let Some(mount) = mount() else { return };
     mount.ok("mkdir sound && echo sound > sound/append.txt");
-    until("the mount lets go of the writer", || queue(&mount).writer().is_ok());
-    // A bit in the payload of the second message.
+    damage(&mount);
     let path = mount.root().join("q/000000000.q");
-    let mut bytes = std::fs::read(&path).unwrap();
-    let at = bytes.windows(5).position(|window| window == b"2 two").unwrap();
-    bytes[at] ^= 1;
-    std::fs::write(&path, &bytes).unwrap();
     assert_eq!(mount.ok("jq -c '.seq // .gap.reason' q/messages.jsonl"), "1\n\"checksum\"\n3\n");
     assert_eq!(mount.ok("grep -c '^# gap' q/messages.txt"), "1\n");
     // In bin there is no line for it: one error, then what is behind it.

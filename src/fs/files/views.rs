@@ -138,7 +138,9 @@ impl File for Messages {
 
     fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
-        Ok(Box::new(MessagesHandle::new(&self.view()?)))
+        let (queue, format) = (Arc::clone(&self.queue), self.format);
+        let renew = move || queue.view(format, queue.generation(format)?);
+        Ok(Box::new(MessagesHandle::new(&self.view()?, renew)))
     }
 
     fn generation(&self) -> u64 {
@@ -170,10 +172,11 @@ pub(crate) fn since(site: &Site, format: Format) -> Result<Arc<dyn File>> {
 
 impl Since {
     fn view(&self) -> &Arc<SharedView> {
-        self.view.get_or_init(|| {
-            let view = View::since(&self.queue.queue, self.format, self.position, self.seq);
-            Arc::new(self.queue.share(view))
-        })
+        self.view.get_or_init(|| self.make_view())
+    }
+
+    fn make_view(&self) -> Arc<SharedView> {
+        Arc::new(self.queue.share(View::since(&self.queue.queue, self.format, self.position, self.seq)))
     }
 }
 
@@ -188,7 +191,8 @@ impl File for Since {
 
     fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
-        Ok(Box::new(MessagesHandle::new(self.view())))
+        let fresh = Self { queue: Arc::clone(&self.queue), view: OnceLock::new(), ..*self };
+        Ok(Box::new(MessagesHandle::new(self.view(), move || Ok(fresh.make_view()))))
     }
 
     fn generation(&self) -> u64 {
@@ -225,7 +229,8 @@ impl File for Pending {
         let mut scanner = queue.scan()?;
         scanner.seek_seq(queue.reader_position(&self.reader)?)?;
         let view = View::since(queue, self.format, scanner.position(), scanner.seq()).until(next_seq);
-        Ok(Box::new(MessagesHandle::new(&Arc::new(self.queue.share(view)))))
+        // Nobody has seen anything of it yet: what is damaged shows as a gap.
+        Ok(Box::new(MessagesHandle::new(&Arc::new(self.queue.share(view)), || Err(Errno::EIO))))
     }
 
     fn generation(&self) -> u64 {
@@ -237,17 +242,67 @@ impl File for Pending {
     }
 }
 
+/// Counted among the handles of a view as long as it lives.
+struct Held(Arc<SharedView>);
+
+impl Held {
+    fn new(shared: Arc<SharedView>) -> Self {
+        shared.handles.fetch_add(1, Ordering::Relaxed);
+        shared.view.pin();
+        Self(shared)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.handles.fetch_sub(1, Ordering::Relaxed);
+        self.0.rest();
+    }
+}
+
+type Renew = Box<dyn Fn() -> Result<Arc<SharedView>> + Send + Sync>;
+
 struct MessagesHandle {
-    shared: Arc<SharedView>,
+    held: Held,
+    /// What the name stands for since damage was found in what others had seen: for a handle that had seen nothing.
+    renewed: OnceLock<Held>,
+    renew: Renew,
+    has_read: AtomicBool,
     /// Where the last gap was that a read of the bin format has failed at.
     reported: Mutex<Option<u64>>,
 }
 
 impl MessagesHandle {
-    fn new(shared: &Arc<SharedView>) -> Self {
-        shared.handles.fetch_add(1, Ordering::Relaxed);
-        shared.view.pin();
-        Self { shared: Arc::clone(shared), reported: Mutex::new(None) }
+    fn new(shared: &Arc<SharedView>, renew: impl Fn() -> Result<Arc<SharedView>> + Send + Sync + 'static) -> Self {
+        Self {
+            held: Held::new(Arc::clone(shared)),
+            renewed: OnceLock::new(),
+            renew: Box::new(renew),
+            has_read: AtomicBool::new(false),
+            reported: Mutex::new(None),
+        }
+    }
+
+    fn shared(&self) -> &SharedView {
+        &self.renewed.get().unwrap_or(&self.held).0
+    }
+
+    fn read_view(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Option<Crossed>> {
+        let shared = self.shared();
+        let end = offset.saturating_add(u64::try_from(size).unwrap_or(u64::MAX));
+        if end > shared.view.known_size() {
+            shared.catch_up()?;
+            shared.view.pin();
+        }
+        shared.view.read_at(offset, size, out).map_err(|error| match error {
+            // Retention took it away: this file is no longer what its name stands for.
+            Error::NoSuchPosition { .. } => Errno::ESTALE,
+            error => {
+                let damaged = matches!(error, Error::Damaged { .. });
+                shared.spoilt.fetch_or(damaged, Ordering::Relaxed);
+                error.into()
+            }
+        })
     }
 
     /// Cuts a read of the bin format short before a gap, which its bytes don't show. A read that starts at one fails
@@ -272,30 +327,22 @@ impl MessagesHandle {
 
 impl Handle for MessagesHandle {
     fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
-        let view = &self.shared.view;
-        let end = offset.saturating_add(u64::try_from(size).unwrap_or(u64::MAX));
-        if end > view.known_size() {
-            self.shared.catch_up()?;
-            view.pin();
-        }
         let start = out.len();
-        match view.read_at(offset, size, out) {
-            Ok(crossed) => self.stop_at_gap(crossed, offset, out, start)?,
-            // Retention took it away: this file is no longer what its name stands for.
-            Err(Error::NoSuchPosition { .. }) => return Err(Errno::ESTALE),
-            Err(error @ Error::Damaged { .. }) => {
-                self.shared.spoilt.store(true, Ordering::Relaxed);
-                return Err(error.into());
+        let is_first = offset == 0 && !self.has_read.load(Ordering::Relaxed);
+        let crossed = match self.read_view(offset, size, out) {
+            Err(Errno::EIO) if is_first && self.shared().is_spoilt() => {
+                let _ = self.renewed.set(Held::new((self.renew)()?));
+                let crossed = self.read_view(offset, size, out)?;
+                if out.len() == start && crossed.is_none() {
+                    // Not even a gap: nothing is left that could be read.
+                    return Err(Errno::EIO);
+                }
+                crossed
             }
-            Err(error) => return Err(error.into()),
-        }
+            result => result?,
+        };
+        self.has_read.store(true, Ordering::Relaxed);
+        self.stop_at_gap(crossed, offset, out, start)?;
         Ok(Progress::Done)
-    }
-}
-
-impl Drop for MessagesHandle {
-    fn drop(&mut self) {
-        self.shared.handles.fetch_sub(1, Ordering::Relaxed);
-        self.shared.rest();
     }
 }
