@@ -96,6 +96,7 @@ fn inspect_json_has_the_promised_keys() {
     assert_eq!((&json["ready"], &json["lease"]), (&Value::Bool(false), &Value::Null));
     assert_eq!((&json["readers"][0]["name"], &json["readers"][0]["lag_messages"]), (&"alice".into(), &3.into()));
     let listed = bus.json(&["readers", "q", "list", "--json"]);
+    assert_eq!(bus.json(&["readers", "q", "--json"])["name"], listed["name"], "list is what it does by itself");
     assert_eq!((&listed["name"], &listed["position"]), (&"alice".into(), &1.into()));
     assert_eq!(keys(&listed), reader.split(' ').collect());
 }

@@ -289,6 +289,9 @@ Examples:
 struct ReadersArgs {
     /// The queue's directory
     queue: PathBuf,
+    /// List them as one JSON object a line
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     action: Option<ReadersAction>,
 }
@@ -296,11 +299,7 @@ struct ReadersArgs {
 #[derive(Debug, Subcommand)]
 enum ReadersAction {
     /// List the readers (the default)
-    List {
-        /// One JSON object a line
-        #[arg(long)]
-        json: bool,
-    },
+    List,
     /// Register a reader at the first retained message
     Add {
         /// Its name

@@ -10,8 +10,7 @@ use crate::{ReadersAction, ReadersArgs};
 pub(crate) fn run(args: &ReadersArgs) -> Outcome {
     let queue = Queue::open(&args.queue)?;
     match &args.action {
-        None => list(&queue, false),
-        Some(ReadersAction::List { json }) => list(&queue, *json),
+        None | Some(ReadersAction::List) => list(&queue, args.json),
         Some(ReadersAction::Add { name }) => {
             if queue.add_reader(name)? {
                 return Ok(Done::Well);
