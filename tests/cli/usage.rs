@@ -44,7 +44,7 @@ fn closed_pipe() -> Stdio {
 fn a_full_disk_behind_stdout_is_an_error() {
     let bus = Bus::new();
     bus.append("q", "txt", b"x\n");
-    let commands = "tail q,inspect q,ls .,man,merge --all-queues .,doctor .,retain q,watch --once .";
+    let commands = "tail q,inspect q,ls .,man,merge --all-queues .,doctor .,retain q,watch --once .,help,--version";
     for args in commands.split(',').map(|command| command.split(' ').collect::<Vec<_>>()) {
         let args = &args[..];
         let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -97,6 +97,8 @@ fn wrong_usage_is_2() {
         &["readers", "q", "seek", "alice"],
         &["mount", "only-one"],
         &["retain"],
+        &["tail", "q", "--grep", "("],
+        &["man", "tial"],
         &["merge"],
         &["merge", ".", "--all"],
         &["watch"],
@@ -107,8 +109,10 @@ fn wrong_usage_is_2() {
         &["--color", "sometimes", "ls", "."],
     ] {
         let output = bus.run(args);
-        assert_eq!(code(&output), 2, "{args:?}: {}", stderr(&output));
+        let said = stderr(&output);
+        assert_eq!(code(&output), 2, "{args:?}: {said}");
         assert_eq!(output.stdout, b"");
+        assert!(args.is_empty() || said.starts_with("chron-cli: ") && said.lines().count() == 1, "{args:?}: {said}");
     }
     assert_eq!(fs::read_dir(bus.0.path()).unwrap().count(), 0);
 }
@@ -127,7 +131,6 @@ fn completions_and_manual_pages_cover_every_subcommand() {
         let page = bus.stdout(&["man", name]);
         assert!(page.contains(&format!(".TH chron-cli-{name} 1")) && page.contains("Example"), "{page}");
     }
-    assert_fails(&bus.run(&["man", "tial"]), &["tial: no such subcommand"]);
 }
 
 #[test]

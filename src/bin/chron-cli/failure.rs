@@ -3,7 +3,6 @@
 //! A failure is one line on stderr, `chron-cli: <path>: <cause>; <remedy>`, and exit code 1 (`doctor`: 4). A closed pipe on stdout
 //! is no failure: whoever read has seen enough, so the program ends at once, silently, with 0.
 
-use std::fmt;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -44,8 +43,10 @@ pub(crate) enum Failure {
     ClosedPipe,
     /// For people: path, cause, remedy.
     Message(String),
-    /// The same, where the command line is wrong in a way that only shows later.
+    /// The same, where the command line is wrong.
     Usage(String),
+    /// Asked for help, or for nothing: has been printed. Whether that was asked for.
+    Help { wanted: bool },
     /// What `doctor` was to look at can't be looked at.
     Unchecked(String),
 }
@@ -61,6 +62,21 @@ impl Failure {
         move |e| Self::Message(format!("{start}: {e}{}", remedy(&e)))
     }
 
+    /// For people; nothing where nothing is left to be said.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::ClosedPipe | Self::Help { .. } => "",
+            Self::Message(text) | Self::Usage(text) | Self::Unchecked(text) => text,
+        }
+    }
+
+    /// Says it on stderr.
+    pub(crate) fn tell(&self) {
+        if !self.text().is_empty() {
+            note(self.text());
+        }
+    }
+
     /// An error while writing to stdout.
     pub(crate) fn stdout(e: io::Error) -> Self {
         if e.kind() == io::ErrorKind::BrokenPipe {
@@ -74,7 +90,8 @@ impl Failure {
 impl From<Failure> for ExitCode {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::ClosedPipe => Self::SUCCESS,
+            Failure::ClosedPipe | Failure::Help { wanted: true } => Self::SUCCESS,
+            Failure::Help { wanted: false } => Self::from(2),
             Failure::Message(_) => Self::FAILURE,
             Failure::Usage(_) => Self::from(2),
             Failure::Unchecked(_) => Self::from(UNCHECKED),
@@ -89,13 +106,29 @@ impl From<Error> for Failure {
     }
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ClosedPipe => f.write_str("standard output: closed"),
-            Self::Message(text) | Self::Usage(text) | Self::Unchecked(text) => f.write_str(text),
+/// What the parser of the command line has to say: help goes out as it is, anything else becomes one line.
+pub(crate) fn of_usage(error: clap::Error) -> Failure {
+    use clap::error::ErrorKind;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
+            Ok(()) => Failure::Help { wanted: true },
+            Err(e) => Failure::stdout(e),
+        },
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // Nothing can be done when stderr is gone.
+            let _ = error.print();
+            Failure::Help { wanted: false }
         }
+        _ => Failure::Usage(usage_line(&error.render().to_string())),
     }
+}
+
+/// The parser's paragraphs (what is wrong, tips, the usage) on one line.
+fn usage_line(text: &str) -> String {
+    let paragraphs = text.trim_end().split("\n\n").filter(|paragraph| !paragraph.starts_with("For more information"));
+    let join = |paragraph: &str| paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = paragraphs.map(join).collect::<Vec<_>>().join("; ");
+    line.trim_start_matches("error: ").replace("; Usage: ", "; usage: ")
 }
 
 /// What to do about a root that can't be listed.
@@ -153,6 +186,15 @@ mod tests {
     #[test]
     fn messages_are_one_line_and_free_of_escape_sequences() {
         assert_eq!(one_line("/tmp/a\nb\u{1b}[31m: not a queue"), "/tmp/a\\nb\\u{1b}[31m: not a queue");
+    }
+
+    #[test]
+    fn wrong_usage_is_told_on_one_line() {
+        let text = "error: the following required arguments were not provided:\n  <ROOT>\n  <DIR>\n\n\
+                    Usage: chron-cli mount <ROOT> <DIR>\n\nFor more information, try '--help'.\n";
+        let line =
+            "the following required arguments were not provided: <ROOT> <DIR>; usage: chron-cli mount <ROOT> <DIR>";
+        assert_eq!(usage_line(text), line);
     }
 
     #[test]

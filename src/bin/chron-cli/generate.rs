@@ -22,7 +22,7 @@ pub(crate) fn man(args: &ManArgs) -> Outcome {
         Some(name) => root
             .find_subcommand(name)
             .cloned()
-            .ok_or_else(|| Failure::new(format!("{name}: no such subcommand; `chron-cli --help` lists them")))?,
+            .ok_or_else(|| Failure::Usage(format!("{name}: no such subcommand; 'chron-cli --help' lists them")))?,
     };
     let mut page = Vec::new();
     clap_mangen::Man::new(command)

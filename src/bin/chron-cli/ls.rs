@@ -81,7 +81,7 @@ fn queues_below(root: &Path, done: &mut Done) -> Result<Vec<PathBuf>, Failure> {
                 return Err(Failure::new(format!("{}: cannot list: {e}{}", root.display(), root_remedy(&e))));
             }
             Err(e) => {
-                note(&Failure::io(&dir, "list")(e).to_string());
+                Failure::io(&dir, "list")(e).tell();
                 *done = Done::Problems;
                 continue;
             }

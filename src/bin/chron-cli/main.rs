@@ -36,7 +36,7 @@ use chronfs::view::{Format, InputFormat, SeekTarget};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use bus_args::{BenchArgs, DoctorArgs, MergeArgs, RetainArgs, TopArgs, WatchArgs};
-use failure::{Failure, Outcome};
+use failure::Outcome;
 use output::ColorChoice;
 use units::{parse_segment_size, parse_size, parse_span_ns};
 
@@ -389,12 +389,10 @@ fn main() -> ExitCode {
     if words.next().is_some_and(|name| mount_helper::is_helper_name(&name)) {
         return mount_helper::run(words);
     }
-    match run(Cli::parse()) {
+    match Cli::try_parse().map_err(failure::of_usage).and_then(run) {
         Ok(done) => done.into(),
         Err(failure) => {
-            if !matches!(failure, Failure::ClosedPipe) {
-                failure::note(&failure.to_string());
-            }
+            failure.tell();
             failure.into()
         }
     }

@@ -200,7 +200,7 @@ impl Merge<'_> {
             match Source::open(&self.args.root, &event.path, self.args) {
                 Ok(source) => drop(self.sources.insert(event.path, source)),
                 Err(failure) => {
-                    note(&failure.to_string());
+                    failure.tell();
                     self.gaps += 1;
                 }
             }

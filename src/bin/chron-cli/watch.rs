@@ -72,7 +72,7 @@ impl Complaints {
         self.unwatched = unwatched;
         for path in discovery.denied() {
             if self.denied.insert(path.to_path_buf()) {
-                note(&Failure::io(path, "list")(rustix::io::Errno::ACCESS.into()).to_string());
+                Failure::io(path, "list")(rustix::io::Errno::ACCESS.into()).tell();
             }
         }
     }
