@@ -32,7 +32,7 @@ pub use render::{render, rendered_len};
 pub use seek_target::{SeekTarget, parse_seek_target};
 pub(crate) use segments::SegmentIndexes;
 pub use stream::Stream;
-pub use time::{format_time, parse_time};
+pub use time::{format_time, parse_span, parse_time};
 
 /// How messages are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -153,6 +153,12 @@ fn parse_ago(text: &str) -> Option<u64> {
         (None, Some(rest)) => rest.trim_end(),
         (None, None) => text,
     };
+    parse_span(text)
+}
+
+/// A span of time, in ns: `90s`, `15m`, `1h30m`, with the units ns, us, ms, s, m, h, d and w. None for anything else,
+/// and for more than 584 years.
+pub fn parse_span(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut total: u64 = 0;
     while !rest.is_empty() {

@@ -16,22 +16,10 @@ pub(crate) fn parse_payload_size(text: &str) -> Result<u32, String> {
     }
 }
 
-/// `250ms`, `90s`, `15m`, `12h`, `7d`, `4w` in nanoseconds.
+/// A span of time in nanoseconds.
 pub(crate) fn parse_span_ns(text: &str) -> Result<u64, String> {
-    let help = || format!("{text:?} is no span of time; write it as 90s, 15m, 12h, 7d or 4w");
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| help())?;
-    let unit_ms: u64 = match unit.trim_start() {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        "w" => 604_800_000,
-        _ => return Err(help()),
-    };
-    number.checked_mul(unit_ms * 1_000_000).ok_or_else(|| format!("{text:?} is longer than 584 years"))
+    chronfs::view::parse_span(text)
+        .ok_or_else(|| format!("{text:?} is no span of time; write it as 90s, 15m, 1h30m, 7d or 4w"))
 }
 
 #[cfg(test)]
@@ -42,6 +30,7 @@ mod tests {
     fn spans_have_a_unit() {
         assert_eq!(parse_span_ns("90s"), Ok(90_000_000_000));
         assert_eq!(parse_span_ns("7d"), Ok(604_800_000_000_000));
+        assert_eq!(parse_span_ns("5m30s"), Ok(330_000_000_000));
         for wrong in ["", "90", "s", "-1s", "1y", "99999999999w"] {
             assert!(parse_span_ns(wrong).is_err(), "{wrong}");
         }
