@@ -109,12 +109,12 @@ pub fn inspection_json(inspection: &Inspection, ready: bool, lease: Option<&Leas
         segments: inspection
             .segments
             .iter()
-            .map(|s| Segment {
-                id: s.id.0,
-                first_seq: s.first_seq,
-                last_seq: s.last_seq,
-                bytes: s.bytes,
-                sealed: s.sealed,
+            .map(|s| {
+                // As an empty queue: one that is to be filled starts at the next message.
+                let is_empty = s.first_seq == 0 && s.id >= inspection.bounds.head.segment;
+                let first_seq = if is_empty { inspection.bounds.next_seq } else { s.first_seq };
+                let last_seq = if is_empty { first_seq.saturating_sub(1) } else { s.last_seq };
+                Segment { id: s.id.0, first_seq, last_seq, bytes: s.bytes, sealed: s.sealed }
             })
             .collect(),
         readers: inspection.readers.iter().map(reader).collect(),

@@ -107,6 +107,8 @@ fn an_empty_queue_is_nothing_special() {
     bus.stdout(&["create", "q"]);
     let json = bus.json(&["inspect", "--json", "q"]);
     assert_eq!((&json["first_seq"], &json["last_seq"], &json["messages"]), (&1.into(), &0.into(), &0.into()));
+    let segment = &json["segments"][0];
+    assert_eq!((&segment["first_seq"], &segment["last_seq"]), (&1.into(), &0.into()));
     for options in
         [&["q"][..], &["q", "-n", "+1"], &["q", "--from", "5"], &["q", "--since", "1m"], &["q", "--grep", "x"]]
     {
