@@ -77,6 +77,25 @@ fn a_dead_mount_is_replaced() {
 }
 
 #[test]
+fn a_dead_mount_of_something_else_is_left_alone() {
+    if !common::can_mount() {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let [root, mountpoint] = ["root", "mnt"].map(|name| scratch.path().join(name));
+    std::fs::create_dir(&root).unwrap();
+    std::fs::create_dir(&mountpoint).unwrap();
+    // Dead from the start: nobody has the device open any more when the shell has ended.
+    let script = "mount -i -t fuse.other -o fd=9,rootmode=40000,user_id=0,group_id=0 other \"$0\" 9<> /dev/fuse";
+    assert!(std::process::Command::new("bash").args(["-c", script]).arg(&mountpoint).status().unwrap().success());
+    let output = chron_cli().arg("mount").args([&root, &mountpoint]).output().unwrap();
+    let stays = is_mounted(&mountpoint);
+    common::detach(&mountpoint);
+    let complained = text(&output.stderr);
+    assert!(stays && !output.status.success() && complained.contains("fuse.other, not chronfs"), "{complained}");
+}
+
+#[test]
 fn only_mounts_of_chronfs_are_unmounted() {
     if !common::can_mount() {
         return;

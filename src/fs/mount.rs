@@ -121,13 +121,17 @@ pub fn unmount_at(mountpoint: &Path) -> Result<(), MountError> {
     let path = absolute(mountpoint)?;
     match mountinfo::at(&path) {
         Ok(Some(mounted)) if mounted.is_ours() => unmounted(&path, detach(&path)),
-        Ok(Some(Mounted { fs_type, .. })) => Err(MountError::Failed(format!(
-            "{0}: what is mounted there is {fs_type}, not chronfs; 'umount {0}' takes that away",
-            path.display()
-        ))),
+        Ok(Some(mounted)) => Err(foreign(&path, &mounted)),
         Ok(None) => Err(MountError::Failed(format!("{}: not mounted", path.display()))),
         Err(error) => Err(MountError::System(format!("/proc/self/mountinfo: cannot read: {error}"))),
     }
+}
+
+fn foreign(mountpoint: &Path, Mounted { fs_type, .. }: &Mounted) -> MountError {
+    let path = mountpoint.display();
+    MountError::Failed(format!(
+        "{path}: what is mounted there is {fs_type}, not chronfs; 'umount {path}' takes that away"
+    ))
 }
 
 fn unmounted(mountpoint: &Path, result: io::Result<()>) -> Result<(), MountError> {
@@ -135,7 +139,8 @@ fn unmounted(mountpoint: &Path, result: io::Result<()>) -> Result<(), MountError
 }
 
 fn directory(root: &Path) -> Result<PathBuf, MountError> {
-    let cannot = |error: io::Error| MountError::Failed(format!("{}: cannot open: {error}", root.display()));
+    let cannot =
+        |error: io::Error| MountError::Failed(format!("{}: cannot open: {error}{}", root.display(), remedy(&error)));
     let path = fs::canonicalize(root).map_err(cannot)?;
     if fs::metadata(&path).map_err(cannot)?.is_dir() {
         Ok(path)
@@ -163,8 +168,17 @@ fn is_dead(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
 }
 
-/// The mountpoint, free of dead mounts. A live mount of ours there is an error.
+fn remedy(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::NotFound { "; make that directory first" } else { "" }
+}
+
+/// The mountpoint, free of dead mounts of ours. A live one there is an error.
 fn free_mountpoint(mountpoint: &Path) -> Result<PathBuf, MountError> {
+    if let Err(error) = fs::symlink_metadata(mountpoint)
+        && error.kind() == io::ErrorKind::NotFound
+    {
+        return Err(MountError::Failed(format!("{}: {error}{}", mountpoint.display(), remedy(&error))));
+    }
     let path = absolute(mountpoint)?;
     // Dead mounts may lie on one another.
     for _ in 0..16 {
@@ -172,6 +186,11 @@ fn free_mountpoint(mountpoint: &Path) -> Result<PathBuf, MountError> {
             Ok(metadata) if metadata.is_dir() => break,
             Ok(_) => return Err(MountError::Failed(format!("{}: not a directory", path.display()))),
             Err(error) if is_dead(&error) => {
+                if let Ok(Some(mounted)) = mountinfo::at(&path)
+                    && !mounted.is_ours()
+                {
+                    return Err(foreign(&path, &mounted));
+                }
                 detach(&path).map_err(|error| {
                     MountError::System(format!("{}: cannot take away the dead mount there: {error}", path.display()))
                 })?;
