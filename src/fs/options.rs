@@ -138,6 +138,10 @@ impl MountOptions {
                 settings.validate().map_err(|error| wrong(&error))?;
                 self.settings = settings;
             }
+            ("remount", None) => {
+                let text = "a mount can't be changed by remount; unmount it and mount it again";
+                return Err(MountError::Usage(text.to_owned()));
+            }
             ("subtype" | "comment" | "user" | "uhelper" | "helper", Some(_)) => {}
             (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
             (name, None) if ACCEPTED.contains(&name) => {}
@@ -181,6 +185,7 @@ mod tests {
             "segment_size=8GiB",
             "ro=1",
             "max_read=1",
+            "remount",
         ] {
             let error = MountOptions::parse(word).unwrap_err().to_string();
             assert!(error.contains(word.split('=').next().unwrap()), "{error}");

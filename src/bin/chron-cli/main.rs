@@ -108,6 +108,10 @@ fn run(cli: Cli) -> Outcome {
 #[command(after_help = "\
 Returns when the files are there; a background process serves them until the mount is taken away.
 
+Options: ro refuses every change; allow_other lets other users in, as far as the modes of the queues' files allow;
+segment_size=64KiB is for queues that are made through the mount; threads=N, 1 to 16, serve it; fsname=NAME is its
+source in findmnt. What else fstab and mount(8) have is accepted.
+
 Examples:
   chron-cli mount /srv/bus /mnt/bus
   chron-cli mount -f -o ro /srv/bus /mnt/bus      in the foreground, refusing every change
@@ -123,7 +127,7 @@ struct MountArgs {
     /// Stay in the foreground
     #[arg(short, long)]
     foreground: bool,
-    /// Mount options, separated by commas, as for mount(8): ro, allow_other, …
+    /// Mount options, separated by commas, as for mount(8)
     #[arg(short, long = "options", value_name = "OPTIONS", action = clap::ArgAction::Append)]
     options: Vec<String>,
 }
