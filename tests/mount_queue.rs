@@ -181,6 +181,15 @@ fn the_first_append_makes_the_queue() {
 }
 
 #[test]
+fn many_first_appends_make_one_queue() {
+    let Some(mount) = TestMount::with_options(SMALL) else { return };
+    let script = "mkdir $n; for i in 1 2 3 4 5 6; do echo $i > $n/append.txt & done; wait; sort $n/messages.txt";
+    for n in 0..20 {
+        assert_eq!(mount.ok(&format!("n=q{n}; {script}")), "1\n2\n3\n4\n5\n6\n");
+    }
+}
+
+#[test]
 fn lines_are_messages() {
     let Some(mount) = mount() else { return };
     // One handle: pieces of lines, an empty line, bytes that are no text, an end without a newline.

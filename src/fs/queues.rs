@@ -69,6 +69,9 @@ struct Common {
     indexer: Arc<Indexer>,
     /// Whether files may be made for what is derived.
     may_store: bool,
+    /// Held while a queue is made. Its files come one by one, and its maker holds the writer lock meanwhile: whoever
+    /// opens it then would take it for another queue, and its maker for another writer.
+    making: Mutex<()>,
 }
 
 /// What a view of everything retained shows: other bytes have another one.
@@ -368,6 +371,7 @@ impl Queues {
         {
             return Contents::Queue(queue);
         }
+        drop(lock(&self.common.making));
         match OpenQueue::new(Arc::clone(directory), Arc::clone(&self.common)) {
             Ok(opened) => {
                 let queue = self.enter(id, Arc::new(opened));
@@ -405,7 +409,9 @@ impl Queues {
     /// Makes a queue in a directory, or finds the one that somebody else just made.
     pub(crate) fn create(&self, directory: &Arc<Directory>, settings: &Settings) -> Result<Arc<OpenQueue>> {
         let path: PathBuf = directory.path();
+        let making = lock(&self.common.making);
         drop(Queue::open_or_create(path, settings)?);
+        drop(making);
         match self.find(directory) {
             Contents::Queue(queue) => Ok(queue),
             Contents::Plain => Err(Errno::ENOENT),
