@@ -44,7 +44,7 @@ impl<'a> Plan<'a> {
             payloads: if quick { &[64, 1024] } else { &[16, 64, 256, 1024, 4096, 65536] },
             latency_payloads: if quick { &[64] } else { &[64, 1024] },
             sustained: if quick { 256 << 20 } else { 10 << 30 },
-            streamed: if quick { 64 << 20 } else { 192 << 20 },
+            streamed: 384 << 20,
             max_gb,
             cli: cli.to_path_buf(),
             scratch,

@@ -83,7 +83,7 @@ fn first_line(program: &str, args: &[&str]) -> String {
 const LINKS: [(&str, &str); 13] = [
     ("word", "floor: one store of a word that another process sees, whatever the payload; for a wake, a bare futex"),
     ("copied", "floor: the same bytes copied into populated memory, then a store; no checksum, no time, not persisted"),
-    ("chronfs", "checksums written and verified, timestamps, files on the disk's file system, cursors committed"),
+    ("chronfs", "checksums written and verified, timestamps, files on the disk's file system, cursors committed; where two processes take part, retention keeps four segments of 64 MiB"),
     ("aeron", "Aeron IPC by its C client; not persisted, no checksum, no time"),
     ("iceoryx2", "publish and subscribe in shared memory; not persisted"),
     ("commitlog", "the commitlog crate, a message at a time"),
@@ -204,9 +204,9 @@ impl Report {
         self.percentiles(&mut out, "single", "Single appends", text);
         let text = "One process to another, as fast as it goes; the receiver reads every byte. Nanoseconds a message.";
         self.by_payload(&mut out, "stream", "Streaming", text);
-        let text = "100,000 messages a second, from when each *should* have been sent to when it was received.";
+        let text = "100,000 messages a second, from when each *should* have been sent to when it was received; the receiver reads every byte.";
         self.percentiles(&mut out, "one-way", "One way between two processes", text);
-        let text = "There and back between two processes that look without pause.";
+        let text = "There and back between two processes that look without pause and read every byte.";
         self.percentiles(&mut out, "round-trip", "Round trip", text);
         self.percentiles(&mut out, "wake", "Wake", "From the append to a sleeping process that has the message.");
         self.mount(&mut out);

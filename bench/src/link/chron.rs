@@ -19,8 +19,10 @@ impl Link for Chron {
     type Rx = ChronRx;
 
     fn make(job: &Job) -> Result<Self> {
+        // A bounded log, as its peers keep one: what everybody has read goes, and its files are used again.
+        let settings = Settings { retain_segments: Some(4), ..Settings::default() };
         for name in [THERE, BACK] {
-            Queue::create(job.dir.join(name), &Settings::default())?;
+            Queue::create(job.dir.join(name), &settings)?;
         }
         Self::join(job)
     }
