@@ -5,7 +5,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use chronfs::queue::{Entry, Error, GapReason, Queue, Scanner, Settings};
+use chronfs::queue::{Entry, Error, GapReason, Queue, Scanner, SegmentId, Settings, layout};
 
 const SEGMENT_SIZE: u32 = 64 << 10;
 
@@ -19,21 +19,16 @@ fn payload(seq: u64) -> Vec<u8> {
     payload
 }
 
-/// A queue of three segments.
+/// A queue of three segments, the last one partly used. How far the writer is ahead with files does not matter.
 fn new_queue(dir: &Path) -> (Queue, u64) {
+    const MESSAGES: u64 = 190;
     let queue = Queue::create(dir, &settings()).unwrap();
     let mut writer = queue.writer().unwrap();
-    while !dir.join("000000002.q").exists() {
-        let seq = writer.next_seq();
-        writer.append(1, &payload(seq)).unwrap();
+    for seq in 1..=MESSAGES {
+        assert_eq!(writer.append(1, &payload(seq)).unwrap(), seq);
     }
-    let last = writer.next_seq() + 20;
-    while writer.next_seq() <= last {
-        let seq = writer.next_seq();
-        writer.append(1, &payload(seq)).unwrap();
-    }
-    let last = writer.next_seq() - 1;
-    (queue, last)
+    assert_eq!(queue.bounds().unwrap().head.segment, SegmentId(2));
+    (queue, MESSAGES)
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -132,60 +127,88 @@ fn scratch() -> tempfile::TempDir {
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
-/// All that the sampling tests of this file do with some: every bit of three segments, and every length of each.
+/// The bytes of the three segments, one segment behind the other, that a long run is to damage: all, or
+/// `CHRONFS_DAMAGE=65536..131072`.
+fn places() -> impl DoubleEndedIterator<Item = (u32, u64)> {
+    let size = u64::from(SEGMENT_SIZE);
+    let range = std::env::var("CHRONFS_DAMAGE").ok().map_or(0..3 * size, |range| {
+        let (from, to) = range.split_once("..").unwrap();
+        from.parse().unwrap()..to.parse().unwrap()
+    });
+    range.map(move |place| (u32::try_from(place / size).unwrap(), place % size))
+}
+
+/// The sampling tests of this file, without sampling:
 ///
 /// ```text
-/// cargo test --release --test damage -- --ignored --nocapture
+/// cargo test --release --test damage every_ -- --ignored --nocapture
 /// ```
 #[test]
 #[ignore = "takes many minutes"]
-fn every_bit_and_every_length() {
+fn every_bit() {
     let dir = scratch();
     let path = dir.path().join("q");
     let (queue, last) = new_queue(&path);
     drop(queue);
-    let (mut flips, mut cuts, mut lossy) = (0_u64, 0_u64, 0_u64);
-    for segment in 0..3 {
+    let (mut flips, mut lossy) = (0_u64, 0_u64);
+    for (segment, byte) in places() {
         let file = path.join(format!("{segment:09}.q"));
-        for byte in 0..u64::from(SEGMENT_SIZE) {
-            for bit in 0..8 {
-                flip(&file, byte, bit);
-                // Both ways to read, at every eighth; they have the same code behind damage.
-                let outcome = if (byte + u64::from(bit)).is_multiple_of(8) {
-                    read(&path)
-                } else {
-                    scan(&mut Queue::open(&path).unwrap().scan().unwrap())
-                };
-                let context = format!("segment {segment} byte {byte} bit {bit}: {:?}", outcome.gaps);
-                assert!(outcome.is_complete(last) && outcome.lost(last) <= 1, "{context}");
-                lossy += outcome.lost(last);
-                flip(&file, byte, bit);
-                flips += 1;
-            }
-        }
-        eprintln!("{flips} flips, {lossy} of them cost a message");
-    }
-    for segment in (0..3).rev() {
-        let file = path.join(format!("{segment:09}.q"));
-        let whole = std::fs::read(&file).unwrap();
-        // Shorter and shorter; what is read grows less and less, and is never wrong.
-        let mut before = last + 1;
-        for len in (0..u64::from(SEGMENT_SIZE)).rev() {
-            std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(len).unwrap();
-            let outcome = if len.is_multiple_of(8) {
+        for bit in 0..8 {
+            flip(&file, byte, bit);
+            // Both ways to read, at every eighth; they have the same code behind damage.
+            let outcome = if (byte + u64::from(bit)).is_multiple_of(8) {
                 read(&path)
             } else {
                 scan(&mut Queue::open(&path).unwrap().scan().unwrap())
             };
-            let count = outcome.read.len() as u64;
-            assert!(outcome.read.is_sorted() && count <= before, "segment {segment} length {len}");
-            before = count;
-            cuts += 1;
+            let context = format!("segment {segment} byte {byte} bit {bit}: {:?}", outcome.gaps);
+            assert!(outcome.is_complete(last) && outcome.lost(last) <= 1, "{context}");
+            lossy += outcome.lost(last);
+            flip(&file, byte, bit);
+            flips += 1;
         }
-        std::fs::write(&file, whole).unwrap();
-        eprintln!("{cuts} lengths");
+        if (byte + 1).is_multiple_of(4096) {
+            eprintln!("{flips} flips, up to byte {byte} of segment {segment}; {lossy} of them cost a message");
+        }
     }
     assert_eq!(read(&path).lost(last), 0);
+}
+
+#[test]
+#[ignore = "takes many minutes"]
+fn every_length() {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    let (queue, _) = new_queue(&path);
+    let mut records = Vec::new();
+    let mut scanner = queue.scan().unwrap();
+    while let Some(message) = scanner.next().unwrap().and_then(Entry::message) {
+        let end = message.position.offset as usize + layout::HEADER_LEN as usize + message.payload.len();
+        records.push((message.position.segment.0, end as u64));
+    }
+    drop(queue);
+    let names = [0, 1, 2].map(|segment| format!("{segment:09}.q"));
+    let whole = names.each_ref().map(|name| std::fs::read(path.join(name)).unwrap());
+    let (mut cuts, mut cut_before) = (0_u64, None);
+    for (segment, len) in places().rev() {
+        if let Some(before) = cut_before.replace(segment as usize).filter(|&before| before != segment as usize) {
+            std::fs::write(path.join(&names[before]), &whole[before]).unwrap();
+        }
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(path.join(&names[segment as usize]))
+            .unwrap()
+            .set_len(len)
+            .unwrap();
+        let outcome =
+            if len.is_multiple_of(8) { read(&path) } else { scan(&mut Queue::open(&path).unwrap().scan().unwrap()) };
+        let left = (1..).zip(&records).filter(|(_, (of, end))| *of != segment || *end <= len);
+        assert!(outcome.read.iter().copied().eq(left.map(|(seq, _)| seq)), "segment {segment} length {len}");
+        cuts += 1;
+        if len.is_multiple_of(4096) {
+            eprintln!("{cuts} lengths, down to {len} of segment {segment}");
+        }
+    }
 }
 
 #[test]
