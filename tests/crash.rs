@@ -58,18 +58,20 @@ fn write(queue: &Queue) -> ! {
     }
 }
 
-/// Reads and commits, over and over, until killed.
+/// Reads and commits, over and over, until killed. Says when it has committed once.
 fn read(queue: &Queue) -> ! {
     let mut reader = queue.reader("victim").unwrap();
+    let mut word = Some("committed");
     loop {
         while reader.next().unwrap().is_some() {
             reader.commit();
+            word.take().into_iter().for_each(|word| println!("{word} {}", std::process::id()));
         }
         reader.seek_seq(1).unwrap();
     }
 }
 
-/// Forks a victim for each line of its input, and answers with its number; waits for its end at the next line.
+/// Forks a victim for each line of its input, which says its number; waits for its end at the next line.
 #[test]
 #[ignore = "is started by the others"]
 fn the_mother_of_the_victims() {
@@ -80,11 +82,15 @@ fn the_mother_of_the_victims() {
         // whole.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
+            println!("victim {}", std::process::id());
             let queue = Queue::open(PathBuf::from(path)).unwrap();
             if part == "write" { write(&queue) } else { read(&queue) }
         }
-        println!("victim {pid}");
-        let _ = lines.next();
+        if lines.next().is_none() {
+            // The test has been ended itself: no victim outlives it.
+            // SAFETY: our own child, not waited for yet.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
         let mut status = 0;
         // SAFETY: waits for our own child.
         assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
@@ -129,6 +135,11 @@ impl Mother {
     fn start(&mut self, part: &str) {
         writeln!(self.input, "{part}").unwrap();
         self.victim = Some(self.answer("victim"));
+    }
+
+    /// Waits until the victim says this. An earlier one may have said it too, and died before anybody asked.
+    fn wait_for(&mut self, word: &str) {
+        while Some(self.answer(word)) != self.victim {}
     }
 
     fn kill(&mut self) {
@@ -178,7 +189,7 @@ fn spin(count: u64) {
 
 /// Says how far a long run is.
 fn report(what: &str, cycle: u64, cycles: u64, seen: u64, started: Instant) {
-    if cycle == cycles || cycle.is_multiple_of(10_000) {
+    if cycle == cycles || cycle.is_multiple_of(1000) {
         eprintln!("{what}: {cycle} kills in {:.0?}, {seen} messages", started.elapsed());
     }
 }
@@ -207,7 +218,7 @@ fn a_writer_killed_at_any_moment_loses_nothing_that_was_visible() {
             seen >= target
         };
         // Now and then it dies before it has appended anything, in what the one before has left.
-        if !random.below(8).is_multiple_of(8) {
+        if random.below(8) > 0 {
             wait_until(&waiter, &mut check);
         }
         // A little further, to die anywhere in the work.
@@ -240,12 +251,10 @@ fn a_reader_killed_at_any_moment_goes_on_at_its_last_commit_or_the_one_before() 
     let mut random = Random(0xC0FFEE);
     let (started, cycles) = (Instant::now(), cycles(1000));
     for cycle in 1..=cycles {
-        let before = queue.reader_position("victim").unwrap();
         mother.start("read");
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while queue.reader_position("victim").unwrap() == before {
-            assert!(Instant::now() < deadline, "the reader does not get on");
-            std::thread::yield_now();
+        // Now and then it dies before it has committed anything.
+        if random.below(8) > 0 {
+            mother.wait_for("committed");
         }
         spin(random.below(50_000));
         mother.kill();
