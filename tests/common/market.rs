@@ -4,10 +4,11 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
+use serde::{Deserialize, Serialize};
 
 /// The project's own sample.
 pub fn sample_file() -> PathBuf {
@@ -24,31 +25,47 @@ pub fn recording() -> Option<PathBuf> {
 
 /// The lines of a recording: time in ns since the epoch, and message.
 pub fn load(file: &Path) -> Vec<(u64, Vec<u8>)> {
-    let input = BufReader::new(MultiGzDecoder::new(File::open(file).unwrap()));
+    parse(MultiGzDecoder::new(File::open(file).unwrap()))
+}
+
+/// The lines of an unpacked recording.
+pub fn parse(input: impl Read) -> Vec<(u64, Vec<u8>)> {
     let split = |line: Vec<u8>| {
         let blank = line.iter().position(|&b| b == b' ').unwrap();
         (std::str::from_utf8(&line[..blank]).unwrap().parse().unwrap(), line[blank + 1..].to_vec())
     };
-    input.split(b'\n').map(|line| split(line.unwrap())).collect()
+    BufReader::new(input).split(b'\n').map(|line| split(line.unwrap())).collect()
 }
 
-/// Counts the links that were checked: depth updates and trades that follow another one.
-pub fn check_links<'a>(messages: impl Iterator<Item = &'a [u8]>) -> u64 {
-    let mut newest: HashMap<(String, String), u64> = HashMap::new();
-    let mut checked = 0;
-    for message in messages {
+/// Follows the links from message to message.
+#[derive(Default, Serialize, Deserialize)]
+pub struct Links {
+    /// Of each kind and symbol, the newest number.
+    newest: HashMap<String, u64>,
+    /// How many links were checked: depth updates and trades that follow another one.
+    pub checked: u64,
+}
+
+impl Links {
+    pub fn see(&mut self, message: &[u8]) {
         let json: serde_json::Value = serde_json::from_slice(message).unwrap();
         let data = &json["data"];
-        let (Some(kind), Some(symbol)) = (data["e"].as_str(), data["s"].as_str()) else { continue };
+        let (Some(kind), Some(symbol)) = (data["e"].as_str(), data["s"].as_str()) else { return };
         let (number, previous) = match kind {
             "depthUpdate" => (data["u"].as_u64().unwrap(), data["pu"].as_u64().unwrap()),
             "trade" => (data["t"].as_u64().unwrap(), data["t"].as_u64().unwrap() - 1),
-            _ => continue,
+            _ => return,
         };
-        if let Some(last) = newest.insert((kind.to_owned(), symbol.to_owned()), number) {
+        if let Some(last) = self.newest.insert(format!("{kind} {symbol}"), number) {
             assert_eq!(last, previous, "{kind} {symbol}");
-            checked += 1;
+            self.checked += 1;
         }
     }
-    checked
+}
+
+/// Follows the links of all these messages; how many there are.
+pub fn check_links<'a>(messages: impl Iterator<Item = &'a [u8]>) -> u64 {
+    let mut links = Links::default();
+    messages.for_each(|message| links.see(message));
+    links.checked
 }
