@@ -1,17 +1,18 @@
 //! A writer and readers killed with SIGKILL at random moments, over and over: nothing that was visible is lost, nothing comes
 //! twice, and nobody has to repair anything.
 //!
-//! The victims are forked by a process of one thread, which is this program again with `CHRONFS_CRASH_QUEUE` set: that
-//! makes thousands of kills a minute. `CHRONFS_CRASH_CYCLES` sets their number; the soak is the same test with a large one:
+//! The victims are forked by a process of one thread, which is this program again with `CHRONFS_CRASH_ALONE` set: that
+//! makes hundreds of kills a second. `CHRONFS_CRASH_CYCLES` sets their number; the soak is the same test with a large one:
 //!
 //! ```text
 //! CHRONFS_CRASH_CYCLES=1000000 cargo test --release --test crash -- --nocapture
 //! ```
 #![allow(clippy::unwrap_used, clippy::panic, unsafe_code)]
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::io::{PipeWriter, Read as _, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chronfs::queue::{Entry, Queue, Settings, Start, Waiter};
@@ -21,7 +22,7 @@ mod random;
 
 use random::Random;
 
-const QUEUE: &str = "CHRONFS_CRASH_QUEUE";
+const ALONE: &str = "CHRONFS_CRASH_ALONE";
 const CYCLES: &str = "CHRONFS_CRASH_CYCLES";
 const SETTINGS: Settings = Settings {
     segment_size: 64 << 10,
@@ -59,105 +60,56 @@ fn write(queue: &Queue) -> ! {
 }
 
 /// Reads and commits, over and over, until killed. Says when it has committed once.
-fn read(queue: &Queue) -> ! {
+fn read(queue: &Queue, committed: PipeWriter) -> ! {
     let mut reader = queue.reader("victim").unwrap();
-    let mut word = Some("committed");
+    let mut committed = Some(committed);
     loop {
         while reader.next().unwrap().is_some() {
             reader.commit();
-            word.take().into_iter().for_each(|word| println!("{word} {}", std::process::id()));
+            if let Some(mut pipe) = committed.take() {
+                pipe.write_all(b"!").unwrap();
+            }
         }
         reader.seek_seq(1).unwrap();
     }
 }
 
-/// Forks a victim for each line of its input, which says its number; waits for its end at the next line.
-#[test]
-#[ignore = "is started by the others"]
-fn the_mother_of_the_victims() {
-    let Some(path) = std::env::var_os(QUEUE) else { return };
-    let mut lines = std::io::stdin().lines();
-    while let Some(Ok(part)) = lines.next() {
-        // SAFETY: this process has one thread (the harness runs a single test on its main thread), so that the child is
-        // whole.
+/// Runs a test in a process that has no other thread, so that what it forks is whole.
+fn alone(test: &str, run: impl FnOnce()) {
+    if std::env::var_os(ALONE).is_some() {
+        return run();
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(ALONE, "1");
+    assert!(command.stdin(Stdio::null()).stdout(Stdio::null()).status().unwrap().success());
+}
+
+/// A forked process. Dies with its parent.
+struct Victim(libc::pid_t);
+
+impl Victim {
+    fn start(work: impl FnOnce()) -> Self {
+        // SAFETY: this process has one thread (see `alone`), so that the child is whole.
         let pid = unsafe { libc::fork() };
+        assert!(pid >= 0, "{}", std::io::Error::last_os_error());
         if pid == 0 {
-            println!("victim {}", std::process::id());
-            let queue = Queue::open(PathBuf::from(path)).unwrap();
-            if part == "write" { write(&queue) } else { read(&queue) }
+            // SAFETY: takes plain numbers.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            let _ = catch_unwind(AssertUnwindSafe(work));
+            // SAFETY: ends this process, without what its parent would do at its end.
+            unsafe { libc::_exit(101) };
         }
-        if lines.next().is_none() {
-            // The test has been ended itself: no victim outlives it.
-            // SAFETY: our own child, not waited for yet.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
-        }
+        Self(pid)
+    }
+
+    fn kill(self) {
         let mut status = 0;
-        // SAFETY: waits for our own child.
-        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-        println!("status {status}");
-    }
-}
-
-/// The process that forks victims. Ends, and lets its victim be killed, with the test.
-struct Mother {
-    process: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-    victim: Option<libc::pid_t>,
-}
-
-impl Mother {
-    fn of(queue: &Path) -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_mother_of_the_victims", "--ignored", "--nocapture", "--test-threads=1"])
-            .env(QUEUE, queue)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let (input, output) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
-        Self { process, input, output, victim: None }
-    }
-
-    fn answer(&mut self, word: &str) -> i32 {
-        let mut line = String::new();
-        while self.output.read_line(&mut line).unwrap() > 0 {
-            // The harness says the test's name in front of the first one.
-            if let Some((_, number)) = line.trim_end().rsplit_once(&format!("{word} ")) {
-                return number.parse().unwrap();
-            }
-            line.clear();
+        // SAFETY: our own child, which has not been waited for.
+        unsafe {
+            assert_eq!(libc::kill(self.0, libc::SIGKILL), 0);
+            assert_eq!(libc::waitpid(self.0, &raw mut status, 0), self.0);
         }
-        panic!("the process that forks the victims has ended");
-    }
-
-    fn start(&mut self, part: &str) {
-        writeln!(self.input, "{part}").unwrap();
-        self.victim = Some(self.answer("victim"));
-    }
-
-    /// Waits until the victim says this. An earlier one may have said it too, and died before anybody asked.
-    fn wait_for(&mut self, word: &str) {
-        while Some(self.answer(word)) != self.victim {}
-    }
-
-    fn kill(&mut self) {
-        // SAFETY: the mother has not waited for it, so that the number is its own.
-        assert_eq!(unsafe { libc::kill(self.victim.take().unwrap(), libc::SIGKILL) }, 0);
-        writeln!(self.input).unwrap();
-        assert_eq!(self.answer("status"), libc::SIGKILL, "the victim was to be killed, but ended by itself");
-    }
-}
-
-impl Drop for Mother {
-    fn drop(&mut self) {
-        if let Some(victim) = self.victim {
-            // SAFETY: as in `kill`.
-            unsafe { libc::kill(victim, libc::SIGKILL) };
-        }
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        assert_eq!(status, libc::SIGKILL, "the victim was to be killed, but ended by itself");
     }
 }
 
@@ -196,16 +148,19 @@ fn report(what: &str, cycle: u64, cycles: u64, seen: u64, started: Instant) {
 
 #[test]
 fn a_writer_killed_at_any_moment_loses_nothing_that_was_visible() {
+    alone("a_writer_killed_at_any_moment_loses_nothing_that_was_visible", kill_writers);
+}
+
+fn kill_writers() {
     let dir = scratch();
     let path = dir.path().join("q");
     let queue = Queue::create(&path, &SETTINGS).unwrap();
     let waiter = queue.waiter().unwrap();
     let mut checker = queue.reader("checker").unwrap();
-    let mut mother = Mother::of(&path);
     let mut random = Random(0x5EED);
     let (mut seen, started, cycles) = (0, Instant::now(), cycles(1000));
     for cycle in 1..=cycles {
-        mother.start("write");
+        let victim = Victim::start(|| write(&Queue::open(&path).unwrap()));
         let target = seen + random.below(300);
         let mut check = || {
             while let Some(entry) = checker.next().unwrap() {
@@ -223,7 +178,7 @@ fn a_writer_killed_at_any_moment_loses_nothing_that_was_visible() {
         }
         // A little further, to die anywhere in the work.
         spin(random.below(30_000));
-        mother.kill();
+        victim.kill();
         check();
         report("writer", cycle, cycles, seen, started);
     }
@@ -241,23 +196,28 @@ fn a_writer_killed_at_any_moment_loses_nothing_that_was_visible() {
 
 #[test]
 fn a_reader_killed_at_any_moment_goes_on_at_its_last_commit_or_the_one_before() {
+    alone("a_reader_killed_at_any_moment_goes_on_at_its_last_commit_or_the_one_before", kill_readers);
+}
+
+fn kill_readers() {
     let dir = scratch();
     let path = dir.path().join("q");
     let queue = Queue::create(&path, &Settings { retain_bytes: None, ..SETTINGS }).unwrap();
     let mut writer = queue.writer().unwrap();
     (1..=3000).for_each(|seq| assert_eq!(writer.append(1, &payload(seq)).unwrap(), seq));
+    drop(writer);
     queue.add_reader("victim").unwrap();
-    let mut mother = Mother::of(&path);
     let mut random = Random(0xC0FFEE);
     let (started, cycles) = (Instant::now(), cycles(1000));
     for cycle in 1..=cycles {
-        mother.start("read");
+        let (mut committed, pipe) = std::io::pipe().unwrap();
+        let victim = Victim::start(|| read(&Queue::open(&path).unwrap(), pipe));
         // Now and then it dies before it has committed anything.
         if random.below(8) > 0 {
-            mother.wait_for("committed");
+            committed.read_exact(&mut [0]).unwrap();
         }
         spin(random.below(50_000));
-        mother.kill();
+        victim.kill();
         let position = queue.reader_position("victim").unwrap();
         assert!((1..=3001).contains(&position), "cycle {cycle}: {position}");
         let options = chronfs::queue::ReaderOptions { start: Start::Resume, ..Default::default() };
