@@ -18,8 +18,8 @@ pub fn all() -> Vec<(&'static str, Target, Vec<u8>, u64)> {
         ("time", time as Target, b"2024-08-08T09:30:00.123456789Z".to_vec(), 2),
         ("time", time as Target, b"15m ago".to_vec(), 2),
         ("render", rendering as Target, "\x00\x01text with \u{e9} and \x7f\n\"quotes\"\u{2028}".into(), 4),
-        ("files", queues::files as Target, (0..64).collect(), 50_000),
-        ("operations", queues::operations as Target, (0..255).collect(), 50_000),
+        ("files", queues::files as Target, (0..64).collect(), 1_000),
+        ("operations", queues::operations as Target, (0..255).collect(), 1_000),
     ]);
     all
 }
