@@ -8,10 +8,11 @@
 //! ```
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chronfs::queue::{Entry, Error, Queue, QueueReader, QueueWriter, Settings};
+use chronfs::queue::{Entry, Error, Queue, QueueReader, QueueWriter, Settings, layout};
 
 #[path = "common/random.rs"]
 mod random;
@@ -299,4 +300,46 @@ fn any_sequence_of_operations_does_what_a_list_does() {
     let rounds = rounds(40);
     (0..rounds).for_each(|_| run_model(&mut random, 250));
     eprintln!("{rounds} sequences of 250 operations");
+}
+
+/// Bytes that this thread has read from files so far.
+fn bytes_read() -> u64 {
+    let io = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+    io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+}
+
+/// Every other record claims to reach to the end of its segment, with nothing else wrong about it: each would have to be
+/// summed to the end to be refused.
+#[test]
+fn lengths_that_lie_everywhere_cost_a_multiple_of_the_segment_not_its_square() {
+    const SIZE: u32 = 1 << 20;
+    let dir = scratch();
+    let path = dir.path().join("q");
+    let queue = Queue::create(&path, &Settings { segment_size: SIZE, ..Settings::default() }).unwrap();
+    let mut writer = queue.writer().unwrap();
+    let count = u64::from(SIZE) / 40 - 1000;
+    (1..=count).for_each(|_| assert!(writer.append(1, b"message").is_ok()));
+    drop(writer);
+    let file = std::fs::OpenOptions::new().write(true).open(path.join("000000000.q")).unwrap();
+    let mut scanner = queue.scan().unwrap();
+    while let Some(message) = scanner.next().unwrap().and_then(Entry::message) {
+        if message.seq.is_multiple_of(2) {
+            let len = layout::records_end(SIZE) - message.position.offset - layout::HEADER_LEN;
+            file.write_all_at(&(len + 1).to_le_bytes(), u64::from(message.position.offset)).unwrap();
+        }
+    }
+    // As after a power cut: the writer can't trust anything but the segment.
+    let control = std::fs::OpenOptions::new().write(true).open(path.join("control.meta")).unwrap();
+    control.write_all_at(&[0; 128], 256).unwrap();
+    let before = bytes_read();
+    let mut scanner = queue.scan().unwrap();
+    let mut found = 0;
+    while let Some(entry) = scanner.next().unwrap() {
+        found += u64::from(matches!(entry, Entry::Message(_)));
+    }
+    assert_eq!(found, count / 2, "what is whole is read");
+    assert_eq!(Queue::open(&path).unwrap().writer().unwrap().next_seq(), count + 1);
+    let multiple = (bytes_read() - before) / u64::from(SIZE);
+    assert!(multiple < 2000, "{multiple} times the segment was read");
+    eprintln!("{multiple} times the segment was read");
 }

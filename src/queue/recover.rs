@@ -17,7 +17,7 @@ use super::error::{Error, Result};
 use super::layout::{self, RECORDS_START};
 use super::position::{Position, SegmentId};
 use super::record::is_record_offset;
-use super::resync::find_record;
+use super::resync::{Waste, find_record};
 use super::scan::{Scanner, first_seq};
 use super::segment::Segment;
 use super::types::{Entry, Gap, GapReason};
@@ -101,6 +101,7 @@ fn end_of(shared: &Arc<Shared>, segment: Segment) -> Result<End> {
         }
         scanner.go_to(Position { segment: segment.id, offset: RECORDS_START }, seq);
     }
+    let mut waste = Waste::default();
     loop {
         match scanner.next()? {
             Some(Entry::Message(message)) => last_timestamp_ns = last_timestamp_ns.max(message.timestamp_ns),
@@ -113,7 +114,7 @@ fn end_of(shared: &Arc<Shared>, segment: Segment) -> Result<End> {
                     return Ok((scanner.seq(), last_timestamp_ns, None));
                 }
                 let behind = position.offset.saturating_add(layout::RECORD_ALIGN);
-                let Some((offset, header)) = find_record(&segment, behind, end, scanner.seq())? else {
+                let Some((offset, header)) = find_record(&segment, behind, end, scanner.seq(), &mut waste)? else {
                     clean &= is_record_offset(position.offset, segment.context.segment_size);
                     return Ok((scanner.seq(), last_timestamp_ns, clean.then_some((segment, position.offset))));
                 };

@@ -1,8 +1,7 @@
 //! Finding a record where it is not known where one starts: behind damage, and for searches by sequence and time.
 //!
-//! A record's checksum is salted with its segment and offset, so that a match is a record and nothing else. The search
-//! is bounded: what it may spend on checksums of candidates is a small multiple of the segment's size, so that a file
-//! made to look like candidates everywhere costs no more.
+//! A record's checksum is salted with its segment and offset, so that a match is a record and nothing else. The work is
+//! bounded ([`Waste`]), so that a file made to look like records everywhere costs no more than a multiple of its size.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -17,12 +16,33 @@ use super::sys;
 
 /// How much is read at a time: grows from the first to the second, for near and for far finds.
 const BLOCKS: [usize; 2] = [8 << 10, 1 << 20];
-/// Checksums may cover this many times the segment's size.
-const WORK_FACTOR: u64 = 4;
+/// What turned out to be no record may cover so many times the segment's size, and again what lies behind.
+const WASTE_FACTOR: u64 = 32;
+
+/// How many bytes were summed, on the way through a segment, for what turned out to be no record. What is damaged by
+/// chance wastes little; beyond a bound nothing is tried that would waste more.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Waste(u64);
+
+impl Waste {
+    /// Whether a record of this length may be tried here.
+    pub(crate) fn allows(self, segment_size: u32, offset: u32, len: usize) -> bool {
+        self.0 + len as u64 <= WASTE_FACTOR * (u64::from(segment_size) + u64::from(offset))
+    }
+
+    pub(crate) fn add(&mut self, len: usize) {
+        self.0 += len as u64;
+    }
+}
 
 /// The first record at or after `from`, before `end`, whose sequence number is at least `min_seq`.
-pub(crate) fn find_record(segment: &Segment, from: u32, end: u32, min_seq: u64) -> Result<Option<(u32, Header)>> {
-    let mut work = u64::from(segment.context.segment_size) * WORK_FACTOR;
+pub(crate) fn find_record(
+    segment: &Segment,
+    from: u32,
+    end: u32,
+    min_seq: u64,
+    waste: &mut Waste,
+) -> Result<Option<(u32, Header)>> {
     let mut block = vec![0; BLOCKS[0]];
     let mut at = from.next_multiple_of(RECORD_ALIGN);
     while at.saturating_add(HEADER_LEN) <= end {
@@ -45,7 +65,7 @@ pub(crate) fn find_record(segment: &Segment, from: u32, end: u32, min_seq: u64) 
             if offset.saturating_add(HEADER_LEN) > end {
                 return Ok(None);
             }
-            if let Some(header) = candidate(segment, &block[index..count], offset, min_seq, &mut work)? {
+            if let Some(header) = candidate(segment, &block[index..count], offset, min_seq, waste)? {
                 return Ok(Some((offset, header)));
             }
         }
@@ -57,7 +77,7 @@ pub(crate) fn find_record(segment: &Segment, from: u32, end: u32, min_seq: u64) 
 }
 
 /// The record that starts with `bytes`, which may hold less than all of it, if it is one.
-fn candidate(segment: &Segment, bytes: &[u8], offset: u32, min_seq: u64, work: &mut u64) -> Result<Option<Header>> {
+fn candidate(segment: &Segment, bytes: &[u8], offset: u32, min_seq: u64, waste: &mut Waste) -> Result<Option<Header>> {
     let Ok((header, rest)) = MessageHeader::ref_from_prefix(bytes) else {
         return Ok(None);
     };
@@ -67,10 +87,12 @@ fn candidate(segment: &Segment, bytes: &[u8], offset: u32, min_seq: u64, work: &
     if !unchecked.is_plausible(&segment.context, offset, min_seq) {
         return Ok(None);
     }
-    let Some(len) = unchecked.payload_len(&segment.context, offset).filter(|&len| len as u64 <= *work) else {
+    let size = segment.context.segment_size;
+    let len = unchecked.payload_len(&segment.context, offset).filter(|&len| waste.allows(size, offset, len));
+    let Some(len) = len else {
         return Ok(None);
     };
-    *work -= len as u64;
+    waste.add(len);
     if let Some(payload) = rest.get(..len) {
         return Ok(unchecked.verify(&segment.context, offset, payload));
     }

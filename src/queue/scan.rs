@@ -20,7 +20,7 @@ use super::error::{Error, Result};
 use super::layout::{self, CONTROL_FILE, HEADER_LEN, MessageHeader, RECORDS_START, WriterBlock};
 use super::position::{Position, SegmentId};
 use super::record::{Header, UncheckedHeader, is_record_offset};
-use super::resync::{find_record, read_some};
+use super::resync::{Waste, find_record, read_some};
 use super::segment::{self, Segment};
 use super::types::{Entry, Gap, GapReason, Message};
 use super::{Shared, lock};
@@ -53,6 +53,8 @@ pub struct Scanner {
     read_ahead: usize,
     /// What lay ahead when a search behind `position` found nothing: not searched again until that changes.
     stalled: Option<(Position, Option<u64>)>,
+    /// Since this segment was entered, or gone back in.
+    waste: Waste,
 }
 
 /// What one step found.
@@ -79,7 +81,8 @@ impl Scanner {
     /// Starts at a place that is known to be the start of a record, or the head, with the sequence number expected.
     pub(crate) fn at(queue: Arc<Shared>, position: Position, seq: u64) -> Self {
         let (window, read_ahead) = (Vec::new(), WINDOW[0]);
-        Self { queue, position, seq, segment: None, window, window_start: 0, read_ahead, stalled: None }
+        let (segment, stalled, waste) = (None, None, Waste::default());
+        Self { queue, position, seq, segment, window, window_start: 0, read_ahead, stalled, waste }
     }
 
     /// The next message or gap; None at the head (call again later, it goes on). Not an `Iterator`, because the
@@ -135,6 +138,9 @@ impl Scanner {
     pub(crate) fn go_to(&mut self, position: Position, seq: u64) {
         if position.segment != self.position.segment {
             self.segment = None;
+        }
+        if position.segment != self.position.segment || position.offset <= self.position.offset {
+            self.waste = Waste::default();
         }
         self.window.clear();
         (self.position, self.seq, self.stalled, self.read_ahead) = (position, seq, None, WINDOW[0]);
@@ -231,7 +237,8 @@ impl Scanner {
         };
         let position = self.position;
         let size = segment.context.segment_size;
-        let found = find_record(segment, position.offset + layout::RECORD_ALIGN, layout::records_end(size), self.seq)?;
+        let (from, end) = (position.offset + layout::RECORD_ALIGN, layout::records_end(size));
+        let found = find_record(segment, from, end, self.seq, &mut self.waste)?;
         if let Some((offset, header)) = found {
             self.position.offset = offset;
             return Ok(self.gap_until(header.seq, GapReason::Checksum, position));
@@ -239,9 +246,18 @@ impl Scanner {
         if !claimed || self.later_started(position.segment)?.is_some() {
             return self.go_to_later_segment(GapReason::Checksum);
         }
+        if self.queue.closed_at().is_some_and(|head| head.position == position && head.next_seq == self.seq) {
+            return Ok(Step::Head);
+        }
         // The last record of all is damaged: one message, and the writer will go on in a new segment.
-        let len = self.claimed_len();
-        self.position.offset = len.map_or(layout::records_end(size), |len| position.offset + len);
+        let end = match self.queue.head_hint() {
+            // Its length may be what is damaged; the head that was published behind it is where it ends.
+            Some(hint) if hint.position.segment == position.segment && hint.next_seq == self.seq.saturating_add(1) => {
+                Some(hint.position.offset).filter(|&end| end > position.offset)
+            }
+            _ => self.claimed_len().map(|len| position.offset + len),
+        };
+        self.position.offset = end.unwrap_or(layout::records_end(size)).min(layout::records_end(size));
         Ok(self.gap_until(self.seq.saturating_add(1), GapReason::Checksum, position))
     }
 
@@ -298,7 +314,12 @@ impl Scanner {
     /// The record at `position`. Whatever is not a sound record is read again before it is reported.
     fn record(&mut self) -> Result<Found> {
         let found = self.record_in_window(false)?;
-        if matches!(found, Found::Record(_)) { Ok(found) } else { self.record_in_window(true) }
+        if matches!(found, Found::Record(_)) {
+            return Ok(found);
+        }
+        // There may be damage all over: no more than is needed.
+        self.read_ahead = WINDOW[0];
+        self.record_in_window(true)
     }
 
     fn record_in_window(&mut self, fresh: bool) -> Result<Found> {
@@ -316,7 +337,8 @@ impl Scanner {
             return Ok(Found::NotCommitted);
         };
         let bad = if unchecked.is_left_over(&context, self.seq) { Found::LeftOver } else { Found::Bad };
-        let Some(len) = unchecked.payload_len(&context, offset) else {
+        let len = unchecked.payload_len(&context, offset);
+        let Some(len) = len.filter(|&len| self.waste.allows(context.segment_size, offset, len)) else {
             return Ok(bad);
         };
         // Fresh once more even if the header just was: all of the record must be read after its commit word was seen.
@@ -328,6 +350,9 @@ impl Scanner {
         let unchecked = UncheckedHeader::parse(header).filter(|again| again.payload_len(&context, offset) == Some(len));
         let verified =
             unchecked.zip(rest.get(..len)).and_then(|(again, payload)| again.verify(&context, offset, payload));
+        if verified.is_none() {
+            self.waste.add(len);
+        }
         Ok(verified.map_or(bad, Found::Record))
     }
 

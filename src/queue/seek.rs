@@ -9,7 +9,7 @@ use super::error::{Error, Result};
 use super::layout::{self, MessageHeader, RECORD_ALIGN, RECORDS_START};
 use super::position::{Position, SegmentId};
 use super::record::{Header, UncheckedHeader};
-use super::resync::find_record;
+use super::resync::{Waste, find_record};
 use super::scan::{Scanner, first_seq};
 use super::segment::Segment;
 use super::types::{Bounds, Entry};
@@ -125,9 +125,10 @@ fn search(segment: &Segment, target: Target, bounds: &Bounds) -> Result<(Positio
         None if segment.id == bounds.head.segment => bounds.head.offset,
         None => layout::records_end(segment.context.segment_size),
     };
+    let mut waste = Waste::default();
     while high.saturating_sub(low.0) > WALK_BYTES {
         let middle = low.0 + (high - low.0) / 2 / RECORD_ALIGN * RECORD_ALIGN;
-        match find_record(segment, middle, high, start_seq)? {
+        match find_record(segment, middle, high, start_seq, &mut waste)? {
             Some((offset, header)) if is_before(target, &header) => low = (offset, header.seq),
             _ => high = middle,
         }
@@ -233,13 +234,13 @@ impl Shared {
     /// record will ever start.
     fn record_before(&self, head: Position) -> Option<(Position, u64)> {
         let segment = self.open_segment(head.segment, Access::Read).ok()??;
-        let start = first_seq(&segment)?;
+        let (start, mut waste) = (first_seq(&segment)?, Waste::default());
         for distance in [WALK_BYTES, WALK_BYTES << 5] {
             let from = head.offset.saturating_sub(distance);
             if from <= RECORDS_START {
                 break;
             }
-            if let Some((offset, header)) = find_record(&segment, from, head.offset, start).ok()? {
+            if let Some((offset, header)) = find_record(&segment, from, head.offset, start, &mut waste).ok()? {
                 return Some((Position { offset, ..head }, header.seq));
             }
         }
