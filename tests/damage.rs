@@ -127,6 +127,34 @@ fn scratch() -> tempfile::TempDir {
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
+#[test]
+fn a_flipped_bit_in_the_length_of_the_newest_message_costs_no_number_behind_it() {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    let (queue, last) = new_queue(&path);
+    let mut scanner = queue.scan().unwrap();
+    let mut newest = scanner.position();
+    while let Some(message) = scanner.next().unwrap().and_then(Entry::message) {
+        newest = message.position;
+    }
+    let (head, file) = (scanner.position(), path.join(format!("{:09}.q", newest.segment.0)));
+    for bit in 0..32 {
+        let (byte, bit) = (u64::from(newest.offset + bit / 8), bit % 8);
+        flip(&file, byte, bit);
+        let outcome = scan(&mut Queue::open(&path).unwrap().scan().unwrap());
+        assert_eq!((outcome.lost(last), outcome.is_complete(last)), (1, true), "byte {byte} bit {bit}");
+        flip(&file, byte, bit);
+    }
+    // Where the next message will be there is none to be lost.
+    for bit in 0..32 {
+        let (byte, bit) = (u64::from(head.offset + bit / 8), bit % 8);
+        flip(&file, byte, bit);
+        let outcome = scan(&mut Queue::open(&path).unwrap().scan().unwrap());
+        assert_eq!((outcome.lost(last), outcome.is_complete(last)), (0, true), "byte {byte} bit {bit}");
+        flip(&file, byte, bit);
+    }
+}
+
 /// The bytes of the three segments, one segment behind the other, that a long run is to damage: all, or
 /// `CHRONFS_DAMAGE=65536..131072`.
 fn places() -> impl DoubleEndedIterator<Item = (u32, u64)> {
