@@ -79,7 +79,7 @@ fn an_index_is_made_in_the_background_and_used_by_the_next_mount() {
     std::fs::write(&before[1].0, &bytes).unwrap();
     mount.mount_again("rw");
     assert_eq!(mount.ok("stat -c '%s %i' q/messages.jsonl").split(' ').next().unwrap(), (size + 1000).to_string());
-    assert!(mount.fails("cat q/messages.jsonl | cmp - /dev/null; wc -l < q/messages.jsonl").contains("Input/output"));
+    assert!(mount.fails("{ head -c 1; cat; } < q/messages.jsonl > /dev/null").contains("Input/output error"));
     until("the name stands for another file", || mount.ok("stat -c %s q/messages.jsonl").trim() == size.to_string());
     assert_eq!(mount.ok("jq -c .seq q/messages.jsonl | sha256sum"), mount.ok(&format!("seq {LINES} | sha256sum")));
     again(&mut mount, "rw");
@@ -135,9 +135,13 @@ fn damage_that_comes_later_gives_the_name_another_inode() {
     let at = bytes.windows(7).position(|window| window == b"message").unwrap();
     bytes[at] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
-    // No shifted bytes under the old inode; under the new one a gap.
-    let begun = "{ head -c 1; cat; } < q/messages.jsonl > /dev/null";
-    assert!(mount.fails(begun).contains("Input/output error"));
+    // No shifted bytes under the old inode; under the new one a gap. Where opening has noticed, it is the new one.
+    let begun = mount.sh("{ head -c 1; cat; } < q/messages.jsonl > ../begun");
+    if begun.status.success() {
+        assert_eq!(mount.ok("grep -c gap ../begun; wc -l < ../begun"), format!("1\n{LINES}\n"));
+    } else {
+        assert!(common::text(&begun.stderr).contains("Input/output error"), "{begun:?}");
+    }
     until("the name stands for another file", || mount.ok("stat -c %i q/messages.jsonl") != before);
     assert_eq!(mount.ok("grep -c gap q/messages.jsonl; wc -l < q/messages.jsonl"), format!("1\n{LINES}\n"));
 }

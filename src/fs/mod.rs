@@ -29,6 +29,7 @@ mod parked;
 mod patience;
 mod queues;
 mod series;
+mod text;
 mod tree;
 mod watch;
 

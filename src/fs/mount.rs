@@ -14,9 +14,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::backing::Backing;
-use super::kernel::{Session, detach};
+use super::kernel::{PageCache, Session, detach};
 use super::mountinfo::{self, Mounted};
 use super::tree::Tree;
 
@@ -61,7 +62,9 @@ impl Mount {
         raise_descriptor_limit();
         let failed = |error: io::Error| MountError::System(format!("{}: cannot open: {error}", root.display()));
         let backing = Backing::open(&root).map_err(failed)?;
-        let tree = Tree::new(backing, options.read_only, options.settings, Session::max_chunk())
+        // Root's; without it each read is a request.
+        let pages = PageCache::start().ok().map(Arc::new);
+        let tree = Tree::new(backing, options.read_only, options.settings, Session::max_chunk(), pages)
             .map_err(|errno| failed(io::Error::from_raw_os_error(errno.code())))?;
         let source = options.fs_name.clone().unwrap_or_else(|| root.to_string_lossy().into_owned());
         let session =
@@ -182,7 +185,9 @@ fn free_mountpoint(mountpoint: &Path) -> Result<PathBuf, MountError> {
     let path = absolute(mountpoint)?;
     // Dead mounts may lie on one another.
     for _ in 0..16 {
-        match fs::metadata(&path) {
+        // The kernel remembers a directory's attributes for a second though the daemon is dead; this it asks for.
+        let asked = |metadata| rustix::fs::statfs(&path).map(|_| metadata).map_err(io::Error::from);
+        match fs::metadata(&path).and_then(asked) {
             Ok(metadata) if metadata.is_dir() => break,
             Ok(_) => return Err(MountError::Failed(format!("{}: not a directory", path.display()))),
             Err(error) if is_dead(&error) => {

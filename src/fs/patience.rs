@@ -28,16 +28,32 @@ pub(crate) fn is_patient() -> bool {
 #[derive(Default)]
 pub(crate) struct Lanes {
     threads: Arc<AtomicU32>,
+    /// How many serving threads run a request just now, where that is limited, and the limit.
+    serving: Option<(AtomicU32, u32)>,
 }
 
 impl Lanes {
+    /// For requests that wait for the server itself: at most so many serving threads run them at a time.
+    pub(crate) fn at_most(limit: u32) -> Self {
+        Self { serving: Some((AtomicU32::new(0), limit)), ..Self::default() }
+    }
+
+    /// Runs the request here, unless it takes long or too many threads do so already.
+    fn run_here<T>(&self, request: impl Fn() -> Result<T>) -> Result<T> {
+        let Some((serving, limit)) = &self.serving else { return request() };
+        let is_free = serving.fetch_add(1, Ordering::Relaxed) < *limit;
+        let result = if is_free { catch_unwind(AssertUnwindSafe(request)) } else { Ok(Err(Errno::LATER)) };
+        serving.fetch_sub(1, Ordering::Relaxed);
+        result.unwrap_or(Err(Errno::EIO))
+    }
+
     /// Runs `request` and gives its result to `answer`; on another thread if it takes long.
     pub(crate) fn run<T>(
         &self,
         request: impl Fn() -> Result<T> + Send + 'static,
         answer: impl FnOnce(Result<T>) + Send + 'static,
     ) {
-        match request() {
+        match self.run_here(&request) {
             Err(Errno::LATER) => {}
             result => return answer(result),
         }
@@ -48,7 +64,7 @@ impl Lanes {
             PATIENT.set(false);
             drop(done);
         };
-        if self.threads.fetch_add(1, Ordering::Relaxed) >= MAX_THREADS {
+        if self.threads.fetch_add(1, Ordering::Relaxed) >= MAX_THREADS && self.serving.is_none() {
             self.threads.fetch_sub(1, Ordering::Relaxed);
             return patiently();
         }

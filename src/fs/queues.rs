@@ -20,9 +20,10 @@ use crate::view::{Format, SegmentIndexes, View};
 
 use super::backing::{Directory, FileId, Owner};
 use super::errno::{Errno, Result};
-use super::files::views::SharedView;
 use super::indexer::Indexer;
+use super::kernel::PageCache;
 use super::lock;
+use super::text::{self, SharedView};
 use super::watch::Watch;
 
 /// What a directory of the tree is.
@@ -64,8 +65,7 @@ impl std::fmt::Debug for OpenQueue {
 /// What all queues of a mount share.
 #[derive(Default)]
 struct Common {
-    /// How many views keep descriptors open without being used.
-    warm_views: Arc<AtomicU32>,
+    views: Arc<text::Common>,
     indexer: Arc<Indexer>,
     /// Whether files may be made for what is derived.
     may_store: bool,
@@ -212,7 +212,7 @@ impl OpenQueue {
 
     /// A view of this queue for handles to share.
     pub(crate) fn share(&self, view: View) -> SharedView {
-        SharedView::new(view.with_segments(&self.indexes), &self.common.warm_views)
+        SharedView::new(view.with_segments(&self.indexes), &self.common.views)
     }
 
     /// Has indexes made that views have missed.
@@ -240,6 +240,16 @@ impl OpenQueue {
     /// Keeps a scanner for the message that it stands at now.
     pub(crate) fn keep_scanner(&self, first: SegmentFile, scanner: Scanner) {
         *lock(&self.walker) = Some((first, scanner));
+    }
+
+    /// When each of the retained segments was last written to.
+    pub(crate) fn written(&self) -> Result<Vec<(SegmentId, (i64, u64))>> {
+        let bounds = self.queue.bounds()?;
+        let written = |segment| {
+            let stat = self.directory.stat_of(&segment_name(segment)).ok()?;
+            Some((segment, (stat.st_mtime, stat.st_mtime_nsec)))
+        };
+        Ok((bounds.first.segment.0..=bounds.head.segment.0).filter_map(|id| written(SegmentId(id))).collect())
     }
 
     /// Whose bits decide who may read the messages. A native reader needs the control block and the segments, so
@@ -349,9 +359,10 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    /// `may_store`: whether files may be made for what is derived from queues.
-    pub(crate) fn new(may_store: bool) -> Self {
-        Self { common: Arc::new(Common { may_store, ..Common::default() }), ..Self::default() }
+    /// `may_store`: whether files may be made for what is derived from queues. `pages`: where text is kept, if it can be.
+    pub(crate) fn new(may_store: bool, pages: Option<Arc<PageCache>>) -> Self {
+        let views = Arc::new(text::Common::new(pages));
+        Self { common: Arc::new(Common { views, may_store, ..Common::default() }), ..Self::default() }
     }
 
     /// Nothing more is done in the background.

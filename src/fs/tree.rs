@@ -22,6 +22,7 @@ use super::files::numbered::{self, Listed, Numbers};
 use super::files::readers;
 use super::handles::{OpenFile, Progress, Table};
 use super::inodes::{Ino, Inodes, Key, MESSAGE_BIT};
+use super::kernel::PageCache;
 use super::lock;
 use super::nodes::{self, Access, Caller, File, Place, Row, Shared, Site};
 use super::queues::{Contents, Queues};
@@ -101,12 +102,19 @@ pub(crate) struct Tree {
 
 impl Tree {
     /// The tree over an opened root. `max_chunk`: the largest piece in which the kernel passes on a write, in bytes.
-    pub(crate) fn new(backing: Backing, read_only: bool, settings: Settings, max_chunk: usize) -> Result<Self> {
+    /// `pages`: the kernel's page cache for text, if there is one.
+    pub(crate) fn new(
+        backing: Backing,
+        read_only: bool,
+        settings: Settings,
+        max_chunk: usize,
+        pages: Option<Arc<PageCache>>,
+    ) -> Result<Self> {
         let id = backing.directory(Path::new(""))?.id();
         let relative: Arc<Path> = Arc::from(Path::new(""));
         let root = DirectoryNode { kind: DirectoryKind::Backing, relative, id };
-        let closing = AtomicBool::new(false);
-        let shared = Shared { backing, queues: Queues::new(!read_only), read_only, settings, max_chunk, closing };
+        let (closing, queues) = (AtomicBool::new(false), Queues::new(!read_only, pages));
+        let shared = Shared { backing, queues, read_only, settings, max_chunk, closing };
         Ok(Self {
             shared: Arc::new(shared),
             inodes: Inodes::new(Key { path: PathBuf::new(), id, generation: 0 }, Node::Directory(root)),

@@ -28,7 +28,7 @@ impl Fixture {
         let queue = Queue::create(root.path().join("q"), &settings).unwrap();
         queue.writer().unwrap().append(1, b"first").unwrap();
         let backing = Backing::open(root.path()).unwrap();
-        let tree = Arc::new(Tree::new(backing, read_only, settings, CHUNK).unwrap());
+        let tree = Arc::new(Tree::new(backing, read_only, settings, CHUNK, None).unwrap());
         Self { tree, root }
     }
 

@@ -168,6 +168,16 @@ pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
     Ok(i32::from(lock.l_type) != libc::F_UNLCK)
 }
 
+/// Gives the calling thread a table of descriptors of its own, with nothing in it, not even the standard streams. From then
+/// on the numbers of other threads' descriptors mean nothing here, nor the other way round: the thread must use and
+/// drop none but those that it opens itself.
+pub(crate) fn leave_descriptor_table() -> io::Result<()> {
+    // SAFETY: the flag makes a copy of the table first, so that nothing is closed that anybody else uses. What the thread
+    // uses of the copy its caller answers for (see above).
+    let done = unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// fcntl(2): which signal tells of a lease that others want. The number is that of most architectures.
 const F_SETSIG: libc::c_int = 10;
 

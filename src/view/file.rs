@@ -20,7 +20,7 @@ use super::index::{Growth, Index, Mark, Place, Whole};
 use super::pins::Pins;
 use super::segments::SegmentIndexes;
 use super::stored::SegmentIndex;
-use super::{Format, len_u64, lock, rendered_len};
+use super::{Format, len_u64, len_usize, lock, rendered_len};
 use crate::queue::layout::RECORDS_START;
 use crate::queue::{Entry, Error, Gap, GapReason, Position, Queue, Result, Scanner, SegmentId};
 
@@ -28,6 +28,8 @@ use crate::queue::{Entry, Error, Gap, GapReason, Position, Queue, Result, Scanne
 const IDLE_MAX: usize = 4;
 /// Messages scanned between two publications of a growing index.
 const BATCH: usize = 4096;
+/// Bytes that [`View::check`] reads at a time.
+const CHECKED: u64 = 1 << 20;
 /// What asking for a segment's index counts as, in messages scanned.
 const WHOLE_COST: usize = 64;
 
@@ -173,7 +175,7 @@ impl View {
         };
         let marks = self.unfold(marks, offset, to);
         let before = out.len();
-        let mut result = self.copy(&marks, offset, to, out);
+        let mut result = self.copy(&marks, offset, to, out).map(|(crossed, _)| crossed);
         if matches!(result, Err(Error::NoSuchPosition { .. } | Error::Damaged { .. })) {
             out.truncate(before);
             if let (Err(Error::Damaged { .. }), Some(segments)) = (&result, &self.segments) {
@@ -224,13 +226,37 @@ impl View {
         self.index.write().unwrap_or_else(PoisonError::into_inner).put(growth);
     }
 
-    fn copy(&self, marks: &[Mark], from: u64, to: u64, out: &mut Vec<u8>) -> Result<Option<Crossed>> {
-        let Some(first) = marks.first() else { return Ok(None) };
+    /// Where the unit ends that has the byte at `offset`, which must be before [`View::known_size`].
+    pub(crate) fn unit_end(&self, offset: u64) -> Result<u64> {
+        let marks = self.index().span(offset, offset + 1);
+        let marks = self.unfold(marks, offset, offset + 1);
+        Ok(self.copy(&marks, offset, offset + 1, &mut Vec::new())?.1)
+    }
+
+    /// Reads all there is of a segment once more.
+    ///
+    /// # Errors
+    /// As [`View::read_at`]: that is what it is for.
+    pub(crate) fn check(&self, segment: SegmentId) -> Result<()> {
+        let (mut at, end) = self.index().range(segment);
+        let mut bytes = Vec::new();
+        while at < end {
+            bytes.clear();
+            self.read_at(at, len_usize((end - at).min(CHECKED)), &mut bytes)?;
+            at += len_u64(bytes.len()).max(1);
+        }
+        Ok(())
+    }
+
+    /// Returns the gap that was crossed, and where the last unit ends that was read of.
+    fn copy(&self, marks: &[Mark], from: u64, to: u64, out: &mut Vec<u8>) -> Result<(Option<Crossed>, u64)> {
+        let Some(first) = marks.first() else { return Ok((None, to)) };
         let mut cursor = self.cursor(from, first.place)?;
         let span = Span { format: self.format, marks, path: self.queue.path() };
         let crossed = cursor.copy(&span, from, to, out)?;
+        let end = cursor.end();
         self.give_back(cursor);
-        Ok(crossed)
+        Ok((crossed, end))
     }
 
     /// As [`View::copy`], from the segments that are held open: up to the first that is not; None if that is where it

@@ -93,6 +93,13 @@ impl Index {
         self.marks.get(first..last).unwrap_or_default().to_vec()
     }
 
+    /// From where to where it has the units of a segment.
+    pub(super) fn range(&self, segment: SegmentId) -> (u64, u64) {
+        let offset = |at: usize| self.marks.get(at).map_or(self.end.offset, |mark| mark.place.offset);
+        let first = self.marks.partition_point(|mark| mark.place.position.segment < segment);
+        (offset(first), offset(self.marks.partition_point(|mark| mark.place.position.segment <= segment)))
+    }
+
     /// The first marks of the segments, at most `count` from the start on.
     pub(super) fn segment_starts(&self, count: usize) -> Vec<Place> {
         let mut starts = Vec::new();

@@ -48,7 +48,7 @@ pub(super) struct Adapter {
     pub(super) ended: Box<dyn Fn() + Send + Sync>,
 }
 
-fn errno(errno: Errno) -> fuser::Errno {
+pub(super) fn errno(errno: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(errno.code())
 }
 
@@ -163,7 +163,7 @@ impl Adapter {
 }
 
 /// Runs a handler; see the head of this file for what a panic comes to.
-fn guarded(handler: impl FnOnce()) {
+pub(super) fn guarded(handler: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(handler));
 }
 

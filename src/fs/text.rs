@@ -1,0 +1,318 @@
+//! A view that handles share, and how they read it: directly, each read a request; or, where the kernel can, through its
+//! page cache (`kernel/pages.rs`).
+//!
+//! A view is read in one way all its life: the kernel does not allow a file to be open in two at a time.
+//!
+//! Lock order: `use_now`, `size` of a [`Cached`], the locks of the view.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use super::attr::{Attr, READ};
+use super::errno::{Errno, Result};
+use super::kernel::{PageCache, PageFile, Text};
+use super::queues::OpenQueue;
+use super::{lock, patience};
+use crate::queue::{Error, SegmentId};
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
+use crate::view::{Crossed, Format, View};
+
+/// Messages that a serving thread may index for one request: a few milliseconds' worth.
+const QUICK: usize = 20_000;
+/// Views that keep their descriptors (two or three each) and pages while nobody has their files open.
+const MAX_WARM: u32 = 64;
+/// A page of the kernel's, in bytes; a multiple does as well.
+const PAGE: u64 = 64 << 10;
+/// Growth up to this is written to the page cache as it is; of more only what is needed, the rest when it is read.
+const AT_ONCE: u64 = 1 << 20;
+
+/// What all views of a mount share.
+#[derive(Default)]
+pub(crate) struct Common {
+    /// How many keep descriptors open without being used.
+    warm: AtomicU32,
+    pages: Option<Arc<PageCache>>,
+}
+
+impl Common {
+    /// `pages`: where the kernel keeps text, if it can.
+    pub(crate) fn new(pages: Option<Arc<PageCache>>) -> Self {
+        Self { warm: AtomicU32::new(0), pages }
+    }
+}
+
+/// A view and who uses it, shared between the handles of a file.
+pub(crate) struct SharedView {
+    view: View,
+    /// Requests that index it at length; while there are any, serving threads keep away.
+    indexing: AtomicU32,
+    use_now: Mutex<Use>,
+    /// Damage has changed what it showed: the name is to get another one.
+    spoilt: AtomicBool,
+    /// Keeps descriptors and buffers open though no handle does; counted in `common`.
+    warm: AtomicBool,
+    common: Arc<Common>,
+}
+
+#[derive(Default)]
+struct Use {
+    handles: u32,
+    /// The file in the page cache: kept for the next handles.
+    cached: Option<Arc<Cached>>,
+    /// The queue's files when the first of the handles came.
+    files: Files,
+}
+
+/// What the files of a queue look like.
+#[derive(Default)]
+struct Files {
+    size: u64,
+    written: Vec<(SegmentId, (i64, u64))>,
+}
+
+impl Files {
+    /// Segments that have been written to since, other than by appending.
+    fn suspects(&self, now: &Self) -> Vec<SegmentId> {
+        let head = self.written.last().map(|(segment, _)| *segment).filter(|_| now.size > self.size);
+        let is_suspect = |file: &&(SegmentId, (i64, u64))| Some(file.0) != head && !now.written.contains(file);
+        self.written.iter().filter(is_suspect).map(|(segment, _)| *segment).collect()
+    }
+}
+
+/// A view's file in the page cache.
+struct Cached {
+    view: Weak<SharedView>,
+    file: OnceLock<PageFile>,
+    /// What the kernel has been told of. Locked while it is being told of more.
+    size: Mutex<u64>,
+}
+
+impl SharedView {
+    pub(crate) fn new(view: View, common: &Arc<Common>) -> Self {
+        Self {
+            indexing: AtomicU32::new(0),
+            use_now: Mutex::default(),
+            spoilt: AtomicBool::new(false),
+            warm: AtomicBool::new(false),
+            common: Arc::clone(common),
+            view,
+        }
+    }
+
+    pub(crate) fn is_spoilt(&self) -> bool {
+        self.spoilt.load(Ordering::Relaxed)
+    }
+
+    /// Brings the index up to the head; [`Errno::LATER`] where that takes longer than this thread may be kept.
+    pub(crate) fn catch_up(&self) -> Result<()> {
+        if patience::is_patient() {
+            self.indexing.fetch_add(1, Ordering::Relaxed);
+            let result = self.view.index_some(usize::MAX);
+            self.indexing.fetch_sub(1, Ordering::Relaxed);
+            return Ok(result.map(|_| ())?);
+        }
+        if self.indexing.load(Ordering::Relaxed) > 0 || self.view.index_some(QUICK)? {
+            return Err(Errno::LATER);
+        }
+        Ok(())
+    }
+
+    /// True size, and the time of the newest message in it.
+    pub(crate) fn attr(&self, queue: &Arc<OpenQueue>) -> Result<Attr> {
+        self.catch_up()?;
+        queue.index_in_background();
+        let (is_open, cached) = {
+            let used = lock(&self.use_now);
+            (used.handles > 0, used.cached.clone().filter(|_| used.handles > 0))
+        };
+        if is_open {
+            // Who is told of a size may read that far, whatever retention does.
+            self.view.pin();
+        }
+        let attr = self.known_attr(queue)?;
+        // What a handle is told it can read and map.
+        Ok(cached.map_or(attr, |cached| attr.with_size(cached.grow_with(self).unwrap_or_else(|_| *lock(&cached.size)))))
+    }
+
+    /// What is known by now.
+    pub(crate) fn known_attr(&self, queue: &OpenQueue) -> Result<Attr> {
+        let (size, modified_ns) = (self.view.known_size(), self.view.modified_ns());
+        self.rest(&mut lock(&self.use_now));
+        Ok(Attr::file(&queue.data_stat()?, READ).with_size(size).modified_at(modified_ns))
+    }
+
+    pub(crate) fn known_size(&self) -> u64 {
+        self.view.known_size()
+    }
+
+    pub(crate) fn pin(&self) {
+        self.view.pin();
+    }
+
+    /// Appends bytes to `out`; see [`View::read_at`].
+    pub(crate) fn read_at(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Option<Crossed>> {
+        self.view.read_at(offset, size, out).map_err(|error| self.seen(&error))
+    }
+
+    fn seen(&self, error: &Error) -> Errno {
+        match error {
+            // Retention took it away: this file is no longer what its name stands for.
+            Error::NoSuchPosition { .. } => return Errno::ESTALE,
+            Error::Damaged { .. } => self.spoilt.store(true, Ordering::Relaxed),
+            _ => {}
+        }
+        Errno::from(error)
+    }
+
+    /// Whether a segment still has what pages may have been made of.
+    fn check(&self, segment: SegmentId) -> Result<()> {
+        if !patience::is_patient() {
+            return Err(Errno::LATER);
+        }
+        match self.view.check(segment).map_err(|error| self.seen(&error)) {
+            // It has another name now, which the kernel asks for.
+            Err(_) if self.is_spoilt() => Err(Errno::ESTALE),
+            checked => checked,
+        }
+    }
+
+    /// When no handle is open: keeps descriptors and buffers for the next question, if not too many views do.
+    fn rest(&self, used: &mut Use) {
+        if used.handles > 0 {
+            return;
+        }
+        self.view.unpin();
+        if self.warm.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.common.warm.load(Ordering::Relaxed) >= MAX_WARM {
+            self.view.trim();
+            used.cached = None;
+        } else if !self.warm.swap(true, Ordering::Relaxed) {
+            self.common.warm.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A handle's hold on a view.
+pub(crate) struct Held {
+    view: Arc<SharedView>,
+    cached: Option<Arc<Cached>>,
+}
+
+impl Held {
+    /// For a handle that reads by requests.
+    pub(crate) fn new(view: &Arc<SharedView>) -> Self {
+        lock(&view.use_now).handles += 1;
+        view.pin();
+        Self { view: Arc::clone(view), cached: None }
+    }
+
+    /// For a handle that reads through the page cache, where there is one. Pages outlive what they were made of, but not the
+    /// next open: what was written to, and not by appending, is read again.
+    pub(crate) fn through_pages(view: &Arc<SharedView>, queue: &OpenQueue) -> Result<Self> {
+        // In bin a gap is an error to each reader, which pages can't be.
+        let Some(pages) = view.common.pages.as_ref().filter(|_| view.view.format() != Format::Bin) else {
+            return Ok(Self::new(view));
+        };
+        view.catch_up()?;
+        let files = Files { size: view.known_size(), written: queue.written()? };
+        let suspects = lock(&view.use_now).files.suspects(&files);
+        suspects.into_iter().try_for_each(|segment| view.check(segment))?;
+        let mut used = lock(&view.use_now);
+        used.files = files;
+        let cached = match &used.cached {
+            Some(cached) => Arc::clone(cached),
+            None => Cached::new(view, pages)?,
+        };
+        used.cached = Some(Arc::clone(&cached));
+        used.handles += 1;
+        drop(used);
+        view.pin();
+        let held = Self { view: Arc::clone(view), cached: Some(cached) };
+        held.cached.iter().try_for_each(|cached| cached.grow_with(view).map(drop))?;
+        Ok(held)
+    }
+
+    pub(crate) fn view(&self) -> &SharedView {
+        &self.view
+    }
+
+    /// What the kernel may read instead of asking.
+    pub(crate) fn pages(&self) -> Option<BorrowedFd<'_>> {
+        self.cached.as_ref()?.file.get().map(PageFile::as_fd)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut used = lock(&self.view.use_now);
+        used.handles -= 1;
+        self.view.rest(&mut used);
+    }
+}
+
+impl Cached {
+    fn new(view: &Arc<SharedView>, pages: &Arc<PageCache>) -> Result<Arc<Self>> {
+        let size = view.known_size();
+        let cached = Arc::new(Self { view: Arc::downgrade(view), file: OnceLock::new(), size: Mutex::new(size) });
+        let text: Weak<Self> = Arc::downgrade(&cached);
+        let file = pages.add(text, size)?;
+        cached.file.get_or_init(|| file);
+        Ok(cached)
+    }
+
+    /// Lets the file grow to what is indexed by now. Returns its size.
+    fn grow_with(&self, shared: &SharedView) -> Result<u64> {
+        let view = &shared.view;
+        let mut size = lock(&self.size);
+        let end = view.known_size();
+        // Readers may have the last page before the end. It must be whole before there is more; of what follows
+        // they have nothing, and will ask.
+        let needed = *size / PAGE * PAGE + PAGE;
+        if end > needed.saturating_add(AT_ONCE) {
+            let upto = view.unit_end(needed).map_err(|error| shared.seen(&error))?;
+            self.write(shared, *size, upto)?;
+            *size = upto;
+        }
+        if end > *size {
+            let from = if end > size.saturating_add(AT_ONCE + PAGE) { end - 1 } else { *size };
+            self.write(shared, from, end)?;
+            *size = end;
+        }
+        Ok(*size)
+    }
+
+    fn write(&self, shared: &SharedView, from: u64, to: u64) -> Result<()> {
+        let len = usize::try_from(to - from).map_err(|_| Errno::EIO)?;
+        let mut bytes = Vec::with_capacity(len);
+        shared.read_at(from, len, &mut bytes)?;
+        let file = self.file.get().ok_or(Errno::EIO)?;
+        if bytes.len() < len { Err(Errno::EIO) } else { Ok(file.write(from, bytes)?) }
+    }
+}
+
+impl Text for Cached {
+    fn grow(&self) -> Result<u64> {
+        let shared = self.view.upgrade().ok_or(Errno::ESTALE)?;
+        shared.catch_up()?;
+        self.grow_with(&shared)
+    }
+
+    fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        let shared = self.view.upgrade().ok_or(Errno::ESTALE)?;
+        let there = usize::try_from(shared.known_size().saturating_sub(offset)).unwrap_or(usize::MAX);
+        let wanted = out.len() + size.min(there);
+        shared.read_at(offset, size.min(there), out)?;
+        // Fewer bytes would be an end of the file to the kernel.
+        if out.len() < wanted { Err(Errno::EIO) } else { Ok(()) }
+    }
+}
+
+impl Drop for SharedView {
+    fn drop(&mut self) {
+        if self.warm.load(Ordering::Relaxed) {
+            self.common.warm.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
