@@ -1,9 +1,11 @@
 //! Retention: what goes, what stays for whom, and who learns of it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use chronfs::queue::{Checksum, Entry, Gap, GapReason, Queue, Settings};
+use chronfs::queue::{Checksum, Entry, Gap, GapReason, IgnoredReason, Queue, Retention, Settings};
 
 const SMALL: Settings = Settings {
     segment_size: 64 << 10,
@@ -62,6 +64,12 @@ fn set_u64(at: usize, value: u64) -> impl FnOnce(&mut Vec<u8>) {
     move |bytes| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes())
 }
 
+/// Makes a block of 64 bytes one that was never written.
+fn clear_block(queue: &Queue, file: &str, at: u64) {
+    let file = File::options().write(true).open(queue.path().join(file)).unwrap();
+    file.write_all_at(&[0; 64], at).unwrap();
+}
+
 #[test]
 fn retention_keeps_what_a_reader_needs_and_says_who_keeps_it() {
     let (_dir, queue) = retained(SMALL, &[]);
@@ -100,6 +108,90 @@ fn retention_by_age_and_by_count() {
     assert_eq!(queue.retain(false).unwrap().removed, infos[..2]);
     let first = queue.scan().unwrap().next().unwrap().unwrap().message().unwrap().seq;
     assert_eq!(first, infos[2].first_seq);
+}
+
+#[test]
+fn retention_by_age_asks_for_the_newest_message_of_a_segment() {
+    let (_dir, queue) = new_queue(&SMALL);
+    let mut writer = queue.writer().unwrap();
+    // Two segments of 1970, one that ends today, two of today.
+    while sealed(&queue).len() < 2 {
+        writer.append_at(1_000, 1, &[0; 1000]).unwrap();
+    }
+    while sealed(&queue).len() < 5 {
+        writer.append(1, &[0; 1000]).unwrap();
+    }
+    drop(writer);
+    let infos = sealed(&queue);
+    // Without its seal block the next segment tells when this one ended.
+    clear_block(&queue, "000000001.q", 128);
+    let queue = with_limits(&queue, set_u64(48, 3_600_000_000_000));
+    assert_eq!(queue.retain(true).unwrap().removed, infos[..2]);
+}
+
+#[test]
+fn a_segment_without_its_seal_block_goes_when_its_last_message_has_been_consumed() {
+    let (_dir, queue) = retained(SMALL, &[("alice", 1)]);
+    let infos = sealed(&queue);
+    clear_block(&queue, "000000000.q", 128);
+    let queue = with_limits(&queue, set_u64(40, 0));
+    for (seq, removed) in [(infos[0].last_seq, &infos[..0]), (infos[1].first_seq, &infos[..1])] {
+        queue.seek_reader("alice", seq).unwrap();
+        assert_eq!(queue.retain(true).unwrap().removed, removed, "alice is at {seq}");
+    }
+}
+
+#[test]
+fn a_pin_counts_what_its_reader_keeps_and_nothing_else() {
+    let (_dir, queue) = retained(SMALL, &[]);
+    let infos = sealed(&queue);
+    let next_seq = queue.bounds().unwrap().next_seq;
+    for (name, seq) in [("middle", infos[1].first_seq + 3), ("start", infos[3].first_seq), ("up-to-date", next_seq)] {
+        queue.add_reader(name).unwrap();
+        queue.seek_reader(name, seq).unwrap();
+    }
+    let queue = with_limits(&queue, set_u64(40, 0));
+    let pins = queue.retain(true).unwrap().pins;
+    let pins: Vec<_> = pins.iter().map(|pin| (pin.reader.as_str(), pin.segments, pin.bytes)).collect();
+    let bytes_from = |index: usize| infos[index..].iter().map(|info| info.bytes).sum();
+    assert_eq!(pins, [("middle", 4, bytes_from(1)), ("start", 2, bytes_from(3))]);
+}
+
+#[test]
+fn a_reader_is_too_far_behind_from_one_byte_more_than_the_limit_on() {
+    let (_dir, queue) = retained(SMALL, &[("alice", 1)]);
+    let lag_bytes = queue.inspect().unwrap().readers[0].lag_bytes;
+    for (most, reasons) in [(lag_bytes, &[][..]), (lag_bytes - 1, &[IgnoredReason::TooFarBehind])] {
+        let queue = with_limits(&queue, |bytes| {
+            bytes[40..48].copy_from_slice(&0_u64.to_le_bytes());
+            bytes[64..72].copy_from_slice(&most.to_le_bytes());
+        });
+        let retention = queue.retain(true).unwrap();
+        let found: Vec<_> = retention.ignored.iter().map(|ignored| ignored.reason).collect();
+        assert_eq!(found, reasons);
+        assert_eq!(retention.removed.is_empty(), reasons.is_empty());
+    }
+}
+
+#[test]
+fn a_reader_is_dead_after_a_longer_silence_than_the_limit_unless_it_is_in_use() {
+    let (_dir, queue) = retained(SMALL, &[("alice", 1)]);
+    // Without a sign of life since the machine was started, which is more than a nanosecond ago.
+    let silence = || clear_block(&queue, "readers/alice.meta", 192);
+    silence();
+    let shortest = with_limits(&queue, set_u64(56, 1));
+    assert_eq!(shortest.retain(true).unwrap(), Retention::default(), "where nothing is retired nobody is judged");
+    let longest = with_limits(&queue, |bytes| {
+        bytes[40..48].copy_from_slice(&0_u64.to_le_bytes());
+        bytes[56..64].copy_from_slice(&(u64::MAX - 1).to_le_bytes());
+    });
+    assert_eq!(longest.retain(true).unwrap().ignored, []);
+    let shortest = with_limits(&queue, set_u64(56, 1));
+    let ignored = shortest.retain(true).unwrap().ignored;
+    assert_eq!(ignored.iter().map(|ignored| ignored.reason).collect::<Vec<_>>(), [IgnoredReason::Dead]);
+    let _used = shortest.reader("alice").unwrap();
+    silence();
+    assert_eq!(shortest.retain(true).unwrap().ignored, []);
 }
 
 #[test]

@@ -203,4 +203,35 @@ mod tests {
             assert_eq!(unchecked.payload_len(&context(), 4096).is_some(), fits, "{commit}");
         }
     }
+
+    #[test]
+    fn a_seal_is_padding_with_its_flag() {
+        for (msg_type, flags, is_seal) in
+            [(PADDING_TYPE, FLAG_SEAL, true), (PADDING_TYPE, 0, false), (7, FLAG_SEAL, false), (7, 0, false)]
+        {
+            let header = Header { payload_len: 0, msg_type, flags, seq: 42, timestamp_ns: 0 };
+            assert_eq!(header.is_seal(), is_seal, "type {msg_type} flags {flags}");
+        }
+    }
+
+    #[test]
+    fn what_no_writer_can_have_written_here_is_not_plausible() {
+        let message = Header { payload_len: 5, msg_type: 7, flags: 0, seq: 42, timestamp_ns: 1_000 };
+        let padding = Header { msg_type: PADDING_TYPE, ..message };
+        let is_plausible =
+            |header, spare| UncheckedHeader { header, checksum: 0, spare }.is_plausible(&context(), 4096, 42);
+        for good in [message, Header { seq: 43, ..message }, padding, Header { flags: FLAG_SEAL, ..padding }] {
+            assert!(is_plausible(good, 0), "{good:?}");
+            assert!(!is_plausible(good, 1), "something in the spare bytes of {good:?}");
+        }
+        for bad in [
+            Header { payload_len: 1 << 16, ..message },
+            Header { flags: FLAG_SEAL, ..message },
+            Header { flags: 2, ..message },
+            Header { flags: 2, ..padding },
+            Header { seq: 41, ..message },
+        ] {
+            assert!(!is_plausible(bad, 0), "{bad:?}");
+        }
+    }
 }

@@ -115,3 +115,49 @@ pub(crate) fn read_some(file: &File, buffer: &mut [u8], offset: u32) -> std::io:
     }
     Ok(count)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::dir::Access;
+    use crate::queue::layout::RECORDS_START;
+    use crate::queue::{Entry, Queue, SegmentId, Settings};
+
+    #[test]
+    fn the_next_record_is_found_from_any_distance_and_not_behind_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings { segment_size: 4 << 20, ..Settings::default() };
+        let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
+        let mut writer = queue.writer().unwrap();
+        // Shorter and longer than what is read at a time, and none at all.
+        for len in [5, 8_000, 20_000, 1_500_000, 8_160, 300, 0] {
+            writer.append(1, &vec![0xEE; len]).unwrap();
+        }
+        drop(writer);
+        let mut starts = Vec::new();
+        let mut scanner = queue.scan().unwrap();
+        while let Some(message) = scanner.next().unwrap().and_then(Entry::message) {
+            starts.push(message.position.offset);
+        }
+        let head = scanner.position().offset;
+        let segment = queue.shared.open_segment(SegmentId(0), Access::Read).unwrap().unwrap();
+        let find = |from, end, min_seq| {
+            let found = find_record(&segment, from, end, min_seq, &mut Waste::default()).unwrap();
+            found.map(|(offset, header)| (offset, header.seq))
+        };
+        let mut before = RECORDS_START;
+        for (seq, start) in (1..).zip(starts) {
+            for from in [before, before + (start - before) / 2, start.saturating_sub(RECORD_ALIGN).max(before), start] {
+                assert_eq!(find(from, head, 0), Some((start, seq)), "message {seq} from {from}");
+                let its_header = start + HEADER_LEN;
+                assert_eq!(find(from, its_header, 0), Some((start, seq)), "message {seq} from {from}");
+                assert_eq!(find(from, its_header - 1, 0), None, "message {seq} from {from}");
+            }
+            assert_eq!(find(RECORDS_START, head, seq), Some((start, seq)), "message {seq} or a later one");
+            before = start + 1;
+        }
+        // The file may end with a header.
+        File::options().write(true).open(&segment.path).unwrap().set_len(u64::from(head)).unwrap();
+        assert_eq!(find(before - 1, head, 0), Some((before - 1, 7)));
+    }
+}
