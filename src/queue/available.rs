@@ -86,3 +86,44 @@ pub(super) fn message<'a>(map: &'a Mapping, header: &Header, position: Position)
     let payload = map.bytes(position.offset + HEADER_LEN, payload_len as usize);
     Message { seq, timestamp_ns, msg_type, payload, position }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::queue::dir::Access;
+    use crate::queue::{Queue, SegmentId, Settings};
+
+    const LAST: u64 = 20_000;
+
+    /// On one mapping, so that ThreadSanitizer, which knows addresses and not files, sees both sides.
+    #[test]
+    fn what_is_seen_at_all_is_seen_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = Queue::create(dir.path().join("q"), &Settings::default()).unwrap();
+        let payload = |seq: u64| vec![u8::try_from(seq % 251).unwrap(); usize::try_from(seq % 100).unwrap()];
+        let mut writer = queue.writer().unwrap();
+        let map = Arc::clone(&writer.map);
+        let context = queue.shared.open_segment(SegmentId(0), Access::Read).unwrap().unwrap().context;
+        let looking = std::thread::spawn(move || {
+            let (mut offset, mut seq) = (layout::RECORDS_START, 1);
+            while seq <= LAST {
+                match look(&map, &context, offset, seq, seq.is_multiple_of(2)) {
+                    Look::Uncommitted => std::thread::yield_now(),
+                    Look::Other => panic!("something else than message {seq} at offset {offset}"),
+                    Look::Message(header) => {
+                        let position = Position { segment: SegmentId(0), offset };
+                        assert_eq!(message(&map, &header, position).payload, payload(seq));
+                        offset += layout::record_len(header.payload_len).unwrap();
+                        seq += 1;
+                    }
+                }
+            }
+        });
+        for seq in 1..=LAST {
+            writer.append(1, &payload(seq)).unwrap();
+        }
+        looking.join().unwrap();
+    }
+}
