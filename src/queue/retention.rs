@@ -77,6 +77,19 @@ struct Needs {
     seq: Option<u64>,
 }
 
+/// Who keeps which of these segments.
+fn pins(needs: &[Needs], kept: impl Iterator<Item = (SegmentInfo, u64)>) -> Vec<Pin> {
+    let pin = |needs: &Needs| Pin { reader: needs.reader.clone(), seq: needs.seq, segments: 0, bytes: 0 };
+    let mut pins: Vec<_> = needs.iter().map(pin).collect();
+    for (info, next_seq) in kept {
+        for pin in pins.iter_mut().filter(|pin| pin.seq.is_none_or(|seq| seq < next_seq)) {
+            (pin.segments, pin.bytes) = (pin.segments + 1, pin.bytes + info.bytes);
+        }
+    }
+    pins.retain(|pin| pin.segments > 0);
+    pins
+}
+
 impl Shared {
     /// Whether the queue's settings let anything go at all.
     pub(crate) fn has_retention(&self) -> bool {
@@ -90,22 +103,20 @@ impl Shared {
             return Ok(Retention::default());
         }
         let bounds = self.bounds()?;
-        let sealed = self.sealed_segments(&bounds)?;
-        let excess = &sealed[..self.count_excess(&sealed)];
+        let ids = self.segment_ids()?;
+        let sealed = &ids[..ids.partition_point(|&id| id < bounds.head.segment)];
         let (needs, ignored) = self.needs(&bounds)?;
         let mut retention = Retention { ignored, ..Retention::default() };
-        let free = excess.iter().take_while(|(info, next_seq)| {
-            info.first_seq == 0 || needs.iter().all(|needs| needs.seq.is_some_and(|seq| seq >= *next_seq))
-        });
-        let free = free.count();
-        for needs in &needs {
-            let kept = excess[free..].iter().filter(|(_, next_seq)| needs.seq.is_none_or(|seq| seq < *next_seq));
-            let (segments, bytes) = kept.fold((0, 0), |(count, bytes), (info, _)| (count + 1, bytes + info.bytes));
-            if segments > 0 {
-                retention.pins.push(Pin { reader: needs.reader.clone(), seq: needs.seq, segments, bytes });
+        let mut excess = self.excess(sealed, &ids);
+        while let Some((info, next_seq)) = excess.next() {
+            let is_free = info.first_seq == 0 || needs.iter().all(|needs| needs.seq.is_some_and(|seq| seq >= next_seq));
+            if !is_free {
+                // Whom they are kept for is for people to know; it takes a look at each of them.
+                if how != Retire::ForReuse {
+                    retention.pins = pins(&needs, std::iter::once((info, next_seq)).chain(excess));
+                }
+                break;
             }
-        }
-        for (info, _) in &excess[..free] {
             let name = segment::file_name(info.id);
             match how {
                 Retire::Not => {}
@@ -113,56 +124,50 @@ impl Shared {
                 Retire::ForReuse if self.geometry.settings.max_bytes.is_none() => spare::keep(&self.dir, &name)?,
                 Retire::ForReuse | Retire::ForGood => self.dir.remove(&name)?,
             }
-            retention.removed.push(*info);
+            retention.removed.push(info);
         }
+        let free = retention.removed.len();
         if how != Retire::Not && free > 0 {
             self.dir.sync()?;
         }
         Ok(retention)
     }
 
-    /// The segments before the active one that can be used, with the sequence number behind each. Stops at a damaged
-    /// one: that is evidence, and what lies behind it must not go before it.
-    fn sealed_segments(&self, bounds: &Bounds) -> Result<Vec<(SegmentInfo, u64)>> {
-        let ids = self.segment_ids()?;
-        let mut sealed = Vec::new();
-        for pair in ids.windows(2) {
-            let &[id, next] = pair else { break };
-            if id >= bounds.head.segment {
-                break;
-            }
-            let Ok(Some(file)) = self.open_segment(id, Access::Read) else { break };
-            let next_seq = file.seal().map(|seal| seal.next_seq.get()).or_else(|| self.first_seq_of(next));
-            let Some(next_seq) = next_seq else { break };
-            let first_seq = super::scan::first_seq(&file).unwrap_or(0);
-            let bytes = file.file.metadata().map_or(0, |metadata| metadata.len());
-            let info = SegmentInfo { id, first_seq, last_seq: next_seq.saturating_sub(1), bytes, sealed: true };
-            sealed.push((info, next_seq));
-        }
-        Ok(sealed)
+    /// The oldest sealed segments, as many as are more than the limits allow, with the sequence number behind each. Only what
+    /// is asked for is looked at. Stops at a damaged one: that is evidence, and what lies behind it must not go before it.
+    fn excess<'a>(
+        &'a self,
+        sealed: &'a [SegmentId],
+        ids: &'a [SegmentId],
+    ) -> impl Iterator<Item = (SegmentInfo, u64)> + 'a {
+        let too_many = self.count_excess(sealed.len());
+        let oldest = self.geometry.settings.retain_age_ns.map(|age| clock::now_ns().saturating_sub(age));
+        let is_too_old = move |id| oldest.is_some_and(|oldest| self.newest_timestamp(id).is_some_and(|t| t < oldest));
+        let excess = sealed.iter().enumerate().take_while(move |&(index, &id)| index < too_many || is_too_old(id));
+        excess.map_while(|(index, &id)| self.sealed_segment(id, *ids.get(index + 1)?))
+    }
+
+    /// A sealed segment that can be used, with the sequence number behind it.
+    fn sealed_segment(&self, id: SegmentId, next: SegmentId) -> Option<(SegmentInfo, u64)> {
+        let file = self.open_segment(id, Access::Read).ok()??;
+        let next_seq = file.seal().map(|seal| seal.next_seq.get()).or_else(|| self.first_seq_of(next))?;
+        let first_seq = super::scan::first_seq(&file).unwrap_or(0);
+        let bytes = file.file.metadata().map_or(0, |metadata| metadata.len());
+        let info = SegmentInfo { id, first_seq, last_seq: next_seq.saturating_sub(1), bytes, sealed: true };
+        Some((info, next_seq))
     }
 
     fn first_seq_of(&self, id: SegmentId) -> Option<u64> {
         self.open_segment(id, Access::Read).ok()?.as_ref().and_then(super::scan::first_seq)
     }
 
-    /// How many of the oldest sealed segments are more than the limits allow.
-    fn count_excess(&self, sealed: &[(SegmentInfo, u64)]) -> usize {
+    /// How many of so many sealed segments are more than the limits of number and bytes allow.
+    fn count_excess(&self, sealed: usize) -> usize {
         let settings = &self.geometry.settings;
-        let by_count = settings.retain_segments.map_or(0, |most| sealed.len().saturating_sub(most as usize));
-        let mut total: u64 = sealed.iter().map(|(info, _)| info.bytes).sum();
-        let too_many_bytes = |(info, _): &&(SegmentInfo, u64)| {
-            let excess = settings.retain_bytes.is_some_and(|most| total > most);
-            total = total.saturating_sub(info.bytes);
-            excess
-        };
-        let by_bytes = sealed.iter().take_while(too_many_bytes).count();
-        let oldest = settings.retain_age_ns.map(|age| clock::now_ns().saturating_sub(age));
-        let too_old = |(info, _): &&(SegmentInfo, u64)| {
-            oldest.is_some_and(|oldest| self.newest_timestamp(info.id).is_some_and(|newest| newest < oldest))
-        };
-        let by_age = sealed.iter().take_while(too_old).count();
-        by_count.max(by_bytes).max(by_age)
+        let most = settings.retain_segments.map(u64::from);
+        let by_bytes = settings.retain_bytes.map(|most| most / u64::from(settings.segment_size));
+        let most = most.into_iter().chain(by_bytes).min().and_then(|most| usize::try_from(most).ok());
+        most.map_or(0, |most| sealed.saturating_sub(most))
     }
 
     /// Timestamp of a sealed segment's newest message: its seal has it, and the start of the next segment.
