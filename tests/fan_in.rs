@@ -134,7 +134,7 @@ fn a_wait_ends_whichever_of_many_queues_gets_a_message() {
 fn two_live_feeds_come_in_the_order_of_their_stamps() {
     let dir = tempfile::tempdir().unwrap();
     let queues = [queue(dir.path(), "a"), queue(dir.path(), "b")];
-    let mut merged = FanInReader::with_hold_back(Duration::from_millis(50));
+    let mut merged = FanInReader::with_hold_back(Duration::from_secs(1));
     for (index, queue) in queues.iter().enumerate() {
         merged.add(index.to_string(), reader(queue)).unwrap();
     }
