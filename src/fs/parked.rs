@@ -4,8 +4,8 @@
 //! and given when there is data (`watch` asks again), when the mount goes away (end of file), or when the caller has
 //! a signal to attend to (EINTR). The last cannot be learned from the kernel, which reports interrupts only by a
 //! message that `fuser` does not pass on: one thread looks at the pending signals of the parked callers, about every
-//! 50 ms and only while there are any. EINTR to everybody on a timer would be simpler and would break programs
-//! (mawk, sed) that take it for an error.
+//! 50 ms and only while there are any, most of the time at no more than whether they have run. EINTR to everybody on a
+//! timer would be simpler and would break programs (mawk, sed) that take it for an error.
 //!
 //! Lock order: a read's `answer` before the state of its handle.
 
@@ -27,6 +27,8 @@ pub(crate) type Answer = Box<dyn FnOnce(Result<&[u8]>) + Send>;
 const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 /// The most that is ever waited between two looks. A killed reader must be gone within 250 ms.
 const SWEEP_INTERVAL_MAX: Duration = Duration::from_millis(180);
+/// So many looks in a row may rely on the caller not having run.
+const TRUSTED_LOOKS: u32 = 15;
 /// How often those reads are tried again that look around for more than their queues.
 const LOOK_INTERVAL: Duration = Duration::from_millis(400);
 /// How long a caller may be blocked whose signals can't be seen: it lives in a foreign pid namespace (pid 0).
@@ -43,7 +45,37 @@ pub(crate) struct ParkedRead {
     caller: u32,
     /// Its status file, open: half the cost of a look.
     status: Option<File>,
+    /// Whether it has run since the last look, where that tells.
+    ran: Option<Ran>,
     since: Instant,
+}
+
+/// How often a sleeping thread has run. A signal that ends it lets it run for a moment, so that as long as it has not run
+/// its status, which costs ten times as much, need not be looked at: unless it catches signals, for those wake nobody here.
+struct Ran {
+    file: File,
+    /// What the file said, and how many looks have relied on it.
+    last: Mutex<(Vec<u8>, u32)>,
+}
+
+impl Ran {
+    fn of(caller: u32) -> Option<Self> {
+        let file = File::open(format!("/proc/{caller}/schedstat")).ok()?;
+        Some(Self { file, last: Mutex::default() })
+    }
+
+    /// Whether its status has to be looked at: it has run, or it is time for one of the looks that trust nothing.
+    fn is_due(&self) -> bool {
+        let mut text = [0; 128];
+        let now = self.file.read_at(&mut text, 0).map_or(&[][..], |count| &text[..count]);
+        let (last, looks) = &mut *lock(&self.last);
+        if !now.is_empty() && now == last.as_slice() && *looks < TRUSTED_LOOKS {
+            *looks += 1;
+            return false;
+        }
+        (*last, *looks) = (now.to_vec(), 0);
+        true
+    }
 }
 
 impl ParkedRead {
@@ -51,7 +83,9 @@ impl ParkedRead {
         let answered = AtomicBool::new(false);
         // Without descriptors to spare it is opened at each look.
         let status = File::open(format!("/proc/{caller}/status")).ok().filter(|_| caller != 0);
-        Self { answer: Mutex::new(Some(answer)), answered, open, offset, size, caller, status, since: Instant::now() }
+        let ran = status.as_ref().filter(|status| catches_nothing(status)).and_then(|_| Ran::of(caller));
+        let (answer, since) = (Mutex::new(Some(answer)), Instant::now());
+        Self { answer, answered, open, offset, size, caller, status, ran, since }
     }
 
     /// Tries the read again. True when it has its answer, now or from before.
@@ -101,6 +135,7 @@ impl ParkedRead {
     fn is_interrupted(&self) -> bool {
         match self.caller {
             0 => self.since.elapsed() >= UNSEEN_CALLER_LIMIT,
+            _ if self.ran.as_ref().is_some_and(|ran| !ran.is_due()) => false,
             caller => {
                 let mut text = [0; 4096];
                 let count = match &self.status {
@@ -184,18 +219,24 @@ impl Interrupts {
     }
 }
 
+/// Whether a thread has no handler for any signal, as its status file tells.
+fn catches_nothing(status: &File) -> bool {
+    let mut text = [0; 4096];
+    status.read_at(&mut text, 0).is_ok_and(|count| signals(&text[..count], "SigCgt") == Some(0))
+}
+
+/// A set of signals in the text of `/proc/<tid>/status`.
+fn signals(status: &[u8], name: &str) -> Option<u64> {
+    // These lines follow one another.
+    let start = memchr::memmem::find(status, b"\nSigPnd:")?;
+    let lines = std::str::from_utf8(&status[start..]).ok()?;
+    let value = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    u64::from_str_radix(value.trim(), 16).ok()
+}
+
 /// Whether `/proc/<tid>/status` shows a pending signal that is neither blocked nor ignored.
 fn has_deliverable_signal(status: &[u8]) -> bool {
-    // These lines follow one another.
-    let start = memchr::memmem::find(status, b"\nSigPnd:").unwrap_or(status.len());
-    let lines = std::str::from_utf8(&status[start..]).unwrap_or_default();
-    let mask = |name: &str| {
-        lines
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .and_then(|value| u64::from_str_radix(value.trim(), 16).ok())
-            .unwrap_or(0)
-    };
+    let mask = |name: &str| signals(status, name).unwrap_or(0);
     (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk") & !mask("SigIgn") != 0
 }
 
