@@ -173,7 +173,8 @@ fn an_interrupted_call_is_made_again() {
     let Some((template, scratch)) = prepare(dir.path()) else { return };
     let append = &OPERATIONS[0];
     let mut runs = 0;
-    for call in ["openat", "fallocate", "pread64", "pwrite64", "fsync", "fdatasync", "ftruncate", "futex"] {
+    // Not `futex`: a call that wakes would be swallowed, which no system does.
+    for call in ["openat", "fallocate", "pread64", "pwrite64", "fsync", "fdatasync", "ftruncate"] {
         let nothing = Operation { name: "nothing", arguments: &["--version"], after: BEFORE };
         let start = count_calls(&template, &scratch, &nothing, call);
         let count = count_calls(&template, &scratch, append, call);
@@ -185,6 +186,7 @@ fn an_interrupted_call_is_made_again() {
             runs += 1;
         }
     }
+    eprintln!("{runs} runs with an interrupted system call");
     assert!(runs >= 8, "{runs}");
 }
 

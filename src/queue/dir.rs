@@ -104,7 +104,13 @@ impl Dir {
     pub(crate) fn names(&self) -> Result<Vec<String>> {
         // Reads through the held descriptor, so that a replaced directory is not looked at instead.
         let held = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.file));
-        let entries = std::fs::read_dir(held).map_err(Error::io(&self.path, "list it"))?;
+        let entries = loop {
+            match std::fs::read_dir(&held) {
+                // Other than for files, `std` leaves it to us to try again.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                entries => break entries.map_err(Error::io(&self.path, "list it"))?,
+            }
+        };
         let mut names = Vec::new();
         for entry in entries {
             let name = entry.map_err(Error::io(&self.path, "list it"))?.file_name();
