@@ -197,3 +197,16 @@ fn mount_8_can_call_it() {
     assert_eq!(code(&run(&["bus", "mnt", "-o", "rw"])), 32, "mounted already");
     site.succeed(&["umount", "mnt"]);
 }
+
+#[test]
+fn an_append_follows_one_of_the_shell_at_once() {
+    let Some(site) = Site::new() else { return };
+    site.succeed(&["mount", "bus", "mnt"]);
+    site.shell("mkdir mnt/q");
+    let script = format!(
+        "for i in $(seq 20); do echo shell > mnt/q/append.txt; echo command | {PROGRAM} append bus/q 2>/dev/null || exit; done"
+    );
+    site.shell(&script);
+    assert_eq!(site.shell("sort mnt/q/messages.txt | uniq -c | tr -s ' '"), " 20 command\n 20 shell\n");
+    site.succeed(&["umount", "mnt"]);
+}

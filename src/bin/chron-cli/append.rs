@@ -8,11 +8,11 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chronfs::queue::{Settings, layout};
 use chronfs::view::{Input, InputFormat, parse_line};
-use chronfs::{Queue, QueueWriter, report};
+use chronfs::{Error, Queue, QueueWriter, report};
 
 use indicatif::ProgressBar;
 
@@ -28,6 +28,9 @@ const JSON_KEYS: u64 = 64 << 10;
 
 /// From this size on an input takes long enough for a progress bar.
 const LONG_INPUT: u64 = 16 << 20;
+/// For how long a writer that holds the queue is waited for, and how often it is looked for.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_STEP: Duration = Duration::from_millis(5);
 /// Bytes between two steps of the bar.
 const PROGRESS_STEP: u64 = 1 << 20;
 
@@ -51,7 +54,7 @@ pub(crate) fn run(args: &AppendArgs) -> Outcome {
     }
 
     let queue = open_or_create(&args.queue)?;
-    let mut writer = queue.writer()?;
+    let mut writer = writer(&queue)?;
     let mut appended =
         Appended { messages: 0, bytes: 0, first_seq: writer.next_seq(), progress: progress_of(files), unreported: 0 };
     let started = Instant::now();
@@ -62,6 +65,17 @@ pub(crate) fn run(args: &AppendArgs) -> Outcome {
     result?;
     kept?;
     Ok(Done::Well)
+}
+
+/// Waits a moment for a writer that is just ending: a mount hears of a close only after it has returned.
+fn writer(queue: &Queue) -> chronfs::Result<QueueWriter> {
+    let start = Instant::now();
+    loop {
+        match queue.writer() {
+            Err(Error::Locked { .. }) if start.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_STEP),
+            result => return result,
+        }
+    }
 }
 
 impl Appended {
