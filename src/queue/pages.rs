@@ -3,7 +3,7 @@
 //!
 //! Just ahead, because the system protects pages again when it has written them to the disk.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::layout;
@@ -11,15 +11,18 @@ use super::mapping::Mapping;
 use super::supply::Joined;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 
-/// How many bytes ahead of a slow writer pages are kept in memory, and at the start of a new segment.
+/// How many bytes of a new segment are in memory when it is first used.
 pub(crate) const AT_FIRST: u32 = 4 << 20;
+/// How many bytes ahead of a slow writer pages are kept in memory.
+const AT_LEAST: u32 = 1 << 20;
 /// How many bytes ahead of a fast writer.
 const AT_MOST: u32 = 16 << 20;
 /// In between: so many times what the writer has written from one look to the next. Where every processor is busy, what is
 /// brought in without need is taken from the writer's time.
 const STEPS_AHEAD: u32 = 16;
-/// Pages are brought in this many bytes at a time.
-const CHUNK: u32 = 2 << 20;
+/// Pages are brought in so many bytes at a time for a fast writer, as the kernel's large pages are: half the work. For a
+/// slow one a few: it may share its processor with this thread, and waits for as long as that takes.
+const CHUNKS: [u32; 2] = [128 << 10, 2 << 20];
 /// How often the thread looks while the writer is busy.
 const BUSY_STEP: Duration = Duration::from_micros(500);
 /// For how long after its last move the writer counts as busy.
@@ -97,13 +100,9 @@ impl Inner {
     }
 
     fn run(&self) {
-        let mut last = (0, Instant::now());
-        let mut ahead = AT_FIRST;
-        {
-            let state = self.lock();
-            // Once for the segment that the writer began in: `supply.rs` has done it for those that it makes.
-            state.active.expect_use_from(state.populated.max(page_of(self.progress.load(Ordering::Relaxed))));
-        }
+        let (mut last, mut ahead) = ((0, Instant::now()), AT_LEAST);
+        // The last mapping for which the kernel was told to expect much. Not held: its file is to be used again.
+        let mut expected = Weak::new();
         loop {
             let state = self.lock();
             if state.stop {
@@ -113,22 +112,28 @@ impl Inner {
             let progress = self.progress.load(Ordering::Relaxed);
             let (active, populated) = (Arc::clone(&state.active), state.populated.max(page_of(progress)));
             let size = u32::try_from(active.len()).unwrap_or(u32::MAX);
+            let elapsed = last.1.elapsed();
+            if progress != last.0 && elapsed >= BUSY_STEP {
+                ahead = reach(ahead, progress.saturating_sub(last.0), elapsed);
+                last = (progress, Instant::now());
+            }
             if populated < progress.saturating_add(ahead).min(size) {
                 drop(state);
+                let is_fast = ahead > AT_FIRST;
+                if is_fast && !std::ptr::eq(expected.as_ptr(), Arc::as_ptr(&active)) {
+                    active.expect_use_from(populated);
+                    expected = Arc::downgrade(&active);
+                }
+                let chunk = CHUNKS[usize::from(is_fast)];
                 // A failure shows again, as an error, when the segment runs full or is synced; there is no one to tell here.
-                let worked = active.populate(populated, CHUNK as usize).is_ok();
+                let worked = active.populate(populated, chunk as usize).is_ok();
                 let mut state = self.lock();
                 if Arc::ptr_eq(&state.active, &active) {
-                    state.populated = if worked { populated.saturating_add(CHUNK) } else { size };
+                    state.populated = if worked { populated.saturating_add(chunk) } else { size };
                 }
                 continue;
             }
             drop(active);
-            if progress != last.0 {
-                let step = progress.saturating_sub(last.0);
-                ahead = step.saturating_mul(STEPS_AHEAD).max(ahead / 2).clamp(AT_FIRST, AT_MOST);
-                last = (progress, Instant::now());
-            }
             self.sleep(state, progress, last.1.elapsed() < BUSY_FOR);
         }
     }
@@ -146,6 +151,13 @@ impl Inner {
         }
         self.idle.store(false, Ordering::Relaxed);
     }
+}
+
+/// How far ahead of a writer pages are to be in memory that has written so many bytes in this time.
+fn reach(before: u32, bytes: u32, elapsed: Duration) -> u32 {
+    let bytes_a_step = u128::from(bytes) * BUSY_STEP.as_nanos() / elapsed.as_nanos().max(1);
+    let wanted = u32::try_from(bytes_a_step).unwrap_or(AT_MOST).saturating_mul(STEPS_AHEAD);
+    wanted.max(before / 2).clamp(AT_LEAST, AT_MOST)
 }
 
 fn page_of(offset: u32) -> u32 {

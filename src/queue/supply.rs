@@ -259,8 +259,6 @@ impl Inner {
             shared.dir.sync()?;
         }
         let map = Mapping::read_write(&segment.file, &segment.path, segment.context.segment_size)?;
-        // The writer has filled half a segment: it will fill this one.
-        map.expect_use_from(0);
         map.populate(0, pages::AT_FIRST as usize).map_err(Error::io(&segment.path, "bring it into memory"))?;
         Ok(Prepared { segment, map: Arc::new(map) })
     }
