@@ -25,6 +25,8 @@ const STEPS_AHEAD: u32 = 16;
 const CHUNKS: [u32; 2] = [128 << 10, 2 << 20];
 /// How often the thread looks while the writer is busy.
 const BUSY_STEP: Duration = Duration::from_micros(500);
+/// The writer's speed is measured over at least this time.
+const MEASURED_OVER: Duration = Duration::from_micros(100);
 /// For how long after its last move the writer counts as busy.
 const BUSY_FOR: Duration = Duration::from_millis(20);
 
@@ -42,6 +44,8 @@ struct Inner {
     changed: Condvar,
     /// Offset of the writer in the active segment, as of its last report.
     progress: AtomicU32,
+    /// The writer is so fast that large pages pay.
+    is_fast: AtomicBool,
     /// The thread sleeps until it is notified.
     idle: AtomicBool,
 }
@@ -58,8 +62,8 @@ impl Pages {
     /// `populated`: up to where pages of the active mapping are in memory.
     pub(crate) fn new(active: &Arc<Mapping>, populated: u32) -> Self {
         let state = Mutex::new(State { stop: false, active: Arc::clone(active), populated });
-        let (progress, idle) = (AtomicU32::new(0), AtomicBool::new(false));
-        Self { inner: Arc::new(Inner { state, changed: Condvar::new(), progress, idle }), thread: None }
+        let (progress, is_fast, idle) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
+        Self { inner: Arc::new(Inner { state, changed: Condvar::new(), progress, is_fast, idle }), thread: None }
     }
 
     /// Tells which segment is being written, and how much of it is in memory.
@@ -67,6 +71,11 @@ impl Pages {
         let mut state = self.inner.lock();
         (state.active, state.populated) = (Arc::clone(active), populated);
         self.inner.progress.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether the writer was fast when that was last measured.
+    pub(crate) fn is_for_fast_writer(&self) -> bool {
+        self.inner.is_fast.load(Ordering::Relaxed)
     }
 
     /// Tells how far the writer is. A system call only if the thread sleeps, or is not there yet.
@@ -100,7 +109,8 @@ impl Inner {
     }
 
     fn run(&self) {
-        let (mut last, mut ahead) = ((0, Instant::now()), AT_LEAST);
+        // Until it is known, the writer may be fast.
+        let (mut last, mut ahead, mut is_fast) = ((0, Instant::now()), AT_LEAST, true);
         // The last mapping for which the kernel was told to expect much. Not held: its file is to be used again.
         let mut expected = Weak::new();
         loop {
@@ -113,13 +123,14 @@ impl Inner {
             let (active, populated) = (Arc::clone(&state.active), state.populated.max(page_of(progress)));
             let size = u32::try_from(active.len()).unwrap_or(u32::MAX);
             let elapsed = last.1.elapsed();
-            if progress != last.0 && elapsed >= BUSY_STEP {
+            if progress != last.0 && elapsed >= MEASURED_OVER {
                 ahead = reach(ahead, progress.saturating_sub(last.0), elapsed);
+                is_fast = ahead > AT_FIRST;
+                self.is_fast.store(is_fast, Ordering::Relaxed);
                 last = (progress, Instant::now());
             }
             if populated < progress.saturating_add(ahead).min(size) {
                 drop(state);
-                let is_fast = ahead > AT_FIRST;
                 if is_fast && !std::ptr::eq(expected.as_ptr(), Arc::as_ptr(&active)) {
                     active.expect_use_from(populated);
                     expected = Arc::downgrade(&active);

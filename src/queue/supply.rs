@@ -105,6 +105,8 @@ impl Drop for Joined {
 struct State {
     stop: bool,
     wanted: Option<SegmentId>,
+    /// Whether the writer is so fast that large pages pay.
+    is_fast: bool,
     ready: Option<Result<Prepared>>,
     active: Option<(SegmentId, Arc<Mapping>)>,
     /// The first segment that the helper has not synced since it was asked to.
@@ -149,10 +151,10 @@ impl Supply {
     }
 
     /// Asks for a segment to be made; at once, in the background.
-    pub(crate) fn want(&self, id: SegmentId) {
+    pub(crate) fn want(&self, id: SegmentId, is_fast: bool) {
         let mut state = self.inner.lock();
         if state.wanted.is_none() && state.ready.is_none() {
-            state.wanted = Some(id);
+            (state.wanted, state.is_fast) = (Some(id), is_fast);
             self.inner.changed.notify_all();
         }
     }
@@ -161,7 +163,7 @@ impl Supply {
     /// a failure it has to be asked for again.
     pub(crate) fn take(&self, id: SegmentId) -> Result<Prepared> {
         loop {
-            self.want(id);
+            self.want(id, false);
             let mut state = self.inner.lock();
             while state.ready.is_none() && state.wanted.is_some() {
                 state = self.inner.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -200,8 +202,9 @@ impl Inner {
             }
             // First what the writer may be waiting for.
             if let Some(id) = state.wanted {
+                let is_fast = state.is_fast;
                 drop(state);
-                let ready = self.prepare(id);
+                let ready = self.prepare(id, is_fast);
                 let mut state = self.lock();
                 (state.wanted, state.ready) = (None, Some(ready));
                 self.changed.notify_all();
@@ -245,20 +248,23 @@ impl Inner {
     }
 
     /// Opens or makes a segment, maps it and brings its first pages in.
-    fn prepare(&self, id: SegmentId) -> Result<Prepared> {
+    fn prepare(&self, id: SegmentId, is_fast: bool) -> Result<Prepared> {
         let shared = &self.shared;
         let (segment, made) = match shared.open_segment(id, Access::Write) {
             // Somebody's damaged file has this name: it stays as it is.
-            Ok(Some(segment)) if segment.is_cut_short()? => return self.prepare(id.next()),
+            Ok(Some(segment)) if segment.is_cut_short()? => return self.prepare(id.next(), is_fast),
             Ok(Some(segment)) => (segment, false),
             Ok(None) => (Segment::create(&shared.dir, &shared.geometry, id, clock::now_ns())?, true),
-            Err(Error::Damaged { .. }) => return self.prepare(id.next()),
+            Err(Error::Damaged { .. }) => return self.prepare(id.next(), is_fast),
             Err(error) => return Err(error),
         };
         if made {
             shared.dir.sync()?;
         }
         let map = Mapping::read_write(&segment.file, &segment.path, segment.context.segment_size)?;
+        if is_fast {
+            map.expect_use_from(0);
+        }
         map.populate(0, pages::AT_FIRST as usize).map_err(Error::io(&segment.path, "bring it into memory"))?;
         Ok(Prepared { segment, map: Arc::new(map) })
     }

@@ -286,7 +286,7 @@ impl QueueWriter {
             self.pages.report(self.offset);
         }
         if self.offset > self.ask_at && self.has_room_for_segment().is_ok() {
-            self.supply.want(self.segment.id.next());
+            self.supply.want(self.segment.id.next(), self.pages.is_for_fast_writer());
             self.ask_at = u32::MAX;
         }
         self.soft_limit = self.next_soft_limit(self.offset + record_len);
