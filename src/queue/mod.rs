@@ -79,6 +79,7 @@ use dir::{Access, Dir};
 use layout::CONTROL_FILE;
 use lock::WriterLock;
 use segment::Segment;
+use spare::Left;
 
 use crate::clock;
 
@@ -138,7 +139,7 @@ impl Queue {
         }
         let queue_id = sys::random_u64().map_err(Error::io(path, "get a random number for it"))?;
         let geometry = Geometry { queue_id, created_ns: clock::now_ns(), generation: 0, settings: *settings };
-        Segment::create(&dir, &geometry, SegmentId(0), geometry.created_ns)?;
+        Segment::create(&dir, &geometry, SegmentId(0), geometry.created_ns, &mut Left::default())?;
         // Last: a directory is a queue from here on.
         control::create(&dir, geometry, false)?;
         dir.sync()?;

@@ -163,11 +163,15 @@ impl Shared {
 
     /// How many of so many sealed segments are more than the limits of number and bytes allow.
     fn count_excess(&self, sealed: usize) -> usize {
+        self.most_sealed().map_or(0, |most| sealed.saturating_sub(most))
+    }
+
+    /// How many sealed segments the limits of number and bytes allow.
+    pub(crate) fn most_sealed(&self) -> Option<usize> {
         let settings = &self.geometry.settings;
         let most = settings.retain_segments.map(u64::from);
         let by_bytes = settings.retain_bytes.map(|most| most / u64::from(settings.segment_size));
-        let most = most.into_iter().chain(by_bytes).min().and_then(|most| usize::try_from(most).ok());
-        most.map_or(0, |most| sealed.saturating_sub(most))
+        most.into_iter().chain(by_bytes).min().and_then(|most| usize::try_from(most).ok())
     }
 
     /// Timestamp of a sealed segment's newest message: its seal has it, and the start of the next segment.

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -18,9 +19,11 @@ use super::layout::{
     self, MessageHeader, RECORDS_START, SEGMENT_MAGIC, SEGMENT_SEAL, SEGMENT_SETTINGS, SEGMENT_START, SEGMENT_SUFFIX,
     SealBlock, SegmentIdentity, SettingsBlock, StartBlock, TEMPORARY_SUFFIX, TRAILER_LEN,
 };
+use super::mapping::Mapping;
 use super::position::SegmentId;
 use super::record::RecordContext;
-use super::{spare, sys};
+use super::spare::{self, Left, Spare};
+use super::sys;
 
 /// An opened segment file whose identity has been checked.
 #[derive(Debug)]
@@ -104,16 +107,26 @@ impl Segment {
         Ok(header.is_some_and(|header| header.commit.get() != 0))
     }
 
-    /// Makes a segment, from the spare file if there is one: complete, synced, and only then under its final name.
-    pub(crate) fn create(dir: &Dir, geometry: &Geometry, id: SegmentId, now_ns: u64) -> Result<Self> {
+    /// Makes a segment, from a spare file if there is one: complete, synced, and only then under its final name. With
+    /// its mapping if that is among those that the writer has `left`.
+    pub(crate) fn create(
+        dir: &Dir,
+        geometry: &Geometry,
+        id: SegmentId,
+        now_ns: u64,
+        left: &mut Left,
+    ) -> Result<(Self, Option<Arc<Mapping>>)> {
         let size = geometry.settings.segment_size;
         let name = file_name(id);
         let temporary = format!("{name}{TEMPORARY_SUFFIX}");
         dir.remove(&temporary)?;
         let path = dir.path_of(&name);
-        let spare = spare::take(dir, &temporary, size);
+        let spare = spare::take(dir, &temporary, size, left);
         let is_reused = spare.is_some();
-        let file = if is_reused { spare } else { dir.open_file(&temporary, Access::CreateNew)? };
+        let (file, map) = match spare {
+            Some(Spare { file, map }) => (Some(file), map),
+            None => (dir.open_file(&temporary, Access::CreateNew)?, None),
+        };
         let file = file.ok_or_else(|| Error::io(&path, "make it")(std::io::ErrorKind::NotFound.into()))?;
         let made = fill(&file, &path, geometry, (id, is_reused), now_ns).and_then(|salt| {
             dir.rename(&temporary, &name, false)?;
@@ -128,7 +141,8 @@ impl Segment {
             }
         };
         let summer = Summer::new(geometry.settings.checksum);
-        Ok(Self { id, file, path, context: RecordContext { summer, salt, segment_size: size, is_reused } })
+        let context = RecordContext { summer, salt, segment_size: size, is_reused };
+        Ok((Self { id, file, path, context }, map))
     }
 }
 

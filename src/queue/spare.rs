@@ -1,5 +1,5 @@
-//! The spare: the file of a retired segment, kept for the next one. Its blocks are there and its pages are in memory, which
-//! is most of what a new segment costs.
+//! The spares: files of retired segments, kept for the next ones. Their blocks are there and their pages are in memory, which
+//! is most of what a new segment costs. There are as many as retention came late by: one, where it is never late.
 //!
 //! Only for the holder of the writer lock. Invariants:
 //! - A file is used again only if nobody else has it open, mapped or under another name: whoever still reads a retired
@@ -9,15 +9,20 @@
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, fallocate, fstatfs};
+use rustix::fs::{AtFlags, FallocateFlags, fallocate, fstatfs, statat};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::dir::{Access, Dir};
 use super::error::Result;
+use super::mapping::Mapping;
 use super::{layout, sys};
 
-const NAME: &str = "spare.q.tmp";
+const NAMES: [&str; 4] = ["spare-1.q.tmp", "spare-2.q.tmp", "spare-3.q.tmp", "spare-4.q.tmp"];
+/// Nobody who keeps more bytes than that gets a segment back that is mapped still.
+const MOST_LEFT: usize = 512 << 20;
 /// At most so many places of a file are looked at to tell whether it is in memory.
 const SAMPLES: u64 = 64;
 /// Kinds of file systems, as `statfs` tells them: see statfs(2).
@@ -25,30 +30,78 @@ const EXT4: u64 = 0xEF53;
 const TMPFS: u64 = 0x0102_1994;
 const XFS: u64 = 0x5846_5342;
 
-/// Takes a retired segment out of the queue; its file becomes the spare if there is none yet.
-pub(crate) fn keep(dir: &Dir, segment: &str) -> Result<()> {
-    dir.rename(segment, NAME, false).or_else(|_| dir.remove(segment))
+/// A file to be used again, with its mapping if this process has it still.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    pub(crate) file: File,
+    pub(crate) map: Option<Arc<Mapping>>,
 }
 
-/// Removes the spare, if there is one.
-pub(crate) fn discard(dir: &Dir) {
-    // What stays is cleared away by the next writer.
-    let _ = dir.remove(NAME);
+/// Segments that the writer has left and may get back: to unmap them and to map them again costs more than to fill
+/// them. Each is open here only by the file that belongs to its mapping.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    segments: Vec<(File, Arc<Mapping>)>,
 }
 
-/// The spare, under the name `temporary` now, if it can be used again; otherwise it is gone.
-pub(crate) fn take(dir: &Dir, temporary: &str, size: u32) -> Option<File> {
-    let file = dir.open_file(NAME, Access::Write);
-    if let Ok(None) = file {
-        return None;
+impl Left {
+    /// Adds a segment that the writer has just left. `retained`: how many sealed segments retention keeps. Gives what is
+    /// not to be kept.
+    pub(crate) fn add(&mut self, file: File, map: Arc<Mapping>, retained: usize) -> Vec<Arc<Mapping>> {
+        let is_too_much = retained.saturating_mul(map.len()) > MOST_LEFT;
+        let most = if is_too_much { 0 } else { retained + NAMES.len() };
+        self.segments.push((file, map));
+        let too_many = self.segments.len().saturating_sub(most);
+        let mut gone: Vec<_> = self.segments.drain(..too_many).map(|(_, map)| map).collect();
+        // Those whose file was removed keep its blocks.
+        let is_removed = |file: &File| file.metadata().map_or(true, |metadata| metadata.nlink() == 0);
+        gone.extend(self.segments.extract_if(.., |(file, _)| is_removed(file)).map(|(_, map)| map));
+        gone
     }
-    let file = file.ok().flatten().filter(|file| can_be_used(file, u64::from(size)).unwrap_or(false));
-    // On the disk, too, it must have lost its segment's name before its bytes change.
-    let taken = file.filter(|_| dir.rename(NAME, temporary, false).and_then(|()| dir.sync()).is_ok());
-    if taken.is_none() {
-        discard(dir);
+
+    /// The segment whose file has this name.
+    fn take(&mut self, dir: &Dir, name: &str) -> Option<Spare> {
+        let named = statat(dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW).ok().filter(|named| named.st_nlink == 1)?;
+        let is_it = |file: &File| file.metadata().is_ok_and(|it| (it.dev(), it.ino()) == (named.st_dev, named.st_ino));
+        let index = self.segments.iter().position(|(file, map)| is_it(file) && !map.is_lost())?;
+        let (file, map) = self.segments.remove(index);
+        Some(Spare { file, map: Some(map) })
+    }
+}
+
+/// Takes a retired segment out of the queue; its file becomes a spare if there are not enough yet.
+pub(crate) fn keep(dir: &Dir, segment: &str) -> Result<()> {
+    let kept = NAMES.iter().any(|name| dir.rename(segment, name, false).is_ok());
+    if kept { Ok(()) } else { dir.remove(segment) }
+}
+
+/// Removes the spares.
+pub(crate) fn discard(dir: &Dir) {
+    for name in NAMES {
         // What stays is cleared away by the next writer.
-        let _ = dir.remove(temporary);
+        let _ = dir.remove(name);
+    }
+}
+
+/// A spare that can be used again, under the name `temporary` now. Those that can't are gone.
+pub(crate) fn take(dir: &Dir, temporary: &str, size: u32, left: &mut Left) -> Option<Spare> {
+    NAMES.iter().find_map(|name| take_one(dir, name, temporary, size, left))
+}
+
+fn take_one(dir: &Dir, name: &str, temporary: &str, size: u32, left: &mut Left) -> Option<Spare> {
+    let spare = match left.take(dir, name) {
+        Some(spare) => Some(spare),
+        None => match dir.open_file(name, Access::Write) {
+            Ok(None) => return None,
+            file => file.ok().flatten().map(|file| Spare { file, map: None }),
+        },
+    };
+    let spare = spare.filter(|spare| can_be_used(&spare.file, u64::from(size)).unwrap_or(false));
+    // On the disk, too, it must have lost its segment's name before its bytes change.
+    let taken = spare.filter(|_| dir.rename(name, temporary, false).and_then(|()| dir.sync()).is_ok());
+    if taken.is_none() {
+        // What stays is cleared away by the next writer.
+        let _ = dir.remove(name).and_then(|()| dir.remove(temporary));
     }
     taken
 }
@@ -85,4 +138,107 @@ fn is_in_memory(file: &File, size: u64) -> io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u32 = 64 << 10;
+
+    /// A directory in memory, where every file can be used again.
+    fn directory() -> (tempfile::TempDir, Dir) {
+        let temporary = tempfile::tempdir_in("/dev/shm").unwrap();
+        let dir = Dir::open(temporary.path()).unwrap();
+        (temporary, dir)
+    }
+
+    fn segment(dir: &Dir, name: &str) -> (File, Arc<Mapping>) {
+        let file = dir.open_file(name, Access::CreateNew).unwrap().unwrap();
+        file.set_len(u64::from(SIZE)).unwrap();
+        let map = Arc::new(Mapping::read_write(&file, &dir.path_of(name), SIZE).unwrap());
+        (file, map)
+    }
+
+    /// Leaves segments of these names, and retires those that are `retired`.
+    fn left(dir: &Dir, names: &[&str], retired: &[&str]) -> (Left, Vec<Arc<Mapping>>) {
+        let mut left = Left::default();
+        let maps = names.iter().map(|name| {
+            let (file, map) = segment(dir, name);
+            assert!(left.add(file, Arc::clone(&map), 2).is_empty());
+            map
+        });
+        let maps = maps.collect();
+        retired.iter().for_each(|name| keep(dir, name).unwrap());
+        (left, maps)
+    }
+
+    #[test]
+    fn what_was_left_comes_back_by_its_own_mapping() {
+        let (_temporary, dir) = directory();
+        let (mut left, maps) = left(&dir, &["a", "b", "c"], &["b", "a"]);
+        for (name, index) in [("new b", 1), ("new a", 0)] {
+            let spare = take(&dir, name, SIZE, &mut left).unwrap();
+            assert!(Arc::ptr_eq(&spare.map.unwrap(), &maps[index]), "{name}");
+        }
+        assert!(take(&dir, "new c", SIZE, &mut left).is_none(), "c is not retired");
+        let mut names = dir.names().unwrap();
+        names.sort();
+        assert_eq!(names, ["c", "new a", "new b"]);
+    }
+
+    #[test]
+    fn what_was_left_and_is_open_elsewhere_is_not_used() {
+        for access in [Access::Read, Access::Write] {
+            let (_temporary, dir) = directory();
+            let (mut left, _maps) = left(&dir, &["a"], &[]);
+            let reader = dir.open_file("a", access).unwrap();
+            keep(&dir, "a").unwrap();
+            assert!(take(&dir, "new", SIZE, &mut left).is_none());
+            drop(reader);
+            assert_eq!(dir.names().unwrap(), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn another_file_of_that_name_is_another_file() {
+        let (_temporary, dir) = directory();
+        let (mut left, maps) = left(&dir, &["a"], &[]);
+        dir.remove("a").unwrap();
+        drop(segment(&dir, "a"));
+        keep(&dir, "a").unwrap();
+        let spare = take(&dir, "new", SIZE, &mut left).unwrap();
+        assert!(spare.map.is_none());
+        // The first one is removed, and so are its blocks once its mapping is gone.
+        let (file, map) = segment(&dir, "b");
+        let gone = left.add(file, map, 2);
+        assert!(gone.len() == 1 && Arc::ptr_eq(&gone[0], &maps[0]));
+    }
+
+    #[test]
+    fn no_more_is_kept_than_may_come_back() {
+        let (_temporary, dir) = directory();
+        let mut left = Left::default();
+        let mut gone = 0;
+        for number in 0..20 {
+            let (file, map) = segment(&dir, &number.to_string());
+            gone += left.add(file, map, 2).len();
+        }
+        assert_eq!(gone, 20 - 2 - NAMES.len());
+        let (file, map) = segment(&dir, "too many");
+        assert_eq!(left.add(file, map, MOST_LEFT / SIZE as usize + 1).len(), 1 + 2 + NAMES.len());
+    }
+
+    #[test]
+    fn spares_are_as_many_as_there_are_names() {
+        let (_temporary, dir) = directory();
+        let names: Vec<String> = (0..6).map(|number| format!("{number:09}.q")).collect();
+        for name in &names {
+            drop(segment(&dir, name));
+            keep(&dir, name).unwrap();
+        }
+        assert_eq!(dir.names().unwrap().len(), NAMES.len());
+        discard(&dir);
+        assert_eq!(dir.names().unwrap(), [""; 0]);
+    }
 }

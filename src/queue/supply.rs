@@ -19,7 +19,7 @@ use super::pages;
 use super::position::SegmentId;
 use super::retention::Retire;
 use super::segment::Segment;
-use super::spare;
+use super::spare::{self, Left};
 use super::writer::sync_segments;
 use super::{Shared, error::Error};
 use crate::clock;
@@ -55,26 +55,31 @@ struct Inner {
     changed: Condvar,
 }
 
-/// Retention, on a thread for each time: removing a file may take long, and the next segment must not wait for it.
+/// What comes after a roll, on a thread for each time: unmapping and removing a file may take long, and the next segment must
+/// not wait for it.
 #[derive(Debug, Default)]
 struct Retention {
     is_due: bool,
+    /// To be unmapped.
+    gone: Vec<Arc<Mapping>>,
     thread: Option<Joined>,
 }
 
 impl Retention {
-    /// Applies it if it is due and the last time is over.
+    /// Unmaps what is to be unmapped and applies retention, if there was a roll and the last time is over.
     fn apply(&mut self, shared: &Arc<Shared>) {
         if !self.is_due || self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
         }
         self.is_due = false;
-        if shared.has_retention() {
-            let shared = Arc::clone(shared);
+        let (shared, gone) = (Arc::clone(shared), std::mem::take(&mut self.gone));
+        let retain = move || {
+            // First: a file that is mapped is not used again.
+            drop(gone);
             // What can't be removed now is tried again after the next roll; `chron-cli retain` says why.
-            let retain = move || drop(shared.retain(Retire::ForReuse));
-            self.thread = std::thread::Builder::new().name("chronfs-retain".into()).spawn(retain).ok().map(Joined::new);
-        }
+            drop(shared.retain(Retire::ForReuse));
+        };
+        self.thread = std::thread::Builder::new().name("chronfs-retain".into()).spawn(retain).ok().map(Joined::new);
     }
 }
 
@@ -113,7 +118,8 @@ struct State {
     sync_from: Option<SegmentId>,
     sync_wanted: bool,
     sync_failure: Option<String>,
-    retired: Vec<Arc<Mapping>>,
+    /// What the writer has left.
+    left: Vec<Prepared>,
 }
 
 impl Supply {
@@ -130,13 +136,13 @@ impl Supply {
         Ok(Self { inner, _thread: Joined::new(thread) })
     }
 
-    /// Tells which segment is being written; the one before can be unmapped.
-    pub(crate) fn set_active(&self, id: SegmentId, map: &Arc<Mapping>) {
+    /// Tells which segment is being written, and gives the one before away.
+    pub(crate) fn set_active(&self, id: SegmentId, map: &Arc<Mapping>, left: Option<Segment>) {
         let mut state = self.inner.lock();
         // Writers before us may have ended without a sync.
         state.sync_from.get_or_insert(SegmentId(0));
-        let retired = state.active.replace((id, Arc::clone(map)));
-        state.retired.extend(retired.map(|(_, map)| map));
+        let before = state.active.replace((id, Arc::clone(map)));
+        state.left.extend(left.zip(before).map(|(segment, (_, map))| Prepared { segment, map }));
     }
 
     /// Asks for everything to be written to the disk, in the background.
@@ -191,7 +197,7 @@ impl Inner {
 
     fn run(&self) {
         let mut synced = Instant::now();
-        let mut retention = Retention::default();
+        let (mut retention, mut left) = (Retention::default(), Left::default());
         loop {
             self.control.word64(HEARTBEAT).store(clock::boot_ns(), Ordering::Relaxed);
             let mut state = self.lock();
@@ -200,22 +206,26 @@ impl Inner {
                 spare::discard(&self.shared.dir);
                 return;
             }
+            let just_left = std::mem::take(&mut state.left);
+            let (wanted, is_fast, sync_wanted) = (state.wanted, state.is_fast, state.sync_wanted);
+            drop(state);
+            // Retention goes on beside us, so that it may give a file for the segment that is wanted next.
+            for Prepared { segment, map } in just_left {
+                retention.is_due = true;
+                match self.shared.most_sealed() {
+                    Some(retained) => retention.gone.extend(left.add(segment.file, map, retained)),
+                    None => retention.gone.push(map),
+                }
+            }
+            retention.apply(&self.shared);
             // First what the writer may be waiting for.
-            if let Some(id) = state.wanted {
-                let is_fast = state.is_fast;
-                drop(state);
-                let ready = self.prepare(id, is_fast);
+            if let Some(id) = wanted {
+                let ready = self.prepare(id, is_fast, &mut left);
                 let mut state = self.lock();
                 (state.wanted, state.ready) = (None, Some(ready));
                 self.changed.notify_all();
                 continue;
             }
-            let retired = std::mem::take(&mut state.retired);
-            let sync_wanted = state.sync_wanted;
-            drop(state);
-            retention.is_due |= !retired.is_empty();
-            drop(retired);
-            retention.apply(&self.shared);
             if sync_wanted || self.interval.is_some_and(|interval| synced.elapsed() >= interval) {
                 self.sync();
                 synced = Instant::now();
@@ -248,24 +258,27 @@ impl Inner {
     }
 
     /// Opens or makes a segment, maps it and brings its first pages in.
-    fn prepare(&self, id: SegmentId, is_fast: bool) -> Result<Prepared> {
+    fn prepare(&self, id: SegmentId, is_fast: bool, left: &mut Left) -> Result<Prepared> {
         let shared = &self.shared;
-        let (segment, made) = match shared.open_segment(id, Access::Write) {
+        let ((segment, map), made) = match shared.open_segment(id, Access::Write) {
             // Somebody's damaged file has this name: it stays as it is.
-            Ok(Some(segment)) if segment.is_cut_short()? => return self.prepare(id.next(), is_fast),
-            Ok(Some(segment)) => (segment, false),
-            Ok(None) => (Segment::create(&shared.dir, &shared.geometry, id, clock::now_ns())?, true),
-            Err(Error::Damaged { .. }) => return self.prepare(id.next(), is_fast),
+            Ok(Some(segment)) if segment.is_cut_short()? => return self.prepare(id.next(), is_fast, left),
+            Ok(Some(segment)) => ((segment, None), false),
+            Ok(None) => (Segment::create(&shared.dir, &shared.geometry, id, clock::now_ns(), left)?, true),
+            Err(Error::Damaged { .. }) => return self.prepare(id.next(), is_fast, left),
             Err(error) => return Err(error),
         };
         if made {
             shared.dir.sync()?;
         }
-        let map = Mapping::read_write(&segment.file, &segment.path, segment.context.segment_size)?;
+        let map = match map {
+            Some(map) => map,
+            None => Arc::new(Mapping::read_write(&segment.file, &segment.path, segment.context.segment_size)?),
+        };
         if is_fast {
             map.expect_use_from(0);
         }
         map.populate(0, pages::AT_FIRST as usize).map_err(Error::io(&segment.path, "bring it into memory"))?;
-        Ok(Prepared { segment, map: Arc::new(map) })
+        Ok(Prepared { segment, map })
     }
 }

@@ -110,7 +110,7 @@ impl QueueWriter {
         };
         map.populate(offset, REPORT_EVERY as usize).map_err(Error::io(&segment.path, "bring it into memory"))?;
         map.clear_record(offset);
-        supply.set_active(segment.id, &map);
+        supply.set_active(segment.id, &map, None);
         let pages = Pages::new(&map, offset);
         let mut writer = Self {
             offset,
@@ -310,8 +310,9 @@ impl QueueWriter {
         start_segment(&map, self.next_seq, self.last_timestamp_ns);
         seal_map(&self.map, &self.context, self.offset, self.next_seq, self.last_timestamp_ns);
         (self.offset, self.context) = (RECORDS_START, segment.context);
-        (self.segment, self.map) = (segment, map);
-        self.supply.set_active(self.segment.id, &self.map);
+        self.map = map;
+        let left = std::mem::replace(&mut self.segment, segment);
+        self.supply.set_active(self.segment.id, &self.map, Some(left));
         self.pages.set_active(&self.map, pages::AT_FIRST);
         self.ask_at = 0;
         self.publish_head();
