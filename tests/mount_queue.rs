@@ -470,6 +470,11 @@ fn damage_in_one_queue_leaves_the_others_alone() {
     let path = mount.root().join("q/000000000.q");
     assert_eq!(mount.ok("jq -c '.seq // .gap.reason' q/messages.jsonl"), "1\n\"checksum\"\n3\n");
     assert_eq!(mount.ok("grep -c '^# gap' q/messages.txt"), "1\n");
+    // What is left of it can be put into another queue.
+    assert_eq!(
+        mount.ok("mkdir saved && cp q/messages.jsonl saved/append.jsonl && wc -l < saved/messages.jsonl"),
+        "2\n"
+    );
     // In bin there is no line for it: one error, then what is behind it.
     let python = "import os; fd = os.open('q/messages.bin', os.O_RDONLY); print(os.read(fd, 100))\n\
                   try: os.read(fd, 100)\n\

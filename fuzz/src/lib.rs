@@ -38,11 +38,12 @@ fn message(payload: &[u8], msg_type: u16, timestamp_ns: u64) -> Entry<'_> {
 
 /// What is accepted is what the view prints again, and accepts again.
 fn jsonl(bytes: &[u8]) {
-    let Ok(input) = parse_line(InputFormat::Jsonl, bytes) else { return };
+    let Ok(Some(input)) = parse_line(InputFormat::Jsonl, bytes) else { return };
     let stamp = input.timestamp_ns.unwrap_or(0);
     let mut line = Vec::new();
     render(Format::Jsonl, &message(&input.payload, input.msg_type, stamp), None, &mut line);
     let again = parse_line(InputFormat::Jsonl, line.trim_ascii_end()).expect("what was printed is accepted");
+    let again = again.expect("it is a message");
     assert_eq!((again.payload, again.msg_type, again.timestamp_ns), (input.payload, input.msg_type, Some(stamp)));
 }
 

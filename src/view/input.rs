@@ -1,7 +1,7 @@
 //! What people and programs send in, as messages: lines of append.txt and append.jsonl, writes to append.bin. Pure.
 //!
 //! Invariant: a line of jsonl that [`super::render`] made of a message is accepted, and gives the same payload, type
-//! and timestamp.
+//! and timestamp; the line of a gap is accepted too, as no message.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -36,23 +36,38 @@ pub struct Input<'a> {
     pub payload: Cow<'a, [u8]>,
 }
 
-/// One line of append.txt or append.jsonl, without its newline, or one write to append.bin.
+/// JSON may write a byte as `\u00XX`: so many times as long as its payload can a line be.
+const JSON_EXPANSION: usize = 6;
+/// Room in a line of JSON for keys and numbers.
+const JSON_KEYS: usize = 64 << 10;
+
+/// The longest line, without its newline, whose payload may have `max_payload` bytes.
+pub fn longest_line(format: InputFormat, max_payload: usize) -> usize {
+    match format {
+        InputFormat::Jsonl => max_payload.saturating_mul(JSON_EXPANSION).saturating_add(JSON_KEYS),
+        InputFormat::Txt | InputFormat::Bin => max_payload,
+    }
+}
+
+/// One line of append.txt or append.jsonl, without its newline, or one write to append.bin. None: nothing is to be
+/// appended.
 ///
 /// A line of jsonl is an object with `payload` (a string) or `payload_b64` (standard base64, padded), optionally
-/// `type` (0 to 65534) and `timestamp_ns`; other keys are ignored.
+/// `type` (0 to 65534) and `timestamp_ns`; other keys are ignored. The line that stands for a gap, an object with `gap`
+/// and no payload, is no message: what is left of a damaged queue can be put into another one.
 ///
 /// # Errors
 /// A short text for people that says what is wrong with the line. Only jsonl can be wrong.
-pub fn parse_line(format: InputFormat, line: &[u8]) -> Result<Input<'_>, String> {
+pub fn parse_line(format: InputFormat, line: &[u8]) -> Result<Option<Input<'_>>, String> {
     match format {
         InputFormat::Txt | InputFormat::Bin => {
-            Ok(Input { msg_type: DEFAULT_TYPE, timestamp_ns: None, payload: Cow::Borrowed(line) })
+            Ok(Some(Input { msg_type: DEFAULT_TYPE, timestamp_ns: None, payload: Cow::Borrowed(line) }))
         }
         InputFormat::Jsonl => parse_object(line),
     }
 }
 
-fn parse_object(line: &[u8]) -> Result<Input<'_>, String> {
+fn parse_object(line: &[u8]) -> Result<Option<Input<'_>>, String> {
     let text = std::str::from_utf8(line)
         .map_err(|error| format!("not UTF-8 at column {}; use payload_b64 for such bytes", error.valid_up_to() + 1))?;
     let mut json = serde_json::Deserializer::from_str(text);
@@ -65,14 +80,15 @@ fn parse_object(line: &[u8]) -> Result<Input<'_>, String> {
 struct ObjectVisitor;
 
 impl<'de> Visitor<'de> for ObjectVisitor {
-    type Value = Input<'de>;
+    type Value = Option<Input<'de>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with payload or payload_b64")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Input<'de>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<Input<'de>>, A::Error> {
         let mut payload = None;
+        let mut is_gap = false;
         let mut msg_type = None;
         let mut timestamp_ns = None;
         while let Some(Text(key)) = map.next_key()? {
@@ -86,13 +102,17 @@ impl<'de> Visitor<'de> for ObjectVisitor {
                 }
                 "type" => set(&mut msg_type, message_type(map.next_value()?)?, "type")?,
                 "timestamp_ns" => set(&mut timestamp_ns, map.next_value()?, "timestamp_ns")?,
-                _ => {
+                other => {
+                    is_gap |= other == "gap";
                     map.next_value::<IgnoredAny>()?;
                 }
             }
         }
-        let payload = payload.ok_or_else(|| A::Error::custom("neither payload nor payload_b64"))?;
-        Ok(Input { msg_type: msg_type.unwrap_or(DEFAULT_TYPE), timestamp_ns, payload })
+        match payload {
+            Some(payload) => Ok(Some(Input { msg_type: msg_type.unwrap_or(DEFAULT_TYPE), timestamp_ns, payload })),
+            None if is_gap => Ok(None),
+            None => Err(A::Error::custom("neither payload nor payload_b64")),
+        }
     }
 }
 
@@ -150,14 +170,14 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Input<'_>, String> {
-        parse_line(InputFormat::Jsonl, line.as_bytes())
+        parse_line(InputFormat::Jsonl, line.as_bytes()).map(|input| input.expect("a message"))
     }
 
     #[test]
     fn lines_of_text_and_writes_are_taken_as_they_are() {
         for format in [InputFormat::Txt, InputFormat::Bin] {
             let line = b"{\"payload\": \xff\0\r";
-            let input = parse_line(format, line).unwrap();
+            let input = parse_line(format, line).unwrap().unwrap();
             assert_eq!(input, Input { msg_type: DEFAULT_TYPE, timestamp_ns: None, payload: Cow::Borrowed(line) });
         }
     }
@@ -180,6 +200,13 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_is_no_message() {
+        let line = br#"{"gap":{"from":17,"to":17,"reason":"checksum","segment":0,"offset":4096}}"#;
+        assert_eq!(parse_line(InputFormat::Jsonl, line), Ok(None));
+        assert_eq!(&*parse(r#"{"gap":{},"payload":"a"}"#).unwrap().payload, b"a");
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (line, expected) in [
             ("", "EOF while parsing a value"),
@@ -188,7 +215,6 @@ mod tests {
             ("\"payload\"", "expected an object"),
             ("null", "expected an object"),
             ("{}", "neither payload nor payload_b64"),
-            (r#"{"gap":{"from":17,"to":17,"reason":"checksum","segment":0,"offset":4096}}"#, "neither payload"),
             (r#"{"payload":"a","payload_b64":"YQ=="}"#, "more than one payload"),
             (r#"{"payload_b64":"YQ==","payload":"a"}"#, "more than one payload"),
             (r#"{"payload":"a","payload":"a"}"#, "more than one payload"),

@@ -26,7 +26,7 @@ mod time;
 mod txt;
 
 pub use file::{Crossed, View};
-pub use input::{DEFAULT_TYPE, Input, InputFormat, parse_line};
+pub use input::{DEFAULT_TYPE, Input, InputFormat, longest_line, parse_line};
 pub use merge::Merge;
 pub use render::{render, rendered_len};
 pub use seek_target::{SeekTarget, parse_seek_target};

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use chronfs::queue::{Settings, layout};
-use chronfs::view::{Input, InputFormat, parse_line};
+use chronfs::view::{Input, InputFormat, longest_line, parse_line};
 use chronfs::{Error, Queue, QueueWriter, report};
 
 use indicatif::ProgressBar;
@@ -20,11 +20,6 @@ use crate::AppendArgs;
 use crate::create::check_place;
 use crate::failure::{Done, Failure, Outcome, note};
 use crate::progress;
-
-/// JSON may write a byte as `\u00XX`: so much longer can a line be than its payload.
-const JSON_EXPANSION: u64 = 6;
-/// Room in a JSON line for keys and numbers.
-const JSON_KEYS: u64 = 64 << 10;
 
 /// From this size on an input takes long enough for a progress bar.
 const LONG_INPUT: u64 = 16 << 20;
@@ -158,18 +153,14 @@ fn append_file(
         (file.to_path_buf(), Box::new(BufReader::with_capacity(256 << 10, open(file)?)))
     };
     let format = InputFormat::from(args.format);
-    let max_payload = u64::try_from(writer.max_payload_len()).unwrap_or(u64::MAX);
+    let max_line = longest_line(format, writer.max_payload_len()) as u64;
     if matches!(format, InputFormat::Bin) {
         let mut payload = Vec::new();
         // One byte more than allowed: then the engine refuses it, in its own words.
-        input.take(max_payload.saturating_add(1)).read_to_end(&mut payload).map_err(Failure::io(&name, "read"))?;
+        input.take(max_line.saturating_add(1)).read_to_end(&mut payload).map_err(Failure::io(&name, "read"))?;
         let result = append_message(args, format, &payload, writer, appended);
         return result.map_err(|e| Failure::new(format!("{}: {e}", name.display())));
     }
-    let max_line = match format {
-        InputFormat::Jsonl => max_payload.saturating_mul(JSON_EXPANSION).saturating_add(JSON_KEYS),
-        InputFormat::Txt | InputFormat::Bin => max_payload,
-    };
     let mut line = Vec::new();
     let mut number = 0_u64;
     loop {
@@ -193,7 +184,9 @@ fn append_message(
     writer: &mut QueueWriter,
     appended: &mut Appended,
 ) -> Result<(), String> {
-    let Input { msg_type, timestamp_ns, payload } = parse_line(format, bytes)?;
+    let Some(Input { msg_type, timestamp_ns, payload }) = parse_line(format, bytes)? else {
+        return Ok(());
+    };
     let msg_type = args.msg_type.unwrap_or(msg_type);
     match timestamp_ns {
         Some(timestamp_ns) => writer.append_at(timestamp_ns, msg_type, &payload),

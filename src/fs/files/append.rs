@@ -18,7 +18,7 @@ use crate::fs::lock;
 use crate::fs::nodes::{Access, Caller, File, Shared, Site};
 use crate::fs::queues::{Contents, OpenQueue};
 use crate::queue::{Error, QueueWriter, layout};
-use crate::view::{InputFormat, parse_line};
+use crate::view::{InputFormat, longest_line, parse_line};
 
 struct Append {
     shared: Arc<Shared>,
@@ -72,10 +72,7 @@ impl File for Append {
             format: self.format,
             // The kernel cuts larger writes, and unaligned ones up to a page earlier.
             max_write: self.shared.max_chunk.saturating_sub(4096),
-            max_line: match self.format {
-                InputFormat::Jsonl => max_payload.saturating_mul(2).saturating_add(64 << 10),
-                InputFormat::Txt | InputFormat::Bin => max_payload,
-            },
+            max_line: longest_line(self.format, max_payload),
             state: Mutex::default(),
         };
         Ok(Box::new(handle))
@@ -204,7 +201,9 @@ impl AppendHandle {
     }
 
     fn append_line(&self, writer: &mut QueueWriter, line: &[u8]) -> std::result::Result<(), Refusal> {
-        let input = parse_line(self.format, line).map_err(|_| Refusal::Line(Errno::EINVAL))?;
+        let Some(input) = parse_line(self.format, line).map_err(|_| Refusal::Line(Errno::EINVAL))? else {
+            return Ok(());
+        };
         let appended = match input.timestamp_ns {
             Some(timestamp_ns) => writer.append_at(timestamp_ns, input.msg_type, &input.payload),
             None => writer.append(input.msg_type, &input.payload),
