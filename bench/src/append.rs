@@ -14,11 +14,12 @@ use commitlog::{CommitLog, LogOptions};
 use hdrhistogram::Histogram;
 
 use crate::Result;
+use crate::link::Checks;
 use crate::plan::Plan;
 use crate::report::{Report, Sample};
 use crate::shared::Shared;
 
-const LINKS: [&str; 5] = ["copied", "chronfs", "commitlog", "commitlog, 100 at once", "write(2)"];
+const LINKS: [&str; 6] = ["copied", "copied, checked", "chronfs", "commitlog", "commitlog, 100 at once", "write(2)"];
 /// Bytes appended without a pause in a burst, and the pause behind it.
 const BURST: u64 = 2 << 20;
 const PAUSE: Duration = Duration::from_millis(3);
@@ -41,16 +42,19 @@ trait Append {
     }
 }
 
-struct Floor {
+struct Floor<const CHECKED: bool> {
     shared: Shared,
     at: usize,
+    checks: Checks,
 }
 
-impl Append for Floor {
+impl<const CHECKED: bool> Append for Floor<CHECKED> {
     #[inline]
     fn append(&mut self, payload: &[u8], count: u64) -> Result<()> {
         for _ in 0..count {
-            self.shared.copy_in(&mut self.at, black_box(payload));
+            let payload = black_box(payload);
+            let meta = CHECKED.then(|| self.checks.of(payload));
+            self.shared.copy_in(&mut self.at, payload, meta);
         }
         Ok(())
     }
@@ -111,8 +115,9 @@ impl Append for File {
     }
 }
 
-fn floor(memory: &Path) -> Result<Floor> {
-    Ok(Floor { shared: Shared::create(&memory.join("floor"), FLOOR_BYTES / 64)?, at: 0 })
+fn floor<const CHECKED: bool>(memory: &Path) -> Result<Floor<CHECKED>> {
+    let shared = Shared::create(&memory.join("floor"), FLOOR_BYTES / 64)?;
+    Ok(Floor { shared, at: 0, checks: Checks::new() })
 }
 
 fn chron(dir: &Path) -> Result<Chron> {
@@ -145,7 +150,7 @@ pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) {
         }
         for round in (0..plan.rounds.min(3)).take_while(|&round| plan.has_time(round, "single")) {
             eprintln!("== single appends of {payload} bytes, round {}", round + 1);
-            for link in ["copied", "chronfs", "write(2)"] {
+            for link in ["copied", "copied, checked", "chronfs", "write(2)"] {
                 report.attempt(&format!("single {link}"), |report| single(plan, payload, link, report));
             }
         }
@@ -157,7 +162,8 @@ macro_rules! with_link {
     ($plan:expr, $link:expr, $function:ident, $($argument:expr),*) => {{
         let (dir, memory) = $plan.scratch.fresh()?;
         match $link {
-            "copied" => $function(&mut floor(&memory)?, $($argument),*),
+            "copied" => $function(&mut floor::<false>(&memory)?, $($argument),*),
+            "copied, checked" => $function(&mut floor::<true>(&memory)?, $($argument),*),
             "chronfs" => $function(&mut chron(&dir)?, $($argument),*),
             "commitlog" => $function(&mut log(&dir, 1)?, $($argument),*),
             "commitlog, 100 at once" => $function(&mut log(&dir, BATCH)?, $($argument),*),
@@ -222,6 +228,9 @@ fn single(plan: &Plan<'_>, payload: usize, link: &'static str, report: &mut Repo
 /// From the end of one append to the end of the next, a look at the clock included.
 fn singles(to: &mut impl Append, payload: &[u8], count: u64) -> Result<Histogram<u64>> {
     let mut histogram = Histogram::new_with_bounds(1, 60_000_000_000, 3)?;
+    if to.keeps_little() {
+        to.append(payload, count)?;
+    }
     let mut before = boot_ns();
     for _ in 0..count {
         to.append(payload, 1)?;

@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Slots of the memory by which both agree.
 const READY: usize = 0;
 const HEARD: usize = 1;
+/// Bytes in which bounded logs come to use what they have used before.
+const ROUND: u64 = 768 << 20;
 /// Received at a time, streamed.
 const BATCH: usize = 64;
 
@@ -58,9 +60,12 @@ impl Test {
     fn links(self) -> Vec<&'static str> {
         let aeron = cfg!(feature = "aeron").then_some("aeron");
         match self {
-            Self::Stream => [&["copied", "chronfs", "iceoryx2", "pipe", "socket"][..], aeron.as_slice()].concat(),
+            Self::Stream => {
+                [&["copied", "copied, checked", "chronfs", "iceoryx2", "pipe", "socket"][..], aeron.as_slice()].concat()
+            }
             Self::OneWay | Self::RoundTrip => {
-                [&["word", "copied", "chronfs", "iceoryx2", "pipe", "socket"][..], aeron.as_slice()].concat()
+                let most = ["word", "copied", "copied, checked", "chronfs", "iceoryx2", "pipe", "socket"];
+                [&most[..], aeron.as_slice()].concat()
             }
             Self::Wake => vec!["word", "chronfs", "iceoryx2", "pipe", "socket", "follow.bin", "tail -f"],
         }
@@ -102,7 +107,8 @@ macro_rules! with_link {
     ($job:expr, $function:ident) => {
         match $job.link.as_str() {
             "word" => $function::<Word>($job),
-            "copied" => $function::<Copied>($job),
+            "copied" => $function::<Copied<false>>($job),
+            "copied, checked" => $function::<Copied<true>>($job),
             "chronfs" => $function::<Chron>($job),
             "iceoryx2" => $function::<Iceoryx>($job),
             "pipe" => $function::<Pipe>($job),
@@ -147,12 +153,13 @@ fn job(plan: &Plan<'_>, test: Test, payload: usize, link: &str) -> Result<Job> {
     let (dir, memory) = plan.scratch.fresh()?;
     let record = 32 + payload as u64;
     let part = if plan.quick { 4 } else { 1 };
-    let is_slow = !matches!(link, "word" | "copied" | "chronfs" | "aeron" | "iceoryx2");
+    // Written round and round by then: ours has seven files of 64 MiB.
+    let round = matches!(link, "chronfs" | "aeron").then_some(ROUND / record);
+    let is_slow = !matches!(link, "word" | "copied" | "copied, checked" | "chronfs" | "aeron" | "iceoryx2");
     let (warm, count) = match test {
         Test::Stream if is_slow => (0, plan.streamed / record.max(1024) / 2),
-        // Bounded logs are written round and round by then.
-        Test::Stream => (plan.streamed / record, plan.streamed / record),
-        Test::OneWay => (2_000, 60_000 / part),
+        Test::Stream => (round.unwrap_or(plan.streamed / record / 8), plan.streamed / record),
+        Test::OneWay => (round.unwrap_or(2_000), 60_000 / part),
         Test::RoundTrip if is_slow => (1_000, 20_000 / part),
         Test::RoundTrip => (50_000, 100_000 / part),
         Test::Wake => (20, 1_000 / part),
@@ -278,8 +285,15 @@ fn send<T: Tx, R: Rx>(
             }
         }
         (Test::OneWay, _) => {
+            stamp(payload, boot_ns());
+            for _ in 0..job.warm {
+                tx.send(black_box(payload))?;
+            }
+            while shared.slot(HEARD).load(Acquire) < job.warm {
+                guard.turn(Some(other))?;
+            }
             let start = boot_ns();
-            for number in 0..job.messages() {
+            for number in 0..job.count {
                 let due = start + number * 1_000_000_000 / RATE;
                 while boot_ns() < due {}
                 // When it should have been sent: whoever is late pays for it.
@@ -366,7 +380,7 @@ fn follow<L: Link>(job: &Job) -> Result<Measured> {
             }
             _ => {}
         }
-        if job.test == Test::Wake {
+        if job.test == Test::Wake || seen == job.warm {
             shared.slot(HEARD).store(seen, Release);
         }
     }

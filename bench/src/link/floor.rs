@@ -14,9 +14,32 @@ pub(crate) struct Word {
     job: Job,
 }
 
-/// A record copied into memory that is mapped and populated, then a store: no checksum, no time, no wake.
-pub(crate) struct Copied {
+/// A record copied into memory that is mapped and populated, then a store: no checksum, no time, no wake. With `CHECKED`
+/// the least that both cost.
+pub(crate) struct Copied<const CHECKED: bool> {
     job: Job,
+}
+
+/// A time and a checksum by the crates that do nothing else.
+pub(crate) struct Checks {
+    clock: quanta::Clock,
+}
+
+impl Checks {
+    pub(crate) fn new() -> Self {
+        Self { clock: quanta::Clock::new() }
+    }
+
+    /// What goes into a record beside a payload whose length is a multiple of 8.
+    #[inline]
+    pub(crate) fn of(&self, payload: &[u8]) -> [u64; 2] {
+        [self.clock.raw(), Self::sum(payload)]
+    }
+
+    #[inline]
+    fn sum(payload: &[u8]) -> u64 {
+        u64::from(crc_fast::crc32_iscsi(payload))
+    }
 }
 
 fn path(job: &Job, name: &str) -> PathBuf {
@@ -110,14 +133,15 @@ impl Rx for WordEnd {
     }
 }
 
-pub(crate) struct CopiedEnd {
+pub(crate) struct CopiedEnd<const CHECKED: bool> {
     shared: Shared,
     at: usize,
+    checks: Checks,
 }
 
-impl Link for Copied {
-    type Tx = CopiedEnd;
-    type Rx = CopiedEnd;
+impl<const CHECKED: bool> Link for Copied<CHECKED> {
+    type Tx = CopiedEnd<CHECKED>;
+    type Rx = CopiedEnd<CHECKED>;
 
     fn make(job: &Job) -> Result<Self> {
         let bytes = usize::try_from(job.messages() + 1)? * (32 + job.payload.next_multiple_of(8));
@@ -134,30 +158,34 @@ impl Link for Copied {
         Ok(Self { job: job.clone() })
     }
 
-    fn tx(&mut self, name: &str) -> Result<CopiedEnd> {
-        Ok(CopiedEnd { shared: Shared::open(&path(&self.job, name))?, at: 0 })
+    fn tx(&mut self, name: &str) -> Result<CopiedEnd<CHECKED>> {
+        Ok(CopiedEnd { shared: Shared::open(&path(&self.job, name))?, at: 0, checks: Checks::new() })
     }
 
-    fn rx(&mut self, name: &str) -> Result<CopiedEnd> {
+    fn rx(&mut self, name: &str) -> Result<CopiedEnd<CHECKED>> {
         self.tx(name)
     }
 }
 
-impl Tx for CopiedEnd {
+impl<const CHECKED: bool> Tx for CopiedEnd<CHECKED> {
     #[inline]
     fn send(&mut self, payload: &[u8]) -> Result<()> {
-        self.shared.copy_in(&mut self.at, payload);
+        let meta = CHECKED.then(|| self.checks.of(payload));
+        self.shared.copy_in(&mut self.at, payload, meta);
         Ok(())
     }
 }
 
-impl Rx for CopiedEnd {
+impl<const CHECKED: bool> Rx for CopiedEnd<CHECKED> {
     #[inline]
     fn poll(&mut self, max: usize, mut f: impl FnMut(&[u8])) -> Result<usize> {
         let mut count = 0;
         while count < max
-            && let Some(payload) = self.shared.copied_in(&mut self.at)
+            && let Some((sum, payload)) = self.shared.copied_in(&mut self.at)
         {
+            if CHECKED && sum != Checks::sum(payload) {
+                return Err("the checksum does not fit".into());
+            }
             f(payload);
             count += 1;
         }

@@ -12,7 +12,7 @@ mod shell;
 pub(crate) use aeron::Aeron;
 pub(crate) use chron::Chron;
 pub(crate) use descriptors::{Pipe, Socket};
-pub(crate) use floor::{Copied, Word};
+pub(crate) use floor::{Checks, Copied, Word};
 pub(crate) use iceoryx::Iceoryx;
 pub(crate) use shell::{Follow, TailF};
 

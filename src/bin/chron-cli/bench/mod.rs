@@ -175,7 +175,7 @@ fn append(queue: &Queue, args: &BenchArgs, dir: &Path) -> Result<Cost, Failure> 
     for _ in 0..PARTS {
         let start = Instant::now();
         for _ in 0..per_part {
-            floor.copy_in(&mut at, black_box(&payload));
+            floor.copy_in(&mut at, black_box(&payload), None);
         }
         floor_ns += start.elapsed().as_nanos();
         let start = Instant::now();

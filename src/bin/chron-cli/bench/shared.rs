@@ -82,9 +82,9 @@ impl Shared {
     }
 
     /// Copies `payload` behind the word of record number `n`, and then stores its length there, as an append would
-    /// without checksum, time and wake. Records follow each other round and round.
+    /// without checksum, time and wake; `meta` is put between them. Records follow each other round and round.
     #[inline]
-    pub(super) fn copy_in(&mut self, at: &mut usize, payload: &[u8]) {
+    pub(super) fn copy_in(&mut self, at: &mut usize, payload: &[u8], meta: Option<[u64; 2]>) {
         let len = 32 + payload.len().next_multiple_of(8);
         if *at + len > self.map.len() {
             *at = 0;
@@ -92,22 +92,27 @@ impl Shared {
         let record = &mut self.map[*at..*at + len];
         record[32..32 + payload.len()].copy_from_slice(payload);
         record[8..16].copy_from_slice(&(*at as u64).to_le_bytes());
+        if let Some([first, second]) = meta {
+            record[16..24].copy_from_slice(&first.to_le_bytes());
+            record[24..32].copy_from_slice(&second.to_le_bytes());
+        }
         // SAFETY: the record is aligned to 8 bytes in a mapping aligned to pages.
         let word = unsafe { AtomicU64::from_ptr(record.as_mut_ptr().cast()) };
         word.store(len as u64, std::sync::atomic::Ordering::Release);
         *at += len;
     }
 
-    /// The payload at `at` that `copy_in` has put there, padded; None if there is none yet. Does not start over.
+    /// The second half of `meta` and the payload at `at` that `copy_in` has put there, padded; None if there is none yet.
+    /// Does not start over.
     #[allow(dead_code)] // used where this floor takes two processes: `bench/`
     #[inline]
-    pub(super) fn copied_in(&self, at: &mut usize) -> Option<&[u8]> {
+    pub(super) fn copied_in(&self, at: &mut usize) -> Option<(u64, &[u8])> {
         let record = self.map.get(*at..*at + 32)?;
         // SAFETY: as in `copy_in`.
         let word = unsafe { AtomicU64::from_ptr(record.as_ptr().cast_mut().cast()) };
         let len = usize::try_from(word.load(std::sync::atomic::Ordering::Acquire)).ok()?;
         let payload = self.map.get(*at + 32..*at + len).filter(|_| len > 0)?;
         *at += len;
-        Some(payload)
+        Some((u64::from_le_bytes(*record.last_chunk()?), payload))
     }
 }
