@@ -41,7 +41,7 @@ impl Summer {
         match self.how {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` chose this only after the processor said that it has SSE 4.2 and PCLMULQDQ.
-            How::Crc32cSse42 => unsafe { sum_sse42(words, payload, None) },
+            How::Crc32cSse42 => unsafe { sum_sse42::<false>(words, payload, &mut []) },
             How::Crc32c => {
                 let sum = crc32c_from(u32::MAX, zerocopy::IntoBytes::as_bytes(&words.map(u64::to_le)));
                 !crc32c_from(crc32c_from(sum, payload), &[0; 8][..padding(payload)])
@@ -63,7 +63,7 @@ impl Summer {
         #[cfg(target_arch = "x86_64")]
         if matches!(self.how, How::Crc32cSse42) && payload.len() < LONG {
             // SAFETY: `new` chose this only after the processor said that it has SSE 4.2 and PCLMULQDQ.
-            return unsafe { sum_sse42(words, payload, Some(to)) };
+            return unsafe { sum_sse42::<true>(words, payload, to) };
         }
         to[..payload.len()].copy_from_slice(payload);
         to[payload.len()..].fill(0);
@@ -88,62 +88,66 @@ fn padding(payload: &[u8]) -> usize {
 #[target_feature(enable = "sse4.2,pclmulqdq")]
 #[inline]
 #[allow(clippy::cast_possible_truncation)] // the instruction leaves its 32 bits in a 64-bit register
-fn sum_sse42(words: [u64; 4], payload: &[u8], to: Option<&mut [u8]>) -> u32 {
+fn sum_sse42<const COPY: bool>(words: [u64; 4], payload: &[u8], to: &mut [u8]) -> u32 {
     use std::arch::x86_64::_mm_crc32_u64;
     let mut state = u64::from(u32::MAX);
     for word in words {
         state = _mm_crc32_u64(state, word);
     }
     let (body, tail) = payload.as_chunks::<8>();
-    let mut last = [0; 8];
-    last[..tail.len()].copy_from_slice(tail);
-    if let Some(to) = to {
-        let (to, _) = to.as_chunks_mut::<8>();
-        let (to, to_last) = to.split_at_mut(body.len());
-        state = add_words(state, body, |index, word| to[index] = word);
-        if let Some(to) = to_last.first_mut() {
-            *to = last;
-        }
-    } else if payload.len() >= LONG {
-        state = u64::from(crc32c_from(state as u32, body.as_flattened()));
+    let (to, _) = to.as_chunks_mut::<8>();
+    let (to, to_last) = to.split_at_mut(if COPY { body.len() } else { 0 });
+    state = if !COPY && payload.len() >= LONG {
+        u64::from(crc32c_from(state as u32, body.as_flattened()))
     } else {
-        state = add_words(state, body, |_, _| ());
-    }
+        add_words::<COPY>(state, body, to)
+    };
     if !tail.is_empty() {
-        state = _mm_crc32_u64(state, u64::from_le_bytes(last));
+        // No call of `memcpy` for so few.
+        let last = tail.iter().rev().fold(0, |last, byte| last << 8 | u64::from(*byte));
+        state = _mm_crc32_u64(state, last);
+        if let (true, Some(to)) = (COPY, to_last.first_mut()) {
+            *to = last.to_le_bytes();
+        }
     }
     !(state as u32)
 }
 
-/// The state after these words, fewer than [`LONG`] bytes; `each` is called with every word and its index.
+/// The state after these words, fewer than [`LONG`] bytes, which are copied to as many others with `COPY`.
 ///
 /// The instruction takes three cycles, and one can start in each: from [`LANES_FROM`] words on, three stretches are summed
 /// at once and put together.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2,pclmulqdq")]
 #[inline]
-fn add_words(mut state: u64, words: &[[u8; 8]], mut each: impl FnMut(usize, [u8; 8])) -> u64 {
+fn add_words<const COPY: bool>(mut state: u64, words: &[[u8; 8]], to: &mut [[u8; 8]]) -> u64 {
     use std::arch::x86_64::_mm_crc32_u64;
-    let mut done = 0;
+    // Whoever does not copy has nowhere to copy to.
+    let part = |len| if COPY { len } else { 0 };
+    let (mut words, mut to) = (words, to);
     if words.len() >= LANES_FROM {
         let len = words.len() / 3;
-        let (first, rest) = words.split_at(len);
-        let (second, rest) = rest.split_at(len);
+        let (lanes, rest) = words.split_at(3 * len);
+        let (to_lanes, to_rest) = to.split_at_mut(part(3 * len));
+        let ((first, lanes), (to_first, to_lanes)) = (lanes.split_at(len), to_lanes.split_at_mut(part(len)));
+        let ((second, third), (to_second, to_third)) = (lanes.split_at(len), to_lanes.split_at_mut(part(len)));
         let (mut state_2, mut state_3) = (0, 0);
-        for (index, ((first, second), third)) in first.iter().zip(second).zip(rest).enumerate() {
+        for (index, ((first, second), third)) in first.iter().zip(second).zip(third).enumerate() {
             state = _mm_crc32_u64(state, u64::from_le_bytes(*first));
             state_2 = _mm_crc32_u64(state_2, u64::from_le_bytes(*second));
             state_3 = _mm_crc32_u64(state_3, u64::from_le_bytes(*third));
-            each(index, *first);
-            each(len + index, *second);
-            each(2 * len + index, *third);
+            if COPY {
+                (to_first[index], to_second[index], to_third[index]) = (*first, *second, *third);
+            }
         }
         state = behind(state, 2 * len) ^ behind(state_2, len) ^ state_3;
-        done = 3 * len;
+        (words, to) = (rest, to_rest);
     }
-    for (index, word) in words.iter().enumerate().skip(done) {
+    for (index, word) in words.iter().enumerate() {
         state = _mm_crc32_u64(state, u64::from_le_bytes(*word));
-        each(index, *word);
+        if COPY {
+            to[index] = *word;
+        }
     }
     state
 }

@@ -163,11 +163,12 @@ impl Mapping {
         for line in 0..len.min(MAX_PREFETCH).div_ceil(CACHE_LINE) {
             let at = offset as usize + (line * CACHE_LINE) as usize;
             if at < self.raw.len() {
-                // SAFETY: a prefetch never faults; the address lies within the mapping all the same.
+                // SAFETY: a prefetch never faults, and changes neither memory nor flags; the address lies within the mapping
+                // all the same. Every processor with a long mode knows the instruction, if only to do nothing.
                 unsafe {
-                    std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(
-                        self.raw.as_ptr().add(at).cast(),
-                    );
+                    let line = self.raw.as_ptr().add(at);
+                    // The intrinsic for it is one for reading, unless the whole program is built for newer processors.
+                    std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
                 }
             }
         }
