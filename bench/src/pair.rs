@@ -161,7 +161,7 @@ fn job(plan: &Plan<'_>, test: Test, payload: usize, link: &str) -> Result<Job> {
         Test::Stream => (round.unwrap_or(plan.streamed / record / 8), plan.streamed / record),
         Test::OneWay => (round.unwrap_or(2_000), 60_000 / part),
         Test::RoundTrip if is_slow => (1_000, 20_000 / part),
-        Test::RoundTrip => (50_000, 100_000 / part),
+        Test::RoundTrip => (round.unwrap_or(50_000), 100_000 / part),
         Test::Wake => (20, 1_000 / part),
     };
     let prefix = shared_prefix(std::process::id());

@@ -213,7 +213,7 @@ impl Report {
         self.by_payload(&mut out, "stream", "Streaming", text);
         let text = "100,000 messages a second, from when each *should* have been sent to when it was received; the receiver reads every byte. Bounded logs have been written round before: by 768 MiB.";
         self.percentiles(&mut out, "one-way", "One way between two processes", text);
-        let text = "There and back between two processes that look without pause and read every byte.";
+        let text = "There and back between two processes that look without pause and read every byte. Bounded logs have been written round before: by 768 MiB.";
         self.percentiles(&mut out, "round-trip", "Round trip", text);
         self.percentiles(&mut out, "wake", "Wake", "From the append to a sleeping process that has the message.");
         self.mount(&mut out);
