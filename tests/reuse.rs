@@ -4,9 +4,10 @@
 //! Everything lies in /dev/shm, because not every file system's files are used again.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -122,6 +123,31 @@ fn a_file_that_somebody_reads_is_not_used_again() {
         let mut after = vec![0; before.len()];
         file.read_exact_at(&mut after, 0).unwrap();
         assert!(before == after, "{} has changed under its reader", path.display());
+    }
+}
+
+#[test]
+fn files_to_be_used_again_count_as_the_queues() {
+    const MOST: usize = 3;
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let settings = Settings { max_bytes: Some(MOST as u64 * u64::from(SETTINGS.segment_size)), ..SETTINGS };
+    let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
+    let mut writer = queue.writer().unwrap();
+    let (start, mut was_reused) = (Instant::now(), 0);
+    while was_reused < 100 {
+        assert!(start.elapsed() < DEADLINE, "{was_reused} files used again");
+        let path = active(&queue);
+        while active(&queue) == path {
+            append(&mut writer);
+        }
+        was_reused += usize::from(is_reused(&active(&queue)));
+        let names = std::fs::read_dir(queue.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        // A file that gets its name in between may be seen twice or not at all.
+        let files: HashSet<u64> = names
+            .filter(|name| name.to_string_lossy().contains(".q"))
+            .filter_map(|name| Some(std::fs::metadata(queue.path().join(name)).ok()?.ino()))
+            .collect();
+        assert!(files.len() <= MOST, "{} files", files.len());
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) enum Retire {
     Not,
     /// Their files are removed.
     ForGood,
-    /// One file is kept for the next segment. For the holder of the writer lock.
+    /// Some files are kept for the next segments. For the holder of the writer lock.
     ForReuse,
 }
 
@@ -120,9 +120,8 @@ impl Shared {
             let name = segment::file_name(info.id);
             match how {
                 Retire::Not => {}
-                // The spare would count, too.
-                Retire::ForReuse if self.geometry.settings.max_bytes.is_none() => spare::keep(&self.dir, &name)?,
-                Retire::ForReuse | Retire::ForGood => self.dir.remove(&name)?,
+                Retire::ForReuse => spare::keep(&self.dir, &name)?,
+                Retire::ForGood => self.dir.remove(&name)?,
             }
             retention.removed.push(info);
         }

@@ -342,10 +342,11 @@ impl QueueWriter {
         let has_room = || {
             let ids = self.shared.segment_ids()?;
             let in_use = ids.iter().filter(|&&id| id <= self.segment.id).count() as u64;
+            // There is a new file only where there is no spare, so that spares need not be counted.
             Ok((in_use + 1) * u64::from(self.context.segment_size) <= max_bytes)
         };
         // Retention may have something to give that it could not give after the last roll.
-        if has_room()? || (!self.shared.retain(Retire::ForGood)?.removed.is_empty() && has_room()?) {
+        if has_room()? || (!self.shared.retain(Retire::ForReuse)?.removed.is_empty() && has_room()?) {
             return Ok(());
         }
         Err(Error::QueueFull { path: self.shared.dir.path().to_path_buf(), max_bytes })

@@ -1,6 +1,8 @@
 //! chronfs itself: checksums written and verified, timestamps, persisted cursors.
 
-use chronfs::queue::{Entry, Queue, ReaderOptions, Settings, WaitStrategy};
+use std::time::Duration;
+
+use chronfs::queue::{Entry, Queue, ReaderOptions, Settings, WaitStrategy, WhenFull, WriterOptions};
 use chronfs::{QueueReader, QueueWriter};
 
 use super::{BACK, Link, Rx, THERE, Tx};
@@ -19,8 +21,9 @@ impl Link for Chron {
     type Rx = ChronRx;
 
     fn make(job: &Job) -> Result<Self> {
-        // A bounded log, as its peers keep one: what everybody has read goes, and its files are used again.
-        let settings = Settings { retain_segments: Some(4), ..Settings::default() };
+        // A bounded log, as its peers keep one: what everybody has read goes, its files are used again, and who writes waits
+        // for who reads.
+        let settings = Settings { retain_segments: Some(4), max_bytes: Some(512 << 20), ..Settings::default() };
         for name in [THERE, BACK] {
             Queue::create(job.dir.join(name), &settings)?;
         }
@@ -32,7 +35,8 @@ impl Link for Chron {
     }
 
     fn tx(&mut self, name: &str) -> Result<QueueWriter> {
-        Ok(Queue::open(self.job.dir.join(name))?.writer()?)
+        let options = WriterOptions { when_full: WhenFull::Wait(Duration::from_secs(10)), ..WriterOptions::default() };
+        Ok(Queue::open(self.job.dir.join(name))?.writer_with(&options)?)
     }
 
     fn rx(&mut self, name: &str) -> Result<ChronRx> {
