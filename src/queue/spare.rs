@@ -75,6 +75,11 @@ pub(crate) fn keep(dir: &Dir, segment: &str) -> Result<()> {
     if kept { Ok(()) } else { dir.remove(segment) }
 }
 
+/// Whether there is a spare.
+pub(crate) fn is_there(dir: &Dir) -> bool {
+    NAMES.iter().any(|name| statat(dir.fd(), *name, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+}
+
 /// Removes the spares.
 pub(crate) fn discard(dir: &Dir) {
     for name in NAMES {

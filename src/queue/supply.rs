@@ -264,7 +264,13 @@ impl Inner {
             // Somebody's damaged file has this name: it stays as it is.
             Ok(Some(segment)) if segment.is_cut_short()? => return self.prepare(id.next(), is_fast, left),
             Ok(Some(segment)) => ((segment, None), false),
-            Ok(None) => (Segment::create(&shared.dir, &shared.geometry, id, clock::now_ns(), left)?, true),
+            Ok(None) => {
+                // Where every processor is busy the other thread may be late: better now than a new file.
+                if !spare::is_there(&shared.dir) {
+                    drop(shared.retain(Retire::ForReuse));
+                }
+                (Segment::create(&shared.dir, &shared.geometry, id, clock::now_ns(), left)?, true)
+            }
             Err(Error::Damaged { .. }) => return self.prepare(id.next(), is_fast, left),
             Err(error) => return Err(error),
         };
