@@ -153,7 +153,7 @@ fn job(plan: &Plan<'_>, test: Test, payload: usize, link: &str) -> Result<Job> {
     let (dir, memory) = plan.scratch.fresh()?;
     let record = 32 + payload as u64;
     let part = if plan.quick { 4 } else { 1 };
-    // Written round and round by then: ours has seven files of 64 MiB.
+    // Written round and round by then: ours has six files of 64 MiB.
     let round = matches!(link, "chronfs" | "aeron").then_some(ROUND / record);
     let is_slow = !matches!(link, "word" | "copied" | "copied, checked" | "chronfs" | "aeron" | "iceoryx2");
     let (warm, count) = match test {

@@ -89,7 +89,7 @@ const LINKS: [(&str, &str); 14] = [
     ),
     (
         "chronfs",
-        "checksums written and verified, timestamps, files on the disk's file system, cursors committed; where two processes take part, retention keeps four segments of 64 MiB, and the queue takes eight at most",
+        "checksums written and verified, timestamps, files on the disk's file system, cursors committed; where two processes take part, retention keeps four segments of 64 MiB, and the queue takes six at most",
     ),
     ("aeron", "Aeron IPC by its C client; not persisted, no checksum, no time"),
     ("iceoryx2", "publish and subscribe in shared memory; not persisted"),

@@ -22,8 +22,8 @@ impl Link for Chron {
 
     fn make(job: &Job) -> Result<Self> {
         // A bounded log, as its peers keep one: what everybody has read goes, its files are used again, and who writes waits
-        // for who reads.
-        let settings = Settings { retain_segments: Some(4), max_bytes: Some(512 << 20), ..Settings::default() };
+        // for who reads. Six files: four to be kept, the one in use and the next.
+        let settings = Settings { retain_segments: Some(4), max_bytes: Some(384 << 20), ..Settings::default() };
         for name in [THERE, BACK] {
             Queue::create(job.dir.join(name), &settings)?;
         }
