@@ -19,10 +19,13 @@ use super::dir::{Access, Dir};
 use super::error::Result;
 use super::mapping::Mapping;
 use super::{layout, sys};
+use crate::sync::{AtomicUsize, Ordering};
 
 const NAMES: [&str; 4] = ["spare-1.q.tmp", "spare-2.q.tmp", "spare-3.q.tmp", "spare-4.q.tmp"];
 /// Nobody who keeps more bytes than that gets a segment back that is mapped still.
 const MOST_LEFT: usize = 512 << 20;
+/// So many segments may all writers of the process have left: each takes a descriptor, of which there are 1,024 by default.
+const MOST_PERMITS: usize = 64;
 /// At most so many places of a file are looked at to tell whether it is in memory.
 const SAMPLES: u64 = 64;
 /// Kinds of file systems, as `statfs` tells them: see statfs(2).
@@ -39,9 +42,35 @@ pub(crate) struct Spare {
 
 /// Segments that the writer has left and may get back: to unmap them and to map them again costs more than to fill
 /// them. Each is open here only by the file that belongs to its mapping.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Left {
-    segments: Vec<(File, Arc<Mapping>)>,
+    segments: Vec<(File, Arc<Mapping>, Permit)>,
+    /// How many there are in the whole process.
+    permits: &'static AtomicUsize,
+}
+
+/// One of [`MOST_PERMITS`].
+#[derive(Debug)]
+struct Permit(&'static AtomicUsize);
+
+impl Permit {
+    fn of(permits: &'static AtomicUsize) -> Option<Self> {
+        let more = |permits| (permits < MOST_PERMITS).then_some(permits + 1);
+        permits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self(permits))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Default for Left {
+    fn default() -> Self {
+        static PERMITS: AtomicUsize = AtomicUsize::new(0);
+        Self { segments: Vec::new(), permits: &PERMITS }
+    }
 }
 
 impl Left {
@@ -50,12 +79,15 @@ impl Left {
     pub(crate) fn add(&mut self, file: File, map: Arc<Mapping>, retained: usize) -> Vec<Arc<Mapping>> {
         let is_too_much = retained.saturating_mul(map.len()) > MOST_LEFT;
         let most = if is_too_much { 0 } else { retained + NAMES.len() };
-        self.segments.push((file, map));
+        let Some(permit) = Permit::of(self.permits) else {
+            return vec![map];
+        };
+        self.segments.push((file, map, permit));
         let too_many = self.segments.len().saturating_sub(most);
-        let mut gone: Vec<_> = self.segments.drain(..too_many).map(|(_, map)| map).collect();
+        let mut gone: Vec<_> = self.segments.drain(..too_many).map(|(_, map, _)| map).collect();
         // Those whose file was removed keep its blocks.
         let is_removed = |file: &File| file.metadata().map_or(true, |metadata| metadata.nlink() == 0);
-        gone.extend(self.segments.extract_if(.., |(file, _)| is_removed(file)).map(|(_, map)| map));
+        gone.extend(self.segments.extract_if(.., |(file, ..)| is_removed(file)).map(|(_, map, _)| map));
         gone
     }
 
@@ -63,8 +95,8 @@ impl Left {
     fn take(&mut self, dir: &Dir, name: &str) -> Option<Spare> {
         let named = statat(dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW).ok().filter(|named| named.st_nlink == 1)?;
         let is_it = |file: &File| file.metadata().is_ok_and(|it| (it.dev(), it.ino()) == (named.st_dev, named.st_ino));
-        let index = self.segments.iter().position(|(file, map)| is_it(file) && !map.is_lost())?;
-        let (file, map) = self.segments.remove(index);
+        let index = self.segments.iter().position(|(file, map, _)| is_it(file) && !map.is_lost())?;
+        let (file, map, _) = self.segments.remove(index);
         Some(Spare { file, map: Some(map) })
     }
 }
@@ -232,6 +264,25 @@ mod tests {
         assert_eq!(gone, 20 - 2 - NAMES.len());
         let (file, map) = segment(&dir, "too many");
         assert_eq!(left.add(file, map, MOST_LEFT / SIZE as usize + 1).len(), 1 + 2 + NAMES.len());
+    }
+
+    #[test]
+    fn all_writers_together_keep_a_bounded_number() {
+        let (_temporary, dir) = directory();
+        static PERMITS: AtomicUsize = AtomicUsize::new(0);
+        let new = |_| Left { segments: Vec::new(), permits: &PERMITS };
+        let mut writers: Vec<_> = (0..MOST_PERMITS).map(new).collect();
+        let mut leave = |writer: usize, name: &str| {
+            let (file, map) = segment(&dir, name);
+            writers[writer].add(file, map, 2).len()
+        };
+        for writer in 0..MOST_PERMITS {
+            assert_eq!(leave(writer, &format!("{writer}")), 0);
+        }
+        assert_eq!(leave(0, "too many"), 1);
+        drop(writers.pop());
+        let (file, map) = segment(&dir, "again");
+        assert!(writers[0].add(file, map, 2).is_empty());
     }
 
     #[test]
