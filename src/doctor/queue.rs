@@ -52,6 +52,7 @@ pub(super) fn examine(dir: &Path, deep: bool, step: &mut dyn FnMut(u64), report:
     let mut exam =
         Exam { queue: &queue, inspection: &inspection, retention: &retention, findings: &mut report.findings };
     exam.control();
+    exam.copies();
     exam.writer();
     exam.readers();
     exam.segments();
@@ -109,6 +110,28 @@ impl Exam<'_> {
             }
             let detail = format!("{}; nothing is lost, the settings stand in the segments too", without_path(damage));
             self.repairable(Severity::Error, "control-block", path, detail);
+        }
+    }
+
+    /// Damage that harms nobody yet.
+    fn copies(&mut self) {
+        if self.queue.control_damage().is_some() {
+            return;
+        }
+        let damaged: Vec<_> = self.inspection.readers.iter().filter(|reader| reader.damage.is_some()).collect();
+        let damaged: Vec<_> = damaged.into_iter().map(|reader| self.cursor_path(&reader.name)).collect();
+        for (path, offset) in self.queue.damaged_copies() {
+            if path.ends_with(layout::CONTROL_FILE) {
+                let detail = format!("one of two copies is damaged, at offset {offset}; the other one counts");
+                self.repairable(Severity::Warning, "damaged-copy", path, detail);
+            } else if !damaged.contains(&path) {
+                let detail = format!(
+                    "one of its two slots is damaged, at offset {offset}; the other one counts: if that is the older \
+                     one, messages come again"
+                );
+                let remedy = "none needed: the reader's next commits write it anew".to_owned();
+                self.found(Severity::Warning, "damaged-copy", path, detail, remedy);
+            }
         }
     }
 
@@ -265,6 +288,26 @@ impl Exam<'_> {
             }
             previous = Some(segment);
         }
+        self.newest_segment();
+    }
+
+    /// A queue whose newest segments are gone ends early, and without a gap until there is a writer again.
+    fn newest_segment(&mut self) {
+        let Some((segment, next_seq)) = self.queue.published_head() else { return };
+        let path = self.segment_path(segment);
+        let is_there = self.inspection.segments.iter().any(|there| there.id >= segment);
+        if is_there || std::fs::symlink_metadata(&path).is_ok() || self.is_retired(segment) {
+            return;
+        }
+        let last_seq = self.inspection.segments.iter().map(|segment| segment.last_seq).max().unwrap_or(0);
+        let what = match next_seq.saturating_sub(last_seq) {
+            0 | 1 => "the queue ends in it".to_owned(),
+            2 => format!("with it, message {}", last_seq + 1),
+            _ => format!("with it, messages {} to {}", last_seq + 1, next_seq - 1),
+        };
+        let remedy =
+            "restore the file from a copy before anybody writes; the next writer goes on behind these messages";
+        self.found(Severity::Error, "missing-segment", path, format!("missing: {what}"), remedy.to_owned());
     }
 
     /// Whether retention has taken a segment since the queue was looked at, or what was in front of it.
@@ -374,12 +417,12 @@ impl Exam<'_> {
         let what = match reason {
             GapReason::Checksum => "a record does not match its checksum",
             GapReason::Segment => "the segment is missing, cut short or another one",
-            GapReason::Lost => "a power cut took what had not been synced",
+            GapReason::Lost => "a power cut took what had not been synced, or somebody has removed the file",
             GapReason::Retired => "retention removed them",
         };
         let messages = if from == to { format!("message {from} is") } else { format!("messages {from} to {to} are") };
         let detail = format!("{messages} missing: {what}, at offset {}", position.offset);
-        let remedy = "restore the segment from a copy if they matter; readers go on behind the gap".to_owned();
+        let remedy = "restore the segment from a copy, if there is one; readers go on behind the gap".to_owned();
         let severity = match reason {
             GapReason::Checksum | GapReason::Segment => Severity::Error,
             GapReason::Lost | GapReason::Retired => Severity::Warning,

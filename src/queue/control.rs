@@ -171,6 +171,20 @@ pub(super) fn newest_head(slots: [Option<HeadSlot>; 2]) -> Option<HeadHint> {
     })
 }
 
+/// Where one of two copies is damaged for which the other one stands in. `is_written`: a writer may be storing into the
+/// head's slots; those are left out.
+pub(crate) fn damaged_copies(file: &File, is_written: bool) -> Vec<u32> {
+    let settings = CONTROL_SETTINGS.map(|offset| {
+        let block = read_block::<SettingsBlock>(file, offset);
+        (offset, block.is_some_and(|block| !is_sound(&block, block.crc)))
+    });
+    let head = CONTROL_HEAD.map(|offset| {
+        let slot = read_block::<HeadSlot>(file, offset).filter(|slot| *slot != HeadSlot::new_zeroed());
+        (offset, !is_written && slot.is_some_and(|slot| !is_sound(&slot, slot.crc)))
+    });
+    settings.into_iter().chain(head).filter_map(|(offset, is_damaged)| is_damaged.then_some(offset)).collect()
+}
+
 /// Writes a complete control block under its final name.
 pub(crate) fn create(dir: &Dir, geometry: Geometry, replace: bool) -> Result<()> {
     let temporary = format!("{CONTROL_FILE}{}", layout::TEMPORARY_SUFFIX);

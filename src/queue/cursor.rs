@@ -209,6 +209,15 @@ impl CursorFile {
         Err(damaged(CURSOR_SLOTS[0], "neither of the cursor's slots matches its checksum"))
     }
 
+    /// Where a slot is damaged for which the other one stands in; None while a process may be storing into it.
+    pub(crate) fn damaged_slot(&self, geometry: &Geometry) -> Option<u32> {
+        let is_damaged = |offset: &u32| {
+            let slot = read_block::<CursorSlot>(&self.file, *offset).filter(|slot| *slot != CursorSlot::new_zeroed());
+            slot.is_some_and(|slot| slot.crc.get() != slot_sum(&slot, geometry.queue_id))
+        };
+        CURSOR_SLOTS.into_iter().find(is_damaged).filter(|_| !self.is_in_use())
+    }
+
     pub(crate) fn is_in_use(&self) -> bool {
         lock::lock_holder(&self.file).is_ok_and(|holder| holder.is_some())
     }

@@ -152,6 +152,54 @@ fn segments_that_are_cut_short_missing_renamed_or_copied_are_found() {
 }
 
 #[test]
+fn newest_segments_that_are_gone_are_found() {
+    let bus = Bus::new();
+    several_segments(&bus);
+    // Four segments: 0 to 2 are full, 3 was prepared or has the last messages.
+    let ids: Vec<u32> = (0..9).filter(|id| bus.path(&format!("q/{id:09}.q")).exists()).collect();
+    let is_in_use = |id: u32| fs::read(bus.path(&format!("q/{id:09}.q"))).unwrap()[4096..4100] != [0; 4];
+    let head = ids.iter().copied().filter(|&id| is_in_use(id)).max().unwrap();
+    for id in ids.iter().filter(|&&id| id >= head) {
+        fs::remove_file(bus.path(&format!("q/{id:09}.q"))).unwrap();
+    }
+    let finding = expect(&bus, &[], "error", "missing-segment", &format!("q/{head:09}.q"));
+    assert!(finding["detail"].as_str().unwrap().ends_with(" to 1500"), "{finding}");
+    for id in ids.iter().filter(|&&id| id < head) {
+        fs::remove_file(bus.path(&format!("q/{id:09}.q"))).unwrap();
+    }
+    let finding = expect(&bus, &["--deep"], "error", "missing-segment", &format!("q/{head:09}.q"));
+    assert!(finding["detail"].as_str().unwrap().contains("messages 1 to 1500"), "{finding}");
+}
+
+#[test]
+fn a_flipped_bit_for_which_a_copy_stands_in_is_found() {
+    let bus = Bus::new();
+    bus.numbered("q", 10);
+    bus.stdout(&["readers", "q", "add", "alice"]);
+    bus.stdout(&["readers", "q", "seek", "alice", "5"]);
+    let flip = |file: &str, at: usize| {
+        let mut byte = fs::read(bus.path(file)).unwrap()[at];
+        byte ^= 4;
+        overwrite(&bus, file, at as u64, &[byte]);
+    };
+    // Both copies of the settings, both slots of the head, both slots of the cursor: `format.md`.
+    let files =
+        [("q/control.meta", [0, 127, 128, 255, 260, 330]), ("q/readers/alice.meta", [64, 70, 95, 128, 140, 159])];
+    for (file, places) in files {
+        for at in places {
+            flip(file, at);
+            let finding = expect(&bus, &[], "warning", "damaged-copy", file);
+            assert!(finding["detail"].as_str().unwrap().contains("offset"), "{finding}");
+            flip(file, at);
+            assert_eq!(findings(&bus, &[]), (0, vec![]), "byte {at}");
+        }
+    }
+    flip("q/control.meta", 5);
+    bus.stdout(&["doctor", "--fix", "."]);
+    assert_eq!(findings(&bus, &[]), (0, vec![]));
+}
+
+#[test]
 fn a_queue_of_which_nothing_can_be_read_is_an_error() {
     let bus = Bus::new();
     bus.numbered("q", 3);
