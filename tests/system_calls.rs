@@ -12,7 +12,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use chronfs::queue::{Entry, Queue, Settings};
+use std::time::{Duration, Instant};
+
+use chronfs::queue::{Entry, Error, Queue, QueueWriter, Settings, SyncPolicy, WriterOptions};
 
 /// Messages in the queue before each run.
 const BEFORE: u64 = 90;
@@ -165,6 +167,72 @@ fn prepare(dir: &Path) -> Option<(PathBuf, PathBuf)> {
         return None;
     }
     Some((template, scratch))
+}
+
+/// Runs a test of this file again, alone and with the first `fdatasync` of each thread failing; true in that run, or where there is no
+/// strace.
+fn runs_with_a_failing_sync(test: &str) -> bool {
+    const AGAIN: &str = "CHRONFS_WITH_A_FAILING_SYNC";
+    if std::env::var_os(AGAIN).is_some() {
+        return true;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    if prepare(dir.path()).is_none() {
+        return false;
+    }
+    let output = Command::new("timeout")
+        .args(["-k", "1", "60", "strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO:when=1"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(AGAIN, "1")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    false
+}
+
+/// What a writer with a failed sync must do, although the next sync would work.
+fn refuses_further_work(queue: &Queue, mut writer: QueueWriter, appended: u64) {
+    assert!(matches!(writer.append(1, b"x"), Err(Error::Poisoned { .. })));
+    assert!(matches!(writer.flush_sync(), Err(Error::Poisoned { .. })));
+    assert!(matches!(writer.check(), Err(Error::Poisoned { .. })));
+    // Readers go on, and so does the next writer.
+    assert_eq!(check(queue.path(), "beside a writer that has stopped"), appended);
+    drop(writer);
+    let mut writer = queue.writer().unwrap();
+    assert_eq!(writer.append(1, payload(appended + 1).as_bytes()).unwrap(), appended + 1);
+}
+
+#[test]
+fn a_writer_whose_sync_has_failed_refuses_further_work() {
+    if !runs_with_a_failing_sync("a_writer_whose_sync_has_failed_refuses_further_work") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let queue = Queue::create(dir.path().join("q"), &Settings::default()).unwrap();
+    let mut writer = queue.writer().unwrap();
+    writer.append(1, payload(1).as_bytes()).unwrap();
+    assert!(matches!(writer.flush_sync(), Err(Error::Io { .. })));
+    refuses_further_work(&queue, writer, 1);
+}
+
+#[test]
+fn a_writer_whose_sync_has_failed_in_the_background_refuses_further_work() {
+    if !runs_with_a_failing_sync("a_writer_whose_sync_has_failed_in_the_background_refuses_further_work") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let queue = Queue::create(dir.path().join("q"), &Settings::default()).unwrap();
+    let sync = SyncPolicy::Every { messages: 1, interval: Duration::from_millis(1) };
+    let mut writer = queue.writer_with(&WriterOptions { sync, ..WriterOptions::default() }).unwrap();
+    writer.append(1, payload(1).as_bytes()).unwrap();
+    let start = Instant::now();
+    while writer.check().is_ok() {
+        assert!(start.elapsed() < Duration::from_secs(30), "the failure is not noticed");
+        std::thread::yield_now();
+    }
+    refuses_further_work(&queue, writer, 1);
 }
 
 #[test]
