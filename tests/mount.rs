@@ -305,6 +305,23 @@ fn a_second_user_sees_what_the_backing_modes_allow() {
         for name in ["shared/control.meta", "sealed/000000000.q"] {
             std::fs::set_permissions(root.join(name), std::fs::Permissions::from_mode(0o600)).unwrap();
         }
+        // Group and owner of one file are not those of the other.
+        for (name, mode, control, segments) in
+            [("group", 0o640, 65534, 0), ("wide", 0o640, 0, 65534), ("later", 0o644, 0, 0)]
+        {
+            let settings = chronfs::queue::Settings { segment_size: 64 << 10, ..Default::default() };
+            let mut writer = chronfs::Queue::create(root.join(name), &settings).unwrap().writer().unwrap();
+            for _ in 0..100 {
+                writer.append(1, &[b'x'; 1000]).unwrap();
+            }
+            drop(writer);
+            chown(root.join(name).join("control.meta"), None, Some(control)).unwrap();
+            for segment in ["000000000.q", "000000001.q"].map(|segment| root.join(name).join(segment)) {
+                chown(&segment, None, Some(segments)).unwrap();
+                std::fs::set_permissions(&segment, std::fs::Permissions::from_mode(mode)).unwrap();
+            }
+        }
+        std::fs::set_permissions(root.join("later/000000001.q"), std::fs::Permissions::from_mode(0o600)).unwrap();
         for name in ["theirs", "rolling"] {
             std::fs::create_dir(root.join(name)).unwrap();
             chown(root.join(name), Some(65534), Some(65534)).unwrap();
@@ -315,7 +332,11 @@ fn a_second_user_sees_what_the_backing_modes_allow() {
     let Some(mount) = TestMount::over(prepare, "allow_other,segment_size=64KiB") else { return };
     let other = |script: &str| format!("setpriv --reuid 65534 --regid 65534 --clear-groups bash -c '{script}'");
     assert_eq!(mount.ok(&other("cat open/messages.txt")), "hello\n");
+    mount.ok(&other("grep -q x wide/messages.txt && cat wide/messages/1"));
     for script in [
+        "cat group/messages.txt",
+        "cat group/since/1/follow.txt",
+        "cat later/messages.txt",
         "cat closed/messages.txt",
         "echo x > open/append.txt",
         "cat shared/messages.txt",
@@ -330,7 +351,8 @@ fn a_second_user_sees_what_the_backing_modes_allow() {
         let complained = mount.fails(&other(script));
         assert!(complained.contains("Permission denied"), "{script}: {complained}");
     }
-    assert_eq!(mount.ok(&other("cat .merged/messages.txt")), "hello\n");
+    assert_eq!(mount.ok(&other("cut -c 1-9 .merged/messages.txt | sort -u")), "hello\nxxxxxxxxx\n");
+    assert_eq!(mount.ok(&other("wc -l < .merged/messages.txt")), "101\n");
     mount.ok(&other("echo x > shared/append.txt"));
     mount.ok(&other("touch theirs/READY && echo mine > theirs/append.txt && mkdir theirs/readers/me"));
     for name in ["READY", "control.meta", "000000000.q", "readers", "readers/me.meta"] {

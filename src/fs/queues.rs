@@ -10,6 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 use rustix::fs::Stat;
 
@@ -54,6 +55,24 @@ pub(crate) struct OpenQueue {
     walker: Mutex<Option<(SegmentFile, Scanner)>>,
     /// Handles that use a reader of this queue.
     pub(crate) takes: AtomicU32,
+    /// Who may read, and until when that is known, where it takes a look at many files.
+    data_stat: Mutex<Option<(Instant, Stat)>>,
+}
+
+/// To look at so many files for the permissions takes no time.
+const MANY_SEGMENTS: u32 = 16;
+const DATA_STAT_FOR: Duration = Duration::from_millis(250);
+
+/// The mode under which nobody gets at a file who may not read both it and `other`, whose owner and group may be others.
+/// In what class of `other` somebody is cannot always be told; then it is the strictest.
+fn narrowed(file: &Stat, other: &Stat) -> u32 {
+    let (same_owner, same_group) = (file.st_uid == other.st_uid, file.st_gid == other.st_gid);
+    let [owner, group, others] = [6, 3, 0].map(|shift| other.st_mode >> shift & 7);
+    let foreign_owner = if same_owner { 7 } else { owner };
+    let for_owner = if same_owner { owner } else { group & others };
+    let for_group = foreign_owner & if same_group { group } else { group & others };
+    let for_others = foreign_owner & others & if same_group { 7 } else { group };
+    file.st_mode & (!0o777 | for_owner << 6 | for_group << 3 | for_others)
 }
 
 impl std::fmt::Debug for OpenQueue {
@@ -133,6 +152,7 @@ impl OpenQueue {
             common,
             walker: Mutex::default(),
             takes: AtomicU32::new(0),
+            data_stat: Mutex::default(),
         };
         let first = opened.look_at_first_segment(None);
         opened.identity = first.map_or(0, SegmentFile::generation);
@@ -253,18 +273,37 @@ impl OpenQueue {
     }
 
     /// Whose bits decide who may read the messages. A native reader needs the control block and the segments, so
-    /// nobody gets more here than both allow; where one of them is missing, the other decides.
+    /// nobody gets more here than all of them allow; where the control block or the segments are missing, the others
+    /// decide.
     pub(crate) fn data_stat(&self) -> Result<Stat> {
-        let control = self.directory.stat_of(OsStr::new(layout::CONTROL_FILE));
-        let segment = self.first_segment().and_then(|first| self.directory.stat_of(&segment_name(first.segment)));
-        match (control, segment) {
-            (Ok(mut control), Ok(segment)) => {
-                control.st_mode &= segment.st_mode;
-                Ok(control)
-            }
-            (Ok(stat), Err(_)) | (Err(_), Ok(stat)) => Ok(stat),
-            (Err(_), Err(error)) => Err(error),
+        let mut known = lock(&self.data_stat);
+        if let Some((until, stat)) = *known
+            && Instant::now() < until
+        {
+            return Ok(stat);
         }
+        let control = self.directory.stat_of(OsStr::new(layout::CONTROL_FILE));
+        let first =
+            self.first_segment().and_then(|first| Ok((first, self.directory.stat_of(&segment_name(first.segment))?)));
+        let (first, mut stat) = match (control, first) {
+            (Ok(control), Ok((first, mut stat))) => {
+                stat.st_mode = narrowed(&stat, &control);
+                (first.segment, stat)
+            }
+            (Err(_), Ok((first, stat))) => (first.segment, stat),
+            (Ok(stat), Err(_)) => return Ok(stat),
+            (Err(_), Err(error)) => return Err(error),
+        };
+        let head = self.queue.bounds()?.head.segment;
+        for segment in (first.0..=head.0).skip(1) {
+            if let Ok(other) = self.directory.stat_of(&segment_name(SegmentId(segment))) {
+                stat.st_mode = narrowed(&stat, &other);
+            }
+        }
+        if head.0 - first.0 > MANY_SEGMENTS {
+            *known = Some((Instant::now() + DATA_STAT_FOR, stat));
+        }
+        Ok(stat)
     }
 
     /// Joins the append handles; the first takes the writer lock.
