@@ -373,6 +373,12 @@ e = select.epoll(); e.register(fd, select.EPOLLIN)
 assert e.poll(0.05) == []
 write("three"); assert e.poll(10) == [(fd, select.EPOLLIN)]
 assert os.read(fd, 100) == b"three\n" and e.poll(0.05) == []
+e = select.epoll(); e.register(fd, select.EPOLLIN | select.EPOLLET)
+assert e.poll(0.05) == []
+for text in ["four", "five", "six"]:
+    write(text); assert e.poll(10) == [(fd, select.EPOLLIN)], text
+    assert os.read(fd, 2) == text[:2].encode() and os.read(fd, 100) == text[2:].encode() + b"\n" and eagain()
+    assert e.poll(0.05) == []
 m = os.open("q/messages.txt", os.O_RDONLY)
 p = select.poll(); p.register(m, select.POLLIN); assert p.poll(0)
 assert os.lseek(fd, 7, os.SEEK_SET) == 7

@@ -11,6 +11,7 @@ use crate::sync::{AtomicU64, Ordering};
 
 use super::errno::{Errno, Result};
 use super::queues::OpenQueue;
+use super::watch::Notify;
 use super::{read, write};
 
 /// More handles than this at a time are refused with ENFILE.
@@ -72,6 +73,8 @@ pub(crate) struct OpenFile {
     pub(crate) handle: Box<dyn Handle>,
     /// The queues that a `poll` of this handle waits for.
     pub(crate) polled: Mutex<Vec<Arc<OpenQueue>>>,
+    /// Of a poll that was told that there is something. Who waits for edges asks again only when it is called.
+    pub(crate) edge: Mutex<Option<Notify>>,
 }
 
 impl std::fmt::Debug for OpenFile {

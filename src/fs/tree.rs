@@ -25,7 +25,7 @@ use super::inodes::{Ino, Inodes, Key, MESSAGE_BIT};
 use super::kernel::PageCache;
 use super::lock;
 use super::nodes::{self, Access, Caller, File, Place, Row, Shared, Site};
-use super::queues::{Contents, Queues};
+use super::queues::{Contents, OpenQueue, Queues};
 use super::series::{Home, Series};
 use super::watch::{Notify, Watch};
 
@@ -269,7 +269,7 @@ impl Tree {
             return Err(Errno::ESTALE);
         }
         let handle = file.open(access, caller)?;
-        self.files.insert(|fh| OpenFile { fh, handle, polled: Mutex::default() })
+        self.files.insert(|fh| OpenFile { fh, handle, polled: Mutex::default(), edge: Mutex::default() })
     }
 
     /// Appends what there is to `out`, or says what to wait for. At the end of the mount's life streams end.
@@ -283,23 +283,41 @@ impl Tree {
     /// For `poll`: whether the handle can be read without waiting. If not, `notify` is called once it can.
     pub(crate) fn poll(&self, fh: u64, notify: Option<Notify>) -> Result<bool> {
         let open = self.files.get(fh)?;
-        let Some(queues) = open.handle.blocked() else { return Ok(true) };
+        let Some(queues) = open.handle.blocked() else {
+            *lock(&open.edge) = notify;
+            return Ok(true);
+        };
         if self.shared.closing.load(Ordering::Acquire) {
             return Ok(true);
         }
         let Some(notify) = notify else { return Ok(false) };
-        *lock(&open.polled) = queues.clone();
         let notify = Arc::new(Mutex::new(Some(notify)));
+        let is_ready = Self::wait_for(&open, &queues, &notify)?;
+        if is_ready {
+            *lock(&open.edge) = lock(&notify).take();
+        }
+        Ok(is_ready)
+    }
+
+    /// A read found nothing and does not wait: whoever polls for edges (`EPOLLET`) is told when there is something again.
+    pub(crate) fn found_nothing(&self, open: &Arc<OpenFile>) -> Result<()> {
+        let Some(notify) = lock(&open.edge).take() else { return Ok(()) };
+        let notify = Arc::new(Mutex::new(Some(notify)));
+        let queues = open.handle.blocked().unwrap_or_default();
+        if queues.is_empty() || Self::wait_for(open, &queues, &notify)? {
+            call(&notify);
+        }
+        Ok(())
+    }
+
+    /// Has `notify` called when one of the queues moves; true if there is something already.
+    fn wait_for(open: &Arc<OpenFile>, queues: &[Arc<OpenQueue>], notify: &Arc<Mutex<Option<Notify>>>) -> Result<bool> {
+        *lock(&open.polled) = queues.to_vec();
         let mut waits = true;
-        for queue in &queues {
-            let notify = Arc::clone(&notify);
+        for queue in queues {
+            let notify = Arc::clone(notify);
             // Whichever queue moves first.
-            let once: Notify = Box::new(move || {
-                if let Some(notify) = lock(&notify).take() {
-                    notify();
-                }
-            });
-            waits &= Watch::poll(queue, &open, once)?;
+            waits &= Watch::poll(queue, open, Box::new(move || call(&notify)))?;
         }
         // Looked at again after being entered, so that nothing falls in between.
         Ok(!waits || open.handle.blocked().is_none())
@@ -534,6 +552,13 @@ fn ttl(node: &Node) -> Ttl {
     match node {
         Node::Directory(_) => Ttl::DIRECTORY,
         Node::File(file) => file.ttl(),
+    }
+}
+
+fn call(notify: &Mutex<Option<Notify>>) {
+    let notify = lock(notify).take();
+    if let Some(notify) = notify {
+        notify();
     }
 }
 

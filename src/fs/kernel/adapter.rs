@@ -312,7 +312,10 @@ impl Filesystem for Adapter {
                 buffer.clear();
                 match self.tree.read(&open, offset, size, buffer) {
                     Ok(Progress::Done) => reply.data(buffer),
-                    Ok(Progress::Wait(_)) if flags.0 & libc::O_NONBLOCK != 0 => reply.error(fuser::Errno::EAGAIN),
+                    Ok(Progress::Wait(_)) if flags.0 & libc::O_NONBLOCK != 0 => match self.tree.found_nothing(&open) {
+                        Ok(()) => reply.error(fuser::Errno::EAGAIN),
+                        Err(error) => reply.error(errno(error)),
+                    },
                     Ok(Progress::Wait(queues)) => {
                         let read = Arc::new(ParkedRead::new(answer(reply), open, offset, size, req.pid()));
                         match self.interrupts.watch(&read) {
