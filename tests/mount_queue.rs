@@ -469,6 +469,25 @@ fn what_is_damaged_after_it_was_listed_is_a_gap_to_whoever_opens_it_next() {
 }
 
 #[test]
+fn what_retention_has_shortened_is_another_file_at_once() {
+    let Some(mount) = mount() else { return };
+    let settings = Settings { segment_size: 64 << 10, retain_bytes: Some(64 << 10), ..Settings::default() };
+    let queue = Queue::create(mount.root().join("short"), &settings).unwrap();
+    let mut writer = queue.writer().unwrap();
+    writer.append(1, b"first").unwrap();
+    let look = "stat -c '%i %s' short/messages.txt; ls -i short/messages.txt";
+    let before = mount.ok(look);
+    until("something is retired", || {
+        writer.append(1, &[b'x'; 1000]).unwrap();
+        queue.bounds().unwrap().first_seq > 1
+    });
+    let after = mount.ok(look);
+    for (before, after) in before.split_whitespace().zip(after.split_whitespace()).take(3) {
+        assert_ne!(before, after);
+    }
+}
+
+#[test]
 fn damage_in_one_queue_leaves_the_others_alone() {
     let Some(mount) = mount() else { return };
     mount.ok("mkdir sound && echo sound > sound/append.txt");

@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::times;
-use crate::fs::attr::{Attr, READ};
+use crate::fs::attr::{Attr, READ, Ttl};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
@@ -46,6 +46,11 @@ impl Messages {
 impl File for Messages {
     fn attr(&self) -> Result<Attr> {
         self.view()?.attr(&self.queue)
+    }
+
+    fn ttl(&self) -> Ttl {
+        // The name stands for another file as soon as retention has taken the beginning of this one.
+        Ttl::NONE
     }
 
     fn quick_attr(&self) -> Result<Attr> {
