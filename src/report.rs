@@ -92,6 +92,7 @@ struct Reader<'a> {
     lag_seconds: f64,
     heartbeat_age_ms: Option<u64>,
     state: &'a str,
+    alive: bool,
     pins_segments: u64,
     pins_bytes: u64,
 }
@@ -161,6 +162,7 @@ fn reader(info: &ReaderInfo) -> Reader<'_> {
         lag_seconds: info.lag_seconds,
         heartbeat_age_ms: info.heartbeat_age_ms,
         state: info.state(),
+        alive: info.in_use,
         pins_segments: info.pins_segments,
         pins_bytes: info.pins_bytes,
     }

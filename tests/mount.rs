@@ -360,6 +360,14 @@ fn a_second_user_sees_what_the_backing_modes_allow() {
         assert_eq!(metadata.uid(), 65534, "{name} belongs to whoever made it");
     }
     assert_eq!(mount.ok(&other("cat theirs/messages.txt")), "mine\n");
+    // Whoever may write to a queue's directory may register readers, renew what somebody else has marked, and remove it.
+    let shared = "mkdir shared/readers/one shared/readers/two && echo +0 > shared/readers/two/position && \
+                  rmdir shared/readers/one && touch shared/READY && echo mine > shared/LEASE && \
+                  rm shared/READY shared/LEASE";
+    mount.ok("chmod 777 $ROOT/shared; touch shared/READY; echo theirs > shared/LEASE"
+        .replace("$ROOT", &mount.root().display().to_string())
+        .as_str());
+    mount.ok(&other(shared));
     // What comes while they go on writing is theirs at once, not only at the end.
     let rolls = "exec 5> rolling/append.txt; for i in {1..300}; do printf %01000d 0 >&5; echo >&5; done; \
                  echo last >&5; stat -c \"%u %n\" $ROOT/rolling/*.q";

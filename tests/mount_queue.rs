@@ -172,6 +172,12 @@ fn the_first_append_makes_the_queue() {
     );
     assert_eq!(mount.ok("cat a/messages.txt b/messages.txt c/messages.txt"), "hello\nhi\nx\n");
     assert_eq!(Queue::open(mount.root().join("a")).unwrap().settings().segment_size, 65536);
+    // Neither an open nor what is no message is an append.
+    mount.ok("mkdir e && : > e/append.txt && touch e/append.bin && printf '' > e/append.jsonl");
+    assert!(mount.fails("echo bad > e/append.jsonl").contains("Invalid argument"));
+    assert!(mount.fails("printf bad > e/append.jsonl; cat e/messages.txt").contains("No such file"));
+    mount.ok("rmdir e && mkdir e && printf last > e/append.txt");
+    until("the unfinished line is in", || mount.root().join("e/control.meta").exists());
     std::fs::write(mount.root().join("d/file"), "not empty").unwrap();
     assert!(mount.fails("echo hello > d/append.txt").contains("Operation not permitted"));
     mount.ok("cp c/messages.jsonl a/append.jsonl && cat a/messages.txt >> b/append.txt");
@@ -419,8 +425,8 @@ fn readers_are_directories() {
         assert_eq!(mount.ok("cat q/readers/alice/position"), "1\n", "nothing moves");
     }
     assert_eq!(
-        mount.ok("jq -c '[.name, .position, .lag_messages, .state]' q/readers/alice/status.json"),
-        "[\"alice\",1,3,\"idle\"]\n"
+        mount.ok("jq -c '[.name, .position, .lag_messages, .state, .alive]' q/readers/alice/status.json"),
+        "[\"alice\",1,3,\"idle\",false]\n"
     );
     for (script, complaint) in [
         ("mkdir q/readers/alice", "File exists"),

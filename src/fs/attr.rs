@@ -58,6 +58,15 @@ impl Attr {
         Self { size: 0, mode: mode_of(stat) & mask, nlink: 1, ..Self::of(stat, Kind::File) }
     }
 
+    /// A marker: whoever may write to its directory may renew it, because that makes a new file; whoever may read both of
+    /// them may read it.
+    pub(crate) fn marker(stat: &Stat, directory: &Stat) -> Self {
+        let readable = narrowed(directory, stat) & u32::from(READ);
+        let mode = readable | directory.st_mode & u32::from(WRITE);
+        let file = Self::of(stat, Kind::File);
+        Self { mode: u16::try_from(mode).unwrap_or(0), nlink: 1, uid: directory.st_uid, gid: directory.st_gid, ..file }
+    }
+
     /// A virtual directory whose permissions are those of a backing file: who may read it may enter.
     pub(crate) fn directory(stat: &Stat) -> Self {
         let read = mode_of(stat) & READ;
@@ -81,6 +90,18 @@ impl Attr {
 pub(crate) const READ: u16 = 0o444;
 /// The three write bits of a mode.
 pub(crate) const WRITE: u16 = 0o222;
+
+/// The mode under which nobody gets at a file who may not read both it and `other`, whose owner and group may be others.
+/// In what class of `other` somebody is cannot always be told; then it is the strictest.
+pub(crate) fn narrowed(file: &Stat, other: &Stat) -> u32 {
+    let (same_owner, same_group) = (file.st_uid == other.st_uid, file.st_gid == other.st_gid);
+    let [owner, group, others] = [6, 3, 0].map(|shift| other.st_mode >> shift & 7);
+    let foreign_owner = if same_owner { 7 } else { owner };
+    let for_owner = if same_owner { owner } else { group & others };
+    let for_group = foreign_owner & if same_group { group } else { group & others };
+    let for_others = foreign_owner & others & if same_group { 7 } else { group };
+    file.st_mode & (!0o777 | for_owner << 6 | for_group << 3 | for_others)
+}
 
 fn mode_of(stat: &Stat) -> u16 {
     u16::try_from(stat.st_mode & 0o7777).unwrap_or(0)

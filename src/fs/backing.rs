@@ -158,6 +158,12 @@ impl Directory {
         Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)?)
     }
 
+    /// Gives an entry, a directory, the permissions that this directory has.
+    pub(crate) fn copy_mode(&self, name: &OsStr) -> Result<()> {
+        let mode = rustix::fs::Mode::from_raw_mode(self.stat_now()?.st_mode & 0o7777);
+        Ok(rustix::fs::chmodat(&self.fd, name, mode, AtFlags::empty())?)
+    }
+
     /// Gives an entry to a new owner, where the daemon may decide that.
     pub(crate) fn give(&self, name: &OsStr, owner: Owner) -> Result<()> {
         owner.take(&self.fd, name)

@@ -61,22 +61,24 @@ const ACCEPTED: &[&str] = &[
     "exec",
     "fail",
     "group",
+    "iversion",
     "lazytime",
     "loud",
     "mand",
-    "_netdev",
     "noatime",
     "noauto",
     "nodev",
     "nodiratime",
     "nofail",
     "nogroup",
+    "noiversion",
     "nolazytime",
     "nomand",
     "nonempty",
     "noowner",
     "norelatime",
     "nostrictatime",
+    "nosymfollow",
     "nosuid",
     "nouser",
     "nousers",
@@ -143,7 +145,8 @@ impl MountOptions {
                 return Err(MountError::Usage(text.to_owned()));
             }
             ("subtype" | "comment" | "user" | "uhelper" | "helper", Some(_)) => {}
-            (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
+            ("context" | "fscontext" | "defcontext" | "rootcontext" | "max_read", Some(_)) => {}
+            (name, _) if ["x-", "X-", "_"].iter().any(|prefix| name.starts_with(prefix)) => {}
             (name, None) if ACCEPTED.contains(&name) => {}
             _ => return Err(MountError::Usage(format!("unknown mount option {word:?}"))),
         }

@@ -19,6 +19,7 @@ use crate::queue::{self, Queue, QueueWriter, Scanner, SegmentId, Settings, layou
 use crate::sync::AtomicU32;
 use crate::view::{Format, SegmentIndexes, View};
 
+use super::attr::narrowed;
 use super::backing::{Directory, FileId, Owner};
 use super::errno::{Errno, Result};
 use super::indexer::Indexer;
@@ -62,18 +63,6 @@ pub(crate) struct OpenQueue {
 /// To look at so many files for the permissions takes no time.
 const MANY_SEGMENTS: u32 = 16;
 const DATA_STAT_FOR: Duration = Duration::from_millis(250);
-
-/// The mode under which nobody gets at a file who may not read both it and `other`, whose owner and group may be others.
-/// In what class of `other` somebody is cannot always be told; then it is the strictest.
-fn narrowed(file: &Stat, other: &Stat) -> u32 {
-    let (same_owner, same_group) = (file.st_uid == other.st_uid, file.st_gid == other.st_gid);
-    let [owner, group, others] = [6, 3, 0].map(|shift| other.st_mode >> shift & 7);
-    let foreign_owner = if same_owner { 7 } else { owner };
-    let for_owner = if same_owner { owner } else { group & others };
-    let for_group = foreign_owner & if same_group { group } else { group & others };
-    let for_others = foreign_owner & others & if same_group { 7 } else { group };
-    file.st_mode & (!0o777 | for_owner << 6 | for_group << 3 | for_others)
-}
 
 impl std::fmt::Debug for OpenQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -88,7 +88,8 @@ fn inspect_json_has_the_promised_keys() {
     assert_eq!(keys(&json["writer"]), ["state", "pid", "epoch", "heartbeat_age_ms"].into());
     assert_eq!(keys(&json["settings"]), ["segment_size", "max_bytes", "retain_bytes", "retain_age_ms"].into());
     assert_eq!(keys(&json["segments"][0]), ["id", "first_seq", "last_seq", "bytes", "sealed"].into());
-    let reader = "name position lag_messages lag_bytes lag_seconds heartbeat_age_ms state pins_segments pins_bytes";
+    let reader =
+        "name position lag_messages lag_bytes lag_seconds heartbeat_age_ms state alive pins_segments pins_bytes";
     assert_eq!(keys(&json["readers"][0]), reader.split(' ').collect());
 
     assert_eq!((&json["first_seq"], &json["last_seq"], &json["messages"]), (&1.into(), &3.into(), &3.into()));

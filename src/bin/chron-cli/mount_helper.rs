@@ -22,6 +22,7 @@ struct Call {
     options: Vec<String>,
     fake: bool,
     verbose: bool,
+    sloppy: bool,
 }
 
 pub(crate) fn is_helper_name(argv0: &OsStr) -> bool {
@@ -45,7 +46,14 @@ pub(crate) fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
 
 fn mount(call: Call) -> Result<(), MountError> {
     let mut options = MountOptions::default();
-    call.options.iter().try_for_each(|words| options.add(words))?;
+    for words in &call.options {
+        if call.sloppy {
+            // What is for other file systems is left out.
+            words.split(',').for_each(|word| drop(options.add(word)));
+        } else {
+            options.add(words)?;
+        }
+    }
     if call.verbose {
         note(&format!("mounting {} at {}", call.source.display(), call.dir.display()));
     }
@@ -66,8 +74,9 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Call, MountError> 
             match flag {
                 'f' => call.fake = true,
                 'v' => call.verbose = true,
-                // Sloppy: options for other file systems are accepted anyway. No mtab: there is none any more.
-                's' | 'n' => {}
+                's' => call.sloppy = true,
+                // No mtab: there is none any more.
+                'n' => {}
                 // -o takes the rest of the word or the next word; -t and -N likewise, and say nothing new.
                 'o' | 't' | 'N' => {
                     let rest = &flags[at + 1..];
@@ -105,7 +114,7 @@ mod tests {
         let call = parse_words(&["/srv/bus", "/mnt/bus", "-sfv", "-o", "ro,noauto", "-t", "fuse.chronfs"]).unwrap();
         assert_eq!((call.source, call.dir), (PathBuf::from("/srv/bus"), PathBuf::from("/mnt/bus")));
         assert_eq!(call.options, ["ro,noauto"]);
-        assert!(call.fake && call.verbose);
+        assert!(call.fake && call.verbose && call.sloppy);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::view::{InputFormat, longest_line, parse_line};
 struct Append {
     shared: Arc<Shared>,
     directory: Arc<Directory>,
-    /// None: the first open makes it.
+    /// None: the first message makes it.
     queue: Option<Arc<OpenQueue>>,
     format: InputFormat,
 }
@@ -61,14 +61,15 @@ impl File for Append {
 
     fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
         access.writing()?;
-        let queue = match &self.queue {
-            Some(queue) => Arc::clone(queue),
-            None => self.shared.queues.create(&self.directory, &self.shared.settings)?,
-        };
-        queue.join_writer()?;
-        let max_payload = queue.queue.settings().max_payload_len();
+        if let Some(queue) = &self.queue {
+            queue.join_writer()?;
+        }
+        let settings = self.queue.as_ref().map_or(&self.shared.settings, |queue| queue.queue.settings());
+        let max_payload = settings.max_payload_len();
         let handle = AppendHandle {
-            queue,
+            queue: Mutex::new(self.queue.clone()),
+            shared: Arc::clone(&self.shared),
+            directory: Arc::clone(&self.directory),
             format: self.format,
             // The kernel cuts larger writes, and unaligned ones up to a page earlier.
             max_write: self.shared.max_chunk.saturating_sub(4096),
@@ -96,7 +97,10 @@ impl File for Append {
 }
 
 struct AppendHandle {
-    queue: Arc<OpenQueue>,
+    /// Joined; None as long as there is none. Inside of `state` in the lock order.
+    queue: Mutex<Option<Arc<OpenQueue>>>,
+    shared: Arc<Shared>,
+    directory: Arc<Directory>,
     format: InputFormat,
     /// A write of this many bytes may be part of a larger one.
     max_write: usize,
@@ -140,11 +144,32 @@ impl Refusal {
 }
 
 impl AppendHandle {
+    /// The queue that appends go to. The first one makes it.
+    fn queue(&self) -> Result<Arc<OpenQueue>> {
+        let mut queue = lock(&self.queue);
+        if let Some(queue) = &*queue {
+            return Ok(Arc::clone(queue));
+        }
+        let made = self.shared.queues.create(&self.directory, &self.shared.settings)?;
+        made.join_writer()?;
+        Ok(Arc::clone(queue.insert(made)))
+    }
+
+    /// Whether there is something to make a queue for: a whole line that can be a message.
+    fn is_worth_a_queue(&self, partial: &[u8], data: &[u8]) -> std::result::Result<bool, Refusal> {
+        if lock(&self.queue).is_some() {
+            return Ok(true);
+        }
+        let Some(end) = memchr::memchr(b'\n', data) else { return Ok(false) };
+        let line = [partial, &data[..end]].concat();
+        parse_line(self.format, &line).map(|_| true).map_err(|_| Refusal::Line(Errno::EINVAL))
+    }
+
     fn write_whole(&self, data: &[u8]) -> Result<usize> {
         if data.len() > self.max_write {
             return Err(Errno::EMSGSIZE);
         }
-        self.queue.with_writer(|writer| self.append_line(writer, data))?.map_err(|refusal| refusal.errno())?;
+        self.queue()?.with_writer(|writer| self.append_line(writer, data))?.map_err(|refusal| refusal.errno())?;
         Ok(data.len())
     }
 
@@ -153,7 +178,11 @@ impl AppendHandle {
         if let Some(errno) = lines.refuse.take() {
             return Err(errno);
         }
-        let (taken, refusal) = self.queue.with_writer(|writer| self.append_lines(writer, &mut lines, data))?;
+        let (taken, refusal) = match self.is_worth_a_queue(&lines.partial, data) {
+            Ok(true) => self.queue()?.with_writer(|writer| self.append_lines(writer, &mut lines, data))?,
+            Ok(false) => (0, None),
+            Err(refusal) => (0, Some(refusal)),
+        };
         let rest = &data[taken..];
         let refusal = match refusal {
             None if lines.partial.len() + rest.len() > self.max_line => Some(Refusal::Line(Errno::EMSGSIZE)),
@@ -221,20 +250,26 @@ impl Handle for AppendHandle {
     }
 
     fn fsync(&self) -> Result<()> {
-        Ok(self.queue.with_writer(QueueWriter::flush_sync)??)
+        let queue = lock(&self.queue).clone();
+        Ok(queue.map_or(Ok(Ok(())), |queue| queue.with_writer(QueueWriter::flush_sync))??)
     }
 
     fn release(&self) {
         let partial = std::mem::take(&mut lock(&self.state).partial);
         if !partial.is_empty() {
             // Nobody is left who could be told of an error.
-            let _ = self.queue.with_writer(|writer| self.append_line(writer, &partial));
+            let is_message = parse_line(self.format, &partial).is_ok();
+            if let Some(queue) = is_message.then(|| self.queue().ok()).flatten() {
+                let _ = queue.with_writer(|writer| self.append_line(writer, &partial));
+            }
         }
     }
 }
 
 impl Drop for AppendHandle {
     fn drop(&mut self) {
-        self.queue.leave_writer();
+        if let Some(queue) = lock(&self.queue).take() {
+            queue.leave_writer();
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::bus::{self, LEASE_FILE, MAX_LEASE_PAYLOAD};
-use crate::fs::attr::{Attr, Kind, READ, Ttl, WRITE};
+use crate::fs::attr::{Attr, Kind, Ttl};
 use crate::fs::backing::{Directory, Owner};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::files::text::TextHandle;
@@ -62,7 +62,7 @@ impl File for Lease {
     fn attr(&self) -> Result<Attr> {
         // Its age is part of the text, so its size is that of a moment ago.
         let size = u64::try_from(text(&self.site)?.len()).unwrap_or(0);
-        Ok(Attr::file(&stat(&self.site.directory)?, READ | WRITE).with_size(size))
+        Ok(Attr::marker(&stat(&self.site.directory)?, &self.site.directory.stat_now()?).with_size(size))
     }
 
     fn open(&self, _access: Access, caller: Caller) -> Result<Box<dyn Handle>> {

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use crate::bus::{self, Marker, READY_FILE};
-use crate::fs::attr::{Attr, Kind, READ, Ttl, WRITE};
+use crate::fs::attr::{Attr, Kind, Ttl};
 use crate::fs::backing::{Directory, Owner};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::files::text::TextHandle;
@@ -42,7 +42,7 @@ fn stat(directory: &Directory) -> Result<rustix::fs::Stat> {
 impl File for Ready {
     fn attr(&self) -> Result<Attr> {
         let stat = stat(&self.site.directory)?;
-        Ok(Attr::file(&stat, READ | WRITE).with_size(u64::try_from(stat.st_size).unwrap_or(0)))
+        Ok(Attr::marker(&stat, &self.site.directory.stat_now()?))
     }
 
     fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {

@@ -40,12 +40,18 @@ pub(crate) fn names(queue: &OpenQueue) -> Result<Vec<String>> {
 /// `mkdir readers/<name>`.
 pub(crate) fn register(queue: &OpenQueue, name: &OsStr, caller: Caller) -> Result<()> {
     let name = name.to_str().ok_or(Errno::EINVAL)?;
+    let readers = OsStr::new(layout::READERS_DIR);
+    let is_first = queue.directory.stat_of(readers).is_err();
     if !queue.queue.add_reader(name)? {
         return Err(Errno::EEXIST);
     }
     queue.give_all_to_owner();
+    if is_first {
+        // Whoever may write to the queue's directory may register readers.
+        queue.directory.copy_mode(readers)?;
+    }
     let owner = Owner { uid: caller.uid, gid: caller.gid };
-    queue.directory.child(OsStr::new(layout::READERS_DIR))?.give(&cursor_name(name), owner)
+    queue.directory.child(readers)?.give(&cursor_name(name), owner)
 }
 
 /// `rmdir readers/<name>`.
