@@ -321,10 +321,16 @@ impl Exam<'_> {
         let used: u64 = self.inspection.segments.iter().map(|segment| segment.bytes).sum();
         if used.saturating_mul(100) >= max_bytes.saturating_mul(NEARLY_FULL) {
             let detail = format!("its segments take {} of at most {}", human_bytes(used), human_bytes(max_bytes));
-            let remedy = format!(
-                "let readers catch up and run: chron-cli retain {}; appends are refused when it is full",
-                self.path().display()
-            );
+            let has_retention =
+                self.inspection.settings.retain_bytes.or(self.inspection.settings.retain_age_ns).is_some();
+            let remedy = if has_retention || self.inspection.settings.retain_segments.is_some() {
+                format!(
+                    "let readers catch up and run: chron-cli retain {}; appends are refused when it is full",
+                    self.path().display()
+                )
+            } else {
+                "appends are refused when it is full, and it keeps everything: go on in another queue, made with --retain-bytes".to_owned()
+            };
             self.found(Severity::Warning, "nearly-full", self.path().to_path_buf(), detail, remedy);
         }
     }

@@ -235,12 +235,23 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
+/// The mountpoint of the chronfs mount that a path lies in; None where it lies in none, or nobody can tell. The mount
+/// itself is not asked.
+pub fn mounted_above(path: &Path) -> Option<PathBuf> {
+    let mounted = mountinfo::holding(path).ok().flatten().filter(Mounted::is_ours)?;
+    Some(mounted.mountpoint)
+}
+
 fn explain(mountpoint: &Path, error: &io::Error) -> MountError {
     let remedy = match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV) if !Path::new("/dev/fuse").exists() => {
             "; there is no /dev/fuse here (modprobe fuse; in a container, pass the device in)"
         }
         Some(libc::EACCES | libc::EPERM) => "; /dev/fuse must be readable and writable for this user",
+        _ if error.to_string().contains("fusermount3") && error.to_string().contains("not permitted") => {
+            "; mounting takes root with CAP_SYS_ADMIN (in a container: --cap-add SYS_ADMIN --device /dev/fuse), or \
+             fusermount3 with its setuid bit"
+        }
         _ if error.to_string().contains("user_allow_other") => "; or mount without -o allow_other",
         _ => "",
     };

@@ -27,6 +27,14 @@ pub(crate) fn at(mountpoint: &Path) -> io::Result<Option<Mounted>> {
     Ok(parse(&table).filter(|mounted| mounted.mountpoint == mountpoint).last())
 }
 
+/// The mount that a path lies in, without looking at the path itself, which a dead mount would not answer.
+pub(crate) fn holding(path: &Path) -> io::Result<Option<Mounted>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    let path = std::path::absolute(path)?;
+    let above = parse(&table).filter(|mounted| path.starts_with(&mounted.mountpoint));
+    Ok(above.max_by_key(|mounted| mounted.mountpoint.as_os_str().len()))
+}
+
 fn parse(table: &[u8]) -> impl Iterator<Item = Mounted> {
     table.split(|byte| *byte == b'\n').filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ');

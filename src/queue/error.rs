@@ -116,7 +116,7 @@ pub enum Error {
         last_ns: u64,
     },
     /// The queue's `max_bytes` limit is reached.
-    #[error("{}: queue is full: its limit is {max_bytes} bytes; let readers catch up and run retention, or raise --max-bytes", path.display())]
+    #[error("{}: queue is full: its limit is {max_bytes} bytes; let readers catch up, so that retention (--retain-bytes) can remove what they have read; a limit stays: for more, make another queue", path.display())]
     QueueFull {
         /// The queue's directory.
         path: PathBuf,

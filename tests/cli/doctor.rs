@@ -401,7 +401,11 @@ fn a_queue_that_is_nearly_full_is_named() {
     let bus = Bus::new();
     bus.stdout(&["create", "q", "--segment-size", "64KiB", "--max-bytes", "64KiB"]);
     let finding = expect(&bus, &[], "warning", "nearly-full", "q");
-    assert!(finding["remedy"].as_str().unwrap().contains("chron-cli retain ./q"), "{finding}");
+    // There is nothing that retention could take.
+    assert!(finding["remedy"].as_str().unwrap().contains("--retain-bytes"), "{finding}");
+    bus.stdout(&["create", "r", "--segment-size", "64KiB", "--max-bytes", "64KiB", "--retain-bytes", "0"]);
+    let finding = expect(&bus, &[], "warning", "nearly-full", "r");
+    assert!(finding["remedy"].as_str().unwrap().contains("chron-cli retain ./r"), "{finding}");
 }
 
 #[test]

@@ -104,8 +104,17 @@ fn stderr(output: &Output) -> String {
 
 /// Exit code 1, nothing on stdout, and one line on stderr that starts with the program's name and says all of `parts`.
 fn assert_fails(output: &Output, parts: &[&str]) {
+    assert_ends_with(1, output, parts);
+}
+
+/// The same with exit code 2: the command line is wrong.
+fn assert_is_usage(output: &Output, parts: &[&str]) {
+    assert_ends_with(2, output, parts);
+}
+
+fn assert_ends_with(expected: i32, output: &Output, parts: &[&str]) {
     let text = stderr(output);
-    assert_eq!(code(output), 1, "{text}");
+    assert_eq!(code(output), expected, "{text}");
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(text.starts_with("chron-cli: "), "{text}");
     for part in parts {

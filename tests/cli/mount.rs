@@ -199,6 +199,37 @@ fn mount_8_can_call_it() {
 }
 
 #[test]
+fn a_path_in_a_mount_is_told_from_a_queue() {
+    let Some(site) = Site::new() else { return };
+    site.succeed(&["mount", "bus", "mnt"]);
+    site.shell("mkdir mnt/q && echo hello > mnt/q/append.txt");
+    for (args, expected) in [
+        (&["inspect", "mnt/q"][..], 1),
+        (&["tail", "mnt/q"], 1),
+        (&["append", "mnt/q", "/dev/null"], 1),
+        (&["ls", "mnt"], 1),
+        (&["doctor", "mnt/q"], 4),
+    ] {
+        let output = site.command(Path::new(PROGRAM), args).output().unwrap();
+        assert_eq!(code(&output), expected, "{args:?}");
+        assert!(text(&output.stderr).contains("use the directory that is mounted there"), "{args:?}");
+    }
+    site.succeed(&["umount", "mnt"]);
+}
+
+#[test]
+fn mount_8_leaves_out_what_it_does_not_know_if_it_is_told_so() {
+    let Some(site) = Site::new() else { return };
+    let helper = site.path("mount.fuse.chronfs");
+    std::os::unix::fs::symlink(PROGRAM, &helper).unwrap();
+    let run = |args: &[&str]| site.command(&helper, args).output().unwrap();
+    assert_eq!(code(&run(&["bus", "mnt", "-o", "another_systems,ro"])), 1);
+    assert_eq!(code(&run(&["bus", "mnt", "-s", "-o", "another_systems,ro"])), 0);
+    assert!(site.shell("mkdir mnt/q 2>&1 || true").contains("Read-only"));
+    site.succeed(&["umount", "mnt"]);
+}
+
+#[test]
 fn an_append_follows_one_of_the_shell_at_once() {
     let Some(site) = Site::new() else { return };
     site.succeed(&["mount", "bus", "mnt"]);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Bus, NONE, START_NS, assert_fails, code, stderr};
+use super::{Bus, NONE, START_NS, assert_fails, assert_is_usage, code, stderr};
 
 #[test]
 fn looking_changes_no_byte() {
@@ -65,8 +65,8 @@ fn create_stores_the_settings() {
     assert_eq!(settings["retain_age_ms"], 604_800_000);
 
     assert_fails(&bus.run(&["create", "deep/q"]), &["deep/q: a queue is there already"]);
-    assert_fails(&bus.run(&["create", "small", "--segment-size", "4KiB"]), &["64KiB to 1GiB"]);
-    assert_fails(&bus.run(&["create", "odd", "--segment-size", "65537"]), &["multiple of 4096"]);
+    assert_is_usage(&bus.run(&["create", "small", "--segment-size", "4KiB"]), &["64KiB to 1GiB"]);
+    assert_is_usage(&bus.run(&["create", "odd", "--segment-size", "65537"]), &["multiple of 4096"]);
     for wrong in ["64MB", "big", "-1", "5TiB"] {
         let argument = format!("--segment-size={wrong}");
         assert_eq!(code(&bus.run(&["create", "q", &argument])), 2, "{wrong}");

@@ -116,8 +116,12 @@ fn is_stdin(file: &Path) -> bool {
     file.as_os_str() == "-"
 }
 
-fn open(file: &Path) -> Result<File, Failure> {
-    File::open(file).map_err(Failure::io(file, "open"))
+fn open(path: &Path) -> Result<File, Failure> {
+    let file = File::open(path).map_err(Failure::io(path, "open"))?;
+    if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Err(Failure::new(format!("{}: it is a directory; name the files in it", path.display())));
+    }
+    Ok(file)
 }
 
 /// A directory may become a queue if nothing is in it but the bus's markers and what a killed `create` left.

@@ -5,11 +5,12 @@ use std::path::Path;
 use chronfs::doctor::{self, Finding, Options, Report, Severity};
 
 use crate::DoctorArgs;
-use crate::failure::{Done, Failure, Outcome, note, one_line, root_remedy};
+use crate::failure::{Done, Failure, Outcome, note, one_line, refuse_mount, root_remedy};
 use crate::output::print;
 use crate::progress;
 
 pub(crate) fn run(args: &DoctorArgs, color: bool) -> Outcome {
+    refuse_mount(&args.root).map_err(|refused| Failure::Unchecked(refused.text().to_owned()))?;
     let options = Options { deep: args.deep, fix: args.fix };
     let mut bar = None;
     let report = doctor::examine(&args.root, options, &mut |progress| {

@@ -101,7 +101,12 @@ impl From<Failure> for ExitCode {
 
 impl From<Error> for Failure {
     fn from(e: Error) -> Self {
-        let remedy = if let Error::Io { source, .. } = &e { remedy(source) } else { "" };
+        let remedy = match &e {
+            Error::Io { source, .. } => remedy(source).to_owned(),
+            Error::NotAQueue { path, .. } => of_mount(path).unwrap_or_default(),
+            Error::InvalidSetting(_) => return Self::Usage(e.to_string()),
+            _ => String::new(),
+        };
         Self::Message(format!("{e}{remedy}"))
     }
 }
@@ -129,6 +134,21 @@ fn usage_line(text: &str) -> String {
     let join = |paragraph: &str| paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
     let line = paragraphs.map(join).collect::<Vec<_>>().join("; ");
     line.trim_start_matches("error: ").replace("; Usage: ", "; usage: ")
+}
+
+/// What to do where a path lies in a mount, which shows queues but is none.
+fn of_mount(path: &Path) -> Option<String> {
+    let mountpoint = chronfs::fs::mount::mounted_above(path)?;
+    Some(format!(
+        "; it lies in the mount {}: read its files, or use the directory that is mounted there",
+        mountpoint.display()
+    ))
+}
+
+/// Refuses a path in a mount to who looks for queues.
+pub(crate) fn refuse_mount(root: &Path) -> Result<(), Failure> {
+    let refuse = |remedy| Err(Failure::new(format!("{}: no queues here{remedy}", root.display())));
+    of_mount(root).map_or(Ok(()), refuse)
 }
 
 /// What to do about a root that can't be listed.

@@ -9,11 +9,12 @@ use chronfs::report::{self, Lease};
 use chronfs::{Queue, view};
 
 use crate::LsArgs;
-use crate::failure::{Done, Failure, Outcome, note, root_remedy};
+use crate::failure::{Done, Failure, Outcome, note, refuse_mount, root_remedy};
 use crate::inspect::endpoint;
 use crate::output::print;
 
 pub(crate) fn run(args: &LsArgs) -> Outcome {
+    refuse_mount(&args.root)?;
     let mut done = Done::Well;
     let mut json = String::new();
     let mut rows = vec![["queue", "messages", "size", "newest", "ready", "lease"].map(str::to_owned)];

@@ -38,7 +38,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use bus_args::{BenchArgs, DoctorArgs, MergeArgs, RetainArgs, TopArgs, WatchArgs};
 use failure::Outcome;
 use output::ColorChoice;
-use units::{parse_segment_size, parse_size, parse_span_ns};
+use units::{parse_segment_size, parse_seq, parse_size, parse_span_ns, parse_type};
 
 /// A persisted message queue that can be mounted
 #[derive(Debug, Parser)]
@@ -156,7 +156,8 @@ struct CreateArgs {
     /// Size of each segment file: 64KiB to 1GiB, a multiple of 4KiB; a message must fit into one
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_segment_size)]
     segment_size: u32,
-    /// Refuse to append when the segments would take more than this
+    /// Refuse to append when the segments would take more than this; with --retain-bytes, what every reader has
+    /// consumed goes first
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_bytes: Option<u64>,
     /// How much retention keeps of what every reader has consumed
@@ -188,7 +189,7 @@ struct AppendArgs {
     /// The queue's directory
     queue: PathBuf,
     /// Type of the messages, 0 to 65534; in jsonl it goes before the line's own
-    #[arg(long = "type", value_name = "N", value_parser = clap::value_parser!(u16).range(0..=65534))]
+    #[arg(long = "type", value_name = "N", value_parser = parse_type)]
     msg_type: Option<u16>,
     /// What the input looks like
     #[arg(long, default_value = "txt")]
@@ -230,7 +231,7 @@ struct TailArgs {
     #[arg(short = 'n', long, value_name = "N", value_parser = tail::parse_lines)]
     lines: Option<tail::Lines>,
     /// From this sequence number on
-    #[arg(long, value_name = "SEQ")]
+    #[arg(long, value_name = "SEQ", value_parser = parse_seq)]
     from: Option<u64>,
     /// From this time on: 2024-08-08T09:30:00Z, @1723108500, 15m, '15m ago'
     #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]

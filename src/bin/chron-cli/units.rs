@@ -16,6 +16,17 @@ pub(crate) fn parse_payload_size(text: &str) -> Result<u32, String> {
     }
 }
 
+/// A sequence number.
+pub(crate) fn parse_seq(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("{text:?} is no sequence number; use a whole number from 1 on"))
+}
+
+/// A message's type.
+pub(crate) fn parse_type(text: &str) -> Result<u16, String> {
+    let number = text.parse().ok().filter(|number| (0..u16::MAX).contains(number));
+    number.ok_or_else(|| format!("{text:?} is no message type; use a number from 0 to 65534"))
+}
+
 /// A span of time in nanoseconds.
 pub(crate) fn parse_span_ns(text: &str) -> Result<u64, String> {
     chronfs::view::parse_span(text)
