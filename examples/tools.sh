@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
 # Installs what the demo and the tests use besides the Rust toolchain: fusermount3 (to mount without being root),
-# jq and tmux. Does nothing where they are there. Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says
-# what is missing.
+# jq and tmux; with --all also what the tests skip without: strace, faketime, mkfs.xfs. Does nothing where they are there.
+# Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says what is missing.
 set -euo pipefail
 
 missing=()
 command -v fusermount3 > /dev/null || missing+=(fuse3)
 command -v jq > /dev/null || missing+=(jq)
 command -v tmux > /dev/null || missing+=(tmux)
+if [ "${1:-}" = --all ]; then
+    command -v strace > /dev/null || missing+=(strace)
+    command -v faketime > /dev/null || missing+=(faketime)
+    PATH="$PATH:/usr/sbin:/sbin" command -v mkfs.xfs > /dev/null || missing+=(xfsprogs)
+fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 give_up() {
