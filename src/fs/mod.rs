@@ -27,6 +27,7 @@ mod nodes;
 mod options;
 mod parked;
 mod patience;
+mod poll;
 mod queues;
 mod series;
 mod text;

@@ -187,7 +187,7 @@ mod tests {
             "segment_size=x",
             "segment_size=8GiB",
             "ro=1",
-            "max_read=1",
+            "blksize=1",
             "remount",
         ] {
             let error = MountOptions::parse(word).unwrap_err().to_string();

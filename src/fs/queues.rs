@@ -60,9 +60,10 @@ pub(crate) struct OpenQueue {
     data_stat: Mutex<Option<(Instant, Stat)>>,
 }
 
-/// To look at so many files for the permissions takes no time.
+/// How long it is believed who may read: long enough for a listing of many messages, short enough for a shell; longer where
+/// there are more segments to be looked at than these.
+const DATA_STAT_HOLDS: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(250)];
 const MANY_SEGMENTS: u32 = 16;
-const DATA_STAT_FOR: Duration = Duration::from_millis(250);
 
 impl std::fmt::Debug for OpenQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -289,9 +290,8 @@ impl OpenQueue {
                 stat.st_mode = narrowed(&stat, &other);
             }
         }
-        if head.0 - first.0 > MANY_SEGMENTS {
-            *known = Some((Instant::now() + DATA_STAT_FOR, stat));
-        }
+        let holds = DATA_STAT_HOLDS[usize::from(head.0.saturating_sub(first.0) > MANY_SEGMENTS)];
+        *known = Some((Instant::now() + holds, stat));
         Ok(stat)
     }
 

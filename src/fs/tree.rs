@@ -25,9 +25,10 @@ use super::inodes::{Ino, Inodes, Key, MESSAGE_BIT};
 use super::kernel::PageCache;
 use super::lock;
 use super::nodes::{self, Access, Caller, File, Place, Row, Shared, Site};
-use super::queues::{Contents, OpenQueue, Queues};
+use super::poll;
+use super::queues::{Contents, Queues};
 use super::series::{Home, Series};
-use super::watch::{Notify, Watch};
+use super::watch::Notify;
 
 /// Longest name of a directory entry, in bytes.
 const MAX_NAME_LEN: usize = 255;
@@ -280,47 +281,10 @@ impl Tree {
         }
     }
 
-    /// For `poll`: whether the handle can be read without waiting. If not, `notify` is called once it can.
+    /// As [`poll::poll`], of an open handle.
     pub(crate) fn poll(&self, fh: u64, notify: Option<Notify>) -> Result<bool> {
         let open = self.files.get(fh)?;
-        let Some(queues) = open.handle.blocked() else {
-            *lock(&open.edge) = notify;
-            return Ok(true);
-        };
-        if self.shared.closing.load(Ordering::Acquire) {
-            return Ok(true);
-        }
-        let Some(notify) = notify else { return Ok(false) };
-        let notify = Arc::new(Mutex::new(Some(notify)));
-        let is_ready = Self::wait_for(&open, &queues, &notify)?;
-        if is_ready {
-            *lock(&open.edge) = lock(&notify).take();
-        }
-        Ok(is_ready)
-    }
-
-    /// A read found nothing and does not wait: whoever polls for edges (`EPOLLET`) is told when there is something again.
-    pub(crate) fn found_nothing(&self, open: &Arc<OpenFile>) -> Result<()> {
-        let Some(notify) = lock(&open.edge).take() else { return Ok(()) };
-        let notify = Arc::new(Mutex::new(Some(notify)));
-        let queues = open.handle.blocked().unwrap_or_default();
-        if queues.is_empty() || Self::wait_for(open, &queues, &notify)? {
-            call(&notify);
-        }
-        Ok(())
-    }
-
-    /// Has `notify` called when one of the queues moves; true if there is something already.
-    fn wait_for(open: &Arc<OpenFile>, queues: &[Arc<OpenQueue>], notify: &Arc<Mutex<Option<Notify>>>) -> Result<bool> {
-        *lock(&open.polled) = queues.to_vec();
-        let mut waits = true;
-        for queue in queues {
-            let notify = Arc::clone(notify);
-            // Whichever queue moves first.
-            waits &= Watch::poll(queue, open, Box::new(move || call(&notify)))?;
-        }
-        // Looked at again after being entered, so that nothing falls in between.
-        Ok(!waits || open.handle.blocked().is_none())
+        Ok(poll::poll(&open, notify)? || self.shared.closing.load(Ordering::Acquire))
     }
 
     pub(crate) fn write(&self, fh: u64, data: &[u8]) -> Result<usize> {
@@ -552,13 +516,6 @@ fn ttl(node: &Node) -> Ttl {
     match node {
         Node::Directory(_) => Ttl::DIRECTORY,
         Node::File(file) => file.ttl(),
-    }
-}
-
-fn call(notify: &Mutex<Option<Notify>>) {
-    let notify = lock(notify).take();
-    if let Some(notify) = notify {
-        notify();
     }
 }
 

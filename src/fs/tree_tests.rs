@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::fs::parked::{Interrupts, ParkedRead};
 use crate::fs::patience::Lanes;
+use crate::fs::watch::Watch;
 use crate::queue::Queue;
 
 const CHUNK: usize = 1 << 20;

@@ -25,6 +25,7 @@ use crate::fs::inodes::Ino;
 use crate::fs::nodes::{Access, Caller};
 use crate::fs::parked::{Answer, Interrupts, ParkedRead};
 use crate::fs::patience::Lanes;
+use crate::fs::poll;
 use crate::fs::tree::{Entry, Item, Tree};
 use crate::fs::watch::Watch;
 
@@ -312,7 +313,7 @@ impl Filesystem for Adapter {
                 buffer.clear();
                 match self.tree.read(&open, offset, size, buffer) {
                     Ok(Progress::Done) => reply.data(buffer),
-                    Ok(Progress::Wait(_)) if flags.0 & libc::O_NONBLOCK != 0 => match self.tree.found_nothing(&open) {
+                    Ok(Progress::Wait(_)) if flags.0 & libc::O_NONBLOCK != 0 => match poll::found_nothing(&open) {
                         Ok(()) => reply.error(fuser::Errno::EAGAIN),
                         Err(error) => reply.error(errno(error)),
                     },
