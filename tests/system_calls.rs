@@ -11,7 +11,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-
 use std::time::{Duration, Instant};
 
 use chronfs::queue::{Entry, Error, Queue, QueueWriter, Settings, SyncPolicy, WriterOptions};
@@ -169,8 +168,7 @@ fn prepare(dir: &Path) -> Option<(PathBuf, PathBuf)> {
     Some((template, scratch))
 }
 
-/// Runs a test of this file again, alone and with the first `fdatasync` of each thread failing; true in that run, or where there is no
-/// strace.
+/// Runs a test of this file again, alone and with the first `fdatasync` of each thread failing; true in that run.
 fn runs_with_a_failing_sync(test: &str) -> bool {
     const AGAIN: &str = "CHRONFS_WITH_A_FAILING_SYNC";
     if std::env::var_os(AGAIN).is_some() {
@@ -192,6 +190,15 @@ fn runs_with_a_failing_sync(test: &str) -> bool {
     false
 }
 
+/// A queue with one message, and its writer.
+fn one_message(sync: SyncPolicy) -> (tempfile::TempDir, Queue, QueueWriter) {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = Queue::create(dir.path().join("q"), &Settings::default()).unwrap();
+    let mut writer = queue.writer_with(&WriterOptions { sync, ..WriterOptions::default() }).unwrap();
+    writer.append(1, payload(1).as_bytes()).unwrap();
+    (dir, queue, writer)
+}
+
 /// What a writer with a failed sync must do, although the next sync would work.
 fn refuses_further_work(queue: &Queue, mut writer: QueueWriter, appended: u64) {
     assert!(matches!(writer.append(1, b"x"), Err(Error::Poisoned { .. })));
@@ -209,10 +216,7 @@ fn a_writer_whose_sync_has_failed_refuses_further_work() {
     if !runs_with_a_failing_sync("a_writer_whose_sync_has_failed_refuses_further_work") {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let queue = Queue::create(dir.path().join("q"), &Settings::default()).unwrap();
-    let mut writer = queue.writer().unwrap();
-    writer.append(1, payload(1).as_bytes()).unwrap();
+    let (_dir, queue, mut writer) = one_message(SyncPolicy::Manual);
     assert!(matches!(writer.flush_sync(), Err(Error::Io { .. })));
     refuses_further_work(&queue, writer, 1);
 }
@@ -222,11 +226,8 @@ fn a_writer_whose_sync_has_failed_in_the_background_refuses_further_work() {
     if !runs_with_a_failing_sync("a_writer_whose_sync_has_failed_in_the_background_refuses_further_work") {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let queue = Queue::create(dir.path().join("q"), &Settings::default()).unwrap();
-    let sync = SyncPolicy::Every { messages: 1, interval: Duration::from_millis(1) };
-    let mut writer = queue.writer_with(&WriterOptions { sync, ..WriterOptions::default() }).unwrap();
-    writer.append(1, payload(1).as_bytes()).unwrap();
+    let every = SyncPolicy::Every { messages: 1, interval: Duration::from_millis(1) };
+    let (_dir, queue, mut writer) = one_message(every);
     let start = Instant::now();
     while writer.check().is_ok() {
         assert!(start.elapsed() < Duration::from_secs(30), "the failure is not noticed");

@@ -59,14 +59,10 @@ impl Test {
     /// Who takes part.
     fn links(self) -> Vec<&'static str> {
         let aeron = cfg!(feature = "aeron").then_some("aeron");
+        let most = ["word", "copied", "copied, checked", "chronfs", "iceoryx2", "pipe", "socket"];
         match self {
-            Self::Stream => {
-                [&["copied", "copied, checked", "chronfs", "iceoryx2", "pipe", "socket"][..], aeron.as_slice()].concat()
-            }
-            Self::OneWay | Self::RoundTrip => {
-                let most = ["word", "copied", "copied, checked", "chronfs", "iceoryx2", "pipe", "socket"];
-                [&most[..], aeron.as_slice()].concat()
-            }
+            Self::Stream => [&most[1..], aeron.as_slice()].concat(),
+            Self::OneWay | Self::RoundTrip => [&most[..], aeron.as_slice()].concat(),
             Self::Wake => vec!["word", "chronfs", "iceoryx2", "pipe", "socket", "follow.bin", "tail -f"],
         }
     }

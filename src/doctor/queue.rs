@@ -118,13 +118,11 @@ impl Exam<'_> {
         if self.queue.control_damage().is_some() {
             return;
         }
-        let damaged: Vec<_> = self.inspection.readers.iter().filter(|reader| reader.damage.is_some()).collect();
-        let damaged: Vec<_> = damaged.into_iter().map(|reader| self.cursor_path(&reader.name)).collect();
         for (path, offset) in self.queue.damaged_copies() {
             if path.ends_with(layout::CONTROL_FILE) {
                 let detail = format!("one of two copies is damaged, at offset {offset}; the other one counts");
                 self.repairable(Severity::Warning, "damaged-copy", path, detail);
-            } else if !damaged.contains(&path) {
+            } else {
                 let detail = format!(
                     "one of its two slots is damaged, at offset {offset}; the other one counts: if that is the older \
                      one, messages come again"
@@ -321,9 +319,7 @@ impl Exam<'_> {
         let used: u64 = self.inspection.segments.iter().map(|segment| segment.bytes).sum();
         if used.saturating_mul(100) >= max_bytes.saturating_mul(NEARLY_FULL) {
             let detail = format!("its segments take {} of at most {}", human_bytes(used), human_bytes(max_bytes));
-            let has_retention =
-                self.inspection.settings.retain_bytes.or(self.inspection.settings.retain_age_ns).is_some();
-            let remedy = if has_retention || self.inspection.settings.retain_segments.is_some() {
+            let remedy = if self.inspection.settings.has_retention() {
                 format!(
                     "let readers catch up and run: chron-cli retain {}; appends are refused when it is full",
                     self.path().display()

@@ -211,6 +211,7 @@ impl CursorFile {
 
     /// Where a slot is damaged for which the other one stands in; None while a process may be storing into it.
     pub(crate) fn damaged_slot(&self, geometry: &Geometry) -> Option<u32> {
+        self.read(geometry).ok()?;
         let is_damaged = |offset: &u32| {
             let slot = read_block::<CursorSlot>(&self.file, *offset).filter(|slot| *slot != CursorSlot::new_zeroed());
             slot.is_some_and(|slot| slot.crc.get() != slot_sum(&slot, geometry.queue_id))

@@ -70,7 +70,7 @@ pub(crate) use lock::start_of;
 pub(crate) use sys::leave_descriptor_table;
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use control::Geometry;
@@ -228,11 +228,11 @@ impl Queue {
 
     /// Files in which one of two copies is damaged, and where: the other one stands in for it, and it is written anew when
     /// its owner next writes it.
-    pub(crate) fn damaged_copies(&self) -> Vec<(std::path::PathBuf, u32)> {
+    pub(crate) fn damaged_copies(&self) -> Vec<(PathBuf, u32)> {
         let Shared { dir, geometry, .. } = &*self.shared;
         let control = dir.open_file(CONTROL_FILE, Access::Read).ok().flatten();
-        let has_writer = || self.writer_info().holder.is_some();
-        let in_control = control.map_or_else(Vec::new, |file| control::damaged_copies(&file, has_writer()));
+        let has_writer = self.writer_info().holder.is_some();
+        let in_control = control.map_or_else(Vec::new, |file| control::damaged_copies(&file, has_writer));
         let in_control = in_control.into_iter().map(|offset| (dir.path_of(CONTROL_FILE), offset));
         let cursors = cursor::names(dir).unwrap_or_default();
         let in_cursors = cursors.iter().filter_map(|name| {
@@ -245,8 +245,7 @@ impl Queue {
 
     /// The segment that the head was last published in, and the number behind the newest message then.
     pub(crate) fn published_head(&self) -> Option<(SegmentId, u64)> {
-        let file = self.shared.dir.open_file(CONTROL_FILE, Access::Read).ok()??;
-        control::read_head(&file).map(|head| (head.position.segment, head.next_seq))
+        self.shared.head_hint().map(|head| (head.position.segment, head.next_seq))
     }
 
     /// Becomes the queue's writer: takes the lock and repairs what a killed writer left.

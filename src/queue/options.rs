@@ -62,6 +62,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Whether retention may let anything go at all.
+    pub fn has_retention(&self) -> bool {
+        self.retain_bytes.is_some() || self.retain_segments.is_some() || self.retain_age_ns.is_some()
+    }
+
     /// Checks that the format allows these settings.
     ///
     /// # Errors

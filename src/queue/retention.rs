@@ -91,15 +91,9 @@ fn pins(needs: &[Needs], kept: impl Iterator<Item = (SegmentInfo, u64)>) -> Vec<
 }
 
 impl Shared {
-    /// Whether the queue's settings let anything go at all.
-    pub(crate) fn has_retention(&self) -> bool {
-        let settings = &self.geometry.settings;
-        settings.retain_bytes.is_some() || settings.retain_segments.is_some() || settings.retain_age_ns.is_some()
-    }
-
     /// Applies the queue's limits, or only says what that would do.
     pub(crate) fn retain(self: &Arc<Self>, how: Retire) -> Result<Retention> {
-        if !self.has_retention() {
+        if !self.geometry.settings.has_retention() {
             return Ok(Retention::default());
         }
         let bounds = self.bounds()?;

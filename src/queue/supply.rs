@@ -260,23 +260,22 @@ impl Inner {
     /// Opens or makes a segment, maps it and brings its first pages in.
     fn prepare(&self, id: SegmentId, is_fast: bool, left: &mut Left) -> Result<Prepared> {
         let shared = &self.shared;
-        let ((segment, map), made) = match shared.open_segment(id, Access::Write) {
+        let (segment, map) = match shared.open_segment(id, Access::Write) {
             // Somebody's damaged file has this name: it stays as it is.
             Ok(Some(segment)) if segment.is_cut_short()? => return self.prepare(id.next(), is_fast, left),
-            Ok(Some(segment)) => ((segment, None), false),
+            Ok(Some(segment)) => (segment, None),
             Ok(None) => {
                 // Where every processor is busy the other thread may be late: better now than a new file.
                 if !spare::is_there(&shared.dir) {
                     drop(shared.retain(Retire::ForReuse));
                 }
-                (Segment::create(&shared.dir, &shared.geometry, id, clock::now_ns(), left)?, true)
+                let made = Segment::create(&shared.dir, &shared.geometry, id, clock::now_ns(), left)?;
+                shared.dir.sync()?;
+                made
             }
             Err(Error::Damaged { .. }) => return self.prepare(id.next(), is_fast, left),
             Err(error) => return Err(error),
         };
-        if made {
-            shared.dir.sync()?;
-        }
         let map = match map {
             Some(map) => map,
             None => Arc::new(Mapping::read_write(&segment.file, &segment.path, segment.context.segment_size)?),

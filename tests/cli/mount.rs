@@ -32,6 +32,13 @@ impl Site {
         self.0.path().join(name)
     }
 
+    /// Runs the helper that mount(8) calls.
+    fn helper(&self) -> impl Fn(&[&str]) -> Output {
+        let helper = self.path("mount.fuse.chronfs");
+        std::os::unix::fs::symlink(PROGRAM, &helper).unwrap();
+        move |args| self.command(&helper, args).output().unwrap()
+    }
+
     fn command(&self, program: &Path, args: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command.args(["-k", "5", "60"]).arg(program).args(args).current_dir(self.0.path()).stdin(Stdio::null());
@@ -188,9 +195,7 @@ fn what_a_killed_daemon_leaves_is_taken_away_and_replaced() {
 #[test]
 fn mount_8_can_call_it() {
     let Some(site) = Site::new() else { return };
-    let helper = site.path("mount.fuse.chronfs");
-    std::os::unix::fs::symlink(PROGRAM, &helper).unwrap();
-    let run = |args: &[&str]| site.command(&helper, args).output().unwrap();
+    let run = site.helper();
     let output = run(&["bus", "mnt", "-n", "-v", "-o", "rw,noauto,nofail"]);
     assert_eq!(code(&output), 0, "{}", text(&output.stderr));
     assert_eq!(site.shell("mkdir mnt/q && ls mnt"), "q\n");
@@ -220,9 +225,7 @@ fn a_path_in_a_mount_is_told_from_a_queue() {
 #[test]
 fn mount_8_leaves_out_what_it_does_not_know_if_it_is_told_so() {
     let Some(site) = Site::new() else { return };
-    let helper = site.path("mount.fuse.chronfs");
-    std::os::unix::fs::symlink(PROGRAM, &helper).unwrap();
-    let run = |args: &[&str]| site.command(&helper, args).output().unwrap();
+    let run = site.helper();
     assert_eq!(code(&run(&["bus", "mnt", "-o", "another_systems,ro"])), 1);
     assert_eq!(code(&run(&["bus", "mnt", "-s", "-o", "another_systems,ro"])), 0);
     assert!(site.shell("mkdir mnt/q 2>&1 || true").contains("Read-only"));

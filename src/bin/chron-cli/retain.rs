@@ -1,7 +1,7 @@
 //! `chron-cli retain`: applies a queue's retention now, and says what keeps the rest.
 
 use chronfs::Queue;
-use chronfs::queue::{IgnoredReason, Retention, Settings};
+use chronfs::queue::{IgnoredReason, Retention};
 use chronfs::report::{human_bytes, table};
 use serde::Serialize;
 
@@ -52,17 +52,13 @@ pub(crate) fn run(args: &RetainArgs) -> Outcome {
         return Ok(Done::Well);
     }
     print(&for_people(args.dry_run, &retention))?;
-    if !has_limits(queue.settings()) {
+    if !queue.settings().has_retention() {
         note(&format!(
             "{path}: it has no retention limits, so that everything is kept; they are set when it is created: \
              chron-cli create --retain-bytes, --retain-age"
         ));
     }
     Ok(Done::Well)
-}
-
-fn has_limits(settings: &Settings) -> bool {
-    settings.retain_bytes.is_some() || settings.retain_age_ns.is_some() || settings.retain_segments.is_some()
 }
 
 fn reason(reason: IgnoredReason) -> &'static str {

@@ -18,7 +18,7 @@ use crate::fs::lock;
 use crate::fs::nodes::{Access, Caller, File, Shared, Site};
 use crate::fs::queues::{Contents, OpenQueue};
 use crate::queue::{Error, QueueWriter, layout};
-use crate::view::{InputFormat, longest_line, parse_line};
+use crate::view::{Input, InputFormat, longest_line, parse_line};
 
 struct Append {
     shared: Arc<Shared>,
@@ -161,8 +161,11 @@ impl AppendHandle {
             return Ok(true);
         }
         let Some(end) = memchr::memchr(b'\n', data) else { return Ok(false) };
-        let line = [partial, &data[..end]].concat();
-        parse_line(self.format, &line).map(|_| true).map_err(|_| Refusal::Line(Errno::EINVAL))
+        self.parse(&[partial, &data[..end]].concat()).map(|_| true)
+    }
+
+    fn parse<'a>(&self, line: &'a [u8]) -> std::result::Result<Option<Input<'a>>, Refusal> {
+        parse_line(self.format, line).map_err(|_| Refusal::Line(Errno::EINVAL))
     }
 
     fn write_whole(&self, data: &[u8]) -> Result<usize> {
@@ -230,9 +233,7 @@ impl AppendHandle {
     }
 
     fn append_line(&self, writer: &mut QueueWriter, line: &[u8]) -> std::result::Result<(), Refusal> {
-        let Some(input) = parse_line(self.format, line).map_err(|_| Refusal::Line(Errno::EINVAL))? else {
-            return Ok(());
-        };
+        let Some(input) = self.parse(line)? else { return Ok(()) };
         let appended = match input.timestamp_ns {
             Some(timestamp_ns) => writer.append_at(timestamp_ns, input.msg_type, &input.payload),
             None => writer.append(input.msg_type, &input.payload),
@@ -256,12 +257,12 @@ impl Handle for AppendHandle {
 
     fn release(&self) {
         let partial = std::mem::take(&mut lock(&self.state).partial);
-        if !partial.is_empty() {
+        if !partial.is_empty()
+            && self.parse(&partial).is_ok()
+            && let Ok(queue) = self.queue()
+        {
             // Nobody is left who could be told of an error.
-            let is_message = parse_line(self.format, &partial).is_ok();
-            if let Some(queue) = is_message.then(|| self.queue().ok()).flatten() {
-                let _ = queue.with_writer(|writer| self.append_line(writer, &partial));
-            }
+            let _ = queue.with_writer(|writer| self.append_line(writer, &partial));
         }
     }
 }

@@ -115,10 +115,7 @@ impl File for Numbered {
 
     fn ttl(&self) -> Ttl {
         // Where messages are retired, a name must not outlive its message for long.
-        let settings = self.queue.queue.settings();
-        let retains =
-            settings.retain_bytes.is_some() || settings.retain_age_ns.is_some() || settings.retain_segments.is_some();
-        if retains { Ttl::NAME } else { Ttl::LONG }
+        if self.queue.queue.settings().has_retention() { Ttl::NAME } else { Ttl::LONG }
     }
 }
 
