@@ -22,17 +22,27 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+// Parts of the engine and of the views serve the mount only.
+#![cfg_attr(not(feature = "mount"), allow(dead_code, unused_imports))]
+
+#[cfg(feature = "bus")]
 pub mod bus;
 pub mod clock;
+#[cfg(feature = "mount")]
 pub mod doctor;
+#[cfg(feature = "mount")]
 pub mod fs;
 pub mod queue;
+#[cfg(feature = "mount")]
 pub mod report;
 mod sync;
+#[cfg(any(feature = "bus", feature = "view"))]
+mod time;
+#[cfg(feature = "view")]
 pub mod view;
 
 pub use queue::{Error, Message, Queue, QueueReader, QueueWriter, Result};
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "cli"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

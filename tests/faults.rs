@@ -1,5 +1,6 @@
 //! Limits and strange surroundings: file size and descriptor limits, a read-only file system, another pid namespace, a
 //! writer that is stopped in its tracks, sleepers that are killed, words that wrap, clocks that jump.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::io::Write;

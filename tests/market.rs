@@ -3,6 +3,7 @@
 //! Always with the project's own sample; also with the large recording where `CHRONFS_DATA` names a directory that
 //! has one (or `../shared/data` does). The data carries its own proof: within a symbol each depth update names the
 //! one before it (`pu`), and trade numbers (`t`) rise by one, so that anything lost, doubled or out of order shows.
+#![cfg(feature = "cli")]
 
 #![allow(clippy::unwrap_used)]
 

@@ -8,6 +8,7 @@
 //! ```text
 //! CHRONFS_MARKET_KILLS=10000 cargo test --release --test market_kills -- --nocapture
 //! ```
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

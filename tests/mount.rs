@@ -1,4 +1,5 @@
 //! The life of a mount: how it comes, how it goes, and what happens when one side dies.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,5 @@
 //! The whole bus at once: `.merged/` and `.chronfs/`, and a bus with many queues.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,5 @@
 //! The stored indexes of sealed segments: kept across mounts, checked, made anew, out of sight.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

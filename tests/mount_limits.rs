@@ -1,4 +1,5 @@
 //! The mount under load, at its limits, and in the hands of a plain user.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,5 @@
 //! Text that the kernel keeps in its page cache: that it grows without zeros, half lines or delay, whoever reads.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,5 @@
 //! Queues as files, used by programs that know nothing of queues.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,4 +1,5 @@
 //! Messages one by one, places in time, readers that take, segments, leases: the directories of a queue.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -7,6 +7,7 @@
 //! ```text
 //! CHRONFS_SOAK=1 cargo test --test system_calls -- --nocapture
 //! ```
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! The main job, as it is used: one process appends recorded market data with its own timestamps and is killed in the
 //! middle of it, a second one follows through the mount, a third reads natively. All see every message, once, in
 //! order, byte for byte.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

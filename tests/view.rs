@@ -1,5 +1,6 @@
 //! Views and streams over a real queue: whatever range is read, in whatever order and by however many threads, is
 //! what rendering one message after the other gives.
+#![cfg(feature = "view")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::os::unix::fs::FileExt;

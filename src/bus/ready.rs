@@ -86,7 +86,7 @@ pub fn mark_ready_as(dir: impl AsRef<Path>, marker: &Marker) -> Result<()> {
     let ready = Ready {
         pid: Some(marker.pid),
         comm: Some(marker.comm.clone()),
-        time: rfc3339(timestamp_ns),
+        time: Some(rfc3339(timestamp_ns)),
         timestamp_ns: Some(timestamp_ns),
     };
     let mut json = serde_json::to_vec(&ready).map_err(|e| Error::Io {
@@ -119,14 +119,15 @@ pub fn ready(dir: impl AsRef<Path>) -> Result<Option<Ready>> {
     if ready.timestamp_ns.is_none() {
         let marked = fs::symlink_metadata(&path).and_then(|m| m.modified()).map_err(Error::io(&path, "look at"))?;
         ready.timestamp_ns = marked.duration_since(UNIX_EPOCH).ok().and_then(|d| u64::try_from(d.as_nanos()).ok());
-        ready.time = ready.timestamp_ns.and_then(rfc3339);
+        ready.time = ready.timestamp_ns.map(rfc3339);
     }
     Ok(Some(ready))
 }
 
-fn rfc3339(timestamp_ns: u64) -> Option<String> {
-    let time = jiff::Timestamp::from_nanosecond(i128::from(timestamp_ns)).ok()?;
-    Some(format!("{time:.9}"))
+fn rfc3339(timestamp_ns: u64) -> String {
+    let mut text = Vec::new();
+    crate::time::format_time(timestamp_ns, &mut text);
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 #[cfg(test)]

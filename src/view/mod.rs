@@ -9,7 +9,6 @@
 //! appends; jsonl is always valid JSON; a unit of jsonl or txt is always one line.
 
 mod cursor;
-mod decimal;
 mod file;
 mod hex;
 mod index;
@@ -25,6 +24,7 @@ mod stream;
 mod time;
 mod txt;
 
+pub use crate::time::format_time;
 pub use file::{Crossed, View};
 pub use input::{DEFAULT_TYPE, Input, InputFormat, longest_line, parse_line};
 pub use merge::Merge;
@@ -32,7 +32,7 @@ pub use render::{render, rendered_len};
 pub use seek_target::{SeekTarget, parse_seek_target};
 pub(crate) use segments::SegmentIndexes;
 pub use stream::Stream;
-pub use time::{format_time, parse_span, parse_time};
+pub use time::{parse_span, parse_time};
 
 /// How messages are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

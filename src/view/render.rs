@@ -4,10 +4,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Format;
-use super::decimal::{Decimal, digits};
-use super::time::{Stamp, TIME_LEN};
 use super::{hex, json, txt};
 use crate::queue::{Entry, Gap, Message};
+use crate::time::decimal::{Decimal, digits};
+use crate::time::{Stamp, TIME_LEN};
 
 /// Appends the bytes of one entry (message or gap), a whole unit, to `out`.
 ///

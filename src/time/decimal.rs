@@ -24,13 +24,13 @@ fn small(n: u64) -> usize {
 
 /// The last two digits of `n`.
 #[inline]
-pub(super) fn two_digits(n: u64) -> [u8; 2] {
+pub(crate) fn two_digits(n: u64) -> [u8; 2] {
     PAIRS[small(n % 100)]
 }
 
 /// The nine digits of `n`, which is below 10^9.
 #[inline]
-pub(super) fn nine_digits(n: u64) -> [u8; 9] {
+pub(crate) fn nine_digits(n: u64) -> [u8; 9] {
     let (high, low) = (n / 100_000, n % 100_000);
     let [a, b] = two_digits(high / 100);
     let [c, d] = two_digits(high % 100);
@@ -41,20 +41,20 @@ pub(super) fn nine_digits(n: u64) -> [u8; 9] {
 
 /// How many digits `n` has.
 #[inline]
-pub(super) fn digits(n: u64) -> usize {
+pub(crate) fn digits(n: u64) -> usize {
     n.checked_ilog10().map_or(1, |log| usize::try_from(log).unwrap_or(0) + 1)
 }
 
 /// A number's digits: the first `len` bytes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Decimal {
-    pub(super) bytes: [u8; 20],
-    pub(super) len: usize,
+pub(crate) struct Decimal {
+    pub(crate) bytes: [u8; 20],
+    pub(crate) len: usize,
 }
 
 impl Decimal {
     #[inline]
-    pub(super) fn new(mut n: u64) -> Self {
+    pub(crate) fn new(mut n: u64) -> Self {
         let len = digits(n);
         let mut bytes = [b'0'; 20];
         let mut end = len;
