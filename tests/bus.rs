@@ -1,7 +1,6 @@
 //! Discovery as a router sees it: endpoints that come, go, are replaced and renamed while it looks; lost
 //! notifications; ten thousand endpoints.
 #![cfg(feature = "bus")]
-
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeSet;

@@ -4,7 +4,6 @@
 //! has one (or `../shared/data` does). The data carries its own proof: within a symbol each depth update names the
 //! one before it (`pu`), and trade numbers (`t`) rise by one, so that anything lost, doubled or out of order shows.
 #![cfg(feature = "cli")]
-
 #![allow(clippy::unwrap_used)]
 
 use std::fs::File;

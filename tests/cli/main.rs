@@ -3,7 +3,6 @@
 //! Every test runs the built program in a directory of its own. Nothing waits for a time to pass: where two processes
 //! must meet, one reads what the other prints. `timeout` only ends a test that hangs.
 #![cfg(feature = "cli")]
-
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod append;
