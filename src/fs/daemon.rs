@@ -3,6 +3,9 @@
 //! Detaching starts this program once more with the same arguments. The child mounts and tells through its standard
 //! output, which is a pipe, that the mount is usable, or why not; then it turns its back on the terminal. So the
 //! parent's success means a usable mount, and no process ever forks with threads in it.
+//!
+//! Until the mount exists the child stays in the process group that it was started in: an automounter lets only its own
+//! group past the mountpoint, anybody else waits there for the mount.
 
 use std::env;
 use std::fs::File;
@@ -31,12 +34,24 @@ const READY: &str = "ready";
 /// [`MountError`], with the path and the reason.
 pub fn run(root: &Path, mountpoint: &Path, options: &MountOptions, foreground: bool) -> Result<(), MountError> {
     if env::var_os(DETACHED).is_some() {
-        let result = serve(root, mountpoint, options, detach_from_terminal);
-        if let Err(error) = &result {
-            // The parent prints it. Where there is none any more, nobody wants to know.
-            let _ = io::stdout().write_all(encode(error).as_bytes());
-        }
-        return Ok(());
+        let mut is_usable = false;
+        let result = serve(root, mountpoint, options, || {
+            detach_from_terminal()?;
+            is_usable = true;
+            Ok(())
+        });
+        return match result {
+            Err(error) if is_usable => {
+                log(&error.to_string());
+                Err(error)
+            }
+            Err(error) => {
+                // The parent prints it. Where there is none any more, nobody wants to know.
+                let _ = io::stdout().write_all(encode(&error).as_bytes());
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        };
     }
     if foreground { serve(root, mountpoint, options, || Ok(())) } else { start_detached() }
 }
@@ -48,10 +63,6 @@ fn serve(
     usable: impl FnOnce() -> io::Result<()>,
 ) -> Result<(), MountError> {
     let system = |error: io::Error| MountError::System(format!("cannot start the daemon: {error}"));
-    if env::var_os(DETACHED).is_some() {
-        // Fails only for a process group's leader, which a child is not.
-        let _ = rustix::process::setsid();
-    }
     // Before the mount, so that a signal in between is not lost.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(system)?;
     // A file size limit shall fail the write, not the daemon: any handler at all does that.
@@ -72,12 +83,13 @@ fn serve(
     env::set_current_dir("/").map_err(system)?;
     notify(&format!("READY=1\nMAINPID={}", std::process::id()));
     usable().map_err(system)?;
-    mount.run_until_unmounted();
-    Ok(())
+    mount.run_until_unmounted()
 }
 
 /// Says that the mount is usable and leaves the terminal alone from then on.
 fn detach_from_terminal() -> io::Result<()> {
+    // Fails only for a process group's leader, which a child is not.
+    let _ = rustix::process::setsid();
     let mut stdout = io::stdout();
     stdout.write_all(READY.as_bytes())?;
     stdout.flush()?;
@@ -128,6 +140,15 @@ fn decode(said: &str) -> Option<MountError> {
         "system" => Some(MountError::System(text)),
         "failed" => Some(MountError::Failed(text)),
         _ => None,
+    }
+}
+
+/// A line in the system's log, for what no terminal can be told any more. Best effort.
+fn log(text: &str) {
+    // Facility daemon, severity error.
+    let line = format!("<27>chronfs[{}]: {text}", std::process::id());
+    if let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() {
+        let _ = socket.send_to(line.as_bytes(), "/dev/log");
     }
 }
 

@@ -5,7 +5,7 @@
 //! # fn main() -> Result<(), chronfs::fs::mount::MountError> {
 //! let mount = Mount::start("/srv/bus".as_ref(), "/mnt/bus".as_ref(), &MountOptions::default())?;
 //! // /mnt/bus is usable now.
-//! mount.run_until_unmounted();
+//! mount.run_until_unmounted()?;
 //! # Ok(())
 //! # }
 //! ```
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::backing::Backing;
-use super::kernel::{PageCache, Session, detach};
+use super::kernel::{Ended, PageCache, Session, detach};
 use super::mountinfo::{self, Mounted};
 use super::tree::Tree;
 
@@ -83,8 +83,19 @@ impl Mount {
     }
 
     /// Serves until somebody unmounts it: this program, `umount`, `fusermount3 -u`.
-    pub fn run_until_unmounted(self) {
-        self.session.wait();
+    ///
+    /// # Errors
+    /// [`MountError::Failed`] when nobody has unmounted it, but the kernel has aborted the connection. The dead mount
+    /// is left there.
+    pub fn run_until_unmounted(self) -> Result<(), MountError> {
+        match self.session.wait() {
+            Ended::Unmounted => Ok(()),
+            Ended::Aborted => Err(MountError::Failed(format!(
+                "{}: the kernel has aborted the connection, and a dead mount is left; mount it again, or take it away \
+                 with 'chron-cli umount'",
+                self.mountpoint.display()
+            ))),
+        }
     }
 
     /// Unmounts: blocked readers get an end of file, and the place is free when this returns. What is still open is

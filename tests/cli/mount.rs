@@ -4,9 +4,12 @@
 //! Skipped, with a message, where there is no /dev/fuse that may be used.
 
 use std::fs;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -69,6 +72,7 @@ impl Site {
             .args(["mount", "-f", "bus", "mnt"])
             .current_dir(self.0.path())
             .env("NOTIFY_SOCKET", self.path("notify"))
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut message = [0; 200];
@@ -243,4 +247,101 @@ fn an_append_follows_one_of_the_shell_at_once() {
     site.shell(&script);
     assert_eq!(site.shell("sort mnt/q/messages.txt | uniq -c | tr -s ' '"), " 20 command\n 20 shell\n");
     site.succeed(&["umount", "mnt"]);
+}
+
+/// The kernel's list of connections, which a machine may not have mounted.
+struct Connections(PathBuf);
+
+impl Connections {
+    fn new(site: &Site) -> Self {
+        let dir = site.path("connections");
+        fs::create_dir(&dir).unwrap();
+        let none = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("none", &dir, "fusectl", none, None).unwrap();
+        Self(dir)
+    }
+
+    fn abort(&self, mountpoint: &Path) {
+        let minor = rustix::fs::minor(fs::metadata(mountpoint).unwrap().dev());
+        fs::write(self.0.join(minor.to_string()).join("abort"), "1").unwrap();
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_connection_that_the_kernel_aborts_is_a_failure() {
+    let Some(site) = Site::new() else { return };
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: only root can mount the list of connections");
+    }
+    let connections = Connections::new(&site);
+    let child = site.foreground();
+    connections.abort(&site.path("mnt"));
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!((code(&output), said.lines().count()), (1, 1), "{said}");
+    assert!(said.contains("mnt: the kernel has aborted the connection"), "{said}");
+    assert!(fs::read_dir(site.path("mnt")).is_err(), "nobody takes an empty directory for the bus");
+    site.succeed(&["mount", "bus", "mnt"]);
+    site.succeed(&["umount", "mnt"]);
+}
+
+#[test]
+fn a_forced_unmount_is_none() {
+    let Some(site) = Site::new() else { return };
+    let child = site.foreground();
+    let output = site.command(Path::new("umount"), &["-f", "mnt"]).output().unwrap();
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((code(&output), text(&output.stderr)), (0, String::new()));
+}
+
+/// As an automounter does it: whoever looks at the mountpoint waits until it is mounted, but for those of one process
+/// group. Nobody answers here, so that a look by anybody else never ends.
+#[test]
+fn an_automounter_is_not_waited_for() {
+    let Some(site) = Site::new() else { return };
+    let (requests, kernels_end) = std::io::pipe().unwrap();
+    let group = rustix::process::getpgrp().as_raw_nonzero();
+    let options = format!("fd={},pgrp={group},minproto=5,maxproto=5,direct", kernels_end.as_raw_fd());
+    let options = std::ffi::CString::new(options).unwrap();
+    let none = rustix::mount::MountFlags::empty();
+    if let Err(error) = rustix::mount::mount("test", site.path("mnt"), "autofs", none, Some(options.as_c_str())) {
+        return eprintln!("skipped: no autofs here: {error}");
+    }
+    drop(kernels_end);
+    // In our process group, which `timeout` would leave.
+    let mut child = Command::new(PROGRAM).args(["mount", "bus", "mnt"]).current_dir(site.0.path()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut status = None;
+    while status.is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+        status = child.try_wait().unwrap();
+    }
+    let _ = site.run(&["umount", "mnt"]);
+    // Whoever waits there is let go when it is taken away.
+    let _ = rustix::mount::unmount(site.path("mnt"), rustix::mount::UnmountFlags::DETACH);
+    if status.is_none() {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    drop(requests);
+    assert!(status.is_some_and(|status| status.success()), "the mount waits for itself: {status:?}");
+}
+
+#[test]
+fn a_daemon_whose_parent_is_gone_leaves_no_mount() {
+    let Some(site) = Site::new() else { return };
+    // As started by `mount`, which has ended before it was told anything.
+    let (parent, pipe) = std::io::pipe().unwrap();
+    drop(parent);
+    let mut command = site.command(Path::new(PROGRAM), &["mount", "bus", "mnt"]);
+    let output = command.env("CHRONFS_DETACHED", "1").stdout(pipe).output().unwrap();
+    assert_ne!(code(&output), 124, "it serves nobody");
+    assert_eq!(code(&site.run(&["umount", "mnt"])), 1, "nothing is mounted");
 }

@@ -11,4 +11,4 @@ mod passthrough;
 mod session;
 
 pub(crate) use pages::{PageCache, PageFile, Text};
-pub(crate) use session::{Session, detach};
+pub(crate) use session::{Ended, Session, detach};

@@ -75,5 +75,5 @@ fn a_panic_costs_its_caller_an_error_and_nobody_else_anything() {
     let output = sh(&mountpoint, "mkdir q && echo well > q/append.txt && cat q/messages.txt .chronfs/version");
     assert!(output.status.success() && output.stdout.starts_with(b"well\nchronfs "), "{output:?}");
     mount.unmounter().unmount().unwrap();
-    mount.run_until_unmounted();
+    mount.run_until_unmounted().unwrap();
 }

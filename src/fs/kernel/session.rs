@@ -24,6 +24,9 @@ use super::adapter::{Adapter, MAX_WRITE};
 
 /// How long files may stay open after [`Session::unmount`].
 const GRACE: Duration = Duration::from_secs(2);
+/// `umount -f` cuts the connection first and takes the mount away then: how long that may take.
+const FORCED_UNMOUNT: Duration = Duration::from_secs(1);
+const FORCED_UNMOUNT_STEP: Duration = Duration::from_millis(10);
 
 /// A mount that is being served.
 #[derive(Clone)]
@@ -48,6 +51,14 @@ enum Stage {
     /// Unmounting was asked for; what is still open has until then.
     Leaving(Instant),
     Ended,
+}
+
+/// How a mount ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Unmounted,
+    /// The kernel has cut the connection; the mount is still there, dead.
+    Aborted,
 }
 
 impl Session {
@@ -106,9 +117,10 @@ impl Session {
     }
 
     /// Returns when the mount has ended, by whomever, or at the end of the grace period.
-    pub(crate) fn wait(&self) {
+    pub(crate) fn wait(&self) -> Ended {
         self.wait_for_end();
         self.life.tree.finish();
+        if self.life.is_left_dead() { Ended::Aborted } else { Ended::Unmounted }
     }
 
     fn wait_for_end(&self) {
@@ -149,6 +161,18 @@ impl Life {
     fn is_mounted(&self) -> io::Result<bool> {
         let Some(device) = self.device.get() else { return Ok(true) };
         Ok(mountinfo::at(&self.mountpoint)?.is_some_and(|mounted| mounted.device == *device))
+    }
+
+    /// Whether the mount is still in the mount table after its end.
+    fn is_left_dead(&self) -> bool {
+        let until = Instant::now() + FORCED_UNMOUNT;
+        while self.device.get().is_some() && matches!(self.is_mounted(), Ok(true)) {
+            if Instant::now() >= until {
+                return true;
+            }
+            std::thread::sleep(FORCED_UNMOUNT_STEP);
+        }
+        false
     }
 
     /// Ends waiting reads when somebody else unmounts: they hold files open, and so the mount would never end.
