@@ -32,6 +32,7 @@ pub mod clock;
 pub mod doctor;
 #[cfg(feature = "mount")]
 pub mod fs;
+pub mod printable;
 pub mod queue;
 #[cfg(feature = "mount")]
 pub mod report;

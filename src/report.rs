@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::printable::{printable, printable_json};
 use crate::queue::{Inspection, ReaderInfo, WriterInfo, WriterState};
 use crate::{bus, clock, view};
 
@@ -168,9 +169,13 @@ fn reader(info: &ReaderInfo) -> Reader<'_> {
     }
 }
 
-/// These structures have string keys only, which is all that could fail; the error is data all the same.
-fn to_json<T: Serialize>(value: &T) -> String {
-    serde_json::to_string(value).unwrap_or_else(|e| serde_json::json!({ "error": e.to_string() }).to_string())
+/// One JSON object on one line, without a newline, that a terminal can show ([`printable_json`]).
+///
+/// Structures with string keys can't fail; of others the error is in the object.
+pub fn to_json<T: Serialize>(value: &T) -> String {
+    let json = serde_json::to_string(value);
+    let json = json.unwrap_or_else(|e| serde_json::json!({ "error": e.to_string() }).to_string());
+    printable_json(&json).into_owned()
 }
 
 fn writer_state(state: WriterState) -> &'static str {
@@ -185,7 +190,7 @@ fn writer_state(state: WriterState) -> &'static str {
 
 /// Several lines for people, each ended by a newline: `chron-cli inspect` and the mount's `status`.
 pub fn inspection_text(inspection: &Inspection, ready: bool, lease: Option<&Lease>) -> String {
-    let mut out = format!("{}\n", inspection.path.display());
+    let mut out = format!("{}\n", printable(&inspection.path.to_string_lossy()));
     let bounds = &inspection.bounds;
     let extent = if bounds.next_seq > bounds.first_seq {
         format!(
@@ -210,7 +215,7 @@ pub fn inspection_text(inspection: &Inspection, ready: bool, lease: Option<&Leas
     ];
     for (name, fact) in facts {
         // Writing to a String can't fail.
-        let _ = writeln!(out, "  {name:<9} {fact}");
+        let _ = writeln!(out, "  {name:<9} {}", printable(&fact));
     }
     let mut segments = vec![["segment", "first seq", "last seq", "size", "state"].map(str::to_owned)];
     for s in &inspection.segments {
@@ -258,7 +263,7 @@ pub fn readers_text(readers: &[ReaderInfo]) -> String {
     }
     let mut text = table(&rows);
     for (name, damage) in readers.iter().filter_map(|r| Some((&r.name, r.damage.as_ref()?))) {
-        let _ = writeln!(text, "{name}: {damage}");
+        let _ = writeln!(text, "{}", printable(&format!("{name}: {damage}")));
     }
     text
 }
@@ -385,13 +390,14 @@ pub fn human_span_ms(ms: u64) -> String {
 /// assert_eq!(chronfs::report::table(&rows), "queue  messages\nticks    168609\n");
 /// ```
 pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let rows: Vec<[_; N]> = rows.iter().map(|row| row.each_ref().map(|cell| printable(cell))).collect();
     let width: [usize; N] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
     let right: [bool; N] = std::array::from_fn(|column| {
         rows.iter().skip(1).all(|row| row[column].starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '?'))
     });
     let mut out = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for (column, cell) in row.iter().enumerate() {
             let gap = if column == 0 { "" } else { "  " };

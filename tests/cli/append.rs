@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, Stdio};
 
 use super::{Bus, PROGRAM, assert_fails, code, end_quietly, follow, next_line, stderr};
 
@@ -148,5 +149,72 @@ fn the_second_writer_is_told_who_the_first_one_is() {
     assert!(first.wait().unwrap().success());
     bus.append("q", "txt", b"second\n");
     assert_eq!(next_line(&mut tail), "second");
+    end_quietly(tail);
+}
+
+/// Directly, without `timeout`: it is signals that matter.
+fn start_append(bus: &Bus, script: &str) -> Child {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("{script}; exec {PROGRAM} append q")]).current_dir(bus.0.path());
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn a_signal_closes_the_queue_and_then_ends_the_command() {
+    for (name, number) in [("-INT", 2), ("-TERM", 15), ("-HUP", 1)] {
+        let bus = Bus::new();
+        let mut child = start_append(&bus, ":");
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(b"one\ntwo\nunfinished").unwrap();
+        let mut tail = follow(&bus, "q");
+        assert_eq!([next_line(&mut tail), next_line(&mut tail)], ["one", "two"]);
+        signal(&child, name);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.signal(), Some(number));
+        assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
+        assert!(stderr(&output).contains("q: appended 2 messages, seq 1 to 2"), "{}", stderr(&output));
+        assert_eq!(bus.json(&["inspect", "--json", "q"])["writer"]["state"], "none");
+        assert_eq!(code(&bus.run(&["doctor", "q"])), 0);
+        drop(stdin);
+        end_quietly(tail);
+    }
+}
+
+#[test]
+fn a_signal_in_the_middle_of_much_input_loses_nothing_of_what_is_reported() {
+    let bus = Bus::new();
+    fs::write(bus.path("endless"), "line\n".repeat(40_000_000 / 5)).unwrap();
+    let args = ["append", "q", "endless", "endless", "endless", "endless"];
+    let mut command = Command::new(PROGRAM);
+    let child = command.args(args).current_dir(bus.0.path()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut tail = follow(&bus, "q");
+    assert_eq!(next_line(&mut tail), "line");
+    signal(&child, "-INT");
+    let output = child.wait_with_output().unwrap();
+    end_quietly(tail);
+    let said = stderr(&output);
+    let last: u64 = said.split(" to ").nth(1).and_then(|rest| rest.split(',').next()).unwrap().parse().unwrap();
+    assert_eq!(bus.json(&["inspect", "--json", "q"])["last_seq"], last);
+    assert_eq!(output.status.signal(), Some(2), "all {last} were appended before the signal came");
+}
+
+#[test]
+fn signals_that_are_ignored_stay_ignored() {
+    let bus = Bus::new();
+    let mut child = start_append(&bus, "trap '' INT HUP");
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"one\n").unwrap();
+    let mut tail = follow(&bus, "q");
+    assert_eq!(next_line(&mut tail), "one");
+    signal(&child, "-INT");
+    signal(&child, "-HUP");
+    stdin.write_all(b"two\n").unwrap();
+    assert_eq!(next_line(&mut tail), "two");
+    drop(stdin);
+    assert!(child.wait_with_output().unwrap().status.success());
     end_quietly(tail);
 }

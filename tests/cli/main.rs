@@ -12,6 +12,7 @@ mod doctor;
 mod mount;
 mod state;
 mod tail;
+mod terminal;
 mod top;
 mod usage;
 

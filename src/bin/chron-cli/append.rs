@@ -1,8 +1,8 @@
 //! `chron-cli append`: messages from files or standard input.
 //!
 //! Every message is visible to readers as soon as its line has been read, so a live pipe works. Input is read in
-//! bounded pieces: a line without an end can't take all memory. Whatever ends the command early, what was appended
-//! before it stays, is counted on stderr, and is made durable if --sync asks for that.
+//! bounded pieces: a line without an end can't take all memory. Whatever ends the command early, a signal too, what was
+//! appended before it stays, is counted on stderr, and is made durable if --sync asks for that.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -20,12 +20,15 @@ use crate::AppendArgs;
 use crate::create::check_place;
 use crate::failure::{Done, Failure, Outcome, note};
 use crate::progress;
+use crate::stop::{Stop, Stoppable};
 
 /// From this size on an input takes long enough for a progress bar.
 const LONG_INPUT: u64 = 16 << 20;
 /// For how long a writer that holds the queue is waited for, and how often it is looked for.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_STEP: Duration = Duration::from_millis(5);
+/// Bytes that are read at once, between two looks for a signal.
+const INPUT_BUFFER: usize = 256 << 10;
 /// Bytes between two steps of the bar.
 const PROGRESS_STEP: u64 = 1 << 20;
 
@@ -48,15 +51,19 @@ pub(crate) fn run(args: &AppendArgs) -> Outcome {
         open(file)?;
     }
 
+    let stop = Stop::watch()?;
     let queue = open_or_create(&args.queue)?;
     let mut writer = writer(&queue)?;
     let mut appended =
         Appended { messages: 0, bytes: 0, first_seq: writer.next_seq(), progress: progress_of(files), unreported: 0 };
     let started = Instant::now();
-    let result = files.iter().try_for_each(|file| append_file(args, file, &mut writer, &mut appended));
+    let result = files.iter().try_for_each(|file| append_file(args, file, &stop, &mut writer, &mut appended));
     let kept = if args.sync { writer.flush_sync() } else { writer.check() };
     appended.progress.finish_and_clear();
+    drop(writer);
     appended.report(&args.queue, started);
+    // Who was stopped in the middle of a line has not met a bad one.
+    stop.check()?;
     result?;
     kept?;
     Ok(Done::Well)
@@ -148,14 +155,18 @@ fn open_or_create(path: &Path) -> Result<Queue, Failure> {
 fn append_file(
     args: &AppendArgs,
     file: &Path,
+    stop: &Stop,
     writer: &mut QueueWriter,
     appended: &mut Appended,
 ) -> Result<(), Failure> {
-    let (name, mut input): (PathBuf, Box<dyn BufRead>) = if is_stdin(file) {
-        (PathBuf::from("standard input"), Box::new(io::stdin().lock()))
+    let (name, input) = if is_stdin(file) {
+        let name = PathBuf::from("standard input");
+        let input = Stoppable::stdin(stop).map_err(Failure::io(&name, "read"))?;
+        (name, input)
     } else {
-        (file.to_path_buf(), Box::new(BufReader::with_capacity(256 << 10, open(file)?)))
+        (file.to_path_buf(), Stoppable { file: open(file)?, stop })
     };
+    let mut input = BufReader::with_capacity(INPUT_BUFFER, input);
     let format = InputFormat::from(args.format);
     let max_line = longest_line(format, writer.max_payload_len()) as u64;
     if matches!(format, InputFormat::Bin) {

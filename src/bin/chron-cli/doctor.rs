@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use chronfs::doctor::{self, Finding, Options, Report, Severity};
+use chronfs::report::to_json;
 
 use crate::DoctorArgs;
 use crate::failure::{Done, Failure, Outcome, note, one_line, refuse_mount, root_remedy};
@@ -23,8 +24,7 @@ pub(crate) fn run(args: &DoctorArgs, color: bool) -> Outcome {
     let report = report
         .map_err(|e| Failure::Unchecked(format!("{}: cannot list: {e}{}", args.root.display(), root_remedy(&e))))?;
     if args.json {
-        let json = serde_json::to_string(&report).map_err(|e| Failure::new(format!("cannot print it: {e}")))?;
-        print(&format!("{json}\n"))?;
+        print(&format!("{}\n", to_json(&report)))?;
     } else {
         print(&for_people(&report, color))?;
     }

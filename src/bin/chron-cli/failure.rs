@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use chronfs::printable::printable;
 use chronfs::queue::Error;
 
 /// Exit code of a `doctor` that could not look, as of fsck.
@@ -49,6 +50,8 @@ pub(crate) enum Failure {
     Help { wanted: bool },
     /// What `doctor` was to look at can't be looked at.
     Unchecked(String),
+    /// This signal has asked to stop.
+    Stopped(i32),
 }
 
 impl Failure {
@@ -65,7 +68,7 @@ impl Failure {
     /// For people; nothing where nothing is left to be said.
     pub(crate) fn text(&self) -> &str {
         match self {
-            Self::ClosedPipe | Self::Help { .. } => "",
+            Self::ClosedPipe | Self::Help { .. } | Self::Stopped(_) => "",
             Self::Message(text) | Self::Usage(text) | Self::Unchecked(text) => text,
         }
     }
@@ -77,24 +80,27 @@ impl Failure {
         }
     }
 
+    /// The exit code; or the end, by the signal that asked for it.
+    pub(crate) fn end(self) -> ExitCode {
+        match self {
+            Self::ClosedPipe | Self::Help { wanted: true } => ExitCode::SUCCESS,
+            Self::Help { wanted: false } | Self::Usage(_) => ExitCode::from(2),
+            Self::Message(_) => ExitCode::FAILURE,
+            Self::Unchecked(_) => ExitCode::from(UNCHECKED),
+            Self::Stopped(signal) => {
+                // Does not return for a signal that ends a process.
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+                ExitCode::FAILURE
+            }
+        }
+    }
+
     /// An error while writing to stdout.
     pub(crate) fn stdout(e: io::Error) -> Self {
         if e.kind() == io::ErrorKind::BrokenPipe {
             Self::ClosedPipe
         } else {
             Self::Message(format!("standard output: cannot write: {e}"))
-        }
-    }
-}
-
-impl From<Failure> for ExitCode {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::ClosedPipe | Failure::Help { wanted: true } => Self::SUCCESS,
-            Failure::Help { wanted: false } => Self::from(2),
-            Failure::Message(_) => Self::FAILURE,
-            Failure::Usage(_) => Self::from(2),
-            Failure::Unchecked(_) => Self::from(UNCHECKED),
         }
     }
 }
@@ -177,18 +183,9 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "chron-cli: {}", one_line(text));
 }
 
-/// Names come from the file system and may hold newlines and escape sequences: they must not reach a terminal. System
-/// errors are worded as the C library does, without the standard library's "(os error 2)".
+/// [`printable`], with system errors worded as the C library does, without the standard library's "(os error 2)".
 pub(crate) fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in without_error_number(text).chars() {
-        if c.is_control() {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
-    line
+    printable(&without_error_number(text)).into_owned()
 }
 
 fn without_error_number(text: &str) -> String {

@@ -23,6 +23,7 @@ mod output;
 mod progress;
 mod readers;
 mod retain;
+mod stop;
 mod tail;
 mod top;
 mod umount;
@@ -398,7 +399,7 @@ fn main() -> ExitCode {
         Ok(done) => done.into(),
         Err(failure) => {
             failure.tell();
-            failure.into()
+            failure.end()
         }
     }
 }

@@ -133,12 +133,13 @@ pub(crate) fn run(args: &MergeArgs) -> Outcome {
         exit_when_pipe_closes()?;
         bell = Some(start_bell(&discovery)?);
     }
+    let format = args.format.into();
     let mut merge = Merge {
         args,
-        format: args.format.into(),
+        format,
         sources: BTreeMap::new(),
         ready: BinaryHeap::new(),
-        out: Output::stdout()?,
+        out: Output::messages(format)?,
         gaps: 0,
         held: None,
     };

@@ -1,9 +1,12 @@
 //! Standard output: buffered, flushed when the caller says so, colours where they are wanted.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
 
+use chronfs::printable::{printable_json, printable_lines};
+use chronfs::view::Format;
 use clap::ValueEnum;
 
 use crate::failure::Failure;
@@ -39,12 +42,26 @@ pub(crate) struct Output {
     file: File,
     /// Whatever is in here goes out at the next [`Output::flush`]: render into it.
     pub(crate) buffer: Vec<u8>,
+    /// What makes text harmless for the terminal it goes to.
+    escape: Option<fn(&str) -> Cow<'_, str>>,
 }
 
 impl Output {
     pub(crate) fn stdout() -> Result<Self, Failure> {
         let descriptor = io::stdout().as_fd().try_clone_to_owned().map_err(Failure::stdout)?;
-        Ok(Self { file: File::from(descriptor), buffer: Vec::with_capacity(BUFFER + 4096) })
+        Ok(Self { file: File::from(descriptor), buffer: Vec::with_capacity(BUFFER + 4096), escape: None })
+    }
+
+    /// For messages in a format. On a terminal what it would obey is escaped; files and pipes get the format's own
+    /// bytes, as does a terminal that `bin` was asked for. A hex dump is harmless as it is.
+    pub(crate) fn messages(format: Format) -> Result<Self, Failure> {
+        let mut out = Self::stdout()?;
+        out.escape = match format {
+            Format::Jsonl if out.file.is_terminal() => Some(printable_json),
+            Format::Txt if out.file.is_terminal() => Some(printable_lines),
+            _ => None,
+        };
+        Ok(out)
     }
 
     /// Is there enough in the buffer to be worth a system call?
@@ -54,7 +71,11 @@ impl Output {
 
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         if !self.buffer.is_empty() {
-            self.file.write_all(&self.buffer).map_err(Failure::stdout)?;
+            let written = match self.escape {
+                Some(escape) => self.file.write_all(escape(&String::from_utf8_lossy(&self.buffer)).as_bytes()),
+                None => self.file.write_all(&self.buffer),
+            };
+            written.map_err(Failure::stdout)?;
             self.buffer.clear();
         }
         Ok(())

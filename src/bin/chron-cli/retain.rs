@@ -1,12 +1,13 @@
 //! `chron-cli retain`: applies a queue's retention now, and says what keeps the rest.
 
 use chronfs::Queue;
+use chronfs::printable::printable;
 use chronfs::queue::{IgnoredReason, Retention};
-use chronfs::report::{human_bytes, table};
+use chronfs::report::{human_bytes, table, to_json};
 use serde::Serialize;
 
 use crate::RetainArgs;
-use crate::failure::{Done, Failure, Outcome, note};
+use crate::failure::{Done, Outcome, note};
 use crate::output::print;
 
 #[derive(Serialize)]
@@ -46,9 +47,7 @@ pub(crate) fn run(args: &RetainArgs) -> Outcome {
     let retention = queue.retain(args.dry_run)?;
     let path = queue.path().display();
     if args.json {
-        let json = serde_json::to_string(&line(path.to_string(), args.dry_run, &retention));
-        let json = json.map_err(|e| Failure::new(format!("cannot print it: {e}")))?;
-        print(&format!("{json}\n"))?;
+        print(&format!("{}\n", to_json(&line(path.to_string(), args.dry_run, &retention))))?;
         return Ok(Done::Well);
     }
     print(&for_people(args.dry_run, &retention))?;
@@ -110,7 +109,11 @@ fn for_people(dry_run: bool, retention: &Retention) -> String {
         text.push_str(&table(&rows));
     }
     for ignored in &retention.ignored {
-        text.push_str(&format!("{} keeps nothing any more: it is {}\n", ignored.reader, reason(ignored.reason)));
+        text.push_str(&format!(
+            "{} keeps nothing any more: it is {}\n",
+            printable(&ignored.reader),
+            reason(ignored.reason)
+        ));
     }
     text
 }

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use chronfs::Queue;
-use chronfs::queue::{Bounds, Entry, Gap, Scanner};
+use chronfs::queue::{Bounds, Entry, Gap, GapReason, Message, Position, Scanner};
 use chronfs::view::{Format, render};
 
 use crate::TailArgs;
@@ -49,8 +49,9 @@ pub(crate) fn run(args: &TailArgs, color: bool) -> Outcome {
     if args.follow {
         exit_when_pipe_closes()?;
     }
-    let out = Output::stdout()?;
-    let mut printer = Printer { args, format: args.format.into(), color, from: 0, out, gaps: 0 };
+    let format = args.format.into();
+    let out = Output::messages(format)?;
+    let mut printer = Printer { args, format, color, from: 0, out, gaps: 0 };
     match &args.reader {
         Some(name) => print_registered(&queue, name, &mut printer)?,
         None => print_unregistered(&queue, &mut printer)?,
@@ -236,11 +237,15 @@ fn follow(queue: &Queue, scanner: &mut Scanner, printer: &mut Printer<'_>) -> Re
 /// Through a registered reader. Its position moves only after what was read has been handed to the kernel.
 fn print_registered(queue: &Queue, name: &str, printer: &mut Printer<'_>) -> Result<(), Failure> {
     let mut reader = queue.reader(name)?;
+    let mut scanner = queue.scan()?;
     let end = if printer.args.follow { u64::MAX } else { queue.bounds()?.next_seq };
     loop {
         while reader.seq() < end {
             let Some(entry) = reader.next()? else { break };
-            printer.put(&entry)?;
+            match entry {
+                Entry::Message(Message { position, seq, .. }) => put_copy(&mut scanner, position, seq, printer)?,
+                Entry::Gap(_) => drop(printer.put(&entry)?),
+            }
             if printer.args.commit && printer.out.buffer.is_empty() {
                 reader.commit();
             }
@@ -253,6 +258,19 @@ fn print_registered(queue: &Queue, name: &str, printer: &mut Printer<'_>) -> Res
             return Ok(());
         }
         reader.wait(None)?;
+    }
+}
+
+/// Prints a message that a reader has lent. Whoever may write the queue may change it while it is lent: what is printed
+/// is a copy that was verified as such.
+fn put_copy(scanner: &mut Scanner, position: Position, seq: u64, printer: &mut Printer<'_>) -> Result<(), Failure> {
+    if scanner.seq() != seq {
+        scanner.seek(position, seq)?;
+    }
+    match scanner.next()? {
+        Some(entry) => printer.put(&entry).map(drop),
+        // It has gone meanwhile.
+        None => printer.put(&Entry::Gap(Gap { from: seq, to: seq, reason: GapReason::Lost, position })).map(drop),
     }
 }
 

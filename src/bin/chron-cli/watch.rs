@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chronfs::bus::{DiscoveryEvent, RouterDiscovery};
 use chronfs::queue::Error;
+use chronfs::report::to_json;
 use chronfs::{clock, view};
 use serde::Serialize;
 
@@ -87,7 +88,7 @@ fn put(args: &WatchArgs, color: bool, event: &DiscoveryEvent, out: &mut Output) 
     let (time, what) = (String::from_utf8_lossy(&time), event.change.as_str());
     let text = if args.json {
         let line = Line { time: &time, timestamp_ns, event: what, path: event.path.display().to_string() };
-        serde_json::to_string(&line).map_err(|e| Failure::new(format!("cannot print an event: {e}")))?
+        to_json(&line)
     } else {
         let relative = event.path.strip_prefix(&args.root).unwrap_or(&event.path);
         let name = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };

@@ -12,6 +12,7 @@ use crate::fs::files::text::TextHandle;
 use crate::fs::handles::Handle;
 use crate::fs::nodes::{Access, Caller, File, Site};
 use crate::fs::patience;
+use crate::printable::printable;
 use crate::queue::Inspection;
 use crate::report;
 
@@ -56,14 +57,13 @@ fn diagnose(site: &Site, _caller: Caller) -> Result<String> {
     let path = site.directory.path();
     let report = doctor::examine(&path, doctor::Options::default(), &mut |_| {})?;
     let mut text = String::new();
-    let one_line = |text: &str| text.replace(char::is_control, " ");
     for finding in &report.findings {
         let (severity, kind, path) = (finding.severity.as_str(), finding.kind, finding.path.to_string_lossy());
         let line = format!("{severity:<7}  {path}: {kind}: {}", finding.detail);
-        text += &format!("{}\n         -> {}\n", one_line(&line), one_line(&finding.remedy));
+        text += &format!("{}\n         -> {}\n", printable(&line), printable(&finding.remedy));
     }
     for unchecked in &report.unchecked {
-        text += &format!("unchecked  {}\n", one_line(unchecked));
+        text += &format!("unchecked  {}\n", printable(unchecked));
     }
     let verdict = match (report.has_problems(), report.unchecked.is_empty()) {
         (true, _) => "there are problems",

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use chronfs::queue::{Queue, ReaderOptions, Settings};
+use chronfs::report::to_json;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -99,7 +100,7 @@ impl Scratch {
         let wait = move || {
             if let Some(signal) = signals.forever().next() {
                 let _ = std::fs::remove_dir_all(dir);
-                std::process::exit(128 + signal);
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
         };
         let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(wait);
@@ -155,9 +156,7 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome {
         wake: Tail::of(&wake),
     };
     if args.json {
-        let json =
-            serde_json::to_string(&figures).map_err(|e| Failure::new(format!("cannot print the figures: {e}")))?;
-        print(&format!("{json}\n"))?;
+        print(&format!("{}\n", to_json(&figures)))?;
     } else {
         print(&figures.for_people(args.rate))?;
     }
