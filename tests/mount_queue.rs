@@ -242,13 +242,13 @@ fd = os.open("q/append.bin", os.O_WRONLY)
 print(write(b"binary\n"), write(b""), write(b"x" * (1 << 20)), write(b"x" * 3_000_001), write(b"x" * 70_000), write(b"y" * 60_000))
 os.close(fd)
 fd = os.open("q/append.txt", os.O_WRONLY)
-print(write(b"x" * 70_000), write(b"fits\n"), write(b"z" * 100_000 + b"\n"), os.lseek(fd, 100, 0), write(b"anywhere\n"))
+print(write(b"x" * 70_000), write(b"tail\n"), write(b"fits\n"), write(b"z" * 100_000 + b"\n"), os.lseek(fd, 100, 0), write(b"anywhere\n"))
 os.close(fd)
 "#;
     std::fs::write(mount.root().with_file_name("bad.py"), python).unwrap();
     let printed = mount.ok("python3 ../bad.py");
     let expected = "16 EINVAL 16 EINVAL 16\n11 9\n11 EINVAL 16\nEINVAL EINVAL\n7 0 EMSGSIZE EMSGSIZE EMSGSIZE 60000\n\
-                    EMSGSIZE 5 EMSGSIZE 100 9\n";
+                    EMSGSIZE EMSGSIZE 5 EMSGSIZE 100 9\n";
     assert_eq!(printed, expected);
     let got = payloads(&queue(&mount)).split_off(3);
     assert_eq!(got[..6], ["g", "g", "g", "split", "g", "binary\n"]);

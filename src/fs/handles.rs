@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use crate::sync::{AtomicU64, Ordering};
 
 use super::errno::{Errno, Result};
+use super::nodes::Caller;
 use super::queues::OpenQueue;
 use super::watch::Notify;
 use super::{read, write};
@@ -41,6 +42,17 @@ pub(crate) trait Handle: Send + Sync {
     /// Makes what was written durable.
     fn fsync(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// A descriptor is being closed, perhaps not the last one; close(2) waits for this and fails with its error. For handles
+    /// that say so ([`Handle::is_flushed`]).
+    fn flush(&self, _caller: Caller) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether there is something to be done when a descriptor is closed.
+    fn is_flushed(&self) -> bool {
+        false
     }
 
     /// The last descriptor was closed. Nobody hears of errors.

@@ -1,11 +1,12 @@
 //! The inode table: what the kernel's inode numbers stand for.
 //!
-//! A number is a hash of what the node is (its path in the mount, the backing file behind it, its generation), so
-//! that the same thing has the same number after the kernel forgot it, and after a remount; something else at the
-//! same path has another. Entries live while the kernel knows them.
+//! A number is a hash of what the node is (its path in the mount, the number of the backing file behind it, its
+//! generation), so that the same thing has the same number after the kernel forgot it, after a remount and after a reboot;
+//! something else at the same path has another. Device numbers are not in it: they come and go. Numbers are below 2^53,
+//! which programs that keep them as floating point can tell apart. Entries live while the kernel knows them.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
@@ -17,8 +18,20 @@ use super::{read, write};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Ino(pub(crate) u64);
 
-/// Set in the numbers of messages (`series.rs`), and in no others.
-pub(crate) const MESSAGE_BIT: u64 = 1 << 62;
+/// Set in the numbers of messages (`series.rs`), and in no others. All numbers are below its double.
+pub(crate) const MESSAGE_BIT: u64 = 1 << 52;
+
+/// A hash for numbers that must not change, whatever compiles this: FNV-1a of the parts with their lengths, mixed as
+/// SplitMix64 does it.
+pub(crate) fn stable_hash(parts: &[&[u8]]) -> u64 {
+    let lengths_and_parts =
+        parts.iter().flat_map(|part| part.len().to_le_bytes().into_iter().chain(part.iter().copied()));
+    let fnv = lengths_and_parts
+        .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
+    let mixed = (fnv ^ (fnv >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
 
 impl Ino {
     /// The root of every FUSE mount.
@@ -38,10 +51,9 @@ pub(crate) struct Key {
 
 impl Key {
     fn hash(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        Hash::hash(self, &mut hasher);
-        // Positive for programs that keep it signed, without the bit of messages; 0 and 1 are taken.
-        (hasher.finish() >> 2) | 2
+        let (path, number, generation) = (self.path.as_os_str().as_bytes(), self.id.ino, self.generation);
+        // 0 and 1 are taken.
+        stable_hash(&[path, &number.to_le_bytes(), &generation.to_le_bytes()]) % MESSAGE_BIT | 2
     }
 }
 
@@ -152,7 +164,18 @@ mod tests {
         inodes.forget(first, 1);
         assert!(inodes.get(first).is_err());
         assert_eq!(inodes.number(&key("a", 0)), first, "the number is a function of the key");
+        let elsewhere = Key { id: FileId { dev: 7, ino: 2 }, ..key("a", 0) };
+        assert_eq!(inodes.number(&elsewhere), first, "whatever device it is on");
         inodes.forget(Ino::ROOT, 100);
         assert!(inodes.get(Ino::ROOT).is_ok());
+    }
+
+    #[test]
+    fn numbers_are_the_same_for_all_time() {
+        let inodes = Inodes::new(key("", 0), ());
+        assert_eq!(stable_hash(&[]), 0xF52A_15E9_A9B5_E89B);
+        assert_eq!(stable_hash(&[b"a", b""]), 0xF10D_8135_3D1E_2B31);
+        assert_ne!(stable_hash(&[b"", b"a"]), stable_hash(&[b"a", b""]));
+        assert_eq!(inodes.number(&key("q/messages.jsonl", 17)), Ino(0x0006_F2A6_159C_9FDA));
     }
 }

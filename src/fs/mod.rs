@@ -13,6 +13,7 @@
 mod attr;
 mod backing;
 mod bus_walk;
+mod callers;
 mod children;
 pub mod daemon;
 mod errno;

@@ -7,7 +7,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -23,6 +22,7 @@ use super::attr::narrowed;
 use super::backing::{Directory, FileId, Owner};
 use super::errno::{Errno, Result};
 use super::indexer::Indexer;
+use super::inodes::stable_hash;
 use super::kernel::PageCache;
 use super::lock;
 use super::text::{self, SharedView};
@@ -43,7 +43,8 @@ pub(crate) enum Contents {
 pub(crate) struct OpenQueue {
     pub(crate) queue: Queue,
     pub(crate) directory: Arc<Directory>,
-    /// Tells it from other queues in the same directory, before and after: the generation of nodes that hold it.
+    /// Tells it from other queues in the same directory, before and after: the generation of nodes that hold it. As long as
+    /// the queue lives it stays, whatever retention takes.
     pub(crate) identity: u64,
     pub(crate) watch: Watch,
     writer: Mutex<SharedWriter>,
@@ -60,6 +61,8 @@ pub(crate) struct OpenQueue {
     data_stat: Mutex<Option<(Instant, Stat)>>,
 }
 
+/// How often the first segment is looked for while retention is faster.
+const FIRST_TRIES: u32 = 20;
 /// How long it is believed who may read: long enough for a listing of many messages, short enough for a shell; longer where
 /// there are more segments to be looked at than these.
 const DATA_STAT_HOLDS: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(250)];
@@ -92,11 +95,11 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    /// As a node's generation.
-    pub(crate) fn number(self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        hasher.finish()
+    /// As a node's generation, of the queue with this identity.
+    pub(crate) fn number(self, identity: u64) -> u64 {
+        let Self { first, turn } = self;
+        let (segment, born) = (first.segment.0.to_le_bytes(), first.born.to_le_bytes());
+        stable_hash(&[&identity.to_le_bytes(), &segment, &born, &turn.to_le_bytes()])
     }
 }
 
@@ -117,23 +120,14 @@ pub(crate) struct SegmentFile {
     born: i64,
 }
 
-impl SegmentFile {
-    /// As a node's generation.
-    pub(crate) fn generation(self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        hasher.finish()
-    }
-}
-
 impl OpenQueue {
     fn new(directory: Arc<Directory>, common: Arc<Common>) -> queue::Result<Self> {
         let queue = Queue::open(directory.path())?;
         let indexes = Arc::new(SegmentIndexes::new(&queue, common.may_store));
-        let mut opened = Self {
+        let opened = Self {
+            identity: queue.id(),
             queue,
             directory,
-            identity: 0,
             watch: Watch::default(),
             writer: Mutex::default(),
             views: Mutex::default(),
@@ -144,9 +138,7 @@ impl OpenQueue {
             takes: AtomicU32::new(0),
             data_stat: Mutex::default(),
         };
-        let first = opened.look_at_first_segment(None);
-        opened.identity = first.map_or(0, SegmentFile::generation);
-        *lock(&opened.first_segment) = first;
+        *lock(&opened.first_segment) = opened.look_at_first_segment(None);
         Ok(opened)
     }
 
@@ -156,21 +148,27 @@ impl OpenQueue {
         self.look_at_first_segment(seen).ok_or(Errno::ESTALE)
     }
 
-    /// Whether this is still the queue that lies in the directory, as far as can be seen from its first segment.
+    /// Whether this is still the queue that lies in the directory.
     pub(crate) fn is_current(&self) -> bool {
         if self.directory.stat_now().map_or(true, |stat| stat.st_nlink == 0) {
             return false;
         }
         let mut seen = lock(&self.first_segment);
-        let Some(now) = self.look_at_first_segment(*seen) else {
-            // There is none. Nothing has been appended yet, or what was there has been taken away.
-            return seen.is_none();
-        };
-        let current = seen.is_none_or(|before| before == now || before.segment < now.segment);
-        if current {
-            *seen = Some(now);
+        let now = self.look_at_first_segment(*seen);
+        if now == *seen {
+            return true;
         }
-        current
+        // Retention has gone on, or somebody has put other files there.
+        if !Queue::open(self.directory.path()).is_ok_and(|queue| queue.id() == self.identity) {
+            return false;
+        }
+        if let (Some(before), Some(now)) = (*seen, now)
+            && before.segment >= now.segment
+        {
+            self.indexes.forget();
+        }
+        *seen = now.or(*seen);
+        true
     }
 
     fn look_at_first_segment(&self, seen: Option<SegmentFile>) -> Option<SegmentFile> {
@@ -180,8 +178,8 @@ impl OpenQueue {
         {
             return Some(seen);
         }
-        // Twice, because retention may retire the segment between the two steps.
-        (0..2).find_map(|_| self.identify(self.queue.bounds().ok()?.first.segment))
+        // Several times, because retention may retire the segment between the two steps.
+        (0..FIRST_TRIES).find_map(|_| self.identify(self.queue.bounds().ok()?.first.segment))
     }
 
     fn identify(&self, segment: SegmentId) -> Option<SegmentFile> {

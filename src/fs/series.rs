@@ -1,19 +1,20 @@
 //! Inode numbers of messages that say by themselves what they stand for, so that a listing of millions with
 //! attributes costs the kernel memory that it can take back, and this process none.
 //!
-//! A number is made of a bit that no other inode number has, the place of the queue in a table that only grows, and
-//! the sequence number. Nothing is kept for each message, but for the last few, which are mostly the next to be
-//! asked for.
+//! A number is made of a bit that no other inode number has, and of a place that a hash of the queue gives plus the
+//! sequence number: the same for all time, and another one for each message. Where two queues would come into each other's
+//! way, messages of one get numbers as everything else does. Nothing is kept for each message, but for the last few, which
+//! are mostly the next to be asked for.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::backing::FileId;
-use super::inodes::{Ino, MESSAGE_BIT};
+use super::inodes::{Ino, MESSAGE_BIT, stable_hash};
 use super::lock;
 
-const SEQ_BITS: u32 = 44;
 const MAX_HOMES: usize = 1 << 18;
 /// Nodes that are remembered.
 const RECENT: usize = 1024;
@@ -35,36 +36,51 @@ pub(crate) struct Series<N> {
     state: Mutex<State<N>>,
 }
 
+impl Home {
+    /// Where its numbers start.
+    fn place(&self) -> u64 {
+        let (path, number, generation) = (self.path.as_os_str().as_bytes(), self.id.ino, self.generation);
+        stable_hash(&[path, &number.to_le_bytes(), &generation.to_le_bytes()]) % MESSAGE_BIT
+    }
+}
+
 #[derive(Debug)]
 struct State<N> {
-    homes: Vec<Home>,
-    places: HashMap<Home, u64>,
+    /// By place, each with the largest sequence number that was asked for.
+    homes: BTreeMap<u64, (Home, u64)>,
     recent: HashMap<Ino, Arc<N>>,
     order: VecDeque<Ino>,
 }
 
 impl<N> Default for Series<N> {
     fn default() -> Self {
-        let (homes, places) = (Vec::new(), HashMap::new());
-        Self { state: Mutex::new(State { homes, places, recent: HashMap::new(), order: VecDeque::new() }) }
+        Self { state: Mutex::new(State { homes: BTreeMap::new(), recent: HashMap::new(), order: VecDeque::new() }) }
     }
 }
 
 impl<N> Series<N> {
-    /// The number of a message; None where there is no room for it in one.
-    pub(crate) fn number(&self, home: Home, seq: u64) -> Option<Ino> {
+    /// The number of a message; None where there is no room for it.
+    pub(crate) fn number(&self, home: &Home, seq: u64) -> Option<Ino> {
         let mut state = lock(&self.state);
-        let place = match state.places.get(&home) {
-            Some(place) => *place,
-            None if state.homes.len() >= MAX_HOMES => return None,
+        let place = home.place();
+        let number = place.checked_add(seq).filter(|number| *number < MESSAGE_BIT)?;
+        let is_free = |(next, _): (&u64, &(Home, u64))| number < *next;
+        if !state.homes.range(place + 1..).next().is_none_or(is_free) {
+            return None;
+        }
+        match state.homes.get_mut(&place) {
+            Some((known, largest)) if known == home => *largest = seq.max(*largest),
+            Some(_) => return None,
             None => {
-                let place = u64::try_from(state.homes.len()).ok()?;
-                state.homes.push(home.clone());
-                state.places.insert(home, place);
-                place
+                let before = state.homes.range(..place).next_back();
+                let is_taken = before.is_some_and(|(start, (_, largest))| start + largest >= place);
+                if is_taken || state.homes.len() >= MAX_HOMES {
+                    return None;
+                }
+                state.homes.insert(place, (home.clone(), seq));
             }
-        };
-        (seq >> SEQ_BITS == 0).then_some(Ino(MESSAGE_BIT | place << SEQ_BITS | seq))
+        }
+        Some(Ino(MESSAGE_BIT | number))
     }
 
     /// What a number says; None if it is not of this kind.
@@ -72,9 +88,11 @@ impl<N> Series<N> {
         if ino.0 & MESSAGE_BIT == 0 {
             return None;
         }
-        let place = usize::try_from((ino.0 & !MESSAGE_BIT) >> SEQ_BITS).ok()?;
-        let home = lock(&self.state).homes.get(place).cloned()?;
-        Some((home, ino.0 & ((1 << SEQ_BITS) - 1)))
+        let number = ino.0 & !MESSAGE_BIT;
+        let state = lock(&self.state);
+        let (place, (home, largest)) = state.homes.range(..=number).next_back()?;
+        let seq = number - place;
+        (seq > 0 && seq <= *largest).then(|| (home.clone(), seq))
     }
 
     pub(crate) fn remember(&self, ino: Ino, node: &Arc<N>) {
@@ -110,14 +128,36 @@ mod tests {
     #[test]
     fn numbers_say_what_they_stand_for() {
         let series = Series::<()>::default();
-        for (path, generation, seq) in [("a/messages", 1, 1), ("a/messages", 2, 1), ("b/messages", 1, (1 << 44) - 1)] {
-            let ino = series.number(home(path, generation), seq).unwrap();
-            assert_eq!(series.number(home(path, generation), seq), Some(ino));
+        for (path, generation, seq) in
+            [("a/messages", 1, 1), ("a/messages", 1, 2), ("a/messages", 2, 1), ("b/messages", 1, 1 << 40)]
+        {
+            let ino = series.number(&home(path, generation), seq).unwrap();
+            assert_eq!(series.number(&home(path, generation), seq), Some(ino));
             assert_eq!(series.find(ino), Some((home(path, generation), seq)));
+            assert!(ino.0 < 1 << 53);
+            let elsewhere = Home { id: FileId { dev: 9, ino: 2 }, ..home(path, generation) };
+            assert_eq!(Series::<()>::default().number(&elsewhere, seq), Some(ino), "in another mount");
         }
-        assert_eq!(series.number(home("a/messages", 1), 1 << 44), None);
+        assert_eq!(series.number(&home("a/messages", 1), MESSAGE_BIT), None);
+        assert_eq!(series.number(&home("a/messages", 1), u64::MAX), None);
         assert_eq!(series.find(Ino(17)), None);
-        assert_eq!(series.find(Ino(MESSAGE_BIT | 9 << SEQ_BITS | 1)), None);
+        assert_eq!(series.find(Ino(MESSAGE_BIT)), None);
+    }
+
+    #[test]
+    fn queues_never_share_a_number() {
+        let series = Series::<()>::default();
+        let mut homes: Vec<_> = (0..2).map(|n| home("a", n)).collect();
+        homes.sort_by_key(Home::place);
+        let distance = homes[1].place() - homes[0].place();
+        // The second queue's place is among the first one's messages.
+        assert!(series.number(&homes[0], distance + 5).is_some());
+        assert_eq!(series.number(&homes[1], 1), None);
+        let series = Series::<()>::default();
+        let first = series.number(&homes[1], 1).unwrap();
+        assert_eq!(series.number(&homes[0], distance + 1), None);
+        assert_eq!(series.find(first), Some((homes[1].clone(), 1)));
+        assert!(series.number(&homes[0], distance - 1).is_some());
     }
 
     #[test]

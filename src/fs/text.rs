@@ -74,7 +74,9 @@ impl Files {
     /// Segments that have been written to since, other than by appending.
     fn suspects(&self, now: &Self) -> Vec<SegmentId> {
         let head = self.written.last().map(|(segment, _)| *segment).filter(|_| now.size > self.size);
-        let is_suspect = |file: &&(SegmentId, (i64, u64))| Some(file.0) != head && !now.written.contains(file);
+        // Both are in the order of the segments.
+        let is_same = |file: &(SegmentId, (i64, u64))| now.written.binary_search(file).is_ok();
+        let is_suspect = |file: &&(SegmentId, (i64, u64))| Some(file.0) != head && !is_same(file);
         self.written.iter().filter(is_suspect).map(|(segment, _)| *segment).collect()
     }
 }

@@ -295,6 +295,10 @@ impl Tree {
         self.files.get(fh)?.handle.fsync()
     }
 
+    pub(crate) fn flush(&self, fh: u64, caller: Caller) -> Result<()> {
+        self.files.get(fh)?.handle.flush(caller)
+    }
+
     pub(crate) fn release(&self, fh: u64) {
         if let Some(open) = self.files.remove(fh) {
             open.handle.release();
@@ -466,7 +470,7 @@ impl Tree {
     fn message_number(&self, key: &Key, file: &dyn File) -> Option<Ino> {
         let seq = file.message()?;
         let path = key.path.parent()?.to_path_buf();
-        self.messages.number(Home { path, id: key.id, generation: key.generation }, seq)
+        self.messages.number(&Home { path, id: key.id, generation: key.generation }, seq)
     }
 
     /// What an inode number stands for.

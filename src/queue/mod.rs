@@ -185,6 +185,11 @@ impl Queue {
         }
     }
 
+    /// A number that no other queue has, but copies of it.
+    pub(crate) fn id(&self) -> u64 {
+        self.shared.geometry.queue_id
+    }
+
     /// The settings of a queue that somebody else was still making when its files were looked for.
     fn open_made_meanwhile(dir: &Dir) -> Option<Geometry> {
         let control = dir.open_file(CONTROL_FILE, Access::Read).ok().flatten();

@@ -45,8 +45,33 @@ fn mask(block: &[u8; BLOCK]) -> u64 {
     mask
 }
 
-/// Appends `text`, escaped for a JSON string, to `out`.
+/// The line and paragraph separators of Unicode and the C1 newline, at which many readers of text end a line.
+const SEPARATORS: [(&[u8], &[u8]); 3] =
+    [("\u{2028}".as_bytes(), b"\\u2028"), ("\u{2029}".as_bytes(), b"\\u2029"), ("\u{85}".as_bytes(), b"\\u0085")];
+
+/// The separators in `text`: where each is, its bytes and what stands for them.
+fn separators(text: &str) -> impl Iterator<Item = (usize, &'static [u8], &'static [u8])> {
+    let text = text.as_bytes();
+    memchr::memchr2_iter(0xE2, 0xC2, text).filter_map(|at| {
+        let (bytes, escape) = SEPARATORS.iter().find(|(bytes, _)| text[at..].starts_with(bytes))?;
+        Some((at, *bytes, *escape))
+    })
+}
+
+/// Appends `text`, escaped for a JSON string, to `out`: as serde_json does it, and the three separators too, so that a line
+/// is one line to every reader.
 pub(super) fn escape(text: &str, out: &mut Vec<u8>) {
+    let mut from = 0;
+    for (at, bytes, escape) in separators(text) {
+        escape_ascii(&text[from..at], out);
+        out.extend_from_slice(escape);
+        from = at + bytes.len();
+    }
+    escape_ascii(&text[from..], out);
+}
+
+/// Appends `text` with its control characters, quotes and backslashes escaped.
+fn escape_ascii(text: &str, out: &mut Vec<u8>) {
     let text = text.as_bytes();
     let mut scratch = [0; SCRATCH];
     let mut clean = 0;
@@ -141,7 +166,10 @@ fn escape_control(byte: u8, scratch: &mut [u8; SCRATCH], at: usize) -> usize {
 pub(super) fn escaped_len(text: &str) -> usize {
     // Each byte adds at most 5, so the sum over 48 fits into a byte.
     let blocks = text.as_bytes().chunks(48);
-    text.len() + blocks.map(|block| usize::from(block.iter().map(|&byte| added_by(byte)).sum::<u8>())).sum::<usize>()
+    let separators: usize = separators(text).map(|(_, bytes, escape)| escape.len() - bytes.len()).sum();
+    text.len()
+        + separators
+        + blocks.map(|block| usize::from(block.iter().map(|&byte| added_by(byte)).sum::<u8>())).sum::<usize>()
 }
 
 /// By how much escaping makes this byte longer.
@@ -165,14 +193,31 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
+    /// What serde_json makes of it, with the separators escaped.
+    fn reference(text: &str) -> String {
+        let json = serde_json::to_string(text).unwrap();
+        json.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029").replace('\u{85}', "\\u0085")
+    }
+
+    #[test]
+    fn what_ends_a_line_for_some_readers_is_escaped() {
+        for (separator, expected) in [("\u{2028}", "\\u2028"), ("\u{2029}", "\\u2029"), ("\u{85}", "\\u0085")] {
+            for place in 0..150 {
+                let (before, after) = ("\u{e9}".repeat(place), "\"\u{2027}\u{84}");
+                let line = escaped(&format!("{before}{separator}{separator}{after}"));
+                assert_eq!(line, format!("{before}{expected}{expected}\\{after}"));
+            }
+        }
+    }
+
     #[test]
     fn agrees_with_serde_json_on_every_character_in_every_place() {
-        for code in 0..0x100 {
+        for code in (0..0x100).chain(0x2020..0x2030) {
             for place in 0..150 {
                 let mut text = "x".repeat(place);
                 text.push(char::from_u32(code).unwrap());
                 text.push_str("\"yz\\");
-                assert_eq!(format!("\"{}\"", escaped(&text)), serde_json::to_string(&text).unwrap());
+                assert_eq!(format!("\"{}\"", escaped(&text)), reference(&text));
             }
         }
     }
@@ -181,19 +226,19 @@ mod tests {
     fn every_mask_of_quotes() {
         for mask in 0_u32..1 << 8 {
             let text: String = (0..40).map(|i| if mask >> (i % 8) & 1 == 1 { '"' } else { 'a' }).collect();
-            assert_eq!(format!("\"{}\"", escaped(&text)), serde_json::to_string(&text).unwrap());
+            assert_eq!(format!("\"{}\"", escaped(&text)), reference(&text));
         }
     }
 
     proptest! {
         #[test]
-        fn agrees_with_serde_json(text in "(.|[\"\\\\\\x00-\\x7f]){0,200}") {
-            prop_assert_eq!(format!("\"{}\"", escaped(&text)), serde_json::to_string(&text).unwrap());
+        fn agrees_with_serde_json(text in "(.|[\"\\\\\\x00-\\x7f\\u{85}\\u{2028}\\u{2029}]){0,200}") {
+            prop_assert_eq!(format!("\"{}\"", escaped(&text)), reference(&text));
         }
 
         #[test]
         fn agrees_with_serde_json_on_json(text in "[\"\\\\ -~]{0,200}") {
-            prop_assert_eq!(format!("\"{}\"", escaped(&text)), serde_json::to_string(&text).unwrap());
+            prop_assert_eq!(format!("\"{}\"", escaped(&text)), reference(&text));
         }
     }
 }

@@ -79,6 +79,13 @@ impl SegmentIndexes {
         Ok(())
     }
 
+    /// Other segments have got the numbers of those that are known.
+    pub(crate) fn forget(&self) {
+        let mut state = lock(&self.state);
+        state.known.clear();
+        state.loaded.clear();
+    }
+
     /// Whether a view has missed one since this was asked last.
     pub(crate) fn take_wanted(&self) -> bool {
         self.wanted.swap(false, Ordering::Relaxed)

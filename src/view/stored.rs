@@ -20,7 +20,7 @@ use crate::queue::{FINGERPRINT_LEN, Position, Sealed, SegmentId};
 
 const MAGIC: [u8; 8] = *b"CHRONIDX";
 /// Of the file and of the rendering that it was made from.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const SUFFIX: &str = ".index";
 /// More than any segment renders to, in bytes.
 const MAX_LEN: u64 = 1 << 36;

@@ -1,7 +1,8 @@
 //! A payload as one line of text: for eyes and grep, not reversible. Pure.
 //!
 //! Text stays as it is. Newline and carriage return become `\n` and `\r`; other control characters (C0 but the tab,
-//! DEL, and C1, which terminals obey too) and bytes that are no UTF-8 become `\xNN`. One walk over the payload feeds
+//! DEL, and C1, which terminals obey too), the line and paragraph separators of Unicode and bytes that are no UTF-8 become
+//! `\xNN`. One walk over the payload feeds
 //! both rendering and counting, so that the two agree.
 
 use super::json::HEX;
@@ -82,6 +83,8 @@ fn walk_text(text: &[u8], sink: &mut impl Sink) {
             0..0x20 | 0x7F => 1,
             // C1: U+0080 to U+009F.
             0xC2 if text.get(at + 1).is_some_and(|&next| next < 0xA0) => 2,
+            // U+2028 and U+2029.
+            0xE2 if matches!(text.get(at + 1..at + 3), Some([0x80, 0xA8 | 0xA9])) => 3,
             _ => 0,
         };
         if width == 0 {
@@ -115,6 +118,7 @@ mod tests {
         assert_eq!(lined(b"a\r\nb\0\x1b[31m\x7f"), "a\\r\\nb\\x00\\x1b[31m\\x7f\n");
         assert_eq!(lined(b"\xff\xc3(\xe2\x82"), "\\xff\\xc3(\\xe2\\x82\n");
         assert_eq!(lined("\u{85}\u{9b}31m\u{a0}".as_bytes()), "\\xc2\\x85\\xc2\\x9b31m\u{a0}\n");
+        assert_eq!(lined("\u{2027}\u{2028}\u{2029}".as_bytes()), "\u{2027}\\xe2\\x80\\xa8\\xe2\\x80\\xa9\n");
     }
 
     /// The definition, character by character.
@@ -126,7 +130,7 @@ mod tests {
                     '\n' => line.push_str("\\n"),
                     '\r' => line.push_str("\\r"),
                     '\t' => line.push('\t'),
-                    c if c.is_control() => {
+                    c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
                         let mut bytes = [0; 4];
                         c.encode_utf8(&mut bytes).bytes().for_each(|b| line.push_str(&format!("\\x{b:02x}")));
                     }
@@ -146,7 +150,7 @@ mod tests {
         }
 
         #[test]
-        fn one_line_as_defined_for_text(text in "(.|[\\x00-\\x9f]){0,100}") {
+        fn one_line_as_defined_for_text(text in "(.|[\\x00-\\x9f\\u{2028}\\u{2029}]){0,100}") {
             let line = lined(text.as_bytes());
             prop_assert!(!line[..line.len() - 1].contains(|c: char| c.is_control() && c != '\t'));
             prop_assert_eq!(line, reference(text.as_bytes()));

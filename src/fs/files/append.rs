@@ -2,16 +2,23 @@
 //!
 //! Invariants: what a write reports as taken is in the queue, or is the unfinished last line that waits in the
 //! handle; what it does not report is not. A bad line ends the write short before it, and the write after that fails
-//! and changes nothing, so that the caller can tell. A flush is not the end of a message (shells flush before they
-//! write): lines end at newlines, and the last one at release.
+//! and changes nothing, so that the caller can tell; nothing of a refused line ever becomes a message. What fsync and the
+//! last close say yes to is in the queue.
+//!
+//! Lines end at newlines, and the last one at the last close. A close of one of several descriptors looks the same from
+//! here (shells close one before they write, and so does each child that had it), so that the line is appended when the
+//! process that opened the file closes the last of its own. At any other close it is only looked whether it could be;
+//! it is appended at release, which nobody waits for.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use crate::bus;
 use crate::fs::attr::{Attr, WRITE};
 use crate::fs::backing::Directory;
+use crate::fs::callers::{has_open, process_of};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::Handle;
 use crate::fs::lock;
@@ -26,6 +33,8 @@ struct Append {
     /// None: the first message makes it.
     queue: Option<Arc<OpenQueue>>,
     format: InputFormat,
+    /// Its path below the mountpoint.
+    path: PathBuf,
 }
 
 /// Row constructor for a queue.
@@ -51,7 +60,13 @@ pub(crate) fn first(site: &Site, format: InputFormat) -> Result<Arc<dyn File>> {
 
 fn make(site: &Site, queue: Option<Arc<OpenQueue>>, format: InputFormat) -> Result<Arc<dyn File>> {
     let (shared, directory) = (Arc::clone(&site.shared), Arc::clone(&site.directory));
-    Ok(Arc::new(Append { shared, directory, queue, format }))
+    let name = match format {
+        InputFormat::Txt => "append.txt",
+        InputFormat::Jsonl => "append.jsonl",
+        InputFormat::Bin => "append.bin",
+    };
+    let path = site.relative.join(name);
+    Ok(Arc::new(Append { shared, directory, queue, format, path }))
 }
 
 impl File for Append {
@@ -59,7 +74,7 @@ impl File for Append {
         Ok(Attr::file(&self.directory.stat_now()?, WRITE))
     }
 
-    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, caller: Caller) -> Result<Box<dyn Handle>> {
         access.writing()?;
         if let Some(queue) = &self.queue {
             queue.join_writer()?;
@@ -74,6 +89,8 @@ impl File for Append {
             // The kernel cuts larger writes, and unaligned ones up to a page earlier.
             max_write: self.shared.max_chunk.saturating_sub(4096),
             max_line: longest_line(self.format, max_payload),
+            opener: process_of(caller.pid),
+            path: self.path.clone(),
             state: Mutex::default(),
         };
         Ok(Box::new(handle))
@@ -106,6 +123,10 @@ struct AppendHandle {
     max_write: usize,
     /// The longest line that is kept until its end comes.
     max_line: usize,
+    /// The process that opened it; None if it can't be seen.
+    opener: Option<u32>,
+    /// Its path below the mountpoint.
+    path: PathBuf,
     /// Outside the queue's writer in the lock order.
     state: Mutex<Lines>,
 }
@@ -115,8 +136,13 @@ struct AppendHandle {
 struct Lines {
     /// The unfinished last line.
     partial: Vec<u8>,
-    /// The last write ended short before a bad line: the next one gets this.
+    /// The last write ended short before a bad line, or its error may not have got through: the next write or close gets
+    /// this.
     refuse: Option<Errno>,
+    /// The rest of a refused line is still to come.
+    is_refusing: Option<Errno>,
+    /// The last write may be continued by the next.
+    was_full: bool,
 }
 
 /// Why a line was not taken.
@@ -178,7 +204,16 @@ impl AppendHandle {
 
     fn write_lines(&self, data: &[u8]) -> Result<usize> {
         let mut lines = lock(&self.state);
+        // The kernel cuts a large write into pieces, and keeps the error of any but the first to itself: the caller sees
+        // a short write, and the error when it goes on.
+        let is_continued = std::mem::replace(&mut lines.was_full, data.len() >= self.max_write);
         if let Some(errno) = lines.refuse.take() {
+            return Err(errno);
+        }
+        if let Some(errno) = lines.is_refusing {
+            if data.contains(&b'\n') {
+                lines.is_refusing = None;
+            }
             return Err(errno);
         }
         let (taken, refusal) = match self.is_worth_a_queue(&lines.partial, data) {
@@ -191,25 +226,47 @@ impl AppendHandle {
             None if lines.partial.len() + rest.len() > self.max_line => Some(Refusal::Line(Errno::EMSGSIZE)),
             other => other,
         };
-        match refusal {
-            None => {
-                lines.partial.extend_from_slice(rest);
-                Ok(data.len())
+        let Some(refusal) = refusal else {
+            lines.partial.extend_from_slice(rest);
+            return Ok(data.len());
+        };
+        if let Refusal::Line(errno) = refusal {
+            if taken > 0 || is_continued {
+                lines.refuse = Some(errno);
             }
-            Some(refusal) if taken == 0 => {
-                // A line that began in an earlier write. It must not spoil the next one.
-                if let Refusal::Line(_) = refusal {
-                    lines.partial.clear();
-                }
-                Err(refusal.errno())
-            }
-            Some(refusal) => {
-                if let Refusal::Line(errno) = refusal {
-                    lines.refuse = Some(errno);
-                }
-                Ok(taken)
+            if taken == 0 {
+                // A line that may have begun in an earlier write, and may go on in the next one.
+                lines.partial = Vec::new();
+                lines.is_refusing = Some(errno).filter(|_| !data.contains(&b'\n'));
             }
         }
+        if taken == 0 { Err(refusal.errno()) } else { Ok(taken) }
+    }
+
+    /// Appends the unfinished line.
+    fn finish_line(&self, lines: &mut Lines) -> Result<()> {
+        if lines.partial.is_empty() {
+            return Ok(());
+        }
+        self.parse(&lines.partial).map_err(|refusal| refusal.errno())?;
+        let partial = std::mem::take(&mut lines.partial);
+        let appended = self.queue().and_then(|queue| queue.with_writer(|writer| self.append_line(writer, &partial)));
+        match appended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Refusal::Line(errno))) => Err(errno),
+            // It may be tried again.
+            Ok(Err(Refusal::Queue(errno))) | Err(errno) => {
+                lines.partial = partial;
+                Err(errno)
+            }
+        }
+    }
+
+    /// Whether the unfinished line would be taken now.
+    fn check_line(&self, lines: &Lines) -> Result<()> {
+        let Some(input) = self.parse(&lines.partial).map_err(|refusal| refusal.errno())? else { return Ok(()) };
+        let Some(queue) = lock(&self.queue).clone() else { return Ok(()) };
+        Ok(queue.with_writer(|writer| writer.reserve(input.msg_type, input.payload.len()).map(drop))??)
     }
 
     /// Appends the complete lines of `data`, the first one continuing what is kept. Returns how many bytes of `data`
@@ -251,19 +308,38 @@ impl Handle for AppendHandle {
     }
 
     fn fsync(&self) -> Result<()> {
+        let mut lines = lock(&self.state);
+        if let Some(errno) = lines.refuse {
+            return Err(errno);
+        }
+        self.finish_line(&mut lines)?;
         let queue = lock(&self.queue).clone();
         Ok(queue.map_or(Ok(Ok(())), |queue| queue.with_writer(QueueWriter::flush_sync))??)
     }
 
-    fn release(&self) {
-        let partial = std::mem::take(&mut lock(&self.state).partial);
-        if !partial.is_empty()
-            && self.parse(&partial).is_ok()
-            && let Ok(queue) = self.queue()
-        {
-            // Nobody is left who could be told of an error.
-            let _ = queue.with_writer(|writer| self.append_line(writer, &partial));
+    fn flush(&self, caller: Caller) -> Result<()> {
+        let mut lines = lock(&self.state);
+        if let Some(errno) = lines.refuse.take() {
+            return Err(errno);
         }
+        if lines.partial.is_empty() {
+            return Ok(());
+        }
+        let process = process_of(caller.pid).filter(|process| self.opener == Some(*process));
+        if process.is_some_and(|process| !has_open(process, &self.path)) {
+            self.finish_line(&mut lines)
+        } else {
+            self.check_line(&lines)
+        }
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.format != InputFormat::Bin
+    }
+
+    fn release(&self) {
+        // Nobody is left who could be told of an error.
+        let _ = self.finish_line(&mut lock(&self.state));
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::follow::below_chunk;
 use crate::fs::attr::{Attr, READ};
+use crate::fs::backing::FileId;
 use crate::fs::bus_walk;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Handle, Progress};
@@ -89,8 +90,8 @@ struct State {
     queues: Vec<Arc<OpenQueue>>,
     /// In a snapshot, of each of the queues.
     starts: Vec<Start>,
-    /// The queues that are in it, by name and identity.
-    known: HashSet<(String, u64)>,
+    /// The queues that are in it, by directory and identity: not by name, nor by what is kept open of them.
+    known: HashSet<(FileId, u64)>,
     looked: Instant,
     /// In a snapshot, where the last read ended.
     at: u64,
@@ -103,7 +104,7 @@ impl State {
     fn look(&mut self, site: &Site, caller: Caller, is_live: bool, is_first: bool) -> Result<()> {
         for found in bus_walk::queues(&site.shared, &site.relative, caller)? {
             let Ok(queue) = found.queue else { continue };
-            if !self.known.insert((found.name.clone(), queue.identity)) {
+            if !self.known.insert((found.directory.id(), queue.identity)) {
                 continue;
             }
             let mut scanner = queue.queue.scan()?;

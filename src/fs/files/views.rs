@@ -70,7 +70,7 @@ impl File for Messages {
     }
 
     fn generation(&self) -> u64 {
-        self.generation.number()
+        self.generation.number(self.queue.identity)
     }
 
     fn is_current(&self) -> bool {

@@ -117,10 +117,11 @@ fn reply_empty(result: Result<()>, reply: ReplyEmpty) {
     }
 }
 
-/// How every file is opened: uncached, because files grow under native writers and the kernel's cache would show
-/// zeros at the old end; and without a message at each close.
-fn open_flags() -> FopenFlags {
-    FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
+/// How a file is opened: uncached, because files grow under native writers and the kernel's cache would show zeros at
+/// the old end; and without a message at each close, unless there is something to be done then.
+fn open_flags(open: &OpenFile) -> FopenFlags {
+    let at_close = if open.handle.is_flushed() { FopenFlags::empty() } else { FopenFlags::FOPEN_NOFLUSH };
+    FopenFlags::FOPEN_DIRECT_IO | at_close
 }
 
 /// Answers an open: how the kernel is to read the file.
@@ -129,14 +130,11 @@ fn opened(tree: &Tree, passthrough: &Passthrough, ino: INodeNo, fh: u64, reply: 
     if open.handle.is_constant() {
         return reply.opened(FileHandle(fh), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
     }
-    let Some(file) = open.handle.backing() else { return reply.opened(FileHandle(fh), open_flags()) };
-    match passthrough.share(ino.0, fh, |file| reply.open_backing(file), file) {
-        Ok(Some(backing)) => reply.opened_passthrough(FileHandle(fh), FopenFlags::FOPEN_NOFLUSH, &backing),
-        Ok(None) => reply.opened(FileHandle(fh), open_flags()),
-        Err(error) => {
-            tree.release(fh);
-            reply.error(errno(Errno::from(error)));
-        }
+    let Some(file) = open.handle.backing() else { return reply.opened(FileHandle(fh), open_flags(&open)) };
+    let way = passthrough.share(ino.0, fh, |file| reply.open_backing(file), file);
+    match way.as_deref() {
+        Some(Some(backing)) => reply.opened_passthrough(FileHandle(fh), FopenFlags::FOPEN_NOFLUSH, backing),
+        _ => reply.opened(FileHandle(fh), open_flags(&open)),
     }
 }
 
@@ -276,7 +274,8 @@ impl Filesystem for Adapter {
         guarded(|| match self.tree.create(Ino(parent.0), name, access(OpenFlags(flags)), caller(req)) {
             Ok((entry, fh)) => {
                 let attr = file_attr(entry.ino, &entry.attr);
-                reply.created(&entry.ttl.entry, &attr, Generation(0), FileHandle(fh), open_flags());
+                let flags = self.tree.files.get(fh).map_or(FopenFlags::FOPEN_DIRECT_IO, |open| open_flags(&open));
+                reply.created(&entry.ttl.entry, &attr, Generation(0), FileHandle(fh), flags);
             }
             Err(error) => reply.error(errno(error)),
         });
@@ -350,8 +349,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        reply.ok();
+    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        guarded(|| reply_empty(self.tree.flush(fh.0, caller(req)), reply));
     }
 
     fn release(

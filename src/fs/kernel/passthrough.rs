@@ -1,8 +1,9 @@
-//! Files that the kernel reads and maps itself: the segments, where it is asked by root.
+//! Files that the kernel reads and maps itself: the segments and kept text, where it is asked by root.
 //!
 //! Invariants: all open handles of an inode share one backing (the kernel refuses a second one), which is let go with
-//! the last of them; and an inode is never opened both with a backing and without, which would give EIO. So whether
-//! it can be done at all is found out once; later failures fail the open.
+//! the last of them; and an inode is never open both with a backing and without, which would give EIO. So the first
+//! handle of an inode decides for those that are open beside it. Where the kernel refuses a backing (not to this user, or
+//! not from a file system that is itself stacked) the file is read by requests.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,19 +20,15 @@ pub(super) struct Passthrough {
     state: Mutex<State>,
 }
 
+/// How the handles of an inode are read: from a backing, or by requests.
+type Way = Option<BackingId>;
+
 #[derive(Default)]
 struct State {
-    support: Support,
-    by_inode: HashMap<u64, Weak<BackingId>>,
-    by_handle: HashMap<u64, Arc<BackingId>>,
-}
-
-#[derive(Default, Clone, Copy, PartialEq, Eq)]
-enum Support {
-    #[default]
-    No,
-    Perhaps,
-    Yes,
+    /// The kernel knows of backings.
+    is_granted: bool,
+    by_inode: HashMap<u64, Weak<Way>>,
+    by_handle: HashMap<u64, Arc<Way>>,
 }
 
 impl Passthrough {
@@ -40,40 +37,27 @@ impl Passthrough {
         // Depth 2: the bus may lie on an overlay.
         let granted =
             config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() && config.set_max_stack_depth(2).is_ok();
-        lock(&self.state).support = if granted { Support::Perhaps } else { Support::No };
+        lock(&self.state).is_granted = granted;
     }
 
-    /// The backing of an inode for one more handle, registered by `register` if it is the first. None where there is
-    /// no such thing.
+    /// How one more handle of an inode is to be read. `register` asks the kernel for a backing if it is the first.
     pub(super) fn share(
         &self,
         inode: u64,
         handle: u64,
         register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
         file: BorrowedFd<'_>,
-    ) -> io::Result<Option<Arc<BackingId>>> {
+    ) -> Option<Arc<Way>> {
         let mut state = lock(&self.state);
-        if state.support == Support::No {
-            return Ok(None);
+        if !state.is_granted {
+            return None;
         }
         let known = state.by_inode.get(&inode).and_then(Weak::upgrade);
-        let backing = match known {
-            Some(backing) => backing,
-            None => match register(file) {
-                Ok(backing) => Arc::new(backing),
-                Err(_) if state.support == Support::Perhaps => {
-                    // Not allowed to this user, or not with this file system: it will stay so.
-                    state.support = Support::No;
-                    return Ok(None);
-                }
-                Err(error) => return Err(error),
-            },
-        };
-        state.support = Support::Yes;
-        state.by_inode.retain(|_, backing| backing.strong_count() > 0);
-        state.by_inode.insert(inode, Arc::downgrade(&backing));
-        state.by_handle.insert(handle, Arc::clone(&backing));
-        Ok(Some(backing))
+        let way = known.unwrap_or_else(|| Arc::new(register(file).ok()));
+        state.by_inode.retain(|_, way| way.strong_count() > 0);
+        state.by_inode.insert(inode, Arc::downgrade(&way));
+        state.by_handle.insert(handle, Arc::clone(&way));
+        Some(way)
     }
 
     /// A handle was closed.
