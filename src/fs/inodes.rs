@@ -53,7 +53,7 @@ impl Key {
     fn hash(&self) -> u64 {
         let (path, number, generation) = (self.path.as_os_str().as_bytes(), self.id.ino, self.generation);
         // 0 and 1 are taken.
-        stable_hash(&[path, &number.to_le_bytes(), &generation.to_le_bytes()]) % MESSAGE_BIT | 2
+        (stable_hash(&[path, &number.to_le_bytes(), &generation.to_le_bytes()]) % MESSAGE_BIT) | 2
     }
 }
 
