@@ -11,8 +11,10 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::printable::{printable, printable_json};
-use crate::queue::{Inspection, ReaderInfo, WriterInfo, WriterState};
+use crate::queue::{self, Inspection, ReaderInfo, WriterInfo, WriterState};
 use crate::{bus, clock, view};
+
+const NS_PER_MS: u64 = 1_000_000;
 
 /// What is known of a queue's LEASE.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -70,9 +72,13 @@ struct Whole<'a> {
 #[derive(Serialize)]
 struct Settings {
     segment_size: u32,
+    checksum: &'static str,
     max_bytes: Option<u64>,
     retain_bytes: Option<u64>,
     retain_age_ms: Option<u64>,
+    retain_segments: Option<u32>,
+    reader_ttl_ms: Option<u64>,
+    max_lag_bytes: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -102,12 +108,7 @@ struct Reader<'a> {
 pub fn inspection_json(inspection: &Inspection, ready: bool, lease: Option<&Lease>) -> String {
     to_json(&Whole {
         summary: summary(inspection, ready, lease),
-        settings: Settings {
-            segment_size: inspection.settings.segment_size,
-            max_bytes: inspection.settings.max_bytes,
-            retain_bytes: inspection.settings.retain_bytes,
-            retain_age_ms: inspection.settings.retain_age_ns.map(|ns| ns / 1_000_000),
-        },
+        settings: settings(&inspection.settings),
         segments: inspection
             .segments
             .iter()
@@ -151,6 +152,29 @@ fn summary<'a>(inspection: &Inspection, ready: bool, lease: Option<&'a Lease>) -
         },
         ready,
         lease,
+    }
+}
+
+fn settings(settings: &queue::Settings) -> Settings {
+    let queue::Settings {
+        segment_size,
+        checksum,
+        max_bytes,
+        retain_bytes,
+        retain_age_ns,
+        retain_segments,
+        reader_ttl_ns,
+        max_lag_bytes,
+    } = *settings;
+    Settings {
+        segment_size,
+        checksum: checksum.as_str(),
+        max_bytes,
+        retain_bytes,
+        retain_age_ms: retain_age_ns.map(|ns| ns / NS_PER_MS),
+        retain_segments,
+        reader_ttl_ms: reader_ttl_ns.map(|ns| ns / NS_PER_MS),
+        max_lag_bytes,
     }
 }
 
@@ -289,27 +313,31 @@ fn lease_text(lease: &Lease) -> String {
     }
 }
 
-fn settings_text(settings: &crate::queue::Settings) -> String {
-    let mut text = format!("segments of {}", human_bytes(u64::from(settings.segment_size)));
-    match settings.max_bytes {
-        Some(max) => {
-            let _ = write!(text, ", at most {}", human_bytes(max));
-        }
-        None => text.push_str(", no size limit"),
+fn settings_text(settings: &queue::Settings) -> String {
+    let queue::Settings { segment_size, checksum, max_bytes, reader_ttl_ns, max_lag_bytes, .. } = *settings;
+    let mut facts = vec![
+        format!("segments of {}", human_bytes(u64::from(segment_size))),
+        max_bytes.map_or_else(|| "no size limit".to_owned(), |max| format!("at most {}", human_bytes(max))),
+        retention_text(settings),
+    ];
+    facts.extend(
+        reader_ttl_ns.map(|ns| format!("a reader counts for {} after its heartbeat", human_span_ms(ns / NS_PER_MS))),
+    );
+    facts.extend(max_lag_bytes.map(|bytes| format!("a reader counts up to a lag of {}", human_bytes(bytes))));
+    facts.push(format!("checksum {}", checksum.as_str()));
+    facts.join(", ")
+}
+
+fn retention_text(settings: &queue::Settings) -> String {
+    if !settings.has_retention() {
+        return "everything is retained".to_owned();
     }
-    match (settings.retain_bytes, settings.retain_age_ns) {
-        (None, None) => text.push_str(", everything is retained"),
-        (bytes, age) => {
-            text.push_str(", retained:");
-            if let Some(bytes) = bytes {
-                let _ = write!(text, " {}", human_bytes(bytes));
-            }
-            if let Some(age) = age {
-                let _ = write!(text, " {}", human_span_ms(age / 1_000_000));
-            }
-        }
-    }
-    text
+    let limits = [
+        settings.retain_bytes.map(human_bytes),
+        settings.retain_segments.map(|count| format!("{count} sealed segments")),
+        settings.retain_age_ns.map(|ns| human_span_ms(ns / NS_PER_MS)),
+    ];
+    format!("retained: {}", limits.into_iter().flatten().collect::<Vec<_>>().join(" or "))
 }
 
 /// `2024-08-08T09:15:00.123456789Z, 3.2 s ago`.
@@ -416,6 +444,41 @@ pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::Checksum;
+
+    const ALL: queue::Settings = queue::Settings {
+        segment_size: 65536,
+        checksum: Checksum::Crc32,
+        max_bytes: Some(1 << 20),
+        retain_bytes: Some(2 << 20),
+        retain_age_ns: Some(3_000_000_000),
+        retain_segments: Some(4),
+        reader_ttl_ns: Some(5_000_000_000),
+        max_lag_bytes: Some(6 << 20),
+    };
+
+    #[test]
+    fn every_setting_is_told() {
+        let text = settings_text(&ALL);
+        for fact in ["64.0 KiB", "crc32", "1.0 MiB", "2.0 MiB", "3.0 s", "4 sealed", "5.0 s", "6.0 MiB"] {
+            assert!(text.contains(fact), "{fact}: {text}");
+        }
+        let json = to_json(&settings(&ALL));
+        let expected = r#"{"segment_size":65536,"checksum":"crc32","max_bytes":1048576,"retain_bytes":2097152,"#
+            .to_owned()
+            + r#""retain_age_ms":3000,"retain_segments":4,"reader_ttl_ms":5000,"max_lag_bytes":6291456}"#;
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn everything_is_retained_only_where_no_limit_lets_anything_go() {
+        let everything = |settings: &queue::Settings| settings_text(settings).contains("everything is retained");
+        let none = queue::Settings::default();
+        assert!(everything(&none));
+        assert!(!everything(&queue::Settings { retain_bytes: Some(1), ..none }));
+        assert!(!everything(&queue::Settings { retain_age_ns: Some(1), ..none }));
+        assert!(!everything(&queue::Settings { retain_segments: Some(1), ..none }));
+    }
 
     #[test]
     fn sizes_are_binary_and_decimal_units_are_refused() {

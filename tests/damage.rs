@@ -475,16 +475,20 @@ fn what_is_no_regular_file_is_refused_without_waiting() {
     std::fs::remove_file(&lock).unwrap();
     let made = std::process::Command::new("mkfifo").arg(&lock).status().unwrap();
     assert!(made.success());
-    let error = Queue::open(&path).unwrap().writer().unwrap_err();
-    assert!(error.to_string().contains("writer.lock"), "{error}");
+    let assert_refused = |what: &str| {
+        let error = Queue::open(&path).unwrap().writer().unwrap_err();
+        assert!(matches!(&error, Error::Refused { path, .. } if *path == lock), "{what}: {error}");
+        assert!(error.to_string().contains("move it away"), "{what}: {error}");
+    };
+    assert_refused("a FIFO");
     std::fs::remove_file(&lock).unwrap();
     let target = dir.path().join("precious");
     std::fs::write(&target, "keep me").unwrap();
     std::os::unix::fs::symlink(&target, &lock).unwrap();
-    assert!(Queue::open(&path).unwrap().writer().is_err());
+    assert_refused("a symbolic link");
     std::fs::remove_file(&lock).unwrap();
     std::fs::hard_link(&target, &lock).unwrap();
-    assert!(Queue::open(&path).unwrap().writer().is_err());
+    assert_refused("a hard link");
     assert_eq!(std::fs::read_to_string(&target).unwrap(), "keep me");
 }
 

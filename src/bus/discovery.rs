@@ -19,7 +19,8 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 
 use super::lease::{LEASE_FILE, Lease, LeaseState, lease};
 use super::ready::{READY_FILE, ready};
-use crate::queue::layout::{CONTROL_FILE, SEGMENT_SUFFIX};
+use crate::queue::layout::CONTROL_FILE;
+use crate::queue::parse_segment_name;
 use crate::queue::{Error, Queue, Result, WriterState};
 
 /// Everything is looked at again after this long, notified or not.
@@ -438,7 +439,7 @@ impl AsFd for RouterDiscovery {
 
 /// Whether a file of this name says whether there is a queue, and in which state.
 fn says_something(name: &str) -> bool {
-    [READY_FILE, LEASE_FILE, CONTROL_FILE].contains(&name) || name.ends_with(SEGMENT_SUFFIX)
+    [READY_FILE, LEASE_FILE, CONTROL_FILE].contains(&name) || parse_segment_name(name).is_some()
 }
 
 /// What lies in a directory.

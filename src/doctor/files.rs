@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::{ASIDE, Finding, LEFTOVER, Severity};
 use crate::bus;
 use crate::clock;
-use crate::queue::{check_name, layout};
+use crate::queue::{check_name, layout, parse_segment_name};
 
 /// A file in the making that no lock protects, and that is older than this, has been left behind: making one takes
 /// microseconds.
@@ -57,7 +57,7 @@ fn left_behind(path: &Path, metadata: &Metadata, detail: &str, findings: &mut Ve
 pub(super) fn queue_directory(dir: &Path, has_writer: bool, findings: &mut Vec<Finding>) {
     for (path, name, metadata) in entries(dir) {
         let kind = metadata.file_type();
-        let is_own = name == layout::CONTROL_FILE || name == layout::LOCK_FILE || is_segment(&name);
+        let is_own = name == layout::CONTROL_FILE || name == layout::LOCK_FILE || parse_segment_name(&name).is_some();
         if kind.is_dir() && name == layout::READERS_DIR {
             readers_directory(&path, findings);
         } else if kind.is_dir() && name == ASIDE {
@@ -93,8 +93,8 @@ pub(super) fn queue_directory(dir: &Path, has_writer: bool, findings: &mut Vec<F
             findings.push(finding(Severity::Info, "evidence", &path, detail, remedy));
         } else if name.ends_with(layout::SEGMENT_SUFFIX) {
             let detail = "it ends like a segment, but no segment has such a name: nobody reads it";
-            let remedy =
-                "if it was renamed, give it its name back: nine digits and .q; else move it elsewhere".to_owned();
+            let remedy = "if it was renamed, give it its name back: nine digits or more and .q; else move it elsewhere"
+                .to_owned();
             findings.push(finding(Severity::Warning, "foreign", &path, detail, remedy));
         }
     }
@@ -152,9 +152,4 @@ pub(super) fn move_aside(path: &Path) -> std::io::Result<()> {
     }
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     Ok(renameat_with(CWD, path, CWD, aside.join(name), RenameFlags::NOREPLACE)?)
-}
-
-fn is_segment(name: &str) -> bool {
-    name.strip_suffix(layout::SEGMENT_SUFFIX)
-        .is_some_and(|digits| digits.len() == 9 && digits.bytes().all(|b| b.is_ascii_digit()))
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::bus::{self, LeaseState};
-use crate::queue::{Queue, layout};
+use crate::queue::{Queue, layout, parse_segment_name};
 use crate::report::human_span_ms;
 
 /// How bad something is.
@@ -231,8 +231,9 @@ impl Tree {
 
 fn segment_bytes(dir: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(dir) else { return 0 };
-    let segments =
-        entries.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(layout::SEGMENT_SUFFIX));
+    let segments = entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_str().is_some_and(|name| parse_segment_name(name).is_some()));
     segments.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 

@@ -7,7 +7,7 @@ use super::{Finding, Report, Severity, endpoint, files};
 use crate::clock;
 use crate::queue::{
     Entry, Error, Gap, GapReason, IgnoredReason, Inspection, LockHolder, Position, Queue, ReaderInfo, Retention,
-    SegmentId, SegmentInfo, WriterState, layout,
+    SegmentId, SegmentInfo, WriterState, layout, segment_name,
 };
 use crate::report::{human_bytes, human_span_ms};
 
@@ -35,7 +35,7 @@ pub(super) fn examine(dir: &Path, deep: bool, step: &mut dyn FnMut(u64), report:
     let looked = Instant::now();
     let (queue, inspection) = match inspected {
         Ok(found) => found,
-        Err(error @ (Error::Damaged { .. } | Error::UnsupportedVersion { .. } | Error::NotAQueue { .. })) => {
+        Err(error) if error.is_unusable_file() || matches!(error, Error::NotAQueue { .. }) => {
             let remedy = "restore it from a copy; nothing here can be read without it".to_owned();
             let detail = without_path(&error);
             let path = path_of(&error).unwrap_or_else(|| dir.to_path_buf());
@@ -83,7 +83,7 @@ impl Exam<'_> {
     }
 
     fn segment_path(&self, id: SegmentId) -> PathBuf {
-        self.path().join(format!("{:09}{}", id.0, layout::SEGMENT_SUFFIX))
+        self.path().join(segment_name(id))
     }
 
     fn found(&mut self, severity: Severity, kind: &'static str, path: PathBuf, detail: String, remedy: String) {
@@ -445,9 +445,10 @@ fn is_no_file(path: &Path) -> bool {
 /// The file that an error is about.
 fn path_of(error: &Error) -> Option<PathBuf> {
     match error {
-        Error::Damaged { path, .. } | Error::UnsupportedVersion { path, .. } | Error::NotAQueue { path, .. } => {
-            Some(path.clone())
-        }
+        Error::Damaged { path, .. }
+        | Error::Refused { path, .. }
+        | Error::UnsupportedVersion { path, .. }
+        | Error::NotAQueue { path, .. } => Some(path.clone()),
         _ => None,
     }
 }

@@ -83,6 +83,8 @@ impl From<&Error> for Errno {
             Error::NotAQueue { .. } | Error::NoSuchReader { .. } => Self::ENOENT,
             Error::AlreadyExists { .. } => Self::EEXIST,
             Error::Damaged { .. } | Error::Poisoned { .. } => Self::EIO,
+            // Nothing is wrong with the disk, and no permission would help.
+            Error::Refused { .. } => Self::EPERM,
             Error::UnsupportedVersion { .. } => Self::EPROTONOSUPPORT,
             Error::Locked { .. } | Error::ReaderInUse { .. } => Self::EBUSY,
             Error::NameTooLong { .. } => Self::ENAMETOOLONG,

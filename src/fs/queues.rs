@@ -6,7 +6,7 @@
 //! covers the table only, never I/O.
 
 use std::collections::{HashMap, VecDeque};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::Stat;
 
 use crate::clock;
-use crate::queue::{self, Queue, QueueWriter, Scanner, SegmentId, Settings, layout};
+use crate::queue::{self, Queue, QueueWriter, Scanner, SegmentId, Settings, layout, segment_name};
 use crate::sync::AtomicU32;
 use crate::view::{Format, SegmentIndexes, View};
 
@@ -183,7 +183,7 @@ impl OpenQueue {
     }
 
     fn identify(&self, segment: SegmentId) -> Option<SegmentFile> {
-        let (id, born) = self.directory.identity_of(&segment_name(segment)).ok()?;
+        let (id, born) = self.directory.identity_of(segment_name(segment).as_ref()).ok()?;
         Some(SegmentFile { segment, id, born })
     }
 
@@ -254,7 +254,7 @@ impl OpenQueue {
     pub(crate) fn written(&self) -> Result<Vec<(SegmentId, (i64, u64))>> {
         let bounds = self.queue.bounds()?;
         let written = |segment| {
-            let stat = self.directory.stat_of(&segment_name(segment)).ok()?;
+            let stat = self.directory.stat_of(segment_name(segment).as_ref()).ok()?;
             Some((segment, (stat.st_mtime, stat.st_mtime_nsec)))
         };
         Ok((bounds.first.segment.0..=bounds.head.segment.0).filter_map(|id| written(SegmentId(id))).collect())
@@ -271,8 +271,9 @@ impl OpenQueue {
             return Ok(stat);
         }
         let control = self.directory.stat_of(OsStr::new(layout::CONTROL_FILE));
-        let first =
-            self.first_segment().and_then(|first| Ok((first, self.directory.stat_of(&segment_name(first.segment))?)));
+        let first = self
+            .first_segment()
+            .and_then(|first| Ok((first, self.directory.stat_of(segment_name(first.segment).as_ref())?)));
         let (first, mut stat) = match (control, first) {
             (Ok(control), Ok((first, mut stat))) => {
                 stat.st_mode = narrowed(&stat, &control);
@@ -284,7 +285,7 @@ impl OpenQueue {
         };
         let head = self.queue.bounds()?.head.segment;
         for segment in (first.0..=head.0).skip(1) {
-            if let Ok(other) = self.directory.stat_of(&segment_name(SegmentId(segment))) {
+            if let Ok(other) = self.directory.stat_of(segment_name(SegmentId(segment)).as_ref()) {
                 stat.st_mode = narrowed(&stat, &other);
             }
         }
@@ -362,10 +363,6 @@ pub(crate) fn is_internal(name: &OsStr) -> bool {
         || name == layout::INDEX_DIR
         || name.ends_with(layout::SEGMENT_SUFFIX)
         || name.ends_with(layout::TEMPORARY_SUFFIX)
-}
-
-fn segment_name(segment: SegmentId) -> OsString {
-    format!("{:09}{}", segment.0, layout::SEGMENT_SUFFIX).into()
 }
 
 /// Queues kept open though no node holds them.

@@ -160,7 +160,7 @@ impl SharedView {
         match error {
             // Retention took it away: this file is no longer what its name stands for.
             Error::NoSuchPosition { .. } => return Errno::ESTALE,
-            Error::Damaged { .. } => self.spoilt.store(true, Ordering::Relaxed),
+            error if error.is_unusable_file() => self.spoilt.store(true, Ordering::Relaxed),
             _ => {}
         }
         Errno::from(error)

@@ -2,7 +2,7 @@
 
 use zerocopy::FromBytes;
 
-use super::layout::{self, HEADER_LEN, MessageHeader};
+use super::layout::{HEADER_LEN, MessageHeader};
 use super::mapping::Mapping;
 use super::position::Position;
 use super::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
@@ -38,7 +38,7 @@ impl<'a> Iterator for Available<'a> {
                 Look::Uncommitted | Look::Other => return None,
             },
         };
-        self.position.offset += layout::record_len(header.payload_len).unwrap_or(HEADER_LEN);
+        self.position.offset += header.record_len();
         *self.seq = self.seq.saturating_add(1);
         Some(message(map, &header, position))
     }
@@ -93,6 +93,7 @@ mod tests {
 
     use super::*;
     use crate::queue::dir::Access;
+    use crate::queue::layout::RECORDS_START;
     use crate::queue::{Queue, SegmentId, Settings};
 
     const LAST: u64 = 20_000;
@@ -107,7 +108,7 @@ mod tests {
         let map = Arc::clone(&writer.map);
         let context = queue.shared.open_segment(SegmentId(0), Access::Read).unwrap().unwrap().context;
         let looking = std::thread::spawn(move || {
-            let (mut offset, mut seq) = (layout::RECORDS_START, 1);
+            let (mut offset, mut seq) = (RECORDS_START, 1);
             while seq <= LAST {
                 match look(&map, &context, offset, seq, seq.is_multiple_of(2)) {
                     Look::Uncommitted => std::thread::yield_now(),
@@ -115,7 +116,7 @@ mod tests {
                     Look::Message(header) => {
                         let position = Position { segment: SegmentId(0), offset };
                         assert_eq!(message(&map, &header, position).payload, payload(seq));
-                        offset += layout::record_len(header.payload_len).unwrap();
+                        offset += header.record_len();
                         seq += 1;
                     }
                 }

@@ -82,13 +82,13 @@ impl Dir {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO | libc::EISDIR)) => {
-                return Err(self.refused(name, "it is no regular file"));
+                return Err(self.refused(name, "it is not a regular file"));
             }
             Err(error) => return Err(Error::io(&self.path_of(name), "open it")(error)),
         };
         let metadata = file.metadata().map_err(Error::io(&self.path_of(name), "look at it"))?;
         if !metadata.is_file() {
-            return Err(self.refused(name, "it is no regular file"));
+            return Err(self.refused(name, "it is not a regular file"));
         }
         if access != Access::Read && metadata.nlink() > 1 {
             return Err(self.refused(name, "it has other names (hard links) and would be changed under them too"));
@@ -97,7 +97,7 @@ impl Dir {
     }
 
     fn refused(&self, name: &str, why: &str) -> Error {
-        Error::damaged(&self.path_of(name), 0, format!("{why}; chronfs does not touch it: move it away"))
+        Error::refused(&self.path_of(name), format!("{why}; move it away"))
     }
 
     /// The names in the directory that are UTF-8; the others are none of ours.

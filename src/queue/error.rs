@@ -46,6 +46,15 @@ pub enum Error {
         /// What is wrong, and the remedy where there is one.
         what: String,
     },
+    /// Something has a queue file's name that chronfs does not open or write to: a symbolic link, a FIFO, a file with
+    /// other names (hard links), another queue's file. It is left as it is.
+    #[error("{}: refused: {reason}", path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and the remedy.
+        reason: String,
+    },
     /// The file was written by a newer chronfs.
     #[error("{}: format version {found}, this program reads version {supported}; upgrade chronfs to open it", path.display())]
     UnsupportedVersion {
@@ -154,6 +163,17 @@ impl Error {
     /// A damaged file.
     pub(crate) fn damaged(path: &Path, offset: u64, what: impl Into<String>) -> Self {
         Self::Damaged { path: path.to_path_buf(), offset, what: what.into() }
+    }
+
+    /// A file that is not opened or not written to.
+    pub(crate) fn refused(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Refused { path: path.to_path_buf(), reason: reason.into() }
+    }
+
+    /// Whether the file is there, can be read, and can't be used as what its name says: readers report what it should
+    /// hold as a gap, writers leave it alone and go on in another one.
+    pub(crate) fn is_unusable_file(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Refused { .. } | Self::UnsupportedVersion { .. })
     }
 }
 

@@ -11,11 +11,11 @@ use super::checksum::{Summer, block_sum};
 use super::control::{Geometry, newest_head};
 use super::cursor::{Place, newest, slot, slot_sum};
 use super::layout::{self, CursorSlot, HeadSlot, MessageHeader, SettingsBlock};
+use super::names;
 use super::names::check_name;
 use super::options::{Checksum, Settings};
 use super::position::{Position, SegmentId};
 use super::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
-use super::segment;
 
 /// The queue that cursors belong to, and the salt of the segment that records lie in.
 const QUEUE_ID: u64 = 0x1234_5678_9ABC_DEF0;
@@ -137,8 +137,8 @@ fn name(bytes: &[u8]) {
 fn segment_name(bytes: &[u8]) {
     let Some((_, bytes)) = split(bytes) else { return };
     let text = String::from_utf8_lossy(bytes);
-    if let Some(id) = segment::parse_file_name(&text) {
-        assert!(segment::file_name(id) == *text);
+    if let Some(id) = names::parse_segment_name(&text) {
+        assert!(names::segment_name(id) == *text);
     }
 }
 

@@ -4,6 +4,8 @@
 //! code and page together.
 #![doc = include_str!("format.md")]
 
+use std::mem::offset_of;
+
 use zerocopy::little_endian::U16;
 pub(crate) use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -61,8 +63,18 @@ pub const CONTROL_LEN: u32 = PAGE;
 pub const CONTROL_SETTINGS: [u32; 2] = [0, 128];
 /// Offsets of the two head slots in the control block.
 pub const CONTROL_HEAD: [u32; 2] = [256, 320];
+/// Offset of segment and offset within a head slot, read as one word: segment in the low half, offset in the high one.
+pub(crate) const HEAD_POSITION: u32 = offset_of!(HeadSlot, segment) as u32;
 /// Offset of the writer block in the control block.
 pub const CONTROL_WRITER: u32 = 384;
+/// Offset of the count of writers in the control block.
+pub const CONTROL_WRITER_EPOCH: u32 = CONTROL_WRITER + offset_of!(WriterBlock, epoch) as u32;
+/// Offset of the writer's heartbeat in the control block.
+pub const CONTROL_WRITER_HEARTBEAT: u32 = CONTROL_WRITER + offset_of!(WriterBlock, heartbeat_boot_ns) as u32;
+/// Offset of the writer's process id in the control block.
+pub const CONTROL_WRITER_PID: u32 = CONTROL_WRITER + offset_of!(WriterBlock, pid) as u32;
+/// Offset of the flag that says whether the writer relies on membarrier.
+pub const CONTROL_WRITER_ASYMMETRIC: u32 = CONTROL_WRITER + offset_of!(WriterBlock, asymmetric) as u32;
 /// Offset of `notify_seq`, the word that readers sleep on.
 pub const CONTROL_NOTIFY_SEQ: u32 = 512;
 /// Offset of the flag that says that a reader may be asleep.
@@ -295,6 +307,7 @@ pub struct MessageHeader {
 
 const _: () = {
     assert!(usize::BITS == 64, "chronfs maps files of up to 1 GiB many at a time: 64-bit systems only");
+    assert!(cfg!(target_endian = "little"), "words of shared memory are loaded and stored as they are");
     assert!(size_of::<SettingsBlock>() == 128);
     assert!(size_of::<HeadSlot>() == 64);
     assert!(size_of::<WriterBlock>() == 64);
@@ -306,6 +319,8 @@ const _: () = {
     assert!(size_of::<LivenessBlock>() == 64);
     assert!(size_of::<MessageHeader>() == HEADER_LEN as usize);
     assert!(CONTROL_SETTINGS[1] == 128 && CONTROL_HEAD[0] == CONTROL_SETTINGS[1] + 128);
+    assert!(offset_of!(HeadSlot, offset) == HEAD_POSITION as usize + 4 && HEAD_POSITION.is_multiple_of(8));
+    assert!(CONTROL_WRITER_EPOCH.is_multiple_of(8) && CONTROL_WRITER_HEARTBEAT.is_multiple_of(8));
     assert!(SEGMENT_SETTINGS + 128 <= RECORDS_START);
     assert!(HEADER_LEN.is_multiple_of(RECORD_ALIGN) && RECORDS_START.is_multiple_of(RECORD_ALIGN));
 };
@@ -313,9 +328,15 @@ const _: () = {
 /// Bytes that a record with a payload of `payload_len` bytes takes, if that is a length at all.
 pub const fn record_len(payload_len: u32) -> Option<u32> {
     match payload_len.checked_add(HEADER_LEN + RECORD_ALIGN - 1) {
-        Some(len) => Some(len & !(RECORD_ALIGN - 1)),
+        Some(len) => Some(aligned(len - (RECORD_ALIGN - 1))),
         None => None,
     }
+}
+
+/// The next multiple of [`RECORD_ALIGN`], for lengths within a segment.
+#[inline]
+pub(crate) const fn aligned(len: u32) -> u32 {
+    (len + (RECORD_ALIGN - 1)) & !(RECORD_ALIGN - 1)
 }
 
 /// Where the records of a segment must end: the record that seals it fits before this.

@@ -123,7 +123,8 @@ impl Mapping {
     /// Copies a block in. Only for blocks that belong to this process by a lock.
     pub(crate) fn write<T: IntoBytes + Immutable>(&self, offset: u32, value: &T) {
         let bytes = value.as_bytes();
-        // SAFETY: in bounds and writable (checked by `at_mut`); readers verify the block's checksum.
+        // SAFETY: in bounds and writable (checked by `at_mut`). Other processes read the block by `pread`, or copy it out with
+        // `read`, where any bytes are a valid value: a torn one fails its checksum or, where the block has none, is a hint.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.at_mut(offset, bytes.len(), 1), bytes.len()) };
     }
 

@@ -50,8 +50,8 @@ pub use available::Available;
 pub use error::{Error, LockHolder, Result};
 pub use fan_in::{FanInEntry, FanInReader, SourceId};
 pub use inspect::{Inspection, ReaderInfo, SegmentInfo, WriterInfo, WriterState};
-pub(crate) use names::is_internal_name;
 pub use names::{MAX_NAME_LEN, check_name};
+pub(crate) use names::{is_internal_name, parse_segment_name, segment_name};
 pub use notifier::Notifier;
 pub use options::{Checksum, ReaderOptions, Settings, Start, SyncPolicy, WaitStrategy, WhenFull, WriterOptions};
 pub use position::{Position, SegmentId};
@@ -168,11 +168,11 @@ impl Queue {
         let damage = match dir.open_file(CONTROL_FILE, Access::Read) {
             Ok(Some(file)) => match control::read_geometry(&file, &dir.path_of(CONTROL_FILE)) {
                 Ok(geometry) => return Ok(Self { shared: Shared::new(dir, geometry, None) }),
-                Err(error @ Error::Damaged { .. }) => error,
+                Err(error @ (Error::Damaged { .. } | Error::Refused { .. })) => error,
                 Err(error) => return Err(error),
             },
             Ok(None) => Error::damaged(&dir.path_of(CONTROL_FILE), 0, "the file is missing"),
-            Err(error @ Error::Damaged { .. }) => error,
+            Err(error @ (Error::Damaged { .. } | Error::Refused { .. })) => error,
             Err(error) => return Err(error),
         };
         match segment::recover_geometry(&dir)? {
@@ -413,7 +413,7 @@ impl Shared {
         match self.dir.open_file(CONTROL_FILE, Access::Write) {
             Ok(file) => Waiter::new(file.ok_or_else(missing)?, true, &path),
             // Only looking is allowed: nobody will know that we sleep.
-            Err(Error::Io { .. } | Error::Damaged { .. }) => {
+            Err(Error::Io { .. } | Error::Refused { .. }) => {
                 let file = self.dir.open_file(CONTROL_FILE, Access::Read)?.ok_or_else(missing)?;
                 Waiter::new(file, false, &path)
             }
@@ -438,5 +438,5 @@ fn assert_threads() {
 
 fn is_queue(dir: &Dir) -> Result<bool> {
     let names = dir.names()?;
-    Ok(names.iter().any(|name| name == CONTROL_FILE || segment::parse_file_name(name).is_some()))
+    Ok(names.iter().any(|name| name == CONTROL_FILE || parse_segment_name(name).is_some()))
 }

@@ -16,6 +16,16 @@ pub enum Checksum {
     Crc32,
 }
 
+impl Checksum {
+    /// The word that stands for it in JSON and for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Crc32c => "crc32c",
+            Self::Crc32 => "crc32",
+        }
+    }
+}
+
 /// The settings of a queue.
 ///
 /// ```

@@ -21,7 +21,7 @@ use super::inspect::WriterInfo;
 use super::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, HEADER_LEN, MessageHeader, RECORDS_START};
 use super::mapping::{CUT_SHORT, Mapping};
 use super::options::{ReaderOptions, Start, WaitStrategy};
-use super::position::{Position, SegmentId};
+use super::position::Position;
 use super::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
 use super::scan::Scanner;
 use super::types::{Bounds, Entry, Gap, GapReason};
@@ -148,7 +148,7 @@ impl QueueReader {
             }
         };
         let position = self.position;
-        self.position.offset += layout::record_len(header.payload_len).unwrap_or(HEADER_LEN);
+        self.position.offset += header.record_len();
         if self.position.offset >= self.populated {
             self.populate();
         }
@@ -217,7 +217,7 @@ impl QueueReader {
     /// was restarted. It may be torn by damage to the control block; it is information, nothing depends on it.
     #[inline]
     pub fn writer_epoch(&self) -> u64 {
-        u64::from_le(self.control.word64(layout::CONTROL_WRITER).load(Ordering::Relaxed))
+        self.control.word64(layout::CONTROL_WRITER_EPOCH).load(Ordering::Relaxed)
     }
 
     /// Whether the writer has published a head behind `position`. Two loads from lines that it rarely stores into.
@@ -231,7 +231,7 @@ impl QueueReader {
     #[inline]
     fn published(&self) -> u64 {
         let [first, second] = CONTROL_HEAD.map(|slot| {
-            let word = u64::from_le(self.control.word64(slot + HEAD_POSITION).load(Ordering::Acquire));
+            let word = self.control.word64(slot + layout::HEAD_POSITION).load(Ordering::Acquire);
             // Segment in the low half, offset in the high one.
             word.rotate_left(32)
         });
@@ -325,7 +325,8 @@ impl QueueReader {
     fn map_segment(&mut self) -> Result<bool> {
         let segment = match self.shared.open_segment(self.position.segment, Access::Read) {
             Ok(Some(segment)) => segment,
-            Ok(None) | Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => return Ok(false),
+            Ok(None) => return Ok(false),
+            Err(error) if error.is_unusable_file() => return Ok(false),
             Err(error) => return Err(error),
         };
         match Mapping::read_only(&segment.file, &segment.path, segment.context.segment_size) {
@@ -333,7 +334,7 @@ impl QueueReader {
                 (self.map, self.context, self.populated) = (Some(map), segment.context, 0);
                 Ok(true)
             }
-            Err(Error::Damaged { .. }) => Ok(false),
+            Err(error) if error.is_unusable_file() => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -503,9 +504,6 @@ enum Found {
     Unmapped(Box<Scanner>),
 }
 
-/// Offset of segment and offset in a head slot.
-const HEAD_POSITION: u32 = 24;
-
 /// A number that orders like the position.
 fn as_number(position: Position) -> u64 {
     u64::from(position.segment.0) << 32 | u64::from(position.offset)
@@ -535,9 +533,3 @@ fn locate(shared: &Arc<Shared>, bounds: &Bounds, place: Place) -> Result<(Positi
     scanner.seek_seq(place.seq)?;
     Ok((scanner.position(), scanner.seq(), None))
 }
-
-const _: () = {
-    // `published` relies on it.
-    assert!(std::mem::offset_of!(layout::HeadSlot, segment) == HEAD_POSITION as usize);
-    assert!(size_of::<SegmentId>() == 4);
-};

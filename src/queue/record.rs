@@ -38,6 +38,13 @@ impl Header {
         self.msg_type == PADDING_TYPE && self.flags & FLAG_SEAL != 0
     }
 
+    /// Bytes that the record takes.
+    #[inline]
+    pub(crate) fn record_len(&self) -> u32 {
+        // The length of a header that is believed was checked by `payload_len` or `checked_len`: it lies in a segment.
+        layout::aligned(HEADER_LEN + self.payload_len)
+    }
+
     /// Whether this is a record without a message.
     pub(crate) fn is_padding(&self) -> bool {
         self.msg_type == PADDING_TYPE

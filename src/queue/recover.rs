@@ -60,7 +60,8 @@ pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Tail> {
             }
             // Prepared by the last writer and not used.
             Ok(Some(_)) if fresh == id.next() => fresh = id,
-            Ok(_) | Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => {}
+            Ok(_) => {}
+            Err(error) if error.is_unusable_file() => {}
             Err(error) => return Err(error),
         }
     }
@@ -70,7 +71,7 @@ pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Tail> {
     let known = [published, newest_cursor(shared)?].into_iter().filter(|&seq| seq < MAX_SEQ).max().unwrap_or(0);
     if next_seq >= MAX_SEQ {
         let what = format!("a record claims to be message {next_seq}, which nobody has reached: move the segment away");
-        let last = ids.last().map_or_else(String::new, |&id| super::segment::file_name(id));
+        let last = ids.last().map_or_else(String::new, |&id| super::names::segment_name(id));
         return Err(Error::damaged(&shared.dir.path_of(&last), 0, what));
     }
     let place = match end {
@@ -130,7 +131,8 @@ fn end_of(shared: &Arc<Shared>, segment: Segment) -> Result<End> {
 fn finish_roll(shared: &Arc<Shared>, id: SegmentId, next_seq: u64) -> Result<()> {
     let segment = match shared.open_segment(id, Access::Write) {
         Ok(Some(segment)) if segment.seal().is_none() && !segment.is_cut_short()? => segment,
-        Ok(_) | Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => return Ok(()),
+        Ok(_) => return Ok(()),
+        Err(error) if error.is_unusable_file() => return Ok(()),
         Err(error) => return Err(error),
     };
     let Some((seq, mut last_timestamp_ns)) = segment.start() else {

@@ -13,9 +13,10 @@ use super::cursor::{self, CursorFile};
 use super::dir::Access;
 use super::error::Result;
 use super::inspect::SegmentInfo;
+use super::names::segment_name;
 use super::position::SegmentId;
+use super::spare;
 use super::types::Bounds;
-use super::{segment, spare};
 use crate::clock;
 
 /// What retention has done, or would do.
@@ -111,7 +112,7 @@ impl Shared {
                 }
                 break;
             }
-            let name = segment::file_name(info.id);
+            let name = segment_name(info.id);
             match how {
                 Retire::Not => {}
                 Retire::ForReuse => spare::keep(&self.dir, &name)?,

@@ -178,7 +178,7 @@ impl Scanner {
         self.window.clear();
         match self.queue.open_segment(self.position.segment, Access::Read) {
             Ok(segment) => self.segment = segment,
-            Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => self.segment = None,
+            Err(error) if error.is_unusable_file() => self.segment = None,
             Err(error) => return Err(error),
         }
         Ok(self.segment.is_some())
@@ -197,7 +197,7 @@ impl Scanner {
             self.segment = None;
             return Step::Again;
         }
-        self.position.offset += layout::record_len(header.payload_len).unwrap_or(HEADER_LEN);
+        self.position.offset += header.record_len();
         if header.is_padding() || header.seq < self.seq {
             return Step::Again;
         }
@@ -293,7 +293,8 @@ impl Scanner {
     fn later_started(&self, id: SegmentId) -> Result<Option<(SegmentId, Option<u64>)>> {
         let started = |id| match self.queue.open_segment(id, Access::Read) {
             Ok(Some(segment)) => Ok(segment.is_started()?.then(|| (id, first_seq(&segment)))),
-            Ok(None) | Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => Ok(None),
+            Ok(None) => Ok(None),
+            Err(error) if error.is_unusable_file() => Ok(None),
             Err(error) => Err(error),
         };
         if let Some(next) = started(id.next())? {

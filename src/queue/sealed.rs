@@ -41,7 +41,8 @@ impl Queue {
     pub(crate) fn sealed(&self, id: SegmentId) -> Result<Option<Sealed>> {
         let segment = match self.shared.open_segment(id, Access::Read) {
             Ok(Some(segment)) => segment,
-            Ok(None) | Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => return Ok(None),
+            Ok(None) => return Ok(None),
+            Err(error) if error.is_unusable_file() => return Ok(None),
             Err(error) => return Err(error),
         };
         let (Some((first_seq, _)), Some(seal)) = (segment.start(), segment.seal()) else { return Ok(None) };

@@ -197,8 +197,8 @@ impl Shared {
             let seq = match self.open_segment(id, Access::Read) {
                 Ok(Some(segment)) => Some(first_seq(&segment).unwrap_or(1)),
                 Ok(None) => None,
-                Err(Error::Damaged { .. }) if id == SegmentId(0) => Some(1),
-                Err(Error::Damaged { .. }) => segment::start_of_damaged(&self.dir, id),
+                Err(Error::Damaged { .. } | Error::Refused { .. }) if id == SegmentId(0) => Some(1),
+                Err(Error::Damaged { .. } | Error::Refused { .. }) => segment::start_of_damaged(&self.dir, id),
                 Err(error) => return Err(error),
             };
             if let Some(seq) = seq {

@@ -16,10 +16,11 @@ use super::control::{self, Geometry, check_version, checksum_of, is_sound, read_
 use super::dir::{Access, Dir};
 use super::error::{Error, Result};
 use super::layout::{
-    self, MessageHeader, RECORDS_START, SEGMENT_MAGIC, SEGMENT_SEAL, SEGMENT_SETTINGS, SEGMENT_START, SEGMENT_SUFFIX,
-    SealBlock, SegmentIdentity, SettingsBlock, StartBlock, TEMPORARY_SUFFIX, TRAILER_LEN,
+    self, MessageHeader, RECORDS_START, SEGMENT_MAGIC, SEGMENT_SEAL, SEGMENT_SETTINGS, SEGMENT_START, SealBlock,
+    SegmentIdentity, SettingsBlock, StartBlock, TEMPORARY_SUFFIX, TRAILER_LEN,
 };
 use super::mapping::Mapping;
+use super::names::{parse_segment_name, segment_name};
 use super::position::SegmentId;
 use super::record::RecordContext;
 use super::spare::{self, Left, Spare};
@@ -34,20 +35,9 @@ pub(crate) struct Segment {
     pub(crate) context: RecordContext,
 }
 
-/// The file name of a segment.
-pub(crate) fn file_name(id: SegmentId) -> String {
-    format!("{:09}{SEGMENT_SUFFIX}", id.0)
-}
-
-/// The segment that a file name stands for.
-pub(crate) fn parse_file_name(name: &str) -> Option<SegmentId> {
-    let id = SegmentId(name.strip_suffix(SEGMENT_SUFFIX)?.parse().ok()?);
-    (file_name(id) == name).then_some(id)
-}
-
 /// The numbers of the segment files in the directory, ascending.
 pub(crate) fn list(dir: &Dir) -> Result<Vec<SegmentId>> {
-    let mut ids: Vec<_> = dir.names()?.iter().filter_map(|name| parse_file_name(name)).collect();
+    let mut ids: Vec<_> = dir.names()?.iter().filter_map(|name| parse_segment_name(name)).collect();
     ids.sort_unstable();
     Ok(ids)
 }
@@ -56,14 +46,14 @@ impl Segment {
     /// Opens a segment and checks that it is one of this queue, of the size that the queue has. None if there is no
     /// such file.
     pub(crate) fn open(dir: &Dir, geometry: &Geometry, id: SegmentId, access: Access) -> Result<Option<Self>> {
-        let name = file_name(id);
+        let name = segment_name(id);
         let Some(file) = dir.open_file(&name, access)? else {
             return Ok(None);
         };
         let path = dir.path_of(&name);
         let identity = read_identity(&file, &path, id, Some(geometry.settings.segment_size))?;
         if identity.queue_id.get() != geometry.queue_id {
-            return Err(Error::damaged(&path, 0, "the segment belongs to another queue"));
+            return Err(Error::refused(&path, "the segment belongs to another queue; move it away"));
         }
         if identity.segment_size.get() != geometry.settings.segment_size {
             return Err(Error::damaged(&path, 0, "the segment has not the size that the queue's segments have"));
@@ -117,7 +107,7 @@ impl Segment {
         left: &mut Left,
     ) -> Result<(Self, Option<Arc<Mapping>>)> {
         let size = geometry.settings.segment_size;
-        let name = file_name(id);
+        let name = segment_name(id);
         let temporary = format!("{name}{TEMPORARY_SUFFIX}");
         dir.remove(&temporary)?;
         let path = dir.path_of(&name);
@@ -157,7 +147,7 @@ fn start_in(block: &StartBlock) -> Option<(u64, u64)> {
 
 /// The sequence number that a segment started with whose identity is damaged.
 pub(crate) fn start_of_damaged(dir: &Dir, id: SegmentId) -> Option<u64> {
-    let file = dir.open_file(&file_name(id), Access::Read).ok()??;
+    let file = dir.open_file(&segment_name(id), Access::Read).ok()??;
     read_start(&file).map(|(seq, _)| seq)
 }
 
@@ -225,8 +215,11 @@ fn read_identity(file: &File, path: &Path, id: SegmentId, size: Option<u32>) -> 
     };
     check_version(identity.version.get(), path)?;
     if identity.segment_id.get() != id.0 {
-        let what = format!("the file holds segment {}: it has been renamed or copied", identity.segment_id.get());
-        return Err(Error::damaged(path, 0, what));
+        let what = format!(
+            "the file holds segment {}: it has been renamed or copied; move it away",
+            identity.segment_id.get()
+        );
+        return Err(Error::refused(path, what));
     }
     Ok(identity)
 }
@@ -234,7 +227,7 @@ fn read_identity(file: &File, path: &Path, id: SegmentId, size: Option<u32>) -> 
 /// The queue's settings as the first usable segment has them: for a queue whose control block is damaged.
 pub(crate) fn recover_geometry(dir: &Dir) -> Result<Option<Geometry>> {
     for id in list(dir)? {
-        let name = file_name(id);
+        let name = segment_name(id);
         let path = dir.path_of(&name);
         let Ok(Some(file)) = dir.open_file(&name, Access::Read) else {
             continue;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::dir::Access;
 use super::error::Result;
-use super::layout::CONTROL_WRITER;
+use super::layout::CONTROL_WRITER_HEARTBEAT;
 use super::mapping::Mapping;
 use super::options::SyncPolicy;
 use super::pages;
@@ -27,8 +27,6 @@ use crate::sync::Ordering;
 
 /// How often the helper looks for work that nobody asked for, and gives a sign of life.
 const IDLE_STEP: Duration = Duration::from_secs(1);
-/// Offset of `WriterBlock::heartbeat_boot_ns`.
-const HEARTBEAT: u32 = CONTROL_WRITER + 8;
 
 /// A segment ready for use.
 #[derive(Debug)]
@@ -199,7 +197,7 @@ impl Inner {
         let mut synced = Instant::now();
         let (mut retention, mut left) = (Retention::default(), Left::default());
         loop {
-            self.control.word64(HEARTBEAT).store(clock::boot_ns(), Ordering::Relaxed);
+            self.control.word64(CONTROL_WRITER_HEARTBEAT).store(clock::boot_ns(), Ordering::Relaxed);
             let mut state = self.lock();
             if state.stop {
                 drop((state, retention));
@@ -273,7 +271,7 @@ impl Inner {
                 shared.dir.sync()?;
                 made
             }
-            Err(Error::Damaged { .. }) => return self.prepare(id.next(), is_fast, left),
+            Err(error) if error.is_unusable_file() => return self.prepare(id.next(), is_fast, left),
             Err(error) => return Err(error),
         };
         let map = match map {

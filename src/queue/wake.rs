@@ -22,7 +22,7 @@ use std::time::Duration;
 use super::error::Result;
 use super::futex;
 use super::handshake;
-use super::layout::{CONTROL_LEN, CONTROL_NOTIFY_SEQ, CONTROL_SLEEPING, CONTROL_WRITER};
+use super::layout::{CONTROL_LEN, CONTROL_NOTIFY_SEQ, CONTROL_SLEEPING, CONTROL_WRITER_ASYMMETRIC};
 use super::mapping::Mapping;
 use crate::sync::{AtomicU32, Ordering, fence};
 
@@ -30,8 +30,6 @@ use crate::sync::{AtomicU32, Ordering, fence};
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// The step of sleepers that nobody can wake: no permission to set the flag, or no membarrier.
 const POLL_STEP: Duration = Duration::from_millis(1);
-/// Offset of `WriterBlock::asymmetric`.
-const ASYMMETRIC: u32 = CONTROL_WRITER + 20;
 
 /// The writer's side.
 #[derive(Debug, Clone, Copy)]
@@ -121,7 +119,7 @@ impl Waiter {
         }
         let notify_seq = self.word(CONTROL_NOTIFY_SEQ)?;
         self.control.write_all_at(&1_u32.to_le_bytes(), u64::from(CONTROL_SLEEPING))?;
-        if self.word(ASYMMETRIC)? != 0 {
+        if self.word(CONTROL_WRITER_ASYMMETRIC)? != 0 {
             futex::barrier_everywhere()?;
         } else {
             fence(Ordering::SeqCst);

@@ -403,16 +403,13 @@ impl QueueWriter {
 impl Drop for QueueWriter {
     fn drop(&mut self) {
         self.publish_head();
-        self.control.word(WRITER_PID).store(0, Ordering::Relaxed);
+        self.control.word(layout::CONTROL_WRITER_PID).store(0, Ordering::Relaxed);
     }
 }
 
 fn cut_short(path: &Path) -> String {
     format!("{}: {CUT_SHORT}; what was appended last may be missing", path.display())
 }
-
-/// Offset of `WriterBlock::pid`.
-const WRITER_PID: u32 = CONTROL_WRITER + 16;
 
 /// Says in the control block who writes.
 fn announce_writer(control: &Mapping, waker: Waker) {
@@ -442,7 +439,8 @@ pub(super) fn sync_segments(shared: &Shared, first: SegmentId, last: SegmentId) 
         // Retention may have removed it meanwhile: then there is nothing to keep. A damaged file is not ours.
         match shared.open_segment(id, Access::Read) {
             Ok(Some(segment)) => segment.file.sync_data().map_err(Error::io(&segment.path, "sync it"))?,
-            Ok(None) | Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => {}
+            Ok(None) => {}
+            Err(error) if error.is_unusable_file() => {}
             Err(error) => return Err(error),
         }
     }

@@ -176,9 +176,9 @@ impl View {
         let marks = self.unfold(marks, offset, to);
         let before = out.len();
         let mut result = self.copy(&marks, offset, to, out).map(|(crossed, _)| crossed);
-        if matches!(result, Err(Error::NoSuchPosition { .. } | Error::Damaged { .. })) {
+        if matches!(result, Err(Error::NoSuchPosition { .. } | Error::Damaged { .. } | Error::Refused { .. })) {
             out.truncate(before);
-            if let (Err(Error::Damaged { .. }), Some(segments)) = (&result, &self.segments) {
+            if let (Err(Error::Damaged { .. } | Error::Refused { .. }), Some(segments)) = (&result, &self.segments) {
                 marks.iter().for_each(|mark| segments.refuse(mark.place.position.segment));
             }
             if let Some(held) = self.copy_held(&marks, offset, to, out) {

@@ -12,28 +12,27 @@ use crate::fs::files::plain::read_file;
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::nodes::{Access, Caller, File};
 use crate::fs::queues::OpenQueue;
-use crate::queue::layout;
+use crate::queue::parse_segment_name;
 
 /// The names of the segment files.
 pub(crate) fn names(queue: &OpenQueue) -> Result<Vec<OsString>> {
     let mut names = queue.directory.names()?;
-    names.retain(|name| is_segment(name));
+    names.retain(|name| name.to_str().is_some_and(is_segment));
     names.sort_unstable();
     Ok(names)
 }
 
 /// What a name in `segments/` is.
 pub(crate) fn find(queue: &Arc<OpenQueue>, name: &OsStr) -> Result<Arc<dyn File>> {
-    if !is_segment(name) {
+    if !name.to_str().is_some_and(is_segment) {
         return Err(Errno::ENOENT);
     }
     let (id, born) = queue.directory.identity_of(name)?;
     Ok(Arc::new(Segment { queue: Arc::clone(queue), name: name.to_owned(), id, born }))
 }
 
-fn is_segment(name: &OsStr) -> bool {
-    let number = name.to_str().and_then(|name| name.strip_suffix(layout::SEGMENT_SUFFIX));
-    number.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+fn is_segment(name: &str) -> bool {
+    parse_segment_name(name).is_some()
 }
 
 struct Segment {
