@@ -64,17 +64,17 @@ pub const CONTROL_SETTINGS: [u32; 2] = [0, 128];
 /// Offsets of the two head slots in the control block.
 pub const CONTROL_HEAD: [u32; 2] = [256, 320];
 /// Offset of segment and offset within a head slot, read as one word: segment in the low half, offset in the high one.
-pub(crate) const HEAD_POSITION: u32 = offset_of!(HeadSlot, segment) as u32;
+pub(crate) const HEAD_POSITION: u32 = narrow(offset_of!(HeadSlot, segment));
 /// Offset of the writer block in the control block.
 pub const CONTROL_WRITER: u32 = 384;
 /// Offset of the count of writers in the control block.
-pub const CONTROL_WRITER_EPOCH: u32 = CONTROL_WRITER + offset_of!(WriterBlock, epoch) as u32;
+pub const CONTROL_WRITER_EPOCH: u32 = CONTROL_WRITER + narrow(offset_of!(WriterBlock, epoch));
 /// Offset of the writer's heartbeat in the control block.
-pub const CONTROL_WRITER_HEARTBEAT: u32 = CONTROL_WRITER + offset_of!(WriterBlock, heartbeat_boot_ns) as u32;
+pub const CONTROL_WRITER_HEARTBEAT: u32 = CONTROL_WRITER + narrow(offset_of!(WriterBlock, heartbeat_boot_ns));
 /// Offset of the writer's process id in the control block.
-pub const CONTROL_WRITER_PID: u32 = CONTROL_WRITER + offset_of!(WriterBlock, pid) as u32;
+pub const CONTROL_WRITER_PID: u32 = CONTROL_WRITER + narrow(offset_of!(WriterBlock, pid));
 /// Offset of the flag that says whether the writer relies on membarrier.
-pub const CONTROL_WRITER_ASYMMETRIC: u32 = CONTROL_WRITER + offset_of!(WriterBlock, asymmetric) as u32;
+pub const CONTROL_WRITER_ASYMMETRIC: u32 = CONTROL_WRITER + narrow(offset_of!(WriterBlock, asymmetric));
 /// Offset of `notify_seq`, the word that readers sleep on.
 pub const CONTROL_NOTIFY_SEQ: u32 = 512;
 /// Offset of the flag that says that a reader may be asleep.
@@ -324,6 +324,14 @@ const _: () = {
     assert!(SEGMENT_SETTINGS + 128 <= RECORDS_START);
     assert!(HEADER_LEN.is_multiple_of(RECORD_ALIGN) && RECORDS_START.is_multiple_of(RECORD_ALIGN));
 };
+
+/// An offset within a block as offsets in files are kept.
+const fn narrow(offset: usize) -> u32 {
+    assert!(offset < PAGE as usize);
+    #[allow(clippy::cast_possible_truncation)] // just checked
+    let offset = offset as u32;
+    offset
+}
 
 /// Bytes that a record with a payload of `payload_len` bytes takes, if that is a length at all.
 pub const fn record_len(payload_len: u32) -> Option<u32> {
