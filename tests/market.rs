@@ -17,6 +17,8 @@ use flate2::read::MultiGzDecoder;
 
 #[path = "common/market.rs"]
 mod market;
+#[path = "common/need.rs"]
+mod need;
 #[path = "../examples/feed/sample.rs"]
 mod sample;
 
@@ -92,6 +94,6 @@ fn the_sample_comes_back_as_it_went_in() {
 fn the_recording_comes_back_as_it_went_in() {
     match recording() {
         Some(file) => there_and_back(&file, 4 << 20),
-        None => eprintln!("skipped: no recording; CHRONFS_DATA names a directory with market/"),
+        None => market::say_there_is_no_recording(),
     }
 }

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use chronfs::Queue;
 use chronfs::queue::Settings;
-use common::{Running, TestMount};
+use common::{Running, TestMount, need};
 use market::Links;
 use random::Random;
 use serde::{Deserialize, Serialize};

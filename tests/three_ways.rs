@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use chronfs::Queue;
 use chronfs::queue::Settings;
-use common::{Running, TestMount, until};
+use common::{Running, TestMount, need, until};
 
 /// In the child that appends: the queue, and the recording.
 const WRITER: [&str; 2] = ["CHRONFS_TEST_QUEUE", "CHRONFS_TEST_RECORDING"];
@@ -103,6 +103,6 @@ fn the_sample_is_seen_by_all() {
 fn the_recording_is_seen_by_all() {
     match market::recording() {
         Some(recording) => three_ways("the_recording_is_seen_by_all", &recording, 3),
-        None => eprintln!("skipped: no recording; CHRONFS_DATA names a directory with market/"),
+        None => market::say_there_is_no_recording(),
     }
 }

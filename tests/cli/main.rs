@@ -10,6 +10,8 @@ mod bench;
 mod bus;
 mod doctor;
 mod mount;
+#[path = "../common/need.rs"]
+mod need;
 mod state;
 mod tail;
 mod terminal;

@@ -1,7 +1,5 @@
 //! `chron-cli mount` and `umount` as commands: when they return, what they say, and what they leave behind. What the
 //! mount shows is tested elsewhere.
-//!
-//! Skipped, with a message, where there is no /dev/fuse that may be used.
 
 use std::fs;
 use std::os::fd::AsRawFd as _;
@@ -13,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::need::{Need, require};
 use super::{PROGRAM, code};
 
 /// A bus directory and a place to mount it; unmounted at the end, whatever happens.
@@ -20,9 +19,9 @@ struct Site(TempDir);
 
 impl Site {
     /// None where nothing can be mounted.
+    #[track_caller]
     fn new() -> Option<Self> {
-        if fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_err() {
-            eprintln!("skipped: /dev/fuse is not there, or not for us");
+        if !require(Need::Mount) {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();

@@ -1,10 +1,9 @@
 //! `chron-cli top` as a person sees it: in a terminal (tmux), obeying keys. And `--once`, for logs.
-//!
-//! Skipped, with a message, where there is no tmux.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use super::need::{Need, require};
 use super::{Bus, PROGRAM, code, stderr};
 
 /// How long anything that must happen may take.
@@ -17,9 +16,9 @@ struct Terminal {
 
 impl Terminal {
     /// None where there is no tmux.
+    #[track_caller]
     fn new(bus: &Bus, command: &str) -> Option<Self> {
-        if Command::new("tmux").arg("-V").output().is_err() {
-            eprintln!("skipped: there is no tmux; examples/tools.sh installs it");
+        if !require(Need::Tmux) {
             return None;
         }
         let terminal = Self { socket: bus.path("tmux").to_str().unwrap().to_owned() };

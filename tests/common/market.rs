@@ -23,6 +23,12 @@ pub fn recording() -> Option<PathBuf> {
     file.exists().then_some(file)
 }
 
+/// Says that the calling test is skipped, which `CHRONFS_REQUIRE` does not forbid: it is too large to be part of this.
+#[track_caller]
+pub fn say_there_is_no_recording() {
+    super::need::skip("there is no recording; CHRONFS_DATA names a directory with market/");
+}
+
 /// The lines of a recording: time in ns since the epoch, and message.
 pub fn load(file: &Path) -> Vec<(u64, Vec<u8>)> {
     parse(MultiGzDecoder::new(File::open(file).unwrap()))

@@ -5,10 +5,15 @@
 //! here are killed, by their ids. Every command on a mount runs under a time limit.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
+pub mod need;
+pub mod plain_user;
+
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use need::{Need, require};
 
 /// How long anything that must happen may take.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -24,20 +29,22 @@ pub struct TestMount {
 pub struct Running(Option<Child>);
 
 impl TestMount {
-    /// Mounts an empty root. None where this machine or user can't mount: the test then has nothing to say.
+    /// Mounts an empty root. None where this machine or user can't mount.
+    #[track_caller]
     pub fn new() -> Option<Self> {
         Self::with_options("rw")
     }
 
     /// As [`TestMount::new`], with words for `-o`.
+    #[track_caller]
     pub fn with_options(options: &str) -> Option<Self> {
         Self::over(|_| (), options)
     }
 
     /// As [`TestMount::new`], of a root that `prepare` has filled.
+    #[track_caller]
     pub fn over(prepare: impl FnOnce(&Path), options: &str) -> Option<Self> {
-        if !can_mount() {
-            eprintln!("skipped: cannot mount FUSE file systems here");
+        if !require(Need::Mount) {
             return None;
         }
         let scratch = tempfile::tempdir().unwrap();
@@ -197,10 +204,15 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// The file of the program under test.
+pub fn program() -> PathBuf {
+    std::env::var_os(plain_user::PROGRAM).map_or_else(|| env!("CARGO_BIN_EXE_chron-cli").into(), PathBuf::from)
+}
+
 /// The program under test.
 pub fn chron_cli() -> Command {
     let mut command = Command::new("timeout");
-    command.args(["-k", "1", "20", env!("CARGO_BIN_EXE_chron-cli")]).stdin(Stdio::null());
+    command.args(["-k", "1", "20"]).arg(program()).stdin(Stdio::null());
     command
 }
 
@@ -213,16 +225,10 @@ pub fn is_mounted(mountpoint: &Path) -> bool {
 pub fn detach(mountpoint: &Path) {
     for _ in 0..4 {
         if is_mounted(mountpoint) {
-            let _ = Command::new("timeout").args(["10", "umount", "-l"]).arg(mountpoint).status();
+            let unmount: &[&str] = if need::is_root() { &["umount", "-l"] } else { &["fusermount3", "-u", "-z"] };
+            let _ = Command::new("timeout").arg("10").args(unmount).arg(mountpoint).status();
         }
     }
-}
-
-/// Whether this user can mount here.
-pub fn can_mount() -> bool {
-    let device = std::fs::File::options().read(true).write(true).open("/dev/fuse");
-    let id = Command::new("id").arg("-u").output().unwrap();
-    device.is_ok() && text(&id.stdout).trim() == "0"
 }
 
 fn start_daemon(scratch: &Path, options: &str, starter: &[&str]) -> Child {
@@ -230,7 +236,8 @@ fn start_daemon(scratch: &Path, options: &str, starter: &[&str]) -> Child {
     let _ = std::fs::remove_file(&socket_path);
     let socket = UnixDatagram::bind(&socket_path).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    let words = [starter, &[env!("CARGO_BIN_EXE_chron-cli"), "mount"]].concat();
+    let program = program();
+    let words = [starter, &[program.to_str().unwrap(), "mount"]].concat();
     let mut daemon = Command::new(words[0])
         .args(&words[1..])
         .args([scratch.join("root"), scratch.join("mnt")])

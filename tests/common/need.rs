@@ -1,0 +1,120 @@
+//! What tests need of the machine and of their user, and what happens where that is missing: the test is skipped and
+//! says so on the real stderr, which the test harness does not capture. Where `CHRONFS_REQUIRE` names the need, or says
+//! `all`, a skip is a failure.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::panic::Location;
+use std::process::{Command, Stdio};
+
+/// Something that not every machine or user has. Its word in `CHRONFS_REQUIRE` is that of [`Need::word`].
+#[derive(Clone, Copy)]
+pub enum Need {
+    /// FUSE mounts, as root or through fusermount3.
+    Mount,
+    /// FUSE mounts of plain users, through a setuid fusermount3.
+    Fusermount,
+    /// User number 0.
+    Root,
+    /// Root that may mount file systems and make namespaces.
+    Admin,
+    /// Loop devices, and a `mkfs` for this kind of file system.
+    Mkfs(&'static str),
+    Strace,
+    Faketime,
+    Tmux,
+    /// This many open files in one process.
+    Descriptors(u64),
+}
+
+impl Need {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Mount => "mount",
+            Self::Fusermount => "fusermount3",
+            Self::Root => "root",
+            Self::Admin => "admin",
+            Self::Mkfs(_) => "mkfs",
+            Self::Strace => "strace",
+            Self::Faketime => "faketime",
+            Self::Tmux => "tmux",
+            Self::Descriptors(_) => "descriptors",
+        }
+    }
+
+    /// What is missing; None where the need is met.
+    fn missing(self) -> Option<String> {
+        match self {
+            Self::Mount => match File::options().read(true).write(true).open("/dev/fuse") {
+                Err(error) => Some(format!("/dev/fuse: {error}")),
+                Ok(_) if is_root() => None,
+                Ok(_) if !runs("id", &["-un"]) => Some("the user has no name, which fusermount3 asks for".to_owned()),
+                Ok(_) => Self::Fusermount.missing(),
+            },
+            Self::Fusermount => {
+                let path = std::env::var_os("PATH").unwrap_or_default();
+                let found = std::env::split_paths(&path).find_map(|dir| fs::metadata(dir.join("fusermount3")).ok());
+                let is_setuid = found.is_some_and(|file| file.mode() & 0o4000 != 0 && file.uid() == 0);
+                (!is_setuid).then(|| "there is no setuid fusermount3 in PATH".to_owned())
+            }
+            Self::Root => (!is_root()).then(|| "the user is not root".to_owned()),
+            Self::Admin => {
+                let may = is_root() && runs("unshare", &["-m", "-p", "-f", "true"]);
+                (!may).then(|| "the user may not mount file systems".to_owned())
+            }
+            Self::Mkfs(kind) if !runs(&format!("mkfs.{kind}"), &["-V"]) => Some(format!("there is no mkfs.{kind}")),
+            Self::Mkfs(_) => {
+                (!is_root() || !runs("losetup", &["-f"])).then(|| "the user may not use loop devices".to_owned())
+            }
+            Self::Strace => (!runs("strace", &["-qq", "-o", "/dev/null", "true"]))
+                .then(|| "there is no strace, or it may not trace".to_owned()),
+            Self::Faketime => (!runs("faketime", &["-f", "+1d", "true"])).then(|| "there is no faketime".to_owned()),
+            Self::Tmux => (!runs("tmux", &["-V"])).then(|| "there is no tmux".to_owned()),
+            Self::Descriptors(count) => {
+                let may = runs("prlimit", &[&format!("--nofile={count}"), "true"]);
+                (!may).then(|| format!("a process may not open {count} files"))
+            }
+        }
+    }
+}
+
+/// Whether a test can go on. Where it can't, says so; panics where that is not allowed.
+#[must_use]
+#[track_caller]
+pub fn require(need: Need) -> bool {
+    match need.missing() {
+        None => true,
+        Some(reason) => {
+            let required = std::env::var("CHRONFS_REQUIRE").unwrap_or_default();
+            let is_required = required.split(',').any(|word| word == "all" || word == need.word());
+            assert!(!is_required, "{reason}, and CHRONFS_REQUIRE={required} allows no skip");
+            skip(&reason);
+            false
+        }
+    }
+}
+
+/// Says that the calling test is skipped.
+#[track_caller]
+pub fn skip(reason: &str) {
+    let thread = std::thread::current();
+    let place = Location::caller();
+    // The harness names a test's thread after it, but for tests that run one by one.
+    let test = match thread.name() {
+        Some(name) if name != "main" => format!("{name} ({})", place.file()),
+        _ => place.to_string(),
+    };
+    let _ = std::io::stderr().write_all(format!("skipped: {test}: {reason}\n").as_bytes());
+}
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn runs(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
