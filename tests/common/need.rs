@@ -106,7 +106,8 @@ pub fn skip(reason: &str) {
         Some(name) if name != "main" => format!("{name} ({})", place.file()),
         _ => place.to_string(),
     };
-    let _ = std::io::stderr().write_all(format!("skipped: {test}: {reason}\n").as_bytes());
+    // On a line of its own, wherever the harness is in its report.
+    let _ = std::io::stderr().write_all(format!("\nskipped: {test}: {reason}\n").as_bytes());
 }
 
 pub fn is_root() -> bool {
