@@ -10,11 +10,16 @@
 //! # }
 //! ```
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::mount::MountFlags;
 
 use super::backing::Backing;
 use super::kernel::{Ended, PageCache, Session, detach};
@@ -22,6 +27,10 @@ use super::mountinfo::{self, Mounted};
 use super::tree::Tree;
 
 pub use super::options::MountOptions;
+
+/// How long another mount in the same directory is waited for; it takes a fraction of a second.
+const TURN_PATIENCE: Duration = Duration::from_secs(5);
+const TURN_STEP: Duration = Duration::from_millis(5);
 
 /// Why a mount or unmount failed. Each text is one line, with the path, the cause and the remedy where there is one.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +65,13 @@ impl Mount {
     /// # Errors
     /// [`MountError`], with the path and the reason.
     pub fn start(root: &Path, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
+        if let Some(label) = options.labels.first().filter(|_| !Path::new("/sys/fs/selinux").exists()) {
+            return Err(MountError::System(format!("mount option {label}: SELinux is not enabled here")));
+        }
         let root = directory(root)?;
-        let mountpoint = free_mountpoint(mountpoint)?;
+        let mountpoint = existing(mountpoint)?;
+        let _turn = Turn::take(&mountpoint);
+        free(&mountpoint)?;
         refuse_overlap(&root, &mountpoint)?;
         raise_descriptor_limit();
         let failed = |error: io::Error| MountError::System(format!("{}: cannot open: {error}", root.display()));
@@ -69,7 +83,11 @@ impl Mount {
         let source = options.fs_name.clone().unwrap_or_else(|| root.to_string_lossy().into_owned());
         let session =
             Session::start(tree, &mountpoint, &source, options).map_err(|error| explain(&mountpoint, &error))?;
-        Ok(Self { session, mountpoint })
+        let mount = Self { session, mountpoint };
+        if options.nosymfollow {
+            follow_no_links(&mount.mountpoint, options)?;
+        }
+        Ok(mount)
     }
 
     /// Where it is mounted, absolute.
@@ -137,7 +155,7 @@ pub fn unmount_at(mountpoint: &Path) -> Result<(), MountError> {
         Ok(Some(mounted)) if mounted.is_ours() => unmounted(&path, detach(&path)),
         Ok(Some(mounted)) => Err(foreign(&path, &mounted)),
         Ok(None) => Err(MountError::Failed(format!("{}: not mounted", path.display()))),
-        Err(error) => Err(MountError::System(format!("/proc/self/mountinfo: cannot read: {error}"))),
+        Err(error) => Err(no_mount_table(&error)),
     }
 }
 
@@ -186,40 +204,85 @@ fn remedy(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::NotFound { "; make that directory first" } else { "" }
 }
 
-/// The mountpoint, free of dead mounts of ours. A live one there is an error.
-fn free_mountpoint(mountpoint: &Path) -> Result<PathBuf, MountError> {
+/// What mount(2) has no word for that FUSE passes on is set once the mount is there.
+fn follow_no_links(mountpoint: &Path, options: &MountOptions) -> Result<(), MountError> {
+    let mut flags = MountFlags::BIND | MountFlags::NOSYMFOLLOW | MountFlags::NOSUID | MountFlags::NODEV;
+    flags.set(MountFlags::RDONLY, options.read_only);
+    flags.set(MountFlags::NOEXEC, options.noexec);
+    rustix::mount::mount_remount(mountpoint, flags, "").map_err(|error| {
+        let remedy = if error == Errno::PERM { "; only root can set it" } else { "" };
+        MountError::System(format!("{}: mount option nosymfollow: {error}{remedy}", mountpoint.display()))
+    })
+}
+
+/// Whoever mounts takes turns with others who do so in the same directory. So of several mounts at one place at once one
+/// is made, and the others find it. Anybody who can read the directory could hold the lock: when patience is at an end it
+/// goes without.
+struct Turn {
+    _locked: Option<File>,
+}
+
+impl Turn {
+    fn take(mountpoint: &Path) -> Self {
+        let parent = mountpoint.parent().and_then(|parent| File::open(parent).ok());
+        let until = Instant::now() + TURN_PATIENCE;
+        let locked = parent.filter(|parent| {
+            loop {
+                match flock(parent, FlockOperation::NonBlockingLockExclusive) {
+                    Ok(()) => return true,
+                    Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < until => std::thread::sleep(TURN_STEP),
+                    Err(_) => return false,
+                }
+            }
+        });
+        Self { _locked: locked }
+    }
+}
+
+/// The absolute path of the mountpoint, which must be there.
+fn existing(mountpoint: &Path) -> Result<PathBuf, MountError> {
     if let Err(error) = fs::symlink_metadata(mountpoint)
         && error.kind() == io::ErrorKind::NotFound
     {
         return Err(MountError::Failed(format!("{}: {error}{}", mountpoint.display(), remedy(&error))));
     }
-    let path = absolute(mountpoint)?;
+    absolute(mountpoint)
+}
+
+/// Takes dead mounts of ours away. A live one there is an error.
+fn free(path: &Path) -> Result<(), MountError> {
     // Dead mounts may lie on one another.
     for _ in 0..16 {
         // The kernel remembers a directory's attributes for a second though the daemon is dead; this it asks for.
-        let asked = |metadata| rustix::fs::statfs(&path).map(|_| metadata).map_err(io::Error::from);
-        match fs::metadata(&path).and_then(asked) {
+        let asked = |metadata| rustix::fs::statfs(path).map(|_| metadata).map_err(io::Error::from);
+        match fs::metadata(path).and_then(asked) {
             Ok(metadata) if metadata.is_dir() => break,
             Ok(_) => return Err(MountError::Failed(format!("{}: not a directory", path.display()))),
             Err(error) if is_dead(&error) => {
-                if let Ok(Some(mounted)) = mountinfo::at(&path)
+                if let Ok(Some(mounted)) = mountinfo::at(path)
                     && !mounted.is_ours()
                 {
-                    return Err(foreign(&path, &mounted));
+                    return Err(foreign(path, &mounted));
                 }
-                detach(&path).map_err(|error| {
+                detach(path).map_err(|error| {
                     MountError::System(format!("{}: cannot take away the dead mount there: {error}", path.display()))
                 })?;
             }
             Err(error) => return Err(MountError::Failed(format!("{}: {error}", path.display()))),
         }
     }
-    match mountinfo::at(&path) {
+    match mountinfo::at(path) {
         Ok(Some(mounted)) if mounted.is_ours() => {
             Err(MountError::Failed(format!("{}: already mounted; unmount it first", path.display())))
         }
-        _ => Ok(path),
+        Ok(_) => Ok(()),
+        Err(error) => Err(no_mount_table(&error)),
     }
+}
+
+/// What is mounted where must be known: never twice at one place, never somebody else's taken away.
+fn no_mount_table(error: &io::Error) -> MountError {
+    MountError::System(format!("/proc/self/mountinfo: cannot read: {error}; mounting and unmounting take /proc"))
 }
 
 /// The daemon must never look into its own mount: neither may lie in the other.

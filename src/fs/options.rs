@@ -25,6 +25,10 @@ pub struct MountOptions {
     pub allow_root: bool,
     /// Refuse to execute files of the mount.
     pub noexec: bool,
+    /// Follow no symbolic links in the mount (`first`, `last`, `at/…`). Takes root.
+    pub nosymfollow: bool,
+    /// SELinux labels, as `context=…` and its like: for the kernel, which takes them where SELinux is enabled.
+    pub labels: Vec<String>,
     /// What `findmnt` shows as the source; the root's path if not given.
     pub fs_name: Option<String>,
     /// Threads that serve requests, 1 to 16.
@@ -40,6 +44,8 @@ impl Default for MountOptions {
             allow_other: false,
             allow_root: false,
             noexec: false,
+            nosymfollow: false,
+            labels: Vec::new(),
             fs_name: None,
             threads: 4,
             settings: Settings::default(),
@@ -47,24 +53,22 @@ impl Default for MountOptions {
     }
 }
 
-/// Words that are true of every mount here, or are meant for mount(8), fstab or systemd.
+/// Words that are true of every mount here, that change nothing, or that are meant for mount(8), fstab or systemd. None
+/// of them asks for anything that is not done.
 const ACCEPTED: &[&str] = &[
     "async",
     "atime",
     "auto",
-    "auto_unmount",
     "default_permissions",
     "defaults",
     "dev",
     "diratime",
-    "dirsync",
     "exec",
     "fail",
     "group",
     "iversion",
     "lazytime",
     "loud",
-    "mand",
     "noatime",
     "noauto",
     "nodev",
@@ -78,7 +82,6 @@ const ACCEPTED: &[&str] = &[
     "noowner",
     "norelatime",
     "nostrictatime",
-    "nosymfollow",
     "nosuid",
     "nouser",
     "nousers",
@@ -87,9 +90,18 @@ const ACCEPTED: &[&str] = &[
     "silent",
     "strictatime",
     "suid",
-    "sync",
+    "symfollow",
     "user",
     "users",
+];
+
+/// Words of mount(8) that ask for what is not done here, and why not.
+const REFUSED: &[(&str, &str)] = &[
+    ("auto_unmount", "not offered; the next mount takes the place of a dead one, and 'chron-cli umount' takes it away"),
+    ("dirsync", "not offered; fsync(2) makes what was appended durable, with the queue that it made"),
+    ("mand", "not offered; Linux has no mandatory locks any more"),
+    ("remount", "a mount can't be changed by remount; unmount it and mount it again"),
+    ("sync", "not offered; fsync(2) makes what was appended durable"),
 ];
 
 impl MountOptions {
@@ -108,7 +120,13 @@ impl MountOptions {
     /// # Errors
     /// As [`MountOptions::parse`].
     pub fn add(&mut self, words: &str) -> Result<(), MountError> {
-        words.split(',').map(str::trim).filter(|word| !word.is_empty()).try_for_each(|word| self.add_word(word))
+        // A label may have commas, and is in quotes then.
+        let mut is_quoted = false;
+        let is_end = |c: char| {
+            is_quoted ^= c == '"';
+            c == ',' && !is_quoted
+        };
+        words.split(is_end).map(str::trim).filter(|word| !word.is_empty()).try_for_each(|word| self.add_word(word))
     }
 
     fn add_word(&mut self, word: &str) -> Result<(), MountError> {
@@ -123,6 +141,8 @@ impl MountOptions {
             ("allow_root", None) => self.allow_root = true,
             ("noexec" | "user" | "users", None) => self.noexec = true,
             ("exec" | "defaults", None) => self.noexec = false,
+            ("nosymfollow", None) => self.nosymfollow = true,
+            ("symfollow", None) => self.nosymfollow = false,
             ("fsname", Some(value)) => self.fs_name = Some(value.to_owned()),
             ("threads", Some(value)) => {
                 self.threads = value
@@ -140,15 +160,17 @@ impl MountOptions {
                 settings.validate().map_err(|error| wrong(&error))?;
                 self.settings = settings;
             }
-            ("remount", None) => {
-                let text = "a mount can't be changed by remount; unmount it and mount it again";
-                return Err(MountError::Usage(text.to_owned()));
-            }
             ("subtype" | "comment" | "user" | "uhelper" | "helper", Some(_)) => {}
-            ("context" | "fscontext" | "defcontext" | "rootcontext" | "max_read", Some(_)) => {}
+            ("context" | "fscontext" | "defcontext" | "rootcontext", Some(_)) => self.labels.push(word.to_owned()),
             (name, _) if ["x-", "X-", "_"].iter().any(|prefix| name.starts_with(prefix)) => {}
             (name, None) if ACCEPTED.contains(&name) => {}
-            _ => return Err(MountError::Usage(format!("unknown mount option {word:?}"))),
+            _ => {
+                let refused = REFUSED.iter().find(|(refused, _)| *refused == word);
+                return Err(MountError::Usage(refused.map_or_else(
+                    || format!("unknown mount option {word:?}"),
+                    |(name, why)| format!("mount option {name}: {why}"),
+                )));
+            }
         }
         Ok(())
     }
@@ -167,6 +189,13 @@ mod tests {
         assert!(options.read_only && options.allow_other && options.noexec);
         assert_eq!(MountOptions::parse("").unwrap(), MountOptions::default());
         assert_eq!(MountOptions::parse("defaults,,rw").unwrap(), MountOptions::default());
+    }
+
+    #[test]
+    fn labels_are_for_the_kernel_with_their_commas() {
+        let options = MountOptions::parse("ro,context=\"u:r:t:s0:c1,c2\",nosymfollow,fscontext=u:r:t").unwrap();
+        assert!(options.read_only && options.nosymfollow);
+        assert_eq!(options.labels, ["context=\"u:r:t:s0:c1,c2\"", "fscontext=u:r:t"]);
     }
 
     #[test]
@@ -189,6 +218,11 @@ mod tests {
             "ro=1",
             "blksize=1",
             "remount",
+            "sync",
+            "dirsync",
+            "mand",
+            "auto_unmount",
+            "max_read=4096",
         ] {
             let error = MountOptions::parse(word).unwrap_err().to_string();
             assert!(error.contains(word.split('=').next().unwrap()), "{error}");

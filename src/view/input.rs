@@ -70,6 +70,12 @@ pub fn parse_line(format: InputFormat, line: &[u8]) -> Result<Option<Input<'_>>,
 fn parse_object(line: &[u8]) -> Result<Option<Input<'_>>, String> {
     let text = std::str::from_utf8(line)
         .map_err(|error| format!("not UTF-8 at column {}; use payload_b64 for such bytes", error.valid_up_to() + 1))?;
+    if text.starts_with('\u{feff}') {
+        return Err("it begins with a byte order mark; save the file as UTF-8 without one".to_owned());
+    }
+    if text.trim_ascii().is_empty() {
+        return Err("an empty line; each line is an object with payload or payload_b64".to_owned());
+    }
     let mut json = serde_json::Deserializer::from_str(text);
     json.deserialize_map(ObjectVisitor)
         .and_then(|input| json.end().map(|()| input))

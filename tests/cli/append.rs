@@ -44,6 +44,15 @@ fn a_bad_line_is_named_and_what_came_before_it_stays() {
     assert!(stderr(&output).contains("appended 2 messages"), "{}", stderr(&output));
     assert_eq!(bus.stdout(&["tail", "q", "--format", "txt"]), "good\ngood too\n");
 
+    for (input, part) in [
+        (&b"\xef\xbb\xbf{\"payload\":\"marked\"}\n"[..], "standard input:1: it begins with a byte order mark"),
+        (b"{\"payload\":\"third\"}\n\n{\"payload\":\"not reached\"}\n", "standard input:2: an empty line"),
+    ] {
+        let output = bus.run_with(&["append", "q", "--format", "jsonl"], input);
+        assert!(code(&output) == 1 && stderr(&output).contains(part), "{}", stderr(&output));
+    }
+    assert_eq!(bus.stdout(&["tail", "q", "--format", "txt"]), "good\ngood too\nthird\n");
+
     let output = bus.run_with(&["append", "q", "--format", "jsonl"], b"{\"payload\":\"old\",\"timestamp_ns\":1}\n");
     assert_eq!(code(&output), 1);
     assert!(stderr(&output).contains("standard input:1: timestamp 1 lies before"), "{}", stderr(&output));

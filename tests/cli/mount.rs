@@ -342,3 +342,50 @@ fn a_daemon_whose_parent_is_gone_leaves_no_mount() {
     assert_ne!(code(&output), 124, "it serves nobody");
     assert_eq!(code(&site.run(&["umount", "mnt"])), 1, "nothing is mounted");
 }
+
+#[test]
+fn of_two_mounts_at_once_one_is_made() {
+    let Some(site) = Site::new() else { return };
+    for _ in 0..10 {
+        let start =
+            || site.command(Path::new(PROGRAM), &["mount", "bus", "mnt"]).stderr(Stdio::piped()).spawn().unwrap();
+        let outputs = [start(), start()].map(|child| child.wait_with_output().unwrap());
+        let mut codes = [code(&outputs[0]), code(&outputs[1])];
+        codes.sort_unstable();
+        assert_eq!(codes, [0, 1], "{}{}", text(&outputs[0].stderr), text(&outputs[1].stderr));
+        let loser = &outputs[usize::from(code(&outputs[0]) == 0)];
+        assert!(text(&loser.stderr).contains("already mounted"), "{}", text(&loser.stderr));
+        site.succeed(&["umount", "mnt"]);
+        assert_eq!(code(&site.run(&["umount", "mnt"])), 1, "nothing lies below it");
+    }
+}
+
+#[test]
+fn a_lock_that_somebody_holds_on_the_directory_delays_a_mount_and_does_not_prevent_it() {
+    let Some(site) = Site::new() else { return };
+    let parent = fs::File::open(site.0.path()).unwrap();
+    rustix::fs::flock(&parent, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    site.succeed(&["mount", "bus", "mnt"]);
+    site.succeed(&["umount", "mnt"]);
+}
+
+#[test]
+fn options_are_obeyed_or_refused() {
+    let Some(site) = Site::new() else { return };
+    site.succeed(&["mount", "-o", "ro,noexec,nosymfollow,nosuid,nodev,noatime", "bus", "mnt"]);
+    let options = site.shell("findmnt -n -o OPTIONS mnt");
+    for word in ["ro", "noexec", "nosymfollow", "nosuid", "nodev"] {
+        assert!(options.split(',').any(|option| option == word), "{word} is not in {options}");
+    }
+    site.succeed(&["umount", "mnt"]);
+
+    for word in ["sync", "dirsync", "mand", "auto_unmount", "context=u:r:t", "rootcontext=\"u:r:t:c1,c2\""] {
+        if word.contains('=') && Path::new("/sys/fs/selinux").exists() {
+            continue;
+        }
+        let output = site.run(&["mount", "-o", word, "bus", "mnt"]);
+        let said = text(&output.stderr);
+        assert!(code(&output) != 0 && said.lines().count() == 1 && said.contains(word), "{said}");
+    }
+    assert_eq!(code(&site.run(&["umount", "mnt"])), 1, "nothing was mounted");
+}

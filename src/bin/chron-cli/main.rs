@@ -111,7 +111,8 @@ Returns when the files are there; a background process serves them until the mou
 
 Options: ro refuses every change; allow_other lets other users in, as far as the modes of the queues' files allow;
 segment_size=64KiB is for queues that are made through the mount; threads=N, 1 to 16, serve it; fsname=NAME is its
-source in findmnt. What else fstab and mount(8) have is accepted.
+source in findmnt. noexec, nosymfollow and SELinux's context=LABEL go to the kernel. What else fstab and mount(8) have
+is accepted, but for what asks for what is not done (sync).
 
 Examples:
   chron-cli mount /srv/bus /mnt/bus

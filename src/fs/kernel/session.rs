@@ -232,6 +232,7 @@ fn config(source: &str, options: &MountOptions) -> Config {
         MountOption::NoSuid,
         MountOption::NoDev,
     ];
+    config.mount_options.extend(options.labels.iter().cloned().map(MountOption::CUSTOM));
     if options.read_only {
         config.mount_options.push(MountOption::RO);
     }
