@@ -29,14 +29,11 @@ macro_rules! errnos {
 }
 
 errnos! {
-    EACCES EBADF EBUSY EDQUOT EEXIST EINTR EINVAL EIO EISDIR EMSGSIZE ENAMETOOLONG ENFILE ENOENT ENOTDIR EPERM EPIPE
-    EPROTONOSUPPORT EROFS ESTALE
+    EACCES EAGAIN EBADF EBUSY EDQUOT EEXIST EINTR EINVAL EIO EISDIR EMSGSIZE ENAMETOOLONG ENFILE ENOENT ENOSYS ENOTCONN ENOTDIR
+    ENOTTY EOPNOTSUPP EPERM EPIPE EPROTONOSUPPORT EROFS ESTALE
 }
 
 impl Errno {
-    /// No error for the kernel: the answer takes longer than a serving thread may be kept. See `patience`.
-    pub(crate) const LATER: Errno = Errno(0);
-
     /// The number that the kernel expects, positive.
     pub(crate) fn code(self) -> i32 {
         self.0

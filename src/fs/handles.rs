@@ -82,6 +82,8 @@ pub(crate) trait Handle: Send + Sync {
 /// A handle with its number.
 pub(crate) struct OpenFile {
     pub(crate) fh: u64,
+    /// Who opened it.
+    pub(crate) uid: u32,
     pub(crate) handle: Box<dyn Handle>,
     /// The queues that a `poll` of this handle waits for.
     pub(crate) polled: Mutex<Vec<Arc<OpenQueue>>>,

@@ -116,7 +116,7 @@ impl Mount {
         }
     }
 
-    /// Unmounts: blocked readers get an end of file, and the place is free when this returns. What is still open is
+    /// Unmounts: blocked readers get ENOTCONN, and the place is free when this returns. What is still open is
     /// served a moment longer.
     ///
     /// # Errors

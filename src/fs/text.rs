@@ -10,15 +10,15 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::attr::{Attr, READ};
 use super::errno::{Errno, Result};
-use super::kernel::{PageCache, PageFile, Text};
+use super::kernel::{PageCache, PageFile, Text, is_interrupted};
+use super::lock;
 use super::queues::OpenQueue;
-use super::{lock, patience};
 use crate::queue::{Error, SegmentId};
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use crate::view::{Crossed, Format, View};
 
-/// Messages that a serving thread may index for one request: a few milliseconds' worth.
-const QUICK: usize = 20_000;
+/// Messages that are indexed between two looks whether anybody still waits: a few milliseconds' worth.
+const STEP: usize = 20_000;
 /// Views that keep their descriptors (two or three each) and pages while nobody has their files open.
 const MAX_WARM: u32 = 64;
 /// A page of the kernel's, in bytes; a multiple does as well.
@@ -44,8 +44,6 @@ impl Common {
 /// A view and who uses it, shared between the handles of a file.
 pub(crate) struct SharedView {
     view: View,
-    /// Requests that index it at length; while there are any, serving threads keep away.
-    indexing: AtomicU32,
     use_now: Mutex<Use>,
     /// Damage has changed what it showed: the name is to get another one.
     spoilt: AtomicBool,
@@ -92,7 +90,6 @@ struct Cached {
 impl SharedView {
     pub(crate) fn new(view: View, common: &Arc<Common>) -> Self {
         Self {
-            indexing: AtomicU32::new(0),
             use_now: Mutex::default(),
             spoilt: AtomicBool::new(false),
             warm: AtomicBool::new(false),
@@ -105,16 +102,12 @@ impl SharedView {
         self.spoilt.load(Ordering::Relaxed)
     }
 
-    /// Brings the index up to the head; [`Errno::LATER`] where that takes longer than this thread may be kept.
+    /// Brings the index up to the head: seconds, of a large queue that nobody has looked at.
     pub(crate) fn catch_up(&self) -> Result<()> {
-        if patience::is_patient() {
-            self.indexing.fetch_add(1, Ordering::Relaxed);
-            let result = self.view.index_some(usize::MAX);
-            self.indexing.fetch_sub(1, Ordering::Relaxed);
-            return Ok(result.map(|_| ())?);
-        }
-        if self.indexing.load(Ordering::Relaxed) > 0 || self.view.index_some(QUICK)? {
-            return Err(Errno::LATER);
+        while self.view.index_some(STEP)? {
+            if is_interrupted() {
+                return Err(Errno::EINTR);
+            }
         }
         Ok(())
     }
@@ -168,9 +161,6 @@ impl SharedView {
 
     /// Whether a segment still has what pages may have been made of.
     fn check(&self, segment: SegmentId) -> Result<()> {
-        if !patience::is_patient() {
-            return Err(Errno::LATER);
-        }
         match self.view.check(segment).map_err(|error| self.seen(&error)) {
             // It has another name now, which the kernel asks for.
             Err(_) if self.is_spoilt() => Err(Errno::ESTALE),

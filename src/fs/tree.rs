@@ -66,7 +66,10 @@ pub(super) enum DirectoryKind {
 /// A node that was looked up.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry {
+    /// By which the kernel asks for it.
     pub(crate) ino: Ino,
+    /// What programs see.
+    pub(crate) shown: Ino,
     pub(crate) attr: Attr,
     pub(crate) ttl: Ttl,
 }
@@ -125,7 +128,7 @@ impl Tree {
         })
     }
 
-    /// Ends all waiting, now and from now on: streams are at their end.
+    /// Ends all waiting, now and from now on.
     pub(crate) fn close(&self) {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.queues.close();
@@ -160,7 +163,7 @@ impl Tree {
 
     pub(crate) fn getattr(&self, ino: Ino) -> Result<Entry> {
         let node = self.node(ino)?;
-        Ok(Entry { ino, attr: self.attr(&node)?, ttl: ttl(&node) })
+        Ok(Entry { ino, shown: ino, attr: self.attr(&node)?, ttl: ttl(&node) })
     }
 
     /// Truncation to `size`, new times, or (EPERM) anything else.
@@ -270,13 +273,20 @@ impl Tree {
             return Err(Errno::ESTALE);
         }
         let handle = file.open(access, caller)?;
-        self.files.insert(|fh| OpenFile { fh, handle, polled: Mutex::default(), edge: Mutex::default() })
+        self.files.insert(|fh| OpenFile {
+            fh,
+            uid: caller.uid,
+            handle,
+            polled: Mutex::default(),
+            edge: Mutex::default(),
+        })
     }
 
-    /// Appends what there is to `out`, or says what to wait for. At the end of the mount's life streams end.
+    /// Appends what there is to `out`, or says what to wait for. At the end of the mount's life nobody
+    /// waits.
     pub(crate) fn read(&self, open: &OpenFile, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
         match open.handle.read(offset, size, out)? {
-            Progress::Wait(_) if self.shared.closing.load(Ordering::Acquire) => Ok(Progress::Done),
+            Progress::Wait(_) if self.shared.closing.load(Ordering::Acquire) => Err(Errno::ENOTCONN),
             progress => Ok(progress),
         }
     }
@@ -370,7 +380,7 @@ impl Tree {
                 let (key, node) = children::find(&directory, site, &item.name)?;
                 let attr = if let Node::File(file) = &*node { file.quick_attr()? } else { self.attr(&node)? };
                 let (ino, node) = self.inodes.enter(key, node);
-                Ok(Entry { ino, attr, ttl: ttl(&node) })
+                Ok(Entry { ino, shown: ino, attr, ttl: ttl(&node) })
             };
             if !add(item, &enter, next) {
                 break;
@@ -456,10 +466,10 @@ impl Tree {
             && let Some(ino) = self.message_number(&key, &**file)
         {
             self.messages.remember(ino, &node);
-            return Ok(Entry { ino, attr, ttl: ttl(&node) });
+            return Ok(Entry { ino, shown: ino, attr, ttl: ttl(&node) });
         }
         let (ino, node) = self.inodes.enter(key, node);
-        Ok(Entry { ino, attr, ttl: ttl(&node) })
+        Ok(Entry { ino, shown: ino, attr, ttl: ttl(&node) })
     }
 
     /// The inode number that a file has, or will have when it is looked up.

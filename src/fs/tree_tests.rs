@@ -4,8 +4,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::fs::parked::{Interrupts, ParkedRead};
-use crate::fs::patience::Lanes;
+use crate::fs::parked::{Parked, ParkedRead};
 use crate::fs::watch::Watch;
 use crate::queue::Queue;
 
@@ -222,7 +221,7 @@ fn the_end_of_the_mount_takes_in_unfinished_lines() {
     assert_eq!(f.cat("q/messages.txt").unwrap(), "first\nunfinished\n");
     assert_eq!(f.tree.write(fh, b"late\n"), Err(Errno::EBADF));
     let follower = f.open("q/follow.txt", Access::Read).unwrap();
-    assert_eq!(f.read(follower, 0, 10).unwrap(), "", "at its end");
+    assert_eq!(f.read(follower, 0, 10).unwrap_err(), Errno::ENOTCONN, "not at its end");
 }
 
 #[test]
@@ -260,7 +259,7 @@ fn parked_reads_are_answered_by_native_appends() {
     }
     let (_, answer) = park(&f, handles[0], std::process::id());
     f.tree.close();
-    assert_eq!(answer.recv_timeout(DEADLINE).unwrap(), Ok(Vec::new()), "end of file");
+    assert_eq!(answer.recv_timeout(DEADLINE).unwrap(), Err(Errno::ENOTCONN), "this is no end of the file");
 }
 
 #[test]
@@ -287,39 +286,23 @@ fn polls_are_told_once() {
 }
 
 #[test]
-fn callers_whose_signals_cannot_be_seen_wait_for_a_bounded_time() {
+fn interruptions_reach_a_read_wherever_it_is() {
     let f = Fixture::new();
-    let interrupts = Arc::new(Interrupts::default());
     let fh = f.open("q/follow.txt", Access::Read).unwrap();
-    let (unseen, unseen_answer) = park(&f, fh, 0);
-    let (seen, seen_answer) = park(&f, fh, std::process::id());
-    interrupts.watch(&unseen).unwrap();
-    interrupts.watch(&seen).unwrap();
-    let started = Instant::now();
-    assert_eq!(unseen_answer.recv_timeout(DEADLINE).unwrap(), Err(Errno::EINTR));
-    assert!(started.elapsed() < Duration::from_secs(1));
-    assert!(seen_answer.recv_timeout(Duration::from_millis(300)).is_err(), "the others are left alone");
-}
-
-#[test]
-fn a_long_queue_is_indexed_aside() {
-    let f = Fixture::new();
-    {
-        // In one segment: those that are sealed are indexed in the background.
-        let queue = Queue::create(f.root.path().join("long"), &Settings::default()).unwrap();
-        let mut writer = queue.writer().unwrap();
-        for _ in 0..100_000 {
-            writer.append(1, b"").unwrap();
-        }
-    }
-    assert_eq!(f.look("long/messages.txt").unwrap_err(), Errno::LATER);
-    let (sender, receiver) = mpsc::channel();
-    let tree = Arc::clone(&f.tree);
-    let directory = f.look("long").unwrap().ino;
-    let request = move || tree.lookup(directory, OsStr::new("messages.txt"));
-    Lanes::default().run(request, move |result| sender.send(result).unwrap());
-    assert_eq!(receiver.recv_timeout(DEADLINE).unwrap().unwrap().attr.size, 100_000);
-    assert_eq!(f.look("long/messages.txt").unwrap().attr.size, 100_000);
+    let parked = Arc::new(Parked::default());
+    let (read, answer) = park(&f, fh, 0);
+    assert_eq!(parked.enter(7, &read, || true), Err(Errno::EINTR), "while it was being done");
+    parked.enter(7, &read, || false).unwrap();
+    assert!(!parked.interrupt(8, &|| false), "unknown: the kernel is to ask again");
+    assert!(parked.interrupt(8, &|| true), "still being done");
+    assert!(answer.try_recv().is_err());
+    assert!(parked.interrupt(7, &|| false));
+    assert_eq!(answer.recv_timeout(DEADLINE).unwrap(), Err(Errno::EINTR));
+    let (read, answer) = park(&f, fh, 0);
+    parked.enter(9, &read, || false).unwrap();
+    parked.close();
+    assert_eq!(answer.recv_timeout(DEADLINE).unwrap(), Err(Errno::ENOTCONN));
+    assert_eq!(parked.enter(10, &read, || false), Err(Errno::ENOTCONN));
 }
 
 #[test]

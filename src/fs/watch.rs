@@ -51,8 +51,8 @@ impl Watch {
             });
             match entered {
                 Ok(true) => {}
-                Ok(false) => return read.end(Ok(())),
-                Err(errno) => return read.end(Err(errno)),
+                Ok(false) => return read.end(Errno::ENOTCONN),
+                Err(errno) => return read.end(errno),
             }
         }
         // The last try: see the head of this file.
@@ -77,7 +77,7 @@ impl Watch {
         drop(gone);
     }
 
-    /// Answers everybody: end of file. From now on nobody waits here.
+    /// Answers everybody: ENOTCONN. From now on nobody waits here.
     pub(crate) fn close(&self) {
         let (reads, polls) = {
             let mut state = lock(&self.state);
@@ -85,7 +85,7 @@ impl Watch {
             (std::mem::take(&mut state.reads), std::mem::take(&mut state.polls))
         };
         for read in reads {
-            read.end(Ok(()));
+            read.end(Errno::ENOTCONN);
         }
         for (_, notify) in polls {
             notify();
@@ -103,7 +103,7 @@ impl Watch {
             match catch_unwind(AssertUnwindSafe(|| read.attempt(buffer))) {
                 Ok(true) => {}
                 Ok(false) => waiting.push(read),
-                Err(_) => read.end(Err(Errno::EIO)),
+                Err(_) => read.end(Errno::EIO),
             }
         }
         let mut polled = Vec::new();
@@ -116,7 +116,7 @@ impl Watch {
         let mut state = lock(&self.state);
         if state.closed {
             drop(state);
-            waiting.iter().for_each(|read| read.end(Ok(())));
+            waiting.iter().for_each(|read| read.end(Errno::ENOTCONN));
             polled.into_iter().for_each(|(_, notify)| notify());
             return;
         }

@@ -67,7 +67,7 @@ pub use wake::{WaitTicket, Waiter, wait_any};
 pub use writer::QueueWriter;
 
 pub(crate) use lock::start_of;
-pub(crate) use sys::leave_descriptor_table;
+pub(crate) use sys::{close_backing, leave_descriptor_table};
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -178,6 +178,15 @@ pub(crate) fn leave_descriptor_table() -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// `FUSE_DEV_IOC_BACKING_CLOSE`: the kernel need not read a file itself any more that it was told to by this number.
+pub(crate) fn close_backing(device: BorrowedFd<'_>, id: u32) -> io::Result<()> {
+    const BACKING_CLOSE: rustix::ioctl::Opcode = rustix::ioctl::opcode::write::<u32>(229, 2);
+    // SAFETY: this operation reads a u32 and nothing else; other files than a FUSE device know it not.
+    let close = unsafe { rustix::ioctl::Setter::<BACKING_CLOSE, u32>::new(id) };
+    // SAFETY: as above.
+    Ok(unsafe { rustix::ioctl::ioctl(device, close) }?)
+}
+
 /// fcntl(2): which signal tells of a lease that others want. The number is that of most architectures.
 const F_SETSIG: libc::c_int = 10;
 

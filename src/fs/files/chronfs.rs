@@ -11,7 +11,6 @@ use crate::fs::errno::{Errno, Result};
 use crate::fs::files::text::TextHandle;
 use crate::fs::handles::Handle;
 use crate::fs::nodes::{Access, Caller, File, Site};
-use crate::fs::patience;
 use crate::printable::printable;
 use crate::queue::Inspection;
 use crate::report;
@@ -51,9 +50,6 @@ pub(crate) fn doctor(site: &Site) -> Result<Arc<dyn File>> {
 }
 
 fn diagnose(site: &Site, _caller: Caller) -> Result<String> {
-    if !patience::is_patient() {
-        return Err(Errno::LATER);
-    }
     let path = site.directory.path();
     let report = doctor::examine(&path, doctor::Options::default(), &mut |_| {})?;
     let mut text = String::new();
@@ -112,10 +108,6 @@ impl Seen {
 }
 
 fn inspect(site: &Site, caller: Caller) -> Result<Vec<Seen>> {
-    if !patience::is_patient() {
-        // There may be a thousand queues.
-        return Err(Errno::LATER);
-    }
     let see = |Found { name, directory, queue }| {
         let path = directory.path();
         let mut inspection = queue.ok().and_then(|queue| queue.queue.inspect().ok());

@@ -15,11 +15,10 @@ use crate::fs::backing::FileId;
 use crate::fs::bus_walk;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Handle, Progress};
+use crate::fs::lock;
 use crate::fs::nodes::{Access, Caller, File, Site};
 use crate::fs::queues::OpenQueue;
-use crate::fs::{lock, patience};
 use crate::queue::{GapReason, Position};
-use crate::sync::Ordering;
 use crate::view::{Format, Merge};
 
 /// How often a follower looks for new queues, at most.
@@ -50,10 +49,6 @@ impl File for Merged {
 
     fn open(&self, access: Access, caller: Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
-        if !patience::is_patient() {
-            // There may be a thousand queues.
-            return Err(Errno::LATER);
-        }
         let mut state = State {
             merge: Merge::new(self.format),
             queues: Vec::new(),
@@ -188,9 +183,6 @@ impl Handle for MergedHandle {
         let start = out.len();
         if !self.is_live {
             if offset != state.at {
-                if !patience::is_patient() {
-                    return Err(Errno::LATER);
-                }
                 state.seek(offset, self.format)?;
             }
             if offset == state.at {
@@ -203,7 +195,7 @@ impl Handle for MergedHandle {
             let _ = state.look(&self.site, self.caller, true, false);
         }
         give(&mut state.merge, below_chunk(size, self.site.shared.max_chunk), out)?;
-        if out.len() == start && !self.site.shared.closing.load(Ordering::Acquire) {
+        if out.len() == start {
             return Ok(Progress::Wait(state.queues.clone()));
         }
         Ok(Progress::Done)

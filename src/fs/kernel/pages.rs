@@ -13,33 +13,34 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::str;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, SystemTime};
 
-use fuser::{
-    Config, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, KernelConfig, LockOwner, OpenFlags,
-    ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, Session, SessionACL, WriteFlags,
-};
+use fuser::{Config, KernelConfig, Session, SessionACL};
 
-use super::adapter::{MAX_WRITE, errno, guarded};
+use super::adapter::MAX_WRITE;
+use super::device::Device;
 use super::hand::Hand;
+use super::protocol::{ReadIn, Request, WriteIn, opcode};
+use super::reply::Reply;
+use super::serve::{Account, Server, Service};
+use crate::fs::attr::{Attr, Kind, Ttl};
 use crate::fs::errno::{Errno, Result};
+use crate::fs::inodes::Ino;
 use crate::fs::lock;
-use crate::fs::patience::Lanes;
+use crate::fs::tree::Entry;
 use crate::sync::{AtomicU64, Ordering};
 
-/// Threads that serve it.
-const THREADS: u32 = 4;
-/// How many of them may wait for a file to grow. The others serve what that takes.
-const GROWING: u32 = THREADS - 2;
+/// How many reads of one file are done at the same time, and how many questions for its size, which may wait for reads.
+const AT_ONCE: usize = 2;
 
 /// What a file of the page cache has for content.
 pub(crate) trait Text: Send + Sync {
-    /// Its size, when everything appended by now has been written to the file. Takes [`Errno::LATER`] for long.
+    /// Its size, when everything appended by now has been written to the file. May take long.
     fn grow(&self) -> Result<u64>;
 
     /// Appends its bytes from `offset` on to `out`, at most `size`: fewer only at the end.
@@ -67,12 +68,11 @@ impl PageCache {
     pub(crate) fn start() -> io::Result<Self> {
         let (hand, device) = Hand::start()?;
         let texts = Arc::new(Texts::default());
-        let server = Server { texts: Arc::clone(&texts), growing: Lanes::at_most(GROWING) };
-        let mut config = Config::default();
-        config.n_threads = Some(THREADS as usize);
-        let session = Session::from_fd(server, device, SessionACL::Owner, config)?;
+        let session = Session::from_fd(Handshake, device.try_clone()?, SessionACL::Owner, Config::default())?;
         // It ends with the process.
-        std::mem::forget(session.spawn()?);
+        std::mem::forget(session);
+        let files = Files { texts: Arc::clone(&texts) };
+        Server::start(&Arc::new(Device::new(device)), files, MAX_WRITE as usize, 2)?;
         Ok(Self { hand, texts, next: AtomicU64::new(2) })
     }
 
@@ -111,15 +111,49 @@ impl Drop for PageFile {
     }
 }
 
-struct Server {
-    texts: Arc<Texts>,
-    growing: Lanes,
+struct Handshake;
+
+impl fuser::Filesystem for Handshake {
+    fn init(&mut self, _request: &fuser::Request, config: &mut KernelConfig) -> io::Result<()> {
+        let _ = config.set_max_write(MAX_WRITE);
+        Ok(())
+    }
 }
 
-impl Server {
+struct Files {
+    texts: Arc<Texts>,
+}
+
+impl Files {
     fn find(&self, number: u64) -> Result<(Arc<dyn Text>, u64)> {
         let (text, size) = lock(&self.texts).get(&number).cloned().ok_or(Errno::ESTALE)?;
         Ok((text.upgrade().ok_or(Errno::ESTALE)?, size))
+    }
+
+    fn getattr(&self, number: u64) -> Result<Entry> {
+        if Ino(number) == Ino::ROOT {
+            let forever = Ttl { attr: Duration::MAX, entry: Duration::MAX };
+            return Ok(entry(number, Kind::Directory, 0, forever));
+        }
+        let size = self.find(number)?.0.grow()?;
+        Ok(entry(number, Kind::File, size, Ttl::NONE))
+    }
+
+    fn lookup(&self, request: &mut Request<'_>) -> Result<Entry> {
+        let name = request.body.name().and_then(|name| str::from_utf8(name).ok());
+        let number = name.and_then(|name| name.parse().ok()).unwrap_or(0);
+        // Not remembered: the file goes when it is closed.
+        Ok(entry(number, Kind::File, self.find(number)?.1, Ttl::NONE))
+    }
+
+    fn read(&self, request: &mut Request<'_>, reply: Reply) {
+        let Some(ReadIn { offset, size, .. }) = request.body.take() else { return reply.error(Errno::EIO) };
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.clear();
+            let text = self.find(request.header.nodeid);
+            let result = text.and_then(|(text, _)| text.read(offset, size as usize, buffer));
+            reply.data(result.map(|()| buffer.as_slice()));
+        });
     }
 }
 
@@ -127,106 +161,44 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-fn attr(number: INodeNo, kind: FileType, size: u64) -> FileAttr {
-    let time = SystemTime::UNIX_EPOCH;
+fn entry(number: u64, kind: Kind, size: u64, ttl: Ttl) -> Entry {
+    let (mtime, ctime) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH);
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    FileAttr {
-        ino: number,
-        size,
-        blocks: size.div_ceil(512),
-        atime: time,
-        mtime: time,
-        ctime: time,
-        crtime: time,
-        kind,
-        perm: 0o700,
-        nlink: 1,
-        uid,
-        gid,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    }
+    let attr = Attr { kind, size, mode: 0o700, nlink: 1, uid, gid, mtime, ctime };
+    Entry { ino: Ino(number), shown: Ino(number), attr, ttl }
 }
 
-impl Filesystem for Server {
-    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let _ = config.set_max_write(MAX_WRITE);
-        Ok(())
+impl Service for Files {
+    fn account(&self, request: &Request<'_>) -> Option<Account> {
+        // A file that grows is written to, and for that it may have to be read.
+        let key = match request.header.opcode {
+            opcode::GETATTR => request.header.nodeid << 1,
+            opcode::READ => request.header.nodeid << 1 | 1,
+            _ => return None,
+        };
+        Some(Account { key, at_once: AT_ONCE, may_refuse: false })
     }
 
-    fn lookup(&self, _req: &Request, _parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let number = name.to_str().and_then(|name| name.parse().ok()).unwrap_or(0);
-        match self.find(number) {
-            // Not remembered: the file goes when it is closed.
-            Ok((_, size)) => {
-                let attr = attr(INodeNo(number), FileType::RegularFile, size);
-                reply.entry_with_ttls(&Duration::ZERO, &Duration::ZERO, &attr, Generation(0));
+    fn serve(&self, mut request: Request<'_>, reply: Reply) {
+        match request.header.opcode {
+            opcode::LOOKUP => reply.entry(self.lookup(&mut request)),
+            opcode::GETATTR => reply.attr(self.getattr(request.header.nodeid)),
+            opcode::READ => self.read(&mut request, reply),
+            // The hand's. The pages have it now, and it can be rendered again.
+            opcode::WRITE => {
+                let size = request.body.take().map(|WriteIn { size, .. }| size as usize);
+                reply.written(size.ok_or(Errno::EIO));
             }
-            Err(error) => reply.error(errno(error)),
+            opcode::FORGET | opcode::BATCH_FORGET => reply.none(),
+            opcode::RELEASE | opcode::RELEASEDIR => reply.empty(Ok(())),
+            // Once told so of open and flush, the kernel asks no more, and keeps the pages at each open.
+            _ => reply.error(Errno::ENOSYS),
         }
     }
 
-    fn open(&self, _req: &Request, _number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        // The kernel then asks no more, and keeps the pages at each open.
-        reply.error(fuser::Errno::ENOSYS);
+    fn interrupt(&self, _unique: u64, is_running: &dyn Fn() -> bool) -> bool {
+        is_running()
     }
 
-    fn flush(&self, _req: &Request, _number: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn getattr(&self, _req: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        if number == INodeNo::ROOT {
-            return reply.attr(&Duration::MAX, &attr(number, FileType::Directory, 0));
-        }
-        guarded(|| {
-            let request = match self.find(number.0) {
-                Ok((text, _)) => move || text.grow(),
-                Err(error) => return reply.error(errno(error)),
-            };
-            self.growing.run(request, move |size| match size {
-                Ok(size) => reply.attr(&Duration::ZERO, &attr(number, FileType::RegularFile, size)),
-                Err(error) => reply.error(errno(error)),
-            });
-        });
-    }
-
-    fn read(
-        &self,
-        _req: &Request,
-        number: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        guarded(|| {
-            BUFFER.with_borrow_mut(|buffer| {
-                buffer.clear();
-                match self.find(number.0).and_then(|(text, _)| text.read(offset, size as usize, buffer)) {
-                    Ok(()) => reply.data(buffer),
-                    Err(error) => reply.error(errno(error)),
-                }
-            });
-        });
-    }
-
-    fn write(
-        &self,
-        _req: &Request,
-        _number: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        // The hand's. The pages have it now, and it can be rendered again.
-        reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX));
-    }
+    fn ended(&self) {}
 }

@@ -10,8 +10,9 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, Weak};
 
-use fuser::{BackingId, InitFlags, KernelConfig};
+use fuser::{InitFlags, KernelConfig};
 
+use super::device::Backing;
 use crate::fs::lock;
 
 /// Which files have a backing.
@@ -21,7 +22,7 @@ pub(super) struct Passthrough {
 }
 
 /// How the handles of an inode are read: from a backing, or by requests.
-type Way = Option<BackingId>;
+type Way = Option<Backing>;
 
 #[derive(Default)]
 struct State {
@@ -45,7 +46,7 @@ impl Passthrough {
         &self,
         inode: u64,
         handle: u64,
-        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
+        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<Backing>,
         file: BorrowedFd<'_>,
     ) -> Option<Arc<Way>> {
         let mut state = lock(&self.state);

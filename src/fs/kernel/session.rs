@@ -7,20 +7,23 @@
 
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use fuser::{Config, MountOption, SessionACL};
+use fuser::{Config, InitFlags, KernelConfig, MountOption, SessionACL};
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
 use crate::fs::mount::MountOptions;
-use crate::fs::patience::Lanes;
+use crate::fs::parked::Parked;
 use crate::fs::tree::Tree;
 use crate::fs::{lock, mountinfo};
 
 use super::adapter::{Adapter, MAX_WRITE};
+use super::device::Device;
+use super::passthrough::Passthrough;
+use super::serve::Server;
 
 /// How long files may stay open after [`Session::unmount`].
 const GRACE: Duration = Duration::from_secs(2);
@@ -36,6 +39,7 @@ pub(crate) struct Session {
 
 struct Life {
     tree: Arc<Tree>,
+    parked: Arc<Parked>,
     mountpoint: PathBuf,
     /// `major:minor` of the mount: tells it from another one at the same place.
     device: OnceLock<String>,
@@ -75,6 +79,7 @@ impl Session {
         let tree = Arc::new(tree);
         let life = Arc::new(Life {
             tree: Arc::clone(&tree),
+            parked: Arc::default(),
             mountpoint: mountpoint.to_path_buf(),
             device: OnceLock::new(),
             stage: Mutex::new(Stage::Serving),
@@ -85,12 +90,17 @@ impl Session {
             let life = Arc::clone(&life);
             Box::new(move || life.end())
         };
-        let adapter =
-            Adapter { tree, interrupts: Arc::default(), lanes: Lanes::default(), passthrough: Arc::default(), ended };
-        let session = fuser::Session::new(adapter, mountpoint, &config(source, options))?;
+        let config = config(source, options);
+        let passthrough = Arc::<Passthrough>::default();
+        let handshake = Handshake { passthrough: Arc::clone(&passthrough) };
+        let session = fuser::Session::new(handshake, mountpoint, &config)?;
         // Dropping `fuser`'s handle would unmount by path whatever is mounted there by then. The device descriptor
         // in it is closed when the process ends.
-        let _unmounts_when_dropped = ManuallyDrop::new(session.spawn()?);
+        let session = ManuallyDrop::new(session);
+        let device = Arc::new(Device::new(session.as_fd().try_clone_to_owned()?));
+        let (parked, owner) = (Arc::clone(&life.parked), rustix::process::geteuid().as_raw());
+        let adapter = Adapter { tree, parked, passthrough, acl: config.acl, owner, ended };
+        Server::start(&device, adapter, MAX_WRITE as usize, options.threads)?;
         if let Some(mounted) = mountinfo::at(mountpoint)? {
             let _ = life.device.set(mounted.device);
         }
@@ -105,7 +115,7 @@ impl Session {
     /// Ends all waiting reads and takes the mount away.
     pub(crate) fn unmount(&self) -> io::Result<()> {
         let life = &self.life;
-        life.tree.close();
+        life.close();
         {
             let mut stage = lock(&life.stage);
             if *stage == Stage::Serving {
@@ -150,8 +160,14 @@ impl Session {
 }
 
 impl Life {
-    fn end(&self) {
+    /// Ends all waiting.
+    fn close(&self) {
         self.tree.close();
+        self.parked.close();
+    }
+
+    fn end(&self) {
+        self.close();
         *lock(&self.stage) = Stage::Ended;
         self.changed.notify_all();
         // An eventfd takes eight bytes; failing, the thread ends with the process.
@@ -188,7 +204,7 @@ impl Life {
                 Ok(_) => {}
             }
             if matches!(self.is_mounted(), Ok(false)) {
-                self.tree.close();
+                self.close();
                 return;
             }
         }
@@ -221,6 +237,27 @@ pub(crate) fn detach(mountpoint: &Path) -> io::Result<()> {
     }
 }
 
+/// What `fuser` is told for the kernel's first question.
+struct Handshake {
+    passthrough: Arc<Passthrough>,
+}
+
+impl fuser::Filesystem for Handshake {
+    fn init(&mut self, _request: &fuser::Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Not asked for: asynchronous direct reads (they would tear streams apart), remote locks. Listings come with
+        // attributes where the kernel sees that they are wanted: always would be slow, and fill its memory. What a
+        // kernel lacks is not fatal.
+        let wanted =
+            [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO];
+        for capability in wanted {
+            let _ = config.add_capabilities(capability);
+        }
+        let _ = config.set_max_write(MAX_WRITE);
+        self.passthrough.negotiate(config);
+        Ok(())
+    }
+}
+
 fn config(source: &str, options: &MountOptions) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
@@ -246,6 +283,5 @@ fn config(source: &str, options: &MountOptions) -> Config {
     } else {
         SessionACL::Owner
     };
-    config.n_threads = Some(options.threads.clamp(1, 16));
     config
 }

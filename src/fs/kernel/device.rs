@@ -1,0 +1,87 @@
+//! The FUSE device of one mount: requests are read from it, replies and notifications written to it.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::io::Errno as Os;
+use zerocopy::IntoBytes;
+
+use super::protocol::{self, NotifyPollOut, OutHeader};
+use crate::fs::errno::Errno;
+use crate::queue::close_backing;
+
+/// An open device.
+#[derive(Debug)]
+pub(super) struct Device(OwnedFd);
+
+impl Device {
+    pub(super) fn new(device: OwnedFd) -> Self {
+        Self(device)
+    }
+
+    /// Waits for a request, which is one read. None: there is no mount any more.
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            match rustix::io::read(&self.0, &mut *buffer) {
+                Ok(count) => return Ok(Some(count)),
+                // The caller has gone before the request came out; a signal; nothing there.
+                Err(Os::NOENT | Os::INTR | Os::AGAIN) => {}
+                Err(Os::NODEV) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Answers a request. A caller that has gone needs no answer.
+    pub(super) fn answer(&self, unique: u64, result: Result<&[&[u8]], Errno>) {
+        let (error, parts) = match result {
+            Ok(parts) => (0, parts),
+            Err(errno) => (-errno.code(), &[][..]),
+        };
+        let _ = self.send(unique, error, parts);
+    }
+
+    /// Tells the kernel to ask a polled file again.
+    pub(super) fn notify_poll(&self, kh: u64) {
+        // A poll that nobody waits for any more is no error.
+        let _ = self.send(0, protocol::NOTIFY_POLL, &[NotifyPollOut { kh }.as_bytes()]);
+    }
+
+    fn send(&self, unique: u64, error: i32, parts: &[&[u8]]) -> io::Result<()> {
+        let body: usize = parts.iter().map(|part| part.len()).sum();
+        let len = u32::try_from(size_of::<OutHeader>() + body).map_err(io::Error::other)?;
+        let header = OutHeader { len, error, unique };
+        let empty = IoSlice::new(&[]);
+        let mut slices = [IoSlice::new(header.as_bytes()), empty, empty, empty];
+        for (slice, part) in slices[1..].iter_mut().zip(parts) {
+            *slice = IoSlice::new(part);
+        }
+        loop {
+            match rustix::io::writev(&self.0, &slices[..=parts.len().min(3)]) {
+                Err(Os::INTR) => {}
+                done => return Ok(done.map(drop)?),
+            }
+        }
+    }
+
+    /// Lets the kernel read a file itself.
+    pub(super) fn open_backing(self: &Arc<Self>, file: BorrowedFd<'_>) -> io::Result<Backing> {
+        let id = fuser::BackingId::create_raw(self.0.as_fd(), file)?;
+        Ok(Backing { id: i32::try_from(id).map_err(io::Error::other)?, device: Arc::clone(self) })
+    }
+}
+
+/// A file that the kernel may read itself, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Backing {
+    pub(super) id: i32,
+    device: Arc<Device>,
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        // Without a mount there is no backing either.
+        let _ = close_backing(self.device.0.as_fd(), self.id.unsigned_abs());
+    }
+}

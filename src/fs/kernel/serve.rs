@@ -1,0 +1,376 @@
+//! The threads that serve a device: each reads a request and does it in place.
+//!
+//! A request may take long, or for ever: a directory of 200,000 entries, an index of a huge queue, a backing file system
+//! that is stuck. So requests are counted by whom they are charged to (an account: a user), and one account never holds
+//! more than a few threads: what comes on top waits in the account's own queue, and the thread that finishes one of its
+//! requests goes on with it. There are as many threads as it takes, up to a limit, and the last ones are kept for
+//! accounts that have nothing running.
+//!
+//! Invariant: one thread always waits for the next request, so that interruptions are heard and nobody's first request
+//! waits for somebody else's. The lock covers counts and queues only.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use zerocopy::IntoBytes;
+
+use super::device::Device;
+use super::protocol::{InterruptIn, Request, opcode};
+use super::reply::Reply;
+use crate::fs::errno::Errno;
+use crate::fs::{lock, signals};
+use crate::sync::{AtomicBool, Ordering};
+
+/// Threads in all. Idle ones cost a few KiB each.
+const MAX_THREADS: usize = 160;
+/// Of these, for accounts that have nothing running.
+const RESERVED: usize = 32;
+/// Idle threads beyond this number end, if none was needed lately.
+const MAX_IDLE: usize = 4;
+const LATELY: Duration = Duration::from_secs(1);
+/// What waits for one account: requests, and their bytes. A process asks one thing at a time.
+const MAX_WAITING: usize = 4096;
+const MAX_WAITING_BYTES: usize = 64 << 20;
+/// How long requests that are being done may take when the mount has ended.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Whom a request is charged to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Account {
+    pub(super) key: u64,
+    /// How many of its requests are done at the same time.
+    pub(super) at_once: usize,
+    /// Whether it is told to come again (EAGAIN) when too much waits already.
+    pub(super) may_refuse: bool,
+}
+
+/// A file system.
+pub(super) trait Service: Send + Sync + 'static {
+    /// Whom a request is charged to; None for what never waits and is done at once.
+    fn account(&self, request: &Request<'_>) -> Option<Account>;
+
+    /// Does what a request asks. A panic costs the caller an EIO.
+    fn serve(&self, request: Request<'_>, reply: Reply);
+
+    /// The caller of a request wants to leave. `is_running` notes it for a request that is still being done, if it is.
+    /// False where the request isn't known, or not yet.
+    fn interrupt(&self, unique: u64, is_running: &dyn Fn() -> bool) -> bool;
+
+    /// The mount has ended.
+    fn ended(&self);
+}
+
+/// A device, its threads and what they serve.
+pub(super) struct Server<S> {
+    device: Arc<Device>,
+    service: S,
+    /// Of the buffers that requests are read into, in bytes.
+    buffer_len: usize,
+    state: Mutex<State>,
+    /// Nothing is being done any more.
+    quiet: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    threads: usize,
+    /// Threads that wait for a request.
+    idle: usize,
+    grown: Option<Instant>,
+    running: HashMap<u64, Running>,
+    accounts: HashMap<u64, Load>,
+    /// Accounts with requests that wait for a thread rather than for the account's own.
+    starved: VecDeque<u64>,
+    has_ended: bool,
+}
+
+/// A request, as far as it matters here.
+#[derive(Debug, Clone, Copy)]
+struct Whose {
+    unique: u64,
+    account: Account,
+    /// The calling thread.
+    caller: u32,
+    is_read: bool,
+}
+
+impl Whose {
+    /// Whether an interrupted caller is let go. Programs don't expect other calls than reads to be interrupted, but for
+    /// good.
+    fn may_leave(self) -> bool {
+        self.is_read || signals::of(self.caller).is_none_or(signals::Signals::is_fatal)
+    }
+}
+
+struct Running {
+    whose: Whose,
+    interrupted: Arc<AtomicBool>,
+}
+
+/// What one account has asked for.
+#[derive(Default)]
+struct Load {
+    running: usize,
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+}
+
+/// A request that waits for its turn.
+struct Waiting {
+    /// As it came, in words: requests are aligned.
+    words: Box<[u64]>,
+    len: usize,
+    whose: Whose,
+}
+
+enum Turn {
+    Now,
+    Later,
+    Never,
+}
+
+thread_local! {
+    static INTERRUPTED: RefCell<Arc<AtomicBool>> = RefCell::default();
+}
+
+/// Whether the caller of the request that this thread does now wants to leave.
+pub(crate) fn is_interrupted() -> bool {
+    INTERRUPTED.with_borrow(|interrupted| interrupted.load(Ordering::Acquire))
+}
+
+impl<S: Service> Server<S> {
+    /// Serves a device with this many threads at first. `max_write`: the largest write that the kernel was promised to
+    /// be taken, in bytes.
+    pub(super) fn start(device: &Arc<Device>, service: S, max_write: usize, threads: usize) -> io::Result<Arc<Self>> {
+        let server = Arc::new(Self {
+            device: Arc::clone(device),
+            service,
+            buffer_len: max_write + 4096,
+            state: Mutex::default(),
+            quiet: Condvar::new(),
+        });
+        for _ in 0..threads.max(2) {
+            server.add_thread(&mut lock(&server.state))?;
+        }
+        Ok(server)
+    }
+
+    fn add_thread(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+        let server = Arc::clone(self);
+        std::thread::Builder::new().name("chronfs-serve".into()).stack_size(1 << 20).spawn(move || server.run())?;
+        state.threads += 1;
+        state.idle += 1;
+        Ok(())
+    }
+
+    fn run(self: Arc<Self>) {
+        let mut buffer = vec![0_u64; self.buffer_len / 8];
+        let interrupted = INTERRUPTED.with_borrow(Arc::clone);
+        // Another error than the end of the mount: others may still serve, or the mount ends with the last thread.
+        while let Ok(Some(len)) = self.device.receive(buffer.as_mut_bytes()) {
+            let Some(request) = Request::parse(&buffer.as_bytes()[..len]) else { continue };
+            let Some(account) = self.service.account(&request) else {
+                self.attend(request);
+                continue;
+            };
+            let unique = request.header.unique;
+            match self.turn(&request, account, &buffer[..len.div_ceil(8)], len, &interrupted) {
+                Turn::Now => self.serve(request),
+                Turn::Later => continue,
+                Turn::Never => {
+                    self.device.answer(unique, Err(Errno::EAGAIN));
+                    continue;
+                }
+            }
+            let mut done = unique;
+            while let Some(next) = self.next(done, &interrupted) {
+                if let Some(request) = Request::parse(&next.words.as_bytes()[..next.len]) {
+                    self.serve(request);
+                }
+                done = next.whose.unique;
+            }
+            if self.is_superfluous() {
+                return;
+            }
+        }
+        self.end();
+    }
+
+    fn serve(&self, request: Request<'_>) {
+        let reply = Reply::new(&self.device, request.header.unique);
+        // The reply is dropped by the panic, which answers EIO.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.service.serve(request, reply)));
+    }
+
+    /// Does what never waits.
+    fn attend(&self, mut request: Request<'_>) {
+        let header = request.header;
+        if header.opcode != opcode::INTERRUPT {
+            return self.serve(request);
+        }
+        let Some(InterruptIn { unique }) = request.body.take() else { return };
+        if !self.service.interrupt(unique, &|| self.note_interrupted(unique)) {
+            // It has its answer, and then the kernel knows better; or another thread has it in its hands, but nobody has
+            // noted it yet. The kernel asks again.
+            std::thread::yield_now();
+            self.device.answer(header.unique, Err(Errno::EAGAIN));
+        }
+    }
+
+    /// Notes that the caller of a request that is being done, or waits for its turn, wants to leave.
+    fn note_interrupted(&self, unique: u64) -> bool {
+        let mut state = lock(&self.state);
+        if let Some(running) = state.running.get(&unique) {
+            if running.whose.may_leave() {
+                running.interrupted.store(true, Ordering::Release);
+            }
+            return true;
+        }
+        for load in state.accounts.values_mut() {
+            let Some(at) = load.waiting.iter().position(|waiting| waiting.whose.unique == unique) else { continue };
+            if load.waiting[at].whose.may_leave()
+                && let Some(waiting) = load.waiting.remove(at)
+            {
+                load.bytes -= waiting.len;
+                self.device.answer(unique, Err(Errno::EINTR));
+            }
+            return true;
+        }
+        false
+    }
+
+    /// Whether a request can be done now. If not, it waits for its turn, or there is no room for that.
+    fn turn(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        account: Account,
+        words: &[u64],
+        len: usize,
+        interrupted: &Arc<AtomicBool>,
+    ) -> Turn {
+        let Request { header, .. } = request;
+        let whose =
+            Whose { unique: header.unique, account, caller: header.pid, is_read: header.opcode == opcode::READ };
+        let mut state = lock(&self.state);
+        let busy = state.running.len();
+        let load = state.accounts.entry(account.key).or_default();
+        let is_fair = load.running < account.at_once;
+        let has_room = load.running == 0 || busy < MAX_THREADS - RESERVED;
+        if is_fair && has_room && (state.idle > 1 || self.grow(&mut state)) {
+            state.idle -= 1;
+            state.begin(whose, interrupted);
+            return Turn::Now;
+        }
+        let load = state.accounts.entry(account.key).or_default();
+        let is_full = load.waiting.len() >= MAX_WAITING || load.bytes + len > MAX_WAITING_BYTES;
+        if is_full && account.may_refuse {
+            return Turn::Never;
+        }
+        load.waiting.push_back(Waiting { words: words.into(), len, whose });
+        load.bytes += len;
+        if is_fair {
+            state.starved.push_back(account.key);
+        }
+        Turn::Later
+    }
+
+    /// One more thread, if there may be one.
+    fn grow(self: &Arc<Self>, state: &mut State) -> bool {
+        let grows = state.threads < MAX_THREADS && self.add_thread(state).is_ok();
+        if grows {
+            state.grown = Some(Instant::now());
+        }
+        grows
+    }
+
+    /// A request has been done: what this thread does next, if there is anything that waits for it.
+    fn next(&self, done: u64, interrupted: &Arc<AtomicBool>) -> Option<Waiting> {
+        let mut state = lock(&self.state);
+        let key = state.finish(done);
+        let next = state.starving().or_else(|| state.waiting(key?));
+        match &next {
+            Some(next) => state.begin(next.whose, interrupted),
+            None => {
+                state.idle += 1;
+                if state.running.is_empty() {
+                    self.quiet.notify_all();
+                }
+            }
+        }
+        next
+    }
+
+    /// Whether this thread may end.
+    fn is_superfluous(&self) -> bool {
+        let mut state = lock(&self.state);
+        let leaves = state.idle > MAX_IDLE && state.grown.is_none_or(|grown| grown.elapsed() > LATELY);
+        if leaves {
+            state.idle -= 1;
+            state.threads -= 1;
+        }
+        leaves
+    }
+
+    fn end(&self) {
+        let mut state = lock(&self.state);
+        state.threads -= 1;
+        state.idle -= 1;
+        if std::mem::replace(&mut state.has_ended, true) {
+            return;
+        }
+        let until = Instant::now() + GRACE;
+        while let Some(rest) = until.checked_duration_since(Instant::now())
+            && !state.running.is_empty()
+        {
+            state = self.quiet.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(state);
+        self.service.ended();
+    }
+}
+
+impl State {
+    fn begin(&mut self, whose: Whose, interrupted: &Arc<AtomicBool>) {
+        interrupted.store(false, Ordering::Release);
+        self.running.insert(whose.unique, Running { whose, interrupted: Arc::clone(interrupted) });
+        self.accounts.entry(whose.account.key).or_default().running += 1;
+    }
+
+    /// Notes the end of a request; returns whom it was charged to.
+    fn finish(&mut self, unique: u64) -> Option<u64> {
+        let key = self.running.remove(&unique)?.whose.account.key;
+        let load = self.accounts.get_mut(&key)?;
+        load.running -= 1;
+        if load.running == 0 && load.waiting.is_empty() && self.accounts.len() > MAX_THREADS {
+            self.accounts.remove(&key);
+        }
+        Some(key)
+    }
+
+    /// A request that found no thread.
+    fn starving(&mut self) -> Option<Waiting> {
+        for _ in 0..self.starved.len() {
+            let key = self.starved.pop_front()?;
+            let next = self.waiting(key);
+            if next.is_some() {
+                return next;
+            }
+        }
+        None
+    }
+
+    /// An account's next request, if it may have another one done.
+    fn waiting(&mut self, key: u64) -> Option<Waiting> {
+        let load = self.accounts.get_mut(&key)?;
+        if load.running >= load.waiting.front()?.whose.account.at_once {
+            return None;
+        }
+        let next = load.waiting.pop_front()?;
+        load.bytes -= next.len;
+        Some(next)
+    }
+}
