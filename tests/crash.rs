@@ -55,7 +55,7 @@ fn write(queue: &Queue) -> ! {
         writer.reserve(1, payload.len() / 2).unwrap().fill(0xFF);
         let mut record = writer.reserve(1, payload.len()).unwrap();
         record.copy_from_slice(&payload);
-        record.commit();
+        record.commit().unwrap();
     }
 }
 

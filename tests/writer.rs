@@ -73,7 +73,7 @@ proptest! {
                     let payload = make(len);
                     let mut record = open.reserve(1, len).unwrap();
                     record.copy_from_slice(&payload);
-                    prop_assert_eq!(record.commit(), model.len() as u64 + 1);
+                    prop_assert_eq!(record.commit().unwrap(), model.len() as u64 + 1);
                     model.push(payload);
                 }
                 Step::Abort(len) => {

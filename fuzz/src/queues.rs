@@ -189,7 +189,7 @@ impl Model {
             5 => {
                 let mut record = self.writer(queue).reserve(3, payload.len()).expect("room");
                 record.copy_from_slice(&payload);
-                record.commit();
+                record.commit().unwrap();
                 self.messages.push(payload);
             }
             6 => {

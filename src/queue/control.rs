@@ -226,6 +226,16 @@ pub(crate) fn repair(dir: &Dir, geometry: &Geometry) -> Result<()> {
     file.sync_all().map_err(Error::io(&path, "sync it"))
 }
 
+/// Why a mapping of the control block is lost.
+pub(crate) fn loss(dir: &Dir, map: &Mapping, remedy: &str) -> Error {
+    let path = dir.path_of(CONTROL_FILE);
+    match dir.open_file(CONTROL_FILE, Access::Read) {
+        Ok(Some(file)) => map.loss(&file, &path, remedy),
+        Ok(None) => Error::damaged(&path, 0, format!("the file is missing; {remedy}")),
+        Err(error) => error,
+    }
+}
+
 /// Copies a damaged control block to `control.meta.damaged`, unless an earlier one is kept there.
 fn keep_evidence(dir: &Dir, file: &File, path: &Path) -> Result<()> {
     let name = format!("{CONTROL_FILE}.damaged");

@@ -19,10 +19,11 @@ use super::layout::{
     LivenessBlock, READERS_DIR, TEMPORARY_SUFFIX,
 };
 use super::lock;
-use super::mapping::{CUT_SHORT, Mapping};
+use super::mapping::Mapping;
 use super::names::check_name;
 use super::options::Checksum;
 use super::position::{Position, SegmentId};
+use super::room;
 use crate::clock;
 
 /// Where a reader stands.
@@ -267,6 +268,7 @@ impl CursorFile {
     pub(crate) fn acquire(self, geometry: &Geometry) -> Result<(Cursor, Place)> {
         self.lock()?;
         let (place, generation) = self.read(geometry)?;
+        room::reserve(&self.file, 0, u64::from(CURSOR_LEN)).map_err(Error::io(&self.path, "make room for it"))?;
         let map = Mapping::read_write(&self.file, &self.path, CURSOR_LEN)?;
         let (queue_id, boot_id) = (geometry.queue_id, lock::boot_id());
         let cursor = Cursor { map, generation, queue_id, boot_id, file: self.file, path: self.path };
@@ -284,14 +286,14 @@ impl Cursor {
     }
 
     /// Writes the cursor to the disk.
-    pub(crate) fn sync(&self) -> std::io::Result<()> {
-        self.map.sync(0, CURSOR_LEN as usize)
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.map.sync(0, CURSOR_LEN as usize).map_err(Error::io(&self.path, "sync it"))?;
+        self.check()
     }
 
     /// Fails if what has been committed may not have reached the file.
     pub(crate) fn check(&self) -> Result<()> {
-        let lost = || Error::damaged(&self.path, 0, format!("{CUT_SHORT}; {SET_ANEW}"));
-        if self.map.is_lost() { Err(lost()) } else { Ok(()) }
+        if self.map.is_lost() { Err(self.map.loss(&self.file, &self.path, SET_ANEW)) } else { Ok(()) }
     }
 
     /// Gives a sign of life.

@@ -5,12 +5,14 @@
 //! 2. what others may be storing into (commit words, wake words) is read and written through atomics only;
 //! 3. a slice is handed out only for bytes that a commit word, loaded with Acquire, has published; a writer that
 //!    keeps to the protocol never touches those again;
-//! 4. whoever maps a file has checked that it is that long. What somebody else cuts off afterwards reads as zeros, and
-//!    the mapping is *lost* (`sigbus.rs`): what is stored there reaches nobody. Bytes that are lent out may turn to zeros
-//!    then; whoever must not see that reads by `pread` (`scan.rs`).
+//! 4. whoever maps a file has checked that it is that long, and whoever stores into it has seen to its room (`room.rs`).
+//!    What somebody else cuts off afterwards, or there is no room for in spite of that, reads as zeros, and the mapping is
+//!    *lost* (`sigbus.rs`): what is stored there reaches nobody. Bytes that are lent out may turn to zeros then; whoever
+//!    must not see that reads by `pread` (`scan.rs`).
 #![allow(unsafe_code)]
 
 use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::ptr;
 
@@ -20,7 +22,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::error::{Error, Result};
 use super::layout::HEADER_LEN;
 use super::sigbus;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 /// Bytes of a cache line.
 #[cfg(target_arch = "x86_64")]
@@ -57,9 +59,27 @@ impl Mapping {
         self.raw.len()
     }
 
-    /// Whether somebody has cut a part of the file off that was touched since: see rule 4.
+    /// Whether a part of the file could not be reached when it was touched: see rule 4.
     pub(crate) fn is_lost(&self) -> bool {
         self.entry.is_lost()
+    }
+
+    /// Whether the file has everything that this thread has stored through the mapping.
+    #[inline]
+    pub(crate) fn has_stores(&self) -> bool {
+        // A store that faults has been dealt with before the next instruction; only the compiler must keep the order.
+        compiler_fence(Ordering::SeqCst);
+        !sigbus::is_any_lost() || !self.is_lost()
+    }
+
+    /// Why the mapping is lost; `file` is what it maps. `remedy`: what to do about a file that was cut short.
+    pub(crate) fn loss(&self, file: &File, path: &Path, remedy: &str) -> Error {
+        let at = self.entry.lost_at() as u64;
+        match file.read_at(&mut [0], at) {
+            Ok(0) => Error::damaged(path, at, format!("{CUT_SHORT}; {remedy}")),
+            Ok(_) => Error::io(path, "store into it")(std::io::Error::from_raw_os_error(libc::ENOSPC)),
+            Err(error) => Error::io(path, "read a part of it that is in use")(error),
+        }
     }
 
     /// The address of `len` bytes at `offset`, aligned to `align`.
@@ -186,7 +206,7 @@ impl Mapping {
     }
 
     /// Brings the pages of `offset..offset + len` into memory, for writing where the mapping is writable. Where
-    /// there is no room for them, the answer is an error rather than SIGBUS later.
+    /// there is no room for them, the answer is an error rather than SIGBUS later; the caller knows that the file has them.
     pub(crate) fn populate(&self, offset: u32, len: usize) -> std::io::Result<()> {
         let advice = if self.writable { Advice::PopulateWrite } else { Advice::PopulateRead };
         let offset = (offset as usize).min(self.raw.len());
@@ -194,17 +214,20 @@ impl Mapping {
         if len == 0 {
             return Ok(());
         }
-        self.raw.advise_range(advice, offset, len)
+        self.raw.advise_range(advice, offset, len).map_err(|error| match error.raw_os_error() {
+            // "The page can't be had": of a file that is long enough, for lack of room.
+            Some(libc::EFAULT) if self.writable => std::io::Error::from_raw_os_error(libc::ENOSPC),
+            _ => error,
+        })
     }
 
-    /// Writes everything in `offset..offset + len` to the disk and waits for it.
+    /// Writes everything in `offset..offset + len` to the disk and waits for it. What was lost is not there: see
+    /// [`is_lost`](Self::is_lost).
     pub(crate) fn sync(&self, offset: u32, len: usize) -> std::io::Result<()> {
-        self.raw.flush_range(offset as usize, len)?;
-        if self.is_lost() { Err(std::io::Error::other(CUT_SHORT)) } else { Ok(()) }
+        self.raw.flush_range(offset as usize, len)
     }
 }
 
-/// What has happened to the file of a lost mapping.
 pub(crate) const CUT_SHORT: &str = "somebody has cut the file short while it was in use";
 
 fn range(raw: &MmapRaw) -> std::ops::Range<*const u8> {

@@ -34,6 +34,7 @@ mod recover;
 mod reserve;
 mod resync;
 mod retention;
+mod room;
 mod scan;
 mod sealed;
 mod seek;
@@ -283,12 +284,11 @@ impl Queue {
     /// As [`reader`](Self::reader).
     pub fn reader_with(&self, name: &str, options: &ReaderOptions) -> Result<QueueReader> {
         loop {
-            self.add_reader(name)?;
             let file = CursorFile::open(&self.shared.dir, name, Access::Write);
             match file.and_then(|file| file.acquire(&self.shared.geometry)) {
                 Ok((cursor, place)) => return QueueReader::open(&self.shared, cursor, place, options),
-                // Somebody has removed it just now: it is new again.
-                Err(Error::NoSuchReader { .. }) => {}
+                // It is new, or somebody has removed it just now.
+                Err(Error::NoSuchReader { .. }) => drop(self.add_reader(name)?),
                 Err(error) => return Err(error),
             }
         }

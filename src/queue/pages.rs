@@ -46,6 +46,8 @@ struct Inner {
     progress: AtomicU32,
     /// The writer is so fast that large pages pay.
     is_fast: AtomicBool,
+    /// There was no room for the pages that come next.
+    is_short_of_room: AtomicBool,
     /// The thread sleeps until it is notified.
     idle: AtomicBool,
 }
@@ -54,7 +56,7 @@ struct Inner {
 struct State {
     stop: bool,
     active: Arc<Mapping>,
-    /// Pages of `active` are in memory up to here, or were tried.
+    /// Pages of `active` are in memory up to here.
     populated: u32,
 }
 
@@ -63,7 +65,9 @@ impl Pages {
     pub(crate) fn new(active: &Arc<Mapping>, populated: u32) -> Self {
         let state = Mutex::new(State { stop: false, active: Arc::clone(active), populated });
         let (progress, is_fast, idle) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
-        Self { inner: Arc::new(Inner { state, changed: Condvar::new(), progress, is_fast, idle }), thread: None }
+        let is_short_of_room = AtomicBool::new(false);
+        let inner = Inner { state, changed: Condvar::new(), progress, is_fast, is_short_of_room, idle };
+        Self { inner: Arc::new(inner), thread: None }
     }
 
     /// Tells which segment is being written, and how much of it is in memory.
@@ -71,6 +75,17 @@ impl Pages {
         let mut state = self.inner.lock();
         (state.active, state.populated) = (Arc::clone(active), populated);
         self.inner.progress.store(0, Ordering::Relaxed);
+        self.inner.is_short_of_room.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether there was no room for pages ahead of the writer. It is for the writer then to bring in those that it needs, and
+    /// to say so when that works.
+    pub(crate) fn is_short_of_room(&self) -> bool {
+        self.inner.is_short_of_room.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_short_of_room(&self, is_short: bool) {
+        self.inner.is_short_of_room.store(is_short, Ordering::Relaxed);
     }
 
     /// Whether the writer was fast when that was last measured.
@@ -136,12 +151,19 @@ impl Inner {
                     expected = Arc::downgrade(&active);
                 }
                 let chunk = CHUNKS[usize::from(is_fast)];
-                // A failure shows again, as an error, when the segment runs full or is synced; there is no one to tell here.
                 let worked = active.populate(populated, chunk as usize).is_ok();
                 let mut state = self.lock();
-                if Arc::ptr_eq(&state.active, &active) {
-                    state.populated = if worked { populated.saturating_add(chunk) } else { size };
+                if !Arc::ptr_eq(&state.active, &active) {
+                    continue;
                 }
+                if worked {
+                    state.populated = populated.saturating_add(chunk);
+                    continue;
+                }
+                // The writer sees to the pages that it needs, and reports again.
+                self.is_short_of_room.store(true, Ordering::Relaxed);
+                drop(active);
+                self.sleep(state, progress, false);
                 continue;
             }
             drop(active);

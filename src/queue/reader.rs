@@ -14,12 +14,13 @@ use zerocopy::FromBytes;
 
 use super::Shared;
 use super::available::{Available, Look, look, message};
+use super::control;
 use super::cursor::{Cursor, Place};
 use super::dir::Access;
 use super::error::{Error, Result};
 use super::inspect::WriterInfo;
 use super::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, HEADER_LEN, MessageHeader, RECORDS_START};
-use super::mapping::{CUT_SHORT, Mapping};
+use super::mapping::Mapping;
 use super::options::{ReaderOptions, Start, WaitStrategy};
 use super::position::Position;
 use super::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
@@ -288,8 +289,8 @@ impl QueueReader {
     /// Fails if a file that the reader can't do without has been cut short under it.
     fn check(&self) -> Result<()> {
         if self.control.is_lost() {
-            let what = format!("{CUT_SHORT}; the next writer repairs it: open the reader again then");
-            return Err(Error::damaged(&self.shared.control_path(), 0, what));
+            let remedy = "the next writer repairs it: open the reader again then";
+            return Err(control::loss(&self.shared.dir, &self.control, remedy));
         }
         self.cursor.check()
     }
@@ -399,7 +400,7 @@ impl QueueReader {
     /// [`Error::Io`] if the system can't write it.
     pub fn commit_sync(&mut self) -> Result<()> {
         self.commit();
-        self.cursor.sync().map_err(Error::io(&self.shared.dir.path_of(layout::READERS_DIR), "sync the cursor"))
+        self.cursor.sync()
     }
 
     /// Waits until there is something to read, or for `timeout` (None: for ever). False if there is nothing.

@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use super::Shared;
 use super::cursor::{self, CursorFile};
 use super::dir::Access;
 use super::error::{Error, Result};
@@ -19,9 +20,8 @@ use super::position::{Position, SegmentId};
 use super::record::is_record_offset;
 use super::resync::{Waste, find_record};
 use super::scan::{Scanner, first_seq};
-use super::segment::Segment;
+use super::segment::{self, Segment};
 use super::types::{Entry, Gap, GapReason};
-use super::{Shared, writer};
 
 /// Published and consumed sequence numbers above this are not believed: nobody has appended so many messages.
 pub(crate) const MAX_SEQ: u64 = 1 << 62;
@@ -155,7 +155,7 @@ fn finish_roll(shared: &Arc<Shared>, id: SegmentId, next_seq: u64) -> Result<()>
     if scanner.is_sealed_here()? {
         return Ok(());
     }
-    writer::seal(&segment, end.offset, next_seq, last_timestamp_ns)
+    segment::seal(&segment, end.offset, next_seq, last_timestamp_ns)
 }
 
 /// The highest sequence number that a registered reader waits for; damaged cursors don't count.

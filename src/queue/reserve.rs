@@ -17,7 +17,7 @@ use super::writer::QueueWriter;
 /// let mut writer = queue.writer()?;
 /// let mut record = writer.reserve(1, 5)?;
 /// record.copy_from_slice(b"hello");
-/// assert_eq!(record.commit(), 1);
+/// assert_eq!(record.commit()?, 1);
 /// drop(writer.reserve(1, 100)?); // thought better of it
 /// assert_eq!(writer.append(1, b"world")?, 2);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -31,8 +31,12 @@ pub struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
-    /// Appends the message with the current time; visible to every reader when this returns. Gives its sequence number.
-    pub fn commit(self) -> u64 {
+    /// Appends the message with the current time; visible to every reader when this returns. Returns its sequence number.
+    ///
+    /// # Errors
+    /// [`Error::Io`](super::Error::Io) if the disk had no room for what was filled in, though room had been reserved. Nothing
+    /// has changed then, and a later append may work.
+    pub fn commit(self) -> Result<u64> {
         let timestamp_ns = self.writer.now_ns();
         let Self { writer, msg_type, payload_len, record_len } = self;
         let (offset, seq) = (writer.offset, writer.next_seq);
@@ -41,11 +45,14 @@ impl Reservation<'_> {
         let (payload, padding) = body.split_at_mut(payload_len as usize);
         padding.fill(0);
         let words = header.words(&writer.context, offset, payload);
-        writer.map.clear_record(offset + record_len);
-        writer.map.publish(offset, words);
+        if !writer.commit(words, record_len)? {
+            // What was filled in is gone in part, whether or not there is room by now.
+            let loss = writer.loss();
+            return writer.map_again(record_len).and(Err(loss));
+        }
         let seq = writer.advance(record_len, timestamp_ns);
         writer.waker.published(&writer.control);
-        seq
+        Ok(seq)
     }
 }
 

@@ -16,13 +16,14 @@ use super::control::{self, Geometry, check_version, checksum_of, is_sound, read_
 use super::dir::{Access, Dir};
 use super::error::{Error, Result};
 use super::layout::{
-    self, MessageHeader, RECORDS_START, SEGMENT_MAGIC, SEGMENT_SEAL, SEGMENT_SETTINGS, SEGMENT_START, SealBlock,
-    SegmentIdentity, SettingsBlock, StartBlock, TEMPORARY_SUFFIX, TRAILER_LEN,
+    self, FLAG_SEAL, MessageHeader, PADDING_TYPE, RECORDS_START, SEGMENT_MAGIC, SEGMENT_SEAL, SEGMENT_SETTINGS,
+    SEGMENT_START, SealBlock, SegmentIdentity, SettingsBlock, StartBlock, TEMPORARY_SUFFIX, TRAILER_LEN,
 };
 use super::mapping::Mapping;
 use super::names::{parse_segment_name, segment_name};
 use super::position::SegmentId;
-use super::record::RecordContext;
+use super::record::{Header, RecordContext};
+use super::room;
 use super::spare::{self, Left, Spare};
 use super::sys;
 
@@ -82,6 +83,16 @@ impl Segment {
     pub(crate) fn is_cut_short(&self) -> Result<bool> {
         let len = self.file.metadata().map_err(Error::io(&self.path, "look at it"))?.len();
         Ok(len < u64::from(self.context.segment_size))
+    }
+
+    /// Maps the segment for its writer: with room for everything that it will hold, and the pages of `len` bytes from
+    /// `offset` on in memory.
+    pub(crate) fn map_for_writing(&self, offset: u32, len: u32) -> Result<Mapping> {
+        let size = self.context.segment_size;
+        room::reserve(&self.file, 0, size.into()).map_err(Error::io(&self.path, "make room for messages in it"))?;
+        let map = Mapping::read_write(&self.file, &self.path, size)?;
+        map.populate(offset, len as usize).map_err(Error::io(&self.path, "bring it into memory"))?;
+        Ok(map)
     }
 
     /// Whether the segment has been taken into use: it has a start block, or something where its first record is.
@@ -189,6 +200,41 @@ fn fill(file: &File, path: &Path, geometry: &Geometry, (id, is_reused): (Segment
         file.sync_all().map_err(Error::io(path, "sync the segment"))?;
     }
     Ok(salt)
+}
+
+/// Takes a segment into use.
+pub(super) fn start(map: &Mapping, first_seq: u64, previous_timestamp_ns: u64) {
+    map.clear_record(RECORDS_START);
+    let mut block = StartBlock::new_zeroed();
+    block.first_seq = first_seq.into();
+    block.previous_timestamp_ns = previous_timestamp_ns.into();
+    block.crc = block_sum(block.as_bytes()).into();
+    map.write(SEGMENT_START, &block);
+}
+
+/// Ends a segment: first the record that sends readers on, then the block that tells where it is.
+pub(super) fn seal_map(map: &Mapping, context: &RecordContext, offset: u32, next_seq: u64, last_timestamp_ns: u64) {
+    let header = Header {
+        payload_len: 0,
+        msg_type: PADDING_TYPE,
+        flags: FLAG_SEAL,
+        seq: next_seq,
+        timestamp_ns: last_timestamp_ns,
+    };
+    map.publish(offset, header.words(context, offset, &[]));
+    let mut block = SealBlock::new_zeroed();
+    block.next_seq = next_seq.into();
+    block.last_timestamp_ns = last_timestamp_ns.into();
+    block.end_offset = offset.into();
+    block.crc = block_sum(block.as_bytes()).into();
+    map.write(SEGMENT_SEAL, &block);
+}
+
+/// Ends a segment that an earlier writer has left unsealed. Under the writer lock only.
+pub(crate) fn seal(segment: &Segment, offset: u32, next_seq: u64, last_timestamp_ns: u64) -> Result<()> {
+    let map = Mapping::read_write(&segment.file, &segment.path, segment.context.segment_size)?;
+    seal_map(&map, &segment.context, offset, next_seq, last_timestamp_ns);
+    if map.has_stores() { Ok(()) } else { Err(map.loss(&segment.file, &segment.path, "restore the file from a copy")) }
 }
 
 /// The identity of a segment file, from whichever of its two copies is sound. `size`: where the second copy stands, if

@@ -1,10 +1,12 @@
-//! What happens when a mapped file is cut short by somebody else: an error, not the death of the process by `SIGBUS`.
+//! What happens when a page of a mapped file can't be had, because somebody has cut the file short, because there is no
+//! room for it, or because the disk can't read it: an error, not the death of the process by `SIGBUS`.
 //!
 //! Every mapping of ours is entered in a table. When the processor can't reach a page of one, the kernel sends `SIGBUS`
 //! to the very thread that touched it; the handler looks the address up, puts a page of zeros in its place, marks the
 //! mapping as *lost* and lets the thread go on. To the protocols a page of zeros reads as "nothing committed"; whoever
-//! then looks at the mark ([`Entry::is_lost`], never on the hot path) reports it or goes on by `pread`. A fault anywhere
-//! else goes to the handler that was there before: the program dies as it would have without us.
+//! then looks at the mark ([`Entry::is_lost`]) reports it or goes on by `pread`. Who stores looks at the one mark of the
+//! whole process ([`is_any_lost`]) before it says that anything is stored. A fault anywhere else goes to the handler that
+//! was there before: the program dies as it would have without us.
 //!
 //! Invariants:
 //! - The handler only reads the table (atomics, memory that is never given back) and makes one system call; it takes no
@@ -32,7 +34,8 @@ struct Slot {
     start: AtomicUsize,
     end: AtomicUsize,
     writable: AtomicBool,
-    lost: AtomicBool,
+    /// The first address that could not be reached; 0: none.
+    lost: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -45,6 +48,7 @@ struct Chunk {
 static CHUNKS: AtomicPtr<Chunk> = AtomicPtr::new(ptr::null_mut());
 static FREE: Mutex<Vec<&'static Slot>> = Mutex::new(Vec::new());
 static INSTALL: Once = Once::new();
+static ANY_LOST: AtomicBool = AtomicBool::new(false);
 static LEFT_ALONE: AtomicBool = AtomicBool::new(false);
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 static PAGE: AtomicUsize = AtomicUsize::new(4096);
@@ -60,6 +64,12 @@ pub fn leave_sigbus_alone() -> bool {
     !INSTALL.is_completed()
 }
 
+/// Whether any mapping of this process has ever been lost. One load: for the hot path.
+#[inline]
+pub(super) fn is_any_lost() -> bool {
+    ANY_LOST.load(Ordering::Relaxed)
+}
+
 /// A mapping's place in the table, for as long as it lives.
 #[derive(Debug)]
 pub(super) struct Entry(&'static Slot);
@@ -72,7 +82,7 @@ impl Entry {
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = free.pop().unwrap_or_else(|| more(&mut free));
         slot.writable.store(writable, Ordering::SeqCst);
-        slot.lost.store(false, Ordering::SeqCst);
+        slot.lost.store(0, Ordering::SeqCst);
         slot.end.store(range.end.addr().next_multiple_of(page), Ordering::SeqCst);
         slot.start.store(range.start.addr(), Ordering::SeqCst);
         Self(slot)
@@ -80,7 +90,12 @@ impl Entry {
 
     /// Whether a part of the file could not be reached, and zeros have taken its place. Stays so.
     pub(super) fn is_lost(&self) -> bool {
-        self.0.lost.load(Ordering::Acquire)
+        self.0.lost.load(Ordering::Acquire) != 0
+    }
+
+    /// The offset of a byte that could not be reached; meaningless where the mapping is not lost.
+    pub(super) fn lost_at(&self) -> usize {
+        self.0.lost.load(Ordering::Acquire).saturating_sub(self.0.start.load(Ordering::Relaxed))
     }
 }
 
@@ -97,7 +112,7 @@ fn more(free: &mut Vec<&'static Slot>) -> &'static Slot {
         start: AtomicUsize::new(NOWHERE),
         end: AtomicUsize::new(0),
         writable: AtomicBool::new(false),
-        lost: AtomicBool::new(false),
+        lost: AtomicUsize::new(0),
     };
     let next = AtomicPtr::new(CHUNKS.load(Ordering::SeqCst));
     let chunk = Box::into_raw(Box::new(Chunk { slots: std::array::from_fn(|_| slot()), next }));
@@ -142,7 +157,8 @@ extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, context
         && let Some(slot) = find(address)
         && put_zeros(address, slot.writable.load(Ordering::SeqCst))
     {
-        slot.lost.store(true, Ordering::SeqCst);
+        slot.lost.store(address, Ordering::SeqCst);
+        ANY_LOST.store(true, Ordering::SeqCst);
         return;
     }
     pass_on(signal, info, context);

@@ -12,13 +12,13 @@ use std::io::{self, IoSliceMut};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FallocateFlags, fallocate, fstatfs, statat};
+use rustix::fs::{AtFlags, statat};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::dir::{Access, Dir};
 use super::error::Result;
 use super::mapping::Mapping;
-use super::{layout, sys};
+use super::{layout, room, sys};
 use crate::sync::{AtomicUsize, Ordering};
 
 const NAMES: [&str; 4] = ["spare-1.q.tmp", "spare-2.q.tmp", "spare-3.q.tmp", "spare-4.q.tmp"];
@@ -28,10 +28,6 @@ const MOST_LEFT: usize = 512 << 20;
 const MOST_PERMITS: usize = 64;
 /// At most so many places of a file are looked at to tell whether it is in memory.
 const SAMPLES: u64 = 64;
-/// Kinds of file systems, as `statfs` tells them: see statfs(2).
-const EXT4: u64 = 0xEF53;
-const TMPFS: u64 = 0x0102_1994;
-const XFS: u64 = 0x5846_5342;
 
 /// A file to be used again, with its mapping if this process has it still.
 #[derive(Debug)]
@@ -144,19 +140,8 @@ fn take_one(dir: &Dir, name: &str, temporary: &str, size: u32, left: &mut Left) 
 }
 
 fn can_be_used(file: &File, size: u64) -> io::Result<bool> {
-    Ok(file.metadata()?.len() == size && is_overwritten_in_place(file, size)? && is_in_memory(file, size)? && {
+    Ok(file.metadata()?.len() == size && room::is_overwritten_in_place(file, size)? && is_in_memory(file, size)? && {
         sys::is_open_here_only(file)?
-    })
-}
-
-/// Whether storing into the file needs no new blocks: where it does, a full disk would show as `SIGBUS`.
-fn is_overwritten_in_place(file: &File, size: u64) -> io::Result<bool> {
-    #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)] // a magic number, signed or not by architecture
-    Ok(match fstatfs(file)?.f_type as u64 {
-        EXT4 | TMPFS => true,
-        // A copy may share its blocks (`cp --reflink`).
-        XFS => fallocate(file, FallocateFlags::UNSHARE_RANGE, 0, size).is_ok(),
-        _ => false,
     })
 }
 

@@ -276,7 +276,7 @@ impl Inner {
         };
         let map = match map {
             Some(map) => map,
-            None => Arc::new(Mapping::read_write(&segment.file, &segment.path, segment.context.segment_size)?),
+            None => Arc::new(segment.map_for_writing(0, 0)?),
         };
         if is_fast {
             map.expect_use_from(0);

@@ -9,20 +9,16 @@
 //! - The next segment is in place and started before the old one is sealed: behind a seal there is always a segment.
 //! - An error leaves the queue as it was.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::FromZeros;
 
-use super::checksum::block_sum;
 use super::control::{HeadHint, HeadPublisher};
 use super::dir::Access;
 use super::error::{Error, Result};
-use super::layout::{
-    self, CONTROL_LEN, CONTROL_WRITER, FLAG_SEAL, HEADER_LEN, PADDING_TYPE, RECORDS_START, SEGMENT_SEAL, SEGMENT_START,
-    SealBlock, StartBlock, WriterBlock,
-};
+use super::layout::{self, CONTROL_LEN, CONTROL_WRITER, HEADER_LEN, RECORDS_START, SEGMENT_SEAL, WriterBlock};
 use super::lock::{self, WriterLock};
 use super::mapping::{CUT_SHORT, Mapping};
 use super::options::{SyncPolicy, WhenFull, WriterOptions};
@@ -31,8 +27,11 @@ use super::position::{Position, SegmentId};
 use super::record::{Header, RecordContext, checked_len};
 use super::recover::{Tail, TailPlace, recover};
 use super::retention::Retire;
-use super::segment::Segment;
+use super::room;
+use super::scan::Scanner;
+use super::segment::{self, Segment};
 use super::supply::{Prepared, Supply};
+use super::types::{Entry, GapReason};
 use super::wake::Waker;
 use super::{Shared, control};
 use crate::clock::{self, FastClock};
@@ -42,6 +41,8 @@ use crate::sync::Ordering;
 const REPORT_EVERY: u32 = 64 << 10;
 /// How often a writer that waits for room in a full queue looks whether there is some.
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(1);
+/// What to say of a file that was cut short.
+const MAY_BE_MISSING: &str = "what was appended last may be missing";
 /// How far ahead of the writer cache lines are asked for.
 const PREFETCH_AHEAD: u32 = 1024;
 
@@ -91,25 +92,28 @@ impl QueueWriter {
         let lock = WriterLock::take(&shared.dir)?;
         let control = Arc::new(open_control(shared)?);
         let tail = recover(shared)?;
-        let waker = Waker::new();
-        announce_writer(&control, waker);
         let supply = Supply::start(Arc::clone(shared), Arc::clone(&control), options.sync)?;
         let Tail { next_seq, last_timestamp_ns, place } = tail;
         let (segment, map, offset) = match place {
             TailPlace::Segment(segment, offset) => {
-                let map = Mapping::read_write(&segment.file, &segment.path, segment.context.segment_size)?;
+                let map = segment.map_for_writing(offset, REPORT_EVERY)?;
+                map.clear_record(offset);
                 (segment, Arc::new(map), offset)
             }
             TailPlace::Fresh(id) => {
                 let Prepared { segment, map } = supply.take(id)?;
                 // The first segment starts with message 1, also where a power cut took what it held: that is a gap.
                 let first_seq = if segment.id == SegmentId(0) { 1 } else { next_seq };
-                start_segment(&map, first_seq, last_timestamp_ns);
+                segment::start(&map, first_seq, last_timestamp_ns);
                 (segment, map, RECORDS_START)
             }
         };
-        map.populate(offset, REPORT_EVERY as usize).map_err(Error::io(&segment.path, "bring it into memory"))?;
-        map.clear_record(offset);
+        if !map.has_stores() {
+            return Err(map.loss(&segment.file, &segment.path, MAY_BE_MISSING));
+        }
+        // From here on nothing can fail: whoever could not become the writer has left no trace.
+        let waker = Waker::new();
+        announce_writer(&control, waker);
         supply.set_active(segment.id, &map, None);
         let pages = Pages::new(&map, offset);
         let mut writer = Self {
@@ -186,10 +190,72 @@ impl QueueWriter {
         let header = Header { payload_len, msg_type, flags: 0, seq: self.next_seq, timestamp_ns };
         let body = self.map.unpublished(self.offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
         let words = header.words_and_copy(&self.context, self.offset, payload, body);
+        if !self.commit(words, record_len)? {
+            self.map_again(record_len)?;
+            return self.publish(timestamp_ns, msg_type, payload);
+        }
+        Ok(self.advance(record_len, timestamp_ns))
+    }
+
+    /// Publishes the record at `offset`, whose payload is in place; false if the file does not have all of that, and nothing
+    /// was published.
+    #[inline]
+    pub(super) fn commit(&mut self, words: [u64; 4], record_len: u32) -> Result<bool> {
         // Late, so that all stores come close together: a polling reader takes the line away.
         self.map.clear_record(self.offset + record_len);
+        if !self.map.has_stores() {
+            return Ok(false);
+        }
         self.map.publish(self.offset, words);
-        Ok(self.advance(record_len, timestamp_ns))
+        if !self.map.has_stores() {
+            // Whether readers see it can't be told.
+            self.check_poison()?;
+        }
+        Ok(true)
+    }
+
+    /// Maps the segment again after a store into it found no room, and makes room for a record.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there is still none: nothing has changed, and a later append may work. [`Error::Poisoned`] if the
+    /// segment is not as the writer has left it.
+    #[cold]
+    pub(super) fn map_again(&mut self, record_len: u32) -> Result<()> {
+        self.soft_limit = 0;
+        if self.segment.is_cut_short()? {
+            return self.check();
+        }
+        if !self.is_as_left()? {
+            let path = self.segment.path.display();
+            self.poisoned =
+                Some(format!("{path}: somebody has changed the file while it was in use; {MAY_BE_MISSING}"));
+            return self.check_poison();
+        }
+        self.map = Arc::new(Mapping::read_write(&self.segment.file, &self.segment.path, self.context.segment_size)?);
+        self.supply.set_active(self.segment.id, &self.map, None);
+        self.pages.set_active(&self.map, self.offset);
+        self.pages.set_short_of_room(true);
+        self.make_room(record_len)
+    }
+
+    /// Why the active segment's mapping is lost.
+    pub(super) fn loss(&self) -> Error {
+        self.map.loss(&self.segment.file, &self.segment.path, MAY_BE_MISSING)
+    }
+
+    /// Whether the active segment's file has everything that was appended to it, and nothing else.
+    fn is_as_left(&self) -> Result<bool> {
+        let Some((first_seq, _)) = self.segment.start() else {
+            return Ok(false);
+        };
+        let at = |offset| Position { segment: self.segment.id, offset };
+        let mut scanner = Scanner::at(Arc::clone(&self.shared), at(RECORDS_START), first_seq);
+        while let Some(entry) = scanner.next()? {
+            if matches!(entry, Entry::Gap(gap) if gap.reason != GapReason::Lost) {
+                return Ok(false);
+            }
+        }
+        Ok(scanner.position() == at(self.offset))
     }
 
     /// Sees to it that a record of this payload fits at `offset`. Gives the lengths of payload and record.
@@ -243,13 +309,13 @@ impl QueueWriter {
     }
 
     /// Whether everything appended so far is in the queue's files: says so if somebody has cut one of them short, or if
-    /// the disk has refused something in the background. An append notices that too, but only every 64 KiB.
+    /// the disk has refused something in the background. An append notices that too, but may do so only every 64 KiB.
     ///
     /// # Errors
     /// [`Error::Poisoned`], with the reason. Every later append fails likewise; readers go on.
     pub fn check(&mut self) -> Result<()> {
         if self.poisoned.is_none() && self.segment.is_cut_short()? {
-            self.poisoned = Some(cut_short(&self.segment.path));
+            self.poisoned = Some(format!("{}: {CUT_SHORT}; {MAY_BE_MISSING}", self.segment.path.display()));
         }
         self.check_poison()
     }
@@ -258,9 +324,9 @@ impl QueueWriter {
     fn check_poison(&mut self) -> Result<()> {
         if self.poisoned.is_none() {
             self.poisoned = if self.map.is_lost() {
-                Some(cut_short(&self.segment.path))
+                Some(self.loss().to_string())
             } else if self.control.is_lost() {
-                Some(cut_short(&self.shared.control_path()))
+                Some(control::loss(&self.shared.dir, &self.control, MAY_BE_MISSING).to_string())
             } else {
                 self.supply.sync_failure()
             };
@@ -285,12 +351,27 @@ impl QueueWriter {
             self.publish_head();
             self.pages.report(self.offset);
         }
+        let soft_limit = self.next_soft_limit(self.offset + record_len);
+        if self.pages.is_short_of_room() {
+            // The page at the limit holds the word that says that no record follows.
+            self.populate(self.offset, soft_limit - self.offset + layout::PAGE)?;
+            self.pages.set_short_of_room(false);
+        }
         if self.offset > self.ask_at && self.has_room_for_segment().is_ok() {
             self.supply.want(self.segment.id.next(), self.pages.is_for_fast_writer());
             self.ask_at = u32::MAX;
         }
-        self.soft_limit = self.next_soft_limit(self.offset + record_len);
+        self.soft_limit = soft_limit;
         Ok(())
+    }
+
+    /// Sees to it that the file has room for what is to be stored there.
+    fn populate(&mut self, offset: u32, len: u32) -> Result<()> {
+        let populated = self.map.populate(offset, len as usize);
+        if populated.is_err() {
+            self.check()?;
+        }
+        populated.map_err(Error::io(&self.segment.path, "make room for a message in it"))
     }
 
     /// Where a record of this segment must end at the latest: the seal fits behind it.
@@ -307,9 +388,18 @@ impl QueueWriter {
         self.check()?;
         self.wait_for_room()?;
         let Prepared { segment, map } = self.supply.take(self.segment.id.next())?;
-        start_segment(&map, self.next_seq, self.last_timestamp_ns);
-        seal_map(&self.map, &self.context, self.offset, self.next_seq, self.last_timestamp_ns);
+        self.populate(SEGMENT_SEAL, HEADER_LEN)?;
+        self.populate(self.offset, HEADER_LEN)?;
+        segment::start(&map, self.next_seq, self.last_timestamp_ns);
+        if !map.has_stores() {
+            return Err(map.loss(&segment.file, &segment.path, MAY_BE_MISSING));
+        }
+        segment::seal_map(&self.map, &self.context, self.offset, self.next_seq, self.last_timestamp_ns);
         (self.offset, self.context) = (RECORDS_START, segment.context);
+        if !self.map.has_stores() {
+            // The next writer seals it.
+            self.poisoned = Some(self.loss().to_string());
+        }
         self.map = map;
         let left = std::mem::replace(&mut self.segment, segment);
         self.supply.set_active(self.segment.id, &self.map, Some(left));
@@ -317,7 +407,7 @@ impl QueueWriter {
         self.ask_at = 0;
         self.publish_head();
         self.waker.published(&self.control);
-        Ok(())
+        self.check_poison()
     }
 
     /// Whether the queue's limit allows one more segment; waits for that if the writer was opened so.
@@ -407,10 +497,6 @@ impl Drop for QueueWriter {
     }
 }
 
-fn cut_short(path: &Path) -> String {
-    format!("{}: {CUT_SHORT}; what was appended last may be missing", path.display())
-}
-
 /// Says in the control block who writes.
 fn announce_writer(control: &Mapping, waker: Waker) {
     let previous: WriterBlock = control.read(CONTROL_WRITER);
@@ -429,7 +515,10 @@ fn open_control(shared: &Shared) -> Result<Mapping> {
     let path = shared.control_path();
     let file = shared.dir.open_file(layout::CONTROL_FILE, Access::Write)?;
     let file = file.ok_or_else(|| Error::io(&path, "open it")(std::io::ErrorKind::NotFound.into()))?;
-    Mapping::read_write(&file, &path, CONTROL_LEN)
+    room::reserve(&file, 0, CONTROL_LEN.into()).map_err(Error::io(&path, "make room for it"))?;
+    let map = Mapping::read_write(&file, &path, CONTROL_LEN)?;
+    map.populate(0, CONTROL_LEN as usize).map_err(Error::io(&path, "bring it into memory"))?;
+    Ok(map)
 }
 
 /// Writes the segments from the first to the last to the disk, and the directory that names them.
@@ -445,39 +534,4 @@ pub(super) fn sync_segments(shared: &Shared, first: SegmentId, last: SegmentId) 
         }
     }
     shared.dir.sync()
-}
-
-/// Takes a segment into use.
-fn start_segment(map: &Mapping, first_seq: u64, previous_timestamp_ns: u64) {
-    map.clear_record(RECORDS_START);
-    let mut block = StartBlock::new_zeroed();
-    block.first_seq = first_seq.into();
-    block.previous_timestamp_ns = previous_timestamp_ns.into();
-    block.crc = block_sum(block.as_bytes()).into();
-    map.write(SEGMENT_START, &block);
-}
-
-/// Ends a segment: first the record that sends readers on, then the block that tells where it is.
-fn seal_map(map: &Mapping, context: &RecordContext, offset: u32, next_seq: u64, last_timestamp_ns: u64) {
-    let header = Header {
-        payload_len: 0,
-        msg_type: PADDING_TYPE,
-        flags: FLAG_SEAL,
-        seq: next_seq,
-        timestamp_ns: last_timestamp_ns,
-    };
-    map.publish(offset, header.words(context, offset, &[]));
-    let mut block = SealBlock::new_zeroed();
-    block.next_seq = next_seq.into();
-    block.last_timestamp_ns = last_timestamp_ns.into();
-    block.end_offset = offset.into();
-    block.crc = block_sum(block.as_bytes()).into();
-    map.write(SEGMENT_SEAL, &block);
-}
-
-/// Ends a segment that an earlier writer has left unsealed. Under the writer lock only.
-pub(crate) fn seal(segment: &Segment, offset: u32, next_seq: u64, last_timestamp_ns: u64) -> Result<()> {
-    let map = Mapping::read_write(&segment.file, &segment.path, segment.context.segment_size)?;
-    seal_map(&map, &segment.context, offset, next_seq, last_timestamp_ns);
-    Ok(())
 }

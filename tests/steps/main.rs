@@ -226,7 +226,7 @@ fn a_kill_at_any_instruction_of_a_record_filled_in_place_leaves_it_whole_or_abse
         let payload = payload(4);
         let mut record = writer.reserve(1, payload.len()).unwrap();
         record.copy_from_slice(&payload);
-        record.commit();
+        record.commit().unwrap();
         mark();
     });
     check_all("in place", &run, 3, 4);

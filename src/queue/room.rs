@@ -1,0 +1,91 @@
+//! Room for what is stored into mapped files: it is made certain before the first store, because a store can't fail.
+//!
+//! A block that a file had once is not its own for ever: a copy of the file may have holes, or share its blocks with the
+//! original (`cp --reflink`, which is what `cp` does on XFS). Where a file system writes each block to a new place (btrfs),
+//! no block can be reserved at all. What is stored without room in spite of this is found by its `SIGBUS`
+//! (`sigbus.rs`) before the append says that it is done.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, fstatfs, seek};
+use rustix::io::Errno;
+
+/// Kinds of file systems, as `statfs` tells them: see statfs(2).
+const EXT4: u64 = 0xEF53;
+const TMPFS: u64 = 0x0102_1994;
+const XFS: u64 = 0x5846_5342;
+/// The last page of a file in memory may be this large, and reach beyond the file's end.
+const LARGE_PAGE: u64 = 2 << 20;
+/// Bytes that `stat` counts blocks in.
+const STAT_BLOCK: u64 = 512;
+/// Bytes of zeros that are written at once.
+const ZEROS: usize = 64 << 10;
+
+/// Makes the blocks of `from..to` the file's own: fills holes, and copies what it shares with other files. Changes no byte.
+///
+/// # Errors
+/// As the system has it: `ENOSPC` and `EDQUOT` where there is no room.
+pub(crate) fn reserve(file: &File, from: u64, to: u64) -> io::Result<()> {
+    if is_whole_in_memory(file, to)? {
+        return Ok(());
+    }
+    let flags = FallocateFlags::KEEP_SIZE | FallocateFlags::UNSHARE_RANGE;
+    match allocate(file, flags, from, to) {
+        // A file system where no two files share blocks.
+        Err(Errno::OPNOTSUPP) => {}
+        done => return Ok(done?),
+    }
+    match allocate(file, FallocateFlags::KEEP_SIZE, from, to) {
+        Err(Errno::OPNOTSUPP) => fill_holes(file, from, to),
+        done => Ok(done?),
+    }
+}
+
+/// Whether storing into the file needs no new blocks, once it has them.
+pub(crate) fn is_overwritten_in_place(file: &File, size: u64) -> io::Result<bool> {
+    Ok(match kind(file)? {
+        EXT4 | TMPFS => true,
+        XFS => allocate(file, FallocateFlags::UNSHARE_RANGE, 0, size).is_ok(),
+        _ => false,
+    })
+}
+
+#[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)] // a magic number, signed or not by architecture
+fn kind(file: &File) -> io::Result<u64> {
+    Ok(fstatfs(file)?.f_type as u64)
+}
+
+/// Whether the file is one in memory with all its pages. Saves a look at each of them.
+fn is_whole_in_memory(file: &File, len: u64) -> io::Result<bool> {
+    let blocks = file.metadata()?.blocks();
+    Ok(len.is_multiple_of(LARGE_PAGE) && blocks * STAT_BLOCK >= len && kind(file)? == TMPFS)
+}
+
+fn allocate(file: &File, flags: FallocateFlags, from: u64, to: u64) -> Result<(), Errno> {
+    loop {
+        match fallocate(file, flags, from, to.saturating_sub(from)) {
+            Err(Errno::INTR) => {}
+            done => return done,
+        }
+    }
+}
+
+/// Writes zeros where the file reads as zeros because nothing is there.
+fn fill_holes(file: &File, mut from: u64, to: u64) -> io::Result<()> {
+    let zeros = [0; ZEROS];
+    while from < to {
+        let hole = seek(file, SeekFrom::Hole(from))?.min(to);
+        // Up to the end of the file.
+        let end = seek(file, SeekFrom::Data(hole)).map_or(to, |data| data.min(to));
+        let mut at = hole;
+        while at < end {
+            let count = usize::try_from(end - at).unwrap_or(ZEROS).min(ZEROS);
+            file.write_all_at(&zeros[..count], at)?;
+            at += count as u64;
+        }
+        from = end.max(from + 1);
+    }
+    Ok(())
+}
