@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+
 use super::error::{Error, Result};
 use super::sys;
 
@@ -40,7 +42,7 @@ impl Dir {
 
     /// Opens a directory in this one.
     pub(crate) fn open_dir(&self, name: &str) -> io::Result<Self> {
-        let file = sys::open_at(self.fd(), name, libc::O_RDONLY | libc::O_DIRECTORY, 0)?;
+        let file = sys::open_at(self.fd(), name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
         Ok(Self { file, path: self.path.join(name) })
     }
 
@@ -73,12 +75,12 @@ impl Dir {
     /// and has other names elsewhere, is refused.
     pub(crate) fn open_file(&self, name: &str, access: Access) -> Result<Option<File>> {
         let flags = match access {
-            Access::Read => libc::O_RDONLY,
-            Access::Write => libc::O_RDWR,
-            Access::WriteOrCreate => libc::O_RDWR | libc::O_CREAT,
-            Access::CreateNew => libc::O_RDWR | libc::O_CREAT | libc::O_EXCL,
+            Access::Read => OFlags::RDONLY,
+            Access::Write => OFlags::RDWR,
+            Access::WriteOrCreate => OFlags::RDWR | OFlags::CREATE,
+            Access::CreateNew => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
         };
-        let file = match sys::open_at(self.fd(), name, flags, 0o666) {
+        let file = match sys::open_at(self.fd(), name, flags, Mode::from_raw_mode(0o666)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO | libc::EISDIR)) => {

@@ -1,35 +1,32 @@
 //! Sleeping on a word of shared memory, and memory barriers that reach other processes: where the system has them. Where
 //! it refuses, callers sleep in short steps; builds with `--cfg chronfs_no_futex` always do (`no_futex.rs`).
-#![allow(unsafe_code)]
 
 use std::io;
 use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::thread::futex::{self, Flags, Timespec, Wait, WaitFlags, WaitPtr, WaitvFlags};
+use rustix::thread::{ClockId, MembarrierCommand, membarrier};
 
 use crate::clock;
 use crate::sync::AtomicU32;
 
 /// Sleeps while the word holds `expected`, until it is woken or the timeout ends. False if it timed out. The word
 /// is only touched by the kernel: where its file has been truncated, the answer is EFAULT, not SIGBUS.
-pub(crate) fn futex_wait(word: *const AtomicU32, expected: u32, timeout: Duration) -> io::Result<bool> {
-    let timeout = libc::timespec {
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, timeout: Duration) -> io::Result<bool> {
+    let timeout = Timespec {
         tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(timeout.subsec_nanos()),
     };
-    // SAFETY: the kernel checks the address itself; `timeout` lives through the call.
-    let result = unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAIT, expected, &raw const timeout) };
-    wake_or_timeout(result)
+    wake_or_timeout(futex::wait(word, Flags::empty(), expected, Some(&timeout)))
 }
 
 /// What the answer of a futex wait means: a wake, also where the word had changed already or a signal came, or a timeout.
-fn wake_or_timeout(result: libc::c_long) -> io::Result<bool> {
-    if result >= 0 {
-        return Ok(true);
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::EINTR) => Ok(true),
-        Some(libc::ETIMEDOUT) => Ok(false),
-        _ => Err(error),
+fn wake_or_timeout(result: rustix::io::Result<()>) -> io::Result<bool> {
+    match result {
+        Ok(()) | Err(Errno::AGAIN | Errno::INTR) => Ok(true),
+        Err(Errno::TIMEDOUT) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -37,54 +34,35 @@ fn wake_or_timeout(result: libc::c_long) -> io::Result<bool> {
 pub(crate) const MAX_FUTEXES: usize = 128;
 
 /// Like [`futex_wait`], on several words, each with the value expected in it; at most [`MAX_FUTEXES`].
-pub(crate) fn futex_wait_any(words: &[(*const AtomicU32, u32)], timeout: Duration) -> io::Result<bool> {
-    /// `struct futex_waitv` of the kernel.
-    #[repr(C)]
-    struct FutexWait {
-        value: u64,
-        address: u64,
-        flags: u32,
-        reserved: u32,
-    }
-    /// `FUTEX2_SIZE_U32`: a 32-bit word, shared between processes.
-    const SIZE_U32: u32 = 2;
-    let wait = |&(word, expected): &(*const AtomicU32, u32)| FutexWait {
-        value: u64::from(expected),
-        address: word.expose_provenance() as u64,
-        flags: SIZE_U32,
-        reserved: 0,
+pub(crate) fn futex_wait_any(words: &[(&AtomicU32, u32)], timeout: Duration) -> io::Result<bool> {
+    let wait = |&(word, expected): &(&AtomicU32, u32)| {
+        let mut wait = Wait::new();
+        wait.val = u64::from(expected);
+        wait.uaddr = WaitPtr::new(word.as_ptr().cast());
+        wait.flags = WaitFlags::SIZE_U32;
+        wait
     };
-    let waits: Vec<FutexWait> = words.iter().map(wait).collect();
+    let waits: Vec<Wait> = words.iter().map(wait).collect();
     let end = clock::monotonic_ns().saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
-    let end = libc::timespec {
+    let end = Timespec {
         tv_sec: i64::try_from(end / 1_000_000_000).unwrap_or(i64::MAX),
         tv_nsec: i64::try_from(end % 1_000_000_000).unwrap_or(0),
     };
-    let clock = libc::CLOCK_MONOTONIC;
-    // SAFETY: `waits` holds as many structures as it says; the kernel checks the addresses in them itself; `end` lives
-    // through the call.
-    let result = unsafe { libc::syscall(libc::SYS_futex_waitv, waits.as_ptr(), waits.len(), 0, &raw const end, clock) };
-    wake_or_timeout(result)
+    wake_or_timeout(futex::waitv(&waits, WaitvFlags::empty(), Some(&end), ClockId::Monotonic).map(drop))
 }
 
 /// Wakes everybody who sleeps on the word.
-pub(crate) fn futex_wake(word: *const AtomicU32) {
-    // SAFETY: the kernel checks the address itself. Nothing can be done about a failure, and sleepers wake by timeout.
-    unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, i32::MAX) };
+pub(crate) fn futex_wake(word: &AtomicU32) {
+    // Nothing can be done about a failure, and sleepers wake by timeout.
+    let _ = futex::wake(word, Flags::empty(), i32::MAX.unsigned_abs());
 }
 
 /// Asks to be reached by other processes' [`barrier_everywhere`].
 pub(crate) fn join_barriers() -> io::Result<()> {
-    membarrier(libc::MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED)
+    Ok(membarrier(MembarrierCommand::RegisterGlobalExpedited)?)
 }
 
 /// A full memory barrier on every running thread of every process that has called [`join_barriers`].
 pub(crate) fn barrier_everywhere() -> io::Result<()> {
-    membarrier(libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED)
-}
-
-fn membarrier(command: libc::c_int) -> io::Result<()> {
-    // SAFETY: the call takes plain numbers.
-    let result = unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    Ok(membarrier(MembarrierCommand::GlobalExpedited)?)
 }

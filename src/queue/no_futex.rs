@@ -8,15 +8,15 @@ use crate::sync::AtomicU32;
 /// The most words that can be slept on at once.
 pub(crate) const MAX_FUTEXES: usize = 128;
 
-pub(crate) fn futex_wait(_: *const AtomicU32, _: u32, _: Duration) -> io::Result<bool> {
+pub(crate) fn futex_wait(_: &AtomicU32, _: u32, _: Duration) -> io::Result<bool> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-pub(crate) fn futex_wait_any(_: &[(*const AtomicU32, u32)], _: Duration) -> io::Result<bool> {
+pub(crate) fn futex_wait_any(_: &[(&AtomicU32, u32)], _: Duration) -> io::Result<bool> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-pub(crate) fn futex_wake(_: *const AtomicU32) {}
+pub(crate) fn futex_wake(_: &AtomicU32) {}
 
 pub(crate) fn join_barriers() -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())

@@ -1,99 +1,72 @@
-//! The system calls that `std` does not offer, one small safe function each.
+//! The system calls that `std` does not offer, one small safe function each: rustix's where it has them.
 //!
 //! Everything here takes borrowed descriptors and plain values and returns `io::Result`. Interrupted calls are
 //! retried where that is what every caller wants.
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::event::EventfdFlags;
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags, SeekFrom};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::Resource;
+use rustix::rand::GetRandomFlags;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn c_name(name: &str) -> io::Result<CString> {
-    CString::new(name).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
-}
-
 /// Opens `name`, one path component, in `dir`; never through a symbolic link, never waiting for a FIFO's other end.
-pub(crate) fn open_at(dir: BorrowedFd<'_>, name: &str, flags: libc::c_int, mode: u32) -> io::Result<File> {
+pub(crate) fn open_at(dir: BorrowedFd<'_>, name: &str, flags: OFlags, mode: Mode) -> io::Result<File> {
     if name.contains('/') {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        return Err(Errno::INVAL.into());
     }
-    let name = c_name(name)?;
-    let flags = flags | libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    loop {
-        // SAFETY: `name` is NUL-terminated and lives through the call; the flags ask for no more arguments than `mode`.
-        match check(unsafe { libc::openat(dir.as_raw_fd(), name.as_ptr(), flags, mode) }) {
-            // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
-            Ok(fd) => return Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) })),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    Ok(retry_on_intr(|| rustix::fs::openat(dir, name, flags, mode))?.into())
 }
 
 /// Renames `from` to `to` in `dir`; fails with `AlreadyExists` where `to` is there and `replace` is not wanted.
 pub(crate) fn rename_at(dir: BorrowedFd<'_>, from: &str, to: &str, replace: bool) -> io::Result<()> {
-    let (from, to) = (c_name(from)?, c_name(to)?);
-    let flags = if replace { 0 } else { libc::RENAME_NOREPLACE };
-    // SAFETY: both names are NUL-terminated and live through the call.
-    let done = check(unsafe { libc::renameat2(dir.as_raw_fd(), from.as_ptr(), dir.as_raw_fd(), to.as_ptr(), flags) });
-    match done {
+    let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+    match rustix::fs::renameat_with(dir, from, dir, to, flags) {
         // Some file systems know no flags: `link` refuses an existing name just as well.
-        Err(error) if !replace && error.raw_os_error() == Some(libc::EINVAL) => {
-            let raw = dir.as_raw_fd();
-            // SAFETY: as above.
-            check(unsafe { libc::linkat(raw, from.as_ptr(), raw, to.as_ptr(), 0) })?;
-            // SAFETY: as above.
-            check(unsafe { libc::unlinkat(raw, from.as_ptr(), 0) }).map(drop)
+        Err(Errno::INVAL) if !replace => {
+            rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())?;
+            unlink_at(dir, from)
         }
-        done => done.map(drop),
+        done => Ok(done?),
     }
 }
 
 /// Removes the file `name` from `dir`.
 pub(crate) fn unlink_at(dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    let name = c_name(name)?;
-    // SAFETY: `name` is NUL-terminated and lives through the call.
-    check(unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), 0) }).map(drop)
+    Ok(rustix::fs::unlinkat(dir, name, AtFlags::empty())?)
 }
 
-/// Makes the directory `name` in `dir`.
+/// Creates the directory `name` in `dir`.
 pub(crate) fn mkdir_at(dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    let name = c_name(name)?;
-    // SAFETY: `name` is NUL-terminated and lives through the call.
-    check(unsafe { libc::mkdirat(dir.as_raw_fd(), name.as_ptr(), 0o777) }).map(drop)
+    Ok(rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o777))?)
 }
 
 /// Fails where the process may not make a file this long: to be asked before writing, because the kernel's answer is
 /// SIGXFSZ.
 pub(crate) fn check_size_limit(len: u64) -> io::Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a valid place for the answer.
-    check(unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) })?;
-    if limit.rlim_cur != libc::RLIM_INFINITY && limit.rlim_cur < len {
-        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    match rustix::process::getrlimit(Resource::Fsize).current {
+        Some(limit) if limit < len => Err(Errno::FBIG.into()),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Makes `file` `len` bytes long with every block allocated, so that storing into a mapping of it can't run out of
 /// space.
 pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
     check_size_limit(len)?;
-    let signed = i64::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
-    loop {
-        // SAFETY: a plain call on a descriptor that we borrow.
-        match check(unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, signed) }) {
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // No fallocate on this file system: write the zeros.
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return write_zeros(file, len),
-            Err(error) => return Err(error),
-        }
+    match retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len)) {
+        // No fallocate on this file system: write the zeros.
+        Err(Errno::OPNOTSUPP) => write_zeros(file, len),
+        done => Ok(done?),
     }
 }
 
@@ -111,7 +84,7 @@ fn write_zeros(file: &File, len: u64) -> io::Result<()> {
 
 /// Writes bytes, and returns when the disk has them. Nothing else of the file is synced.
 pub(crate) fn write_synced(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-    use rustix::io::{Errno, ReadWriteFlags, pwritev2};
+    use rustix::io::{ReadWriteFlags, pwritev2};
     while !bytes.is_empty() {
         match pwritev2(file, &[io::IoSlice::new(bytes)], offset, ReadWriteFlags::DSYNC) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -123,16 +96,14 @@ pub(crate) fn write_synced(file: &File, mut bytes: &[u8], mut offset: u64) -> io
     Ok(())
 }
 
-/// The next offset at or after `from` where the file holds data rather than a hole; None if there is none.
+/// The next offset at or after `from` where the file holds data rather than a hole; None if there is none. Nobody relies on
+/// the file's own offset.
 pub(crate) fn seek_data(file: &File, from: u64) -> io::Result<Option<u64>> {
-    let from = i64::try_from(from).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    // SAFETY: a plain call on a descriptor that we borrow; nobody relies on its file offset.
-    let at = unsafe { libc::lseek(file.as_raw_fd(), from, libc::SEEK_DATA) };
-    if at < 0 {
-        let error = io::Error::last_os_error();
-        return if error.raw_os_error() == Some(libc::ENXIO) { Ok(None) } else { Err(error) };
+    match rustix::fs::seek(file, SeekFrom::Data(from)) {
+        Ok(at) => Ok(Some(at)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
     }
-    Ok(u64::try_from(at).ok())
 }
 
 fn whole_file_lock(kind: libc::c_int) -> libc::flock {
@@ -209,20 +180,13 @@ pub(crate) fn is_open_here_only(file: &File) -> io::Result<bool> {
 
 /// A counter that can be polled: readable while it is not 0. Reads and writes don't wait.
 pub(crate) fn event_counter() -> io::Result<File> {
-    // SAFETY: a plain call.
-    let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-    // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
-    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+    Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into())
 }
 
 /// A random number for identities and salts.
 pub(crate) fn random_u64() -> io::Result<u64> {
     let mut bytes = [0_u8; 8];
-    // SAFETY: `bytes` is a valid place for that many bytes; requests this small are answered whole.
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if usize::try_from(got).ok() == Some(bytes.len()) {
-        Ok(u64::from_le_bytes(bytes))
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    // Requests this small are answered whole.
+    let got = rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty())?;
+    if got == bytes.len() { Ok(u64::from_le_bytes(bytes)) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }

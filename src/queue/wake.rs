@@ -146,7 +146,7 @@ impl Waiter {
         })
     }
 
-    fn notify_seq(&self) -> *const AtomicU32 {
+    fn notify_seq(&self) -> &AtomicU32 {
         self.words.word(CONTROL_NOTIFY_SEQ)
     }
 
