@@ -9,10 +9,11 @@
 //! to know. Only errors and warnings are problems.
 
 mod files;
+mod place;
 mod queue;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -20,6 +21,7 @@ use serde::Serialize;
 use crate::bus::{self, LeaseState};
 use crate::queue::{Queue, layout, parse_segment_name};
 use crate::report::human_span_ms;
+use place::{Directory, Entry};
 
 /// How bad something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -124,29 +126,30 @@ pub struct Progress<'a> {
 /// If `root` itself can't be listed. Whatever else can't be looked at is in [`Report::unchecked`].
 pub fn examine(root: &Path, options: Options, progress: &mut dyn FnMut(Progress<'_>)) -> std::io::Result<Report> {
     let mut report = Report { root: root.to_path_buf(), ..Report::default() };
-    let tree = Tree::walk(root, &mut report)?;
-    for dir in &tree.plain {
+    let root = Directory::root(root)?;
+    let tree = Tree::walk(&root, &mut report)?;
+    for relative in &tree.plain {
+        let Some(dir) = open(&root, relative, &mut report) else { continue };
         let before = report.findings.len();
-        files::plain_directory(dir, &mut report.findings);
-        endpoint(dir, &mut report.findings);
+        files::plain_directory(&dir, &mut report);
+        endpoint(dir.path(), &mut report.findings);
         if options.fix {
-            let (fixable, rest): (Vec<_>, Vec<_>) = report.findings.drain(before..).partition(|f| f.fixable);
-            report.findings.extend(rest);
-            for finding in fixable {
-                move_aside(&finding.path, &mut report.unchecked);
-                let list = if finding.path.exists() { &mut report.findings } else { &mut report.fixed };
+            for finding in report.findings.split_off(before) {
+                let is_fixed = finding.fixable && move_aside(&root, &finding.path, &mut report.unchecked);
+                let list = if is_fixed { &mut report.fixed } else { &mut report.findings };
                 list.push(finding);
             }
         }
     }
     let total_bytes = tree.queues.values().sum();
     let mut done_bytes = 0;
-    for (path, bytes) in &tree.queues {
-        let mut step = |done| progress(Progress { queue: path, done_bytes: done_bytes + done, total_bytes });
+    for (relative, bytes) in &tree.queues {
+        let Some(dir) = open(&root, relative, &mut report) else { continue };
+        let mut step = |done| progress(Progress { queue: dir.path(), done_bytes: done_bytes + done, total_bytes });
         let before = report.findings.len();
-        queue::examine(path, options.deep, &mut step, &mut report);
+        queue::examine(&dir, options.deep, &mut step, &mut report);
         if options.fix && report.findings[before..].iter().any(|finding| finding.fixable) {
-            fix(path, options.deep, before, &mut report);
+            fix(&root, &dir, options.deep, before, &mut report);
         }
         report.checked += 1;
         done_bytes += bytes;
@@ -161,11 +164,12 @@ const LEFTOVER: &str = "leftover";
 const ASIDE: &str = ".aside";
 
 /// Moves leftovers aside, lets a writer come and go, which repairs whatever else it can, and looks again.
-fn fix(path: &Path, deep: bool, from: usize, report: &mut Report) {
+fn fix(root: &Directory, dir: &Directory, deep: bool, from: usize, report: &mut Report) {
+    let path = dir.path();
     let before = report.findings.split_off(from);
     let is_aside = |finding: &Finding| finding.fixable && finding.kind == LEFTOVER && !is_writers(&finding.path);
     for leftover in before.iter().filter(|finding| is_aside(finding)) {
-        move_aside(&leftover.path, &mut report.unchecked);
+        move_aside(root, &leftover.path, &mut report.unchecked);
     }
     let is_for_writer = |finding: &Finding| finding.fixable && !is_aside(finding);
     // It holds the lock, so nobody else is writing.
@@ -175,7 +179,7 @@ fn fix(path: &Path, deep: bool, from: usize, report: &mut Report) {
         report.unchecked.push(format!("{error} (not repaired)"));
     }
     let unchecked = report.unchecked.len();
-    queue::examine(path, deep, &mut |_| {}, report);
+    queue::examine(dir, deep, &mut |_| {}, report);
     report.unchecked.truncate(unchecked);
     let is_left =
         |finding: &Finding| report.findings[from..].iter().any(|f| f.kind == finding.kind && f.path == finding.path);
@@ -190,13 +194,33 @@ fn is_writers(path: &Path) -> bool {
     !in_readers && !bus::is_temporary(&name)
 }
 
-fn move_aside(path: &Path, unchecked: &mut Vec<String>) {
-    if let Err(error) = files::move_aside(path) {
+/// Whether it could be moved.
+fn move_aside(root: &Directory, path: &Path, unchecked: &mut Vec<String>) -> bool {
+    let moved = files::move_aside(root, path);
+    if let Err(error) = &moved {
         unchecked.push(format!("{}: cannot move it aside: {error} (not repaired)", path.display()));
     }
+    moved.is_ok()
 }
 
-/// The directories below a root.
+/// Opens a directory below the root; None, with a word in the report, if it can't be looked at.
+fn open(root: &Directory, relative: &Path, report: &mut Report) -> Option<Directory> {
+    let error = match root.below(relative) {
+        Ok(dir) => return Some(dir),
+        // Removed while we looked.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => error,
+    };
+    let path = root.path().join(relative);
+    report.unchecked.push(if error.kind() == io::ErrorKind::CrossesDevices {
+        format!("{0}: another file system is mounted there; if it holds queues: chron-cli doctor {0}", path.display())
+    } else {
+        format!("{}: cannot open: {error}", path.display())
+    });
+    None
+}
+
+/// The directories below a root, by their paths from there.
 #[derive(Default)]
 struct Tree {
     /// Queues, with the bytes of their segment files.
@@ -205,36 +229,34 @@ struct Tree {
 }
 
 impl Tree {
-    fn walk(root: &Path, report: &mut Report) -> std::io::Result<Self> {
-        fs::read_dir(root)?;
+    fn walk(root: &Directory, report: &mut Report) -> io::Result<Self> {
         let mut tree = Self::default();
-        let mut waiting = vec![root.to_path_buf()];
-        while let Some(dir) = waiting.pop() {
-            if Queue::exists(&dir) {
-                tree.queues.insert(dir.clone(), segment_bytes(&dir));
-                continue;
-            }
-            let entries = match fs::read_dir(&dir) {
+        let mut waiting = vec![PathBuf::new()];
+        while let Some(relative) = waiting.pop() {
+            let Some(dir) = open(root, &relative, report) else { continue };
+            let entries = match dir.entries() {
                 Ok(entries) => entries,
+                Err(error) if relative.as_os_str().is_empty() => return Err(error),
                 Err(error) => {
-                    report.unchecked.push(format!("{}: cannot list: {error}", dir.display()));
+                    report.unchecked.push(format!("{}: cannot list: {error}", dir.path().display()));
                     continue;
                 }
             };
-            let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            waiting.extend(directories.filter(|entry| entry.file_name() != ASIDE).map(|entry| entry.path()));
-            tree.plain.push(dir);
+            if Queue::exists(dir.path()) {
+                tree.queues.insert(relative, segment_bytes(&entries));
+                continue;
+            }
+            let directories = entries.iter().filter(|entry| entry.is_dir() && entry.name != ASIDE);
+            waiting.extend(directories.map(|entry| relative.join(&entry.name)));
+            tree.plain.push(relative);
         }
         Ok(tree)
     }
 }
 
-fn segment_bytes(dir: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(dir) else { return 0 };
-    let segments = entries
-        .flatten()
-        .filter(|entry| entry.file_name().to_str().is_some_and(|name| parse_segment_name(name).is_some()));
-    segments.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+fn segment_bytes(entries: &[Entry]) -> u64 {
+    let segments = entries.iter().filter(|entry| entry.name.to_str().and_then(parse_segment_name).is_some());
+    segments.map(Entry::len).sum()
 }
 
 /// READY and LEASE of a directory, queue or not yet.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::place::Directory;
 use super::{Finding, Report, Severity, endpoint, files};
 use crate::clock;
 use crate::queue::{
@@ -27,8 +28,8 @@ const STEP: u32 = 4096;
 const MAX_GAPS: u64 = 1000;
 
 /// Everything about one queue. `step` takes the bytes that have been read.
-pub(super) fn examine(dir: &Path, deep: bool, step: &mut dyn FnMut(u64), report: &mut Report) {
-    let inspected = Queue::open(dir).and_then(|queue| {
+pub(super) fn examine(dir: &Directory, deep: bool, step: &mut dyn FnMut(u64), report: &mut Report) {
+    let inspected = Queue::open(dir.path()).and_then(|queue| {
         let inspection = queue.inspect()?;
         Ok((queue, inspection))
     });
@@ -38,14 +39,14 @@ pub(super) fn examine(dir: &Path, deep: bool, step: &mut dyn FnMut(u64), report:
         Err(error) if error.is_unusable_file() || matches!(error, Error::NotAQueue { .. }) => {
             let remedy = "restore it from a copy; nothing here can be read without it".to_owned();
             let detail = without_path(&error);
-            let path = path_of(&error).unwrap_or_else(|| dir.to_path_buf());
+            let path = path_of(&error).unwrap_or_else(|| dir.path().to_path_buf());
             let (severity, kind) = (Severity::Error, "unreadable-queue");
             report.findings.push(Finding { severity, kind, path, detail, remedy, fixable: false });
-            return files::queue_directory(dir, true, &mut report.findings);
+            return files::queue_directory(dir, true, report);
         }
         Err(error) => {
             report.unchecked.push(error.to_string());
-            return files::queue_directory(dir, true, &mut report.findings);
+            return files::queue_directory(dir, true, report);
         }
     };
     let retention = queue.retain(true).unwrap_or_default();
@@ -65,8 +66,8 @@ pub(super) fn examine(dir: &Path, deep: bool, step: &mut dyn FnMut(u64), report:
         report.unchecked.push(error.to_string());
     }
     let has_writer = inspection.writer.holder.is_some();
-    files::queue_directory(dir, has_writer, &mut report.findings);
-    endpoint(dir, &mut report.findings);
+    files::queue_directory(dir, has_writer, report);
+    endpoint(dir.path(), &mut report.findings);
 }
 
 struct Exam<'a> {

@@ -9,6 +9,7 @@ mod append;
 mod bench;
 mod bus;
 mod doctor;
+mod doctor_fix;
 mod mount;
 #[path = "../common/need.rs"]
 mod need;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::need::{Need, require};
+use super::need::{Need, require, skip};
 use super::{PROGRAM, code};
 
 /// A bus directory and a place to mount it; unmounted at the end, whatever happens.
@@ -275,8 +275,8 @@ impl Drop for Connections {
 #[test]
 fn a_connection_that_the_kernel_aborts_is_a_failure() {
     let Some(site) = Site::new() else { return };
-    if !rustix::process::geteuid().is_root() {
-        return eprintln!("skipped: only root can mount the list of connections");
+    if !require(Need::Admin) {
+        return;
     }
     let connections = Connections::new(&site);
     let child = site.foreground();
@@ -304,14 +304,14 @@ fn a_forced_unmount_is_none() {
 /// group. Nobody answers here, so that a look by anybody else never ends.
 #[test]
 fn an_automounter_is_not_waited_for() {
-    let Some(site) = Site::new() else { return };
+    let Some(site) = Site::new().filter(|_| require(Need::Admin)) else { return };
     let (requests, kernels_end) = std::io::pipe().unwrap();
     let group = rustix::process::getpgrp().as_raw_nonzero();
     let options = format!("fd={},pgrp={group},minproto=5,maxproto=5,direct", kernels_end.as_raw_fd());
     let options = std::ffi::CString::new(options).unwrap();
     let none = rustix::mount::MountFlags::empty();
     if let Err(error) = rustix::mount::mount("test", site.path("mnt"), "autofs", none, Some(options.as_c_str())) {
-        return eprintln!("skipped: no autofs here: {error}");
+        return skip(&format!("no autofs here: {error}"));
     }
     drop(kernels_end);
     // In our process group, which `timeout` would leave.

@@ -1,0 +1,259 @@
+//! Directories as doctor gets at them. Others may write in them while it looks, and root runs it: so everything below the
+//! root is opened from the root's descriptor, through no symbolic link and into no other file system (whoever mounts one
+//! there serves our requests, or does not), and is moved between directories that are held open.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Uid};
+use rustix::io::Errno;
+
+use super::ASIDE;
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
+
+/// A directory held open.
+pub(super) struct Directory {
+    file: File,
+    path: PathBuf,
+}
+
+/// Something in a directory.
+pub(super) struct Entry {
+    /// Where people find it.
+    pub(super) path: PathBuf,
+    pub(super) name: OsString,
+    stat: Stat,
+}
+
+impl Directory {
+    /// The directory that was asked for. Here, and only here, links are followed: the path comes from the user.
+    pub(super) fn root(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        if file.metadata()?.is_dir() {
+            Ok(Self { file, path: path.to_path_buf() })
+        } else {
+            Err(io::ErrorKind::NotADirectory.into())
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A directory below this one; this one again for an empty path.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::CrossesDevices`] where another file system is mounted.
+    pub(super) fn below(&self, relative: &Path) -> io::Result<Self> {
+        if relative.as_os_str().is_empty() {
+            return Ok(Self { file: self.file.try_clone()?, path: self.path.clone() });
+        }
+        let file = match rustix::fs::openat2(&self.file, relative, DIRECTORY, Mode::empty(), RESOLVE) {
+            // Linux before 5.6, or a container that does not let it through.
+            Err(Errno::NOSYS | Errno::PERM) => step_by_step(&self.file, relative)?,
+            opened => opened?.into(),
+        };
+        Ok(Self { file, path: self.path.join(relative) })
+    }
+
+    /// Everything in it, in no order.
+    pub(super) fn entries(&self) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.file)? {
+            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+            if name == "." || name == ".." {
+                continue;
+            }
+            match self.look_at(&name) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                entry => entries.push(entry?),
+            }
+        }
+        Ok(entries)
+    }
+
+    /// What has this name now.
+    pub(super) fn look_at(&self, name: &OsStr) -> io::Result<Entry> {
+        let stat = rustix::fs::statat(&self.file, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Entry { path: self.path.join(name), name: name.to_owned(), stat })
+    }
+
+    /// Moves a file into the directory for evidence in `place`, which is this directory or the one above it. Nothing
+    /// there is replaced; what somebody has exchanged meanwhile is put back.
+    pub(super) fn move_aside(&self, entry: &Entry, place: &Self) -> io::Result<()> {
+        let refuse = |what: &str| Err(io::Error::other(what.to_owned()));
+        if !self.is_as_owned(place)? {
+            return refuse("the directory that it lies in belongs to somebody else than the one above it");
+        }
+        let aside = place.aside()?;
+        let name = &entry.name;
+        let rename = |from: &Self, to: &Self| {
+            rustix::fs::renameat_with(&from.file, name, &to.file, name, RenameFlags::NOREPLACE)
+        };
+        rename(self, &aside)?;
+        if aside.look_at(name)?.id() == entry.id() {
+            return Ok(());
+        }
+        rename(&aside, self)?;
+        refuse("somebody has put another file in its place meanwhile")
+    }
+
+    /// Opens the directory for evidence, or creates it.
+    fn aside(&self) -> io::Result<Self> {
+        let created = match rustix::fs::mkdirat(&self.file, ASIDE, Mode::RWXU) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(error) => return Err(error.into()),
+        };
+        let aside = self.below(Path::new(ASIDE))?;
+        if created {
+            self.give(&aside)?;
+        }
+        if aside.is_as_owned(self)? {
+            Ok(aside)
+        } else {
+            Err(io::Error::other(format!("{ASIDE} belongs to somebody else than the directory that it lies in")))
+        }
+    }
+
+    /// What root has created here belongs to whoever owns this directory, with its permissions.
+    fn give(&self, created: &Self) -> io::Result<()> {
+        let (ours, theirs) = (created.stat()?, self.stat()?);
+        // Whoever may rename here may have put another directory in its place: what is given away is ours, and empty.
+        if ours.st_uid != rustix::process::geteuid().as_raw() || !created.entries()?.is_empty() {
+            return Err(io::Error::other(format!("somebody has replaced {ASIDE} meanwhile")));
+        }
+        if ours.st_uid == 0 && theirs.st_uid != 0 {
+            let (uid, gid) = (Uid::from_raw(theirs.st_uid), Gid::from_raw(theirs.st_gid));
+            rustix::fs::fchown(&created.file, Some(uid), Some(gid))?;
+        }
+        Ok(rustix::fs::fchmod(&created.file, Mode::from_raw_mode(theirs.st_mode & 0o777))?)
+    }
+
+    /// Whether it belongs to whoever owns `place`, or, where that isn't root, to us: then nobody gets at more through it
+    /// than they do already.
+    fn is_as_owned(&self, place: &Self) -> io::Result<bool> {
+        let (owner, us) = (self.stat()?.st_uid, rustix::process::geteuid().as_raw());
+        Ok(owner == place.stat()?.st_uid || (owner == us && us != 0))
+    }
+
+    fn stat(&self) -> io::Result<Stat> {
+        Ok(rustix::fs::fstat(&self.file)?)
+    }
+}
+
+/// What `openat2` does, but for looking whether it is the same file system.
+fn step_by_step(root: &File, relative: &Path) -> io::Result<File> {
+    let mut at = root.try_clone()?;
+    for component in relative.components() {
+        let Component::Normal(name) = component else { return Err(io::ErrorKind::InvalidInput.into()) };
+        at = rustix::fs::openat(&at, name, DIRECTORY, Mode::empty())?.into();
+    }
+    Ok(at)
+}
+
+impl Entry {
+    /// The name, as far as it is UTF-8.
+    pub(super) fn text(&self) -> String {
+        self.name.to_string_lossy().into_owned()
+    }
+
+    pub(super) fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.stat.st_mode)
+    }
+
+    pub(super) fn is_file(&self) -> bool {
+        self.kind() == FileType::RegularFile
+    }
+
+    pub(super) fn is_dir(&self) -> bool {
+        self.kind() == FileType::Directory
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        u64::try_from(self.stat.st_size).unwrap_or(0)
+    }
+
+    /// How many names it has.
+    pub(super) fn links(&self) -> u64 {
+        self.stat.st_nlink
+    }
+
+    /// When it was last written to, in ns since the epoch.
+    pub(super) fn modified_ns(&self) -> u64 {
+        let seconds = u64::try_from(self.stat.st_mtime).unwrap_or(0);
+        seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(self.stat.st_mtime_nsec).unwrap_or(0))
+    }
+
+    fn id(&self) -> (u64, u64) {
+        (self.stat.st_dev, self.stat.st_ino)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn site() -> (tempfile::TempDir, Directory) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("root/q/readers")).unwrap();
+        fs::create_dir(dir.path().join("elsewhere")).unwrap();
+        fs::write(dir.path().join("root/q/readers/x.tmp"), "x").unwrap();
+        let root = Directory::root(&dir.path().join("root")).unwrap();
+        (dir, root)
+    }
+
+    #[test]
+    fn links_lead_nowhere() {
+        let (dir, root) = site();
+        symlink(dir.path().join("elsewhere"), dir.path().join("root/out")).unwrap();
+        symlink("q", dir.path().join("root/in")).unwrap();
+        for name in ["out", "in", "in/readers", "../elsewhere"] {
+            assert!(root.below(Path::new(name)).is_err(), "{name}");
+            assert!(step_by_step(&root.file, Path::new(name)).is_err(), "{name}");
+        }
+        assert!(root.below(Path::new("q/readers")).is_ok() && root.below(Path::new("")).is_ok());
+        assert!(step_by_step(&root.file, Path::new("q/readers")).is_ok());
+    }
+
+    #[test]
+    fn what_is_moved_is_what_was_looked_at() {
+        let (dir, root) = site();
+        let (queue, readers) = (root.below(Path::new("q")).unwrap(), root.below(Path::new("q/readers")).unwrap());
+        let seen = readers.look_at(OsStr::new("x.tmp")).unwrap();
+        let path = dir.path().join("root/q/readers/x.tmp");
+        fs::rename(&path, dir.path().join("taken")).unwrap();
+        fs::write(&path, "another").unwrap();
+        assert!(readers.move_aside(&seen, &queue).unwrap_err().to_string().contains("another file"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "another");
+
+        let seen = readers.look_at(OsStr::new("x.tmp")).unwrap();
+        readers.move_aside(&seen, &queue).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("root/q/.aside/x.tmp")).unwrap(), "another");
+        fs::write(&path, "a third").unwrap();
+        let seen = readers.look_at(OsStr::new("x.tmp")).unwrap();
+        assert!(readers.move_aside(&seen, &queue).is_err(), "nothing there is replaced");
+    }
+
+    #[test]
+    fn evidence_goes_through_no_link() {
+        let (dir, root) = site();
+        symlink(dir.path().join("elsewhere"), dir.path().join("root/q/.aside")).unwrap();
+        let (queue, readers) = (root.below(Path::new("q")).unwrap(), root.below(Path::new("q/readers")).unwrap());
+        let seen = readers.look_at(OsStr::new("x.tmp")).unwrap();
+        assert!(readers.move_aside(&seen, &queue).is_err());
+        assert_eq!(fs::read_dir(dir.path().join("elsewhere")).unwrap().count(), 0);
+        assert!(dir.path().join("root/q/readers/x.tmp").exists());
+    }
+}
