@@ -190,7 +190,7 @@ impl Entry {
     /// When it was last written to, in ns since the epoch.
     pub(super) fn modified_ns(&self) -> u64 {
         let seconds = u64::try_from(self.stat.st_mtime).unwrap_or(0);
-        seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(self.stat.st_mtime_nsec).unwrap_or(0))
+        seconds.saturating_mul(1_000_000_000).saturating_add(self.stat.st_mtime_nsec)
     }
 
     fn id(&self) -> (u64, u64) {
