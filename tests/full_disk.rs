@@ -97,7 +97,7 @@ fn creating_a_queue_on_a_full_disk_fails_and_leaves_no_half_queue() {
     let settings = Settings { segment_size: 1 << 20, ..Settings::default() };
     let error = Queue::create(&path, &settings).unwrap_err();
     assert!(is_full(&error), "{error}");
-    assert!(!Queue::exists(&path));
+    assert!(!Queue::exists(&path).unwrap());
     assert!(matches!(Queue::open(&path), Err(Error::NotAQueue { .. })));
 }
 

@@ -314,7 +314,9 @@ fn a_second_user_sees_what_the_backing_modes_allow() {
         return;
     }
     let prepare = |root: &std::path::Path| {
-        for (name, mode) in [("open", 0o755), ("closed", 0o700), ("shared", 0o777), ("sealed", 0o755)] {
+        for (name, mode) in
+            [("open", 0o755), ("closed", 0o700), ("shared", 0o777), ("common", 0o777), ("sealed", 0o755)]
+        {
             let dir = root.join(name);
             let queue = chronfs::Queue::create(&dir, &chronfs::queue::Settings::default()).unwrap();
             queue.writer().unwrap().append(1, b"hello").unwrap();
@@ -322,6 +324,10 @@ fn a_second_user_sees_what_the_backing_modes_allow() {
         }
         for name in ["shared/control.meta", "sealed/000000000.q"] {
             std::fs::set_permissions(root.join(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        for name in ["control.meta", "000000000.q", "writer.lock"] {
+            let path = root.join("common").join(name);
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).unwrap();
         }
         // Group and owner of one file are not those of the other.
         for (name, mode, control, segments) in
@@ -357,6 +363,7 @@ fn a_second_user_sees_what_the_backing_modes_allow() {
         "cat later/messages.txt",
         "cat closed/messages.txt",
         "echo x > open/append.txt",
+        "echo x > shared/append.txt",
         "cat shared/messages.txt",
         "cat shared/follow.txt",
         "cat sealed/messages.txt",
@@ -370,8 +377,8 @@ fn a_second_user_sees_what_the_backing_modes_allow() {
         assert!(complained.contains("Permission denied"), "{script}: {complained}");
     }
     assert_eq!(mount.ok(&other("cut -c 1-9 .merged/messages.txt | sort -u")), "hello\nxxxxxxxxx\n");
-    assert_eq!(mount.ok(&other("wc -l < .merged/messages.txt")), "101\n");
-    mount.ok(&other("echo x > shared/append.txt"));
+    assert_eq!(mount.ok(&other("wc -l < .merged/messages.txt")), "102\n");
+    mount.ok(&other("echo x > common/append.txt"));
     mount.ok(&other("touch theirs/READY && echo mine > theirs/append.txt && mkdir theirs/readers/me"));
     for name in ["READY", "control.meta", "000000000.q", "readers", "readers/me.meta"] {
         let metadata = std::fs::metadata(mount.root().join("theirs").join(name)).unwrap();

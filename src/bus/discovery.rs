@@ -302,7 +302,7 @@ impl RouterDiscovery {
                     self.forget_below(&dir, |_| false);
                     self.update(&dir);
                 }
-                Found::NotYet => {}
+                Found::Unclear => {}
                 Found::Directories(children) => {
                     self.forget_endpoint(&dir);
                     self.forget_below(&dir, |child| children.contains(child));
@@ -445,8 +445,9 @@ fn says_something(name: &str) -> bool {
 /// What lies in a directory.
 enum Found {
     Queue,
-    /// Segments without a control block: a queue that somebody is just making, or removing.
-    NotYet,
+    /// Segments without a control block, a queue that somebody is just making, or removing; or something that can't be
+    /// looked at now. What was known of it stays.
+    Unclear,
     Directories(BTreeSet<PathBuf>),
     Nothing,
 }
@@ -457,9 +458,13 @@ fn find_queue(dir: &Path, all: bool) -> Found {
     if fs::symlink_metadata(dir.join(CONTROL_FILE)).is_ok() {
         return Found::Queue;
     }
-    if Queue::exists(dir) {
-        let is_held = || Queue::open(dir).is_ok_and(|queue| queue.writer_info().state == WriterState::Alive);
-        return if all && !is_held() { Found::Queue } else { Found::NotYet };
+    match Queue::exists(dir) {
+        Ok(true) => {
+            let is_held = || Queue::open(dir).is_ok_and(|queue| queue.writer_info().state == WriterState::Alive);
+            return if all && !is_held() { Found::Queue } else { Found::Unclear };
+        }
+        Ok(false) => {}
+        Err(_) => return Found::Unclear,
     }
     let Ok(entries) = fs::read_dir(dir) else {
         return if dir.is_dir() { Found::Directories(BTreeSet::new()) } else { Found::Nothing };

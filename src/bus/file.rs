@@ -1,50 +1,63 @@
 //! Small files that are there whole or not at all: READY and LEASE are written and read through here.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use crate::queue::{Error, Result};
+use crate::queue::{Dir, Error, Result};
 use crate::sync::{AtomicU32, Ordering};
 
 /// How the names of files in the making end.
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
-/// Puts `content` in the place of the file `name` in `dir`: readers see the old file or the new one, never a mix.
-pub(super) fn replace(dir: &Path, name: &str, content: &[u8]) -> Result<()> {
+/// The endpoint's directory, which need not be listable.
+pub(super) fn open_dir(path: &Path) -> Result<Dir> {
+    Dir::open_to_search(path).map_err(Error::io(path, "open"))
+}
+
+/// As [`open_dir`]; None where there is no such directory.
+pub(super) fn find_dir(path: &Path) -> Result<Option<Dir>> {
+    match Dir::open_to_search(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some).map_err(Error::io(path, "open")),
+    }
+}
+
+/// Puts `content` in the place of the file `name` in `dir`: readers see the old file or the new one, never a mix. The
+/// new one has the permissions of the old one.
+pub(super) fn replace(dir: &Dir, name: &str, content: &[u8]) -> Result<()> {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
 
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let temporary = dir.join(format!(".{name}.{}.{number}{TEMPORARY_SUFFIX}", std::process::id()));
-    let result = write_new(&temporary, content)
-        .map_err(Error::io(&temporary, "write"))
-        .and_then(|()| fs::rename(&temporary, dir.join(name)).map_err(Error::io(&dir.join(name), "put it in place")));
+    let temporary = format!(".{name}.{}.{number}{TEMPORARY_SUFFIX}", std::process::id());
+    let failed = |error| Error::io(&dir.path_of(&temporary), "write")(error);
+    let mut file = match dir.create_file_with(&temporary, dir.mode_of(name)) {
+        // Left by a process of the same number that was killed.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            dir.remove(&temporary)?;
+            dir.create_file_with(&temporary, dir.mode_of(name)).map_err(failed)?
+        }
+        created => created.map_err(failed)?,
+    };
+    let result = file.write_all(content).map_err(failed).and_then(|()| dir.rename(&temporary, name, true));
     if result.is_err() {
         // Best effort: the error that matters is the one already there.
-        let _ = fs::remove_file(&temporary);
+        let _ = dir.remove(&temporary);
     }
     result
 }
 
-/// Removes the file; one that is not there is no error.
-pub(super) fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(path, "remove")(e)),
-        _ => Ok(()),
-    }
+/// At most the first `max_len` bytes of a regular file; None if there is no file.
+pub(super) fn read(dir: &Dir, name: &str, max_len: u64) -> Result<Option<(Vec<u8>, File)>> {
+    let Some(file) = open(dir, name)? else { return Ok(None) };
+    let text = read_some(&file, max_len).map_err(Error::io(&dir.path_of(name), "read"))?;
+    Ok(Some((text, file)))
 }
 
-/// At most the first `max_len` bytes of a regular file; None if there is no file.
-pub(super) fn read(path: &Path, max_len: u64) -> Result<Option<Vec<u8>>> {
-    let file = match open_regular(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(path, "open")(e)),
-    };
+pub(super) fn read_some(file: &File, max_len: u64) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    file.take(max_len).read_to_end(&mut text).map_err(Error::io(path, "read"))?;
-    Ok(Some(text))
+    file.take(max_len).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// Whether a file of this name is a READY or LEASE in the making, which no listing should show.
@@ -53,17 +66,9 @@ pub fn is_temporary(name: &str) -> bool {
     marker && name.ends_with(TEMPORARY_SUFFIX)
 }
 
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).open(path)?.write_all(content)
-}
-
-/// Opens a regular file and nothing else: no symlink, and no FIFO that would block.
-fn open_regular(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    Ok(file)
+/// Opens a regular file and nothing else: no symlink, and no FIFO that would block. None if there is no file.
+pub(super) fn open(dir: &Dir, name: &str) -> Result<Option<File>> {
+    dir.open_file(name, crate::queue::FileAccess::Read)
 }
 
 /// Without another process: a fork would hold other tests' locks for a moment longer.

@@ -5,6 +5,8 @@
 //! and a lease from before a restart of the machine is `unknown` rather than wrong. Written to a temporary file and
 //! renamed, so it is never seen half written.
 
+use std::fs::File;
+use std::io::Seek as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file;
 use crate::clock;
-use crate::queue::{Error, Result, start_of};
+use crate::queue::{Dir, Error, Result, start_of};
 
 /// The lease's file name.
 pub const LEASE_FILE: &str = "LEASE";
@@ -173,7 +175,11 @@ pub fn write_lease(dir: impl AsRef<Path>, ttl: Duration, payload: impl AsRef<[u8
 /// # Errors
 /// As [`write_lease`].
 pub fn write_lease_as(dir: impl AsRef<Path>, ttl: Duration, payload: impl AsRef<[u8]>, pid: u32) -> Result<Lease> {
-    let (path, payload) = (dir.as_ref().join(LEASE_FILE), payload.as_ref());
+    write_lease_in(&file::open_dir(dir.as_ref())?, ttl, payload.as_ref(), pid)
+}
+
+/// As [`write_lease_as`], in a directory that is open already.
+pub(crate) fn write_lease_in(dir: &Dir, ttl: Duration, payload: &[u8], pid: u32) -> Result<Lease> {
     let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
     if ttl_ms == 0 {
         return Err(Error::InvalidSetting("a lease of less than a millisecond".to_owned()));
@@ -182,7 +188,13 @@ pub fn write_lease_as(dir: impl AsRef<Path>, ttl: Duration, payload: impl AsRef<
         let what = format!("a lease's payload of {} bytes; at most {MAX_LEASE_PAYLOAD} are allowed", payload.len());
         return Err(Error::InvalidSetting(what));
     }
-    let previous = stored(&path)?;
+    // One that may be replaced but not read was somebody else's.
+    let previous = match stored(dir) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            Some(Stored::default())
+        }
+        previous => previous?,
+    };
     let (boot_id, started) = (clock::boot_id(), start_of(pid));
     let epoch = match &previous {
         Some(p) if p.pid == Some(pid) && p.boot_id == boot_id && p.started == started => p.epoch,
@@ -204,9 +216,10 @@ pub fn write_lease_as(dir: impl AsRef<Path>, ttl: Duration, payload: impl AsRef<
         payload: text,
         payload_b64: encoded,
     };
-    let mut json = serde_json::to_vec(&stored).map_err(|e| Error::io(&path, "write")(std::io::Error::other(e)))?;
+    let mut json = serde_json::to_vec(&stored)
+        .map_err(|e| Error::io(&dir.path_of(LEASE_FILE), "write")(std::io::Error::other(e)))?;
     json.push(b'\n');
-    file::replace(dir.as_ref(), LEASE_FILE, &json)?;
+    file::replace(dir, LEASE_FILE, &json)?;
     Ok(Lease::of(stored))
 }
 
@@ -214,9 +227,20 @@ pub fn write_lease_as(dir: impl AsRef<Path>, ttl: Duration, payload: impl AsRef<
 /// did not write (an empty file, say) is a lease of state unknown.
 ///
 /// # Errors
-/// [`Error::Io`] when that can't be found out.
+/// [`Error::Io`] or [`Error::Damaged`] when that can't be found out.
 pub fn lease(dir: impl AsRef<Path>) -> Result<Option<Lease>> {
-    Ok(stored(&dir.as_ref().join(LEASE_FILE))?.map(Lease::of))
+    file::find_dir(dir.as_ref())?.map_or(Ok(None), |dir| lease_in(&dir))
+}
+
+/// As [`lease`], in a directory that is open already.
+pub(crate) fn lease_in(dir: &Dir) -> Result<Option<Lease>> {
+    Ok(stored(dir)?.map(Lease::of))
+}
+
+/// What an open LEASE file says, with what can be derived from it now.
+pub(crate) fn read_lease(mut file: &File) -> std::io::Result<Lease> {
+    file.rewind()?;
+    Ok(Lease::of(parse(&file::read_some(file, MAX_LEN)?)))
 }
 
 /// Gives the lease up. An endpoint without one is left as it is.
@@ -224,11 +248,20 @@ pub fn lease(dir: impl AsRef<Path>) -> Result<Option<Lease>> {
 /// # Errors
 /// [`Error::Io`] when it can't be removed.
 pub fn remove_lease(dir: impl AsRef<Path>) -> Result<()> {
-    file::remove(&dir.as_ref().join(LEASE_FILE))
+    file::find_dir(dir.as_ref())?.map_or(Ok(()), |dir| remove_lease_in(&dir))
 }
 
-fn stored(path: &Path) -> Result<Option<Stored>> {
-    Ok(file::read(path, MAX_LEN)?.map(|text| serde_json::from_slice(&text).unwrap_or_default()))
+/// As [`remove_lease`], in a directory that is open already.
+pub(crate) fn remove_lease_in(dir: &Dir) -> Result<()> {
+    dir.remove(LEASE_FILE)
+}
+
+fn stored(dir: &Dir) -> Result<Option<Stored>> {
+    Ok(file::read(dir, LEASE_FILE, MAX_LEN)?.map(|(text, _)| parse(&text)))
+}
+
+fn parse(text: &[u8]) -> Stored {
+    serde_json::from_slice(text).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -238,7 +271,7 @@ mod tests {
     use super::*;
 
     fn edit(dir: &Path, edit: impl FnOnce(&mut Stored)) {
-        let mut stored = stored(&dir.join(LEASE_FILE)).unwrap().unwrap();
+        let mut stored = stored(&file::open_dir(dir).unwrap()).unwrap().unwrap();
         edit(&mut stored);
         fs::write(dir.join(LEASE_FILE), serde_json::to_vec(&stored).unwrap()).unwrap();
     }

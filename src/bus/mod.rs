@@ -18,3 +18,6 @@ pub use layout::{BusLayout, StrategyEndpoints, check_queue_name};
 pub use lease::{LEASE_FILE, Lease, LeaseState, MAX_LEASE_PAYLOAD, lease, remove_lease, write_lease, write_lease_as};
 pub use ready::{Marker, READY_FILE, Ready, mark_ready, mark_ready_as, ready, unmark_ready};
 pub use registration::ReaderRegistration;
+
+pub(crate) use lease::{lease_in, read_lease, remove_lease_in, write_lease_in};
+pub(crate) use ready::{mark_ready_in, ready_in, unmark_ready_in};

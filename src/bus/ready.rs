@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file;
 use crate::clock;
-use crate::queue::{Error, Result};
+use crate::queue::{Dir, Error, Result};
 
 /// The marker's file name.
 pub const READY_FILE: &str = "READY";
@@ -81,7 +81,11 @@ pub fn mark_ready(dir: impl AsRef<Path>) -> Result<()> {
 /// # Errors
 /// As [`mark_ready`].
 pub fn mark_ready_as(dir: impl AsRef<Path>, marker: &Marker) -> Result<()> {
-    let dir = dir.as_ref();
+    mark_ready_in(&file::open_dir(dir.as_ref())?, marker)
+}
+
+/// As [`mark_ready_as`], in a directory that is open already.
+pub(crate) fn mark_ready_in(dir: &Dir, marker: &Marker) -> Result<()> {
     let timestamp_ns = clock::now_ns();
     let ready = Ready {
         pid: Some(marker.pid),
@@ -89,11 +93,8 @@ pub fn mark_ready_as(dir: impl AsRef<Path>, marker: &Marker) -> Result<()> {
         time: Some(rfc3339(timestamp_ns)),
         timestamp_ns: Some(timestamp_ns),
     };
-    let mut json = serde_json::to_vec(&ready).map_err(|e| Error::Io {
-        path: dir.join(READY_FILE),
-        doing: "write",
-        source: io::Error::other(e),
-    })?;
+    let mut json =
+        serde_json::to_vec(&ready).map_err(|e| Error::io(&dir.path_of(READY_FILE), "write")(io::Error::other(e)))?;
     json.push(b'\n');
     file::replace(dir, READY_FILE, &json)
 }
@@ -103,21 +104,32 @@ pub fn mark_ready_as(dir: impl AsRef<Path>, marker: &Marker) -> Result<()> {
 /// # Errors
 /// [`Error::Io`] when the marker can't be removed.
 pub fn unmark_ready(dir: impl AsRef<Path>) -> Result<()> {
-    file::remove(&dir.as_ref().join(READY_FILE))
+    file::find_dir(dir.as_ref())?.map_or(Ok(()), |dir| unmark_ready_in(&dir))
+}
+
+/// As [`unmark_ready`], in a directory that is open already.
+pub(crate) fn unmark_ready_in(dir: &Dir) -> Result<()> {
+    dir.remove(READY_FILE)
 }
 
 /// Whether the endpoint in `dir` is marked as ready, and by whom.
 ///
 /// # Errors
-/// [`Error::Io`] when that can't be found out; a marker that says nothing (an empty file) is no error.
+/// [`Error::Io`] or [`Error::Damaged`] when that can't be found out; a marker that says nothing (an empty file) is no
+/// error.
 pub fn ready(dir: impl AsRef<Path>) -> Result<Option<Ready>> {
-    let path = dir.as_ref().join(READY_FILE);
-    let Some(text) = file::read(&path, MAX_LEN)? else {
+    file::find_dir(dir.as_ref())?.map_or(Ok(None), |dir| ready_in(&dir))
+}
+
+/// As [`ready`], in a directory that is open already.
+pub(crate) fn ready_in(dir: &Dir) -> Result<Option<Ready>> {
+    let Some((text, file)) = file::read(dir, READY_FILE, MAX_LEN)? else {
         return Ok(None);
     };
     let mut ready: Ready = serde_json::from_slice(&text).unwrap_or_default();
     if ready.timestamp_ns.is_none() {
-        let marked = fs::symlink_metadata(&path).and_then(|m| m.modified()).map_err(Error::io(&path, "look at"))?;
+        let marked =
+            file.metadata().and_then(|m| m.modified()).map_err(Error::io(&dir.path_of(READY_FILE), "look at"))?;
         ready.timestamp_ns = marked.duration_since(UNIX_EPOCH).ok().and_then(|d| u64::try_from(d.as_nanos()).ok());
         ready.time = ready.timestamp_ns.map(rfc3339);
     }

@@ -242,7 +242,14 @@ impl Tree {
                     continue;
                 }
             };
-            if Queue::exists(dir.path()) {
+            let exists = match Queue::exists(dir.path()) {
+                Ok(exists) => exists,
+                Err(error) => {
+                    report.unchecked.push(error.to_string());
+                    continue;
+                }
+            };
+            if exists {
                 tree.queues.insert(relative, segment_bytes(&entries));
                 continue;
             }

@@ -7,10 +7,12 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, StatVfs, StatxFlags};
+use rustix::fs::{Access, AtFlags, Mode, OFlags, ResolveFlags, Stat, StatVfs, StatxFlags};
+
+use crate::queue::Dir;
 
 use super::attr::Kind;
 use super::errno::{Errno, Result};
@@ -34,15 +36,18 @@ pub(crate) struct Backing {
     root: OwnedFd,
     path: PathBuf,
     id: FileId,
+    resolve: ResolveFlags,
 }
 
 impl Backing {
-    /// Opens the root; `path` is absolute.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+    /// Opens the root; `path` is absolute. `cross_mounts`: whether other file systems that are mounted below it belong to
+    /// the tree. Whoever mounted one there serves our requests, or does not.
+    pub(crate) fn open(path: &Path, cross_mounts: bool) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty())?;
         let id = FileId::of(&rustix::fs::fstat(&root)?);
-        Ok(Self { root, path: path.to_path_buf(), id })
+        let resolve = if cross_mounts { BENEATH } else { BENEATH.union(ResolveFlags::NO_XDEV) };
+        Ok(Self { root, path: path.to_path_buf(), id, resolve })
     }
 
     /// The path by which people know a directory below the root. For messages only.
@@ -53,11 +58,9 @@ impl Backing {
     /// Opens a directory below the root.
     pub(crate) fn directory(&self, relative: &Path) -> Result<Directory> {
         self.check()?;
-        let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat2(&self.root, relative, flags, Mode::empty(), BENEATH)?;
-        let stat = rustix::fs::fstat(&fd)?;
-        Ok(Directory { fd, stat })
+        let path = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+        let fd = rustix::fs::openat2(&self.root, path, DIRECTORY, Mode::empty(), self.resolve)?;
+        Directory::new(fd, &self.shown_path(relative), self.resolve)
     }
 
     /// The figures of the file system underneath.
@@ -77,47 +80,52 @@ impl Backing {
 }
 
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// An open directory below the root, and what it was when it was opened.
 #[derive(Debug)]
 pub(crate) struct Directory {
-    fd: OwnedFd,
+    dir: Dir,
     pub(crate) stat: Stat,
+    resolve: ResolveFlags,
 }
 
 impl Directory {
+    fn new(fd: OwnedFd, shown: &Path, resolve: ResolveFlags) -> Result<Self> {
+        let stat = rustix::fs::fstat(&fd)?;
+        Ok(Self { dir: Dir::from_fd(fd.into(), shown), stat, resolve })
+    }
+
     pub(crate) fn id(&self) -> FileId {
         FileId::of(&self.stat)
     }
 
-    /// A path that leads here as long as this value lives, for callees that take paths.
-    pub(crate) fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
+    /// For the engine and the bus: names in here can be got at, but it can't be listed.
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.dir
     }
 
     /// Opens a directory in this one.
     pub(crate) fn child(&self, name: &OsStr) -> Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat2(&self.fd, name, flags, Mode::empty(), BENEATH)?;
-        let stat = rustix::fs::fstat(&fd)?;
-        Ok(Self { fd, stat })
+        let fd = rustix::fs::openat2(self.dir.fd(), name, DIRECTORY, Mode::empty(), self.resolve)?;
+        Self::new(fd, &self.dir.path().join(name), self.resolve)
     }
 
     /// The directory's attributes now.
     pub(crate) fn stat_now(&self) -> Result<Stat> {
-        Ok(rustix::fs::fstat(&self.fd)?)
+        Ok(rustix::fs::fstat(self.dir.fd())?)
     }
 
     /// The attributes of an entry; a symlink's are its own.
     pub(crate) fn stat_of(&self, name: &OsStr) -> Result<Stat> {
-        Ok(rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?)
+        Ok(rustix::fs::statat(self.dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
     /// What tells an entry from any other file that had or will have its name: number and time of birth in ns (0
     /// where the file system does not keep that).
     pub(crate) fn identity_of(&self, name: &OsStr) -> Result<(FileId, i64)> {
         let wanted = StatxFlags::INO | StatxFlags::BTIME;
-        let stat = rustix::fs::statx(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
+        let stat = rustix::fs::statx(self.dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
         let dev = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
         let born = stat.stx_btime.tv_sec.wrapping_mul(1_000_000_000).wrapping_add(i64::from(stat.stx_btime.tv_nsec));
         Ok((FileId { dev, ino: stat.stx_ino }, born))
@@ -126,7 +134,7 @@ impl Directory {
     /// Opens a regular file for reading.
     pub(crate) fn open_file(&self, name: &OsStr) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat2(&self.fd, name, flags, Mode::empty(), BENEATH)?);
+        let file = File::from(rustix::fs::openat2(self.dir.fd(), name, flags, Mode::empty(), self.resolve)?);
         if Kind::of(&rustix::fs::fstat(file.as_fd())?) != Some(Kind::File) {
             return Err(Errno::EACCES);
         }
@@ -134,67 +142,34 @@ impl Directory {
     }
 
     pub(crate) fn read_link(&self, name: &OsStr) -> Result<Vec<u8>> {
-        Ok(rustix::fs::readlinkat(&self.fd, name, Vec::new())?.into_bytes())
+        Ok(rustix::fs::readlinkat(self.dir.fd(), name, Vec::new())?.into_bytes())
     }
 
     /// The names of the entries, without `.` and `..`.
     pub(crate) fn names(&self) -> Result<Vec<std::ffi::OsString>> {
-        std::fs::read_dir(self.path())?.map(|entry| Ok(entry?.file_name())).collect()
+        Ok(self.dir.all_names()?)
     }
 
-    /// Makes a directory with exactly this mode, owned by `owner` where the daemon may decide that.
-    pub(crate) fn make_directory(&self, name: &OsStr, mode: u32, owner: Owner) -> Result<()> {
-        rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o700))?;
-        owner.take(&self.fd, name)?;
-        // After the change of owner, which clears bits. The umask was applied by the kernel already.
-        let inherited = self.stat.st_mode & libc::S_ISGID;
-        let mode = Mode::from_raw_mode((mode & 0o7777) | inherited);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = rustix::fs::openat2(&self.fd, name, flags, Mode::empty(), BENEATH)?;
-        Ok(rustix::fs::fchmod(&made, mode)?)
+    /// Whether whoever this thread acts for may list it, and reach what is in it. EACCES if not.
+    pub(crate) fn check_listable(&self) -> Result<()> {
+        self.check_access(OsStr::new("."), Access::READ_OK | Access::EXEC_OK)
+    }
+
+    /// Whether whoever this thread acts for may do this with a file in here. EACCES if not; a missing one is no error.
+    pub(crate) fn check_access(&self, name: &OsStr, access: Access) -> Result<()> {
+        // Both flags: without the second one `rustix` may ask for the real user, on kernels that know no flags.
+        match rustix::fs::accessat(self.dir.fd(), name, access, AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW) {
+            Err(rustix::io::Errno::NOENT) => Ok(()),
+            checked => Ok(checked?),
+        }
+    }
+
+    /// Makes a directory, with this mode but for the umask.
+    pub(crate) fn make_directory(&self, name: &OsStr, mode: u32) -> Result<()> {
+        Ok(rustix::fs::mkdirat(self.dir.fd(), name, Mode::from_raw_mode(mode & 0o1777))?)
     }
 
     pub(crate) fn remove_directory(&self, name: &OsStr) -> Result<()> {
-        Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)?)
-    }
-
-    /// Gives an entry, a directory, the permissions that this directory has.
-    pub(crate) fn copy_mode(&self, name: &OsStr) -> Result<()> {
-        let mode = rustix::fs::Mode::from_raw_mode(self.stat_now()?.st_mode & 0o7777);
-        Ok(rustix::fs::chmodat(&self.fd, name, mode, AtFlags::empty())?)
-    }
-
-    /// Gives an entry to a new owner, where the daemon may decide that.
-    pub(crate) fn give(&self, name: &OsStr, owner: Owner) -> Result<()> {
-        owner.take(&self.fd, name)
-    }
-}
-
-/// Who shall own what the daemon makes on somebody's behalf.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Owner {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-}
-
-impl Owner {
-    /// The owner of a backing file.
-    pub(crate) fn of(stat: &Stat) -> Self {
-        Self { uid: stat.st_uid, gid: stat.st_gid }
-    }
-
-    /// Whether what the daemon makes has to be given to this owner. Only root gives files away; an ordinary user's
-    /// daemon makes everything as that user.
-    pub(crate) fn is_other(self) -> bool {
-        rustix::process::geteuid().is_root() && (self.uid, self.gid) != (0, 0)
-    }
-
-    fn take(self, dir: &OwnedFd, name: &OsStr) -> Result<()> {
-        if !self.is_other() {
-            return Ok(());
-        }
-        let uid = rustix::fs::Uid::from_raw(self.uid);
-        let gid = rustix::fs::Gid::from_raw(self.gid);
-        Ok(rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+        Ok(rustix::fs::unlinkat(self.dir.fd(), name, AtFlags::REMOVEDIR)?)
     }
 }

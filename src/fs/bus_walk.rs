@@ -1,20 +1,19 @@
 //! All queues below a directory, as far as a caller may see them.
 //!
 //! The kernel checks permissions of what is opened by name. What is put together from many queues has to be checked
-//! here: nobody gets to see through it what he could not open himself.
+//! here: nobody gets to see through it what he could not open himself. Each directory is opened with the caller's rights.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::Stat;
-
-use super::attr::Kind;
 use super::backing::Directory;
+use super::credentials::{Caller, READ, SEARCH};
 use super::errno::{Errno, Result};
-use super::nodes::{Caller, Shared};
+use super::nodes::Shared;
 use super::queues::{Contents, OpenQueue};
 
-/// Directories nested deeper than this are not searched.
+/// Directories nested deeper than this are not searched: each level takes a descriptor.
 const MAX_DEPTH: usize = 64;
 
 /// What was found in a directory.
@@ -26,69 +25,66 @@ pub(super) struct Found {
     pub(super) queue: Result<Arc<OpenQueue>>,
 }
 
+/// A directory without a queue, and what is still to be looked at in it.
+struct Level {
+    path: PathBuf,
+    directory: Arc<Directory>,
+    names: std::vec::IntoIter<OsString>,
+}
+
 /// The queues below a directory, sorted by path. What vanishes while it is looked at is left out.
-pub(super) fn queues(shared: &Shared, relative: &Path, caller: Caller) -> Result<Vec<Found>> {
+pub(super) fn queues(shared: &Shared, relative: &Path, caller: &Caller) -> Result<Vec<Found>> {
     let mut found = Vec::new();
-    let who = Who::new(caller);
-    let start = Arc::new(shared.backing.directory(relative)?);
-    let mut open = vec![(PathBuf::new(), start)];
-    while let Some((path, directory)) = open.pop() {
-        if !who.may(&directory.stat, READ | SEARCH) {
+    let mut levels = Vec::new();
+    let start = open(caller, || shared.backing.directory(relative))?;
+    levels.extend(visit(shared, PathBuf::new(), start, caller, &mut found));
+    while let Some(level) = levels.last_mut() {
+        let Some(name) = level.names.next() else {
+            levels.pop();
             continue;
-        }
-        let name = path.to_string_lossy().into_owned();
-        match shared.queues.find(&directory) {
-            Contents::Queue(queue) => {
-                if queue.data_stat().is_ok_and(|stat| who.may(&stat, READ)) {
-                    found.push(Found { name, directory, queue: Ok(queue) });
-                }
-            }
-            Contents::Unreadable(Errno::ENOENT) => {}
-            Contents::Unreadable(errno) => found.push(Found { name, directory, queue: Err(errno) }),
-            Contents::Plain if path.components().count() >= MAX_DEPTH => {}
-            Contents::Plain => {
-                for name in directory.names().unwrap_or_default() {
-                    let is_directory = directory.stat_of(&name).is_ok_and(|s| Kind::of(&s) == Some(Kind::Directory));
-                    if is_directory && let Ok(child) = directory.child(&name) {
-                        open.push((path.join(name), Arc::new(child)));
-                    }
-                }
-            }
-        }
+        };
+        // What is not a directory, and what the caller could not list, is not for him.
+        let Ok(directory) = open(caller, || level.directory.child(&name)) else { continue };
+        let path = level.path.join(name);
+        let deeper = visit(shared, path, directory, caller, &mut found);
+        levels.extend(deeper.filter(|_| levels.len() <= MAX_DEPTH));
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
 }
 
-const READ: u32 = 4;
-const SEARCH: u32 = 1;
-
-/// A caller with his groups.
-struct Who {
-    uid: u32,
-    groups: Vec<u32>,
+/// Opens a directory that the caller may list and search.
+fn open(caller: &Caller, open: impl Fn() -> Result<Directory>) -> Result<Directory> {
+    let directory = caller.act(|| open().and_then(|directory| directory.check_listable().map(|()| directory)))??;
+    if caller.is_stranger() && !caller.may(&directory.stat, READ | SEARCH) {
+        return Err(Errno::EACCES);
+    }
+    Ok(directory)
 }
 
-impl Who {
-    fn new(caller: Caller) -> Self {
-        let mut groups = vec![caller.gid];
-        if caller.uid != 0 && caller.pid != 0 {
-            let status = std::fs::read_to_string(format!("/proc/{}/status", caller.pid)).unwrap_or_default();
-            let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
-            groups.extend(line.split_whitespace().filter_map(|gid| gid.parse::<u32>().ok()));
+/// Adds the queue that lies in a directory to `found`; where there is none, gives what is to be searched.
+fn visit(
+    shared: &Shared,
+    path: PathBuf,
+    directory: Directory,
+    caller: &Caller,
+    found: &mut Vec<Found>,
+) -> Option<Level> {
+    let directory = Arc::new(directory);
+    let name = path.to_string_lossy().into_owned();
+    match shared.queues.find(&directory) {
+        Contents::Queue(queue) => {
+            if queue.check_readable(caller).is_ok() {
+                let directory = Arc::clone(&queue.directory);
+                found.push(Found { name, directory, queue: Ok(queue) });
+            }
         }
-        Self { uid: caller.uid, groups }
+        Contents::Unreadable(Errno::ENOENT) => {}
+        Contents::Unreadable(errno) => found.push(Found { name, directory, queue: Err(errno) }),
+        Contents::Plain => {
+            let names = directory.names().unwrap_or_default().into_iter();
+            return Some(Level { path, directory, names });
+        }
     }
-
-    /// Whether all of these bits (of one digit of a mode) are granted.
-    fn may(&self, stat: &Stat, bits: u32) -> bool {
-        let shift = if self.uid == stat.st_uid {
-            6
-        } else if self.groups.contains(&stat.st_gid) {
-            3
-        } else {
-            0
-        };
-        self.uid == 0 || (stat.st_mode >> shift) & bits == bits
-    }
+    None
 }

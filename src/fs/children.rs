@@ -11,9 +11,9 @@ use super::errno::{Errno, Result};
 use super::files::plain::Plain;
 use super::files::{numbered, readers, segments, times};
 use super::inodes::Key;
-use super::nodes::{self, File, Listed, Make, Place, Row, Site};
+use super::nodes::{self, Caller, File, Listed, Make, Place, Row, Site};
 use super::queues::Contents;
-use super::tree::{DirectoryKind, DirectoryNode, Node};
+use super::tree::{DirectoryKind, DirectoryNode, FileNode, Node};
 
 type Child = (Key, Arc<Node>);
 
@@ -61,7 +61,7 @@ pub(super) fn list(directory: &DirectoryNode, site: &Site, mut give: impl FnMut(
         let Ok((key, node)) = made else { return };
         let kind = match &*node {
             Node::Directory(_) => Kind::Directory,
-            Node::File(file) if must_have_attr => match file.attr() {
+            Node::File(FileNode { file, .. }) if must_have_attr => match file.attr() {
                 Ok(attr) => attr.kind,
                 Err(_) => return,
             },
@@ -90,6 +90,19 @@ pub(super) fn list(directory: &DirectoryNode, site: &Site, mut give: impl FnMut(
         add(&name, find(directory, site, &name), matches!(place, Place::Plain | Place::Queue));
     }
     Ok(())
+}
+
+/// EACCES unless the caller may list a directory, as far as that takes more than to reach it.
+pub(super) fn check_listable(directory: &DirectoryNode, site: &Site, caller: &Caller) -> Result<()> {
+    match place(directory, site) {
+        Place::Plain | Place::Queue | Place::Merged | Place::Chronfs => {
+            caller.act(|| site.directory.check_listable())?
+        }
+        Place::Readers => readers::check_listable(site, caller),
+        Place::Messages | Place::Segments => site.queue()?.check_readable(caller),
+        // What these list is the same everywhere.
+        Place::Reader | Place::At | Place::SinceAll | Place::Since => Ok(()),
+    }
 }
 
 /// Attributes of a directory that only the mount has.
@@ -139,7 +152,7 @@ fn make_row(row: &Row, directory: &DirectoryNode, site: &Site) -> Result<Child> 
 }
 
 fn make_file(directory: &DirectoryNode, name: &OsStr, file: Arc<dyn File>) -> Child {
-    (key(directory, name, file.generation()), Arc::new(Node::File(file)))
+    (key(directory, name, file.generation()), Arc::new(Node::File(FileNode::new(directory, file))))
 }
 
 /// A virtual directory of the same backing directory.
@@ -164,10 +177,11 @@ fn make_backing(directory: &DirectoryNode, site: &Site, name: &OsStr) -> Result<
         }
         kind => {
             let plain = Plain::new(site, name, id);
-            if kind == Kind::Symlink && !nodes::stays_inside(&directory.relative, &plain.target()?) {
-                return Err(Errno::ENOENT);
+            if kind == Kind::Symlink {
+                // Which tells whether it is shown.
+                plain.target()?;
             }
-            Node::File(Arc::new(plain))
+            Node::File(FileNode::new(directory, Arc::new(plain)))
         }
     };
     Ok((Key { path, id, generation: 0 }, Arc::new(node)))

@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
 use super::backing::Backing;
+use super::credentials::can_act;
 use super::kernel::{Ended, PageCache, Session, detach};
 use super::mountinfo::{self, Mounted};
 use super::tree::Tree;
@@ -74,8 +75,14 @@ impl Mount {
         free(&mountpoint)?;
         refuse_overlap(&root, &mountpoint)?;
         raise_descriptor_limit();
+        if options.allow_other && !can_act() {
+            return Err(MountError::System(format!(
+                "{}: with allow_other, root's mount acts with its callers' rights, which takes CAP_SETUID and CAP_SETGID",
+                mountpoint.display()
+            )));
+        }
         let failed = |error: io::Error| MountError::System(format!("{}: cannot open: {error}", root.display()));
-        let backing = Backing::open(&root).map_err(failed)?;
+        let backing = Backing::open(&root, options.cross_mounts).map_err(failed)?;
         // Root's; without it each read is a request.
         let pages = PageCache::start().ok().map(Arc::new);
         let tree = Tree::new(backing, options.read_only, options.settings, Session::max_chunk(), pages)

@@ -11,6 +11,7 @@ use crate::view::{Format, InputFormat};
 
 use super::attr::{Attr, Ttl};
 use super::backing::{Backing, Directory};
+pub(crate) use super::credentials::Caller;
 use super::errno::{Errno, Result};
 use super::files::{append, chronfs, follow, lease, marker, merged, readers, status, take, views};
 use super::handles::Handle;
@@ -62,15 +63,6 @@ impl Site {
     }
 }
 
-/// What the caller of an operation is.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Caller {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    /// The calling thread; 0 if it can't be seen from here.
-    pub(crate) pid: u32,
-}
-
 /// How a file is to be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -102,8 +94,13 @@ pub(crate) trait File: Send + Sync {
         self.attr()
     }
 
-    /// Opens it.
-    fn open(&self, access: Access, caller: Caller) -> Result<Box<dyn Handle>>;
+    /// The queue whose messages it shows: whoever opens it must be able to read them.
+    fn messages_of(&self) -> Option<&OpenQueue> {
+        None
+    }
+
+    /// Opens it. The caller has been found to reach it, and to be able to read what it shows of messages.
+    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>>;
 
     /// Tells apart what follows one another under one name: another generation is another inode.
     fn generation(&self) -> u64 {
@@ -130,7 +127,7 @@ pub(crate) trait File: Send + Sync {
     }
 
     /// `utimensat(2)`.
-    fn touch(&self, _caller: Caller) -> Result<()> {
+    fn touch(&self, _caller: &Caller) -> Result<()> {
         Err(Errno::EPERM)
     }
 
@@ -190,9 +187,9 @@ pub(crate) struct Row {
     pub(crate) listed: Listed,
     pub(crate) make: Make,
     /// What `touch` does where the name is not there yet.
-    pub(crate) create: Option<fn(&Site, Caller) -> Result<()>>,
+    pub(crate) create: Option<fn(&Site, &Caller) -> Result<()>>,
     /// What `rm` does.
-    pub(crate) remove: Option<fn(&Site) -> Result<()>>,
+    pub(crate) remove: Option<fn(&Site, &Caller) -> Result<()>>,
 }
 
 const fn file(
@@ -321,25 +318,17 @@ pub(crate) fn is_hidden(place: Place, name: &OsStr) -> bool {
     }
 }
 
-/// A symlink is shown only if it is relative and stays inside the root, whoever resolves it.
+/// A symlink is shown only if it stays inside the root, whoever resolves it: it is relative, and goes up only at its start,
+/// from where it really is. What comes after a name may be another link, of which nobody knows how deep it leads.
 pub(crate) fn stays_inside(directory: &Path, target: &[u8]) -> bool {
     use std::os::unix::ffi::OsStringExt;
     use std::path::Component;
 
     let target = PathBuf::from(OsString::from_vec(target.to_vec()));
-    let mut depth = directory.components().count();
-    for component in target.components() {
-        match component {
-            Component::Normal(_) => depth += 1,
-            Component::CurDir => {}
-            Component::ParentDir => match depth.checked_sub(1) {
-                Some(up) => depth = up,
-                None => return false,
-            },
-            Component::RootDir | Component::Prefix(_) => return false,
-        }
-    }
-    true
+    let is_up = |component: &Component<'_>| matches!(component, Component::ParentDir | Component::CurDir);
+    let up = target.components().take_while(is_up).filter(|component| *component == Component::ParentDir).count();
+    let mut rest = target.components().skip_while(is_up);
+    up <= directory.components().count() && rest.all(|component| matches!(component, Component::Normal(_)))
 }
 
 #[cfg(test)]
@@ -371,7 +360,8 @@ mod tests {
     #[test]
     fn symlinks_that_lead_out_are_not_shown() {
         assert!(stays_inside(Path::new("a/b"), b"../c"));
-        assert!(stays_inside(Path::new("a"), b"../c/./d"));
+        assert!(stays_inside(Path::new("a"), b"./../c/./d"));
+        assert!(!stays_inside(Path::new("a/b"), b"c/../d"), "c may be a link to a directory that lies higher");
         assert!(!stays_inside(Path::new("a"), b"../../etc"));
         assert!(!stays_inside(Path::new(""), b".."));
         assert!(!stays_inside(Path::new("a/b"), b"/etc/passwd"));

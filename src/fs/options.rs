@@ -23,6 +23,8 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// Let root in beside the user who mounts.
     pub allow_root: bool,
+    /// Show what is mounted below the root, too. A file system of somebody else's may keep the mount waiting.
+    pub cross_mounts: bool,
     /// Refuse to execute files of the mount.
     pub noexec: bool,
     /// Follow no symbolic links in the mount (`first`, `last`, `at/…`). Takes root.
@@ -43,6 +45,7 @@ impl Default for MountOptions {
             read_only: false,
             allow_other: false,
             allow_root: false,
+            cross_mounts: false,
             noexec: false,
             nosymfollow: false,
             labels: Vec::new(),
@@ -139,6 +142,7 @@ impl MountOptions {
             ("rw", None) => self.read_only = false,
             ("allow_other", None) => self.allow_other = true,
             ("allow_root", None) => self.allow_root = true,
+            ("cross_mounts", None) => self.cross_mounts = true,
             ("noexec" | "user" | "users", None) => self.noexec = true,
             ("exec" | "defaults", None) => self.noexec = false,
             ("nosymfollow", None) => self.nosymfollow = true,

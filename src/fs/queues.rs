@@ -7,11 +7,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use rustix::fs::Stat;
+use rustix::fs::{Access, Stat};
 
 use crate::clock;
 use crate::queue::{self, Queue, QueueWriter, Scanner, SegmentId, Settings, layout, segment_name};
@@ -19,7 +18,8 @@ use crate::sync::AtomicU32;
 use crate::view::{Format, SegmentIndexes, View};
 
 use super::attr::narrowed;
-use super::backing::{Directory, FileId, Owner};
+use super::backing::{Directory, FileId};
+use super::credentials::{Caller, READ};
 use super::errno::{Errno, Result};
 use super::indexer::Indexer;
 use super::inodes::stable_hash;
@@ -59,10 +59,15 @@ pub(crate) struct OpenQueue {
     pub(crate) takes: AtomicU32,
     /// Who may read, and until when that is known, where it takes a look at many files.
     data_stat: Mutex<Option<(Instant, Stat)>>,
+    /// Callers who were found to be able to read, and until when that is known.
+    readable_by: Mutex<HashMap<Caller, Instant>>,
 }
 
 /// How often the first segment is looked for while retention is faster.
 const FIRST_TRIES: u32 = 20;
+/// Callers that are remembered for a queue.
+const MAX_CALLERS: usize = 64;
+
 /// How long it is believed who may read: long enough for a listing of many messages, short enough for a shell; longer where
 /// there are more segments to be looked at than these.
 const DATA_STAT_HOLDS: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(250)];
@@ -105,10 +110,9 @@ impl Generation {
 
 #[derive(Default)]
 struct SharedWriter {
-    writer: Option<QueueWriter>,
+    /// With whoever opened it. Its files are his, and come out of his quota, whoever else joins.
+    writer: Option<(QueueWriter, Caller)>,
     handles: usize,
-    /// The directory's time of change when its files were last given to their owner.
-    given: Option<(i64, u64)>,
 }
 
 /// A segment file as one can be told from another of the same name.
@@ -122,7 +126,7 @@ pub(crate) struct SegmentFile {
 
 impl OpenQueue {
     fn new(directory: Arc<Directory>, common: Arc<Common>) -> queue::Result<Self> {
-        let queue = Queue::open(directory.path())?;
+        let queue = open_queue(&directory)?;
         let indexes = Arc::new(SegmentIndexes::new(&queue, common.may_store));
         let opened = Self {
             identity: queue.id(),
@@ -137,6 +141,7 @@ impl OpenQueue {
             walker: Mutex::default(),
             takes: AtomicU32::new(0),
             data_stat: Mutex::default(),
+            readable_by: Mutex::default(),
         };
         *lock(&opened.first_segment) = opened.look_at_first_segment(None);
         Ok(opened)
@@ -159,7 +164,7 @@ impl OpenQueue {
             return true;
         }
         // Retention has gone on, or somebody has put other files there.
-        if !Queue::open(self.directory.path()).is_ok_and(|queue| queue.id() == self.identity) {
+        if !open_queue(&self.directory).is_ok_and(|queue| queue.id() == self.identity) {
             return false;
         }
         if let (Some(before), Some(now)) = (*seen, now)
@@ -294,24 +299,62 @@ impl OpenQueue {
         Ok(stat)
     }
 
+    /// EACCES unless the caller could read every message without the mount: reach the directory, and read the control
+    /// block and all segments.
+    pub(crate) fn check_readable(&self, caller: &Caller) -> Result<()> {
+        if !caller.is_other() {
+            let is_allowed = !caller.is_stranger() || caller.may(&self.data_stat()?, READ);
+            return if is_allowed { Ok(()) } else { Err(Errno::EACCES) };
+        }
+        if lock(&self.readable_by).get(caller).is_some_and(|until| Instant::now() < *until) {
+            return Ok(());
+        }
+        let bounds = self.queue.bounds()?;
+        let (first, head) = (bounds.first.segment.0, bounds.head.segment.0);
+        caller.act(|| {
+            self.directory.check_access(OsStr::new("."), Access::EXEC_OK)?;
+            self.directory.check_access(OsStr::new(layout::CONTROL_FILE), Access::READ_OK)?;
+            let check =
+                |segment| self.directory.check_access(segment_name(SegmentId(segment)).as_ref(), Access::READ_OK);
+            (first..=head).try_for_each(check)
+        })??;
+        let mut known = lock(&self.readable_by);
+        if known.len() >= MAX_CALLERS {
+            known.clear();
+        }
+        let holds = DATA_STAT_HOLDS[usize::from(head.saturating_sub(first) > MANY_SEGMENTS)];
+        known.insert(caller.clone(), Instant::now() + holds);
+        Ok(())
+    }
+
     /// Joins the append handles; the first takes the writer lock.
-    pub(crate) fn join_writer(&self) -> Result<()> {
+    pub(crate) fn join_writer(&self, caller: &Caller) -> Result<()> {
         let mut shared = lock(&self.writer);
         if shared.writer.is_none() {
-            shared.writer = Some(self.queue.writer()?);
-            self.give_files_to_owner(&mut shared.given);
+            shared.writer = Some((caller.act(|| self.queue.writer())??, caller.clone()));
+        } else if caller.is_other() {
+            self.check_writable(caller)?;
         }
         shared.handles += 1;
         Ok(())
     }
 
-    /// Runs with the writer that the append handles share.
+    /// EACCES unless the caller could write here without the mount, where he would open the same files.
+    fn check_writable(&self, caller: &Caller) -> Result<()> {
+        let head = self.queue.bounds()?.head.segment;
+        let (directory, file) = (Access::WRITE_OK | Access::EXEC_OK, Access::READ_OK | Access::WRITE_OK);
+        caller.act(|| {
+            self.directory.check_access(OsStr::new("."), directory)?;
+            self.directory.check_access(OsStr::new(layout::CONTROL_FILE), file)?;
+            self.directory.check_access(segment_name(head).as_ref(), file)
+        })?
+    }
+
+    /// Runs with the writer that the append handles share, as whoever opened it.
     pub(crate) fn with_writer<T>(&self, run: impl FnOnce(&mut QueueWriter) -> T) -> Result<T> {
         let mut shared = lock(&self.writer);
-        let result = shared.writer.as_mut().map(run).ok_or(Errno::EBADF);
-        // It may have gone on to another segment.
-        self.give_files_to_owner(&mut shared.given);
-        result
+        let (writer, opener) = shared.writer.as_mut().ok_or(Errno::EBADF)?;
+        opener.act(|| run(writer))
     }
 
     /// Leaves the append handles; the last lets go of the writer lock.
@@ -319,39 +362,26 @@ impl OpenQueue {
         let mut shared = lock(&self.writer);
         shared.handles = shared.handles.saturating_sub(1);
         if shared.handles == 0 {
-            shared.writer = None;
-            self.give_files_to_owner(&mut shared.given);
+            close_writer(shared.writer.take());
         }
     }
 
     /// Lets go of the writer lock though append handles may be open: the mount ends.
     pub(crate) fn drop_writer(&self) {
         let writer = lock(&self.writer).writer.take();
-        drop(writer);
+        close_writer(writer);
     }
+}
 
-    /// As [`Self::give_files_to_owner`], of what is there now.
-    pub(crate) fn give_all_to_owner(&self) {
-        self.give_files_to_owner(&mut None);
-    }
+fn open_queue(directory: &Directory) -> queue::Result<Queue> {
+    let dir = directory.dir().reopen().map_err(queue::Error::io(directory.dir().path(), "open it"))?;
+    Queue::open_in(dir)
+}
 
-    /// What root's daemon made belongs to whoever owns the directory. Best effort: the data is in either way. Cheap
-    /// while the directory does not change.
-    fn give_files_to_owner(&self, given: &mut Option<(i64, u64)>) {
-        let Ok(stat) = self.directory.stat_now() else { return };
-        let owner = Owner::of(&stat);
-        let changed = Some((stat.st_mtime, stat.st_mtime_nsec));
-        if !owner.is_other() || *given == changed {
-            return;
-        }
-        *given = changed;
-        for name in self.directory.names().unwrap_or_default() {
-            let internal = is_internal(&name) || name == layout::READERS_DIR;
-            let foreign = |stat: Stat| Owner::of(&stat) != owner && stat.st_uid == 0;
-            if internal && self.directory.stat_of(&name).is_ok_and(foreign) {
-                let _ = self.directory.give(&name, owner);
-            }
-        }
+fn close_writer(writer: Option<(QueueWriter, Caller)>) {
+    if let Some((writer, opener)) = writer {
+        // Whatever becomes of it, it is closed.
+        let _ = opener.act(|| drop(writer));
     }
 }
 
@@ -395,8 +425,10 @@ impl Queues {
 
     /// What lies in a directory.
     pub(crate) fn find(&self, directory: &Arc<Directory>) -> Contents {
-        if !self.holds_queue(directory) {
-            return Contents::Plain;
+        match self.holds_queue(directory) {
+            Ok(true) => {}
+            Ok(false) => return Contents::Plain,
+            Err(errno) => return Contents::Unreadable(errno),
         }
         let id = directory.id();
         let known = lock(&self.open).get(&id).and_then(Weak::upgrade);
@@ -417,18 +449,18 @@ impl Queues {
         }
     }
 
-    fn holds_queue(&self, directory: &Directory) -> bool {
+    fn holds_queue(&self, directory: &Directory) -> Result<bool> {
         if directory.stat_of(OsStr::new(layout::CONTROL_FILE)).is_ok() {
-            return true;
+            return Ok(true);
         }
         // There may be segments without a control block. Finding out takes a listing, so it is remembered; but not
         // of a directory that changed just now, and may change again within the resolution of its time stamp.
         let stat = &directory.stat;
         let (id, changed) = (directory.id(), (stat.st_mtime, stat.st_mtime_nsec));
         if lock(&self.plain).get(&id) == Some(&changed) {
-            return false;
+            return Ok(false);
         }
-        let holds_queue = Queue::exists(directory.path());
+        let holds_queue = queue::is_queue(directory.dir())?;
         let age_s = i64::try_from(clock::now_ns() / 1_000_000_000).unwrap_or(0).saturating_sub(stat.st_mtime);
         if !holds_queue && age_s > 1 {
             let mut plain = lock(&self.plain);
@@ -437,14 +469,18 @@ impl Queues {
             }
             plain.insert(id, changed);
         }
-        holds_queue
+        Ok(holds_queue)
     }
 
-    /// Makes a queue in a directory, or finds the one that somebody else just made.
-    pub(crate) fn create(&self, directory: &Arc<Directory>, settings: &Settings) -> Result<Arc<OpenQueue>> {
-        let path: PathBuf = directory.path();
+    /// Makes a queue in a directory for the caller, or finds the one that somebody else just made.
+    pub(crate) fn create(
+        &self,
+        directory: &Arc<Directory>,
+        settings: &Settings,
+        caller: &Caller,
+    ) -> Result<Arc<OpenQueue>> {
         let making = lock(&self.common.making);
-        drop(Queue::open_or_create(path, settings)?);
+        drop(caller.act(|| Queue::open_or_create_in(directory.dir(), settings))??);
         drop(making);
         match self.find(directory) {
             Contents::Queue(queue) => Ok(queue),

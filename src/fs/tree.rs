@@ -6,7 +6,7 @@
 //! its row made of the site at lookup.
 
 use std::cell::LazyCell;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -24,6 +24,7 @@ use super::handles::{OpenFile, Progress, Table};
 use super::inodes::{Ino, Inodes, Key, MESSAGE_BIT};
 use super::kernel::PageCache;
 use super::lock;
+pub(crate) use super::node::{DirectoryKind, DirectoryNode, Entry, FileNode, Item, Node};
 use super::nodes::{self, Access, Caller, File, Place, Row, Shared, Site};
 use super::poll;
 use super::queues::{Contents, Queues};
@@ -32,55 +33,6 @@ use super::watch::Notify;
 
 /// Longest name of a directory entry, in bytes.
 const MAX_NAME_LEN: usize = 255;
-
-/// What an inode number stands for.
-pub(crate) enum Node {
-    Directory(DirectoryNode),
-    File(Arc<dyn File>),
-}
-
-/// A directory: where it is, not what is in it.
-#[derive(Clone)]
-pub(crate) struct DirectoryNode {
-    pub(super) kind: DirectoryKind,
-    /// Path of the backing directory below the root.
-    pub(super) relative: Arc<Path>,
-    /// The backing directory.
-    pub(super) id: FileId,
-}
-
-#[derive(Clone)]
-pub(super) enum DirectoryKind {
-    /// The backing directory itself.
-    Backing,
-    /// One that only the mount has, in the backing directory or in another such directory.
-    Virtual {
-        place: Place,
-        /// What it is about: a reader's name, a place to read from.
-        subject: Option<Arc<str>>,
-        /// Its path below the backing directory.
-        path: Arc<Path>,
-    },
-}
-
-/// A node that was looked up.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Entry {
-    /// By which the kernel asks for it.
-    pub(crate) ino: Ino,
-    /// What programs see.
-    pub(crate) shown: Ino,
-    pub(crate) attr: Attr,
-    pub(crate) ttl: Ttl,
-}
-
-/// One line of a listing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Item {
-    pub(crate) name: OsString,
-    pub(crate) ino: Ino,
-    pub(crate) kind: Kind,
-}
 
 /// An open directory.
 enum Listing {
@@ -167,18 +119,19 @@ impl Tree {
     }
 
     /// Truncation to `size`, new times, or (EPERM) anything else.
-    pub(crate) fn setattr(&self, ino: Ino, size: Option<u64>, times: bool, other: bool, who: Caller) -> Result<Entry> {
+    pub(crate) fn setattr(&self, ino: Ino, size: Option<u64>, times: bool, other: bool, who: &Caller) -> Result<Entry> {
         self.writable()?;
         let node = self.node(ino)?;
         match &*node {
             Node::File(_) | Node::Directory(_) if other => return Err(Errno::EPERM),
             Node::Directory(_) => return Err(Errno::EPERM),
-            Node::File(file) => {
+            Node::File(node) => {
+                self.reach(&node.relative, node.id, who)?;
                 if size.is_some() {
-                    file.truncate()?;
+                    node.file.truncate()?;
                 }
                 if times {
-                    file.touch(who)?;
+                    node.file.touch(who)?;
                 }
             }
         }
@@ -187,15 +140,15 @@ impl Tree {
 
     pub(crate) fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
         match &*self.node(ino)? {
-            Node::File(file) => file.target(),
+            Node::File(node) => node.file.target(),
             Node::Directory(_) => Err(Errno::EINVAL),
         }
     }
 
-    pub(crate) fn mkdir(&self, parent: Ino, name: &OsStr, mode: u32, caller: Caller) -> Result<Entry> {
+    pub(crate) fn mkdir(&self, parent: Ino, name: &OsStr, mode: u32, caller: &Caller) -> Result<Entry> {
         self.writable()?;
         check_len(name)?;
-        let directory = self.directory(parent)?;
+        let directory = self.directory_for(parent, caller)?;
         let site = self.site(&directory)?;
         match directory.kind {
             DirectoryKind::Backing => {
@@ -207,8 +160,8 @@ impl Tree {
                 }
                 // It may become a queue, and must not look like a part of the queue that this one may become.
                 bus::check_queue_name(name.to_str().ok_or(Errno::EINVAL)?)?;
-                let owner = super::backing::Owner { uid: caller.uid, gid: caller.gid };
-                site.directory.make_directory(name, mode, owner)?;
+                // The mode has had the umask applied.
+                caller.clone().with_umask(0).act(|| site.directory.make_directory(name, mode))??;
             }
             DirectoryKind::Virtual { place: Place::Readers, .. } => readers::register(site.queue()?, name, caller)?,
             DirectoryKind::Virtual { .. } => return Err(Errno::EPERM),
@@ -216,36 +169,36 @@ impl Tree {
         self.lookup(parent, name)
     }
 
-    pub(crate) fn rmdir(&self, parent: Ino, name: &OsStr) -> Result<()> {
+    pub(crate) fn rmdir(&self, parent: Ino, name: &OsStr, caller: &Caller) -> Result<()> {
         self.writable()?;
-        let directory = self.directory(parent)?;
+        let directory = self.directory_for(parent, caller)?;
         let (_, node) = self.child(&directory, name)?;
         let site = self.site(&directory)?;
         match (&directory.kind, &*node) {
             (_, Node::File(_)) => Err(Errno::ENOTDIR),
-            (DirectoryKind::Virtual { place: Place::Readers, .. }, _) => readers::remove(site.queue()?, name),
+            (DirectoryKind::Virtual { place: Place::Readers, .. }, _) => readers::remove(site.queue()?, name, caller),
             (DirectoryKind::Backing, Node::Directory(DirectoryNode { kind: DirectoryKind::Backing, .. })) => {
-                site.directory.remove_directory(name)
+                caller.act(|| site.directory.remove_directory(name))?
             }
             _ => Err(Errno::EPERM),
         }
     }
 
-    pub(crate) fn unlink(&self, parent: Ino, name: &OsStr) -> Result<()> {
+    pub(crate) fn unlink(&self, parent: Ino, name: &OsStr, caller: &Caller) -> Result<()> {
         self.writable()?;
-        let directory = self.directory(parent)?;
+        let directory = self.directory_for(parent, caller)?;
         let site = self.site(&directory)?;
         match nodes::find(children::place(&directory, &site), name) {
-            Some(Row { remove: Some(remove), .. }) => remove(&site),
+            Some(Row { remove: Some(remove), .. }) => remove(&site, caller),
             _ => self.child(&directory, name).and(Err(Errno::EPERM)),
         }
     }
 
     /// `open(2)` with O_CREAT of a name that is not there.
-    pub(crate) fn create(&self, parent: Ino, name: &OsStr, access: Access, caller: Caller) -> Result<(Entry, u64)> {
+    pub(crate) fn create(&self, parent: Ino, name: &OsStr, access: Access, caller: &Caller) -> Result<(Entry, u64)> {
         self.writable()?;
         check_len(name)?;
-        let directory = self.directory(parent)?;
+        let directory = self.directory_for(parent, caller)?;
         let site = self.site(&directory)?;
         if let Some(Row { create: Some(create), .. }) = nodes::find(children::place(&directory, &site), name) {
             create(&site, caller)?;
@@ -262,15 +215,19 @@ impl Tree {
         }
     }
 
-    pub(crate) fn open(&self, ino: Ino, access: Access, caller: Caller) -> Result<u64> {
+    pub(crate) fn open(&self, ino: Ino, access: Access, caller: &Caller) -> Result<u64> {
         let node = self.node(ino)?;
-        let Node::File(file) = &*node else { return Err(Errno::EISDIR) };
+        let Node::File(FileNode { file, relative, id }) = &*node else { return Err(Errno::EISDIR) };
         if access != Access::Read {
             self.writable()?;
         }
         if !file.is_current() {
             // The kernel looks the name up again.
             return Err(Errno::ESTALE);
+        }
+        self.reach(relative, *id, caller)?;
+        if let Some(queue) = file.messages_of() {
+            queue.check_readable(caller)?;
         }
         let handle = file.open(access, caller)?;
         self.files.insert(|fh| OpenFile {
@@ -318,8 +275,11 @@ impl Tree {
         }
     }
 
-    pub(crate) fn opendir(&self, ino: Ino) -> Result<u64> {
-        let directory = self.directory(ino)?;
+    pub(crate) fn opendir(&self, ino: Ino, caller: &Caller) -> Result<u64> {
+        let directory = self.directory_for(ino, caller)?;
+        if caller.is_other() {
+            children::check_listable(&directory, &self.site(&directory)?, caller)?;
+        }
         if let DirectoryKind::Virtual { place: Place::Messages, .. } = directory.kind {
             let numbers = Box::new(Mutex::new(Numbers::new(self.site(&directory)?.queue()?)));
             return self.listings.insert(|_| Listing::Numbers { ino, directory, numbers });
@@ -360,7 +320,9 @@ impl Tree {
                         Listed::Itself => *ino,
                     };
                     let enter = || match &listed {
-                        Listed::Message(file) => self.enter(key(), Arc::new(Node::File(Arc::new(file.clone())))),
+                        Listed::Message(file) => {
+                            self.enter(key(), Arc::new(Node::File(FileNode::new(directory, Arc::new(file.clone())))))
+                        }
                         Listed::Link(_) => self.lookup(*ino, name),
                         Listed::Itself => self.getattr(*ino),
                     };
@@ -378,7 +340,7 @@ impl Tree {
                 }
                 let site = site.as_ref().map_err(|errno| *errno)?;
                 let (key, node) = children::find(&directory, site, &item.name)?;
-                let attr = if let Node::File(file) = &*node { file.quick_attr()? } else { self.attr(&node)? };
+                let attr = if let Node::File(node) = &*node { node.file.quick_attr()? } else { self.attr(&node)? };
                 let (ino, node) = self.inodes.enter(key, node);
                 Ok(Entry { ino, shown: ino, attr, ttl: ttl(&node) })
             };
@@ -427,6 +389,23 @@ impl Tree {
         }
     }
 
+    /// As [`Self::directory`], which the caller must be able to reach.
+    fn directory_for(&self, ino: Ino, caller: &Caller) -> Result<DirectoryNode> {
+        let node = self.directory(ino)?;
+        self.reach(&node.relative, node.id, caller)?;
+        Ok(node)
+    }
+
+    /// EACCES unless the caller's own rights lead to a backing directory. The kernel has looked at modes only, and at
+    /// those of a moment ago.
+    fn reach(&self, relative: &Path, id: FileId, caller: &Caller) -> Result<()> {
+        if !caller.is_other() {
+            return Ok(());
+        }
+        let directory = caller.act(|| self.shared.backing.directory(relative))??;
+        if directory.id() == id { Ok(()) } else { Err(Errno::ESTALE) }
+    }
+
     fn backing_directory(&self, node: &DirectoryNode) -> Result<Directory> {
         let directory = self.shared.backing.directory(&node.relative)?;
         if directory.id() == node.id { Ok(directory) } else { Err(Errno::ESTALE) }
@@ -451,7 +430,7 @@ impl Tree {
 
     fn attr(&self, node: &Node) -> Result<Attr> {
         match node {
-            Node::File(file) => file.attr(),
+            Node::File(node) => node.file.attr(),
             Node::Directory(directory) => match &directory.kind {
                 DirectoryKind::Backing => Ok(Attr::of(&self.backing_directory(directory)?.stat, Kind::Directory)),
                 DirectoryKind::Virtual { place, .. } => children::attr(*place, &self.site(directory)?),
@@ -462,7 +441,7 @@ impl Tree {
     fn enter(&self, key: Key, node: Arc<Node>) -> Result<Entry> {
         // Attributes first: a node that has none is not there, and must not be entered.
         let attr = self.attr(&node)?;
-        if let Node::File(file) = &*node
+        if let Node::File(FileNode { file, .. }) = &*node
             && let Some(ino) = self.message_number(&key, &**file)
         {
             self.messages.remember(ino, &node);
@@ -493,7 +472,8 @@ impl Tree {
         }
         let (home, seq) = self.messages.find(ino).ok_or(Errno::ESTALE)?;
         let relative = Arc::from(home.path.parent().ok_or(Errno::ESTALE)?);
-        let site = self.site(&DirectoryNode { kind: DirectoryKind::Backing, relative, id: home.id })?;
+        let directory = DirectoryNode { kind: DirectoryKind::Backing, relative, id: home.id };
+        let site = self.site(&directory)?;
         let queue = site.queue().map_err(|_| Errno::ESTALE)?;
         if queue.identity != home.generation {
             return Err(Errno::ESTALE);
@@ -502,7 +482,7 @@ impl Tree {
             Errno::ENOENT => Errno::ESTALE,
             other => other,
         })?;
-        let node = Arc::new(Node::File(file));
+        let node = Arc::new(Node::File(FileNode::new(&directory, file)));
         self.messages.remember(ino, &node);
         Ok(node)
     }
@@ -529,7 +509,7 @@ impl Tree {
 fn ttl(node: &Node) -> Ttl {
     match node {
         Node::Directory(_) => Ttl::DIRECTORY,
-        Node::File(file) => file.ttl(),
+        Node::File(node) => node.file.ttl(),
     }
 }
 

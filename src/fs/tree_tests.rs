@@ -10,7 +10,6 @@ use crate::queue::Queue;
 
 const CHUNK: usize = 1 << 20;
 const DEADLINE: Duration = Duration::from_secs(10);
-const ROOT_USER: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 
 struct Fixture {
     tree: Arc<Tree>,
@@ -27,7 +26,7 @@ impl Fixture {
         let settings = Settings { segment_size: 65536, ..Settings::default() };
         let queue = Queue::create(root.path().join("q"), &settings).unwrap();
         queue.writer().unwrap().append(1, b"first").unwrap();
-        let backing = Backing::open(root.path()).unwrap();
+        let backing = Backing::open(root.path(), false).unwrap();
         let tree = Arc::new(Tree::new(backing, read_only, settings, CHUNK, None).unwrap());
         Self { tree, root }
     }
@@ -56,7 +55,7 @@ impl Fixture {
     }
 
     fn open(&self, path: &str, access: Access) -> Result<u64> {
-        self.tree.open(self.look(path)?.ino, access, ROOT_USER)
+        self.tree.open(self.look(path)?.ino, access, &Caller::root())
     }
 
     fn read(&self, fh: u64, offset: u64, size: usize) -> Result<String> {
@@ -76,7 +75,7 @@ impl Fixture {
 
     fn list(&self, path: &str) -> Vec<String> {
         let ino = if path.is_empty() { Ino::ROOT } else { self.look(path).unwrap().ino };
-        let fh = self.tree.opendir(ino).unwrap();
+        let fh = self.tree.opendir(ino, &Caller::root()).unwrap();
         let mut names = Vec::new();
         self.tree
             .readdir(fh, 2, |item, _, _| {
@@ -112,7 +111,7 @@ fn names_lead_to_what_they_say() {
 #[test]
 fn a_listing_read_again_from_its_start_is_new() {
     let f = Fixture::new();
-    let fh = f.tree.opendir(Ino::ROOT).unwrap();
+    let fh = f.tree.opendir(Ino::ROOT, &Caller::root()).unwrap();
     let count = || {
         let mut count = 0;
         f.tree
@@ -139,7 +138,7 @@ fn a_listing_read_again_from_its_start_is_new() {
 fn messages_keep_their_number_until_retention() {
     let f = Fixture::new();
     let before = f.look("q/messages.txt").unwrap();
-    let held = f.tree.open(before.ino, Access::Read, ROOT_USER).unwrap();
+    let held = f.tree.open(before.ino, Access::Read, &Caller::root()).unwrap();
     let big = vec![b'x'; 40_000];
     f.append(&big);
     f.append(&big);
@@ -152,7 +151,7 @@ fn messages_keep_their_number_until_retention() {
     assert_eq!(f.read(held, 0, 10).unwrap(), "first\nxxxx", "who has it open goes on reading it");
     assert_eq!(f.read(held, 2, 1 << 20).unwrap().len(), 2 * 40_001 + 4, "and what follows");
     assert_eq!(f.tree.getattr(before.ino).unwrap().attr.size, grown.attr.size, "the old file does not shrink");
-    assert_eq!(f.tree.open(before.ino, Access::Read, ROOT_USER).unwrap_err(), Errno::ESTALE);
+    assert_eq!(f.tree.open(before.ino, Access::Read, &Caller::root()).unwrap_err(), Errno::ESTALE);
     f.tree.forget(rotated.ino, 1);
     assert_eq!(f.look("q/messages.txt").unwrap().ino, rotated.ino, "forgotten and found again");
 }
@@ -228,10 +227,13 @@ fn the_end_of_the_mount_takes_in_unfinished_lines() {
 fn a_read_only_tree_refuses_every_change() {
     let f = Fixture::with_access(true);
     assert_eq!(f.open("q/append.txt", Access::Write).unwrap_err(), Errno::EROFS);
-    assert_eq!(f.tree.mkdir(Ino::ROOT, OsStr::new("x"), 0o755, ROOT_USER).unwrap_err(), Errno::EROFS);
-    assert_eq!(f.tree.create(Ino::ROOT, OsStr::new("READY"), Access::Write, ROOT_USER).unwrap_err(), Errno::EROFS);
-    assert_eq!(f.tree.unlink(Ino::ROOT, OsStr::new("READY")), Err(Errno::EROFS));
-    assert_eq!(f.tree.setattr(Ino::ROOT, None, true, false, ROOT_USER).unwrap_err(), Errno::EROFS);
+    assert_eq!(f.tree.mkdir(Ino::ROOT, OsStr::new("x"), 0o755, &Caller::root()).unwrap_err(), Errno::EROFS);
+    assert_eq!(
+        f.tree.create(Ino::ROOT, OsStr::new("READY"), Access::Write, &Caller::root()).unwrap_err(),
+        Errno::EROFS
+    );
+    assert_eq!(f.tree.unlink(Ino::ROOT, OsStr::new("READY"), &Caller::root()), Err(Errno::EROFS));
+    assert_eq!(f.tree.setattr(Ino::ROOT, None, true, false, &Caller::root()).unwrap_err(), Errno::EROFS);
 }
 
 /// Parks a read of a follower; what it is answered comes through the channel.

@@ -10,7 +10,7 @@ use std::path::Path;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::checksum::block_sum;
-use super::dir::{Access, Dir};
+use super::dir::{Access, Dir, is_already_there};
 use super::error::{Error, Result};
 use super::layout::{
     self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, CONTROL_MAGIC, CONTROL_SETTINGS, HeadSlot, NO_LIMIT, NO_LIMIT_32,
@@ -195,8 +195,7 @@ pub(crate) fn create(dir: &Dir, geometry: Geometry, replace: bool) -> Result<()>
         let at = offset as usize;
         bytes[at..at + size_of::<SettingsBlock>()].copy_from_slice(geometry.to_block().as_bytes());
     }
-    let file = dir.open_file(&temporary, Access::CreateNew)?;
-    let file = file.ok_or_else(|| Error::io(&path, "make it")(std::io::ErrorKind::NotFound.into()))?;
+    let file = dir.create_file(&temporary)?;
     super::sys::allocate(&file, u64::from(CONTROL_LEN)).map_err(Error::io(&path, "allocate it"))?;
     file.write_all_at(&bytes, 0).map_err(Error::io(&path, "write it"))?;
     file.sync_all().map_err(Error::io(&path, "sync it"))?;
@@ -241,10 +240,9 @@ fn keep_evidence(dir: &Dir, file: &File, path: &Path) -> Result<()> {
     let name = format!("{CONTROL_FILE}.damaged");
     let mut bytes = vec![0; CONTROL_LEN as usize];
     let count = super::resync::read_some(file, &mut bytes, 0).map_err(Error::io(path, "read it"))?;
-    match dir.open_file(&name, Access::CreateNew) {
-        Ok(Some(copy)) => copy.write_all_at(&bytes[..count], 0).map_err(Error::io(&dir.path_of(&name), "write it")),
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Ok(None) => Ok(()),
+    match dir.create_file(&name) {
+        Ok(copy) => copy.write_all_at(&bytes[..count], 0).map_err(Error::io(&dir.path_of(&name), "write it")),
+        Err(error) if is_already_there(&error) => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -12,11 +12,11 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::checksum::{Summer, block_sum};
 use super::control::{Geometry, check_version, is_sound, read_block};
-use super::dir::{Access, Dir};
+use super::dir::{Access, Dir, is_already_there};
 use super::error::{Error, Result};
 use super::layout::{
-    self, CURSOR_LEN, CURSOR_LIVENESS, CURSOR_MAGIC, CURSOR_SLOTS, CURSOR_SUFFIX, CursorIdentity, CursorSlot,
-    LivenessBlock, READERS_DIR, TEMPORARY_SUFFIX,
+    self, CONTROL_FILE, CURSOR_LEN, CURSOR_LIVENESS, CURSOR_MAGIC, CURSOR_SLOTS, CURSOR_SUFFIX, CursorIdentity,
+    CursorSlot, LivenessBlock, READERS_DIR, TEMPORARY_SUFFIX,
 };
 use super::lock;
 use super::mapping::Mapping;
@@ -80,7 +80,7 @@ pub(crate) fn names(queue: &Dir) -> Result<Vec<String>> {
 /// Registers a reader; false if it is registered already.
 pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Place) -> Result<bool> {
     check_name(name)?;
-    let dir = queue.make_dir(READERS_DIR)?;
+    let dir = queue.open_or_create_dir(READERS_DIR)?;
     let final_name = file_name(name);
     let path = dir.path_of(&final_name);
     // Random, so that two threads, or processes of two pid namespaces, don't meet in one temporary file.
@@ -95,8 +95,7 @@ pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Place)
     let at = CURSOR_LIVENESS as usize;
     bytes[at..at + size_of::<LivenessBlock>()].copy_from_slice(liveness.as_bytes());
     super::sys::check_size_limit(u64::from(CURSOR_LEN)).map_err(Error::io(&path, "make it"))?;
-    let file = dir.open_file(&temporary, Access::CreateNew)?;
-    let file = file.ok_or_else(|| Error::io(&path, "make it")(std::io::ErrorKind::NotFound.into()))?;
+    let file = dir.create_file_with(&temporary, queue.mode_of(CONTROL_FILE)).map_err(Error::io(&path, "create it"))?;
     let made = file.write_all_at(&bytes, 0).and_then(|()| file.sync_all()).map_err(Error::io(&path, "write it"));
     match made.and_then(|()| dir.rename(&temporary, &final_name, false)) {
         Ok(()) => {
@@ -107,10 +106,7 @@ pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Place)
         }
         Err(error) => {
             let _ = dir.remove(&temporary);
-            match error {
-                Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-                error => Err(error),
-            }
+            if is_already_there(&error) { Ok(false) } else { Err(error) }
         }
     }
 }
@@ -185,6 +181,14 @@ impl CursorFile {
             Some(file) => Ok(Self { file, path, dir, name }),
             None => Err(Error::NoSuchReader { path }),
         }
+    }
+
+    pub(crate) fn reader_name(&self) -> &str {
+        self.name.strip_suffix(CURSOR_SUFFIX).unwrap_or(&self.name)
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
     }
 
     /// Where the reader stands, and the generation of the slot that says so.

@@ -210,10 +210,26 @@ impl Shared {
         u64::from(end.saturating_sub(RECORDS_START))
     }
 
+    /// What there is to say about the reader of an open cursor.
+    pub(crate) fn inspect_cursor(self: &Arc<Self>, cursor: &CursorFile) -> Result<ReaderInfo> {
+        let bounds = self.bounds()?;
+        let segments = self.segment_infos(&bounds)?;
+        Ok(self.cursor_info(cursor.reader_name().to_owned(), Ok(cursor), &bounds, &segments))
+    }
+
     fn reader_info(self: &Arc<Self>, name: String, bounds: &Bounds, segments: &[SegmentInfo]) -> ReaderInfo {
         let file = CursorFile::open(&self.dir, &name, Access::Read);
+        self.cursor_info(name, file.as_ref(), bounds, segments)
+    }
+
+    fn cursor_info(
+        self: &Arc<Self>,
+        name: String,
+        file: std::result::Result<&CursorFile, &super::error::Error>,
+        bounds: &Bounds,
+        segments: &[SegmentInfo],
+    ) -> ReaderInfo {
         let place = file
-            .as_ref()
             .map_err(ToString::to_string)
             .and_then(|file| file.read(&self.geometry).map(|(place, _)| place).map_err(|error| error.to_string()));
         let file = file.ok();
@@ -228,8 +244,8 @@ impl Shared {
             // Seconds for people: the fraction's last digits don't matter.
             #[allow(clippy::cast_precision_loss)]
             lag_seconds: lag_ns as f64 / 1e9,
-            heartbeat_age_ms: file.as_ref().and_then(CursorFile::heartbeat_age_ms),
-            in_use: file.as_ref().is_some_and(CursorFile::is_in_use),
+            heartbeat_age_ms: file.and_then(CursorFile::heartbeat_age_ms),
+            in_use: file.is_some_and(CursorFile::is_in_use),
             pins_segments: segments.iter().filter(pinned).count() as u64,
             pins_bytes: segments.iter().filter(pinned).map(|info| info.bytes).sum(),
             damage: place.as_ref().err().cloned(),

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use super::dir::{Access, Dir};
+use super::dir::Dir;
 use super::error::{Error, LockHolder, Result};
 use super::layout::LOCK_FILE;
 use super::sys;
@@ -28,8 +28,7 @@ impl WriterLock {
         let (path, lock_path) = (dir.path(), dir.path_of(LOCK_FILE));
         // A second open of the same directory: the lock belongs to this open file, not to the process.
         let guard = dir.open_dir(".").map_err(Error::io(path, "open it to lock it"))?;
-        let file = dir.open_file(LOCK_FILE, Access::WriteOrCreate)?;
-        let file = file.ok_or_else(|| Error::io(&lock_path, "make it")(io::ErrorKind::NotFound.into()))?;
+        let file = dir.open_or_create_file(LOCK_FILE)?;
         let locked = || {
             // The file may be another one than the writer's: somebody has deleted that.
             let of_file = lock_holder(&file).ok().flatten();

@@ -68,15 +68,18 @@ pub use wake::{WaitTicket, Waiter, wait_any};
 pub use writer::QueueWriter;
 
 pub(crate) use lock::start_of;
-pub(crate) use sys::{close_backing, leave_descriptor_table};
+pub(crate) use sys::{close_backing, leave_descriptor_table, leave_shared_umask, set_file_ids};
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use control::Geometry;
-use cursor::{CursorFile, Place};
-use dir::{Access, Dir};
+pub(crate) use cursor::CursorFile;
+use cursor::Place;
+pub(crate) use dir::Access as FileAccess;
+use dir::Access;
+pub(crate) use dir::Dir;
 use layout::CONTROL_FILE;
 use lock::WriterLock;
 use segment::Segment;
@@ -129,16 +132,22 @@ impl Queue {
             // The directory above would look like a queue.
             return Err(Error::InvalidName { name: name.into_owned(), reason: "files of a queue have such names" });
         }
-        std::fs::create_dir_all(path).map_err(Error::io(path, "make the queue's directory"))?;
-        let dir = Dir::open(path).map_err(Error::io(path, "open it"))?;
+        std::fs::create_dir_all(path).map_err(Error::io(path, "create the queue's directory"))?;
+        Self::create_in(Dir::open(path).map_err(Error::io(path, "open it"))?, settings)
+    }
+
+    /// As [`create`](Self::create), in a directory that is open already.
+    pub(crate) fn create_in(dir: Dir, settings: &Settings) -> Result<Self> {
+        settings.validate()?;
+        let exists = || Error::AlreadyExists { path: dir.path().to_path_buf() };
         if is_queue(&dir)? {
-            return Err(Error::AlreadyExists { path: path.to_path_buf() });
+            return Err(exists());
         }
         let _lock = WriterLock::take(&dir)?;
         if is_queue(&dir)? {
-            return Err(Error::AlreadyExists { path: path.to_path_buf() });
+            return Err(exists());
         }
-        let queue_id = sys::random_u64().map_err(Error::io(path, "get a random number for it"))?;
+        let queue_id = sys::random_u64().map_err(Error::io(dir.path(), "get a random number for it"))?;
         let geometry = Geometry { queue_id, created_ns: clock::now_ns(), generation: 0, settings: *settings };
         Segment::create(&dir, &geometry, SegmentId(0), geometry.created_ns, &mut Left::default())?;
         // Last: a directory is a queue from here on.
@@ -155,17 +164,20 @@ impl Queue {
     /// [`Error::UnsupportedVersion`], [`Error::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let not_a_queue = |reason: &str| Error::NotAQueue { path: path.to_path_buf(), reason: reason.to_owned() };
-        let dir = match Dir::open(path) {
-            Ok(dir) => dir,
+        match Dir::open(path) {
+            Ok(dir) => Self::open_in(dir),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(not_a_queue("there is no such directory; make one with 'chron-cli create'"));
+                Err(not_a_queue(path, "there is no such directory; make one with 'chron-cli create'"))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-                return Err(not_a_queue("it is no directory"));
+                Err(not_a_queue(path, "it is not a directory"))
             }
-            Err(error) => return Err(Error::io(path, "open it")(error)),
-        };
+            Err(error) => Err(Error::io(path, "open it")(error)),
+        }
+    }
+
+    /// As [`open`](Self::open), of a directory that is open already.
+    pub(crate) fn open_in(dir: Dir) -> Result<Self> {
         let damage = match dir.open_file(CONTROL_FILE, Access::Read) {
             Ok(Some(file)) => match control::read_geometry(&file, &dir.path_of(CONTROL_FILE)) {
                 Ok(geometry) => return Ok(Self { shared: Shared::new(dir, geometry, None) }),
@@ -182,7 +194,7 @@ impl Queue {
                 Some(geometry) => Ok(Self { shared: Shared::new(dir, geometry, None) }),
                 None => Err(damage),
             },
-            None => Err(not_a_queue("the directory holds no control.meta and no segments")),
+            None => Err(not_a_queue(dir.path(), "the directory holds no control.meta and no segments")),
         }
     }
 
@@ -212,9 +224,34 @@ impl Queue {
         }
     }
 
-    /// Whether a directory holds a queue, sound or damaged. Cheap.
-    pub fn exists(path: impl AsRef<Path>) -> bool {
-        Dir::open(path.as_ref()).and_then(|dir| is_queue(&dir).map_err(std::io::Error::other)).unwrap_or(false)
+    /// As [`open_or_create`](Self::open_or_create), in a directory that is open already.
+    pub(crate) fn open_or_create_in(dir: &Dir, settings: &Settings) -> Result<Self> {
+        let reopen = || dir.reopen().map_err(Error::io(dir.path(), "open it"));
+        match Self::open_in(reopen()?) {
+            Err(Error::NotAQueue { .. }) => match Self::create_in(reopen()?, settings) {
+                Err(Error::AlreadyExists { .. }) => Self::open_in(reopen()?),
+                created => created,
+            },
+            opened => opened,
+        }
+    }
+
+    /// Whether a directory holds a queue, sound or damaged. False where there is no such directory. Cheap.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where that can't be told: it may hold one.
+    pub fn exists(path: impl AsRef<Path>) -> Result<bool> {
+        use std::io::ErrorKind::{NotADirectory, NotFound};
+        match Dir::open(path.as_ref()) {
+            Ok(dir) => is_queue(&dir),
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(false),
+            Err(error) => Err(Error::io(path.as_ref(), "open it")(error)),
+        }
+    }
+
+    /// The queue's directory, for what else lies in it.
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.shared.dir
     }
 
     /// The queue's directory, as it was given.
@@ -363,8 +400,7 @@ impl Queue {
     /// # Errors
     /// [`Error::NoSuchReader`], [`Error::InvalidName`], [`Error::Damaged`] if its cursor file is; [`Error::Io`].
     pub fn reader_position(&self, name: &str) -> Result<u64> {
-        let file = CursorFile::open(&self.shared.dir, name, Access::Read)?;
-        file.read(&self.shared.geometry).map(|(place, _)| place.seq)
+        self.cursor_seq(&self.cursor(name, Access::Read)?)
     }
 
     /// Registers a reader at the first retained message; false if it is registered already.
@@ -373,9 +409,38 @@ impl Queue {
     /// [`Error::InvalidName`], [`Error::NameTooLong`], [`Error::Io`].
     pub fn add_reader(&self, name: &str) -> Result<bool> {
         check_name(name)?;
-        let bounds = self.bounds()?;
+        self.add_reader_at(name, &self.bounds()?)
+    }
+
+    /// As [`add_reader`](Self::add_reader), at the first message of these bounds.
+    pub(crate) fn add_reader_at(&self, name: &str, bounds: &Bounds) -> Result<bool> {
         let place = Place { seq: bounds.first_seq, position: Some(bounds.first) };
         cursor::create(&self.shared.dir, &self.shared.geometry, name, place)
+    }
+
+    /// A registered reader's cursor, for [`cursor_seq`](Self::cursor_seq) and others that shall not look for its name again.
+    pub(crate) fn cursor(&self, name: &str, access: FileAccess) -> Result<CursorFile> {
+        CursorFile::open(&self.shared.dir, name, access)
+    }
+
+    /// As [`reader_position`](Self::reader_position).
+    pub(crate) fn cursor_seq(&self, cursor: &CursorFile) -> Result<u64> {
+        cursor.read(&self.shared.geometry).map(|(place, _)| place.seq)
+    }
+
+    /// As [`seek_reader`](Self::seek_reader).
+    pub(crate) fn seek_cursor(&self, cursor: &CursorFile, seq: u64) -> Result<()> {
+        let bounds = self.bounds()?;
+        if !(bounds.first_seq..=bounds.next_seq).contains(&seq) {
+            let what = format!("message {seq}; the queue has {} to {}", bounds.first_seq, bounds.next_seq);
+            return Err(Error::NoSuchPosition { path: self.path().to_path_buf(), what });
+        }
+        cursor.set(&self.shared.geometry, Place { seq, position: None })
+    }
+
+    /// What [`inspect`](Self::inspect) says of a reader.
+    pub(crate) fn inspect_cursor(&self, cursor: &CursorFile) -> Result<ReaderInfo> {
+        self.shared.inspect_cursor(cursor)
     }
 
     /// Removes a reader that no process is using.
@@ -392,13 +457,7 @@ impl Queue {
     /// # Errors
     /// [`Error::NoSuchPosition`], [`Error::ReaderInUse`], [`Error::NoSuchReader`], [`Error::Io`].
     pub fn seek_reader(&self, name: &str, seq: u64) -> Result<()> {
-        let file = CursorFile::open(&self.shared.dir, name, Access::Write)?;
-        let bounds = self.bounds()?;
-        if !(bounds.first_seq..=bounds.next_seq).contains(&seq) {
-            let what = format!("message {seq}; the queue has {} to {}", bounds.first_seq, bounds.next_seq);
-            return Err(Error::NoSuchPosition { path: self.path().to_path_buf(), what });
-        }
-        file.set(&self.shared.geometry, Place { seq, position: None })
+        self.seek_cursor(&self.cursor(name, Access::Write)?, seq)
     }
 }
 
@@ -436,7 +495,12 @@ fn assert_threads() {
     send::<Scanner>();
 }
 
-fn is_queue(dir: &Dir) -> Result<bool> {
+fn not_a_queue(path: &Path, reason: &str) -> Error {
+    Error::NotAQueue { path: path.to_path_buf(), reason: reason.to_owned() }
+}
+
+/// Whether a directory holds a queue.
+pub(crate) fn is_queue(dir: &Dir) -> Result<bool> {
     let names = dir.names()?;
     Ok(names.iter().any(|name| name == CONTROL_FILE || parse_segment_name(name).is_some()))
 }

@@ -28,8 +28,8 @@ pub(crate) struct Sealed {
     /// Its identity, start and seal blocks and the header of the sealing record, as they lie in the file: no other
     /// segment has these, nor this one with other messages in it.
     pub(crate) fingerprint: [u8; FINGERPRINT_LEN],
-    /// Owner, group and mode of the file.
-    pub(crate) access: (u32, u32, u32),
+    /// The file's permissions.
+    pub(crate) mode: u32,
 }
 
 impl Queue {
@@ -62,7 +62,7 @@ impl Queue {
             last_timestamp_ns: seal.last_timestamp_ns.get(),
             end_offset,
             fingerprint,
-            access: (metadata.uid(), metadata.gid(), metadata.mode()),
+            mode: metadata.mode() & 0o666,
         }))
     }
 }

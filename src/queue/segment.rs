@@ -125,10 +125,9 @@ impl Segment {
         let spare = spare::take(dir, &temporary, size, left);
         let is_reused = spare.is_some();
         let (file, map) = match spare {
-            Some(Spare { file, map }) => (Some(file), map),
-            None => (dir.open_file(&temporary, Access::CreateNew)?, None),
+            Some(Spare { file, map }) => (file, map),
+            None => (dir.create_file(&temporary)?, None),
         };
-        let file = file.ok_or_else(|| Error::io(&path, "make it")(std::io::ErrorKind::NotFound.into()))?;
         let made = fill(&file, &path, geometry, (id, is_reused), now_ns).and_then(|salt| {
             dir.rename(&temporary, &name, false)?;
             Ok(salt)

@@ -176,7 +176,7 @@ mod tests {
     }
 
     fn segment(dir: &Dir, name: &str) -> (File, Arc<Mapping>) {
-        let file = dir.open_file(name, Access::CreateNew).unwrap().unwrap();
+        let file = dir.create_file(name).unwrap();
         file.set_len(u64::from(SIZE)).unwrap();
         let map = Arc::new(Mapping::read_write(&file, &dir.path_of(name), SIZE).unwrap());
         (file, map)

@@ -45,11 +45,6 @@ pub(crate) fn unlink_at(dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(dir, name, AtFlags::empty())?)
 }
 
-/// Creates the directory `name` in `dir`.
-pub(crate) fn mkdir_at(dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    Ok(rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o777))?)
-}
-
 /// Fails where the process may not make a file this long: to be asked before writing, because the kernel's answer is
 /// SIGXFSZ.
 pub(crate) fn check_size_limit(len: u64) -> io::Result<()> {
@@ -189,4 +184,31 @@ pub(crate) fn random_u64() -> io::Result<u64> {
     // Requests this small are answered whole.
     let got = rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty())?;
     if got == bytes.len() { Ok(u64::from_le_bytes(bytes)) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// Gives the calling thread a umask, working directory and root of its own.
+pub(crate) fn leave_shared_umask() -> io::Result<()> {
+    // SAFETY: a plain call; the thread only stops sharing three values with the others.
+    check(unsafe { libc::unshare(libc::CLONE_FS) }).map(drop)
+}
+
+/// Sets the user and group by which the kernel judges the calling thread's access to files. Neither may be the highest
+/// number, which means "unchanged".
+pub(crate) fn set_file_ids(uid: u32, gid: u32) -> io::Result<()> {
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: plain calls that concern this thread only. They return no errors: what they did is asked for.
+    unsafe {
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
+    }
+    if file_ids() == (uid, gid) { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
+}
+
+/// The user and group by which the kernel judges the calling thread's access to files.
+pub(crate) fn file_ids() -> (u32, u32) {
+    // SAFETY: plain calls, with a number that changes nothing.
+    let (uid, gid) = unsafe { (libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX)) };
+    (uid.cast_unsigned(), gid.cast_unsigned())
 }

@@ -54,13 +54,18 @@ impl SeekTarget {
     /// [`Error::NoSuchPosition`] if there is no such place now; for `+` and `-`, as
     /// [`Queue::reader_position`]; if a file can't be read.
     pub fn find(self, queue: &Queue, reader: &str) -> Result<u64> {
+        self.find_from(queue, || queue.reader_position(reader))
+    }
+
+    /// As [`SeekTarget::find`], of a reader that stands where `position` says.
+    pub(crate) fn find_from(self, queue: &Queue, position: impl Fn() -> Result<u64>) -> Result<u64> {
         let bounds = queue.bounds()?;
         let seq = match self {
             Self::Seq(seq) => Some(seq),
             Self::First => Some(bounds.first_seq),
             Self::End => Some(bounds.next_seq),
-            Self::Forward(count) => queue.reader_position(reader)?.checked_add(count),
-            Self::Back(count) => queue.reader_position(reader)?.checked_sub(count),
+            Self::Forward(count) => position()?.checked_add(count),
+            Self::Back(count) => position()?.checked_sub(count),
             Self::Time(timestamp_ns) if timestamp_ns > bounds.last_timestamp_ns => None,
             Self::Time(timestamp_ns) => {
                 let mut scanner = queue.scan()?;

@@ -67,7 +67,7 @@ impl SegmentIndexes {
         let bounds = self.queue.bounds()?;
         let (first, head) = (bounds.first.segment, bounds.head.segment);
         if self.may_store {
-            stored::remove_before(self.queue.path(), first);
+            stored::remove_before(self.queue.dir(), first);
         }
         lock(&self.state).known.retain(|id, _| *id >= first);
         for id in (first.0..head.0).map(SegmentId) {
@@ -102,7 +102,7 @@ impl SegmentIndexes {
             return Ok(known.as_ref().map(|known| Ok(Arc::clone(&known.index))));
         }
         let Some(sealed) = self.queue.sealed(id)? else { return Ok(None) };
-        match stored::load(self.queue.path(), id, &sealed) {
+        match stored::load(self.queue.dir(), id, &sealed) {
             Some(index) => Ok(Some(Ok(self.enter(id, index, None)))),
             None => Ok(Some(Err(sealed.next_seq.saturating_sub(sealed.first_seq)))),
         }
@@ -122,7 +122,7 @@ impl SegmentIndexes {
             return Ok(None);
         };
         let index = SegmentIndex::new(&sealed, &parts);
-        let is_stored = self.may_store && stored::save(self.queue.path(), id, &sealed, &index, &parts).is_ok();
+        let is_stored = self.may_store && stored::save(self.queue.dir(), id, &sealed, &index, &parts).is_ok();
         let kept = (!is_stored).then(|| Arc::new(parts.map(|(marks, ..)| coarse(&marks))));
         Ok(Some(self.enter(id, index, kept)))
     }
@@ -135,18 +135,18 @@ impl SegmentIndexes {
         let known = lock(&self.state).known.get(&id).cloned().flatten();
         let marks = match known {
             Some(Known { kept: Some(kept), .. }) => return Some(Arc::clone(&kept[slot(format)])),
-            Some(Known { index, .. }) => stored::load_marks(self.queue.path(), id, &index, format),
+            Some(Known { index, .. }) => stored::load_marks(self.queue.dir(), id, &index, format),
             None => None,
         };
         let marks = marks.or_else(|| {
             // Deleted or damaged in the meantime: made anew.
             lock(&self.state).known.remove(&id);
-            stored::remove(self.queue.path(), id);
+            stored::remove(self.queue.dir(), id);
             let index = self.make(id).ok().flatten()?;
             let known = lock(&self.state).known.get(&id).cloned().flatten();
             match known {
                 Some(Known { kept: Some(kept), .. }) => Some(kept[slot(format)].to_vec()),
-                _ => stored::load_marks(self.queue.path(), id, &index, format),
+                _ => stored::load_marks(self.queue.dir(), id, &index, format),
             }
         })?;
         let marks = Marks::from(marks);
@@ -157,7 +157,7 @@ impl SegmentIndexes {
     /// A segment does not hold what its index says: it has been damaged since.
     pub(super) fn refuse(&self, id: SegmentId) {
         if self.may_store {
-            stored::remove(self.queue.path(), id);
+            stored::remove(self.queue.dir(), id);
         }
         let mut state = lock(&self.state);
         state.known.insert(id, None);

@@ -6,17 +6,15 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::Path;
+use std::os::unix::fs::FileExt as _;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawMode};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes, KnownLayout};
 
 use super::index::Place;
 use super::{Format, len_u64};
 use crate::queue::layout::{INDEX_DIR, RECORD_ALIGN, RECORDS_START, TEMPORARY_SUFFIX};
-use crate::queue::{FINGERPRINT_LEN, Position, Sealed, SegmentId};
+use crate::queue::{Dir, FINGERPRINT_LEN, FileAccess, Position, Sealed, SegmentId};
 
 const MAGIC: [u8; 8] = *b"CHRONIDX";
 /// Of the file and of the rendering that it was made from.
@@ -147,20 +145,17 @@ fn file_name(id: SegmentId) -> String {
     format!("{:09}{SUFFIX}", id.0)
 }
 
-fn open_directory(queue: &Path) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(CWD, queue.join(INDEX_DIR), flags, Mode::empty())?.into())
+fn open_directory(queue: &Dir) -> io::Result<Dir> {
+    queue.open_dir(INDEX_DIR)
 }
 
-fn open(queue: &Path, id: SegmentId) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat(open_directory(queue)?, file_name(id), flags, Mode::empty())?);
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidData.into()) }
+fn open(queue: &Dir, id: SegmentId) -> Option<File> {
+    open_directory(queue).ok()?.open_file(&file_name(id), FileAccess::Read).ok()?
 }
 
 /// What is stored of a segment, if it is of this segment as it is now.
-pub(super) fn load(queue: &Path, id: SegmentId, sealed: &Sealed) -> Option<SegmentIndex> {
-    let mut file = open(queue, id).ok()?;
+pub(super) fn load(queue: &Dir, id: SegmentId, sealed: &Sealed) -> Option<SegmentIndex> {
+    let mut file = open(queue, id)?;
     let mut header = Header::new_zeroed();
     file.read_exact(header.as_mut_bytes()).ok()?;
     let is_ours = header.magic == MAGIC && header.version.get() == VERSION && header.fingerprint == sealed.fingerprint;
@@ -180,8 +175,8 @@ pub(super) fn load(queue: &Path, id: SegmentId, sealed: &Sealed) -> Option<Segme
 }
 
 /// The marks of one format, with offsets from the segment's start; None if the file is no longer what it was.
-pub(super) fn load_marks(queue: &Path, id: SegmentId, index: &SegmentIndex, format: Format) -> Option<Vec<Place>> {
-    let file = open(queue, id).ok()?;
+pub(super) fn load_marks(queue: &Dir, id: SegmentId, index: &SegmentIndex, format: Format) -> Option<Vec<Place>> {
+    let file = open(queue, id)?;
     let section = index.section(format);
     let before: u64 = index.sections[..slot(format)].iter().map(|section| u64::from(section.count)).sum();
     let start = len_u64(size_of::<Header>()) + before * len_u64(size_of::<MarkBlock>());
@@ -219,81 +214,53 @@ fn are_possible(marks: &[Place], index: &SegmentIndex, len: u64) -> bool {
         && marks.windows(2).all(rises)
 }
 
-/// Stores the index of a segment. Whoever may read and own the segment may read and own this.
+/// Stores the index of a segment. Whoever may read the segment may read this.
 pub(super) fn save(
-    queue: &Path,
+    queue: &Dir,
     id: SegmentId,
     sealed: &Sealed,
     index: &SegmentIndex,
     parts: &[Part; 4],
 ) -> io::Result<()> {
-    let directory = match open_directory(queue) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make_directory(queue)?,
-        other => other?,
-    };
+    let directory = queue.open_or_create_dir(INDEX_DIR).map_err(io::Error::other)?;
     let temporary = format!("{}{TEMPORARY_SUFFIX}", file_name(id));
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let make = || rustix::fs::openat(&directory, &temporary, flags, Mode::from_raw_mode(0o600));
-    let file = match make() {
-        Err(rustix::io::Errno::EXIST) => {
+    // Of no use to others who may not read the segment.
+    let mode = Some(if sealed.mode & 0o004 == 0 { 0o600 } else { 0o644 });
+    let mut file = match directory.create_file_with(&temporary, mode) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             // Left by a daemon that was killed.
-            rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty())?;
-            make()?
+            directory.remove(&temporary).map_err(io::Error::other)?;
+            directory.create_file_with(&temporary, mode)?
         }
         other => other?,
     };
     let mut bytes = header(sealed, index).as_bytes().to_vec();
     parts.iter().for_each(|(marks, ..)| bytes.extend_from_slice(&mark_bytes(marks)));
-    let mut file = File::from(file);
-    let (uid, gid, mode) = sealed.access;
-    let written = file.write_all(&bytes).and_then(|()| {
-        give(&file, uid, gid, mode & 0o666)?;
-        Ok(rustix::fs::renameat(&directory, &temporary, &directory, file_name(id))?)
-    });
+    let written = file
+        .write_all(&bytes)
+        .and_then(|()| directory.rename(&temporary, &file_name(id), true).map_err(io::Error::other));
     if written.is_err() {
         // The error to report is the first one.
-        let _ = rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty());
+        let _ = directory.remove(&temporary);
     }
     written
 }
 
-/// Root's daemon makes it for the queue's owner.
-fn make_directory(queue: &Path) -> io::Result<File> {
-    match rustix::fs::mkdirat(CWD, queue.join(INDEX_DIR), Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let made = open_directory(queue)?;
-    let above = std::fs::metadata(queue)?;
-    give(&made, above.uid(), above.gid(), above.mode() & 0o777)?;
-    Ok(made)
-}
-
-fn give(file: &File, uid: u32, gid: u32, mode: RawMode) -> io::Result<()> {
-    if rustix::process::geteuid().is_root() {
-        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-        rustix::fs::fchown(file, Some(uid), Some(gid))?;
-    }
-    // Behind the change of owner, which clears bits.
-    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
-}
-
 /// Removes what is stored of a segment. Best effort: what stays is checked before it is used.
-pub(super) fn remove(queue: &Path, id: SegmentId) {
+pub(super) fn remove(queue: &Dir, id: SegmentId) {
     if let Ok(directory) = open_directory(queue) {
-        let _ = rustix::fs::unlinkat(directory, file_name(id), AtFlags::empty());
+        let _ = directory.remove(&file_name(id));
     }
 }
 
 /// Removes what is stored of segments before `first`: retention has taken them. Best effort.
-pub(super) fn remove_before(queue: &Path, first: SegmentId) {
-    let Ok(entries) = open_directory(queue).and_then(|_| std::fs::read_dir(queue.join(INDEX_DIR))) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let whole = name.to_str().map(|name| name.strip_suffix(TEMPORARY_SUFFIX).unwrap_or(name));
-        let id = whole.and_then(|name| name.strip_suffix(SUFFIX)).and_then(|digits| digits.parse().ok());
+pub(super) fn remove_before(queue: &Dir, first: SegmentId) {
+    let Ok(directory) = open_directory(queue) else { return };
+    for name in directory.names().unwrap_or_default() {
+        let whole = name.strip_suffix(TEMPORARY_SUFFIX).unwrap_or(&name);
+        let id = whole.strip_suffix(SUFFIX).and_then(|digits| digits.parse().ok());
         if id.is_some_and(|id| SegmentId(id) < first) {
-            let _ = std::fs::remove_file(entry.path());
+            let _ = directory.remove(&name);
         }
     }
 }

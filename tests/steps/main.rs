@@ -379,7 +379,7 @@ fn a_kill_at_any_instruction_of_making_a_queue_leaves_none_or_a_sound_one() {
         let dir = scratch();
         let path = dir.path().join("q");
         state.restore(&path);
-        made += u64::from(Queue::exists(&path));
+        made += u64::from(Queue::exists(&path).unwrap());
         let queue = Queue::open_or_create(&path, &settings()).unwrap();
         append(&mut queue.writer().unwrap(), 1);
         assert_eq!(count_messages(&Queue::open(&path).unwrap()), 1);

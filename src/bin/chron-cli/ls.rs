@@ -71,7 +71,7 @@ fn queues_below(root: &Path, done: &mut Done) -> Result<Vec<PathBuf>, Failure> {
     let mut found = Vec::new();
     let mut waiting = vec![root.to_path_buf()];
     while let Some(dir) = waiting.pop() {
-        if Queue::exists(&dir) {
+        if Queue::exists(&dir).unwrap_or(false) {
             found.push(dir);
             continue;
         }

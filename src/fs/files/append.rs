@@ -74,10 +74,10 @@ impl File for Append {
         Ok(Attr::file(&self.directory.stat_now()?, WRITE))
     }
 
-    fn open(&self, access: Access, caller: Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         access.writing()?;
         if let Some(queue) = &self.queue {
-            queue.join_writer()?;
+            queue.join_writer(caller)?;
         }
         let settings = self.queue.as_ref().map_or(&self.shared.settings, |queue| queue.queue.settings());
         let max_payload = settings.max_payload_len();
@@ -85,6 +85,7 @@ impl File for Append {
             queue: Mutex::new(self.queue.clone()),
             shared: Arc::clone(&self.shared),
             directory: Arc::clone(&self.directory),
+            caller: caller.clone(),
             format: self.format,
             // The kernel cuts larger writes, and unaligned ones up to a page earlier.
             max_write: self.shared.max_chunk.saturating_sub(4096),
@@ -108,7 +109,7 @@ impl File for Append {
         Ok(())
     }
 
-    fn touch(&self, _caller: Caller) -> Result<()> {
+    fn touch(&self, _caller: &Caller) -> Result<()> {
         Ok(())
     }
 }
@@ -118,6 +119,7 @@ struct AppendHandle {
     queue: Mutex<Option<Arc<OpenQueue>>>,
     shared: Arc<Shared>,
     directory: Arc<Directory>,
+    caller: Caller,
     format: InputFormat,
     /// A write of this many bytes may be part of a larger one.
     max_write: usize,
@@ -176,8 +178,8 @@ impl AppendHandle {
         if let Some(queue) = &*queue {
             return Ok(Arc::clone(queue));
         }
-        let made = self.shared.queues.create(&self.directory, &self.shared.settings)?;
-        made.join_writer()?;
+        let made = self.shared.queues.create(&self.directory, &self.shared.settings, &self.caller)?;
+        made.join_writer(&self.caller)?;
         Ok(Arc::clone(queue.insert(made)))
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::metrics;
+use super::status::marks;
 use crate::bus;
 use crate::doctor;
 use crate::fs::attr::{Attr, READ};
@@ -15,7 +16,7 @@ use crate::printable::printable;
 use crate::queue::Inspection;
 use crate::report;
 
-type Render = fn(&Site, Caller) -> Result<String>;
+type Render = fn(&Site, &Caller) -> Result<String>;
 
 struct Text {
     site: Site,
@@ -49,9 +50,8 @@ pub(crate) fn doctor(site: &Site) -> Result<Arc<dyn File>> {
     Ok(Arc::new(Text { site: site.clone(), render: diagnose, mask: 0o400 }))
 }
 
-fn diagnose(site: &Site, _caller: Caller) -> Result<String> {
-    let path = site.directory.path();
-    let report = doctor::examine(&path, doctor::Options::default(), &mut |_| {})?;
+fn diagnose(site: &Site, caller: &Caller) -> Result<String> {
+    let report = caller.act(|| doctor::examine(&site.shown_path(), doctor::Options::default(), &mut |_| {}))??;
     let mut text = String::new();
     for finding in &report.findings {
         let (severity, kind, path) = (finding.severity.as_str(), finding.kind, finding.path.to_string_lossy());
@@ -68,8 +68,7 @@ fn diagnose(site: &Site, _caller: Caller) -> Result<String> {
     };
     let plural = if report.checked == 1 { "queue" } else { "queues" };
     text += &format!("{} {plural} checked: {verdict}\n", report.checked);
-    // It was given a path through our descriptor; people know another.
-    Ok(text.replace(&*path.to_string_lossy(), &site.shown_path().to_string_lossy()))
+    Ok(text)
 }
 
 /// Row constructor of `version`.
@@ -107,15 +106,14 @@ impl Seen {
     }
 }
 
-fn inspect(site: &Site, caller: Caller) -> Result<Vec<Seen>> {
+fn inspect(site: &Site, caller: &Caller) -> Result<Vec<Seen>> {
     let see = |Found { name, directory, queue }| {
-        let path = directory.path();
         let mut inspection = queue.ok().and_then(|queue| queue.queue.inspect().ok());
         if let Some(inspection) = &mut inspection {
             inspection.path = site.shared.backing.shown_path(name.as_ref());
         }
-        let ready = bus::ready(&path).is_ok_and(|ready| ready.is_some());
-        Seen { ready, lease: bus::lease(&path).ok().flatten(), inspection, name }
+        let (ready, lease) = caller.act(|| marks(&directory)).unwrap_or_default();
+        Seen { ready, lease, inspection, name }
     };
     Ok(bus_walk::queues(&site.shared, &site.relative, caller)?.into_iter().map(see).collect())
 }
@@ -125,9 +123,9 @@ impl File for Text {
         Ok(Attr::file(&self.site.directory.stat_now()?, self.mask))
     }
 
-    fn open(&self, access: Access, caller: Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
-        let (site, render) = (self.site.clone(), self.render);
-        Ok(Box::new(TextHandle::new(move || render(&site, caller).map(String::into_bytes))))
+        let (site, caller, render) = (self.site.clone(), caller.clone(), self.render);
+        Ok(Box::new(TextHandle::new(move || render(&site, &caller).map(String::into_bytes))))
     }
 }

@@ -51,11 +51,15 @@ fn make(site: &Site, from: From, format: Format) -> Result<Arc<dyn File>> {
 }
 
 impl File for Follow {
+    fn messages_of(&self) -> Option<&OpenQueue> {
+        Some(&self.queue)
+    }
+
     fn attr(&self) -> Result<Attr> {
         Ok(Attr::file(&self.queue.data_stat()?, READ))
     }
 
-    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
         let mut scanner = self.queue.queue.scan()?;
         match &self.from {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::bus::{self, LEASE_FILE, MAX_LEASE_PAYLOAD};
 use crate::fs::attr::{Attr, Kind, Ttl};
-use crate::fs::backing::{Directory, Owner};
+use crate::fs::backing::{Directory, FileId};
 use crate::fs::errno::{Errno, Result};
+use crate::fs::files::plain;
 use crate::fs::files::text::TextHandle;
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
@@ -28,47 +29,59 @@ pub(crate) fn lease(site: &Site) -> Result<Arc<dyn File>> {
 }
 
 /// What `touch LEASE` does.
-pub(crate) fn renew(site: &Site, caller: Caller) -> Result<()> {
-    let payload = bus::lease(site.directory.path())?.map(|lease| lease.payload).unwrap_or_default();
-    write(site, caller, &payload)
+pub(crate) fn renew(site: &Site, caller: &Caller) -> Result<()> {
+    write(site, caller, None)
 }
 
 /// What `rm LEASE` does.
-pub(crate) fn give_up(site: &Site) -> Result<()> {
+pub(crate) fn give_up(site: &Site, caller: &Caller) -> Result<()> {
     stat(&site.directory)?;
-    Ok(bus::remove_lease(site.directory.path())?)
+    Ok(caller.act(|| bus::remove_lease_in(site.directory.dir()))??)
 }
 
-fn write(site: &Site, caller: Caller, payload: &[u8]) -> Result<()> {
-    let path = site.directory.path();
-    let before = bus::lease(&path)?.map(|lease| lease.ttl_ms).filter(|ttl_ms| *ttl_ms > 0);
-    let ttl = before.map_or(TTL, Duration::from_millis);
-    bus::write_lease_as(&path, ttl, payload, caller.pid)?;
-    site.directory.give(OsStr::new(LEASE_FILE), Owner { uid: caller.uid, gid: caller.gid })
+/// Without a payload, keeps the one that is there.
+fn write(site: &Site, caller: &Caller, payload: Option<&[u8]>) -> Result<()> {
+    let dir = site.directory.dir();
+    let renewed = caller.act(|| {
+        // Who may not read it can't keep anything of it either.
+        let before = bus::lease_in(dir).or_else(|error| if payload.is_some() { Ok(None) } else { Err(error) })?;
+        let (ttl_ms, kept) = before.map(|lease| (lease.ttl_ms, lease.payload)).unwrap_or_default();
+        let ttl = if ttl_ms > 0 { Duration::from_millis(ttl_ms) } else { TTL };
+        bus::write_lease_in(dir, ttl, payload.unwrap_or(&kept), caller.pid)
+    });
+    renewed??;
+    Ok(())
 }
 
-/// The file's attributes; ENOENT for anything that is no regular file.
+/// The file's attributes; ENOENT for anything that is not a regular file.
 fn stat(directory: &Directory) -> Result<rustix::fs::Stat> {
     let stat = directory.stat_of(OsStr::new(LEASE_FILE))?;
     if Kind::of(&stat) == Some(Kind::File) { Ok(stat) } else { Err(Errno::ENOENT) }
 }
 
-fn text(site: &Site) -> Result<Vec<u8>> {
-    let lease = bus::lease(site.directory.path())?.ok_or(Errno::ENOENT)?;
-    Ok((lease.to_json() + "\n").into_bytes())
+fn text(file: &std::fs::File) -> Result<Vec<u8>> {
+    Ok((bus::read_lease(file)?.to_json() + "\n").into_bytes())
 }
 
 impl File for Lease {
     fn attr(&self) -> Result<Attr> {
         // Its age is part of the text, so its size is that of a moment ago.
-        let size = u64::try_from(text(&self.site)?.len()).unwrap_or(0);
+        let text = text(&self.site.directory.open_file(OsStr::new(LEASE_FILE))?)?;
+        let size = u64::try_from(text.len()).unwrap_or(0);
         Ok(Attr::marker(&stat(&self.site.directory)?, &self.site.directory.stat_now()?).with_size(size))
     }
 
-    fn open(&self, _access: Access, caller: Caller) -> Result<Box<dyn Handle>> {
-        let site = self.site.clone();
-        let text = TextHandle::new(move || text(&site));
-        Ok(Box::new(LeaseHandle { text, site: self.site.clone(), caller, payload: Mutex::default() }))
+    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
+        let directory = &self.site.directory;
+        let file = match access {
+            Access::Write => None,
+            Access::Read | Access::ReadWrite => {
+                Some(plain::open(directory, OsStr::new(LEASE_FILE), FileId::of(&stat(directory)?), caller)?)
+            }
+        };
+        let text = TextHandle::new(move || text(file.as_ref().ok_or(Errno::EBADF)?));
+        let (site, caller) = (self.site.clone(), caller.clone());
+        Ok(Box::new(LeaseHandle { text, site, caller, payload: Mutex::default() }))
     }
 
     fn ttl(&self) -> Ttl {
@@ -79,7 +92,7 @@ impl File for Lease {
         Ok(())
     }
 
-    fn touch(&self, caller: Caller) -> Result<()> {
+    fn touch(&self, caller: &Caller) -> Result<()> {
         renew(&self.site, caller)
     }
 }
@@ -104,7 +117,7 @@ impl<T: Handle> Handle for LeaseHandle<T> {
             return Err(Errno::EMSGSIZE);
         }
         let whole = [payload.as_slice(), data].concat();
-        write(&self.site, self.caller, whole.strip_suffix(b"\n").unwrap_or(&whole))?;
+        write(&self.site, &self.caller, Some(whole.strip_suffix(b"\n").unwrap_or(&whole)))?;
         *payload = whole;
         Ok(data.len())
     }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::bus::{self, Marker, READY_FILE};
 use crate::fs::attr::{Attr, Kind, Ttl};
-use crate::fs::backing::{Directory, Owner};
+use crate::fs::backing::{Directory, FileId};
 use crate::fs::errno::{Errno, Result};
+use crate::fs::files::plain::{self, read_file};
 use crate::fs::files::text::TextHandle;
 use crate::fs::handles::Handle;
 use crate::fs::nodes::{Access, Caller, File, Site};
@@ -22,18 +23,18 @@ pub(crate) fn ready(site: &Site) -> Result<Arc<dyn File>> {
 }
 
 /// What `touch READY` does.
-pub(crate) fn mark(site: &Site, caller: Caller) -> Result<()> {
-    bus::mark_ready_as(site.directory.path(), &Marker::process(caller.pid))?;
-    site.directory.give(OsStr::new(READY_FILE), Owner { uid: caller.uid, gid: caller.gid })
+pub(crate) fn mark(site: &Site, caller: &Caller) -> Result<()> {
+    let marker = Marker::process(caller.pid);
+    Ok(caller.act(|| bus::mark_ready_in(site.directory.dir(), &marker))??)
 }
 
 /// What `rm READY` does.
-pub(crate) fn unmark(site: &Site) -> Result<()> {
+pub(crate) fn unmark(site: &Site, caller: &Caller) -> Result<()> {
     stat(&site.directory)?;
-    Ok(bus::unmark_ready(site.directory.path())?)
+    Ok(caller.act(|| bus::unmark_ready_in(site.directory.dir()))??)
 }
 
-/// The marker's attributes; ENOENT for anything that is no regular file.
+/// The marker's attributes; ENOENT for anything that is not a regular file.
 fn stat(directory: &Directory) -> Result<rustix::fs::Stat> {
     let stat = directory.stat_of(OsStr::new(READY_FILE))?;
     if Kind::of(&stat) == Some(Kind::File) { Ok(stat) } else { Err(Errno::ENOENT) }
@@ -45,18 +46,16 @@ impl File for Ready {
         Ok(Attr::marker(&stat, &self.site.directory.stat_now()?))
     }
 
-    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         if access != Access::Read {
             // `touch` and `: >` open for writing and write nothing.
             return Ok(Box::new(Touched));
         }
-        let site = self.site.clone();
+        let id = FileId::of(&stat(&self.site.directory)?);
+        let file = plain::open(&self.site.directory, OsStr::new(READY_FILE), id, caller)?;
         Ok(Box::new(TextHandle::new(move || {
-            use std::io::Read as _;
-
-            let file = site.directory.open_file(OsStr::new(READY_FILE))?;
             let mut text = Vec::new();
-            file.take(64 << 10).read_to_end(&mut text)?;
+            read_file(&file, 0, 64 << 10, &mut text)?;
             Ok(text)
         })))
     }
@@ -69,7 +68,7 @@ impl File for Ready {
         Ok(())
     }
 
-    fn touch(&self, caller: Caller) -> Result<()> {
+    fn touch(&self, caller: &Caller) -> Result<()> {
         mark(&self.site, caller)
     }
 }

@@ -47,7 +47,7 @@ impl File for Merged {
         Ok(Attr::file(&self.site.directory.stat_now()?, READ))
     }
 
-    fn open(&self, access: Access, caller: Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
         let mut state = State {
             merge: Merge::new(self.format),
@@ -59,7 +59,7 @@ impl File for Merged {
             failed: None,
         };
         state.look(&self.site, caller, self.is_live, true)?;
-        let (site, format, is_live) = (self.site.clone(), self.format, self.is_live);
+        let (site, caller, format, is_live) = (self.site.clone(), caller.clone(), self.format, self.is_live);
         Ok(Box::new(MergedHandle { site, caller, format, is_live, state: Mutex::new(state) }))
     }
 }
@@ -96,7 +96,7 @@ struct State {
 
 impl State {
     /// Adds the queues that are not in it yet. Those that a follower finds later are new from their first message on.
-    fn look(&mut self, site: &Site, caller: Caller, is_live: bool, is_first: bool) -> Result<()> {
+    fn look(&mut self, site: &Site, caller: &Caller, is_live: bool, is_first: bool) -> Result<()> {
         for found in bus_walk::queues(&site.shared, &site.relative, caller)? {
             let Ok(queue) = found.queue else { continue };
             if !self.known.insert((found.directory.id(), queue.identity)) {
@@ -192,7 +192,9 @@ impl Handle for MergedHandle {
         }
         if state.looked.elapsed() >= LOOK_INTERVAL {
             // A directory that can't be read now may be readable later.
-            let _ = state.look(&self.site, self.caller, true, false);
+            let _ = state.look(&self.site, &self.caller, true, false);
+            // A native reader could not go on either.
+            state.queues.iter().try_for_each(|queue| queue.check_readable(&self.caller))?;
         }
         give(&mut state.merge, below_chunk(size, self.site.shared.max_chunk), out)?;
         if out.len() == start {

@@ -84,11 +84,15 @@ impl Numbered {
 }
 
 impl File for Numbered {
+    fn messages_of(&self) -> Option<&OpenQueue> {
+        Some(&self.queue)
+    }
+
     fn attr(&self) -> Result<Attr> {
         Ok(Attr::file(&self.queue.data_stat()?, READ).with_size(self.size).modified_at(self.timestamp_ns))
     }
 
-    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
         let (seq, position, format) = (self.seq, self.position, self.format);
         let handle = NumberedHandle { queue: Arc::clone(&self.queue), seq, position, format, bytes: Mutex::new(None) };
@@ -175,7 +179,7 @@ impl File for End {
         link_attr(&self.queue, size)
     }
 
-    fn open(&self, _access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, _access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
         Err(Errno::EINVAL)
     }
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use crate::fs::attr::{Attr, Kind, WRITE};
 use crate::fs::backing::{Directory, FileId};
+use crate::fs::credentials::READ;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Handle, Progress};
-use crate::fs::nodes::{Access, Caller, File, Shared, Site};
+use crate::fs::nodes::{self, Access, Caller, File, Shared, Site};
 
 /// A regular file or symlink of the backing tree. Holds no descriptor: there may be many.
 pub(crate) struct Plain {
@@ -47,14 +48,26 @@ impl File for Plain {
         }
     }
 
-    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
-        Ok(Box::new(PlainHandle { file: self.directory()?.open_file(&self.name)? }))
+        Ok(Box::new(PlainHandle { file: open(&self.directory()?, &self.name, self.id, caller)? }))
     }
 
     fn target(&self) -> Result<Vec<u8>> {
-        self.directory()?.read_link(&self.name)
+        let target = self.directory()?.read_link(&self.name)?;
+        // As if there were none.
+        if nodes::stays_inside(&self.directory, &target) { Ok(target) } else { Err(Errno::ENOENT) }
     }
+}
+
+/// Opens a backing file for the caller. ESTALE unless it is the one that the kernel asked about.
+pub(super) fn open(directory: &Directory, name: &OsStr, id: FileId, caller: &Caller) -> Result<std::fs::File> {
+    let file = caller.act(|| directory.open_file(name))??;
+    if FileId::of(&rustix::fs::fstat(&file)?) != id {
+        return Err(Errno::ESTALE);
+    }
+    caller.check(&file, READ)?;
+    Ok(file)
 }
 
 struct PlainHandle {

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::fs::attr::{Attr, READ, WRITE};
-use crate::fs::backing::Owner;
+use crate::fs::credentials;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::files::take::when_released;
 use crate::fs::files::text::TextHandle;
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::nodes::{Access, Caller, File, Site};
 use crate::fs::queues::OpenQueue;
-use crate::queue::{self, check_name, layout};
+use crate::queue::{self, CursorFile, FileAccess, check_name, layout};
 use crate::report;
 use crate::view::parse_seek_target;
 
@@ -37,27 +37,28 @@ pub(crate) fn names(queue: &OpenQueue) -> Result<Vec<String>> {
     Ok(queue.queue.reader_names()?)
 }
 
+/// EACCES unless the caller may list `readers/`.
+pub(crate) fn check_listable(site: &Site, caller: &Caller) -> Result<()> {
+    match site.queue()?.directory.child(OsStr::new(layout::READERS_DIR)) {
+        Err(Errno::ENOENT) => Ok(()),
+        readers => {
+            let readers = readers?;
+            caller.act(|| readers.check_listable())?
+        }
+    }
+}
+
 /// `mkdir readers/<name>`.
-pub(crate) fn register(queue: &OpenQueue, name: &OsStr, caller: Caller) -> Result<()> {
+pub(crate) fn register(queue: &OpenQueue, name: &OsStr, caller: &Caller) -> Result<()> {
     let name = name.to_str().ok_or(Errno::EINVAL)?;
-    let readers = OsStr::new(layout::READERS_DIR);
-    let is_first = queue.directory.stat_of(readers).is_err();
-    if !queue.queue.add_reader(name)? {
-        return Err(Errno::EEXIST);
-    }
-    queue.give_all_to_owner();
-    if is_first {
-        // Whoever may write to the queue's directory may register readers.
-        queue.directory.copy_mode(readers)?;
-    }
-    let owner = Owner { uid: caller.uid, gid: caller.gid };
-    queue.directory.child(readers)?.give(&cursor_name(name), owner)
+    let bounds = queue.queue.bounds()?;
+    if caller.act(|| queue.queue.add_reader_at(name, &bounds))?? { Ok(()) } else { Err(Errno::EEXIST) }
 }
 
 /// `rmdir readers/<name>`.
-pub(crate) fn remove(queue: &OpenQueue, name: &OsStr) -> Result<()> {
+pub(crate) fn remove(queue: &OpenQueue, name: &OsStr, caller: &Caller) -> Result<()> {
     let name = name.to_str().ok_or(Errno::ENOENT)?;
-    when_released(queue, || queue.queue.remove_reader(name))
+    when_released(queue, || caller.act(|| queue.queue.remove_reader(name)))
 }
 
 /// The cursor file's attributes: it is the reader, and its bits are the reader's permissions.
@@ -74,66 +75,79 @@ fn cursor_name(reader: &str) -> OsString {
 }
 
 /// What one of the files of a reader shows.
-type Render = fn(&OpenQueue, &str) -> Result<String>;
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shows {
+    Position,
+    Lag,
+    Status,
+}
 
 struct ReaderFile {
     queue: Arc<OpenQueue>,
     reader: Arc<str>,
-    render: Render,
-    writable: bool,
+    shows: Shows,
 }
 
-fn make(site: &Site, render: Render, writable: bool) -> Result<Arc<dyn File>> {
-    Ok(Arc::new(ReaderFile { queue: Arc::clone(site.queue()?), reader: site.subject()?, render, writable }))
+fn make(site: &Site, shows: Shows) -> Result<Arc<dyn File>> {
+    Ok(Arc::new(ReaderFile { queue: Arc::clone(site.queue()?), reader: site.subject()?, shows }))
 }
 
 /// Row constructor of `position`.
 pub(crate) fn position(site: &Site) -> Result<Arc<dyn File>> {
-    make(site, |queue, name| Ok(format!("{}\n", seq_of(queue, name)?)), true)
+    make(site, Shows::Position)
 }
 
 /// Row constructor of `lag`.
 pub(crate) fn lag(site: &Site) -> Result<Arc<dyn File>> {
-    let render: Render = |queue, name| {
-        let seq = seq_of(queue, name)?;
-        let bounds = queue.queue.bounds()?;
-        // What retention took away is a gap, not messages that could still be read.
-        Ok(format!("{}\n", bounds.next_seq.saturating_sub(seq.max(bounds.first_seq))))
-    };
-    make(site, render, false)
+    make(site, Shows::Lag)
 }
 
 /// Row constructor of `status.json`.
 pub(crate) fn status(site: &Site) -> Result<Arc<dyn File>> {
-    let render: Render = |queue, name| {
-        let inspection = queue.queue.inspect()?;
-        let info = inspection.readers.iter().find(|reader| reader.name == name).ok_or(Errno::ENOENT)?;
-        Ok(report::reader_json(info) + "\n")
-    };
-    make(site, render, false)
+    make(site, Shows::Status)
 }
 
-/// The next sequence number that the reader will consume.
-fn seq_of(queue: &OpenQueue, name: &str) -> Result<u64> {
-    Ok(queue.queue.reader_position(name)?)
+impl Shows {
+    fn is_writable(self) -> bool {
+        self == Self::Position
+    }
+
+    fn render(self, queue: &OpenQueue, cursor: &CursorFile) -> Result<String> {
+        let text = match self {
+            Self::Position => queue.queue.cursor_seq(cursor)?.to_string(),
+            Self::Lag => {
+                let (seq, bounds) = (queue.queue.cursor_seq(cursor)?, queue.queue.bounds()?);
+                // What retention took away is a gap, not messages that could still be read.
+                bounds.next_seq.saturating_sub(seq.max(bounds.first_seq)).to_string()
+            }
+            Self::Status => report::reader_json(&queue.queue.inspect_cursor(cursor)?),
+        };
+        Ok(text + "\n")
+    }
 }
 
 impl File for ReaderFile {
     fn attr(&self) -> Result<Attr> {
-        let mask = if self.writable { READ | WRITE } else { READ };
+        let mask = if self.shows.is_writable() { READ | WRITE } else { READ };
         Ok(Attr::file(&cursor_stat(&self.queue, &self.reader)?, mask))
     }
 
-    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
-        if !self.writable {
+    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
+        if !self.shows.is_writable() {
             access.reading()?;
         }
-        let (queue, reader, render) = (Arc::clone(&self.queue), Arc::clone(&self.reader), self.render);
-        let text = TextHandle::new(move || render(&queue, &reader).map(String::into_bytes));
-        if !self.writable {
+        let file_access = if access == Access::Read { FileAccess::Read } else { FileAccess::Write };
+        // Where only writing is asked for, `+10` needs to know where the reader stands.
+        let open = || self.queue.queue.cursor(&self.reader, file_access);
+        let cursor = Arc::new(caller.act(open)??);
+        let bits = if access == Access::Read { credentials::READ } else { credentials::WRITE };
+        caller.check(cursor.file(), bits)?;
+        let (queue, shows, shown) = (Arc::clone(&self.queue), self.shows, Arc::clone(&cursor));
+        let text = TextHandle::new(move || shows.render(&queue, &shown).map(String::into_bytes));
+        if access == Access::Read {
             return Ok(Box::new(text));
         }
-        Ok(Box::new(PositionHandle { text, queue: Arc::clone(&self.queue), reader: Arc::clone(&self.reader) }))
+        Ok(Box::new(PositionHandle { text, queue: Arc::clone(&self.queue), cursor }))
     }
 
     fn generation(&self) -> u64 {
@@ -145,10 +159,10 @@ impl File for ReaderFile {
     }
 
     fn truncate(&self) -> Result<()> {
-        if self.writable { Ok(()) } else { Err(Errno::EPERM) }
+        if self.shows.is_writable() { Ok(()) } else { Err(Errno::EPERM) }
     }
 
-    fn touch(&self, _caller: Caller) -> Result<()> {
+    fn touch(&self, _caller: &Caller) -> Result<()> {
         self.truncate()
     }
 }
@@ -156,7 +170,7 @@ impl File for ReaderFile {
 struct PositionHandle<T> {
     text: T,
     queue: Arc<OpenQueue>,
-    reader: Arc<str>,
+    cursor: Arc<CursorFile>,
 }
 
 impl<T: Handle> Handle for PositionHandle<T> {
@@ -167,8 +181,9 @@ impl<T: Handle> Handle for PositionHandle<T> {
     fn write(&self, data: &[u8]) -> Result<usize> {
         let text = std::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
         let target = parse_seek_target(text.trim(), clock::now_ns()).map_err(|_| Errno::EINVAL)?;
-        let seq = target.find(&self.queue.queue, &self.reader)?;
-        when_released(&self.queue, || self.queue.queue.seek_reader(&self.reader, seq))?;
+        let queue = &self.queue.queue;
+        let seq = target.find_from(queue, || queue.cursor_seq(&self.cursor))?;
+        when_released(&self.queue, || Ok(queue.seek_cursor(&self.cursor, seq)))?;
         Ok(data.len())
     }
 }

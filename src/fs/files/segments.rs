@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::fs::attr::{Attr, Kind, READ};
 use crate::fs::backing::FileId;
 use crate::fs::errno::{Errno, Result};
-use crate::fs::files::plain::read_file;
+use crate::fs::files::plain::{open, read_file};
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::nodes::{Access, Caller, File};
 use crate::fs::queues::OpenQueue;
@@ -43,6 +43,10 @@ struct Segment {
 }
 
 impl File for Segment {
+    fn messages_of(&self) -> Option<&OpenQueue> {
+        Some(&self.queue)
+    }
+
     fn attr(&self) -> Result<Attr> {
         let stat = self.queue.directory.stat_of(&self.name)?;
         if Kind::of(&stat) != Some(Kind::File) {
@@ -54,10 +58,10 @@ impl File for Segment {
         Ok(Attr::file(&stat, READ).with_size(u64::try_from(stat.st_size).unwrap_or(0)))
     }
 
-    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         // Vital: the kernel would write to the real file through a descriptor opened for reading.
         access.reading()?;
-        Ok(Box::new(SegmentHandle { file: self.queue.directory.open_file(&self.name)? }))
+        Ok(Box::new(SegmentHandle { file: open(&self.queue.directory, &self.name, self.id, caller)? }))
     }
 
     fn generation(&self) -> u64 {

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use crate::bus;
 use crate::fs::attr::{Attr, READ};
+use crate::fs::backing::Directory;
 use crate::fs::errno::Result;
 use crate::fs::files::text::TextHandle;
 use crate::fs::handles::Handle;
 use crate::fs::nodes::{Access, Caller, File, Site};
+use crate::fs::queues::OpenQueue;
 use crate::queue::Inspection;
 use crate::report;
 
@@ -28,7 +30,17 @@ pub(crate) fn for_scripts(site: &Site) -> Result<Arc<dyn File>> {
     Ok(Arc::new(Status { site: site.clone(), render: report::inspection_json }))
 }
 
+/// Whether an endpoint is marked as ready, and its lease, as far as that can be read.
+pub(super) fn marks(directory: &Directory) -> (bool, Option<bus::Lease>) {
+    let dir = directory.dir();
+    (bus::ready_in(dir).is_ok_and(|ready| ready.is_some()), bus::lease_in(dir).ok().flatten())
+}
+
 impl File for Status {
+    fn messages_of(&self) -> Option<&OpenQueue> {
+        self.site.queue().ok().map(|queue| &**queue)
+    }
+
     fn attr(&self) -> Result<Attr> {
         Ok(Attr::file(&self.site.queue()?.data_stat()?, READ))
     }
@@ -37,15 +49,15 @@ impl File for Status {
         self.site.queue().is_ok_and(|queue| queue.is_current())
     }
 
-    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
-        let (site, render) = (self.site.clone(), self.render);
+        let (site, caller, render) = (self.site.clone(), caller.clone(), self.render);
         Ok(Box::new(TextHandle::new(move || {
             let mut inspection = site.queue()?.queue.inspect()?;
-            // The engine was given a path through our descriptor; people know another.
+            // It may have been renamed since it was opened.
             inspection.path = site.shown_path();
-            let ready = bus::ready(site.directory.path()).is_ok_and(|ready| ready.is_some());
-            let lease = bus::lease(site.directory.path()).ok().flatten().map(|lease| report::Lease::from(&lease));
+            let (ready, lease) = caller.act(|| marks(&site.directory))?;
+            let lease = lease.map(|lease| report::Lease::from(&lease));
             let mut text = render(&inspection, ready, lease.as_ref());
             if !text.ends_with('\n') {
                 text.push('\n');

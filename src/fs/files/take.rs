@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::fs::attr::{Attr, READ, WRITE};
+use crate::fs::attr::{Attr, READ, WRITE, narrowed};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::files::follow::below_chunk;
 use crate::fs::files::readers::cursor_stat;
@@ -36,20 +36,26 @@ pub(crate) fn take(site: &Site, format: Format) -> Result<Arc<dyn File>> {
 }
 
 impl File for Take {
-    fn attr(&self) -> Result<Attr> {
-        let attr = Attr::file(&cursor_stat(&self.queue, &self.reader)?, READ | WRITE);
-        // Taking moves the reader: who may read here is who may both read and write there.
-        Ok(Attr { mode: attr.mode & READ & ((attr.mode & WRITE) << 1), ..attr })
+    fn messages_of(&self) -> Option<&OpenQueue> {
+        Some(&self.queue)
     }
 
-    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+    fn attr(&self) -> Result<Attr> {
+        let stat = cursor_stat(&self.queue, &self.reader)?;
+        let attr = Attr::file(&stat, READ | WRITE);
+        // Taking moves the reader: who may read here is who may both read and write there, and read the messages.
+        let readable = u16::try_from(narrowed(&stat, &self.queue.data_stat()?) & 0o777).unwrap_or(0);
+        Ok(Attr { mode: readable & READ & ((attr.mode & WRITE) << 1), ..attr })
+    }
+
+    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
         if self.shared.read_only {
             // The kernel lets reads pass, but these move the reader.
             return Err(Errno::EROFS);
         }
         cursor_stat(&self.queue, &self.reader)?;
-        let reader = when_released(&self.queue, || self.queue.queue.reader(&self.reader))?;
+        let reader = when_released(&self.queue, || caller.act(|| self.queue.queue.reader(&self.reader)))?;
         let mut scanner = self.queue.queue.scan()?;
         scanner.seek_seq(reader.seq())?;
         self.queue.takes.fetch_add(1, Ordering::AcqRel);
@@ -69,16 +75,16 @@ impl File for Take {
 
 /// Does what needs a reader that nobody uses. If it may be a handle of this mount that was closed just now, waits for
 /// that a little.
-pub(super) fn when_released<T>(queue: &OpenQueue, run: impl Fn() -> crate::queue::Result<T>) -> Result<T> {
+pub(super) fn when_released<T>(queue: &OpenQueue, run: impl Fn() -> Result<crate::queue::Result<T>>) -> Result<T> {
     for _ in 0..RELEASE_TRIES {
-        match run() {
+        match run()? {
             Err(Error::ReaderInUse { .. }) if queue.takes.load(Ordering::Acquire) > 0 => {
                 std::thread::sleep(RELEASE_PAUSE);
             }
             result => return Ok(result?),
         }
     }
-    Ok(run()?)
+    Ok(run()??)
 }
 
 struct TakeHandle {

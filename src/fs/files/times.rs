@@ -85,7 +85,7 @@ impl File for At {
         link_attr(&self.queue, self.target()?.len())
     }
 
-    fn open(&self, _access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, _access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
         Err(Errno::EINVAL)
     }
 

@@ -44,6 +44,10 @@ impl Messages {
 }
 
 impl File for Messages {
+    fn messages_of(&self) -> Option<&OpenQueue> {
+        Some(&self.queue)
+    }
+
     fn attr(&self) -> Result<Attr> {
         self.view()?.attr(&self.queue)
     }
@@ -57,7 +61,7 @@ impl File for Messages {
         self.view()?.known_attr(&self.queue)
     }
 
-    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
         let (queue, format) = (Arc::clone(&self.queue), self.format);
         let renew = move || queue.view(format, queue.generation(format)?);
@@ -107,6 +111,10 @@ impl Since {
 }
 
 impl File for Since {
+    fn messages_of(&self) -> Option<&OpenQueue> {
+        Some(&self.queue)
+    }
+
     fn attr(&self) -> Result<Attr> {
         self.view().attr(&self.queue)
     }
@@ -115,7 +123,7 @@ impl File for Since {
         self.view().known_attr(&self.queue)
     }
 
-    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
         let fresh = Self { queue: Arc::clone(&self.queue), view: OnceLock::new(), ..*self };
         Ok(Box::new(MessagesHandle::new(Held::new(self.view()), move || Ok(fresh.make_view()))))
@@ -144,11 +152,15 @@ pub(crate) fn pending(site: &Site, format: Format) -> Result<Arc<dyn File>> {
 }
 
 impl File for Pending {
+    fn messages_of(&self) -> Option<&OpenQueue> {
+        Some(&self.queue)
+    }
+
     fn attr(&self) -> Result<Attr> {
         Ok(Attr::file(&self.queue.data_stat()?, READ))
     }
 
-    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
         let queue = &self.queue.queue;
         let next_seq = queue.bounds()?.next_seq;

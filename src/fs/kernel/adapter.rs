@@ -51,7 +51,12 @@ pub(super) struct Adapter {
 }
 
 fn caller(request: &Request<'_>) -> Caller {
-    Caller { uid: request.header.uid, gid: request.header.gid, pid: request.header.pid }
+    caller_who(request, false)
+}
+
+/// `creates`: whether something may be created for him of whose mode the request does not tell.
+fn caller_who(request: &Request<'_>, creates: bool) -> Caller {
+    Caller::of_request(request.header.uid, request.header.gid, request.header.pid, creates)
 }
 
 fn access(flags: i32) -> Result<Access> {
@@ -123,12 +128,17 @@ impl Service for Adapter {
             opcode::GETATTR => reply.attr(self.tree.getattr(ino)),
             opcode::SETATTR => reply.attr(self.setattr(&mut request)),
             opcode::READLINK => reply.data(self.tree.readlink(ino).as_deref().map_err(|errno| *errno)),
-            opcode::MKDIR => reply
-                .entry(cut(request.body.take()).and_then(|MkdirIn { mode, .. }| {
-                    self.tree.mkdir(ino, name(&mut request)?, mode, caller(&request))
-                })),
-            opcode::UNLINK => reply.empty(name(&mut request).and_then(|name| self.tree.unlink(ino, name))),
-            opcode::RMDIR => reply.empty(name(&mut request).and_then(|name| self.tree.rmdir(ino, name))),
+            opcode::MKDIR => {
+                reply.entry(cut(request.body.take()).and_then(|MkdirIn { mode, .. }| {
+                    self.tree.mkdir(ino, name(&mut request)?, mode, &caller(&request))
+                }))
+            }
+            opcode::UNLINK => {
+                reply.empty(name(&mut request).and_then(|name| self.tree.unlink(ino, name, &caller(&request))))
+            }
+            opcode::RMDIR => {
+                reply.empty(name(&mut request).and_then(|name| self.tree.rmdir(ino, name, &caller(&request))))
+            }
             opcode::CREATE => self.create(request, reply),
             opcode::OPEN => self.open(request, reply),
             opcode::READ => self.read(request, reply),
@@ -150,7 +160,7 @@ impl Service for Adapter {
             opcode::FSYNC => {
                 reply.empty(cut(request.body.take()).and_then(|FsyncIn { fh, .. }| self.tree.fsync(fh)));
             }
-            opcode::OPENDIR => match self.tree.opendir(ino) {
+            opcode::OPENDIR => match self.tree.opendir(ino, &caller(&request)) {
                 Ok(fh) => reply.opened(fh, 0, 0),
                 Err(errno) => reply.error(errno),
             },
@@ -229,13 +239,13 @@ impl Adapter {
         let size = (valid & fattr::SIZE != 0).then_some(size);
         let times = valid & (fattr::ATIME | fattr::MTIME | fattr::ATIME_NOW | fattr::MTIME_NOW) != 0;
         let other = valid & (fattr::MODE | fattr::UID | fattr::GID) != 0;
-        self.tree.setattr(Ino(request.header.nodeid), size, times, other, caller(request))
+        self.tree.setattr(Ino(request.header.nodeid), size, times, other, &caller(request))
     }
 
     fn create(&self, mut request: Request<'_>, reply: Reply) {
-        let created = cut(request.body.take()).and_then(|CreateIn { flags, .. }| {
-            let name = name(&mut request)?;
-            self.tree.create(Ino(request.header.nodeid), name, access(flags)?, caller(&request))
+        let created = cut(request.body.take()).and_then(|CreateIn { flags, umask, .. }| {
+            let (name, caller) = (name(&mut request)?, caller(&request).with_umask(umask));
+            self.tree.create(Ino(request.header.nodeid), name, access(flags)?, &caller)
         });
         match created.and_then(|(entry, fh)| Ok((entry, fh, self.tree.files.get(fh)?))) {
             Ok((entry, fh, open)) => reply.created(&entry, fh, open_flags(&open)),
@@ -246,7 +256,10 @@ impl Adapter {
     fn open(&self, mut request: Request<'_>, reply: Reply) {
         let ino = request.header.nodeid;
         let opened = cut(request.body.take())
-            .and_then(|OpenIn { flags, .. }| self.tree.open(Ino(ino), access(flags)?, caller(&request)))
+            .and_then(|OpenIn { flags, .. }| {
+                let access = access(flags)?;
+                self.tree.open(Ino(ino), access, &caller_who(&request, access != Access::Read))
+            })
             .and_then(|fh| Ok((fh, self.tree.files.get(fh)?)));
         let (fh, open) = match opened {
             Ok(opened) => opened,

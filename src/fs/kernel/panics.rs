@@ -23,7 +23,7 @@ impl File for Panics {
         Ok(Attr::file(&self.0.directory.stat_now()?, READ | 0o200))
     }
 
-    fn open(&self, access: Access, _caller: Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
         assert!(access != Access::ReadWrite, "in open, on purpose");
         Ok(Box::new(PanicHandle))
     }

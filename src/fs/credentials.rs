@@ -1,0 +1,219 @@
+//! Who calls, and doing what he asks for with his rights: the kernel then decides as it would if he did it himself, with
+//! ACLs, sticky bits, quotas, reserved blocks, inherited groups and umasks.
+//!
+//! In a mount of root's. In that of an ordinary user everything is done as that user, and what others may do is what
+//! the modes of the files allow them.
+//!
+//! Invariants: a thread acts as somebody only inside of [`Caller::act`], and is itself again when that returns, however it
+//! does; failing that, the process ends. Threads started meanwhile stay whoever started them: only those that belong to
+//! what the caller has opened may be. Only the ids by which access to files is judged change, so that a caller
+//! has no more power over the thread (signals, priorities) than over any other of root's.
+
+use std::cell::{Cell, OnceCell};
+use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock};
+
+use rustix::fs::{Gid, Mode, Stat};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::queue;
+
+use super::errno::{Errno, Result};
+
+/// The umask of callers whose own can't be seen.
+const USUAL_UMASK: u32 = 0o022;
+/// Bits of one digit of a mode.
+pub(crate) const READ: u32 = 4;
+pub(crate) const WRITE: u32 = 2;
+pub(crate) const SEARCH: u32 = 1;
+
+/// Whoever asks for an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Caller {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// The calling thread; 0 if it can't be seen from here.
+    pub(crate) pid: u32,
+    /// Supplementary groups; none where they can't be seen.
+    groups: Arc<[u32]>,
+    umask: u32,
+}
+
+impl Caller {
+    /// The caller of a request that has not been answered: so long the kernel keeps him waiting, and his number means
+    /// nobody else. `needs_umask`: whether something may be created for him of which the request does not tell.
+    pub(crate) fn of_request(uid: u32, gid: u32, pid: u32, needs_umask: bool) -> Self {
+        let mut caller = Self { uid, gid, pid, groups: Arc::from([]), umask: USUAL_UMASK };
+        let is_trusted = uid == 0 || uid == rustix::process::geteuid().as_raw();
+        if pid != 0
+            && (needs_umask || !is_trusted)
+            && let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status"))
+        {
+            caller.read_status(&status);
+        }
+        caller
+    }
+
+    #[cfg(test)]
+    pub(crate) fn root() -> Self {
+        Self { uid: 0, gid: 0, pid: 1, groups: Arc::from([]), umask: USUAL_UMASK }
+    }
+
+    fn read_status(&mut self, status: &str) {
+        let numbers = |name: &str, radix| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            line.split_whitespace().filter_map(|word| u32::from_str_radix(word, radix).ok()).collect::<Vec<_>>()
+        };
+        // Real, effective, saved, and the one that the kernel has told us.
+        if (numbers("Uid:", 10).get(3), numbers("Gid:", 10).get(3)) == (Some(&self.uid), Some(&self.gid)) {
+            self.groups = numbers("Groups:", 10).into();
+        }
+        if let [umask] = numbers("Umask:", 8)[..] {
+            self.umask = umask & 0o777;
+        }
+    }
+
+    /// For what has had the umask applied already.
+    pub(crate) fn with_umask(self, umask: u32) -> Self {
+        Self { umask: umask & 0o777, ..self }
+    }
+
+    /// Does something with the caller's rights. Must start no threads but those that belong to what the caller opens.
+    ///
+    /// # Errors
+    /// EPERM where root may not change its ids (a container without CAP_SETUID and CAP_SETGID).
+    pub(crate) fn act<T>(&self, run: impl FnOnce() -> T) -> Result<T> {
+        let _umask = Umask::set(self.umask);
+        let _acting = if self.is_other() { Some(Acting::begin(self)?) } else { None };
+        Ok(run())
+    }
+
+    /// Whether root's daemon has to act for somebody else.
+    pub(crate) fn is_other(&self) -> bool {
+        self.uid != 0 && rustix::process::geteuid().is_root()
+    }
+
+    /// Whether an ordinary user's daemon serves somebody else.
+    pub(crate) fn is_stranger(&self) -> bool {
+        let own = rustix::process::geteuid();
+        !own.is_root() && self.uid != 0 && self.uid != own.as_raw()
+    }
+
+    /// EACCES unless the caller may do this with what has been opened. Where we act as the caller the kernel has been asked
+    /// already; here only the modes are left to be asked.
+    pub(crate) fn check(&self, file: impl AsFd, bits: u32) -> Result<()> {
+        let is_allowed = !self.is_stranger() || self.may(&rustix::fs::fstat(file)?, bits);
+        if is_allowed { Ok(()) } else { Err(Errno::EACCES) }
+    }
+
+    /// Whether a mode grants all of these bits.
+    pub(crate) fn may(&self, stat: &Stat, bits: u32) -> bool {
+        let shift = if self.uid == stat.st_uid {
+            6
+        } else if self.gid == stat.st_gid || self.groups.contains(&stat.st_gid) {
+            3
+        } else {
+            0
+        };
+        self.uid == 0 || (stat.st_mode >> shift) & bits == bits
+    }
+}
+
+/// This thread's umask while it acts for somebody.
+struct Umask(Option<Mode>);
+
+thread_local! {
+    /// Whether this thread has a umask of its own.
+    static HAS_UMASK: OnceCell<bool> = const { OnceCell::new() };
+    /// Whether this thread acts as somebody.
+    static IS_ACTING: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Umask {
+    fn set(umask: u32) -> Self {
+        // Where that is forbidden, the daemon's own counts.
+        let is_own = HAS_UMASK.with(|has| *has.get_or_init(|| queue::leave_shared_umask().is_ok()));
+        Self(is_own.then(|| rustix::process::umask(Mode::from_raw_mode(umask))))
+    }
+}
+
+impl Drop for Umask {
+    fn drop(&mut self) {
+        if let Some(before) = self.0 {
+            rustix::process::umask(before);
+        }
+    }
+}
+
+/// What the daemon is when it acts for nobody.
+struct Own {
+    uid: u32,
+    gid: u32,
+    groups: Vec<Gid>,
+    capabilities: CapabilitySets,
+}
+
+fn own() -> std::io::Result<&'static Own> {
+    static OWN: OnceLock<Own> = OnceLock::new();
+    if let Some(own) = OWN.get() {
+        return Ok(own);
+    }
+    let own = Own {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        groups: rustix::process::getgroups()?,
+        capabilities: rustix::thread::capabilities(None)?,
+    };
+    Ok(OWN.get_or_init(|| own))
+}
+
+/// This thread acts as somebody else until this is dropped.
+struct Acting(&'static Own);
+
+impl Acting {
+    fn begin(caller: &Caller) -> std::io::Result<Self> {
+        if IS_ACTING.get() {
+            // Nobody acts for two: the inner one's end would be the outer one's.
+            return Err(std::io::ErrorKind::PermissionDenied.into());
+        }
+        let own = own()?;
+        let groups = caller.groups.iter().filter(|gid| **gid != u32::MAX);
+        let groups: Vec<Gid> = groups.map(|gid| Gid::from_raw(*gid)).collect();
+        IS_ACTING.set(true);
+        // From here on to be undone, whatever fails.
+        let acting = Self(own);
+        rustix::thread::set_thread_groups(&groups)?;
+        queue::set_file_ids(caller.uid, caller.gid)?;
+        // What is left lets its holder take reserved blocks and exceed quotas, among others.
+        rustix::thread::set_capabilities(
+            None,
+            CapabilitySets { effective: CapabilitySet::empty(), ..own.capabilities },
+        )?;
+        Ok(acting)
+    }
+
+    fn end(&self) -> std::io::Result<()> {
+        let Self(own) = self;
+        rustix::thread::set_capabilities(None, own.capabilities)?;
+        queue::set_file_ids(own.uid, own.gid)?;
+        rustix::thread::set_thread_groups(&own.groups)?;
+        // Setting the ids changes capabilities, too.
+        Ok(rustix::thread::set_capabilities(None, own.capabilities)?)
+    }
+}
+
+impl Drop for Acting {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("chronfs: a thread can't get back to its own rights: {error}");
+            std::process::abort();
+        }
+        IS_ACTING.set(false);
+    }
+}
+
+/// Whether root may act for others at all.
+pub(crate) fn can_act() -> bool {
+    let nobody = Caller { uid: 65534, gid: 65534, pid: 0, groups: Arc::from([]), umask: USUAL_UMASK };
+    !rustix::process::geteuid().is_root() || nobody.act(|| ()).is_ok()
+}
