@@ -42,7 +42,7 @@ mod time;
 #[cfg(feature = "view")]
 pub mod view;
 
-pub use queue::{Error, Message, Queue, QueueReader, QueueWriter, Result};
+pub use queue::{Error, ErrorKind, Message, Queue, QueueReader, QueueWriter, Result};
 
 #[cfg(all(doctest, feature = "cli"))]
 #[doc = include_str!("../README.md")]

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::printable::{printable, printable_json};
-use crate::queue::{self, Inspection, ReaderInfo, WriterInfo, WriterState};
+use crate::queue::{self, Inspection, ReaderInfo, WriterInfo};
 use crate::{bus, clock, view};
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -145,7 +145,7 @@ fn summary<'a>(inspection: &Inspection, ready: bool, lease: Option<&'a Lease>) -
         head: Head { segment: bounds.head.segment.0, offset: bounds.head.offset },
         last_timestamp_ns: bounds.last_timestamp_ns,
         writer: Writer {
-            state: writer_state(inspection.writer.state),
+            state: inspection.writer.state.as_str(),
             pid: inspection.writer.pid,
             epoch: inspection.writer.epoch,
             heartbeat_age_ms: inspection.writer.heartbeat_age_ms,
@@ -200,16 +200,6 @@ pub fn to_json<T: Serialize>(value: &T) -> String {
     let json = serde_json::to_string(value);
     let json = json.unwrap_or_else(|e| serde_json::json!({ "error": e.to_string() }).to_string());
     printable_json(&json).into_owned()
-}
-
-fn writer_state(state: WriterState) -> &'static str {
-    match state {
-        WriterState::Alive => "alive",
-        WriterState::Dead => "dead",
-        WriterState::Stuck => "stuck",
-        WriterState::None => "none",
-        WriterState::Unknown => "unknown",
-    }
 }
 
 /// Several lines for people, each ended by a newline: `chron-cli inspect` and the mount's `status`.
@@ -293,7 +283,7 @@ pub fn readers_text(readers: &[ReaderInfo]) -> String {
 }
 
 fn writer_text(writer: &WriterInfo) -> String {
-    let mut text = writer_state(writer.state).to_owned();
+    let mut text = writer.state.as_str().to_owned();
     if let Some(holder) = &writer.holder {
         let _ = write!(text, ", {holder}");
     }

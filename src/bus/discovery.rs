@@ -34,6 +34,7 @@ const EVENT_BUFFER: usize = 64 << 10;
 
 /// Something that changed, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DiscoveryEvent {
     /// The queue's directory: the root as it was given, and what lies below it.
     pub path: PathBuf,
@@ -43,6 +44,7 @@ pub struct DiscoveryEvent {
 
 /// What happened to an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Change {
     /// It is gone: its directory, or the queue in it. Whatever was open of it should be closed.
     Removed,
@@ -80,6 +82,7 @@ impl Change {
 
 /// A queue as discovery knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Endpoint {
     /// Whether it is marked as ready.
     pub ready: bool,

@@ -43,6 +43,7 @@ pub struct BusLayout {
 
 /// The two queues of a strategy.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StrategyEndpoints {
     /// Orders from the strategy: it writes, the router reads.
     pub orders_out: PathBuf,

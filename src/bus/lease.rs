@@ -27,6 +27,7 @@ const MAX_LEN: u64 = 6 * MAX_LEASE_PAYLOAD as u64 + 4096;
 
 /// Whether a lease counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum LeaseState {
     /// Renewed less than its `ttl` ago.
     Live,
@@ -49,6 +50,7 @@ impl LeaseState {
 
 /// A lease as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Lease {
     /// The process that holds it; None if it is not said.
     pub pid: Option<u32>,

@@ -42,6 +42,7 @@ impl Marker {
 /// What a READY marker says. Everything but the fact itself may be missing: `touch READY` by hand marks too.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Ready {
     /// The process that marked the endpoint.
     pub pid: Option<u32>,

@@ -35,6 +35,7 @@ const TURN_STEP: Duration = Duration::from_millis(5);
 
 /// Why a mount or unmount failed. Each text is one line, with the path, the cause and the remedy where there is one.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum MountError {
     /// The command line is wrong: an unknown option, paths that can't be mounted on one another.
     #[error("{0}")]

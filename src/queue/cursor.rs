@@ -57,7 +57,7 @@ pub(crate) struct Cursor {
 }
 
 /// What to do about a damaged cursor.
-const SET_ANEW: &str = "set the reader anew: 'chron-cli readers QUEUE seek NAME POS'";
+const SET_ANEW: &str = "seek the reader to a message to repair it";
 
 pub(crate) fn file_name(name: &str) -> String {
     format!("{name}{CURSOR_SUFFIX}")

@@ -1,12 +1,36 @@
 //! What can go wrong with a queue. Every variant that concerns a file names it, and where it can, the position
-//! in it and the remedy. Mapping to errnos is the file system's business (`fs/errno.rs`).
+//! in it and the remedy, in terms of the library: what a command can do about it, the command says. Mapping to errnos is the file system's business (`fs/errno.rs`).
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// The result of a queue operation.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a program can do about an [`Error`]: from [`Error::kind`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A system call failed: look at its [`io::Error`].
+    Io,
+    /// The queue, reader or position does not exist: create it, or choose another one.
+    NotFound,
+    /// It exists already: open it.
+    AlreadyExists,
+    /// Another process uses it: try again later.
+    Busy,
+    /// There is no room: try again when readers have gone on and retention has made some.
+    Full,
+    /// An argument is not allowed, here or at all: another one may be.
+    InvalidInput,
+    /// A file does not hold what it should: a case for people.
+    Damaged,
+    /// A file was written by a newer chronfs.
+    Unsupported,
+    /// This writer is done for: open a new one.
+    Poisoned,
+}
 
 /// An error of the queue engine.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +106,7 @@ pub enum Error {
         holder: LockHolder,
     },
     /// No reader of that name is registered.
-    #[error("{}: no such reader; 'chron-cli readers QUEUE' lists those that there are", path.display())]
+    #[error("{}: no such reader", path.display())]
     NoSuchReader {
         /// The cursor file that does not exist.
         path: PathBuf,
@@ -104,7 +128,7 @@ pub enum Error {
         max: usize,
     },
     /// The payload is larger than the queue's segments allow.
-    #[error("{}: payload of {len} bytes is too large; this queue takes at most {max} (create it with a larger --segment-size)", path.display())]
+    #[error("{}: payload of {len} bytes is too large; this queue takes at most {max}", path.display())]
     TooLarge {
         /// The queue's directory.
         path: PathBuf,
@@ -125,7 +149,7 @@ pub enum Error {
         last_ns: u64,
     },
     /// The queue's `max_bytes` limit is reached.
-    #[error("{}: queue is full: its limit is {max_bytes} bytes; let readers catch up, so that retention (--retain-bytes) can remove what they have read; a limit stays: for more, make another queue", path.display())]
+    #[error("{}: queue is full: its limit is {max_bytes} bytes", path.display())]
     QueueFull {
         /// The queue's directory.
         path: PathBuf,
@@ -154,6 +178,35 @@ pub enum Error {
 }
 
 impl Error {
+    /// What a program can do about it.
+    ///
+    /// ```
+    /// use chronfs::Queue;
+    /// use chronfs::queue::ErrorKind;
+    ///
+    /// let error = Queue::open("/no/such/queue").map(drop).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::NotFound);
+    /// assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::NotFound);
+    /// ```
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { .. } => ErrorKind::Io,
+            Self::NotAQueue { .. } | Self::NoSuchReader { .. } | Self::NoSuchPosition { .. } => ErrorKind::NotFound,
+            Self::AlreadyExists { .. } => ErrorKind::AlreadyExists,
+            Self::Locked { .. } | Self::ReaderInUse { .. } => ErrorKind::Busy,
+            Self::QueueFull { .. } => ErrorKind::Full,
+            Self::InvalidName { .. }
+            | Self::NameTooLong { .. }
+            | Self::TooLarge { .. }
+            | Self::ReservedType
+            | Self::TimestampInPast { .. }
+            | Self::InvalidSetting(_) => ErrorKind::InvalidInput,
+            Self::Damaged { .. } | Self::Refused { .. } => ErrorKind::Damaged,
+            Self::UnsupportedVersion { .. } => ErrorKind::Unsupported,
+            Self::Poisoned { .. } => ErrorKind::Poisoned,
+        }
+    }
+
     /// Wraps a system error with its path and what was being done.
     pub(crate) fn io(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
@@ -177,8 +230,27 @@ impl Error {
     }
 }
 
+/// The system's kind of error where the system has failed, else the nearest one. The [`Error`] is the inner error.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match (error.kind(), &error) {
+            (_, Error::Io { source, .. }) => source.kind(),
+            (ErrorKind::NotFound, _) => io::ErrorKind::NotFound,
+            (ErrorKind::AlreadyExists, _) => io::ErrorKind::AlreadyExists,
+            (ErrorKind::Busy, _) => io::ErrorKind::ResourceBusy,
+            (ErrorKind::Full, _) => io::ErrorKind::QuotaExceeded,
+            (ErrorKind::InvalidInput, _) => io::ErrorKind::InvalidInput,
+            (ErrorKind::Damaged, _) => io::ErrorKind::InvalidData,
+            (ErrorKind::Unsupported, _) => io::ErrorKind::Unsupported,
+            (ErrorKind::Io | ErrorKind::Poisoned, _) => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
 /// What is known of the process that holds a lock. For people: the kernel's lock decides, this only informs.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LockHolder {
     /// A process of this pid namespace.
     Process {

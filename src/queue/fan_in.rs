@@ -21,6 +21,7 @@ pub struct SourceId(u64);
 
 /// What a [`FanInReader`] gives.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct FanInEntry<'a> {
     /// Where it comes from.
     pub source: SourceId,

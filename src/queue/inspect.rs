@@ -21,6 +21,7 @@ const STUCK_AFTER_MS: u64 = 5_000;
 
 /// Everything that `chron-cli inspect` shows.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Inspection {
     /// The queue's directory.
     pub path: PathBuf,
@@ -42,6 +43,7 @@ pub struct Inspection {
 
 /// What is known of a queue's writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WriterInfo {
     /// Its state.
     pub state: WriterState,
@@ -60,6 +62,7 @@ pub struct WriterInfo {
 
 /// The state of a queue's writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WriterState {
     /// It holds the lock and gives signs of life.
     Alive,
@@ -73,8 +76,22 @@ pub enum WriterState {
     Unknown,
 }
 
+impl WriterState {
+    /// The word that stands for it in JSON and for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Dead => "dead",
+            Self::Stuck => "stuck",
+            Self::None => "none",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// One segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SegmentInfo {
     /// Its number.
     pub id: SegmentId,
@@ -90,6 +107,7 @@ pub struct SegmentInfo {
 
 /// One registered reader.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct ReaderInfo {
     /// Its name.
     pub name: String,

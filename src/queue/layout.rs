@@ -102,207 +102,207 @@ pub const NO_LIMIT_32: u32 = u32::MAX;
 /// The settings as they lie in the control block and in every segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct SettingsBlock {
+pub(crate) struct SettingsBlock {
     /// [`CONTROL_MAGIC`].
-    pub magic: [u8; 8],
+    pub(crate) magic: [u8; 8],
     /// [`VERSION`].
-    pub version: U16,
+    pub(crate) version: U16,
     /// 1: CRC-32C, 2: CRC-32.
-    pub checksum_kind: u8,
+    pub(crate) checksum_kind: u8,
     /// Zero.
-    pub reserved_a: u8,
+    pub(crate) reserved_a: u8,
     /// Bytes of each segment file.
-    pub segment_size: U32,
+    pub(crate) segment_size: U32,
     /// Random; the same in every file of the queue.
-    pub queue_id: U64,
+    pub(crate) queue_id: U64,
     /// When the queue was created, ns since the epoch.
-    pub created_ns: U64,
+    pub(crate) created_ns: U64,
     /// Limit of the queue's bytes, or [`NO_LIMIT`].
-    pub max_bytes: U64,
+    pub(crate) max_bytes: U64,
     /// Bytes to retain, or [`NO_LIMIT`].
-    pub retain_bytes: U64,
+    pub(crate) retain_bytes: U64,
     /// Age to retain in ns, or [`NO_LIMIT`].
-    pub retain_age_ns: U64,
+    pub(crate) retain_age_ns: U64,
     /// Silence in ns after which a reader is dead, or [`NO_LIMIT`].
-    pub reader_ttl_ns: U64,
+    pub(crate) reader_ttl_ns: U64,
     /// Lag in bytes beyond which a reader no longer pins, or [`NO_LIMIT`].
-    pub max_lag_bytes: U64,
+    pub(crate) max_lag_bytes: U64,
     /// Segments to retain, or [`NO_LIMIT_32`].
-    pub retain_segments: U32,
+    pub(crate) retain_segments: U32,
     /// Rises by one with every change of the settings.
-    pub generation: U32,
+    pub(crate) generation: U32,
     /// Zero.
-    pub reserved_b: [u8; 44],
+    pub(crate) reserved_b: [u8; 44],
     /// CRC-32 of the bytes before it.
-    pub crc: U32,
+    pub(crate) crc: U32,
 }
 
 /// One of the two head slots of the control block: a hint, published lazily.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct HeadSlot {
+pub(crate) struct HeadSlot {
     /// The slot with the higher one is the newer.
-    pub generation: U64,
+    pub(crate) generation: U64,
     /// The sequence number that the next message gets.
-    pub next_seq: U64,
+    pub(crate) next_seq: U64,
     /// Timestamp of the newest message, ns since the epoch.
-    pub last_timestamp_ns: U64,
+    pub(crate) last_timestamp_ns: U64,
     /// The segment of the head.
-    pub segment: U32,
+    pub(crate) segment: U32,
     /// Its offset.
-    pub offset: U32,
+    pub(crate) offset: U32,
     /// Zero.
-    pub reserved: [u8; 28],
+    pub(crate) reserved: [u8; 28],
     /// CRC-32 of the bytes before it.
-    pub crc: U32,
+    pub(crate) crc: U32,
 }
 
 /// What the control block says of the writer; for information.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct WriterBlock {
+pub(crate) struct WriterBlock {
     /// Rises by one with every start of a writer.
-    pub epoch: U64,
+    pub(crate) epoch: U64,
     /// The writer's last sign of life on the boot-time clock, ns.
-    pub heartbeat_boot_ns: U64,
+    pub(crate) heartbeat_boot_ns: U64,
     /// Its process id, in its own namespace; 0 once it has closed the queue.
-    pub pid: U32,
+    pub(crate) pid: U32,
     /// 1: the writer relies on the sleepers' membarrier; 0: it fences by itself.
-    pub asymmetric: U32,
+    pub(crate) asymmetric: U32,
     /// The boot that `heartbeat_boot_ns` belongs to.
-    pub boot_id: [u8; 16],
+    pub(crate) boot_id: [u8; 16],
     /// Zero.
-    pub reserved: [u8; 24],
+    pub(crate) reserved: [u8; 24],
 }
 
 /// The identity of a segment, at its start and again at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct SegmentIdentity {
+pub(crate) struct SegmentIdentity {
     /// [`SEGMENT_MAGIC`].
-    pub magic: [u8; 8],
+    pub(crate) magic: [u8; 8],
     /// [`VERSION`].
-    pub version: U16,
+    pub(crate) version: U16,
     /// As in [`SettingsBlock`].
-    pub checksum_kind: u8,
+    pub(crate) checksum_kind: u8,
     /// 1 if the file has held another segment before: behind the newest record it may hold anything. Else 0.
-    pub is_reused: u8,
+    pub(crate) is_reused: u8,
     /// Bytes of this file.
-    pub segment_size: U32,
+    pub(crate) segment_size: U32,
     /// The queue that it belongs to.
-    pub queue_id: U64,
+    pub(crate) queue_id: U64,
     /// Its number, as in its name.
-    pub segment_id: U32,
+    pub(crate) segment_id: U32,
     /// Random, new with every use of the file: part of every record's checksum.
-    pub salt: U32,
+    pub(crate) salt: U32,
     /// When it was made, ns since the epoch.
-    pub created_ns: U64,
+    pub(crate) created_ns: U64,
     /// Zero.
-    pub reserved_b: [u8; 20],
+    pub(crate) reserved_b: [u8; 20],
     /// CRC-32 of the bytes before it.
-    pub crc: U32,
+    pub(crate) crc: U32,
 }
 
 /// What a segment starts with; written when it becomes the active one. A hint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct StartBlock {
+pub(crate) struct StartBlock {
     /// The sequence number that its first message has or will have.
-    pub first_seq: U64,
+    pub(crate) first_seq: U64,
     /// Timestamp of the newest message before it, ns since the epoch.
-    pub previous_timestamp_ns: U64,
+    pub(crate) previous_timestamp_ns: U64,
     /// Zero.
-    pub reserved: [u8; 44],
+    pub(crate) reserved: [u8; 44],
     /// CRC-32 of the bytes before it.
-    pub crc: U32,
+    pub(crate) crc: U32,
 }
 
 /// What a sealed segment ended with. A hint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct SealBlock {
+pub(crate) struct SealBlock {
     /// The sequence number that the next segment starts with.
-    pub next_seq: U64,
+    pub(crate) next_seq: U64,
     /// Timestamp of the newest message, ns since the epoch.
-    pub last_timestamp_ns: U64,
+    pub(crate) last_timestamp_ns: U64,
     /// Where the record that seals the segment starts.
-    pub end_offset: U32,
+    pub(crate) end_offset: U32,
     /// Zero.
-    pub reserved: [u8; 40],
+    pub(crate) reserved: [u8; 40],
     /// CRC-32 of the bytes before it.
-    pub crc: U32,
+    pub(crate) crc: U32,
 }
 
 /// The identity of a cursor file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct CursorIdentity {
+pub(crate) struct CursorIdentity {
     /// [`CURSOR_MAGIC`].
-    pub magic: [u8; 8],
+    pub(crate) magic: [u8; 8],
     /// [`VERSION`].
-    pub version: U16,
+    pub(crate) version: U16,
     /// Zero.
-    pub reserved_a: [u8; 6],
+    pub(crate) reserved_a: [u8; 6],
     /// The queue that it belongs to.
-    pub queue_id: U64,
+    pub(crate) queue_id: U64,
     /// When the reader was registered, ns since the epoch.
-    pub created_ns: U64,
+    pub(crate) created_ns: U64,
     /// Zero.
-    pub reserved_b: [u8; 28],
+    pub(crate) reserved_b: [u8; 28],
     /// CRC-32 of the bytes before it.
-    pub crc: U32,
+    pub(crate) crc: U32,
 }
 
 /// One of the two slots of a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct CursorSlot {
+pub(crate) struct CursorSlot {
     /// The slot with the higher one is the newer.
-    pub generation: U64,
+    pub(crate) generation: U64,
     /// The next sequence number to be consumed.
-    pub seq: U64,
+    pub(crate) seq: U64,
     /// The segment where it is, or is expected: a hint.
-    pub segment: U32,
+    pub(crate) segment: U32,
     /// Its offset: a hint; 0 if not known.
-    pub offset: U32,
+    pub(crate) offset: U32,
     /// Zero.
-    pub reserved: U32,
+    pub(crate) reserved: U32,
     /// CRC-32C of the bytes before it and of the queue's id.
-    pub crc: U32,
+    pub(crate) crc: U32,
 }
 
 /// A reader's signs of life; for information and for the reader's time to live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct LivenessBlock {
+pub(crate) struct LivenessBlock {
     /// Last sign of life on the boot-time clock, ns.
-    pub heartbeat_boot_ns: U64,
+    pub(crate) heartbeat_boot_ns: U64,
     /// The boot that it belongs to.
-    pub boot_id: [u8; 16],
+    pub(crate) boot_id: [u8; 16],
     /// The process id, in its own namespace; 0 once it has closed the reader.
-    pub pid: U32,
+    pub(crate) pid: U32,
     /// Zero.
-    pub reserved: [u8; 36],
+    pub(crate) reserved: [u8; 36],
 }
 
 /// A record's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct MessageHeader {
+pub(crate) struct MessageHeader {
     /// 0: not committed; else the payload's length in bytes + 1.
-    pub commit: U32,
+    pub(crate) commit: U32,
     /// The message's type; [`PADDING_TYPE`] is no message.
-    pub msg_type: U16,
+    pub(crate) msg_type: U16,
     /// [`FLAG_SEAL`] or zero.
-    pub flags: U16,
+    pub(crate) flags: U16,
     /// The sequence number; in padding, the next message's.
-    pub seq: U64,
+    pub(crate) seq: U64,
     /// ns since the epoch.
-    pub timestamp_ns: U64,
+    pub(crate) timestamp_ns: U64,
     /// The record's checksum.
-    pub checksum: U32,
+    pub(crate) checksum: U32,
     /// Zero; covered by the checksum.
-    pub spare: U32,
+    pub(crate) spare: U32,
 }
 
 const _: () = {
@@ -355,4 +355,24 @@ pub const fn records_end(segment_size: u32) -> u32 {
 /// The largest payload that fits into a segment of this size.
 pub const fn max_payload_len(segment_size: u32) -> u32 {
     records_end(segment_size) - RECORDS_START - 2 * HEADER_LEN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_lies_in_the_file_as_the_page_says() {
+        let header = MessageHeader {
+            commit: 6.into(),
+            msg_type: 7.into(),
+            flags: 0.into(),
+            seq: 1.into(),
+            timestamp_ns: 2.into(),
+            checksum: 3.into(),
+            spare: 0.into(),
+        };
+        let bytes = [6, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(header.as_bytes(), bytes);
+    }
 }

@@ -48,7 +48,7 @@ mod wake;
 mod writer;
 
 pub use available::Available;
-pub use error::{Error, LockHolder, Result};
+pub use error::{Error, ErrorKind, LockHolder, Result};
 pub use fan_in::{FanInEntry, FanInReader, SourceId};
 pub use inspect::{Inspection, ReaderInfo, SegmentInfo, WriterInfo, WriterState};
 pub use names::{MAX_NAME_LEN, check_name};
@@ -167,7 +167,7 @@ impl Queue {
         match Dir::open(path) {
             Ok(dir) => Self::open_in(dir),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(not_a_queue(path, "there is no such directory; make one with 'chron-cli create'"))
+                Err(not_a_queue(path, "there is no such directory"))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
                 Err(not_a_queue(path, "it is not a directory"))

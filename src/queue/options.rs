@@ -8,6 +8,7 @@ use super::layout;
 
 /// Which checksum a queue's records carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Checksum {
     /// CRC-32C (Castagnoli): computed by the processor where it can. The default.
     #[default]
@@ -107,6 +108,7 @@ impl Settings {
 
 /// How a reader waits for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WaitStrategy {
     /// Looks without pause: the shortest latency, for the price of a processor.
     BusySpin,
@@ -121,6 +123,7 @@ pub enum WaitStrategy {
 
 /// Where a reader starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Start {
     /// Where it left off; a new reader at the first retained message.
     #[default]
@@ -165,6 +168,7 @@ pub struct WriterOptions {
 /// When a writer writes to the disk by itself. It does so on its helper thread: an append never waits for it, and what
 /// was appended last may not be on the disk yet. [`flush_sync`](super::QueueWriter::flush_sync) waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum SyncPolicy {
     /// Never, beyond what the operating system does.
     #[default]
@@ -180,6 +184,7 @@ pub enum SyncPolicy {
 
 /// What an append does when the queue's `max_bytes` is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum WhenFull {
     /// It fails with [`Error::QueueFull`] at once.
     #[default]

@@ -21,6 +21,7 @@ use crate::clock;
 
 /// What retention has done, or would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Retention {
     /// The segments that were (or would be) removed, oldest first.
     pub removed: Vec<SegmentInfo>,
@@ -32,6 +33,7 @@ pub struct Retention {
 
 /// A reader that keeps segments from being removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Pin {
     /// The reader's name.
     pub reader: String,
@@ -45,6 +47,7 @@ pub struct Pin {
 
 /// A reader that does not count any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Ignored {
     /// The reader's name.
     pub reader: String,
@@ -54,11 +57,22 @@ pub struct Ignored {
 
 /// Why a reader no longer keeps segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum IgnoredReason {
     /// No process uses it, and it has given no sign of life for longer than the queue's `reader_ttl_ns`.
     Dead,
     /// It is further behind than the queue's `max_lag_bytes`.
     TooFarBehind,
+}
+
+impl IgnoredReason {
+    /// The words that stand for it in JSON and for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dead => "dead",
+            Self::TooFarBehind => "too far behind",
+        }
+    }
 }
 
 /// What becomes of the segments that may go.

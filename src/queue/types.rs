@@ -32,6 +32,7 @@ pub struct Gap {
 
 /// Why messages are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum GapReason {
     /// A record's checksum does not match its bytes.
     Checksum,
@@ -76,6 +77,7 @@ impl<'a> Entry<'a> {
 
 /// Where a queue starts and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Bounds {
     /// The sequence number of the first retained message (of the next one, if none is retained).
     pub first_seq: u64,

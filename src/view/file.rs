@@ -35,6 +35,7 @@ const WHOLE_COST: usize = 64;
 
 /// A gap that a read of the bin format has crossed: nothing in its bytes shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Crossed {
     /// The gap.
     pub gap: Gap,
@@ -122,13 +123,6 @@ impl View {
     /// The format.
     pub fn format(&self) -> Format {
         self.format
-    }
-
-    /// Where the file starts: the identity of its bytes. Two views of a queue in one format that start at the same
-    /// place have the same bytes, as far as both reach.
-    pub fn first(&self) -> (Position, u64) {
-        let start = self.index().start();
-        (start.position, start.seq)
     }
 
     /// The size in bytes now: brings the index up to the head first. Where the index is far behind, this takes as

@@ -72,11 +72,6 @@ impl Index {
         }
     }
 
-    /// Where the index begins.
-    pub(super) fn start(&self) -> Place {
-        self.marks.first().map_or(self.end, |mark| mark.place)
-    }
-
     /// Where the index ends: the size of the file, and where to go on.
     pub(super) fn end(&self) -> Place {
         self.end
@@ -251,8 +246,7 @@ mod tests {
     #[test]
     fn an_empty_file_has_a_start() {
         let index = index(&[], 1);
-        assert_eq!(index.start(), Place { offset: 0, position: position(1), seq: 1 });
-        assert_eq!(index.end(), index.start());
+        assert_eq!(index.end(), Place { offset: 0, position: position(1), seq: 1 });
         assert_eq!(index.span(0, 0).len(), 1);
         assert_eq!(index.span(7, 9).len(), 1);
     }

@@ -16,6 +16,7 @@ pub const DEFAULT_TYPE: u16 = 1;
 
 /// What an append file or `chron-cli append` takes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum InputFormat {
     /// Each line is a payload, bytes as they are.
     Txt,
@@ -27,6 +28,7 @@ pub enum InputFormat {
 
 /// One message to be appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Input<'a> {
     /// Its type: [`DEFAULT_TYPE`] where the input does not say.
     pub msg_type: u16,

@@ -36,6 +36,7 @@ pub use time::{parse_span, parse_time};
 
 /// How messages are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Format {
     /// One JSON object a line; nothing is lost.
     Jsonl,

@@ -5,6 +5,7 @@ use crate::queue::{Error, Queue, Result};
 
 /// Where a reader shall go, as a person says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SeekTarget {
     /// This message, by its sequence number.
     Seq(u64),

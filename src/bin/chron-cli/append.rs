@@ -18,7 +18,7 @@ use indicatif::ProgressBar;
 
 use crate::AppendArgs;
 use crate::create::check_place;
-use crate::failure::{Done, Failure, Outcome, note};
+use crate::failure::{Done, Failure, Outcome, explained, note};
 use crate::progress;
 use crate::stop::{Stop, Stoppable};
 
@@ -199,7 +199,7 @@ fn append_message(
     writer: &mut QueueWriter,
     appended: &mut Appended,
 ) -> Result<(), String> {
-    let Some(Input { msg_type, timestamp_ns, payload }) = parse_line(format, bytes)? else {
+    let Some(Input { msg_type, timestamp_ns, payload, .. }) = parse_line(format, bytes)? else {
         return Ok(());
     };
     let msg_type = args.msg_type.unwrap_or(msg_type);
@@ -207,7 +207,7 @@ fn append_message(
         Some(timestamp_ns) => writer.append_at(timestamp_ns, msg_type, &payload),
         None => writer.append(msg_type, &payload),
     }
-    .map_err(|e| e.to_string())?;
+    .map_err(|e| explained(&e))?;
     appended.messages += 1;
     appended.bytes += payload.len() as u64;
     Ok(())

@@ -107,14 +107,39 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(e: Error) -> Self {
-        let remedy = match &e {
-            Error::Io { source, .. } => remedy(source).to_owned(),
-            Error::NotAQueue { path, .. } => of_mount(path).unwrap_or_default(),
-            Error::InvalidSetting(_) => return Self::Usage(e.to_string()),
-            _ => String::new(),
-        };
-        Self::Message(format!("{e}{remedy}"))
+        match e {
+            Error::InvalidSetting(_) => Self::Usage(e.to_string()),
+            _ => Self::Message(explained(&e)),
+        }
     }
+}
+
+/// The error, and what to do about it with this command.
+pub(crate) fn explained(e: &Error) -> String {
+    let remedy = match e {
+        Error::Io { source, .. } => remedy(source).to_owned(),
+        Error::NotAQueue { path, .. } => of_mount(path).unwrap_or_else(|| of_missing(path).to_owned()),
+        Error::NoSuchReader { .. } => "; 'chron-cli readers QUEUE' lists those that there are".to_owned(),
+        Error::TooLarge { .. } => " (create it with a larger --segment-size)".to_owned(),
+        Error::QueueFull { .. } => "; let readers catch up, so that retention (--retain-bytes) can remove what they \
+                                    have read; a limit stays: for more, make another queue"
+            .to_owned(),
+        Error::Damaged { path, .. } if is_cursor(path) => REPAIR_READER.to_owned(),
+        _ => String::new(),
+    };
+    format!("{e}{remedy}")
+}
+
+/// What to do about a damaged cursor file.
+pub(crate) const REPAIR_READER: &str = ": 'chron-cli readers QUEUE seek NAME POS'";
+
+fn is_cursor(path: &Path) -> bool {
+    path.parent().and_then(Path::file_name).is_some_and(|name| name == chronfs::queue::layout::READERS_DIR)
+}
+
+fn of_missing(path: &Path) -> &'static str {
+    let is_missing = path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+    if is_missing { "; make one with 'chron-cli create'" } else { "" }
 }
 
 /// What the parser of the command line has to say: help goes out as it is, anything else becomes one line.

@@ -8,7 +8,7 @@ use chronfs::bus;
 use chronfs::report::{self, Lease};
 
 use crate::InspectArgs;
-use crate::failure::{Done, Outcome, note};
+use crate::failure::{Done, Outcome, REPAIR_READER, note};
 use crate::output::print;
 
 pub(crate) fn run(args: &InspectArgs) -> Outcome {
@@ -23,7 +23,8 @@ pub(crate) fn run(args: &InspectArgs) -> Outcome {
         print(&report::inspection_text(&inspection, ready, lease.as_ref()))?;
     }
     let control_damage = queue.control_damage().map(ToString::to_string);
-    let reader_damage = inspection.readers.into_iter().filter_map(|reader| reader.damage);
+    let reader_damage =
+        inspection.readers.into_iter().filter_map(|reader| Some(format!("{}{REPAIR_READER}", reader.damage?)));
     let mut done = Done::Well;
     for damage in control_damage.into_iter().chain(reader_damage) {
         note(&damage);

@@ -27,7 +27,7 @@ impl From<MountError> for Failure {
     fn from(e: MountError) -> Self {
         match e {
             MountError::Usage(text) => Self::Usage(text),
-            MountError::System(text) | MountError::Failed(text) => Self::Message(text),
+            other => Self::Message(other.to_string()),
         }
     }
 }

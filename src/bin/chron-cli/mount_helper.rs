@@ -38,7 +38,7 @@ pub(crate) fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::from(match e {
                 MountError::Usage(_) => 1,
                 MountError::System(_) => 2,
-                MountError::Failed(_) => 32,
+                _ => 32,
             })
         }
     }

@@ -2,7 +2,7 @@
 
 use chronfs::Queue;
 use chronfs::printable::printable;
-use chronfs::queue::{IgnoredReason, Retention};
+use chronfs::queue::Retention;
 use chronfs::report::{human_bytes, table, to_json};
 use serde::Serialize;
 
@@ -60,13 +60,6 @@ pub(crate) fn run(args: &RetainArgs) -> Outcome {
     Ok(Done::Well)
 }
 
-fn reason(reason: IgnoredReason) -> &'static str {
-    match reason {
-        IgnoredReason::Dead => "dead",
-        IgnoredReason::TooFarBehind => "too far behind",
-    }
-}
-
 fn line(path: String, dry_run: bool, retention: &Retention) -> Line<'_> {
     let removed = &retention.removed;
     Line {
@@ -82,7 +75,7 @@ fn line(path: String, dry_run: bool, retention: &Retention) -> Line<'_> {
             .iter()
             .map(|p| Pin { reader: &p.reader, position: p.seq, segments: p.segments, bytes: p.bytes })
             .collect(),
-        ignored: retention.ignored.iter().map(|i| Ignored { reader: &i.reader, reason: reason(i.reason) }).collect(),
+        ignored: retention.ignored.iter().map(|i| Ignored { reader: &i.reader, reason: i.reason.as_str() }).collect(),
     }
 }
 
@@ -112,7 +105,7 @@ fn for_people(dry_run: bool, retention: &Retention) -> String {
         text.push_str(&format!(
             "{} keeps nothing any more: it is {}\n",
             printable(&ignored.reader),
-            reason(ignored.reason)
+            ignored.reason.as_str()
         ));
     }
     text

@@ -99,12 +99,12 @@ fn put(args: &WatchArgs, color: bool, event: &DiscoveryEvent, out: &mut Output) 
     writeln!(out.buffer, "{text}").map_err(Failure::stdout)
 }
 
-/// Green for what can be used from now on, yellow for what can't.
+/// Green for what can be used from now on, yellow for what can't, red for what may be in trouble.
 fn shade(event: &DiscoveryEvent) -> &'static str {
     use chronfs::bus::Change;
     match event.change {
         Change::Added | Change::Ready | Change::LeaseLive => "\x1b[32m",
         Change::Removed | Change::Unready | Change::LeaseRemoved => "\x1b[33m",
-        Change::LeaseExpired | Change::LeaseUnknown => "\x1b[31m",
+        _ => "\x1b[31m",
     }
 }

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use chronfs::Queue;
 use chronfs::bus::RouterDiscovery;
-use chronfs::queue::{Inspection, ReaderInfo, WriterState};
+use chronfs::queue::{Inspection, ReaderInfo};
 
-use crate::failure::{Failure, one_line};
+use crate::failure::{Failure, explained, one_line};
 
 /// Rates that are remembered for the sparkline.
 const HISTORY: usize = 120;
@@ -94,7 +94,7 @@ impl Row {
         match self.inspect() {
             Ok(inspection) => self.enter(inspection),
             Err(error) => {
-                self.trouble = Some(one_line(&error.to_string()));
+                self.trouble = Some(one_line(&explained(&error)));
                 self.queue = None;
             }
         }
@@ -126,13 +126,7 @@ impl Row {
         self.messages = Some(inspection.messages);
         self.readers = inspection.readers;
         self.trouble = None;
-        self.writer = match inspection.writer.state {
-            WriterState::Alive => "alive",
-            WriterState::Dead => "dead",
-            WriterState::Stuck => "stuck",
-            WriterState::None => "none",
-            WriterState::Unknown => "unknown",
-        };
+        self.writer = inspection.writer.state.as_str();
     }
 }
 
