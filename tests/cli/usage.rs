@@ -151,3 +151,21 @@ fn as_a_helper_of_mount_8_it_has_other_exit_codes() {
         assert_eq!(run(&["bus", "missing", "-o", "rw"]), 32, "failed");
     }
 }
+
+#[test]
+fn bash_completes_behind_a_subcommand() {
+    let bus = Bus::new();
+    let complete = |words: &str| {
+        let script = format!(
+            ". <({PROGRAM} completions bash); COMP_WORDS=(chron-cli {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _chron__cli chron-cli \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; echo \"${{COMPREPLY[@]}}\""
+        );
+        let output = Command::new("bash").args(["-c", &script]).current_dir(bus.0.path()).output().unwrap();
+        assert_eq!(stderr(&output), "");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    };
+    assert_eq!(complete("ap"), "append");
+    assert_eq!(complete("tail --fo"), "--follow --format");
+    assert_eq!(complete("tail --format j"), "jsonl");
+    assert_eq!(complete("readers q s"), "seek");
+}

@@ -9,6 +9,12 @@ use crate::{Cli, CompletionsArgs, ManArgs};
 pub(crate) fn completions(args: &CompletionsArgs) -> Outcome {
     let mut out = Output::stdout()?;
     clap_complete::generate(args.shell, &mut Cli::command(), "chron-cli", &mut out.buffer);
+    if args.shell == clap_complete::Shell::Bash {
+        // Of a command with a hyphen the generator spells subcommands in one way where it notes them, and in another
+        // where it looks for them: nothing behind a subcommand would be completed.
+        let script = String::from_utf8_lossy(&out.buffer).replace("chron__subcmd__cli", "chron__cli");
+        out.buffer = script.into_bytes();
+    }
     out.flush()?;
     Ok(Done::Well)
 }
