@@ -279,9 +279,11 @@ impl Exam<'_> {
                 let remedy = "if it was renamed or copied here, put it back; else restore it from a copy".to_owned();
                 self.found(Severity::Error, "damaged-segment", path.clone(), detail.to_owned(), remedy);
             }
-            let follows = |before: &&SegmentInfo| before.id.next() == segment.id || self.is_retired(before.id.next());
-            if let Some(before) = previous.filter(|before| !follows(before) && segment.id <= head) {
-                let path = self.segment_path(before.id.next());
+            let is_missing = |id: &SegmentId| *id < segment.id && !self.is_retired(*id);
+            // What has been prepared and is not in use follows nothing yet.
+            let in_line = previous.filter(|_| segment.id <= head || segment.first_seq > 0);
+            if let Some((before, missing)) = in_line.and_then(|b| Some((b, b.id.next().filter(is_missing)?))) {
+                let path = self.segment_path(missing);
                 let detail = format!("missing: the queue has segments {} and {}", before.id, segment.id);
                 self.found(Severity::Error, "missing-segment", path, detail, restore());
             }

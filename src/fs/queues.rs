@@ -71,7 +71,7 @@ const MAX_CALLERS: usize = 64;
 /// How long it is believed who may read: long enough for a listing of many messages, short enough for a shell; longer where
 /// there are more segments to be looked at than these.
 const DATA_STAT_HOLDS: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(250)];
-const MANY_SEGMENTS: u32 = 16;
+const MANY_SEGMENTS: usize = 16;
 
 impl std::fmt::Debug for OpenQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -262,7 +262,8 @@ impl OpenQueue {
             let stat = self.directory.stat_of(segment_name(segment).as_ref()).ok()?;
             Some((segment, (stat.st_mtime, stat.st_mtime_nsec)))
         };
-        Ok((bounds.first.segment.0..=bounds.head.segment.0).filter_map(|id| written(SegmentId(id))).collect())
+        let is_retained = |id: &SegmentId| (bounds.first.segment..=bounds.head.segment).contains(id);
+        Ok(self.queue.segment_ids()?.into_iter().filter(is_retained).filter_map(written).collect())
     }
 
     /// Whose bits decide who may read the messages. A native reader needs the control block and the segments, so
@@ -289,12 +290,14 @@ impl OpenQueue {
             (Err(_), Err(error)) => return Err(error),
         };
         let head = self.queue.bounds()?.head.segment;
-        for segment in (first.0..=head.0).skip(1) {
-            if let Ok(other) = self.directory.stat_of(segment_name(SegmentId(segment)).as_ref()) {
+        let ids = self.queue.segment_ids()?;
+        let others: Vec<_> = ids.into_iter().filter(|&id| id > first && id <= head).collect();
+        for &segment in &others {
+            if let Ok(other) = self.directory.stat_of(segment_name(segment).as_ref()) {
                 stat.st_mode = narrowed(&stat, &other);
             }
         }
-        let holds = DATA_STAT_HOLDS[usize::from(head.0.saturating_sub(first.0) > MANY_SEGMENTS)];
+        let holds = DATA_STAT_HOLDS[usize::from(others.len() > MANY_SEGMENTS)];
         *known = Some((Instant::now() + holds, stat));
         Ok(stat)
     }

@@ -291,6 +291,12 @@ impl Queue {
         self.shared.head_hint().map(|head| (head.position.segment, head.next_seq))
     }
 
+    /// The numbers of the segment files that are there, ascending. They may lie far apart: go over these, never over the
+    /// numbers in between.
+    pub(crate) fn segment_ids(&self) -> Result<Vec<SegmentId>> {
+        self.shared.segment_ids()
+    }
+
     /// Becomes the queue's writer: takes the lock and repairs what a killed writer left.
     ///
     /// # Errors

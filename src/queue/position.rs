@@ -7,9 +7,9 @@ use std::fmt;
 pub struct SegmentId(pub u32);
 
 impl SegmentId {
-    /// The segment after this one.
-    pub fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
+    /// The number after this one; None after the largest.
+    pub fn next(self) -> Option<Self> {
+        self.0.checked_add(1).map(Self)
     }
 }
 

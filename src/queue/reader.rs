@@ -252,8 +252,10 @@ impl QueueReader {
         if self.map.is_none() && self.map_segment()? {
             return Ok(Some(Found::Again));
         }
-        if self.is_at_seal() {
-            self.jump(Position { segment: self.position.segment.next(), offset: RECORDS_START }, self.seq);
+        if self.is_at_seal()
+            && let Some(segment) = self.position.segment.next()
+        {
+            self.jump(Position { segment, offset: RECORDS_START }, self.seq);
             return Ok(Some(Found::Again));
         }
         let published = self.published();

@@ -6,8 +6,9 @@
 //! - Nothing that was committed is overwritten, and no evidence is: where the last segment does not end cleanly (a
 //!   record that fails its checksum, or records behind a hole), it stays as it is and the queue goes on in a new
 //!   segment. Readers get the gap from the jump in the sequence numbers.
-//! - No sequence number that anybody may have seen is given out again: the next one is behind everything that was
-//!   found, that the control block had published, and that any cursor had consumed.
+//! - No sequence number that anybody may have seen is given out again: the next one is after everything that was
+//!   found, that the control block had published, and that any cursor had consumed. Nor is the number of a segment in
+//!   which the head was published: where that segment is gone, the queue goes on in the next one.
 
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ use super::types::{Entry, Gap, GapReason};
 
 /// Published and consumed sequence numbers above this are not believed: nobody has appended so many messages.
 pub(crate) const MAX_SEQ: u64 = 1 << 62;
+/// Nor is a published segment number from here on: it would leave no numbers for those to come.
+const MAX_HINTED_SEGMENT: SegmentId = SegmentId(1 << 31);
 
 /// Where the writer goes on.
 #[derive(Debug)]
@@ -49,24 +52,32 @@ pub(crate) enum TailPlace {
 pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Tail> {
     remove_temporaries(shared)?;
     let ids = shared.segment_ids()?;
-    let after_all = ids.last().map_or(SegmentId(0), |id| id.next());
-    let mut fresh = after_all;
+    // Followers may stand in a segment that has been removed: its number is not given out again.
+    let hint = shared.head_hint().filter(|hint| hint.next_seq < MAX_SEQ && hint.position.segment < MAX_HINTED_SEGMENT);
+    let published_segment = hint.map(|hint| hint.position.segment);
+    let mut unused = None;
     let mut tail = None;
-    for &id in ids.iter().rev() {
+    for (index, &id) in ids.iter().enumerate().rev() {
         match shared.open_segment(id, Access::Write) {
             Ok(Some(segment)) if segment.is_started()? => {
-                tail = Some(end_of(shared, segment)?);
+                let before = index.checked_sub(1).and_then(|index| ids.get(index));
+                tail = Some(end_of(shared, segment, before.copied())?);
                 break;
             }
             // Prepared by the last writer and not used.
-            Ok(Some(_)) if fresh == id.next() => fresh = id,
+            Ok(Some(_)) if unused == id.next() || ids.last() == Some(&id) => unused = Some(id),
             Ok(_) => {}
             Err(error) if error.is_unusable_file() => {}
             Err(error) => return Err(error),
         }
     }
     let (next_seq, last_timestamp_ns, end) = tail.unwrap_or((1, 0, None));
-    let hint = shared.head_hint();
+    let end = end.filter(|(segment, _)| published_segment.is_none_or(|published| published <= segment.id));
+    // A power cut may have taken all of the segment that was in use: that one is still there, and nobody follows it.
+    let fresh = || match unused.filter(|&id| published_segment.is_none_or(|published| published <= id)) {
+        Some(unused) => Ok(unused),
+        None => ids.last().copied().max(published_segment).map_or(Ok(SegmentId(0)), |last| shared.id_after(last)),
+    };
     let published = hint.map_or(0, |hint| hint.next_seq);
     let known = [published, newest_cursor(shared)?].into_iter().filter(|&seq| seq < MAX_SEQ).max().unwrap_or(0);
     if next_seq >= MAX_SEQ {
@@ -76,7 +87,7 @@ pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Tail> {
     }
     let place = match end {
         Some((segment, offset)) => TailPlace::Segment(segment, offset),
-        None => TailPlace::Fresh(fresh),
+        None => TailPlace::Fresh(fresh()?),
     };
     Ok(Tail { next_seq: next_seq.max(known), last_timestamp_ns, place })
 }
@@ -85,11 +96,11 @@ type End = (u64, u64, Option<(Segment, u32)>);
 
 /// Where the messages of the last segment in use end: next sequence number, newest timestamp, and the place where to go
 /// on in it if it ends cleanly.
-fn end_of(shared: &Arc<Shared>, segment: Segment) -> Result<End> {
+fn end_of(shared: &Arc<Shared>, segment: Segment, before: Option<SegmentId>) -> Result<End> {
     let start = segment.start();
     let seq = first_seq(&segment).unwrap_or(1);
     let mut last_timestamp_ns = start.map_or(0, |(_, timestamp_ns)| timestamp_ns);
-    if let Some(previous) = segment.id.0.checked_sub(1).map(SegmentId) {
+    if let Some(previous) = before {
         finish_roll(shared, previous, seq)?;
     }
     let mut scanner = Scanner::at(Arc::clone(shared), Position { segment: segment.id, offset: RECORDS_START }, seq);

@@ -193,7 +193,9 @@ impl Scanner {
             return Step::Gap(gap);
         }
         if header.is_seal() {
-            self.position = Position { segment: position.segment.next(), offset: RECORDS_START };
+            // Behind the largest number nothing can follow.
+            let Some(next) = position.segment.next() else { return Step::Head };
+            self.position = Position { segment: next, offset: RECORDS_START };
             self.segment = None;
             return Step::Again;
         }
@@ -297,14 +299,15 @@ impl Scanner {
             Err(error) if error.is_unusable_file() => Ok(None),
             Err(error) => Err(error),
         };
-        if let Some(next) = started(id.next())? {
-            return Ok(Some(next));
+        let Some(next) = id.next() else { return Ok(None) };
+        if let Some(found) = started(next)? {
+            return Ok(Some(found));
         }
         // Segments are only ever missing in between after damage: don't list the directory at every look at the head.
         if self.queue.head_hint().is_some_and(|hint| hint.position.segment <= id) {
             return Ok(None);
         }
-        for later in self.queue.segment_ids()?.into_iter().filter(|&later| later > id.next()) {
+        for later in self.queue.segment_ids()?.into_iter().filter(|&later| later > next) {
             if let Some(found) = started(later)? {
                 return Ok(Some(found));
             }
@@ -396,6 +399,32 @@ impl Shared {
     /// The segments that are there, ascending.
     pub(crate) fn segment_ids(&self) -> Result<Vec<SegmentId>> {
         segment::list(&self.dir)
+    }
+
+    /// The number after this one.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if this is the largest: the writer can't go on.
+    pub(crate) fn id_after(&self, id: SegmentId) -> Result<SegmentId> {
+        id.next().ok_or_else(|| {
+            let what =
+                "no larger segment number exists; move the file away if it has been put here, else make another queue";
+            Error::damaged(&self.dir.path_of(&segment::file_name(id)), 0, what)
+        })
+    }
+
+    /// The first number after this one that no file has.
+    ///
+    /// # Errors
+    /// As [`id_after`](Self::id_after), and if the directory can't be read.
+    pub(crate) fn free_id_after(&self, id: SegmentId) -> Result<SegmentId> {
+        let mut free = self.id_after(id)?;
+        for taken in self.segment_ids()? {
+            if taken == free {
+                free = self.id_after(taken)?;
+            }
+        }
+        Ok(free)
     }
 
     /// The head as the control block has it. Its file is opened once: repairs keep it.

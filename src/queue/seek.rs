@@ -195,7 +195,10 @@ impl Shared {
     fn first_retained(&self, ids: &[SegmentId]) -> Result<Option<(SegmentId, u64)>> {
         for &id in ids {
             let seq = match self.open_segment(id, Access::Read) {
-                Ok(Some(segment)) => Some(first_seq(&segment).unwrap_or(1)),
+                // One that is not in use holds nothing, unless it is the only one, or the first of all.
+                Ok(Some(segment)) => {
+                    first_seq(&segment).or_else(|| (id == SegmentId(0) || ids.last() == Some(&id)).then_some(1))
+                }
                 Ok(None) => None,
                 Err(Error::Damaged { .. } | Error::Refused { .. }) if id == SegmentId(0) => Some(1),
                 Err(Error::Damaged { .. } | Error::Refused { .. }) => segment::start_of_damaged(&self.dir, id),

@@ -255,25 +255,29 @@ impl Inner {
         }
     }
 
-    /// Opens or makes a segment, maps it and brings its first pages in.
-    fn prepare(&self, id: SegmentId, is_fast: bool, left: &mut Left) -> Result<Prepared> {
+    /// Opens a segment that has been made and not used, or makes it. Where its name is taken by anything else, that stays
+    /// as it is, and the next number that no file has takes its place.
+    fn open_or_make(&self, id: SegmentId, left: &mut Left) -> Result<(Segment, Option<Arc<Mapping>>)> {
         let shared = &self.shared;
-        let (segment, map) = match shared.open_segment(id, Access::Write) {
-            // Somebody's damaged file has this name: it stays as it is.
-            Ok(Some(segment)) if segment.is_cut_short()? => return self.prepare(id.next(), is_fast, left),
-            Ok(Some(segment)) => (segment, None),
-            Ok(None) => {
-                // Where every processor is busy the other thread may be late: better now than a new file.
-                if !spare::is_there(&shared.dir) {
-                    drop(shared.retain(Retire::ForReuse));
-                }
-                let made = Segment::create(&shared.dir, &shared.geometry, id, clock::now_ns(), left)?;
-                shared.dir.sync()?;
-                made
-            }
-            Err(error) if error.is_unusable_file() => return self.prepare(id.next(), is_fast, left),
+        let id = match shared.open_segment(id, Access::Write) {
+            Ok(Some(segment)) if !segment.is_started()? && !segment.is_cut_short()? => return Ok((segment, None)),
+            Ok(None) => id,
+            Ok(Some(_)) => shared.free_id_after(id)?,
+            Err(error) if error.is_unusable_file() => shared.free_id_after(id)?,
             Err(error) => return Err(error),
         };
+        // Where every processor is busy the other thread may be late: better now than a new file.
+        if !spare::is_there(&shared.dir) {
+            drop(shared.retain(Retire::ForReuse));
+        }
+        let made = Segment::create(&shared.dir, &shared.geometry, id, clock::now_ns(), left)?;
+        shared.dir.sync()?;
+        Ok(made)
+    }
+
+    /// Opens or makes a segment, maps it and brings its first pages in.
+    fn prepare(&self, id: SegmentId, is_fast: bool, left: &mut Left) -> Result<Prepared> {
+        let (segment, map) = self.open_or_make(id, left)?;
         let map = match map {
             Some(map) => map,
             None => Arc::new(segment.map_for_writing(0, 0)?),

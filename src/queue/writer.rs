@@ -357,8 +357,11 @@ impl QueueWriter {
             self.populate(self.offset, soft_limit - self.offset + layout::PAGE)?;
             self.pages.set_short_of_room(false);
         }
-        if self.offset > self.ask_at && self.has_room_for_segment().is_ok() {
-            self.supply.want(self.segment.id.next(), self.pages.is_for_fast_writer());
+        if self.offset > self.ask_at
+            && let Some(next) = self.segment.id.next()
+            && self.has_room_for_segment().is_ok()
+        {
+            self.supply.want(next, self.pages.is_for_fast_writer());
             self.ask_at = u32::MAX;
         }
         self.soft_limit = soft_limit;
@@ -387,7 +390,7 @@ impl QueueWriter {
     fn roll(&mut self) -> Result<()> {
         self.check()?;
         self.wait_for_room()?;
-        let Prepared { segment, map } = self.supply.take(self.segment.id.next())?;
+        let Prepared { segment, map } = self.supply.take(self.shared.id_after(self.segment.id)?)?;
         self.populate(SEGMENT_SEAL, HEADER_LEN)?;
         self.populate(self.offset, HEADER_LEN)?;
         segment::start(&map, self.next_seq, self.last_timestamp_ns);

@@ -399,7 +399,8 @@ impl View {
         let next = if end.position.offset == RECORDS_START {
             segment
         } else if seal == Some((end.position.offset, end.seq)) {
-            segment.next()
+            let Some(next) = segment.next() else { return Ok(Next::Messages) };
+            next
         } else {
             return Ok(Next::Messages);
         };

@@ -11,7 +11,7 @@ use crate::queue::layout::RECORDS_START;
 use crate::queue::{Position, SegmentId};
 
 /// Rendered bytes between two marks in a segment, at least.
-const SPAN: u64 = 64 << 10;
+pub(super) const SPAN: u64 = 64 << 10;
 
 /// Where a unit starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

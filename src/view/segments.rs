@@ -70,7 +70,7 @@ impl SegmentIndexes {
             stored::remove_before(self.queue.dir(), first);
         }
         lock(&self.state).known.retain(|id, _| *id >= first);
-        for id in (first.0..head.0).map(SegmentId) {
+        for id in self.queue.segment_ids()?.into_iter().filter(|id| (first..head).contains(id)) {
             if is_enough() {
                 break;
             }

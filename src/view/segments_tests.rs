@@ -114,6 +114,25 @@ fn what_is_wrong_is_made_again() {
         check(&queue, &Arc::new(SegmentIndexes::new(&queue, true)));
         assert_eq!(files(&queue), sound);
     }
+    // Numbers of marks that a hole in the file seems to bear out.
+    for (len, count) in [(u64::MAX, u32::MAX), (1 << 36, 1 << 20), (16 * 65536 - 1, 1 << 20), (16 * 60_000, 14)] {
+        let mut wrong = bytes.clone();
+        for section in (240..336).step_by(24) {
+            wrong[section..section + 8].copy_from_slice(&len.to_le_bytes());
+            wrong[section + 8..section + 12].copy_from_slice(&count.to_le_bytes());
+        }
+        let crc = crc32fast::hash(&wrong[..340]);
+        wrong[340..344].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(first, &wrong).unwrap();
+        let file = std::fs::File::options().write(true).open(first).unwrap();
+        file.set_len(344 + 4 * 24 * u64::from(count)).unwrap();
+        let segments = Arc::new(SegmentIndexes::new(&queue, true));
+        assert_eq!(is_stored(&segments, 0), count == 14, "{count} marks of {len} bytes");
+        assert!(segments.marks(SegmentId(0), Format::Hex).is_some(), "made anew");
+        drop(segments);
+        check(&queue, &Arc::new(SegmentIndexes::new(&queue, true)));
+        assert_eq!(files(&queue), sound);
+    }
     // Neither followed nor opened.
     std::fs::remove_file(first).unwrap();
     std::os::unix::fs::symlink(&sound[1].0, first).unwrap();

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt as _;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes, KnownLayout};
 
-use super::index::Place;
+use super::index::{Place, SPAN};
 use super::{Format, len_u64};
 use crate::queue::layout::{INDEX_DIR, RECORD_ALIGN, RECORDS_START, TEMPORARY_SUFFIX};
 use crate::queue::{Dir, FINGERPRINT_LEN, FileAccess, Position, Sealed, SegmentId};
@@ -20,8 +20,10 @@ const MAGIC: [u8; 8] = *b"CHRONIDX";
 /// Of the file and of the rendering that it was made from.
 const VERSION: u16 = 2;
 const SUFFIX: &str = ".index";
-/// More than any segment renders to, in bytes.
-const MAX_LEN: u64 = 1 << 36;
+/// More than a byte of any segment renders to, in bytes.
+const MAX_RENDERED: u64 = 16;
+/// Marks are read so many at a time: memory grows with what has been read and found possible, not with what a count says.
+const MARKS_AT_ONCE: usize = 1024;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -102,8 +104,9 @@ impl SegmentIndex {
 
     fn is_possible(&self) -> bool {
         let mut sections = self.sections.iter();
-        self.next_seq >= self.first_seq
-            && sections.all(|section| section.len < MAX_LEN && u64::from(section.count) <= section.len.max(1))
+        let most = u64::from(self.end_offset) * MAX_RENDERED;
+        let is_possible = |section: &Section| section.len <= most && u64::from(section.count) <= section.len / SPAN + 1;
+        self.next_seq >= self.first_seq && sections.all(is_possible)
     }
 }
 
@@ -180,38 +183,42 @@ pub(super) fn load_marks(queue: &Dir, id: SegmentId, index: &SegmentIndex, forma
     let section = index.section(format);
     let before: u64 = index.sections[..slot(format)].iter().map(|section| u64::from(section.count)).sum();
     let start = len_u64(size_of::<Header>()) + before * len_u64(size_of::<MarkBlock>());
-    let len = section.count as usize * size_of::<MarkBlock>();
-    // A length from a file must not cost more memory than that file has bytes.
-    if file.metadata().ok()?.len() < start + len_u64(len) {
-        return None;
+    let (mut marks, mut hasher) = (Vec::new(), crc32fast::Hasher::new());
+    let mut bytes = vec![0; MARKS_AT_ONCE.min(section.count as usize) * size_of::<MarkBlock>()];
+    let mut left = section.count as usize;
+    while left > 0 {
+        let count = left.min(MARKS_AT_ONCE);
+        let bytes = bytes.get_mut(..count * size_of::<MarkBlock>())?;
+        file.read_exact_at(bytes, start + len_u64(marks.len() * size_of::<MarkBlock>())).ok()?;
+        hasher.update(bytes);
+        marks.try_reserve(count).ok()?;
+        for block in bytes.chunks_exact(size_of::<MarkBlock>()) {
+            let block = MarkBlock::ref_from_bytes(block).ok()?;
+            let position = Position { segment: id, offset: block.offset.get() };
+            let mark = Place { offset: block.rendered.get(), position, seq: block.seq.get() };
+            if !can_follow(marks.last(), &mark, index) {
+                return None;
+            }
+            marks.push(mark);
+        }
+        left -= count;
     }
-    let mut bytes = vec![0; len];
-    file.read_exact_at(&mut bytes, start).ok()?;
-    if crc32fast::hash(&bytes) != section.crc {
-        return None;
-    }
-    let place = |bytes: &[u8]| {
-        let block = MarkBlock::ref_from_bytes(bytes).ok()?;
-        let position = Position { segment: id, offset: block.offset.get() };
-        Some(Place { offset: block.rendered.get(), position, seq: block.seq.get() })
-    };
-    let marks = bytes.chunks_exact(size_of::<MarkBlock>()).map(place).collect::<Option<Vec<Place>>>()?;
-    are_possible(&marks, index, section.len).then_some(marks)
+    let last = marks.last()?;
+    let is_whole = hasher.finalize() == section.crc && (last.offset < section.len || last.offset == 0);
+    is_whole.then_some(marks)
 }
 
-fn are_possible(marks: &[Place], index: &SegmentIndex, len: u64) -> bool {
-    let (Some(first), Some(last)) = (marks.first(), marks.last()) else { return false };
-    let rises = |pair: &[Place]| {
-        let [a, b] = pair else { return true };
-        a.offset < b.offset && a.seq < b.seq && a.position.offset < b.position.offset
+/// Whether a mark is possible in this segment after the one before it.
+fn can_follow(before: Option<&Place>, mark: &Place, index: &SegmentIndex) -> bool {
+    let offset = mark.position.offset;
+    let follows = match before {
+        None => (mark.offset, offset, mark.seq) == (0, RECORDS_START, index.first_seq),
+        Some(before) => mark.offset > before.offset && mark.seq > before.seq && offset > before.position.offset,
     };
-    first.offset == 0
-        && (first.position.offset, first.seq) == (RECORDS_START, index.first_seq)
-        && (last.offset < len || last.offset == 0)
-        && (last.seq < index.next_seq || last.seq == index.first_seq)
-        && last.position.offset <= index.end_offset
-        && marks.iter().all(|mark| mark.position.offset.is_multiple_of(RECORD_ALIGN))
-        && marks.windows(2).all(rises)
+    follows
+        && offset <= index.end_offset
+        && offset.is_multiple_of(RECORD_ALIGN)
+        && (mark.seq < index.next_seq || mark.seq == index.first_seq)
 }
 
 /// Stores the index of a segment. Whoever may read the segment may read this.
