@@ -9,9 +9,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use chronfs::doctor;
-use chronfs::queue::layout::{self, SegmentIdentity, StartBlock};
-use chronfs::queue::{Entry, Queue, Settings};
-use zerocopy::{FromBytes, IntoBytes};
+use chronfs::queue::layout::{self, HeadSlot, MessageHeader, SegmentIdentity, StartBlock};
+use chronfs::queue::{Checksum, Entry, Queue, Settings};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// How long anything here may take on a machine that does much else besides.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -160,7 +160,162 @@ fn a_writer_does_not_write_over_a_segment_that_is_in_its_way() {
     assert_eq!(fs::read(segment_path(&queue, 1)).unwrap(), before);
 }
 
-/// What a follower that stands at the end of the queue gets until `count` messages have come: gaps and messages.
+/// Makes a segment of another queue size: `claims` headers, each of which says that it is followed by all that fits.
+fn forge_claims(queue: &Queue, segment_size: u32, claims: u32, commit_of: impl Fn(u32) -> u32) {
+    let file = File::options().write(true).open(segment_path(queue, 0)).unwrap();
+    let mut headers = Vec::new();
+    for index in 0..claims {
+        let offset = layout::RECORDS_START + 32 * index;
+        let len = layout::records_end(segment_size) - offset - layout::HEADER_LEN - 8;
+        let mut header = MessageHeader::new_zeroed();
+        header.commit = commit_of(len + 1).into();
+        header.msg_type = 1.into();
+        header.seq = u64::from(index + 1).into();
+        header.timestamp_ns = 1.into();
+        headers.extend_from_slice(header.as_bytes());
+    }
+    file.write_all_at(&headers, u64::from(layout::RECORDS_START)).unwrap();
+}
+
+/// The most memory that the process has had at once, in bytes.
+fn peak_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn lengths_that_are_lies_cost_neither_time_nor_memory() {
+    const SIZE: u32 = 1 << 30;
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { segment_size: SIZE, checksum: Checksum::Crc32, ..Settings::default() };
+    let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
+    // As sparse as somebody would make it who wants to do harm.
+    let path = segment_path(&queue, 0);
+    let head = fs::read(&path).unwrap().drain(..layout::RECORDS_START as usize).collect::<Vec<_>>();
+    fs::remove_file(&path).unwrap();
+    let file = File::create(&path).unwrap();
+    file.set_len(u64::from(SIZE)).unwrap();
+    file.write_all_at(&head, 0).unwrap();
+    let mut start = StartBlock::new_zeroed();
+    start.first_seq = 1.into();
+    start.crc = crc32fast::hash(&start.as_bytes()[..60]).into();
+    file.write_all_at(start.as_bytes(), u64::from(layout::SEGMENT_START)).unwrap();
+    forge_claims(&queue, SIZE, 64, |commit| commit);
+    let before = peak_memory();
+    let seen = in_time("looking", {
+        let queue = queue.clone();
+        move || look(&queue)
+    });
+    assert!(seen.iter().any(|what| what.contains("checksum")), "{seen:?}");
+    let more = peak_memory().saturating_sub(before);
+    // The reader maps the segment; what it touches of a hole is memory of the system's.
+    assert!(more < 256 << 20, "{} MiB more", more >> 20);
+    in_time("writing", move || append(&queue, 1));
+}
+
+#[test]
+fn a_record_of_many_megabytes_is_read_by_pieces_and_returned_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    for checksum in [Checksum::Crc32c, Checksum::Crc32] {
+        let settings = Settings { segment_size: 64 << 20, checksum, ..Settings::default() };
+        let queue = Queue::create(dir.path().join(format!("{checksum:?}")), &settings).unwrap();
+        let mut payload: Vec<u8> = (0..40 << 20).map(|at: u32| at.to_le_bytes()[1]).collect();
+        // Zeros that a copy may turn into a hole.
+        payload[8 << 20..30 << 20].fill(0);
+        let mut writer = queue.writer().unwrap();
+        writer.append(1, &payload).unwrap();
+        writer.append(1, b"after it").unwrap();
+        drop(writer);
+        let holes = File::options().write(true).open(segment_path(&queue, 0)).unwrap();
+        rustix::fs::fallocate(
+            &holes,
+            rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE,
+            9 << 20,
+            20 << 20,
+        )
+        .unwrap();
+        let mut scanner = queue.scan().unwrap();
+        assert!(scanner.next().unwrap().and_then(Entry::message).is_some_and(|message| message.payload == payload));
+        assert_eq!(follow(&mut scanner), ["2"]);
+        assert_eq!(queue.bounds().unwrap().next_seq, 3);
+        // One wrong bit, far behind.
+        holes.write_all_at(&[1], 25 << 20).unwrap();
+        let mut scanner = queue.scan().unwrap();
+        assert_eq!(follow(&mut scanner), ["1-1", "2"]);
+    }
+}
+
+/// Makes the control block say that the queue ends elsewhere.
+fn forge_head(queue: &Queue, next_seq: u64, segment: u32, offset: u32) {
+    let file = File::options().write(true).open(queue.path().join(layout::CONTROL_FILE)).unwrap();
+    let mut slot = HeadSlot::new_zeroed();
+    slot.generation = 1_000_000_u64.into();
+    slot.next_seq = next_seq.into();
+    slot.last_timestamp_ns = 1.into();
+    slot.segment = segment.into();
+    slot.offset = offset.into();
+    slot.crc = crc32fast::hash(&slot.as_bytes()[..60]).into();
+    file.write_all_at(slot.as_bytes(), u64::from(layout::CONTROL_HEAD[0])).unwrap();
+}
+
+#[test]
+fn a_head_that_is_too_far_on_hides_nothing_and_what_is_missing_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = new_queue(dir.path(), 100);
+    let head = queue.bounds().unwrap().head;
+    forge_head(&queue, 151, head.segment.0, head.offset + 50 * 136);
+    let queue = Queue::open(queue.path()).unwrap();
+    let bounds = queue.bounds().unwrap();
+    assert_eq!((bounds.next_seq, bounds.end_seq, bounds.head), (101, 151, head));
+    assert_eq!(queue.inspect().unwrap().messages, 100);
+    let mut scanner = queue.scan().unwrap();
+    scanner.seek_seq(99).unwrap();
+    assert_eq!(follow(&mut scanner), ["99", "100", "101-150"]);
+    let mut reader = queue.reader("r").unwrap();
+    let mut gap = None;
+    while let Some(entry) = reader.next().unwrap() {
+        gap = if let Entry::Gap(gap) = entry { Some((gap.from, gap.to)) } else { None };
+    }
+    assert_eq!(gap, Some((101, 150)));
+    for deep in [false, true] {
+        let report = doctor::examine(queue.path(), doctor::Options { deep, fix: false }, &mut |_| {}).unwrap();
+        let named = report.findings.iter().filter(|finding| finding.detail.contains("101 to 150")).count();
+        assert_eq!(named, 1, "deep {deep}: {:?}", report.findings);
+    }
+    // A writer goes on after the missing ones, in the same place, and nobody is told twice.
+    append(&queue, 2);
+    assert_eq!(follow(&mut scanner), ["151", "152"]);
+    assert_eq!(reader.next().unwrap().and_then(Entry::message).map(|message| message.seq), Some(151));
+}
+
+#[test]
+fn a_head_that_is_old_or_made_up_costs_no_walk_through_the_queue() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { segment_size: 4 << 20, ..Settings::default() };
+    let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
+    append(&queue, 300_000);
+    let bounds = queue.bounds().unwrap();
+    let bytes_read = || {
+        let io = fs::read_to_string("/proc/thread-self/io").unwrap();
+        io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse::<u64>().unwrap()
+    };
+    for (segment, offset) in [(0, 4096), (0, 1 << 20), (bounds.head.segment.0, 4096), (7_000, 4096), (0, 7)] {
+        forge_head(&queue, 300_001, segment, offset);
+        let queue = Queue::open(queue.path()).unwrap();
+        let before = bytes_read();
+        assert_eq!(queue.bounds().unwrap(), bounds, "{segment} {offset}");
+        let read = bytes_read() - before;
+        assert!(read < 10 << 20, "{read} bytes read for a head at {segment} {offset}");
+    }
+    // Whoever closed the queue must have been at an end of it.
+    let middle = queue.scan().and_then(|mut scanner| scanner.seek_seq(50_000).map(|()| scanner.position())).unwrap();
+    forge_head(&queue, 50_000, middle.segment.0, middle.offset);
+    let mut writer = Queue::open(queue.path()).unwrap().writer().unwrap();
+    assert_eq!(writer.append(1, b"next").unwrap(), 300_001);
+}
+
+/// What a follower that stands at the end of the queue gets: messages and gaps.
 fn follow(scanner: &mut chronfs::queue::Scanner) -> Vec<String> {
     let mut seen = Vec::new();
     while let Some(entry) = scanner.next().unwrap() {

@@ -50,8 +50,13 @@ pub(super) fn examine(dir: &Directory, deep: bool, step: &mut dyn FnMut(u64), re
         }
     };
     let retention = queue.retain(true).unwrap_or_default();
-    let mut exam =
-        Exam { queue: &queue, inspection: &inspection, retention: &retention, findings: &mut report.findings };
+    let mut exam = Exam {
+        queue: &queue,
+        inspection: &inspection,
+        retention: &retention,
+        is_deep: deep,
+        findings: &mut report.findings,
+    };
     exam.control();
     exam.copies();
     exam.writer();
@@ -75,6 +80,8 @@ struct Exam<'a> {
     inspection: &'a Inspection,
     /// What retention would do now.
     retention: &'a Retention,
+    /// Whether every record is read, too.
+    is_deep: bool,
     findings: &'a mut Vec<Finding>,
 }
 
@@ -298,7 +305,7 @@ impl Exam<'_> {
         let path = self.segment_path(segment);
         let is_there = self.inspection.segments.iter().any(|there| there.id >= segment);
         if is_there || std::fs::symlink_metadata(&path).is_ok() || self.is_retired(segment) {
-            return;
+            return self.lost_end();
         }
         let last_seq = self.inspection.segments.iter().map(|segment| segment.last_seq).max().unwrap_or(0);
         let what = match next_seq.saturating_sub(last_seq) {
@@ -309,6 +316,16 @@ impl Exam<'_> {
         let remedy =
             "restore the file from a copy before anybody writes; the next writer goes on behind these messages";
         self.found(Severity::Error, "missing-segment", path, format!("missing: {what}"), remedy.to_owned());
+    }
+
+    /// Messages at the end that are missing though the file is there: readers are told so, too, unless somebody writes.
+    fn lost_end(&mut self) {
+        let bounds = &self.inspection.bounds;
+        if self.is_deep || bounds.end_seq <= bounds.next_seq || self.inspection.writer.holder.is_some() {
+            return;
+        }
+        let (from, to) = (bounds.next_seq, bounds.end_seq - 1);
+        self.gap(&Gap { from, to, reason: GapReason::Lost, position: bounds.head });
     }
 
     /// Whether retention has taken a segment since the queue was looked at, or what was in front of it.
@@ -385,7 +402,7 @@ impl Exam<'_> {
         let segment_size = u64::from(self.inspection.settings.segment_size);
         let mut scanner = self.queue.scan()?;
         // A queue that is being written to has an end all the same.
-        let end = self.inspection.bounds.next_seq;
+        let end = self.inspection.bounds.end_seq;
         let (mut count, mut gaps) = (0_u32, 0_u64);
         while scanner.seq() < end {
             match scanner.next()? {
@@ -422,7 +439,9 @@ impl Exam<'_> {
         let what = match reason {
             GapReason::Checksum => "a record does not match its checksum",
             GapReason::Segment => "the segment is missing, cut short or another one",
-            GapReason::Lost => "a power cut took what had not been synced, or somebody has removed the file",
+            GapReason::Lost => {
+                "a power cut took what had not been synced, the copy is incomplete, or somebody has removed the file"
+            }
             GapReason::Retired => "retention removed them",
         };
         let messages = if from == to { format!("message {from} is") } else { format!("messages {from} to {to} are") };

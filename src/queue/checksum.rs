@@ -56,6 +56,16 @@ impl Summer {
         }
     }
 
+    /// As [`sum`](Self::sum), of a payload that is added piece by piece.
+    pub(crate) fn start(self, words: [u64; 4]) -> RunningSum {
+        let mut sum = match self.how {
+            How::Crc32 => RunningSum::Crc32(crc32fast::Hasher::new()),
+            _ => RunningSum::Crc32c(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi)),
+        };
+        sum.add(zerocopy::IntoBytes::as_bytes(&words.map(u64::to_le)));
+        sum
+    }
+
     /// Copies a payload and the zeros behind it to `to`, which is just as long, and gives the checksum as
     /// [`sum`](Self::sum) does. Short payloads are read once.
     #[inline]
@@ -68,6 +78,31 @@ impl Summer {
         to[..payload.len()].copy_from_slice(payload);
         to[payload.len()..].fill(0);
         self.sum(words, payload)
+    }
+}
+
+/// A checksum in the making, of a payload that comes in pieces.
+#[derive(Debug)]
+pub(crate) enum RunningSum {
+    Crc32c(crc_fast::Digest),
+    Crc32(crc32fast::Hasher),
+}
+
+impl RunningSum {
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Crc32c(digest) => digest.update(bytes),
+            Self::Crc32(hasher) => hasher.update(bytes),
+        }
+    }
+
+    /// The checksum; the payload had `len` bytes.
+    pub(crate) fn finish(mut self, len: usize) -> u32 {
+        self.add(&[0; 8][..len.next_multiple_of(8) - len]);
+        match self {
+            Self::Crc32c(digest) => u32::try_from(digest.finalize()).unwrap_or(0),
+            Self::Crc32(hasher) => hasher.finalize(),
+        }
     }
 }
 
@@ -226,6 +261,9 @@ mod tests {
                     "length {len}"
                 );
                 assert_eq!(copy, bytes[32..], "length {len}");
+                let mut running = summer.start(words);
+                payload.chunks(100).for_each(|piece| running.add(piece));
+                assert_eq!(running.finish(len), summer.sum(words, &payload), "length {len}");
             }
         }
     }

@@ -2,22 +2,26 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::control;
 use super::cursor::{self, CursorFile};
 use super::dir::Access;
 use super::error::{LockHolder, Result};
-use super::layout::{self, CONTROL_FILE, CONTROL_WRITER, LOCK_FILE, RECORDS_START, WriterBlock};
+use super::layout::{CONTROL_FILE, CONTROL_WRITER, LOCK_FILE, RECORDS_START, WriterBlock};
 use super::lock;
 use super::options::Settings;
 use super::position::{Position, SegmentId};
-use super::scan::{Scanner, first_seq};
-use super::types::{Bounds, Entry};
+use super::scan::{Passed, Scanner, first_seq};
+use super::types::Bounds;
 use crate::clock;
 
 /// A writer that has given no sign of life for this long, and still holds the lock, is stuck.
 const STUCK_AFTER_MS: u64 = 5_000;
+
+/// For so long a look finds for each reader where exactly it stands; for those that are left, the segment must do.
+const EXACT_FOR: Duration = Duration::from_millis(500);
 
 /// Everything that `chron-cli inspect` shows.
 #[derive(Debug, Clone)]
@@ -144,21 +148,27 @@ impl ReaderInfo {
 
 impl Shared {
     pub(crate) fn inspect(self: &Arc<Self>) -> Result<Inspection> {
-        let bounds = self.bounds()?;
-        let segments = self.segment_infos(&bounds)?;
-        let bytes = segments.iter().map(|info| self.record_bytes(info.id, &bounds)).sum();
+        let look = self.look()?;
         let names = cursor::names(&self.dir)?;
-        let readers = names.into_iter().map(|name| self.reader_info(name, &bounds, &segments)).collect();
+        let start = Instant::now();
+        let reader = |name| self.reader_info(name, &look, start.elapsed() < EXACT_FOR);
+        let readers = names.into_iter().map(reader).collect();
+        let Look { bounds, segments, filled } = look;
         Ok(Inspection {
             path: self.dir.path().to_path_buf(),
             messages: bounds.next_seq.saturating_sub(bounds.first_seq),
-            bytes,
+            bytes: filled.total(),
             writer: self.writer_info(),
             settings: self.geometry.settings,
             bounds,
             segments,
             readers,
         })
+    }
+
+    /// Whether nobody writes, as far as that can be told: False while it can't.
+    pub(crate) fn is_certainly_without_writer(&self) -> bool {
+        matches!(self.writer_info().state, WriterState::None | WriterState::Dead)
     }
 
     pub(crate) fn writer_info(&self) -> WriterInfo {
@@ -217,48 +227,52 @@ impl Shared {
         Ok(infos)
     }
 
-    /// Bytes of the records in a segment; of a damaged end, as much as can be told.
-    fn record_bytes(&self, id: SegmentId, bounds: &Bounds) -> u64 {
-        let end = if id == bounds.head.segment {
-            bounds.head.offset
-        } else {
-            let seal = self.open_segment(id, Access::Read).ok().flatten().and_then(|segment| segment.seal());
-            seal.map_or(RECORDS_START, |seal| seal.end_offset.get())
-        };
-        u64::from(end.saturating_sub(RECORDS_START))
-    }
-
     /// What there is to say about the reader of an open cursor.
     pub(crate) fn inspect_cursor(self: &Arc<Self>, cursor: &CursorFile) -> Result<ReaderInfo> {
+        let look = self.look()?;
+        Ok(self.cursor_info(cursor.reader_name().to_owned(), Ok(cursor), &look, true))
+    }
+
+    /// What readers are measured by.
+    fn look(self: &Arc<Self>) -> Result<Look> {
         let bounds = self.bounds()?;
         let segments = self.segment_infos(&bounds)?;
-        Ok(self.cursor_info(cursor.reader_name().to_owned(), Ok(cursor), &bounds, &segments))
+        let filled = Filled::new(self, &bounds, segments.iter().map(|info| info.id));
+        Ok(Look { bounds, segments, filled })
     }
 
-    fn reader_info(self: &Arc<Self>, name: String, bounds: &Bounds, segments: &[SegmentInfo]) -> ReaderInfo {
+    fn reader_info(self: &Arc<Self>, name: String, look: &Look, is_exact: bool) -> ReaderInfo {
         let file = CursorFile::open(&self.dir, &name, Access::Read);
-        self.cursor_info(name, file.as_ref(), bounds, segments)
+        self.cursor_info(name, file.as_ref(), look, is_exact)
     }
 
+    /// `is_exact`: whether there is time to find the very message that comes next; else its segment must do.
     fn cursor_info(
         self: &Arc<Self>,
         name: String,
         file: std::result::Result<&CursorFile, &super::error::Error>,
-        bounds: &Bounds,
-        segments: &[SegmentInfo],
+        look: &Look,
+        is_exact: bool,
     ) -> ReaderInfo {
+        let Look { bounds, segments, filled } = look;
         let place = file
             .map_err(ToString::to_string)
             .and_then(|file| file.read(&self.geometry).map(|(place, _)| place).map_err(|error| error.to_string()));
         let file = file.ok();
         let seq = place.as_ref().map_or(bounds.first_seq, |place| place.seq);
-        let (position, lag_ns) = self.next_for(seq, bounds);
+        let (position, lag_ns) = if is_exact {
+            self.next_for(seq, bounds)
+        } else {
+            let in_use = segments.iter().rev().find(|info| info.first_seq > 0 && info.first_seq <= seq);
+            let start = |info: &SegmentInfo| Position { segment: info.id, offset: RECORDS_START };
+            (if seq >= bounds.next_seq { bounds.head } else { in_use.map_or(bounds.first, start) }, 0)
+        };
         // What it still needs starts in this segment; a damaged cursor may need everything.
         let pinned = |info: &&SegmentInfo| info.id >= position.segment && info.sealed;
         ReaderInfo {
             name,
             lag_messages: bounds.next_seq.saturating_sub(seq.max(bounds.first_seq)),
-            lag_bytes: self.bytes_between(position, bounds),
+            lag_bytes: filled.from(position),
             // Seconds for people: the fraction's last digits don't matter.
             #[allow(clippy::cast_precision_loss)]
             lag_seconds: lag_ns as f64 / 1e9,
@@ -274,24 +288,49 @@ impl Shared {
     /// Where the reader's next message is, and how much older it is than the newest one, in nanoseconds.
     pub(super) fn next_for(self: &Arc<Self>, seq: u64, bounds: &Bounds) -> (Position, u64) {
         let mut scanner = Scanner::at(Arc::clone(self), bounds.first, bounds.first_seq);
-        if seq >= bounds.next_seq || scanner.seek_seq(seq).is_err() {
+        if seq >= bounds.next_seq || scanner.seek_seq_within(seq, bounds).is_err() {
             return (bounds.head, 0);
         }
         let position = scanner.position();
-        let timestamp_ns = match scanner.next() {
-            Ok(Some(Entry::Message(message))) => message.timestamp_ns,
+        let timestamp_ns = match scanner.pass() {
+            Ok(Some(Passed::Message(header, _))) => header.timestamp_ns,
             _ => bounds.last_timestamp_ns,
         };
         (position, bounds.last_timestamp_ns.saturating_sub(timestamp_ns))
     }
+}
 
-    pub(super) fn bytes_between(&self, position: Position, bounds: &Bounds) -> u64 {
-        if position.segment == bounds.head.segment {
-            return u64::from(bounds.head.offset.saturating_sub(position.offset));
-        }
-        let ids = self.segment_ids().unwrap_or_default();
-        let later = ids.into_iter().filter(|&id| id >= position.segment && id <= bounds.head.segment);
-        let all: u64 = later.map(|id| self.record_bytes(id, bounds)).sum();
-        all.saturating_sub(u64::from(position.offset.saturating_sub(layout::RECORDS_START)))
+/// What is looked at once for all readers.
+struct Look {
+    bounds: Bounds,
+    segments: Vec<SegmentInfo>,
+    filled: Filled,
+}
+
+/// How many bytes of records there are in each segment of a queue; of a damaged end, as much as can be told.
+pub(super) struct Filled {
+    segments: Vec<(SegmentId, u64)>,
+}
+
+impl Filled {
+    pub(super) fn new(shared: &Shared, bounds: &Bounds, ids: impl Iterator<Item = SegmentId>) -> Self {
+        let end = |id| match shared.open_segment(id, Access::Read) {
+            _ if id == bounds.head.segment => bounds.head.offset,
+            Ok(Some(segment)) => segment.seal().map_or(RECORDS_START, |seal| seal.end_offset.get()),
+            _ => RECORDS_START,
+        };
+        let bytes = |id| u64::from(end(id).saturating_sub(RECORDS_START));
+        Self { segments: ids.filter(|id| *id <= bounds.head.segment).map(|id| (id, bytes(id))).collect() }
+    }
+
+    fn total(&self) -> u64 {
+        self.segments.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// The bytes of the records from a position on.
+    pub(super) fn from(&self, position: Position) -> u64 {
+        let later = self.segments.iter().filter(|(id, _)| *id >= position.segment);
+        let all: u64 = later.map(|(_, bytes)| bytes).sum();
+        all.saturating_sub(u64::from(position.offset.saturating_sub(RECORDS_START)))
     }
 }

@@ -62,7 +62,7 @@ impl Notifier {
         let counter = super::sys::event_counter().map_err(failed("make an event descriptor for it"))?;
         let waiter = shared.waiter()?;
         let bounds = shared.bounds()?;
-        let scanner = Scanner::at(Arc::clone(shared), bounds.head, bounds.next_seq);
+        let scanner = Scanner::at(Arc::clone(shared), bounds.head, bounds.end_seq);
         let (state, changed) = (Mutex::default(), Condvar::new());
         let inner = Arc::new(Inner { counter, waiter, state, changed });
         let for_thread = Arc::clone(&inner);

@@ -118,7 +118,7 @@ impl QueueReader {
         match options.start {
             Start::Resume => {}
             Start::First => reader.jump(bounds.first, bounds.first_seq),
-            Start::End => reader.jump(bounds.head, bounds.next_seq),
+            Start::End => reader.jump(bounds.head, bounds.end_seq),
             Start::Seq(seq) => reader.jump_with(|scanner| scanner.seek_seq(seq))?,
             Start::Time(timestamp_ns) => reader.jump_with(|scanner| scanner.seek_time(timestamp_ns))?,
         }
@@ -519,10 +519,12 @@ fn locate(shared: &Arc<Shared>, bounds: &Bounds, place: Place) -> Result<(Positi
         let pending = gap(place.seq, bounds.first_seq - 1, GapReason::Retired, bounds.first);
         return Ok((bounds.first, bounds.first_seq, pending));
     }
+    if place.seq > bounds.end_seq {
+        let pending = gap(bounds.end_seq, place.seq - 1, GapReason::Lost, bounds.head);
+        return Ok((bounds.head, bounds.end_seq, pending));
+    }
     if place.seq >= bounds.next_seq {
-        let lost = place.seq > bounds.next_seq;
-        let pending = lost.then(|| gap(bounds.next_seq, place.seq - 1, GapReason::Lost, bounds.head)).flatten();
-        return Ok((bounds.head, bounds.next_seq, pending));
+        return Ok((bounds.head, place.seq, None));
     }
     let mut scanner = Scanner::at(Arc::clone(shared), bounds.first, bounds.first_seq);
     let hint = place.position.filter(|p| is_record_offset(p.offset, shared.geometry.settings.segment_size));
@@ -533,6 +535,6 @@ fn locate(shared: &Arc<Shared>, bounds: &Bounds, place: Place) -> Result<(Positi
             return Ok((position, place.seq, None));
         }
     }
-    scanner.seek_seq(place.seq)?;
+    scanner.seek_seq_within(place.seq, bounds)?;
     Ok((scanner.position(), scanner.seq(), None))
 }

@@ -1,6 +1,6 @@
 //! Records: header words, their checksum, and what must hold before a header is believed. Pure.
 
-use super::checksum::Summer;
+use super::checksum::{RunningSum, Summer};
 use super::error::{Error, Result};
 use super::layout::{self, FLAG_SEAL, HEADER_LEN, MessageHeader, PADDING_TYPE, RECORDS_START};
 
@@ -124,6 +124,20 @@ impl UncheckedHeader {
     #[inline]
     pub(crate) fn verify(&self, context: &RecordContext, offset: u32, payload: &[u8]) -> Option<Header> {
         (self.header.checksum(context, offset, self.spare, payload) == self.checksum).then_some(self.header)
+    }
+
+    /// As [`verify`](Self::verify), of a payload that `add_payload` adds piece by piece; it returns false if it can't.
+    pub(crate) fn verify_pieces(
+        &self,
+        context: &RecordContext,
+        offset: u32,
+        add_payload: impl FnOnce(&mut RunningSum) -> Result<bool>,
+    ) -> Result<Option<Header>> {
+        let Header { payload_len, seq, timestamp_ns, .. } = self.header;
+        let words = [place(context, offset, self.spare), self.header.first_word(), seq, timestamp_ns];
+        let mut sum = context.summer.start(words);
+        let is_whole = add_payload(&mut sum)?;
+        Ok((is_whole && sum.finish(payload_len as usize) == self.checksum).then_some(self.header))
     }
 
     /// Believes the header without looking at the checksum: for readers that asked not to.

@@ -1,8 +1,8 @@
 //! What a writer does before its first append: find out where the queue ends, and leave nothing half done.
 //!
 //! Runs under the writer lock. Trusts checksums, not lengths, and believes hints only where they can't hurt: the published
-//! head counts as the end if the last writer closed the queue, on this boot, so that no power cut came in between. Every step
-//! can be interrupted and is simply done again by the next writer. Invariants:
+//! head counts as the end if the last writer closed the queue, on this boot, so that no power cut came in between, and a
+//! record ends there. Every step can be interrupted and is simply done again by the next writer. Invariants:
 //! - Nothing that was committed is overwritten, and no evidence is: where the last segment does not end cleanly (a
 //!   record that fails its checksum, or records behind a hole), it stays as it is and the queue goes on in a new
 //!   segment. Readers get the gap from the jump in the sequence numbers.
@@ -108,7 +108,7 @@ fn end_of(shared: &Arc<Shared>, segment: Segment, before: Option<SegmentId>) -> 
     let mut clean = !segment.is_cut_short()?;
     if clean && let Some(hint) = shared.closed_at().filter(|hint| hint.position.segment == segment.id) {
         scanner.go_to(hint.position, hint.next_seq);
-        if scanner.is_free_here()? {
+        if shared.is_end(hint)? && scanner.is_free_here()? {
             return Ok((hint.next_seq, hint.last_timestamp_ns, Some((segment, hint.position.offset))));
         }
         scanner.go_to(Position { segment: segment.id, offset: RECORDS_START }, seq);

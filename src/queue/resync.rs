@@ -16,8 +16,11 @@ use super::sys;
 
 /// How much is read at a time: grows from the first to the second, for near and for far finds.
 const BLOCKS: [usize; 2] = [8 << 10, 1 << 20];
-/// What turned out to be no record may cover so many times the segment's size, and again what lies behind.
-const WASTE_FACTOR: u64 = 32;
+/// How much of a payload is summed at a time.
+const PIECE: usize = 256 << 10;
+/// What turned out to be no record may cover so many times the segment's size, and again what lies before it: enough for
+/// one length that is wrong by chance and a record as long as the segment after it.
+const WASTE_FACTOR: u64 = 2;
 
 /// How many bytes were summed, on the way through a segment, for what turned out to be no record. What is damaged by
 /// chance wastes little; beyond a bound nothing is tried that would waste more.
@@ -96,10 +99,45 @@ fn candidate(segment: &Segment, bytes: &[u8], offset: u32, min_seq: u64, waste: 
     if let Some(payload) = rest.get(..len) {
         return Ok(unchecked.verify(&segment.context, offset, payload));
     }
-    let mut payload = vec![0; len];
-    let count = read_some(&segment.file, &mut payload, offset + HEADER_LEN);
-    let count = count.map_err(Error::io(&segment.path, "read it"))?;
-    Ok(if count == len { unchecked.verify(&segment.context, offset, &payload) } else { None })
+    verify_in_pieces(segment, unchecked, offset, len)
+}
+
+/// Believes the header of the record at `offset`, whose payload has `len` bytes, if its checksum is right: with little
+/// memory, and where the file has holes, without reading those.
+pub(crate) fn verify_in_pieces(
+    segment: &Segment,
+    unchecked: UncheckedHeader,
+    offset: u32,
+    len: usize,
+) -> Result<Option<Header>> {
+    let mut piece = vec![0; PIECE.min(len)];
+    let (start, end) = (u64::from(offset + HEADER_LEN), u64::from(offset + HEADER_LEN) + len as u64);
+    unchecked.verify_pieces(&segment.context, offset, |sum| {
+        let in_file = segment.file.metadata().map_err(Error::io(&segment.path, "look at it"))?.len();
+        if in_file < end {
+            return Ok(false);
+        }
+        let mut at = start;
+        while at < end {
+            // A file system that can't say holds data everywhere.
+            let data = sys::seek_data(&segment.file, at).map_or(at, |data| data.unwrap_or(end)).min(end);
+            let hole = usize::try_from(data - at).unwrap_or(0);
+            piece.fill(0);
+            for len in (0..hole).step_by(PIECE).map(|done| (hole - done).min(PIECE)) {
+                sum.add(piece.get(..len).unwrap_or_default());
+            }
+            at = data;
+            let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(piece.len());
+            let Some(piece) = piece.get_mut(..wanted).filter(|piece| !piece.is_empty()) else { break };
+            let count = read_some(&segment.file, piece, u32::try_from(at).unwrap_or(u32::MAX));
+            if count.map_err(Error::io(&segment.path, "read it"))? < wanted {
+                return Ok(false);
+            }
+            sum.add(piece);
+            at += wanted as u64;
+        }
+        Ok(true)
+    })
 }
 
 /// Reads up to the whole buffer; less only at the end of the file.

@@ -12,7 +12,7 @@ use super::Shared;
 use super::cursor::{self, CursorFile};
 use super::dir::Access;
 use super::error::Result;
-use super::inspect::SegmentInfo;
+use super::inspect::{Filled, SegmentInfo};
 use super::names::segment_name;
 use super::position::SegmentId;
 use super::spare;
@@ -191,12 +191,15 @@ impl Shared {
 
     /// The readers that count, and those that don't.
     fn needs(self: &Arc<Self>, bounds: &Bounds) -> Result<(Vec<Needs>, Vec<Ignored>)> {
+        // Only where there is a limit of the lag does it take a look at every segment.
+        let ids = self.geometry.settings.max_lag_bytes.map_or(Ok(Vec::new()), |_| self.segment_ids())?;
+        let filled = Filled::new(self, bounds, ids.into_iter());
         let (mut needs, mut ignored) = (Vec::new(), Vec::new());
         for reader in cursor::names(&self.dir)? {
             // Removed just now: it needs nothing.
             let Ok(file) = CursorFile::open(&self.dir, &reader, Access::Read) else { continue };
             let seq = file.read(&self.geometry).ok().map(|(place, _)| place.seq);
-            match self.why_ignored(&file, seq, bounds) {
+            match self.why_ignored(&file, seq, bounds, &filled) {
                 Some(reason) => ignored.push(Ignored { reader, reason }),
                 None => needs.push(Needs { reader, seq }),
             }
@@ -204,12 +207,18 @@ impl Shared {
         Ok((needs, ignored))
     }
 
-    fn why_ignored(self: &Arc<Self>, file: &CursorFile, seq: Option<u64>, bounds: &Bounds) -> Option<IgnoredReason> {
+    fn why_ignored(
+        self: &Arc<Self>,
+        file: &CursorFile,
+        seq: Option<u64>,
+        bounds: &Bounds,
+        filled: &Filled,
+    ) -> Option<IgnoredReason> {
         let settings = &self.geometry.settings;
         // A damaged cursor pins: nobody knows what it needs, until it is set anew.
         let seq = seq?;
         if let Some(most) = settings.max_lag_bytes
-            && self.lag_bytes(seq, bounds) > most
+            && filled.from(self.next_for(seq, bounds).0) > most
         {
             return Some(IgnoredReason::TooFarBehind);
         }
@@ -218,10 +227,5 @@ impl Shared {
         // at least since the machine was started. A registration is a sign of life, too: see `cursor::create`.
         let silent_ns = file.heartbeat_age_ms().map_or_else(clock::boot_ns, |age_ms| age_ms.saturating_mul(1_000_000));
         (!file.is_in_use() && silent_ns > ttl_ns).then_some(IgnoredReason::Dead)
-    }
-
-    fn lag_bytes(self: &Arc<Self>, seq: u64, bounds: &Bounds) -> u64 {
-        let (position, _) = self.next_for(seq, bounds);
-        self.bytes_between(position, bounds)
     }
 }

@@ -20,12 +20,15 @@ use super::error::{Error, Result};
 use super::layout::{self, CONTROL_FILE, HEADER_LEN, MessageHeader, RECORDS_START, WriterBlock};
 use super::position::{Position, SegmentId};
 use super::record::{Header, UncheckedHeader, is_record_offset};
-use super::resync::{Waste, find_record, read_some};
+use super::recover::MAX_SEQ;
+use super::resync::{Waste, find_record, read_some, verify_in_pieces};
 use super::segment::{self, Segment};
 use super::types::{Entry, Gap, GapReason, Message};
 use super::{Shared, lock};
 use crate::sync::{Ordering, fence};
 
+/// Longer records are verified piece by piece before there is memory for all of one: a length may be a lie.
+const AT_ONCE: usize = 16 << 20;
 /// How much is read ahead: from the first, doubling while the scan goes on, to the second.
 const WINDOW: [usize; 2] = [4 << 10, 256 << 10];
 
@@ -57,9 +60,15 @@ pub struct Scanner {
     waste: Waste,
 }
 
+/// What [`Scanner::pass`] went past.
+pub(crate) enum Passed {
+    Message(Header, Position),
+    Gap(Gap),
+}
+
 /// What one step found.
 enum Step {
-    /// A message; its record has been verified and lies in the window.
+    /// A message; its record has been verified and, unless it is a long one, lies in the window.
     Message(Header, Position),
     Gap(Gap),
     Again,
@@ -93,14 +102,32 @@ impl Scanner {
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Entry<'_>>> {
         loop {
+            let (header, position) = match self.pass()? {
+                Some(Passed::Message(header, position)) => (header, position),
+                Some(Passed::Gap(gap)) => return Ok(Some(Entry::Gap(gap))),
+                None => return Ok(None),
+            };
+            if !self.hold(&header, position)? {
+                // It has changed since it was verified: somebody writes who should not.
+                self.waste.add(header.payload_len as usize);
+                let waste = self.waste;
+                self.go_to(position, header.seq);
+                self.waste = waste;
+                continue;
+            }
+            let start = (position.offset + HEADER_LEN - self.window_start) as usize;
+            let payload = &self.window[start..start + header.payload_len as usize];
+            let Header { msg_type, seq, timestamp_ns, .. } = header;
+            return Ok(Some(Entry::Message(Message { seq, timestamp_ns, msg_type, payload, position })));
+        }
+    }
+
+    /// As [`next`](Self::next), without the payload: needs no memory for it.
+    pub(crate) fn pass(&mut self) -> Result<Option<Passed>> {
+        loop {
             match self.step()? {
-                Step::Message(header, position) => {
-                    let start = (position.offset + HEADER_LEN - self.window_start) as usize;
-                    let payload = &self.window[start..start + header.payload_len as usize];
-                    let Header { msg_type, seq, timestamp_ns, .. } = header;
-                    return Ok(Some(Entry::Message(Message { seq, timestamp_ns, msg_type, payload, position })));
-                }
-                Step::Gap(gap) => return Ok(Some(Entry::Gap(gap))),
+                Step::Message(header, position) => return Ok(Some(Passed::Message(header, position))),
+                Step::Gap(gap) => return Ok(Some(Passed::Gap(gap))),
                 Step::Again => {}
                 Step::Head => {
                     self.read_ahead = WINDOW[0];
@@ -108,6 +135,21 @@ impl Scanner {
                 }
             }
         }
+    }
+
+    /// Sees to it that all of a verified record lies in the window; false if what is there now is not that record.
+    fn hold(&mut self, header: &Header, position: Position) -> Result<bool> {
+        let (len, payload_len) = (HEADER_LEN as usize + header.payload_len as usize, header.payload_len as usize);
+        let start = position.offset.checked_sub(self.window_start).map_or(usize::MAX, |start| start as usize);
+        if start.saturating_add(len) <= self.window.len() {
+            return Ok(true);
+        }
+        let Some(context) = self.segment.as_ref().map(|segment| segment.context) else { return Ok(false) };
+        let Ok((found, rest)) = MessageHeader::ref_from_prefix(self.load_at(position.offset, len, true)?) else {
+            return Ok(false);
+        };
+        let found = UncheckedHeader::parse(found).zip(rest.get(..payload_len));
+        Ok(found.and_then(|(found, payload)| found.verify(&context, position.offset, payload)) == Some(*header))
     }
 
     /// Where [`next`](Self::next) goes on.
@@ -225,11 +267,22 @@ impl Scanner {
                 let step = self.resync(false)?;
                 if matches!(step, Step::Head) {
                     self.stalled = Some((self.position, ahead));
+                    return Ok(self.lost_end().unwrap_or(step));
                 }
                 Ok(step)
             }
             _ => Ok(Step::Again),
         }
+    }
+
+    /// At the end of what is there: the messages that had been published and are missing. While there may be a writer they
+    /// may only be late, as on a network file system.
+    fn lost_end(&mut self) -> Option<Step> {
+        let next_seq = self.queue.published_seq()?;
+        if next_seq <= self.seq || !self.queue.is_certainly_without_writer() {
+            return None;
+        }
+        Some(self.gap_until(next_seq, GapReason::Lost, self.position))
     }
 
     /// Looks for the next record behind damage at `position`. `claimed`: something claims to be committed there.
@@ -345,6 +398,15 @@ impl Scanner {
         let Some(len) = len.filter(|&len| self.waste.allows(context.segment_size, offset, len)) else {
             return Ok(bad);
         };
+        if len > AT_ONCE
+            && let Some(segment) = &self.segment
+        {
+            let verified = verify_in_pieces(segment, unchecked, offset, len)?;
+            if verified.is_none() {
+                self.waste.add(len);
+            }
+            return Ok(verified.map_or(bad, Found::Record));
+        }
         // Fresh once more even if the header just was: all of the record must be read after its commit word was seen.
         fence(Ordering::Acquire);
         let record = self.load(HEADER_LEN as usize + len, fresh)?;
@@ -362,7 +424,10 @@ impl Scanner {
 
     /// The bytes from `position` on: at least `len`, unless the file ends before. `fresh`: not from the window.
     fn load(&mut self, len: usize, fresh: bool) -> Result<&[u8]> {
-        let offset = self.position.offset;
+        self.load_at(self.position.offset, len, fresh)
+    }
+
+    fn load_at(&mut self, offset: u32, len: usize, fresh: bool) -> Result<&[u8]> {
         let start = offset.checked_sub(self.window_start).map_or(usize::MAX, |start| start as usize);
         if fresh || start.saturating_add(len) > self.window.len() {
             let Some(segment) = &self.segment else {
@@ -371,7 +436,10 @@ impl Scanner {
             // A length from a damaged header must not cost more memory than the file has bytes.
             let in_file = segment.file.metadata().map_err(Error::io(&segment.path, "look at it"))?.len();
             let in_file = usize::try_from(in_file.saturating_sub(u64::from(offset))).unwrap_or(usize::MAX);
-            self.window.resize(len.max(self.read_ahead).min(in_file), 0);
+            let wanted = len.max(self.read_ahead).min(in_file);
+            let out_of_memory = |_| Error::io(&segment.path, "read it")(std::io::ErrorKind::OutOfMemory.into());
+            self.window.try_reserve(wanted.saturating_sub(self.window.len())).map_err(out_of_memory)?;
+            self.window.resize(wanted, 0);
             let count = read_some(&segment.file, &mut self.window, offset);
             self.window.truncate(*count.as_ref().unwrap_or(&0));
             count.map_err(Error::io(&segment.path, "read it"))?;
@@ -437,7 +505,13 @@ impl Shared {
         control::read_head(self.control.get()?)
     }
 
-    /// The published head, if the last writer closed the queue on this boot: then it is exact.
+    /// The sequence number after the newest message that was published, as far as that can be believed.
+    pub(crate) fn published_seq(&self) -> Option<u64> {
+        self.head_hint().map(|hint| hint.next_seq).filter(|&seq| seq < MAX_SEQ)
+    }
+
+    /// The published head, if the last writer closed the queue on this boot: then it is exact, if the segments are those
+    /// that it was published for.
     pub(crate) fn closed_at(&self) -> Option<HeadHint> {
         let hint = self.head_hint()?;
         let writer: WriterBlock = control::read_block(self.control.get()?, layout::CONTROL_WRITER)?;

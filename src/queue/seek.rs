@@ -10,13 +10,15 @@ use super::layout::{self, MessageHeader, RECORD_ALIGN, RECORDS_START};
 use super::position::{Position, SegmentId};
 use super::record::{Header, UncheckedHeader};
 use super::resync::{Waste, find_record};
-use super::scan::{Scanner, first_seq};
+use super::scan::{Passed, Scanner, first_seq};
 use super::segment::Segment;
-use super::types::{Bounds, Entry};
+use super::types::{Bounds, Gap, GapReason};
 use super::{Shared, control, segment};
 
 /// Below this many bytes a search walks record by record.
 const WALK_BYTES: u32 = 8 << 10;
+/// A published head is no farther from the true one than this, in bytes of messages, unless it is old or made up.
+const NEAR_HEAD: u64 = 1 << 20;
 /// A walk to the head looks after so many messages whether a head further on has been published.
 const LOOK_AT_HEAD_EVERY: u32 = 256;
 
@@ -68,7 +70,7 @@ impl Scanner {
     /// If a file can't be read.
     pub fn seek_end(&mut self) -> Result<()> {
         let bounds = self.shared().bounds()?;
-        self.go_to(bounds.head, bounds.next_seq);
+        self.go_to(bounds.head, bounds.end_seq);
         Ok(())
     }
 
@@ -82,15 +84,29 @@ impl Scanner {
     }
 
     fn seek_target(&mut self, target: Target) -> Result<()> {
+        let bounds = self.shared().bounds()?;
+        self.seek_within(target, &bounds)
+    }
+
+    /// As [`seek_seq`](Self::seek_seq), in a queue with these bounds.
+    pub(crate) fn seek_seq_within(&mut self, seq: u64, bounds: &Bounds) -> Result<()> {
+        self.seek_within(Target::Seq(seq), bounds)
+    }
+
+    fn seek_within(&mut self, target: Target, bounds: &Bounds) -> Result<()> {
         let shared = Arc::clone(self.shared());
-        let bounds = shared.bounds()?;
-        if matches!(target, Target::Seq(seq) if seq >= bounds.next_seq) {
-            self.go_to(bounds.head, bounds.next_seq);
+        if let Target::Seq(seq) = target
+            && seq >= bounds.next_seq
+        {
+            self.go_to(bounds.head, seq.min(bounds.end_seq));
             return Ok(());
         }
         let id = shared.last_segment_before(target, bounds.first.segment, bounds.head.segment)?;
         let (position, seq) = match shared.open_segment(id, Access::Read) {
-            Ok(Some(segment)) => search(&segment, target, &bounds)?,
+            Ok(Some(segment)) => {
+                let is_head = segment.id == bounds.head.segment;
+                search(&segment, target, is_head.then_some(bounds.head.offset), &mut Waste::default())?
+            }
             _ => (bounds.first, bounds.first_seq),
         };
         self.go_to(position, seq);
@@ -101,11 +117,11 @@ impl Scanner {
     fn walk(&mut self, target: Target) -> Result<()> {
         loop {
             let before = (self.position(), self.seq());
-            let is_before = match self.next()? {
+            let is_before = match self.pass()? {
                 None => return Ok(()),
-                Some(Entry::Message(message)) => target.is_after(message.seq, message.timestamp_ns),
+                Some(Passed::Message(header, _)) => target.is_after(header.seq, header.timestamp_ns),
                 // A gap has no time; it is what a search for its sequence numbers finds.
-                Some(Entry::Gap(gap)) => target.is_after(gap.to, 0),
+                Some(Passed::Gap(gap)) => target.is_after(gap.to, 0),
             };
             if !is_before {
                 self.go_to(before.0, before.1);
@@ -115,20 +131,16 @@ impl Scanner {
     }
 }
 
-/// A record at or before the target, close to it: where to walk from.
-fn search(segment: &Segment, target: Target, bounds: &Bounds) -> Result<(Position, u64)> {
+/// A record at or before the target, close to it: where to walk from. `end`: where the records end, if that is known.
+fn search(segment: &Segment, target: Target, end: Option<u32>, waste: &mut Waste) -> Result<(Position, u64)> {
     let at = |offset| Position { segment: segment.id, offset };
     let start_seq = first_seq(segment).unwrap_or(1);
     let mut low = (RECORDS_START, start_seq);
-    let mut high = match segment.seal() {
-        Some(seal) => seal.end_offset.get(),
-        None if segment.id == bounds.head.segment => bounds.head.offset,
-        None => layout::records_end(segment.context.segment_size),
-    };
-    let mut waste = Waste::default();
+    let sealed = segment.seal().map(|seal| seal.end_offset.get());
+    let mut high = sealed.or(end).unwrap_or(layout::records_end(segment.context.segment_size));
     while high.saturating_sub(low.0) > WALK_BYTES {
         let middle = low.0 + (high - low.0) / 2 / RECORD_ALIGN * RECORD_ALIGN;
-        match find_record(segment, middle, high, start_seq, &mut waste)? {
+        match find_record(segment, middle, high, start_seq, waste)? {
             Some((offset, header)) if is_before(target, &header) => low = (offset, header.seq),
             _ => high = middle,
         }
@@ -168,26 +180,40 @@ impl Shared {
         let ids = self.segment_ids()?;
         let Some((id, first_seq)) = self.first_retained(&ids)? else {
             let start = Position { segment: SegmentId(0), offset: RECORDS_START };
-            return Ok(Bounds { first_seq: 1, first: start, next_seq: 1, head: start, last_timestamp_ns: 0 });
+            let end_seq = self.published_seq().unwrap_or(1);
+            return Ok(Bounds { first_seq: 1, first: start, next_seq: 1, end_seq, head: start, last_timestamp_ns: 0 });
         };
         let first_position = Position { segment: id, offset: RECORDS_START };
         let (mut scanner, last_timestamp_ns) = self.near_head(&ids, (first_position, first_seq));
         let mut last_timestamp_ns = last_timestamp_ns;
-        let (mut end, mut seen) = (HeadSoFar::new(self), 0_u32);
-        while let Some(entry) = scanner.next()? {
-            if let Entry::Message(message) = entry {
-                last_timestamp_ns = message.timestamp_ns;
-            }
+        let (mut end, mut seen, mut next_seq) = (HeadSoFar::new(self), 0_u32, scanner.seq());
+        // What has been published and is missing at the end is no part of what is there.
+        let (mut walked, mut is_near) = (0, false);
+        while let Some(passed) = scanner.pass()? {
+            walked += match passed {
+                Passed::Message(header, _) => {
+                    (next_seq, last_timestamp_ns) = (scanner.seq(), header.timestamp_ns);
+                    u64::from(header.payload_len)
+                }
+                Passed::Gap(gap) => {
+                    next_seq = if gap.reason == GapReason::Lost { next_seq } else { scanner.seq() };
+                    NEAR_HEAD
+                }
+            };
             seen = seen.wrapping_add(1);
             if seen.is_multiple_of(LOOK_AT_HEAD_EVERY) && end.is_passed(self, scanner.position()) {
                 break;
             }
+            // The published head was not near the true one.
+            if walked >= NEAR_HEAD && !is_near {
+                is_near = true;
+                if let Some((position, seq, _)) = self.search_head(&ids)?.filter(|found| found.0 > scanner.position()) {
+                    scanner.go_to(position, seq);
+                }
+            }
         }
-        // What was published and then lost in a power cut is behind the last message; its numbers are not used again.
-        let published = self.head_hint().map_or(0, |hint| hint.next_seq);
-        let published = if published < super::recover::MAX_SEQ { published } else { 0 };
-        let (head, next_seq) = (scanner.position(), scanner.seq().max(published));
-        Ok(Bounds { first_seq, first: first_position, next_seq, head, last_timestamp_ns })
+        let end_seq = self.published_seq().unwrap_or(0).max(next_seq);
+        Ok(Bounds { first_seq, first: first_position, next_seq, end_seq, head: scanner.position(), last_timestamp_ns })
     }
 
     /// The first segment whose first sequence number can be told, with that number. A damaged file counts too, so that
@@ -222,15 +248,38 @@ impl Shared {
         {
             return (Scanner::at(Arc::clone(self), position, seq), hint.last_timestamp_ns);
         }
+        match self.search_head(ids) {
+            Ok(Some((position, seq, timestamp_ns))) => (Scanner::at(Arc::clone(self), position, seq), timestamp_ns),
+            _ => (Scanner::at(Arc::clone(self), first.0, first.1), 0),
+        }
+    }
+
+    /// A record not far before the head, found without the published one: in the last segment in use. With a timestamp
+    /// that is not later than its.
+    fn search_head(&self, ids: &[SegmentId]) -> Result<Option<(Position, u64, u64)>> {
         for &id in ids.iter().rev() {
             if let Ok(Some(segment)) = self.open_segment(id, Access::Read)
-                && let Some((seq, timestamp_ns)) = segment.start()
+                && let Some((_, timestamp_ns)) = segment.start()
             {
-                let position = Position { segment: id, offset: RECORDS_START };
-                return (Scanner::at(Arc::clone(self), position, seq), timestamp_ns);
+                let (position, seq) = search(&segment, Target::Seq(u64::MAX), None, &mut Waste::default())?;
+                return Ok(Some((position, seq, timestamp_ns)));
             }
         }
-        (Scanner::at(Arc::clone(self), first.0, first.1), 0)
+        Ok(None)
+    }
+
+    /// Whether a sound record ends at a published head, or the segment starts there, with the number that was published.
+    /// The head may be from before a power cut, or be another queue's state: a copy's, a backup's.
+    pub(crate) fn is_end(self: &Arc<Self>, hint: HeadHint) -> Result<bool> {
+        let Some((position, seq)) = self.record_before(hint.position) else { return Ok(false) };
+        let mut scanner = Scanner::at(Arc::clone(self), position, seq);
+        while scanner.position() < hint.position {
+            match scanner.pass()? {
+                Some(Passed::Message(..) | Passed::Gap(Gap { reason: GapReason::Lost, .. })) => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok((scanner.position(), scanner.seq()) == (hint.position, hint.next_seq))
     }
 
     /// A record that is really there, not far before a published head: behind a power cut the head can lie where no
@@ -258,8 +307,11 @@ impl Shared {
             return Ok(first);
         }
         let indexes: Vec<usize> = (0..ids.len()).collect();
-        // Where a damaged segment can't tell, the one before it speaks for it.
-        let known_start = |index: usize| (0..=index).rev().find_map(|i| Some((i, self.start_of(ids[i])?)));
+        let mut starts = vec![None; ids.len()];
+        // Where a damaged segment can't tell, the one before it speaks for it. Each is looked at once.
+        let mut known_start = |index: usize| {
+            (0..=index).rev().find_map(|i| Some((i, (*starts[i].get_or_insert_with(|| self.start_of(ids[i])))?)))
+        };
         let count = indexes.partition_point(|&i| known_start(i).is_none_or(|(_, start)| target.is_after_start(start)));
         let found = known_start(count.saturating_sub(1)).and_then(|(index, _)| ids.get(index).copied());
         Ok(found.unwrap_or(first))

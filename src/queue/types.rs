@@ -83,8 +83,11 @@ pub struct Bounds {
     pub first_seq: u64,
     /// Where the records of the first retained segment start.
     pub first: Position,
-    /// The sequence number that the next message gets.
+    /// The sequence number after the newest message that is there.
     pub next_seq: u64,
+    /// The same, or, where messages at the end are missing that had been appended (a power cut, an incomplete copy), the
+    /// sequence number after those: the next message gets no smaller one.
+    pub end_seq: u64,
     /// Where it goes.
     pub head: Position,
     /// Timestamp of the newest message in nanoseconds since the epoch, 0 if there is none.

@@ -55,7 +55,7 @@ impl Source {
         if let Some(since) = args.since {
             scanner.seek_time(since)?;
         } else if args.follow && !args.all {
-            scanner.seek_seq(bounds.next_seq)?;
+            scanner.seek_end()?;
         }
         let relative = path.strip_prefix(root).unwrap_or(path);
         let name = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
@@ -63,7 +63,7 @@ impl Source {
             name: name.display().to_string(),
             scanner,
             waiter: if args.follow { Some(Arc::new(queue.waiter()?)) } else { None },
-            end: if args.follow { u64::MAX } else { bounds.next_seq },
+            end: if args.follow { u64::MAX } else { bounds.end_seq },
             next: None,
             last_ns: 0,
         })

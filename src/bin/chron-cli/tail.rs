@@ -175,6 +175,8 @@ fn range(bounds: &Bounds, scanner: &mut Scanner, printer: &Printer<'_>) -> Resul
         }
         None => earliest,
     };
+    // What is missing at the end is named.
+    let end = if end == bounds.next_seq { bounds.end_seq } else { end };
     Ok(Range { start, end })
 }
 
@@ -238,7 +240,7 @@ fn follow(queue: &Queue, scanner: &mut Scanner, printer: &mut Printer<'_>) -> Re
 fn print_registered(queue: &Queue, name: &str, printer: &mut Printer<'_>) -> Result<(), Failure> {
     let mut reader = queue.reader(name)?;
     let mut scanner = queue.scan()?;
-    let end = if printer.args.follow { u64::MAX } else { queue.bounds()?.next_seq };
+    let end = if printer.args.follow { u64::MAX } else { queue.bounds()?.end_seq };
     loop {
         while reader.seq() < end {
             let Some(entry) = reader.next()? else { break };
