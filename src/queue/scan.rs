@@ -18,6 +18,7 @@ use super::control::{self, HeadHint};
 use super::dir::Access;
 use super::error::{Error, Result};
 use super::layout::{self, CONTROL_FILE, HEADER_LEN, MessageHeader, RECORDS_START, WriterBlock};
+use super::names::segment_name;
 use super::position::{Position, SegmentId};
 use super::record::{Header, UncheckedHeader, is_record_offset};
 use super::recover::MAX_SEQ;
@@ -477,7 +478,7 @@ impl Shared {
         id.next().ok_or_else(|| {
             let what =
                 "no larger segment number exists; move the file away if it has been put here, else make another queue";
-            Error::damaged(&self.dir.path_of(&segment::file_name(id)), 0, what)
+            Error::damaged(&self.dir.path_of(&segment_name(id)), 0, what)
         })
     }
 
