@@ -257,13 +257,19 @@ impl OpenQueue {
 
     /// When each of the retained segments was last written to.
     pub(crate) fn written(&self) -> Result<Vec<(SegmentId, (i64, u64))>> {
-        let bounds = self.queue.bounds()?;
         let written = |segment| {
             let stat = self.directory.stat_of(segment_name(segment).as_ref()).ok()?;
             Some((segment, (stat.st_mtime, stat.st_mtime_nsec)))
         };
-        let is_retained = |id: &SegmentId| (bounds.first.segment..=bounds.head.segment).contains(id);
-        Ok(self.queue.segment_ids()?.into_iter().filter(is_retained).filter_map(written).collect())
+        Ok(self.retained_segments()?.into_iter().filter_map(written).collect())
+    }
+
+    /// The segments that hold what is retained.
+    fn retained_segments(&self) -> Result<Vec<SegmentId>> {
+        let bounds = self.queue.bounds()?;
+        let mut ids = self.queue.segment_ids()?;
+        ids.retain(|id| (bounds.first.segment..=bounds.head.segment).contains(id));
+        Ok(ids)
     }
 
     /// Whose bits decide who may read the messages. A native reader needs the control block and the segments, so
@@ -289,15 +295,13 @@ impl OpenQueue {
             (Ok(stat), Err(_)) => return Ok(stat),
             (Err(_), Err(error)) => return Err(error),
         };
-        let head = self.queue.bounds()?.head.segment;
-        let ids = self.queue.segment_ids()?;
-        let others: Vec<_> = ids.into_iter().filter(|&id| id > first && id <= head).collect();
-        for &segment in &others {
+        let retained = self.retained_segments()?;
+        for &segment in retained.iter().filter(|&&id| id != first) {
             if let Ok(other) = self.directory.stat_of(segment_name(segment).as_ref()) {
                 stat.st_mode = narrowed(&stat, &other);
             }
         }
-        let holds = DATA_STAT_HOLDS[usize::from(others.len() > MANY_SEGMENTS)];
+        let holds = DATA_STAT_HOLDS[usize::from(retained.len() > MANY_SEGMENTS)];
         *known = Some((Instant::now() + holds, stat));
         Ok(stat)
     }
@@ -312,20 +316,18 @@ impl OpenQueue {
         if lock(&self.readable_by).get(caller).is_some_and(|until| Instant::now() < *until) {
             return Ok(());
         }
-        let bounds = self.queue.bounds()?;
-        let (first, head) = (bounds.first.segment.0, bounds.head.segment.0);
+        let retained = self.retained_segments()?;
         caller.act(|| {
             self.directory.check_access(OsStr::new("."), Access::EXEC_OK)?;
             self.directory.check_access(OsStr::new(layout::CONTROL_FILE), Access::READ_OK)?;
-            let check =
-                |segment| self.directory.check_access(segment_name(SegmentId(segment)).as_ref(), Access::READ_OK);
-            (first..=head).try_for_each(check)
+            let check = |&id: &SegmentId| self.directory.check_access(segment_name(id).as_ref(), Access::READ_OK);
+            retained.iter().try_for_each(check)
         })??;
         let mut known = lock(&self.readable_by);
         if known.len() >= MAX_CALLERS {
             known.clear();
         }
-        let holds = DATA_STAT_HOLDS[usize::from(head.saturating_sub(first) > MANY_SEGMENTS)];
+        let holds = DATA_STAT_HOLDS[usize::from(retained.len() > MANY_SEGMENTS)];
         known.insert(caller.clone(), Instant::now() + holds);
         Ok(())
     }
