@@ -9,9 +9,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use chronfs::doctor;
-use chronfs::queue::layout::{self, HeadSlot, MessageHeader, SegmentIdentity, StartBlock};
+use chronfs::queue::layout;
 use chronfs::queue::{Checksum, Entry, Queue, Settings};
-use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// How long anything here may take on a machine that does much else besides.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -48,21 +47,28 @@ fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'sta
     }
 }
 
+/// Puts bytes into a block.
+fn put<const N: usize>(block: &mut [u8], at: usize, value: [u8; N]) {
+    block[at..at + N].copy_from_slice(&value);
+}
+
+/// Makes the checksum right of a block of 64 bytes.
+fn sum(block: &mut [u8]) {
+    let crc = crc32fast::hash(&block[..60]);
+    put(block, 60, crc.to_le_bytes());
+}
+
 /// Puts a copy of a segment beside it, as the one of another number that starts with another message.
 fn forge_segment(queue: &Queue, from: u32, to: u32, first_seq: u64) {
     let mut bytes = fs::read(segment_path(queue, from)).unwrap();
     let trailer = bytes.len() - layout::TRAILER_LEN as usize;
     for at in [0, trailer] {
-        let (mut identity, _) = SegmentIdentity::read_from_prefix(&bytes[at..]).unwrap();
-        identity.segment_id = to.into();
-        identity.crc = crc32fast::hash(&identity.as_bytes()[..60]).into();
-        bytes[at..at + 64].copy_from_slice(identity.as_bytes());
+        put(&mut bytes[at..], 24, to.to_le_bytes());
+        sum(&mut bytes[at..at + 64]);
     }
-    let at = layout::SEGMENT_START as usize;
-    let (mut start, _) = StartBlock::read_from_prefix(&bytes[at..]).unwrap();
-    start.first_seq = first_seq.into();
-    start.crc = crc32fast::hash(&start.as_bytes()[..60]).into();
-    bytes[at..at + 64].copy_from_slice(start.as_bytes());
+    let start = &mut bytes[layout::SEGMENT_START as usize..][..64];
+    put(start, 0, first_seq.to_le_bytes());
+    sum(start);
     bytes[layout::RECORDS_START as usize..trailer].fill(0);
     fs::write(segment_path(queue, to), bytes).unwrap();
 }
@@ -160,19 +166,19 @@ fn a_writer_does_not_write_over_a_segment_that_is_in_its_way() {
     assert_eq!(fs::read(segment_path(&queue, 1)).unwrap(), before);
 }
 
-/// Makes a segment of another queue size: `claims` headers, each of which says that it is followed by all that fits.
-fn forge_claims(queue: &Queue, segment_size: u32, claims: u32, commit_of: impl Fn(u32) -> u32) {
+/// Fills the first segment with `claims` headers, each of which says that it is followed by all that fits.
+fn forge_claims(queue: &Queue, segment_size: u32, claims: u32) {
     let file = File::options().write(true).open(segment_path(queue, 0)).unwrap();
     let mut headers = Vec::new();
     for index in 0..claims {
         let offset = layout::RECORDS_START + 32 * index;
         let len = layout::records_end(segment_size) - offset - layout::HEADER_LEN - 8;
-        let mut header = MessageHeader::new_zeroed();
-        header.commit = commit_of(len + 1).into();
-        header.msg_type = 1.into();
-        header.seq = u64::from(index + 1).into();
-        header.timestamp_ns = 1.into();
-        headers.extend_from_slice(header.as_bytes());
+        let mut header = [0; 32];
+        put(&mut header, 0, (len + 1).to_le_bytes());
+        put(&mut header, 4, 1_u16.to_le_bytes());
+        put(&mut header, 8, u64::from(index + 1).to_le_bytes());
+        put(&mut header, 16, 1_u64.to_le_bytes());
+        headers.extend_from_slice(&header);
     }
     file.write_all_at(&headers, u64::from(layout::RECORDS_START)).unwrap();
 }
@@ -197,11 +203,11 @@ fn lengths_that_are_lies_cost_neither_time_nor_memory() {
     let file = File::create(&path).unwrap();
     file.set_len(u64::from(SIZE)).unwrap();
     file.write_all_at(&head, 0).unwrap();
-    let mut start = StartBlock::new_zeroed();
-    start.first_seq = 1.into();
-    start.crc = crc32fast::hash(&start.as_bytes()[..60]).into();
-    file.write_all_at(start.as_bytes(), u64::from(layout::SEGMENT_START)).unwrap();
-    forge_claims(&queue, SIZE, 64, |commit| commit);
+    let mut start = [0; 64];
+    put(&mut start, 0, 1_u64.to_le_bytes());
+    sum(&mut start);
+    file.write_all_at(&start, u64::from(layout::SEGMENT_START)).unwrap();
+    forge_claims(&queue, SIZE, 64);
     let before = peak_memory();
     let seen = in_time("looking", {
         let queue = queue.clone();
@@ -249,14 +255,14 @@ fn a_record_of_many_megabytes_is_read_by_pieces_and_returned_whole() {
 /// Makes the control block say that the queue ends elsewhere.
 fn forge_head(queue: &Queue, next_seq: u64, segment: u32, offset: u32) {
     let file = File::options().write(true).open(queue.path().join(layout::CONTROL_FILE)).unwrap();
-    let mut slot = HeadSlot::new_zeroed();
-    slot.generation = 1_000_000_u64.into();
-    slot.next_seq = next_seq.into();
-    slot.last_timestamp_ns = 1.into();
-    slot.segment = segment.into();
-    slot.offset = offset.into();
-    slot.crc = crc32fast::hash(&slot.as_bytes()[..60]).into();
-    file.write_all_at(slot.as_bytes(), u64::from(layout::CONTROL_HEAD[0])).unwrap();
+    let mut slot = [0; 64];
+    put(&mut slot, 0, 1_000_000_u64.to_le_bytes());
+    put(&mut slot, 8, next_seq.to_le_bytes());
+    put(&mut slot, 16, 1_u64.to_le_bytes());
+    put(&mut slot, 24, segment.to_le_bytes());
+    put(&mut slot, 28, offset.to_le_bytes());
+    sum(&mut slot);
+    file.write_all_at(&slot, u64::from(layout::CONTROL_HEAD[0])).unwrap();
 }
 
 #[test]

@@ -83,6 +83,8 @@ impl Summer {
 
 /// A checksum in the making, of a payload that comes in pieces.
 #[derive(Debug)]
+// One at a time, for long payloads.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum RunningSum {
     Crc32c(crc_fast::Digest),
     Crc32(crc32fast::Hasher),
