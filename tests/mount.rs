@@ -4,7 +4,9 @@
 
 mod common;
 
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
 
 use common::need::{Need, require};
 use common::{TestMount, chron_cli, detach, is_mounted, text, until, wait};
@@ -171,6 +173,32 @@ fn fusermount3_unmounts_what_is_not_busy() {
     assert!(complained.contains("busy"), "{complained}");
     drop(reader);
     until("it is no longer busy", || unmount().status.success());
+    wait(mount.daemon());
+}
+
+#[test]
+fn a_copy_in_another_namespace_goes_on() {
+    if !require(Need::Admin) {
+        return;
+    }
+    let Some(mut mount) = TestMount::new() else { return };
+    mount.ok("mkdir q && echo first > q/append.txt");
+    let script = "echo copied; read; exec head -n 1 q/follow.txt";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "bash", "-c", script]).current_dir(mount.mountpoint());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = [0; 7];
+    child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    detach(&mount.mountpoint());
+    // Its place is free, but the copy is used.
+    child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    let reader = common::Running::new(child);
+    mount.wait_until_blocked(&reader);
+    let queue = chronfs::Queue::open(mount.root().join("q")).unwrap();
+    common::writer(&queue).append(1, b"second").unwrap();
+    let output = reader.output();
+    assert_eq!(text(&output.stdout), "second\n", "{output:?}");
+    // That was the last.
     wait(mount.daemon());
 }
 

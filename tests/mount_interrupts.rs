@@ -1,4 +1,5 @@
 //! What interrupts a reader that waits in the mount: signals, stops, freezing, tracing; seen by the daemon or not.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -9,14 +9,12 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use crate::sync::{AtomicU64, Ordering};
 
+use super::budget::Share;
 use super::errno::{Errno, Result};
 use super::nodes::Caller;
 use super::queues::OpenQueue;
 use super::watch::Notify;
 use super::{read, write};
-
-/// More handles than this at a time are refused with ENFILE.
-const MAX_HANDLES: usize = 100_000;
 
 /// What a read came to.
 #[derive(Debug)]
@@ -84,6 +82,7 @@ pub(crate) struct OpenFile {
     pub(crate) fh: u64,
     /// Who opened it.
     pub(crate) uid: u32,
+    pub(crate) _share: Share,
     pub(crate) handle: Box<dyn Handle>,
     /// The queues that a `poll` of this handle waits for.
     pub(crate) polled: Mutex<Vec<Arc<OpenQueue>>>,
@@ -112,15 +111,12 @@ impl<T> Default for Table<T> {
 
 impl<T> Table<T> {
     /// Enters what `make` makes of its number.
-    pub(crate) fn insert(&self, make: impl FnOnce(u64) -> T) -> Result<u64> {
+    pub(crate) fn insert(&self, make: impl FnOnce(u64) -> T) -> u64 {
         let fh = self.next.fetch_add(1, Ordering::Relaxed);
         let entry = Arc::new(make(fh));
         let mut open = write(&self.open);
-        if open.len() >= MAX_HANDLES {
-            return Err(Errno::ENFILE);
-        }
         open.insert(fh, entry);
-        Ok(fh)
+        fh
     }
 
     pub(crate) fn get(&self, fh: u64) -> Result<Arc<T>> {

@@ -12,6 +12,7 @@
 
 mod attr;
 mod backing;
+mod budget;
 mod bus_walk;
 mod callers;
 mod children;

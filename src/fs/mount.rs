@@ -70,6 +70,7 @@ impl Mount {
         if let Some(label) = options.labels.first().filter(|_| !Path::new("/sys/fs/selinux").exists()) {
             return Err(MountError::System(format!("mount option {label}: SELinux is not enabled here")));
         }
+        refuse_request_timeouts()?;
         let root = directory(root)?;
         let mountpoint = existing(mountpoint)?;
         let _turn = Turn::take(&mountpoint);
@@ -304,6 +305,22 @@ fn refuse_overlap(root: &Path, mountpoint: &Path) -> Result<(), MountError> {
             root.display(),
             mountpoint.display()
         )));
+    }
+    Ok(())
+}
+
+/// Readers of `follow.*` wait for as long as nothing comes, and there is no way to end such a read early that programs
+/// don't notice. A kernel that limits requests would take it for a dead daemon, and end the mount for everybody.
+fn refuse_request_timeouts() -> Result<(), MountError> {
+    for name in ["max_request_timeout", "default_request_timeout"] {
+        let value = fs::read_to_string(format!("/proc/sys/fs/fuse/{name}")).unwrap_or_default();
+        let value = value.trim();
+        if !matches!(value, "" | "0") {
+            return Err(MountError::System(format!(
+                "fs.fuse.{name} is {value}: the kernel would end the mount when a reader of follow.* has waited for \
+                 {value} s; run 'sysctl fs.fuse.{name}=0' first (mounts keep the value that they were made with)"
+            )));
+        }
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What is mounted where, from `/proc/self/mountinfo`. Asking the mount itself would be asking ourselves.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -33,6 +34,19 @@ pub(crate) fn holding(path: &Path) -> io::Result<Option<Mounted>> {
     let path = std::path::absolute(path)?;
     let above = parse(&table).filter(|mounted| path.starts_with(&mounted.mountpoint));
     Ok(above.max_by_key(|mounted| mounted.mountpoint.as_os_str().len()))
+}
+
+/// Whether a mount of this device is left in any mount namespace that can be seen: others may hold copies.
+pub(crate) fn is_left_anywhere(device: &str) -> bool {
+    let mut namespaces = HashSet::new();
+    let Ok(processes) = fs::read_dir("/proc") else { return false };
+    processes.flatten().any(|process| {
+        let path = process.path();
+        let is_process = process.file_name().as_bytes().first().is_some_and(u8::is_ascii_digit);
+        is_process
+            && fs::read_link(path.join("ns/mnt")).is_ok_and(|namespace| namespaces.insert(namespace))
+            && fs::read(path.join("mountinfo")).is_ok_and(|table| parse(&table).any(|mounted| mounted.device == device))
+    })
 }
 
 fn parse(table: &[u8]) -> impl Iterator<Item = Mounted> {

@@ -117,7 +117,7 @@ impl ParkedRead {
     }
 
     /// Who opened the file.
-    fn uid(&self) -> u32 {
+    pub(crate) fn uid(&self) -> u32 {
         self.open.uid
     }
 }

@@ -6,7 +6,7 @@ use super::errno::Result;
 use super::handles::OpenFile;
 use super::lock;
 use super::queues::OpenQueue;
-use super::watch::{Notify, Watch};
+use super::watch::Notify;
 
 /// Whether the handle can be read without waiting. If not, `notify` is called once it can.
 pub(crate) fn poll(open: &Arc<OpenFile>, notify: Option<Notify>) -> Result<bool> {
@@ -41,7 +41,7 @@ fn wait_for(open: &Arc<OpenFile>, queues: &[Arc<OpenQueue>], notify: &Arc<Mutex<
     for queue in queues {
         let notify = Arc::clone(notify);
         // Whichever queue moves first.
-        waits &= Watch::poll(queue, open, Box::new(move || call(&notify)))?;
+        waits &= queue.watches().poll(queue, open, Box::new(move || call(&notify)))?;
     }
     // Looked at again after being entered, so that nothing falls in between.
     Ok(!waits || open.handle.blocked().is_none())

@@ -19,6 +19,7 @@ use crate::view::{Format, SegmentIndexes, View};
 
 use super::attr::narrowed;
 use super::backing::{Directory, FileId};
+use super::budget::{Budget, Kind, Share};
 use super::credentials::{Caller, READ};
 use super::errno::{Errno, Result};
 use super::indexer::Indexer;
@@ -26,7 +27,7 @@ use super::inodes::stable_hash;
 use super::kernel::PageCache;
 use super::lock;
 use super::text::{self, SharedView};
-use super::watch::Watch;
+use super::watch::Watches;
 
 /// What a directory of the tree is.
 #[derive(Clone)]
@@ -46,7 +47,6 @@ pub(crate) struct OpenQueue {
     /// Tells it from other queues in the same directory, before and after: the generation of nodes that hold it. As long as
     /// the queue lives it stays, whatever retention takes.
     pub(crate) identity: u64,
-    pub(crate) watch: Watch,
     writer: Mutex<SharedWriter>,
     views: Mutex<HashMap<Format, (Generation, Arc<SharedView>)>>,
     first_segment: Mutex<Option<SegmentFile>>,
@@ -80,10 +80,11 @@ impl std::fmt::Debug for OpenQueue {
 }
 
 /// What all queues of a mount share.
-#[derive(Default)]
 struct Common {
+    budget: Arc<Budget>,
     views: Arc<text::Common>,
     indexer: Arc<Indexer>,
+    watches: Watches,
     /// Whether files may be made for what is derived.
     may_store: bool,
     /// Held while a queue is made. Its files come one by one, and its maker holds the writer lock meanwhile: whoever
@@ -112,6 +113,8 @@ impl Generation {
 struct SharedWriter {
     /// With whoever opened it. Its files are his, and come out of his quota, whoever else joins.
     writer: Option<(QueueWriter, Caller)>,
+    /// Charged to him.
+    share: Option<Share>,
     handles: usize,
 }
 
@@ -132,7 +135,6 @@ impl OpenQueue {
             identity: queue.id(),
             queue,
             directory,
-            watch: Watch::default(),
             writer: Mutex::default(),
             views: Mutex::default(),
             first_segment: Mutex::default(),
@@ -145,6 +147,16 @@ impl OpenQueue {
         };
         *lock(&opened.first_segment) = opened.look_at_first_segment(None);
         Ok(opened)
+    }
+
+    /// What users may hold.
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.common.budget
+    }
+
+    /// Who waits for this queue and others.
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.common.watches
     }
 
     /// The first retained segment: as long as it stays, what the views show only grows.
@@ -336,7 +348,9 @@ impl OpenQueue {
     pub(crate) fn join_writer(&self, caller: &Caller) -> Result<()> {
         let mut shared = lock(&self.writer);
         if shared.writer.is_none() {
+            let share = self.common.budget.take(caller.uid, Kind::Writers, 1)?;
             shared.writer = Some((caller.act(|| self.queue.writer())??, caller.clone()));
+            shared.share = Some(share);
         } else if caller.is_other() {
             self.check_writable(caller)?;
         }
@@ -368,6 +382,7 @@ impl OpenQueue {
         shared.handles = shared.handles.saturating_sub(1);
         if shared.handles == 0 {
             close_writer(shared.writer.take());
+            shared.share = None;
         }
     }
 
@@ -406,7 +421,6 @@ const MAX_RECENT: usize = 64;
 const MAX_PLAIN: usize = 10_000;
 
 /// All open queues, by their directory.
-#[derive(Default)]
 pub(crate) struct Queues {
     open: Mutex<HashMap<FileId, Weak<OpenQueue>>>,
     /// Kept open for the next question though no node holds them: a path walk asks several.
@@ -420,12 +434,31 @@ impl Queues {
     /// `may_store`: whether files may be made for what is derived from queues. `pages`: where text is kept, if it can be.
     pub(crate) fn new(may_store: bool, pages: Option<Arc<PageCache>>) -> Self {
         let views = Arc::new(text::Common::new(pages));
-        Self { common: Arc::new(Common { views, may_store, ..Common::default() }), ..Self::default() }
+        let common = Common {
+            budget: Budget::of_this_process(),
+            views,
+            indexer: Arc::default(),
+            watches: Watches::default(),
+            may_store,
+            making: Mutex::default(),
+        };
+        Self { open: Mutex::default(), recent: Mutex::default(), plain: Mutex::default(), common: Arc::new(common) }
     }
 
-    /// Nothing more is done in the background.
+    /// What users may hold.
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.common.budget
+    }
+
+    /// Who waits for them.
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.common.watches
+    }
+
+    /// Nobody waits any more, and nothing more is done in the background.
     pub(crate) fn close(&self) {
         self.common.indexer.close();
+        self.common.watches.close();
     }
 
     /// What lies in a directory.

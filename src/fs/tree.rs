@@ -16,6 +16,7 @@ use crate::sync::{AtomicBool, Ordering};
 
 use super::attr::{Attr, Kind, Ttl};
 use super::backing::{Backing, Directory, FileId};
+use super::budget::{Kind as Budgeted, Share};
 use super::children;
 use super::errno::{Errno, Result};
 use super::files::numbered::{self, Listed, Numbers};
@@ -26,8 +27,9 @@ use super::kernel::PageCache;
 use super::lock;
 pub(crate) use super::node::{DirectoryKind, DirectoryNode, Entry, FileNode, Item, Node};
 use super::nodes::{self, Access, Caller, File, Place, Row, Shared, Site};
+use super::parked::ParkedRead;
 use super::poll;
-use super::queues::{Contents, Queues};
+use super::queues::{Contents, OpenQueue, Queues};
 use super::series::{Home, Series};
 use super::watch::Notify;
 
@@ -35,6 +37,11 @@ use super::watch::Notify;
 const MAX_NAME_LEN: usize = 255;
 
 /// An open directory.
+struct OpenDirectory {
+    listing: Listing,
+    _share: Share,
+}
+
 enum Listing {
     /// A snapshot, made anew when it is read from the start again.
     Snapshot { ino: Ino, snapshot: Mutex<Snapshot> },
@@ -53,7 +60,7 @@ pub(crate) struct Tree {
     inodes: Inodes<Node>,
     messages: Series<Node>,
     pub(crate) files: Table<OpenFile>,
-    listings: Table<Listing>,
+    listings: Table<OpenDirectory>,
 }
 
 impl Tree {
@@ -84,9 +91,6 @@ impl Tree {
     pub(crate) fn close(&self) {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.queues.close();
-        for queue in self.shared.queues.all() {
-            queue.watch.close();
-        }
     }
 
     /// The end: what still waits in append handles goes in, and the queues get their writer locks back.
@@ -229,14 +233,10 @@ impl Tree {
         if let Some(queue) = file.messages_of() {
             queue.check_readable(caller)?;
         }
+        let share = self.shared.queues.budget().take(caller.uid, Budgeted::Handles, 1)?;
         let handle = file.open(access, caller)?;
-        self.files.insert(|fh| OpenFile {
-            fh,
-            uid: caller.uid,
-            handle,
-            polled: Mutex::default(),
-            edge: Mutex::default(),
-        })
+        let (uid, polled, edge) = (caller.uid, Mutex::default(), Mutex::default());
+        Ok(self.files.insert(|fh| OpenFile { fh, uid, _share: share, handle, polled, edge }))
     }
 
     /// Appends what there is to `out`, or says what to wait for. At the end of the mount's life nobody
@@ -246,6 +246,11 @@ impl Tree {
             Progress::Wait(_) if self.shared.closing.load(Ordering::Acquire) => Err(Errno::ENOTCONN),
             progress => Ok(progress),
         }
+    }
+
+    /// Has a read that found nothing tried again when one of the queues moves.
+    pub(crate) fn park(&self, queues: &[Arc<OpenQueue>], read: &Arc<ParkedRead>) {
+        self.shared.queues.watches().park(queues, read);
     }
 
     /// As [`poll::poll`], of an open handle.
@@ -269,8 +274,8 @@ impl Tree {
     pub(crate) fn release(&self, fh: u64) {
         if let Some(open) = self.files.remove(fh) {
             open.handle.release();
-            for queue in std::mem::take(&mut *lock(&open.polled)) {
-                queue.watch.forget(fh);
+            if !std::mem::take(&mut *lock(&open.polled)).is_empty() {
+                self.shared.queues.watches().forget(&open);
             }
         }
     }
@@ -280,12 +285,15 @@ impl Tree {
         if caller.is_other() {
             children::check_listable(&directory, &self.site(&directory)?, caller)?;
         }
-        if let DirectoryKind::Virtual { place: Place::Messages, .. } = directory.kind {
+        let share = self.shared.queues.budget().take(caller.uid, Budgeted::Handles, 1)?;
+        let listing = if let DirectoryKind::Virtual { place: Place::Messages, .. } = directory.kind {
             let numbers = Box::new(Mutex::new(Numbers::new(self.site(&directory)?.queue()?)));
-            return self.listings.insert(|_| Listing::Numbers { ino, directory, numbers });
-        }
-        let items = Arc::new(self.list(ino)?);
-        self.listings.insert(|_| Listing::Snapshot { ino, snapshot: Mutex::new(Snapshot { items, is_fresh: true }) })
+            Listing::Numbers { ino, directory, numbers }
+        } else {
+            let items = Arc::new(self.list(ino)?);
+            Listing::Snapshot { ino, snapshot: Mutex::new(Snapshot { items, is_fresh: true }) }
+        };
+        Ok(self.listings.insert(|_| OpenDirectory { listing, _share: share }))
     }
 
     /// Gives the entries from `offset` on to `add`, with a way to look each up and with the offset behind it, until it
@@ -296,8 +304,8 @@ impl Tree {
         offset: u64,
         mut add: impl FnMut(&Item, &dyn Fn() -> Result<Entry>, u64) -> bool,
     ) -> Result<()> {
-        let listing = self.listings.get(fh)?;
-        let (ino, items) = match &*listing {
+        let open = self.listings.get(fh)?;
+        let (ino, items) = match &open.listing {
             Listing::Snapshot { ino, snapshot } => {
                 let mut snapshot = lock(snapshot);
                 if offset == 0 && !std::mem::take(&mut snapshot.is_fresh) {

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::fs::parked::{Parked, ParkedRead};
-use crate::fs::watch::Watch;
 use crate::queue::Queue;
 
 const CHUNK: usize = 1 << 20;
@@ -243,7 +242,7 @@ fn park(f: &Fixture, fh: u64, caller: u32) -> (Arc<ParkedRead>, mpsc::Receiver<R
     let open = f.tree.files.get(fh).unwrap();
     let Progress::Wait(queues) = f.tree.read(&open, 0, 100, &mut Vec::new()).unwrap() else { panic!("does not wait") };
     let read = Arc::new(ParkedRead::new(answer, open, 0, 100, caller));
-    Watch::park(&queues, &read);
+    f.tree.park(&queues, &read);
     (read, receiver)
 }
 

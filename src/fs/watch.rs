@@ -1,12 +1,15 @@
-//! Who waits for a queue, and the thread that sleeps for them.
+//! Who waits for queues, and the threads that sleep for them.
 //!
-//! One thread a queue, started with the first waiter and gone a little after the last. It sleeps on the queue's own
-//! wake word, so a native writer's append wakes it as it wakes any reader; then it asks all parked reads again and
-//! tells the kernel about polls.
+//! A thread sleeps for one user, on the wake words of up to [`MAX_QUEUES`] queues at once: it is woken by a native
+//! writer's append as any reader is, asks the parked reads of that queue again and tells the kernel about polls. A user's
+//! slow file so holds up nobody else. The first waiter starts it, and it ends a little after the last.
 //!
 //! No wake-up is lost: a read is entered into the list before it is tried a last time; the thread announces itself
 //! (`prepare`) before it goes through the list. Whatever is committed after the last try ends the thread's sleep.
+//!
+//! Lock order: the table of groups, then a group. Nothing is read, asked or answered under either.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,38 +19,73 @@ use super::handles::OpenFile;
 use super::lock;
 use super::parked::ParkedRead;
 use super::queues::OpenQueue;
+use crate::queue::{Bell, WaitTicket, Waiter, Woken};
 
 /// Tells the kernel to ask a polled handle again.
 pub(crate) type Notify = Box<dyn FnOnce() + Send>;
 
-/// Longest sleep. Only a backstop: waking does not depend on it.
+/// How often everything is looked at. Only a backstop: waking does not depend on it.
 const SLEEP: Duration = Duration::from_secs(1);
-/// How long the thread outlives its last waiter: a follower comes back for each message.
+/// How long a queue is watched after its last waiter: a follower comes back for each message.
 const LINGER: Duration = Duration::from_secs(2);
+/// Queues that one thread sleeps for: as many as one system call takes, with the group's own bell.
+const MAX_QUEUES: usize = 127;
+/// Threads of one user, and of root.
+const MAX_GROUPS: usize = 16;
+const MAX_GROUPS_ROOT: usize = 128;
 
-/// The waiters of one queue.
+/// Everybody who waits for queues of a mount.
 #[derive(Default)]
-pub(crate) struct Watch {
+pub(crate) struct Watches {
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    groups: HashMap<u32, Vec<Arc<Group>>>,
+    /// The mount goes away: nobody waits any more.
+    closed: bool,
+}
+
+/// Queues that one thread sleeps for.
+#[derive(Default)]
+struct Group {
+    /// Rung when a queue is added, or all is over.
+    bell: Bell,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    reads: Vec<Arc<ParkedRead>>,
-    polls: Vec<(Arc<OpenFile>, Notify)>,
+    queues: Vec<Watched>,
     running: bool,
-    /// The mount goes away: nobody waits any more.
     closed: bool,
 }
 
-impl Watch {
+/// A queue and who waits for it.
+struct Watched {
+    queue: Arc<OpenQueue>,
+    waiter: Arc<Waiter>,
+    /// None: it has moved, or is new.
+    ticket: Option<WaitTicket>,
+    waiting: Waiting,
+    busy_until: Instant,
+}
+
+#[derive(Default)]
+struct Waiting {
+    reads: Vec<Arc<ParkedRead>>,
+    polls: Vec<(Arc<OpenFile>, Notify)>,
+}
+
+impl Watches {
     /// Parks a read until one of the queues moves.
-    pub(crate) fn park(queues: &[Arc<OpenQueue>], read: &Arc<ParkedRead>) {
+    pub(crate) fn park(&self, queues: &[Arc<OpenQueue>], read: &Arc<ParkedRead>) {
         for queue in queues {
-            let entered = enter(queue, |state| {
+            let entered = self.enter(read.uid(), queue, |waiting| {
                 // A queue that keeps still would collect the answered reads of those that wait for several.
-                state.reads.retain(|other| !other.is_answered());
-                state.reads.push(Arc::clone(read));
+                waiting.reads.retain(|other| !other.is_answered());
+                waiting.reads.push(Arc::clone(read));
             });
             match entered {
                 Ok(true) => {}
@@ -60,119 +98,199 @@ impl Watch {
     }
 
     /// Remembers a poll, in place of an earlier one of the same handle. False when there is nothing to wait for.
-    pub(crate) fn poll(queue: &Arc<OpenQueue>, open: &Arc<OpenFile>, notify: Notify) -> Result<bool> {
-        enter(queue, |state| {
-            state.polls.retain(|(other, _)| other.fh != open.fh);
-            state.polls.push((Arc::clone(open), notify));
+    pub(crate) fn poll(&self, queue: &Arc<OpenQueue>, open: &Arc<OpenFile>, notify: Notify) -> Result<bool> {
+        self.enter(open.uid, queue, |waiting| {
+            waiting.polls.retain(|(other, _)| other.fh != open.fh);
+            waiting.polls.push((Arc::clone(open), notify));
         })
     }
 
     /// Forgets the polls of a handle that is closed.
-    pub(crate) fn forget(&self, fh: u64) {
-        let mut state = lock(&self.state);
-        let polls = std::mem::take(&mut state.polls);
-        let (gone, kept): (Vec<_>, Vec<_>) = polls.into_iter().partition(|(open, _)| open.fh == fh);
-        state.polls = kept;
-        drop(state);
-        drop(gone);
+    pub(crate) fn forget(&self, open: &OpenFile) {
+        let groups = lock(&self.table).groups.get(&open.uid).cloned().unwrap_or_default();
+        let mut gone = Vec::new();
+        for group in groups {
+            for watched in &mut lock(&group.state).queues {
+                gone.extend(watched.waiting.polls.extract_if(.., |(other, _)| other.fh == open.fh));
+            }
+        }
     }
 
     /// Answers everybody: ENOTCONN. From now on nobody waits here.
     pub(crate) fn close(&self) {
-        let (reads, polls) = {
-            let mut state = lock(&self.state);
-            state.closed = true;
-            (std::mem::take(&mut state.reads), std::mem::take(&mut state.polls))
+        let groups = {
+            let mut table = lock(&self.table);
+            table.closed = true;
+            std::mem::take(&mut table.groups)
         };
-        for read in reads {
-            read.end(Errno::ENOTCONN);
+        for group in groups.into_values().flatten() {
+            let waiting: Vec<_> = {
+                let mut state = lock(&group.state);
+                state.closed = true;
+                state.queues.iter_mut().map(|watched| std::mem::take(&mut watched.waiting)).collect()
+            };
+            group.bell.ring();
+            waiting.into_iter().for_each(Waiting::end);
         }
-        for (_, notify) in polls {
-            notify();
+    }
+
+    /// Enters a waiter and sees to it that a thread sleeps for it. False: the mount is going away.
+    fn enter(&self, uid: u32, queue: &Arc<OpenQueue>, add: impl FnOnce(&mut Waiting)) -> Result<bool> {
+        let mut waiter = None;
+        loop {
+            let mut table = lock(&self.table);
+            if table.closed {
+                return Ok(false);
+            }
+            let groups = table.groups.entry(uid).or_default();
+            // Groups whose thread has ended have no queues.
+            groups.retain(|group| lock(&group.state).running);
+            for group in groups.iter() {
+                let mut state = lock(&group.state);
+                let known = state.queues.iter_mut().find(|watched| Arc::ptr_eq(&watched.queue, queue));
+                if let Some(watched) = known {
+                    add(&mut watched.waiting);
+                    return Ok(true);
+                }
+            }
+            let Some(waiter) = waiter.take() else {
+                // Opened outside the lock.
+                drop(table);
+                waiter = Some(Arc::new(queue.queue.waiter()?));
+                continue;
+            };
+            let limit = if uid == 0 { MAX_GROUPS_ROOT } else { MAX_GROUPS };
+            let group = match groups.iter().find(|group| lock(&group.state).queues.len() < MAX_QUEUES) {
+                Some(group) => Arc::clone(group),
+                None if groups.len() >= limit => return Err(Errno::EAGAIN),
+                None => {
+                    let group = Arc::<Group>::default();
+                    groups.push(Arc::clone(&group));
+                    group
+                }
+            };
+            let mut waiting = Waiting::default();
+            add(&mut waiting);
+            let (queue, busy_until) = (Arc::clone(queue), Instant::now() + LINGER);
+            return group.add(Watched { queue, waiter, ticket: None, waiting, busy_until }).map(|()| true);
         }
+    }
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.reads.is_empty() && self.polls.is_empty()
+    }
+
+    fn end(self) {
+        self.reads.iter().for_each(|read| read.end(Errno::ENOTCONN));
+        self.polls.into_iter().for_each(|(_, notify)| notify());
     }
 
     /// Asks every waiter again; keeps those that still have nothing.
-    fn serve(&self, buffer: &mut Vec<u8>) {
-        let (reads, polls) = {
-            let mut state = lock(&self.state);
-            (std::mem::take(&mut state.reads), std::mem::take(&mut state.polls))
+    fn serve(&mut self, buffer: &mut Vec<u8>) {
+        self.reads.retain(|read| !read.attempt(buffer));
+        let is_blocked =
+            |open: &Arc<OpenFile>| catch_unwind(AssertUnwindSafe(|| open.handle.blocked().is_some())).unwrap_or(false);
+        self.polls.extract_if(.., |(open, _)| !is_blocked(open)).for_each(|(_, notify)| notify());
+    }
+}
+
+impl Group {
+    fn add(self: &Arc<Self>, watched: Watched) -> Result<()> {
+        let mut state = lock(&self.state);
+        if !state.running {
+            let this = Arc::clone(self);
+            std::thread::Builder::new()
+                .name("chronfs-watch".into())
+                .stack_size(512 << 10)
+                .spawn(move || this.run())
+                .map_err(Errno::from)?;
+            state.running = true;
+        }
+        state.queues.push(watched);
+        drop(state);
+        self.bell.ring();
+        Ok(())
+    }
+
+    fn run(&self) {
+        let mut buffer = Vec::new();
+        let mut looked = Instant::now();
+        loop {
+            let rung = self.bell.listen();
+            if looked.elapsed() >= SLEEP {
+                looked = Instant::now();
+                lock(&self.state).queues.iter_mut().for_each(|watched| watched.ticket = None);
+            }
+            self.announce(&mut buffer);
+            let Some(waits) = self.waits() else { return };
+            let moved = match self.bell.wait_any(rung, &waits, SLEEP) {
+                Woken::Bell => continue,
+                Woken::Queue(index) => index..index + 1,
+                Woken::Unknown => 0..waits.len(),
+            };
+            for index in moved {
+                let (waiter, ticket) = &waits[index];
+                if waiter.has_moved(*ticket) {
+                    // Before the system calls of the next announcement.
+                    self.serve(index, &mut buffer);
+                    lock(&self.state).queues[index].ticket = None;
+                }
+            }
+        }
+    }
+
+    /// Announces a sleeper for each queue that has moved or is new, and then asks who waits for it.
+    fn announce(&self, buffer: &mut Vec<u8>) {
+        let due: Vec<(usize, Arc<Waiter>)> = {
+            let state = lock(&self.state);
+            let due = state.queues.iter().enumerate().filter(|(_, watched)| watched.ticket.is_none());
+            due.map(|(index, watched)| (index, Arc::clone(&watched.waiter))).collect()
         };
-        let mut waiting = Vec::new();
-        for read in reads {
-            match catch_unwind(AssertUnwindSafe(|| read.attempt(buffer))) {
-                Ok(true) => {}
-                Ok(false) => waiting.push(read),
-                Err(_) => read.end(Errno::EIO),
-            }
+        for (index, waiter) in due {
+            let ticket = waiter.prepare();
+            lock(&self.state).queues[index].ticket = Some(ticket);
+            self.serve(index, buffer);
         }
-        let mut polled = Vec::new();
-        for (open, notify) in polls {
-            match catch_unwind(AssertUnwindSafe(|| open.handle.blocked().is_some())) {
-                Ok(true) => polled.push((open, notify)),
-                Ok(false) | Err(_) => notify(),
-            }
-        }
+    }
+
+    fn serve(&self, index: usize, buffer: &mut Vec<u8>) {
+        let mut waiting = std::mem::take(&mut lock(&self.state).queues[index].waiting);
+        waiting.serve(buffer);
         let mut state = lock(&self.state);
         if state.closed {
             drop(state);
-            waiting.iter().for_each(|read| read.end(Errno::ENOTCONN));
-            polled.into_iter().for_each(|(_, notify)| notify());
-            return;
+            return waiting.end();
         }
-        state.reads.append(&mut waiting);
+        let now = &mut state.queues[index].waiting;
+        now.reads.append(&mut waiting.reads);
         // A poll that was renewed meanwhile is the newer one.
-        polled.retain(|(open, _)| state.polls.iter().all(|(newer, _)| newer.fh != open.fh));
-        state.polls.append(&mut polled);
+        waiting.polls.retain(|(open, _)| now.polls.iter().all(|(newer, _)| newer.fh != open.fh));
+        now.polls.append(&mut waiting.polls);
     }
 
-    /// Whether the thread may end; then it is noted as gone in the same moment.
-    fn leave(&self, busy_until: &mut Instant) -> bool {
+    /// What to sleep for, after letting go of queues that nobody waits for. None: nothing is left, the thread ends, and is
+    /// noted as gone in the same moment.
+    fn waits(&self) -> Option<Vec<(Arc<Waiter>, WaitTicket)>> {
         let mut state = lock(&self.state);
         let now = Instant::now();
-        if !state.reads.is_empty() || !state.polls.is_empty() {
-            *busy_until = now + LINGER;
-            return false;
+        for watched in &mut state.queues {
+            if !watched.waiting.is_empty() {
+                watched.busy_until = now + LINGER;
+            }
         }
-        let leaves = state.closed || now >= *busy_until;
-        state.running &= !leaves;
-        leaves
-    }
-}
-
-/// Enters a waiter and sees to it that the thread runs. False: the mount is going away.
-fn enter(queue: &Arc<OpenQueue>, add: impl FnOnce(&mut State)) -> Result<bool> {
-    let mut state = lock(&queue.watch.state);
-    if state.closed {
-        return Ok(false);
-    }
-    if !state.running {
-        let waiter = queue.queue.waiter()?;
-        let queue = Arc::clone(queue);
-        std::thread::Builder::new()
-            .name("chronfs-watch".into())
-            .stack_size(512 << 10)
-            .spawn(move || run(&queue, &waiter))
-            .map_err(Errno::from)?;
-        state.running = true;
-    }
-    add(&mut state);
-    Ok(true)
-}
-
-fn run(queue: &Arc<OpenQueue>, waiter: &crate::queue::Waiter) {
-    let watch = &queue.watch;
-    let mut buffer = Vec::new();
-    let mut busy_until = Instant::now() + LINGER;
-    loop {
-        let ticket = waiter.prepare();
-        watch.serve(&mut buffer);
-        if watch.leave(&mut busy_until) {
-            return;
+        let gone: Vec<Watched> = state.queues.extract_if(.., |watched| watched.busy_until <= now).collect();
+        let is_over = state.closed || state.queues.is_empty();
+        if is_over {
+            state.running = false;
         }
-        if waiter.wait(ticket, SLEEP) {
-            // Before the system calls of the next announcement.
-            watch.serve(&mut buffer);
-        }
+        let waits = state.queues.iter().filter_map(|watched| Some((Arc::clone(&watched.waiter), watched.ticket?)));
+        // With a queue that has come in between the bell has rung; it is the last.
+        let waits = waits.collect();
+        drop(state);
+        // It may close descriptors.
+        drop(gone);
+        (!is_over).then_some(waits)
     }
 }

@@ -33,8 +33,19 @@ fn wake_or_timeout(result: rustix::io::Result<()>) -> io::Result<bool> {
 /// The most words that can be slept on at once.
 pub(crate) const MAX_FUTEXES: usize = 128;
 
+/// What ended a wait for several words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// A wake of this one.
+    Of(usize),
+    /// One of them had changed already, or a signal came.
+    Some,
+    /// The timeout.
+    None,
+}
+
 /// Like [`futex_wait`], on several words, each with the value expected in it; at most [`MAX_FUTEXES`].
-pub(crate) fn futex_wait_any(words: &[(&AtomicU32, u32)], timeout: Duration) -> io::Result<bool> {
+pub(crate) fn futex_wait_any(words: &[(&AtomicU32, u32)], timeout: Duration) -> io::Result<Wake> {
     let wait = |&(word, expected): &(&AtomicU32, u32)| {
         let mut wait = Wait::new();
         wait.val = u64::from(expected);
@@ -48,7 +59,12 @@ pub(crate) fn futex_wait_any(words: &[(&AtomicU32, u32)], timeout: Duration) -> 
         tv_sec: i64::try_from(end / 1_000_000_000).unwrap_or(i64::MAX),
         tv_nsec: i64::try_from(end % 1_000_000_000).unwrap_or(0),
     };
-    wake_or_timeout(futex::waitv(&waits, WaitvFlags::empty(), Some(&end), ClockId::Monotonic).map(drop))
+    match futex::waitv(&waits, WaitvFlags::empty(), Some(&end), ClockId::Monotonic) {
+        Ok(index) => Ok(Wake::Of(index)),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(Wake::Some),
+        Err(Errno::TIMEDOUT) => Ok(Wake::None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Wakes everybody who sleeps on the word.

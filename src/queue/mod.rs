@@ -64,6 +64,8 @@ pub use scan::Scanner;
 pub(crate) use sealed::{FINGERPRINT_LEN, Sealed};
 pub use sigbus::leave_sigbus_alone;
 pub use types::{Bounds, Entry, Gap, GapReason, Message};
+#[cfg(feature = "mount")]
+pub(crate) use wake::{Bell, Woken};
 pub use wake::{WaitTicket, Waiter, wait_any};
 pub use writer::QueueWriter;
 

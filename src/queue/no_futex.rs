@@ -12,7 +12,16 @@ pub(crate) fn futex_wait(_: &AtomicU32, _: u32, _: Duration) -> io::Result<bool>
     Err(io::ErrorKind::Unsupported.into())
 }
 
-pub(crate) fn futex_wait_any(_: &[(&AtomicU32, u32)], _: Duration) -> io::Result<bool> {
+/// What ended a wait for several words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code)]
+pub(crate) enum Wake {
+    Of(usize),
+    Some,
+    None,
+}
+
+pub(crate) fn futex_wait_any(_: &[(&AtomicU32, u32)], _: Duration) -> io::Result<Wake> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

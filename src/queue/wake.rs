@@ -146,6 +146,12 @@ impl Waiter {
         })
     }
 
+    /// Whether something may have been committed since `prepare`.
+    #[cfg(feature = "mount")]
+    pub(crate) fn has_moved(&self, ticket: WaitTicket) -> bool {
+        ticket.unannounced || self.word(CONTROL_NOTIFY_SEQ).map_or(true, |notify_seq| notify_seq != ticket.notify_seq)
+    }
+
     fn notify_seq(&self) -> &AtomicU32 {
         self.words.word(CONTROL_NOTIFY_SEQ)
     }
@@ -166,10 +172,66 @@ pub fn wait_any(waits: &[(&Waiter, WaitTicket)], timeout: Duration) -> bool {
     let longest = if groups.len() > 1 || unannounced { POLL_STEP } else { LONGEST_SLEEP };
     for group in groups {
         match futex::futex_wait_any(group, timeout.min(longest)) {
-            Ok(true) => return true,
-            Ok(false) => {}
+            Ok(futex::Wake::None) => {}
+            Ok(_) => return true,
             Err(_) => std::thread::sleep(timeout.min(POLL_STEP)),
         }
     }
     false
+}
+
+/// Ends a sleep for queues from within the process.
+#[cfg(feature = "mount")]
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    rung: AtomicU32,
+}
+
+/// What ended a sleep for several queues.
+#[cfg(feature = "mount")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Woken {
+    Bell,
+    /// This queue.
+    Queue(usize),
+    /// Perhaps a queue, perhaps none.
+    Unknown,
+}
+
+#[cfg(feature = "mount")]
+impl Bell {
+    pub(crate) fn ring(&self) {
+        self.rung.fetch_add(1, Ordering::Release);
+        futex::futex_wake(&self.rung);
+    }
+
+    /// What [`Self::wait_any`] needs: it ends at once if the bell has been rung since.
+    pub(crate) fn listen(&self) -> u32 {
+        self.rung.load(Ordering::Acquire)
+    }
+
+    /// As [`wait_any`], of at most 127 queues, or until the bell rings.
+    pub(crate) fn wait_any(
+        &self,
+        rung: u32,
+        waits: &[(std::sync::Arc<Waiter>, WaitTicket)],
+        timeout: Duration,
+    ) -> Woken {
+        let mut words = vec![(&self.rung, rung)];
+        // Those that nobody can wake are looked at in short steps.
+        let announced = waits.iter().enumerate().filter(|(_, (_, ticket))| !ticket.unannounced);
+        let (indices, sleeps): (Vec<_>, Vec<_>) =
+            announced.map(|(index, (waiter, ticket))| (index, (waiter.notify_seq(), ticket.notify_seq))).unzip();
+        words.extend(sleeps);
+        let longest = if indices.len() < waits.len() { POLL_STEP } else { LONGEST_SLEEP };
+        match futex::futex_wait_any(&words, timeout.min(longest)) {
+            Ok(futex::Wake::Of(0)) => Woken::Bell,
+            Ok(futex::Wake::Of(index)) => indices.get(index - 1).map_or(Woken::Unknown, |index| Woken::Queue(*index)),
+            Ok(_) => Woken::Unknown,
+            Err(_) => {
+                std::thread::sleep(timeout.min(POLL_STEP));
+                Woken::Unknown
+            }
+        }
+    }
 }

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use crate::bus;
 use crate::fs::attr::{Attr, WRITE};
 use crate::fs::backing::Directory;
+use crate::fs::budget::Kept;
 use crate::fs::callers::{has_open, process_of};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::Handle;
@@ -26,6 +27,9 @@ use crate::fs::nodes::{Access, Caller, File, Shared, Site};
 use crate::fs::queues::{Contents, OpenQueue};
 use crate::queue::{Error, QueueWriter, layout};
 use crate::view::{Input, InputFormat, longest_line, parse_line};
+
+/// Room for an unfinished line that is kept when there is none, in bytes.
+const KEEP: usize = 4 << 10;
 
 struct Append {
     shared: Arc<Shared>,
@@ -138,6 +142,7 @@ struct AppendHandle {
 struct Lines {
     /// The unfinished last line.
     partial: Vec<u8>,
+    kept: Kept,
     /// The last write ended short before a bad line, or its error may not have got through: the next write or close gets
     /// this.
     refuse: Option<Errno>,
@@ -228,7 +233,10 @@ impl AppendHandle {
             None if lines.partial.len() + rest.len() > self.max_line => Some(Refusal::Line(Errno::EMSGSIZE)),
             other => other,
         };
-        let Some(refusal) = refusal else {
+        let len = if refusal.is_none() { lines.partial.len() + rest.len() } else { lines.partial.len() };
+        let kept = lines.kept.set(self.shared.queues.budget(), self.caller.uid, len);
+        let Some(refusal) = refusal.or(kept.err().map(Refusal::Queue)) else {
+            lines.partial.reserve_exact(rest.len());
             lines.partial.extend_from_slice(rest);
             return Ok(data.len());
         };
@@ -286,6 +294,7 @@ impl AppendHandle {
                 return (taken, Some(refusal));
             }
             lines.partial.clear();
+            lines.partial.shrink_to(KEEP);
             taken = end + 1;
         }
         (taken, None)

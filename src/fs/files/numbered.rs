@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex};
 
 use crate::fs::attr::{Attr, Kind, READ, Ttl};
+use crate::fs::budget::Kept;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
@@ -92,12 +93,13 @@ impl File for Numbered {
         Ok(Attr::file(&self.queue.data_stat()?, READ).with_size(self.size).modified_at(self.timestamp_ns))
     }
 
-    fn open(&self, access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
         let (seq, position, format) = (self.seq, self.position, self.format);
-        let handle = NumberedHandle { queue: Arc::clone(&self.queue), seq, position, format, bytes: Mutex::new(None) };
+        let (queue, uid) = (Arc::clone(&self.queue), caller.uid);
+        let handle = NumberedHandle { queue, seq, position, format, uid, bytes: Mutex::default() };
         if self.size <= SMALL {
-            *lock(&handle.bytes) = Some(handle.load()?);
+            lock(&handle.bytes).bytes = Some(handle.load()?);
         } else {
             // A name that the kernel remembered may be retired.
             with_message(&self.queue, seq, |_| ())?;
@@ -128,7 +130,15 @@ struct NumberedHandle {
     seq: u64,
     position: Position,
     format: Format,
-    bytes: Mutex<Option<Vec<u8>>>,
+    uid: u32,
+    bytes: Mutex<Loaded>,
+}
+
+/// A message that is being read.
+#[derive(Default)]
+struct Loaded {
+    bytes: Option<Vec<u8>>,
+    kept: Kept,
 }
 
 impl NumberedHandle {
@@ -148,9 +158,12 @@ impl NumberedHandle {
 
 impl Handle for NumberedHandle {
     fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
-        let mut bytes = lock(&self.bytes);
+        let mut loaded = lock(&self.bytes);
+        let Loaded { bytes, kept } = &mut *loaded;
         if bytes.is_none() {
-            *bytes = Some(self.load()?);
+            let whole = self.load()?;
+            kept.set(self.queue.budget(), self.uid, whole.len())?;
+            *bytes = Some(whole);
         }
         let whole = bytes.as_deref().unwrap_or_default();
         let rest = usize::try_from(offset).ok().and_then(|offset| whole.get(offset..)).unwrap_or_default();
@@ -158,6 +171,7 @@ impl Handle for NumberedHandle {
         // What was read to its end is in the kernel's cache now.
         if rest.len() <= size && u64::try_from(whole.len()).is_ok_and(|len| len > SMALL) {
             *bytes = None;
+            kept.set(self.queue.budget(), self.uid, 0)?;
         }
         Ok(Progress::Done)
     }

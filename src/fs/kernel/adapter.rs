@@ -23,7 +23,7 @@ use crate::fs::nodes::{Access, Caller};
 use crate::fs::parked::{Answer, Parked, ParkedRead};
 use crate::fs::poll;
 use crate::fs::tree::Tree;
-use crate::fs::watch::{Notify, Watch};
+use crate::fs::watch::Notify;
 
 /// The largest read or write that the kernel passes on in one piece, in bytes.
 pub(crate) const MAX_WRITE: u32 = 1 << 20;
@@ -296,7 +296,7 @@ impl Adapter {
                     });
                     let read = Arc::new(ParkedRead::new(answer, open, offset, size, request.header.pid));
                     match self.parked.enter(unique, &read, is_interrupted) {
-                        Ok(()) => Watch::park(&queues, &read),
+                        Ok(()) => self.tree.park(&queues, &read),
                         Err(errno) => read.end(errno),
                     }
                 }

@@ -2,7 +2,7 @@
 //!
 //! The mount ends when the kernel lets go of it (`destroy`). It is let go when somebody unmounts it and no file is
 //! open any more, so whoever unmounts first ends all waiting reads: here in [`Session::unmount`], and in the thread
-//! that watches the mount table for unmounting by others. Unmounting is always lazy, since a busy mount would
+//! that watches the mount table for unmounting by others (in all namespaces: a copy of the mount goes on). Unmounting is always lazy, since a busy mount would
 //! otherwise stay; whatever is still open after a grace period is cut off.
 
 use std::io;
@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use fuser::{Config, InitFlags, KernelConfig, MountOption, SessionACL};
-use rustix::event::{EventfdFlags, PollFd, PollFlags};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use crate::fs::mount::MountOptions;
 use crate::fs::parked::Parked;
@@ -30,6 +30,9 @@ const GRACE: Duration = Duration::from_secs(2);
 /// `umount -f` cuts the connection first and takes the mount away then: how long that may take.
 const FORCED_UNMOUNT: Duration = Duration::from_secs(1);
 const FORCED_UNMOUNT_STEP: Duration = Duration::from_millis(10);
+
+/// How often copies of the mount in other namespaces are looked for, once ours has gone.
+const COPIES_INTERVAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A mount that is being served.
 #[derive(Clone)]
@@ -204,7 +207,19 @@ impl Life {
                 Ok(_) => {}
             }
             if matches!(self.is_mounted(), Ok(false)) {
+                self.wait_for_copies();
                 self.close();
+                return;
+            }
+        }
+    }
+
+    /// Returns when no namespace has the mount any more: one that was made before may still use it.
+    fn wait_for_copies(&self) {
+        let Some(device) = self.device.get() else { return };
+        while mountinfo::is_left_anywhere(device) {
+            let mut over = [PollFd::new(&self.over, PollFlags::IN)];
+            if rustix::event::poll(&mut over, Some(&COPIES_INTERVAL)).is_ok_and(|ready| ready > 0) {
                 return;
             }
         }

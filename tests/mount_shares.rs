@@ -1,0 +1,179 @@
+//! What one user does in a mount of root's, and what that leaves to others: threads, descriptors, requests.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use chronfs::Queue;
+use chronfs::queue::Settings;
+use common::need::{Need, require};
+use common::{TestMount, detach, text, until, writer};
+
+/// Users that need no name.
+const FIRST: u32 = 64_001;
+const SECOND: u32 = 64_002;
+
+fn queue(path: &Path, owner: u32) {
+    let settings = Settings { segment_size: 65536, ..Settings::default() };
+    writer(&Queue::create(path, &settings).unwrap()).append(1, b"hello").unwrap();
+    chown(path, Some(owner), Some(owner)).unwrap();
+    for entry in std::fs::read_dir(path).unwrap() {
+        chown(entry.unwrap().path(), Some(owner), Some(owner)).unwrap();
+    }
+}
+
+/// A mount in which each of the users has a queue.
+fn mount() -> Option<TestMount> {
+    if !require(Need::Admin) {
+        return None;
+    }
+    TestMount::over(
+        |root| {
+            std::fs::set_permissions(root.parent().unwrap(), PermissionsExt::from_mode(0o755)).unwrap();
+            queue(&root.join("first"), FIRST);
+            queue(&root.join("second"), SECOND);
+        },
+        "allow_other",
+    )
+}
+
+/// A program of a user's, in the mount.
+fn start_as(mount: &TestMount, user: u32, program: &str, arguments: &[&str]) -> common::Running {
+    let user = user.to_string();
+    let words = ["--reuid", &user, "--regid", &user, "--clear-groups", program];
+    mount.start("setpriv", &[&words, arguments].concat())
+}
+
+fn ok_as(mount: &TestMount, user: u32, script: &str) -> String {
+    let output = start_as(mount, user, "timeout", &["15", "bash", "-c", script]).output();
+    assert!(output.status.success(), "{script}: {output:?}");
+    text(&output.stdout)
+}
+
+#[test]
+fn a_users_open_files_leave_room_for_others() {
+    let Some(mut mount) = mount() else { return };
+    common::signal_to(mount.daemon().id(), "TERM");
+    common::wait(mount.daemon());
+    mount.mount_limited("allow_other", &["prlimit", "--nofile=600"]);
+    let greedy = "import os, sys\n\
+                  fds = []\n\
+                  try:\n\
+                  \x20 while True: fds.append(os.open('first/follow.txt', os.O_RDONLY))\n\
+                  except OSError as e: print(e.errno, flush=True)\n\
+                  sys.stdin.read()\n";
+    let script = mount.root().with_file_name("greedy.py");
+    std::fs::write(&script, greedy).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=64001", "--regid=64001", "--clear-groups", "/usr/bin/python3", "-S"]).arg(&script);
+    command.current_dir(mount.mountpoint()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut said = [0; 8];
+    let count = std::io::Read::read(child.stdout.as_mut().unwrap(), &mut said).unwrap();
+    assert_eq!(text(&said[..count]), format!("{}\n", libc::ENFILE));
+    let greedy = common::Running::new(child);
+    let script = "cat second/messages.txt && ls second > /dev/null && echo x > second/append.txt";
+    assert_eq!(ok_as(&mount, SECOND, script), "hello\n");
+    mount.ok("cat first/messages.txt .chronfs/metrics");
+    drop(greedy);
+}
+
+#[test]
+fn many_followed_queues_take_few_threads() {
+    let Some(mut mount) = mount() else { return };
+    for n in 0..300 {
+        queue(&mount.root().join(format!("q{n}")), FIRST);
+    }
+    let follower = "import os, select\n\
+                    poll = select.poll()\n\
+                    fds = {}\n\
+                    for n in range(300):\n\
+                    \x20 fd = os.open(f'q{n}/follow.txt', os.O_RDONLY)\n\
+                    \x20 fds[fd] = n\n\
+                    \x20 poll.register(fd, select.POLLIN)\n\
+                    print('ready', flush=True)\n\
+                    seen = set()\n\
+                    while len(seen) < 300:\n\
+                    \x20 for fd, _ in poll.poll():\n\
+                    \x20\x20  assert os.read(fd, 100) == b'next\\n'\n\
+                    \x20\x20  poll.unregister(fd)\n\
+                    \x20\x20  seen.add(fds[fd])\n\
+                    print(len(seen), flush=True)\n";
+    let script = mount.root().with_file_name("follower.py");
+    std::fs::write(&script, follower).unwrap();
+    let mut command = Command::new("python3");
+    command.arg("-S").arg(&script).current_dir(mount.mountpoint()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut said = [0; 6];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
+    let follower = common::Running::new(child);
+    until("it sleeps in poll", || {
+        std::fs::read_to_string(format!("/proc/{}/wchan", follower.id())).is_ok_and(|place| place.contains("poll"))
+    });
+    let threads = std::fs::read_dir(format!("/proc/{}/task", mount.daemon().id())).unwrap().count();
+    assert!(threads < 30, "{threads} threads for 300 queues that are followed");
+    for n in 0..300 {
+        let queue = Queue::open(mount.root().join(format!("q{n}"))).unwrap();
+        writer(&queue).append(1, b"next").unwrap();
+    }
+    assert_eq!(text(&follower.output().stdout), "300\n");
+}
+
+/// Another mount, at several places inside the bus directory, whose daemon is stopped: a backing file system that answers
+/// nobody.
+struct Stuck {
+    daemon: Child,
+    places: Vec<PathBuf>,
+}
+
+impl Stuck {
+    fn new(mount: &TestMount, count: usize) -> Self {
+        let [root, mountpoint] = ["stuck-root", "stuck-mount"].map(|name| mount.root().with_file_name(name));
+        let mut places: Vec<_> = (0..count).map(|n| mount.root().join(format!("stuck{n}"))).collect();
+        for dir in places.iter().chain([&root, &mountpoint]) {
+            std::fs::create_dir(dir).unwrap();
+        }
+        let mut command = Command::new(common::program());
+        command.arg("mount").arg(&root).arg(&mountpoint).args(["-f", "-o", "allow_other"]);
+        let daemon = command.stdin(Stdio::null()).spawn().unwrap();
+        until("it is mounted", || common::is_mounted(&mountpoint));
+        for place in &places {
+            let bound = Command::new("mount").arg("--bind").args([&mountpoint, place]).status().unwrap();
+            assert!(bound.success());
+        }
+        places.push(mountpoint);
+        common::signal_to(daemon.id(), "STOP");
+        Self { daemon, places }
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        common::signal_to(self.daemon.id(), "CONT");
+        self.places.iter().for_each(|place| detach(place));
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+#[test]
+fn a_users_requests_that_hang_hold_up_nobody_else() {
+    const COUNT: usize = 24;
+    let Some(mount) = mount() else { return };
+    // Dropped last: what hangs can't be killed while it does.
+    let mut hanging = Vec::new();
+    let stuck = Stuck::new(&mount, COUNT);
+    hanging.extend((0..COUNT).map(|n| start_as(&mount, FIRST, "cat", &[&format!("stuck{n}/x")])));
+    let waits = |reader: &common::Running| {
+        let place = std::fs::read_to_string(format!("/proc/{}/wchan", reader.id())).unwrap_or_default();
+        place.contains("request_wait")
+    };
+    until("they hang", || hanging.iter().all(waits));
+    assert_eq!(ok_as(&mount, SECOND, "cat second/messages.txt && ls second > /dev/null"), "hello\n");
+    mount.ok("cat first/messages.txt && echo x > first/append.txt && ls first");
+    drop(stuck);
+}
