@@ -5,24 +5,28 @@
 
 use std::time::Duration;
 
+use chronfs::bus::ReaderRegistration;
 use chronfs::queue::{Entry, Notifier, Queue, QueueReader, Settings};
 use tokio::io::unix::AsyncFd;
 
 const MESSAGES: u64 = 1000;
 
-/// Reads a queue from async code.
+/// Reads a queue from async code, registered for as long as it lives.
 struct AsyncReader {
     reader: QueueReader,
     notifier: AsyncFd<Notifier>,
+    /// Last, because a reader in use is not removed: then nothing is kept for it any more.
+    _registration: ReaderRegistration,
 }
 
 impl AsyncReader {
     fn new(queue: &Queue, name: &str) -> Result<Self, Box<dyn std::error::Error>> {
-        let reader = queue.reader(name)?;
+        let registration = ReaderRegistration::new(queue.path(), name)?;
+        let reader = registration.queue().reader(name)?;
         // SAFETY: a notifier always gives the same descriptor, and owns it as long as it lives.
         #[allow(unsafe_code)]
         let notifier = unsafe { AsyncFd::register(queue.notifier()?)? };
-        Ok(Self { reader, notifier })
+        Ok(Self { reader, notifier, _registration: registration })
     }
 
     /// Waits for the next message or gap, without keeping the thread.
@@ -55,6 +59,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         orders.reader.commit();
     }
+    drop(orders);
+    assert!(queue.reader_names()?.is_empty());
     writing.join().map_err(|_| "the writer panicked")??;
     println!("{count} messages read");
     Ok(())

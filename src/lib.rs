@@ -1,26 +1,82 @@
 //! chronfs: a persisted, memory-mapped message queue for one Linux host that can be mounted.
 //!
-//! - [`queue`]: the engine. [`Queue`], [`QueueWriter`], [`QueueReader`]; what the bytes on disk mean stands in
-//!   [`queue::layout`].
-//! - [`bus`]: conventions about queues that belong together.
-//! - [`view`]: messages as text, as the mount and `chron-cli tail` print them.
-//! - [`doctor`]: what is wrong with them.
-//! - [`fs`]: the mount.
+//! One process appends to a queue, any number of others read it; the queue is a directory of files that all of them map.
+//! An append is a copy, a checksum and a store, without a system call; a read lends the payload out of the mapping.
 //!
 //! ```
-//! use chronfs::queue::Settings;
 //! use chronfs::Queue;
+//! use chronfs::queue::{Entry, Settings};
 //!
 //! # let dir = tempfile::tempdir()?;
 //! # let path = dir.path().join("ticks");
 //! let queue = Queue::create(path, &Settings::default())?;
 //! let mut reader = queue.reader("billing")?;
 //! queue.writer()?.append(1, b"hello")?;
-//! let message = reader.next()?.and_then(|entry| entry.message());
-//! assert_eq!(message.map(|message| message.payload), Some(&b"hello"[..]));
-//! reader.commit();
+//! while let Some(entry) = reader.next()? {
+//!     match entry {
+//!         Entry::Message(message) => assert_eq!((message.seq, message.payload), (1, &b"hello"[..])),
+//!         Entry::Gap(gap) => eprintln!("messages {} to {} are missing: {}", gap.from, gap.to, gap.reason.as_str()),
+//!     }
+//!     reader.commit();
+//! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # Modules and features
+//!
+//! | module | feature | what |
+//! |---|---|---|
+//! | [`queue`] | | the engine: [`Queue`], [`QueueWriter`], [`QueueReader`]; the bytes on disk: [`queue::layout`] |
+//! | `bus` | `bus` | conventions about queues that belong together: paths, READY, leases, discovery |
+//! | `view` | `view` | messages as text, as the mount and `chron-cli tail` print them |
+//! | `fs`, `doctor`, `report` | `mount` | the FUSE mount; what is wrong with queues; their state as text and JSON |
+//!
+//! The default feature, `cli`, adds the command. A program that only uses queues asks for `default-features = false`.
+//!
+//! # Durability
+//!
+//! What [`append`](QueueWriter::append) has returned for survives the process, also one killed at the next
+//! instruction: it is in the page cache. It survives a power cut once [`flush_sync`](QueueWriter::flush_sync) has
+//! returned; [`SyncPolicy`](queue::SyncPolicy) syncs in the background. Likewise a position: [`commit`](QueueReader::commit)
+//! and [`commit_sync`](QueueReader::commit_sync). A reader that is killed between processing and committing gets the
+//! messages since its last commit again: at least once, in order.
+//!
+//! # Ordering
+//!
+//! A queue has one writer at a time; the kernel's file lock decides. Sequence numbers start at 1 and rise by one;
+//! timestamps (nanoseconds since the epoch) never decrease. Every reader sees all messages in this order. Between queues
+//! there is no order but the timestamps': [`FanInReader`](queue::FanInReader) merges by them.
+//!
+//! # Gaps
+//!
+//! Damage, messages that a power cut took and messages that retention removed before they were read are not errors: they
+//! come in their place as [`Entry::Gap`](queue::Entry::Gap), with the sequence numbers that are missing and the reason.
+//! Reading goes on after them. An [`Error`] says that the system refused something, or that the call was wrong:
+//! [`Error::kind`] says what can be done.
+//!
+//! # Threads and processes
+//!
+//! [`Queue`], [`Waiter`](queue::Waiter) and [`Notifier`](queue::Notifier) are `Send` and `Sync`. [`QueueWriter`],
+//! [`QueueReader`], [`FanInReader`](queue::FanInReader) and [`Scanner`](queue::Scanner) are `Send`: one thread uses them at
+//! a time. A writer has helper threads, which end when it is dropped. Nothing of this may be used in a child after
+//! `fork`, which has the locks' descriptors but not the threads: open the queue again there.
+//!
+//! # Signals
+//!
+//! Opening a reader or writer installs a handler of SIGBUS, for the addresses of this library's mappings alone, so that a
+//! file that somebody cuts short is an error and does not end the process; faults elsewhere go to the handler that was
+//! there before. A program that wants none calls [`leave_sigbus_alone`](queue::leave_sigbus_alone) first. No other
+//! signal is touched.
+//!
+//! # Trust
+//!
+//! Files are taken for hostile: whatever is in them, there is no panic, no hang and no access outside a mapping. A payload
+//! is verified before it is lent, and it is memory that others map as well: whoever may write to the queue's files can
+//! change it afterwards, and whoever cuts them short turns it to zeros. A program that reads queues of somebody whom it
+//! does not trust copies the payload before it checks it, or reads with a [`Scanner`](queue::Scanner), which copies
+//! before it verifies. A queue is not protected from those who may write to its directory.
+//!
+//! What is tested of this, and how: `docs/reliability.md` in the repository.
 
 // Parts of the engine and of the views serve the mount only.
 #![cfg_attr(not(feature = "mount"), allow(dead_code, unused_imports))]

@@ -169,18 +169,10 @@ impl Lease {
 /// [`Error::InvalidSetting`] for a `ttl` of less than a millisecond or a payload longer than [`MAX_LEASE_PAYLOAD`];
 /// [`Error::Io`] when the directory is not there or can't be written.
 pub fn write_lease(dir: impl AsRef<Path>, ttl: Duration, payload: impl AsRef<[u8]>) -> Result<Lease> {
-    write_lease_as(dir, ttl, payload, std::process::id())
+    write_lease_in(&file::open_dir(dir.as_ref())?, ttl, payload.as_ref(), std::process::id())
 }
 
-/// Like [`write_lease`], in the name of another process of this pid namespace.
-///
-/// # Errors
-/// As [`write_lease`].
-pub fn write_lease_as(dir: impl AsRef<Path>, ttl: Duration, payload: impl AsRef<[u8]>, pid: u32) -> Result<Lease> {
-    write_lease_in(&file::open_dir(dir.as_ref())?, ttl, payload.as_ref(), pid)
-}
-
-/// As [`write_lease_as`], in a directory that is open already.
+/// Like [`write_lease`], in the name of another process of this pid namespace and in a directory that is open already.
 pub(crate) fn write_lease_in(dir: &Dir, ttl: Duration, payload: &[u8], pid: u32) -> Result<Lease> {
     let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
     if ttl_ms == 0 {
@@ -318,7 +310,7 @@ mod tests {
         let second = Duration::from_secs(1);
         assert_eq!(write_lease(dir, second, "").unwrap().epoch, 1);
         assert_eq!(write_lease(dir, second, "").unwrap().epoch, 1, "renewed");
-        assert_eq!(write_lease_as(dir, second, "", 1).unwrap().epoch, 2);
+        assert_eq!(write_lease_in(&file::open_dir(dir).unwrap(), second, b"", 1).unwrap().epoch, 2);
         assert_eq!(write_lease(dir, second, "").unwrap().epoch, 3);
         edit(dir, |stored| stored.started = "0".to_owned());
         assert_eq!(write_lease(dir, second, "").unwrap().epoch, 4, "a reused process id is another process");

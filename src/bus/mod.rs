@@ -15,8 +15,9 @@ mod registration;
 pub use discovery::{Change, DiscoveryEvent, Endpoint, RouterDiscovery};
 pub use file::is_temporary;
 pub use layout::{BusLayout, StrategyEndpoints, check_queue_name};
-pub use lease::{LEASE_FILE, Lease, LeaseState, MAX_LEASE_PAYLOAD, lease, remove_lease, write_lease, write_lease_as};
-pub use ready::{Marker, READY_FILE, Ready, mark_ready, mark_ready_as, ready, unmark_ready};
+pub use lease::{LEASE_FILE, Lease, LeaseState, MAX_LEASE_PAYLOAD, lease, remove_lease, write_lease};
+pub(crate) use ready::Marker;
+pub use ready::{READY_FILE, Ready, mark_ready, ready, unmark_ready};
 pub use registration::ReaderRegistration;
 
 pub(crate) use lease::{lease_in, read_lease, remove_lease_in, write_lease_in};

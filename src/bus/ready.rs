@@ -19,21 +19,21 @@ const MAX_LEN: u64 = 4096;
 
 /// Who marks an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Marker {
+pub(crate) struct Marker {
     /// Process id.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Command name as in `/proc/<pid>/comm`; empty where it can't be read.
-    pub comm: String,
+    pub(crate) comm: String,
 }
 
 impl Marker {
     /// The calling process.
-    pub fn this_process() -> Self {
+    pub(crate) fn this_process() -> Self {
         Self::process(std::process::id())
     }
 
     /// Another process of this pid namespace.
-    pub fn process(pid: u32) -> Self {
+    pub(crate) fn process(pid: u32) -> Self {
         let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
         Self { pid, comm: String::from_utf8_lossy(&comm).trim_end().to_owned() }
     }
@@ -74,18 +74,10 @@ pub struct Ready {
 /// # Errors
 /// [`Error::Io`] when the directory is not there or can't be written.
 pub fn mark_ready(dir: impl AsRef<Path>) -> Result<()> {
-    mark_ready_as(dir, &Marker::this_process())
+    mark_ready_in(&file::open_dir(dir.as_ref())?, &Marker::this_process())
 }
 
-/// Like [`mark_ready`], in the name of another process.
-///
-/// # Errors
-/// As [`mark_ready`].
-pub fn mark_ready_as(dir: impl AsRef<Path>, marker: &Marker) -> Result<()> {
-    mark_ready_in(&file::open_dir(dir.as_ref())?, marker)
-}
-
-/// As [`mark_ready_as`], in a directory that is open already.
+/// Like [`mark_ready`], in the name of another process and in a directory that is open already.
 pub(crate) fn mark_ready_in(dir: &Dir, marker: &Marker) -> Result<()> {
     let timestamp_ns = clock::now_ns();
     let ready = Ready {
@@ -155,7 +147,7 @@ mod tests {
         let first = ready(dir.path()).unwrap().unwrap();
         assert_eq!(first.pid, Some(std::process::id()));
         assert!(first.time.as_deref().unwrap().ends_with('Z'));
-        mark_ready_as(dir.path(), &Marker { pid: 7, comm: "x".into() }).unwrap();
+        mark_ready_in(&file::open_dir(dir.path()).unwrap(), &Marker { pid: 7, comm: "x".into() }).unwrap();
         assert_eq!(ready(dir.path()).unwrap().unwrap().pid, Some(7));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays behind");
         unmark_ready(dir.path()).unwrap();

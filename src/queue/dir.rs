@@ -142,6 +142,12 @@ impl Dir {
         Ok(Some(file))
     }
 
+    /// Opens a regular file that must be there.
+    pub(crate) fn open_existing_file(&self, name: &str, access: Access) -> Result<File> {
+        let missing = || Error::io(&self.path_of(name), "open it")(rustix::io::Errno::NOENT.into());
+        self.open_file(name, access)?.ok_or_else(missing)
+    }
+
     /// Opens a file for writing, and creates it where it is missing.
     pub(crate) fn open_or_create_file(&self, name: &str) -> Result<File> {
         let temporary = self.temporary_name(name)?;

@@ -476,12 +476,11 @@ impl Shared {
 
     pub(crate) fn waiter(&self) -> Result<Waiter> {
         let path = self.control_path();
-        let missing = || Error::io(&path, "open it")(std::io::ErrorKind::NotFound.into());
-        match self.dir.open_file(CONTROL_FILE, Access::Write) {
-            Ok(file) => Waiter::new(file.ok_or_else(missing)?, true, &path),
+        match self.dir.open_existing_file(CONTROL_FILE, Access::Write) {
+            Ok(file) => Waiter::new(file, true, &path),
             // Only looking is allowed: nobody will know that we sleep.
             Err(Error::Io { .. } | Error::Refused { .. }) => {
-                let file = self.dir.open_file(CONTROL_FILE, Access::Read)?.ok_or_else(missing)?;
+                let file = self.dir.open_existing_file(CONTROL_FILE, Access::Read)?;
                 Waiter::new(file, false, &path)
             }
             Err(error) => Err(error),

@@ -17,7 +17,7 @@ use super::available::{Available, Look, look, message};
 use super::control;
 use super::cursor::{Cursor, Place};
 use super::dir::Access;
-use super::error::{Error, Result};
+use super::error::Result;
 use super::inspect::WriterInfo;
 use super::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, HEADER_LEN, MessageHeader, RECORDS_START};
 use super::mapping::Mapping;
@@ -87,8 +87,7 @@ enum Peek {
 impl QueueReader {
     pub(crate) fn open(shared: &Arc<Shared>, cursor: Cursor, place: Place, options: &ReaderOptions) -> Result<Self> {
         let path = shared.control_path();
-        let control = shared.dir.open_file(CONTROL_FILE, Access::Read)?;
-        let control = control.ok_or_else(|| Error::io(&path, "open it")(std::io::ErrorKind::NotFound.into()))?;
+        let control = shared.dir.open_existing_file(CONTROL_FILE, Access::Read)?;
         let control = Mapping::read_only(&control, &path, CONTROL_LEN)?;
         let bounds = shared.bounds()?;
         let (position, seq, pending) = locate(shared, &bounds, place)?;
@@ -129,7 +128,7 @@ impl QueueReader {
     /// because the message borrows from the reader.
     ///
     /// # Errors
-    /// [`Error::Io`] where a file can't be opened or read. Damage is no error: it comes as [`Entry::Gap`].
+    /// [`Error::Io`](super::Error::Io) where a file can't be opened or read. Damage is no error: it comes as [`Entry::Gap`].
     #[allow(clippy::should_implement_trait)]
     #[inline]
     pub fn next(&mut self) -> Result<Option<Entry<'_>>> {
@@ -399,7 +398,7 @@ impl QueueReader {
     /// Like [`commit`](Self::commit), and survives a power cut when it returns.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system can't write it.
+    /// [`Error::Io`](super::Error::Io) if the system can't write it.
     pub fn commit_sync(&mut self) -> Result<()> {
         self.commit();
         self.cursor.sync()

@@ -516,8 +516,7 @@ fn announce_writer(control: &Mapping, waker: Waker) {
 fn open_control(shared: &Shared) -> Result<Mapping> {
     control::repair(&shared.dir, &shared.geometry)?;
     let path = shared.control_path();
-    let file = shared.dir.open_file(layout::CONTROL_FILE, Access::Write)?;
-    let file = file.ok_or_else(|| Error::io(&path, "open it")(std::io::ErrorKind::NotFound.into()))?;
+    let file = shared.dir.open_existing_file(layout::CONTROL_FILE, Access::Write)?;
     room::reserve(&file, 0, CONTROL_LEN.into()).map_err(Error::io(&path, "make room for it"))?;
     let map = Mapping::read_write(&file, &path, CONTROL_LEN)?;
     map.populate(0, CONTROL_LEN as usize).map_err(Error::io(&path, "bring it into memory"))?;

@@ -47,8 +47,8 @@ pub struct Crossed {
 /// offset to position. Shared between threads.
 ///
 /// A view starts at a fixed message. When retention removes that, the view goes on with what it holds ([`View::pin`]) and
-/// what is left for it: its size stays, reads of other removed messages fail with [`Error::NoSuchPosition`]. A new view then starts at the first retained
-/// message; [`View::first`] tells the two apart.
+/// what is left for it: its size stays, reads of other removed messages fail with [`Error::NoSuchPosition`]. A new view
+/// then starts at the first retained message.
 ///
 /// ```no_run
 /// use chronfs::queue::Queue;

@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         for (line, expected) in [
-            ("", "EOF while parsing a value"),
+            ("", "an empty line"),
             ("hello", "expected value"),
             ("[1]", "invalid type: sequence, expected an object with payload or payload_b64"),
             ("\"payload\"", "expected an object"),
