@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::bus::{self, LeaseState};
-use crate::queue::{Queue, layout, parse_segment_name};
+use crate::queue::{is_queue, layout, parse_segment_name};
 use crate::report::human_span_ms;
 use place::{Directory, Entry};
 
@@ -134,7 +134,7 @@ pub fn examine(root: &Path, options: Options, progress: &mut dyn FnMut(Progress<
         let Some(dir) = open(&root, relative, &mut report) else { continue };
         let before = report.findings.len();
         files::plain_directory(&dir, &mut report);
-        endpoint(dir.path(), &mut report.findings);
+        endpoint(&dir, &mut report.findings);
         if options.fix {
             for finding in report.findings.split_off(before) {
                 let is_fixed = finding.fixable && move_aside(&root, &finding.path, &mut report.unchecked);
@@ -167,7 +167,6 @@ const ASIDE: &str = ".aside";
 
 /// Moves leftovers aside, lets a writer come and go, which repairs whatever else it can, and looks again.
 fn fix(root: &Directory, dir: &Directory, deep: bool, from: usize, report: &mut Report) {
-    let path = dir.path();
     let before = report.findings.split_off(from);
     let is_aside = |finding: &Finding| finding.fixable && finding.kind == LEFTOVER && !is_writers(&finding.path);
     for leftover in before.iter().filter(|finding| is_aside(finding)) {
@@ -176,7 +175,7 @@ fn fix(root: &Directory, dir: &Directory, deep: bool, from: usize, report: &mut 
     let is_for_writer = |finding: &Finding| finding.fixable && !is_aside(finding);
     // It holds the lock, so nobody else is writing.
     if before.iter().any(is_for_writer)
-        && let Err(error) = Queue::open(path).and_then(|queue| queue.writer().map(drop))
+        && let Err(error) = dir.queue().and_then(|queue| queue.writer().map(drop))
     {
         report.unchecked.push(format!("{error} (not repaired)"));
     }
@@ -244,7 +243,7 @@ impl Tree {
                     continue;
                 }
             };
-            let exists = match Queue::exists(dir.path()) {
+            let exists = match is_queue(dir.dir()) {
                 Ok(exists) => exists,
                 Err(error) => {
                     report.unchecked.push(error.to_string());
@@ -269,23 +268,23 @@ fn segment_bytes(entries: &[Entry]) -> u64 {
 }
 
 /// READY and LEASE of a directory, queue or not yet.
-fn endpoint(dir: &Path, findings: &mut Vec<Finding>) {
+fn endpoint(dir: &Directory, findings: &mut Vec<Finding>) {
     let marker = |kind, name: &str, detail: String| Finding {
         severity: Severity::Warning,
         kind,
-        path: dir.join(name),
+        path: dir.path().join(name),
         detail,
         remedy: "move it away".to_owned(),
         fixable: false,
     };
-    let ready = match bus::ready(dir) {
+    let ready = match bus::ready_in(dir.dir()) {
         Ok(ready) => ready.is_some(),
         Err(error) => {
             findings.push(marker("bad-marker", bus::READY_FILE, error.to_string()));
             false
         }
     };
-    let lease = match bus::lease(dir) {
+    let lease = match bus::lease_in(dir.dir()) {
         Ok(None) => return,
         Ok(Some(lease)) => lease,
         Err(error) => {
@@ -295,7 +294,7 @@ fn endpoint(dir: &Path, findings: &mut Vec<Finding>) {
     };
     let holder = lease.pid.map_or_else(|| "its holder".to_owned(), |pid| format!("process {pid}"));
     let still_ready = if ready { ", and the endpoint is still marked as READY" } else { "" };
-    let lease_path = dir.join(bus::LEASE_FILE);
+    let lease_path = dir.path().join(bus::LEASE_FILE);
     match lease.state {
         LeaseState::Live => {}
         LeaseState::Expired => {

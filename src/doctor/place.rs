@@ -5,13 +5,13 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::ASIDE;
+use crate::queue::{Dir, Error, Queue};
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
@@ -21,8 +21,7 @@ const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
 
 /// A directory held open.
 pub(super) struct Directory {
-    file: File,
-    path: PathBuf,
+    dir: Dir,
 }
 
 /// Something in a directory.
@@ -36,16 +35,21 @@ pub(super) struct Entry {
 impl Directory {
     /// The directory that was asked for. Here, and only here, links are followed: the path comes from the user.
     pub(super) fn root(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        if file.metadata()?.is_dir() {
-            Ok(Self { file, path: path.to_path_buf() })
-        } else {
-            Err(io::ErrorKind::NotADirectory.into())
-        }
+        Ok(Self { dir: Dir::open(path)? })
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        self.dir.path()
+    }
+
+    /// For the engine and the bus.
+    pub(super) fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// The queue that it holds.
+    pub(super) fn queue(&self) -> crate::queue::Result<Queue> {
+        Queue::open_in(self.dir.reopen().map_err(Error::io(self.path(), "open it"))?)
     }
 
     /// A directory below this one; this one again for an empty path.
@@ -54,24 +58,20 @@ impl Directory {
     /// [`io::ErrorKind::CrossesDevices`] where another file system is mounted.
     pub(super) fn below(&self, relative: &Path) -> io::Result<Self> {
         if relative.as_os_str().is_empty() {
-            return Ok(Self { file: self.file.try_clone()?, path: self.path.clone() });
+            return Ok(Self { dir: self.dir.reopen()? });
         }
-        let file = match rustix::fs::openat2(&self.file, relative, DIRECTORY, Mode::empty(), RESOLVE) {
+        let file = match rustix::fs::openat2(self.dir.fd(), relative, DIRECTORY, Mode::empty(), RESOLVE) {
             // Linux before 5.6, or a container that does not let it through.
-            Err(Errno::NOSYS | Errno::PERM) => step_by_step(&self.file, relative)?,
+            Err(Errno::NOSYS | Errno::PERM) => step_by_step(self.dir.file(), relative)?,
             opened => opened?.into(),
         };
-        Ok(Self { file, path: self.path.join(relative) })
+        Ok(Self { dir: Dir::from_fd(file, &self.path().join(relative)) })
     }
 
     /// Everything in it, in no order.
     pub(super) fn entries(&self) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.file)? {
-            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
-            if name == "." || name == ".." {
-                continue;
-            }
+        for name in self.dir.all_names()? {
             match self.look_at(&name) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 entry => entries.push(entry?),
@@ -82,8 +82,8 @@ impl Directory {
 
     /// What has this name now.
     pub(super) fn look_at(&self, name: &OsStr) -> io::Result<Entry> {
-        let stat = rustix::fs::statat(&self.file, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(Entry { path: self.path.join(name), name: name.to_owned(), stat })
+        let stat = rustix::fs::statat(self.dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Entry { path: self.path().join(name), name: name.to_owned(), stat })
     }
 
     /// Moves a file into the directory for evidence in `place`, which is this directory or the one above it. Nothing
@@ -96,7 +96,7 @@ impl Directory {
         let aside = place.aside()?;
         let name = &entry.name;
         let rename = |from: &Self, to: &Self| {
-            rustix::fs::renameat_with(&from.file, name, &to.file, name, RenameFlags::NOREPLACE)
+            rustix::fs::renameat_with(from.dir.fd(), name, to.dir.fd(), name, RenameFlags::NOREPLACE)
         };
         rename(self, &aside)?;
         if aside.look_at(name)?.id() == entry.id() {
@@ -106,36 +106,14 @@ impl Directory {
         refuse("somebody has put another file in its place meanwhile")
     }
 
-    /// Opens the directory for evidence, or creates it.
+    /// Opens the directory for evidence, or creates it, for whoever owns this directory.
     fn aside(&self) -> io::Result<Self> {
-        let created = match rustix::fs::mkdirat(&self.file, ASIDE, Mode::RWXU) {
-            Ok(()) => true,
-            Err(Errno::EXIST) => false,
-            Err(error) => return Err(error.into()),
-        };
-        let aside = self.below(Path::new(ASIDE))?;
-        if created {
-            self.give(&aside)?;
-        }
+        let aside = Self { dir: self.dir.open_or_create_dir(ASIDE)? };
         if aside.is_as_owned(self)? {
             Ok(aside)
         } else {
             Err(io::Error::other(format!("{ASIDE} belongs to somebody else than the directory that it lies in")))
         }
-    }
-
-    /// What root has created here belongs to whoever owns this directory, with its permissions.
-    fn give(&self, created: &Self) -> io::Result<()> {
-        let (ours, theirs) = (created.stat()?, self.stat()?);
-        // Whoever may rename here may have put another directory in its place: what is given away is ours, and empty.
-        if ours.st_uid != rustix::process::geteuid().as_raw() || !created.entries()?.is_empty() {
-            return Err(io::Error::other(format!("somebody has replaced {ASIDE} meanwhile")));
-        }
-        if ours.st_uid == 0 && theirs.st_uid != 0 {
-            let (uid, gid) = (Uid::from_raw(theirs.st_uid), Gid::from_raw(theirs.st_gid));
-            rustix::fs::fchown(&created.file, Some(uid), Some(gid))?;
-        }
-        Ok(rustix::fs::fchmod(&created.file, Mode::from_raw_mode(theirs.st_mode & 0o777))?)
     }
 
     /// Whether it belongs to whoever owns `place`, or, where that isn't root, to us: then nobody gets at more through it
@@ -146,7 +124,7 @@ impl Directory {
     }
 
     fn stat(&self) -> io::Result<Stat> {
-        Ok(rustix::fs::fstat(&self.file)?)
+        Ok(rustix::fs::fstat(self.dir.fd())?)
     }
 }
 
@@ -221,10 +199,10 @@ mod tests {
         symlink("q", dir.path().join("root/in")).unwrap();
         for name in ["out", "in", "in/readers", "../elsewhere"] {
             assert!(root.below(Path::new(name)).is_err(), "{name}");
-            assert!(step_by_step(&root.file, Path::new(name)).is_err(), "{name}");
+            assert!(step_by_step(root.dir.file(), Path::new(name)).is_err(), "{name}");
         }
         assert!(root.below(Path::new("q/readers")).is_ok() && root.below(Path::new("")).is_ok());
-        assert!(step_by_step(&root.file, Path::new("q/readers")).is_ok());
+        assert!(step_by_step(root.dir.file(), Path::new("q/readers")).is_ok());
     }
 
     #[test]

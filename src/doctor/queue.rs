@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::place::Directory;
+use super::place::{self, Directory};
 use super::{Finding, Report, Severity, endpoint, files};
 use crate::clock;
 use crate::queue::{
@@ -29,7 +29,7 @@ const MAX_GAPS: u64 = 1000;
 
 /// Everything about one queue. `step` takes the bytes that have been read.
 pub(super) fn examine(dir: &Directory, deep: bool, step: &mut dyn FnMut(u64), report: &mut Report) {
-    let inspected = Queue::open(dir.path()).and_then(|queue| {
+    let inspected = dir.queue().and_then(|queue| {
         let inspection = queue.inspect()?;
         Ok((queue, inspection))
     });
@@ -51,6 +51,7 @@ pub(super) fn examine(dir: &Directory, deep: bool, step: &mut dyn FnMut(u64), re
     };
     let retention = queue.retain(true).unwrap_or_default();
     let mut exam = Exam {
+        dir,
         queue: &queue,
         inspection: &inspection,
         retention: &retention,
@@ -72,10 +73,11 @@ pub(super) fn examine(dir: &Directory, deep: bool, step: &mut dyn FnMut(u64), re
     }
     let has_writer = inspection.writer.holder.is_some();
     files::queue_directory(dir, has_writer, report);
-    endpoint(dir.path(), &mut report.findings);
+    endpoint(dir, &mut report.findings);
 }
 
 struct Exam<'a> {
+    dir: &'a Directory,
     queue: &'a Queue,
     inspection: &'a Inspection,
     /// What retention would do now.
@@ -88,6 +90,11 @@ struct Exam<'a> {
 impl Exam<'_> {
     fn path(&self) -> &Path {
         self.queue.path()
+    }
+
+    /// What lies in the queue's directory under this path's name now.
+    fn look_at(&self, path: &Path) -> Option<place::Entry> {
+        self.dir.look_at(path.file_name()?).ok()
     }
 
     fn segment_path(&self, id: SegmentId) -> PathBuf {
@@ -112,7 +119,7 @@ impl Exam<'_> {
     fn control(&mut self) {
         if let Some(damage) = self.queue.control_damage() {
             let path = path_of(damage).unwrap_or_else(|| self.path().join(layout::CONTROL_FILE));
-            if is_no_file(&path) {
+            if self.look_at(&path).is_some_and(|entry| !entry.is_file()) {
                 // Named as such, with what lies in the directory; the writer does not touch it.
                 return;
             }
@@ -270,12 +277,13 @@ impl Exam<'_> {
         let mut previous: Option<&SegmentInfo> = None;
         for segment in &inspection.segments {
             let path = self.segment_path(segment.id);
-            let len = std::fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len());
+            let seen = self.look_at(&path);
+            let len = seen.as_ref().map_or(0, place::Entry::len);
             if self.is_retired(segment.id) {
                 continue;
             }
             let expected = u64::from(inspection.settings.segment_size);
-            if is_no_file(&path) {
+            if seen.is_some_and(|entry| !entry.is_file()) {
                 // Named as such, with what lies in the directory.
             } else if len < expected {
                 let detail = format!("it is cut short: {len} bytes instead of {expected}");
@@ -304,7 +312,7 @@ impl Exam<'_> {
         let Some((segment, next_seq)) = self.queue.published_head() else { return };
         let path = self.segment_path(segment);
         let is_there = self.inspection.segments.iter().any(|there| there.id >= segment);
-        if is_there || std::fs::symlink_metadata(&path).is_ok() || self.is_retired(segment) {
+        if is_there || self.look_at(&path).is_some() || self.is_retired(segment) {
             return self.lost_end();
         }
         let last_seq = self.inspection.segments.iter().map(|segment| segment.last_seq).max().unwrap_or(0);
@@ -330,7 +338,7 @@ impl Exam<'_> {
 
     /// Whether retention has taken a segment since the queue was looked at, or what was in front of it.
     fn is_retired(&self, id: SegmentId) -> bool {
-        let is_gone = || std::fs::symlink_metadata(self.segment_path(id)).is_err();
+        let is_gone = || self.look_at(&self.segment_path(id)).is_none();
         is_gone() && self.queue.bounds().is_ok_and(|bounds| id < bounds.first.segment)
     }
 
@@ -457,11 +465,6 @@ impl Exam<'_> {
 
 fn is_idle(reader: &ReaderInfo) -> bool {
     !reader.in_use && reader.pins_segments > 0 && reader.heartbeat_age_ms.is_none_or(|age_ms| age_ms > IDLE_AFTER_MS)
-}
-
-/// Whether something is there that is no regular file.
-fn is_no_file(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file())
 }
 
 /// The file that an error is about.
