@@ -18,7 +18,8 @@ use std::sync::Arc;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use super::mount::{Mount, MountError, MountOptions};
+use super::mount::{Mount, MountError, MountOptions, no_mount_table};
+use super::mountinfo;
 
 /// Set in the child that [`run`] starts.
 const DETACHED: &str = "CHRONFS_DETACHED";
@@ -102,6 +103,8 @@ fn detach_from_terminal() -> io::Result<()> {
 
 fn start_detached() -> Result<(), MountError> {
     let system = |error: io::Error| MountError::System(format!("cannot start the daemon: {error}"));
+    // Without /proc it could not even be started.
+    mountinfo::holding(Path::new("/")).map_err(|error| no_mount_table(&error))?;
     let mut arguments = env::args_os();
     // By its name, which `ps` and `pgrep` then show; by the link if the file was replaced meanwhile.
     let program = env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| "/proc/self/exe".into());

@@ -290,7 +290,7 @@ fn free(path: &Path) -> Result<(), MountError> {
 }
 
 /// What is mounted where must be known: never twice at one place, never somebody else's taken away.
-fn no_mount_table(error: &io::Error) -> MountError {
+pub(super) fn no_mount_table(error: &io::Error) -> MountError {
     MountError::System(format!("/proc/self/mountinfo: cannot read: {error}; mounting and unmounting take /proc"))
 }
 

@@ -389,3 +389,17 @@ fn options_are_obeyed_or_refused() {
     }
     assert_eq!(code(&site.run(&["umount", "mnt"])), 1, "nothing was mounted");
 }
+
+#[test]
+fn without_proc_queues_work_and_mounting_says_what_it_takes() {
+    let Some(site) = Site::new().filter(|_| require(Need::Admin)) else { return };
+    let script = format!(
+        "mount -t tmpfs none /proc && seq 3 | {PROGRAM} append bus/q 2>/dev/null && {PROGRAM} ls bus && \
+         {PROGRAM} tail -n 1 --format txt bus/q && {PROGRAM} doctor bus && exec {PROGRAM} mount bus mnt"
+    );
+    let output = site.command(Path::new("unshare"), &["-m", "sh", "-c", &script]).output().unwrap();
+    let (printed, said) = (text(&output.stdout), text(&output.stderr));
+    assert!(printed.contains("3\n1 queue checked: all well\n"), "{printed}{said}");
+    assert_eq!((code(&output), said.lines().count()), (1, 1), "{said}");
+    assert!(said.contains("/proc/self/mountinfo: cannot read: No such file or directory"), "{said}");
+}

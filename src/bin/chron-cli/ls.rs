@@ -71,9 +71,18 @@ fn queues_below(root: &Path, done: &mut Done) -> Result<Vec<PathBuf>, Failure> {
     let mut found = Vec::new();
     let mut waiting = vec![root.to_path_buf()];
     while let Some(dir) = waiting.pop() {
-        if Queue::exists(&dir).unwrap_or(false) {
-            found.push(dir);
-            continue;
+        match Queue::exists(&dir) {
+            Ok(true) => {
+                found.push(dir);
+                continue;
+            }
+            // What is wrong with the root is said when it is listed.
+            Err(e) if dir != root => {
+                Failure::from(e).tell();
+                *done = Done::Problems;
+                continue;
+            }
+            Ok(false) | Err(_) => {}
         }
         let entries = fs::read_dir(&dir).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let entries = match entries {
