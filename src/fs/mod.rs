@@ -5,7 +5,7 @@
 //! kernel; `children` knows what is in a directory. `nodes` is the one table of what a directory shows; `files/` has one file per family of rows. `queues`
 //! holds what the mount knows of each queue (its open handle, its writer, who waits for it), `watch` the thread that
 //! sleeps for a queue's blocked readers, `parked` those readers, `indexer` the one that makes indexes ahead of need. `backing` is the way into the directory that is
-//! mirrored.
+//! mirrored, `credentials` the way to act in it with the rights of whoever calls.
 //!
 //! Lock order, outermost first: a parked read's answer, a handle's own state, a queue's writer. The tables (inodes,
 //! handles, queues, a queue's list of parked reads) are leaves: nothing is rendered, read or locked under them.
@@ -30,6 +30,7 @@ mod node;
 mod nodes;
 mod options;
 mod parked;
+mod permissions;
 mod poll;
 mod queues;
 mod series;

@@ -19,7 +19,8 @@ use super::mount::MountError;
 pub struct MountOptions {
     /// Refuse every change with EROFS.
     pub read_only: bool,
-    /// Let other users in; what they may do is decided by the modes of the backing files.
+    /// Let other users in. In root's mount they may do what they could do without it; in that of a plain user the modes of
+    /// the backing files decide.
     pub allow_other: bool,
     /// Let root in beside the user who mounts.
     pub allow_root: bool,

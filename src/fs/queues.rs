@@ -8,24 +8,21 @@
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
-
-use rustix::fs::{Access, Stat};
 
 use crate::clock;
 use crate::queue::{self, Queue, QueueWriter, Scanner, SegmentId, Settings, layout, segment_name};
 use crate::sync::AtomicU32;
 use crate::view::{Format, SegmentIndexes, View};
 
-use super::attr::narrowed;
 use super::backing::{Directory, FileId};
 use super::budget::{Budget, Kind, Share};
-use super::credentials::{Caller, READ};
+use super::credentials::Caller;
 use super::errno::{Errno, Result};
 use super::indexer::Indexer;
 use super::inodes::stable_hash;
 use super::kernel::PageCache;
 use super::lock;
+use super::permissions::Permissions;
 use super::text::{self, SharedView};
 use super::watch::Watches;
 
@@ -57,22 +54,11 @@ pub(crate) struct OpenQueue {
     walker: Mutex<Option<(SegmentFile, Scanner)>>,
     /// Handles that use a reader of this queue.
     pub(crate) takes: AtomicU32,
-    /// Who may read, and until when that is known, where it takes a look at many files.
-    data_stat: Mutex<Option<(Instant, Stat)>>,
-    /// Callers who were found to be able to read, and until when that is known.
-    readable_by: Mutex<HashMap<Caller, Instant>>,
+    pub(super) permissions: Permissions,
 }
 
 /// How often the first segment is looked for while retention is faster.
 const FIRST_TRIES: u32 = 20;
-/// Callers that are remembered for a queue.
-const MAX_CALLERS: usize = 64;
-
-/// How long it is believed who may read: long enough for a listing of many messages, short enough for a shell; longer where
-/// there are more segments to be looked at than these.
-const DATA_STAT_HOLDS: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(250)];
-const MANY_SEGMENTS: usize = 16;
-
 impl std::fmt::Debug for OpenQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("OpenQueue").field("queue", &self.queue).finish_non_exhaustive()
@@ -121,7 +107,7 @@ struct SharedWriter {
 /// A segment file as one can be told from another of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct SegmentFile {
-    segment: SegmentId,
+    pub(super) segment: SegmentId,
     id: FileId,
     /// Inode numbers are used again at once; the time of birth is not.
     born: i64,
@@ -142,8 +128,7 @@ impl OpenQueue {
             common,
             walker: Mutex::default(),
             takes: AtomicU32::new(0),
-            data_stat: Mutex::default(),
-            readable_by: Mutex::default(),
+            permissions: Permissions::default(),
         };
         *lock(&opened.first_segment) = opened.look_at_first_segment(None);
         Ok(opened)
@@ -277,96 +262,26 @@ impl OpenQueue {
     }
 
     /// The segments that hold what is retained.
-    fn retained_segments(&self) -> Result<Vec<SegmentId>> {
+    pub(super) fn retained_segments(&self) -> Result<Vec<SegmentId>> {
         let bounds = self.queue.bounds()?;
         let mut ids = self.queue.segment_ids()?;
         ids.retain(|id| (bounds.first.segment..=bounds.head.segment).contains(id));
         Ok(ids)
     }
 
-    /// Whose bits decide who may read the messages. A native reader needs the control block and the segments, so
-    /// nobody gets more here than all of them allow; where the control block or the segments are missing, the others
-    /// decide.
-    pub(crate) fn data_stat(&self) -> Result<Stat> {
-        let mut known = lock(&self.data_stat);
-        if let Some((until, stat)) = *known
-            && Instant::now() < until
-        {
-            return Ok(stat);
-        }
-        let control = self.directory.stat_of(OsStr::new(layout::CONTROL_FILE));
-        let first = self
-            .first_segment()
-            .and_then(|first| Ok((first, self.directory.stat_of(segment_name(first.segment).as_ref())?)));
-        let (first, mut stat) = match (control, first) {
-            (Ok(control), Ok((first, mut stat))) => {
-                stat.st_mode = narrowed(&stat, &control);
-                (first.segment, stat)
-            }
-            (Err(_), Ok((first, stat))) => (first.segment, stat),
-            (Ok(stat), Err(_)) => return Ok(stat),
-            (Err(_), Err(error)) => return Err(error),
-        };
-        let retained = self.retained_segments()?;
-        for &segment in retained.iter().filter(|&&id| id != first) {
-            if let Ok(other) = self.directory.stat_of(segment_name(segment).as_ref()) {
-                stat.st_mode = narrowed(&stat, &other);
-            }
-        }
-        let holds = DATA_STAT_HOLDS[usize::from(retained.len() > MANY_SEGMENTS)];
-        *known = Some((Instant::now() + holds, stat));
-        Ok(stat)
-    }
-
-    /// EACCES unless the caller could read every message without the mount: reach the directory, and read the control
-    /// block and all segments.
-    pub(crate) fn check_readable(&self, caller: &Caller) -> Result<()> {
-        if !caller.is_other() {
-            let is_allowed = !caller.is_stranger() || caller.may(&self.data_stat()?, READ);
-            return if is_allowed { Ok(()) } else { Err(Errno::EACCES) };
-        }
-        if lock(&self.readable_by).get(caller).is_some_and(|until| Instant::now() < *until) {
-            return Ok(());
-        }
-        let retained = self.retained_segments()?;
-        caller.act(|| {
-            self.directory.check_access(OsStr::new("."), Access::EXEC_OK)?;
-            self.directory.check_access(OsStr::new(layout::CONTROL_FILE), Access::READ_OK)?;
-            let check = |&id: &SegmentId| self.directory.check_access(segment_name(id).as_ref(), Access::READ_OK);
-            retained.iter().try_for_each(check)
-        })??;
-        let mut known = lock(&self.readable_by);
-        if known.len() >= MAX_CALLERS {
-            known.clear();
-        }
-        let holds = DATA_STAT_HOLDS[usize::from(retained.len() > MANY_SEGMENTS)];
-        known.insert(caller.clone(), Instant::now() + holds);
-        Ok(())
-    }
-
     /// Joins the append handles; the first takes the writer lock.
     pub(crate) fn join_writer(&self, caller: &Caller) -> Result<()> {
+        if caller.is_other() {
+            self.check_writable(caller)?;
+        }
         let mut shared = lock(&self.writer);
         if shared.writer.is_none() {
             let share = self.common.budget.take(caller.uid, Kind::Writers, 1)?;
             shared.writer = Some((caller.act(|| self.queue.writer())??, caller.clone()));
             shared.share = Some(share);
-        } else if caller.is_other() {
-            self.check_writable(caller)?;
         }
         shared.handles += 1;
         Ok(())
-    }
-
-    /// EACCES unless the caller could write here without the mount, where he would open the same files.
-    fn check_writable(&self, caller: &Caller) -> Result<()> {
-        let head = self.queue.bounds()?.head.segment;
-        let (directory, file) = (Access::WRITE_OK | Access::EXEC_OK, Access::READ_OK | Access::WRITE_OK);
-        caller.act(|| {
-            self.directory.check_access(OsStr::new("."), directory)?;
-            self.directory.check_access(OsStr::new(layout::CONTROL_FILE), file)?;
-            self.directory.check_access(segment_name(head).as_ref(), file)
-        })?
     }
 
     /// Runs with the writer that the append handles share, as whoever opened it.

@@ -197,6 +197,16 @@ impl Dir {
         mode.map_or(Ok(()), |mode| Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o777))?))
     }
 
+    /// Gives a file that is used again the permissions that a new one would have.
+    pub(crate) fn match_mode(&self, file: &File) -> io::Result<()> {
+        match self.mode_of(CONTROL_FILE) {
+            Some(mode) if file.metadata()?.mode() & 0o777 != mode => {
+                Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What root has just created belongs to whoever owns this directory.
     fn give(&self, created: &File, owner: &std::fs::Metadata) -> io::Result<()> {
         if owner.uid() == 0 || created.metadata()?.uid() != 0 {

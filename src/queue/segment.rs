@@ -122,7 +122,11 @@ impl Segment {
         let temporary = format!("{name}{TEMPORARY_SUFFIX}");
         dir.remove(&temporary)?;
         let path = dir.path_of(&name);
-        let spare = spare::take(dir, &temporary, size, left);
+        let mut spare = spare::take(dir, &temporary, size, left);
+        // It may be from before somebody made the queue private, or shared it.
+        if spare.take_if(|spare| dir.match_mode(&spare.file).is_err()).is_some() {
+            dir.remove(&temporary)?;
+        }
         let is_reused = spare.is_some();
         let (file, map) = match spare {
             Some(Spare { file, map }) => (file, map),

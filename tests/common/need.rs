@@ -25,6 +25,8 @@ pub enum Need {
     Strace,
     Faketime,
     Tmux,
+    /// Access control lists: setfacl, and a temporary directory that keeps them.
+    Acl,
     /// This many open files in one process.
     Descriptors(u64),
 }
@@ -40,6 +42,7 @@ impl Need {
             Self::Strace => "strace",
             Self::Faketime => "faketime",
             Self::Tmux => "tmux",
+            Self::Acl => "acl",
             Self::Descriptors(_) => "descriptors",
         }
     }
@@ -72,6 +75,11 @@ impl Need {
                 .then(|| "there is no strace, or it may not trace".to_owned()),
             Self::Faketime => (!runs("faketime", &["-f", "+1d", "true"])).then(|| "there is no faketime".to_owned()),
             Self::Tmux => (!runs("tmux", &["-V"])).then(|| "there is no tmux".to_owned()),
+            Self::Acl => {
+                let file = tempfile::NamedTempFile::new().unwrap();
+                let may = runs("setfacl", &["-m", "u:1:r", &file.path().to_string_lossy()]);
+                (!may).then(|| "there is no setfacl, or no file system for it".to_owned())
+            }
             Self::Descriptors(count) => {
                 let may = runs("prlimit", &[&format!("--nofile={count}"), "true"]);
                 (!may).then(|| format!("a process may not open {count} files"))

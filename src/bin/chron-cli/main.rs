@@ -110,6 +110,7 @@ fn run(cli: Cli) -> Outcome {
 Returns when the files are there; a background process serves them until the mount is taken away.
 
 Options: ro refuses every change; allow_other lets other users in, as far as the modes of the queues' files allow;
+cross_mounts shows what is mounted below the bus directory, too;
 segment_size=64KiB is for queues that are made through the mount; threads=N, 1 to 16, serve it; fsname=NAME is its
 source in findmnt. noexec, nosymfollow and SELinux's context=LABEL go to the kernel. What else fstab and mount(8) have
 is accepted, but for what asks for what is not done (sync).

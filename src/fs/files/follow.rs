@@ -3,6 +3,7 @@
 //! that retention has overtaken gets one EPIPE and goes on at the oldest retained message: never a silent gap.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::times;
 use crate::fs::attr::{Attr, READ};
@@ -59,7 +60,7 @@ impl File for Follow {
         Ok(Attr::file(&self.queue.data_stat()?, READ))
     }
 
-    fn open(&self, access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
         let mut scanner = self.queue.queue.scan()?;
         match &self.from {
@@ -69,6 +70,7 @@ impl File for Follow {
         }
         Ok(Box::new(FollowHandle {
             queue: Arc::clone(&self.queue),
+            permission: Permission::new(caller),
             stream: Mutex::new(Stream::new(scanner, self.format)),
             max_chunk: self.max_chunk,
         }))
@@ -90,8 +92,35 @@ pub(super) fn below_chunk(size: usize, max_chunk: usize) -> usize {
     if size + 4096 > max_chunk { size.saturating_sub(1).max(1) } else { size }
 }
 
+/// How long it is believed that whoever waits for messages may still read them.
+const PERMISSION_HOLDS: Duration = Duration::from_millis(350);
+
+/// A stream's right to go on: without the mount its reader could not open the next segment either once that is taken away.
+pub(super) struct Permission {
+    caller: Caller,
+    checked: Mutex<Instant>,
+}
+
+impl Permission {
+    /// Of a caller who has been found to be able to read just now.
+    pub(super) fn new(caller: &Caller) -> Self {
+        Self { caller: caller.clone(), checked: Mutex::new(Instant::now()) }
+    }
+
+    /// EACCES once the caller may no longer read all of these queues.
+    pub(super) fn check(&self, queues: &[Arc<OpenQueue>]) -> Result<()> {
+        let mut checked = lock(&self.checked);
+        if checked.elapsed() >= PERMISSION_HOLDS {
+            queues.iter().try_for_each(|queue| queue.check_readable(&self.caller))?;
+            *checked = Instant::now();
+        }
+        Ok(())
+    }
+}
+
 struct FollowHandle {
     queue: Arc<OpenQueue>,
+    permission: Permission,
     stream: Mutex<Stream>,
     /// See [`below_chunk`].
     max_chunk: usize,
@@ -99,6 +128,7 @@ struct FollowHandle {
 
 impl Handle for FollowHandle {
     fn read(&self, _offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
+        self.permission.check(std::slice::from_ref(&self.queue))?;
         let size = below_chunk(size, self.max_chunk);
         let start = out.len();
         match lock(&self.stream).read(size, out) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::fs::attr::{Attr, READ, WRITE, narrowed};
 use crate::fs::errno::{Errno, Result};
-use crate::fs::files::follow::below_chunk;
+use crate::fs::files::follow::{Permission, below_chunk};
 use crate::fs::files::readers::cursor_stat;
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
@@ -59,9 +59,10 @@ impl File for Take {
         let mut scanner = self.queue.queue.scan()?;
         scanner.seek_seq(reader.seq())?;
         self.queue.takes.fetch_add(1, Ordering::AcqRel);
+        let permission = Permission::new(caller);
         let state = Mutex::new(Taking { reader: Some(reader), scanner, next: Next::Unknown });
         let (queue, format, max_chunk) = (Arc::clone(&self.queue), self.format, self.shared.max_chunk);
-        Ok(Box::new(TakeHandle { queue, format, max_chunk, state }))
+        Ok(Box::new(TakeHandle { queue, permission, format, max_chunk, state }))
     }
 
     fn generation(&self) -> u64 {
@@ -89,6 +90,7 @@ pub(super) fn when_released<T>(queue: &OpenQueue, run: impl Fn() -> Result<crate
 
 struct TakeHandle {
     queue: Arc<OpenQueue>,
+    permission: Permission,
     format: Format,
     max_chunk: usize,
     state: Mutex<Taking>,
@@ -172,6 +174,7 @@ impl Handle for TakeHandle {
         if state.reader.is_none() {
             return Err(Errno::EBADF);
         }
+        self.permission.check(std::slice::from_ref(&self.queue))?;
         if !state.load(self.format)? {
             return Ok(Progress::Wait(vec![Arc::clone(&self.queue)]));
         }
