@@ -28,6 +28,10 @@ fn queue(path: &Path, owner: u32) {
 
 /// A mount in which each of the users has a queue.
 fn mount() -> Option<TestMount> {
+    mount_with("allow_other")
+}
+
+fn mount_with(options: &str) -> Option<TestMount> {
     if !require(Need::Admin) {
         return None;
     }
@@ -37,7 +41,7 @@ fn mount() -> Option<TestMount> {
             queue(&root.join("first"), FIRST);
             queue(&root.join("second"), SECOND);
         },
-        "allow_other",
+        options,
     )
 }
 
@@ -72,9 +76,9 @@ fn a_users_open_files_leave_room_for_others() {
     command.args(["--reuid=64001", "--regid=64001", "--clear-groups", "/usr/bin/python3", "-S"]).arg(&script);
     command.current_dir(mount.mountpoint()).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let mut said = [0; 8];
-    let count = std::io::Read::read(child.stdout.as_mut().unwrap(), &mut said).unwrap();
-    assert_eq!(text(&said[..count]), format!("{}\n", libc::ENFILE));
+    let mut said = [0; 3];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
+    assert_eq!(text(&said), format!("{}\n", libc::ENFILE));
     let greedy = common::Running::new(child);
     let script = "cat second/messages.txt && ls second > /dev/null && echo x > second/append.txt";
     assert_eq!(ok_as(&mount, SECOND, script), "hello\n");
@@ -163,7 +167,7 @@ impl Drop for Stuck {
 #[test]
 fn a_users_requests_that_hang_hold_up_nobody_else() {
     const COUNT: usize = 24;
-    let Some(mount) = mount() else { return };
+    let Some(mount) = mount_with("allow_other,cross_mounts") else { return };
     // Dropped last: what hangs can't be killed while it does.
     let mut hanging = Vec::new();
     let stuck = Stuck::new(&mount, COUNT);
@@ -176,4 +180,27 @@ fn a_users_requests_that_hang_hold_up_nobody_else() {
     assert_eq!(ok_as(&mount, SECOND, "cat second/messages.txt && ls second > /dev/null"), "hello\n");
     mount.ok("cat first/messages.txt && echo x > first/append.txt && ls first");
     drop(stuck);
+}
+
+#[test]
+fn a_queue_that_does_not_answer_is_named_and_left_out() {
+    let Some(mount) = mount_with("allow_other,cross_mounts") else { return };
+    let stuck = Stuck::new(&mount, 1);
+    let status: serde_json::Value = serde_json::from_str(&mount.ok("cat .chronfs/status.json")).unwrap();
+    let of = |name: &str| {
+        let queues = status["queues"].as_array().unwrap();
+        queues.iter().find(|queue| queue["path"].as_str().unwrap().ends_with(name)).cloned().unwrap()
+    };
+    assert_eq!(of("stuck0")["unanswered"], true, "{status}");
+    assert_eq!(of("first")["messages"], 1);
+    // From now on it is left alone, and what is there comes first.
+    let metrics = mount.ok("cat .chronfs/metrics");
+    assert!(metrics.contains("chronfs_queue_answers{queue=\"stuck0\"} 0\n"), "{metrics}");
+    assert!(metrics.contains("chronfs_queue_answers{queue=\"second\"} 1\n"));
+    let output = mount.sh("cat .merged/messages.txt");
+    assert_eq!((output.status.success(), text(&output.stdout).as_str()), (false, "hello\nhello\n"));
+    assert!(text(&output.stderr).contains("timed out"), "{output:?}");
+    drop(stuck);
+    // It answers again: an empty directory.
+    until("it is looked at again", || !mount.ok("cat .chronfs/metrics").contains("stuck0"));
 }

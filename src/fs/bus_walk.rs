@@ -2,19 +2,34 @@
 //!
 //! The kernel checks permissions of what is opened by name. What is put together from many queues has to be checked
 //! here: nobody gets to see through it what he could not open himself. Each directory is opened with the caller's rights.
+//!
+//! A queue may lie on a file system that does not answer. So a thread of its own goes from directory to directory: where it
+//! does not come back in time, another one goes on with the next, and that place is left alone, by everybody, until the
+//! first one returns.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::backing::Directory;
 use super::credentials::{Caller, READ, SEARCH};
 use super::errno::{Errno, Result};
+use super::kernel::is_interrupted;
+use super::lock;
 use super::nodes::Shared;
 use super::queues::{Contents, OpenQueue};
+use crate::sync::{AtomicBool, Ordering};
 
 /// Directories nested deeper than this are not searched: each level takes a descriptor.
 const MAX_DEPTH: usize = 64;
+/// How long one directory or queue may take.
+const LIMIT: Duration = Duration::from_secs(5);
+/// How often it is asked whether anybody still waits.
+const STEP: Duration = Duration::from_millis(50);
 
 /// What was found in a directory.
 pub(super) struct Found {
@@ -25,6 +40,42 @@ pub(super) struct Found {
     pub(super) queue: Result<Arc<OpenQueue>>,
 }
 
+/// What a search has come to.
+pub(super) struct Survey<T> {
+    /// What was made of each queue, sorted by path.
+    pub(super) seen: Vec<(String, T)>,
+    /// Directories that did not answer in time.
+    pub(super) unanswered: Vec<String>,
+}
+
+/// Places that threads of earlier searches hang in, by their paths below the root.
+#[derive(Default)]
+pub(crate) struct Hanging(Mutex<HashSet<PathBuf>>);
+
+/// Whether an error says nothing about what was looked at: the daemon is short of something.
+pub(super) fn is_scarcity(errno: Errno) -> bool {
+    [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM].contains(&errno)
+}
+
+/// A name in a directory.
+type Child = (Arc<Directory>, OsString);
+type Look<T> = Box<dyn Fn(Found) -> Result<T> + Send + Sync>;
+
+struct Walk<T> {
+    shared: Arc<Shared>,
+    relative: PathBuf,
+    caller: Caller,
+    look: Look<T>,
+    places: Mutex<Places>,
+}
+
+/// What is still to be looked at.
+#[derive(Default)]
+struct Places {
+    has_begun: bool,
+    levels: Vec<Level>,
+}
+
 /// A directory without a queue, and what is still to be looked at in it.
 struct Level {
     path: PathBuf,
@@ -32,25 +83,173 @@ struct Level {
     names: std::vec::IntoIter<OsString>,
 }
 
-/// The queues below a directory, sorted by path. What vanishes while it is looked at is left out.
-pub(super) fn queues(shared: &Shared, relative: &Path, caller: &Caller) -> Result<Vec<Found>> {
-    let mut found = Vec::new();
-    let mut levels = Vec::new();
-    let start = open(caller, || shared.backing.directory(relative))?;
-    levels.extend(visit(shared, PathBuf::new(), start, caller, &mut found));
-    while let Some(level) = levels.last_mut() {
-        let Some(name) = level.names.next() else {
-            levels.pop();
-            continue;
-        };
-        // What is not a directory, and what the caller could not list, is not for him.
-        let Ok(directory) = open(caller, || level.directory.child(&name)) else { continue };
-        let path = level.path.join(name);
-        let deeper = visit(shared, path, directory, caller, &mut found);
-        levels.extend(deeper.filter(|_| levels.len() <= MAX_DEPTH));
+/// What a searching thread tells.
+enum Step<T> {
+    /// It looks at this now.
+    At(PathBuf),
+    Seen(String, T),
+    Nothing,
+    /// Somebody else hangs there.
+    Hangs(PathBuf),
+    Failed(Errno),
+}
+
+/// Looks at all queues below a directory; what vanishes meanwhile is left out. `look` is called for each, in another
+/// thread, and should keep nothing open.
+///
+/// # Errors
+/// Those of the directory itself, those of `look`, and those that mean that descriptors or memory are short: then nobody
+/// can tell what is there.
+pub(super) fn survey<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    relative: &Path,
+    caller: &Caller,
+    look: impl Fn(Found) -> Result<T> + Send + Sync + 'static,
+) -> Result<Survey<T>> {
+    let walk = Arc::new(Walk {
+        shared: Arc::clone(shared),
+        relative: relative.to_path_buf(),
+        caller: caller.clone(),
+        look: Box::new(look),
+        places: Mutex::default(),
+    });
+    let mut survey = Survey { seen: Vec::new(), unanswered: Vec::new() };
+    let (mut steps, mut left) = walk.start()?;
+    let mut at: Option<(PathBuf, Instant)> = None;
+    let shown = |path: &Path| path.to_string_lossy().into_owned();
+    loop {
+        match steps.recv_timeout(STEP) {
+            Ok(Step::At(path)) => at = Some((path, Instant::now())),
+            Ok(Step::Nothing) => at = None,
+            Ok(Step::Seen(name, seen)) => {
+                at = None;
+                survey.seen.push((name, seen));
+            }
+            Ok(Step::Hangs(path)) => survey.unanswered.push(shown(&path)),
+            Ok(Step::Failed(errno)) => return Err(errno),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                let Some((path, since)) = &at else { continue };
+                let is_late = since.elapsed() >= LIMIT;
+                if is_late || is_interrupted() {
+                    walk.leave(path, &left);
+                    if !is_late {
+                        return Err(Errno::EINTR);
+                    }
+                    survey.unanswered.push(shown(path));
+                    at = None;
+                    (steps, left) = walk.start()?;
+                }
+            }
+        }
     }
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
+    survey.seen.sort_by(|a, b| a.0.cmp(&b.0));
+    survey.unanswered.sort_unstable();
+    Ok(survey)
+}
+
+impl<T: Send + 'static> Walk<T> {
+    /// Starts a thread that goes on with what is still to be looked at.
+    fn start(self: &Arc<Self>) -> Result<(Receiver<Step<T>>, Arc<AtomicBool>)> {
+        let (tell, steps) = channel();
+        let left = Arc::new(AtomicBool::new(false));
+        let (walk, is_left) = (Arc::clone(self), Arc::clone(&left));
+        let thread = std::thread::Builder::new().name("chronfs-survey".into()).stack_size(1 << 20);
+        thread.spawn(move || walk.run(&tell, &is_left)).map_err(Errno::from)?;
+        Ok((steps, left))
+    }
+
+    /// Leaves a thread where it is.
+    fn leave(&self, path: &Path, left: &AtomicBool) {
+        let mut hanging = lock(&self.shared.hanging.0);
+        left.store(true, Ordering::Release);
+        hanging.insert(self.relative.join(path));
+    }
+
+    fn run(&self, tell: &Sender<Step<T>>, left: &AtomicBool) {
+        while let Some((path, parent)) = self.next() {
+            let place = self.relative.join(&path);
+            let is_hanging = lock(&self.shared.hanging.0).contains(&place);
+            let step = if is_hanging {
+                Step::Hangs(path)
+            } else {
+                if tell.send(Step::At(path.clone())).is_err() {
+                    return;
+                }
+                let visit = || self.visit(path, parent.as_ref());
+                let visited = catch_unwind(AssertUnwindSafe(visit)).unwrap_or(Err(Errno::EIO));
+                let mut hanging = lock(&self.shared.hanging.0);
+                if left.load(Ordering::Acquire) {
+                    hanging.remove(&place);
+                    return;
+                }
+                drop(hanging);
+                match visited {
+                    Ok(Some((name, seen))) => Step::Seen(name, seen),
+                    Ok(None) => Step::Nothing,
+                    Err(errno) => Step::Failed(errno),
+                }
+            };
+            if tell.send(step).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The next directory, with the one that it is in, if it is not the first.
+    fn next(&self) -> Option<(PathBuf, Option<Child>)> {
+        let mut places = lock(&self.places);
+        if !std::mem::replace(&mut places.has_begun, true) {
+            return Some((PathBuf::new(), None));
+        }
+        loop {
+            let level = places.levels.last_mut()?;
+            if let Some(name) = level.names.next() {
+                return Some((level.path.join(&name), Some((Arc::clone(&level.directory), name))));
+            }
+            places.levels.pop();
+        }
+    }
+
+    /// Looks at a directory: at the queue that lies in it, or, where there is none, at what is to be searched.
+    fn visit(&self, path: PathBuf, parent: Option<&Child>) -> Result<Option<(String, T)>> {
+        let opened = match parent {
+            None => open(&self.caller, || self.shared.backing.directory(&self.relative)),
+            Some((parent, name)) => open(&self.caller, || parent.child(name)),
+        };
+        let directory = match opened {
+            Ok(directory) => Arc::new(directory),
+            Err(errno) if parent.is_none() || is_scarcity(errno) => return Err(errno),
+            // What is not a directory, and what the caller could not list, is not for him.
+            Err(_) => return Ok(None),
+        };
+        let name = path.to_string_lossy().into_owned();
+        let look = |directory, queue| {
+            let found = Found { name: name.clone(), directory, queue };
+            (self.look)(found).map(|seen| Some((name.clone(), seen)))
+        };
+        match self.shared.queues.find(&directory) {
+            Contents::Queue(queue) => match queue.check_readable(&self.caller) {
+                Ok(()) => look(Arc::clone(&queue.directory), Ok(queue)),
+                Err(errno) if is_scarcity(errno) => Err(errno),
+                Err(_) => Ok(None),
+            },
+            Contents::Unreadable(Errno::ENOENT) => Ok(None),
+            Contents::Unreadable(errno) if is_scarcity(errno) => Err(errno),
+            Contents::Unreadable(errno) => look(directory, Err(errno)),
+            Contents::Plain => {
+                let names = match directory.names() {
+                    Err(errno) if is_scarcity(errno) => return Err(errno),
+                    names => names.unwrap_or_default().into_iter(),
+                };
+                let mut places = lock(&self.places);
+                if places.levels.len() <= MAX_DEPTH {
+                    places.levels.push(Level { path, directory, names });
+                }
+                Ok(None)
+            }
+        }
+    }
 }
 
 /// Opens a directory that the caller may list and search.
@@ -60,31 +259,4 @@ fn open(caller: &Caller, open: impl Fn() -> Result<Directory>) -> Result<Directo
         return Err(Errno::EACCES);
     }
     Ok(directory)
-}
-
-/// Adds the queue that lies in a directory to `found`; where there is none, gives what is to be searched.
-fn visit(
-    shared: &Shared,
-    path: PathBuf,
-    directory: Directory,
-    caller: &Caller,
-    found: &mut Vec<Found>,
-) -> Option<Level> {
-    let directory = Arc::new(directory);
-    let name = path.to_string_lossy().into_owned();
-    match shared.queues.find(&directory) {
-        Contents::Queue(queue) => {
-            if queue.check_readable(caller).is_ok() {
-                let directory = Arc::clone(&queue.directory);
-                found.push(Found { name, directory, queue: Ok(queue) });
-            }
-        }
-        Contents::Unreadable(Errno::ENOENT) => {}
-        Contents::Unreadable(errno) => found.push(Found { name, directory, queue: Err(errno) }),
-        Contents::Plain => {
-            let names = directory.names().unwrap_or_default().into_iter();
-            return Some(Level { path, directory, names });
-        }
-    }
-    None
 }

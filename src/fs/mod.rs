@@ -3,11 +3,12 @@
 //! Layers, from the kernel down: `kernel/` is the only place that names `fuser`; it turns requests into calls of
 //! `tree` and answers into replies. `tree` knows directories and handles, in our own types, and is tested without a
 //! kernel; `children` knows what is in a directory. `nodes` is the one table of what a directory shows; `files/` has one file per family of rows. `queues`
-//! holds what the mount knows of each queue (its open handle, its writer, who waits for it), `watch` the thread that
-//! sleeps for a queue's blocked readers, `parked` those readers, `indexer` the one that makes indexes ahead of need. `backing` is the way into the directory that is
-//! mirrored, `credentials` the way to act in it with the rights of whoever calls.
+//! holds what the mount knows of each queue (its open handle, its writer), `watch` the threads that sleep for blocked
+//! readers, `parked` those readers, `budget` what users may hold, `indexer` the thread that makes indexes ahead of need.
+//! `backing` is the way into the directory that is mirrored, `credentials` the way to act in it with the rights of whoever
+//! calls.
 //!
-//! Lock order, outermost first: a parked read's answer, a handle's own state, a queue's writer. The tables (inodes,
+//! Lock order, outermost first: a handle's own state, a queue's writer. The tables (inodes,
 //! handles, queues, a queue's list of parked reads) are leaves: nothing is rendered, read or locked under them.
 
 mod attr;

@@ -11,6 +11,7 @@ use crate::view::{Format, InputFormat};
 
 use super::attr::{Attr, Ttl};
 use super::backing::{Backing, Directory};
+use super::bus_walk::Hanging;
 pub(crate) use super::credentials::Caller;
 use super::errno::{Errno, Result};
 use super::files::{append, chronfs, follow, lease, marker, merged, readers, status, take, views};
@@ -26,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     /// The largest chunk in which the kernel passes on a write, in bytes.
     pub(crate) max_chunk: usize,
+    /// What searches for queues have to leave alone.
+    pub(crate) hanging: Hanging,
     /// The mount goes away: nobody waits any more.
     pub(crate) closing: AtomicBool,
 }

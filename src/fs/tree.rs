@@ -17,6 +17,7 @@ use crate::sync::{AtomicBool, Ordering};
 use super::attr::{Attr, Kind, Ttl};
 use super::backing::{Backing, Directory, FileId};
 use super::budget::{Kind as Budgeted, Share};
+use super::bus_walk::Hanging;
 use super::children;
 use super::errno::{Errno, Result};
 use super::files::numbered::{self, Listed, Numbers};
@@ -77,7 +78,7 @@ impl Tree {
         let relative: Arc<Path> = Arc::from(Path::new(""));
         let root = DirectoryNode { kind: DirectoryKind::Backing, relative, id };
         let (closing, queues) = (AtomicBool::new(false), Queues::new(!read_only, pages));
-        let shared = Shared { backing, queues, read_only, settings, max_chunk, closing };
+        let shared = Shared { backing, queues, read_only, settings, max_chunk, hanging: Hanging::default(), closing };
         Ok(Self {
             shared: Arc::new(shared),
             inodes: Inodes::new(Key { path: PathBuf::new(), id, generation: 0 }, Node::Directory(root)),

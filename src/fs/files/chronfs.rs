@@ -7,7 +7,7 @@ use super::status::marks;
 use crate::bus;
 use crate::doctor;
 use crate::fs::attr::{Attr, READ};
-use crate::fs::bus_walk::{self, Found};
+use crate::fs::bus_walk::{self, Found, is_scarcity};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::files::text::TextHandle;
 use crate::fs::handles::Handle;
@@ -89,6 +89,8 @@ pub(super) struct Seen {
     pub(super) lease: Option<bus::Lease>,
     /// None where it can't be read.
     pub(super) inspection: Option<Inspection>,
+    /// Whether its file system has answered in time.
+    pub(super) answers: bool,
 }
 
 impl Seen {
@@ -99,23 +101,32 @@ impl Seen {
                 report::inspection_json(inspection, self.ready, lease.as_ref())
             }
             None => format!(
-                "{{\"path\":{},\"damaged\":true}}",
-                serde_json::to_string(&self.name).unwrap_or_else(|_| "null".to_owned())
+                "{{\"path\":{},\"{}\":true}}",
+                serde_json::to_string(&self.name).unwrap_or_else(|_| "null".to_owned()),
+                if self.answers { "damaged" } else { "unanswered" }
             ),
         }
     }
 }
 
 fn inspect(site: &Site, caller: &Caller) -> Result<Vec<Seen>> {
-    let see = |Found { name, directory, queue }| {
-        let mut inspection = queue.ok().and_then(|queue| queue.queue.inspect().ok());
+    let (shared, who) = (Arc::clone(&site.shared), caller.clone());
+    let see = move |Found { name, directory, queue }| {
+        let mut inspection = match queue.and_then(|queue| Ok(queue.queue.inspect()?)) {
+            Err(errno) if is_scarcity(errno) => return Err(errno),
+            inspected => inspected.ok(),
+        };
         if let Some(inspection) = &mut inspection {
-            inspection.path = site.shared.backing.shown_path(name.as_ref());
+            inspection.path = shared.backing.shown_path(name.as_ref());
         }
-        let (ready, lease) = caller.act(|| marks(&directory)).unwrap_or_default();
-        Seen { ready, lease, inspection, name }
+        let (ready, lease) = who.act(|| marks(&directory)).unwrap_or_default();
+        Ok(Seen { ready, lease, inspection, name, answers: true })
     };
-    Ok(bus_walk::queues(&site.shared, &site.relative, caller)?.into_iter().map(see).collect())
+    let survey = bus_walk::survey(&site.shared, &site.relative, caller, see)?;
+    let mut seen: Vec<Seen> = survey.seen.into_iter().map(|(_, seen)| seen).collect();
+    let silent = |name| Seen { name, ready: false, lease: None, inspection: None, answers: false };
+    seen.extend(survey.unanswered.into_iter().map(silent));
+    Ok(seen)
 }
 
 impl File for Text {

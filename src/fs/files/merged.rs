@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::follow::below_chunk;
 use crate::fs::attr::{Attr, READ};
 use crate::fs::backing::FileId;
-use crate::fs::bus_walk;
+use crate::fs::bus_walk::{self, Found};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
@@ -57,6 +57,7 @@ impl File for Merged {
             looked: Instant::now(),
             at: 0,
             failed: None,
+            lacks: false,
         };
         state.look(&self.site, caller, self.is_live, true)?;
         let (site, caller, format, is_live) = (self.site.clone(), caller.clone(), self.format, self.is_live);
@@ -92,30 +93,42 @@ struct State {
     at: u64,
     /// What the next read of a snapshot fails with: this one had something to give.
     failed: Option<Errno>,
+    /// Some queues have not answered in time. A snapshot ends with an error then, once.
+    lacks: bool,
 }
 
 impl State {
     /// Adds the queues that are not in it yet. Those that a follower finds later are new from their first message on.
     fn look(&mut self, site: &Site, caller: &Caller, is_live: bool, is_first: bool) -> Result<()> {
-        for found in bus_walk::queues(&site.shared, &site.relative, caller)? {
-            let Ok(queue) = found.queue else { continue };
-            if !self.known.insert((found.directory.id(), queue.identity)) {
-                continue;
+        let known = self.known.clone();
+        let open = move |found: Found| {
+            let Ok(queue) = found.queue else { return Ok(None) };
+            let key = (found.directory.id(), queue.identity);
+            if known.contains(&key) {
+                return Ok(None);
             }
             let mut scanner = queue.queue.scan()?;
-            let mut end_seq = None;
+            let mut start = None;
             if !is_live {
                 let bounds = queue.queue.bounds()?;
                 let (position, seq) = (bounds.first, bounds.first_seq);
                 scanner.seek(position, seq)?;
-                end_seq = Some(bounds.next_seq);
-                self.starts.push(Start { name: found.name.clone(), position, seq, end_seq: bounds.next_seq });
+                start = Some(Start { name: found.name, position, seq, end_seq: bounds.next_seq });
             } else if is_first {
                 scanner.seek_end()?;
             }
-            self.merge.add(&found.name, scanner, end_seq);
-            self.queues.push(queue);
+            Ok(Some((key, queue, scanner, start)))
+        };
+        let survey = bus_walk::survey(&site.shared, &site.relative, caller, open)?;
+        for (name, opened) in survey.seen {
+            let Some((key, queue, scanner, start)) = opened else { continue };
+            if self.known.insert(key) {
+                self.merge.add(&name, scanner, start.as_ref().map(|start| start.end_seq));
+                self.starts.extend(start);
+                self.queues.push(queue);
+            }
         }
+        self.lacks = !survey.unanswered.is_empty();
         self.looked = Instant::now();
         Ok(())
     }
@@ -159,6 +172,9 @@ impl State {
                     break;
                 }
             }
+        }
+        if out.len() == start && std::mem::take(&mut self.lacks) {
+            return Err(Errno::ETIMEDOUT);
         }
         self.at += u64::try_from(out.len() - start).unwrap_or(0);
         Ok(())

@@ -30,6 +30,7 @@ const QUEUE: &[(&str, &str, Value<Inspection>)] = &[
 
 const SEEN: &[(&str, &str, Value<Seen>)] = &[
     ("readable", "Whether the queue can be read at all.", |seen| Some(flag(seen.inspection.is_some()))),
+    ("answers", "Whether the queue's file system has answered in time.", |seen| Some(flag(seen.answers))),
     ("ready", "Whether the endpoint is marked as ready.", |seen| Some(flag(seen.ready))),
     ("lease_live", "Whether the endpoint's lease is live.", |seen| {
         seen.lease.as_ref().map(|lease| flag(lease.state == LeaseState::Live))
@@ -111,7 +112,7 @@ mod tests {
 
     #[test]
     fn names_with_quotes_and_newlines_are_escaped() {
-        let seen = Seen { name: "a\"b\\c\nd".to_owned(), ready: true, lease: None, inspection: None };
+        let seen = Seen { name: "a\"b\\c\nd".to_owned(), ready: true, lease: None, inspection: None, answers: true };
         let text = render(&[seen]);
         assert!(text.contains("chronfs_queue_ready{queue=\"a\\\"b\\\\c\\nd\"} 1\n"), "{text}");
         assert!(text.contains("chronfs_queue_readable{queue=\"a\\\"b\\\\c\\nd\"} 0\n"), "{text}");
