@@ -291,7 +291,7 @@ fn writer_text(writer: &WriterInfo) -> String {
         let _ = write!(text, ", epoch {}", writer.epoch);
     }
     if let Some(ms) = writer.heartbeat_age_ms {
-        let _ = write!(text, ", last sign of life {} ago", human_span_ms(ms));
+        let _ = write!(text, ", last heartbeat {} ago", human_span_ms(ms));
     }
     text
 }
@@ -330,13 +330,14 @@ fn retention_text(settings: &queue::Settings) -> String {
     format!("retained: {}", limits.into_iter().flatten().collect::<Vec<_>>().join(" or "))
 }
 
-/// `2024-08-08T09:15:00.123456789Z, 3.2 s ago`.
+/// `2024-08-08T09:15:00.123456789Z, 3.2 s ago`; `…, 48.0 h in the future`.
 fn human_time(timestamp_ns: u64) -> String {
     let mut bytes = Vec::new();
     view::format_time(timestamp_ns, &mut bytes);
     let mut text = String::from_utf8_lossy(&bytes).into_owned();
-    let age_ns = clock::now_ns().saturating_sub(timestamp_ns);
-    let _ = write!(text, ", {} ago", human_span_ms(age_ns / 1_000_000));
+    let now_ns = clock::now_ns();
+    let span = human_span_ms(now_ns.abs_diff(timestamp_ns) / 1_000_000);
+    let _ = write!(text, ", {span} {}", if timestamp_ns > now_ns { "in the future" } else { "ago" });
     text
 }
 

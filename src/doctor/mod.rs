@@ -302,7 +302,7 @@ fn endpoint(dir: &Directory, findings: &mut Vec<Finding>) {
             let ttl = human_span_ms(lease.ttl_ms);
             let detail = format!("{holder} renewed it {age} ago, for {ttl}{still_ready}");
             let mut finding = marker("expired-lease", bus::LEASE_FILE, detail);
-            finding.remedy = format!("start {holder} again, or remove {}", lease_path.display());
+            finding.remedy = format!("start what held it again, or remove {}", lease_path.display());
             findings.push(finding);
         }
         LeaseState::Unknown => {

@@ -12,11 +12,11 @@ use crate::queue::{
 };
 use crate::report::{human_bytes, human_span_ms};
 
-/// A reader that pins segments and has shown no sign of life for this long is named.
+/// A reader that pins segments and whose last heartbeat is older than this is named.
 const IDLE_AFTER_MS: u64 = 3_600_000;
 /// Of its limit, in percent: a queue that takes more is nearly full.
 const NEARLY_FULL: u64 = 90;
-/// A reader in use that is behind and has given no sign of life for this long is looked at twice.
+/// A reader in use that lags and whose last heartbeat is older than this is looked at twice.
 const STUCK_AFTER_MS: u64 = 60_000;
 /// Between the two looks.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
@@ -182,7 +182,7 @@ impl Exam<'_> {
                         ("a process that can't be seen from here".to_owned(), "look in the other containers".to_owned())
                     }
                 };
-                let detail = format!("{who} holds the lock and gives no sign of life{age}");
+                let detail = format!("{who} holds the lock and has no heartbeat{age}");
                 self.found(Severity::Warning, "stuck-writer", self.path().to_path_buf(), detail, remedy);
             }
             WriterState::Unknown => {
@@ -245,7 +245,7 @@ impl Exam<'_> {
             let Some(now) = now.filter(|now| is_suspect(now) && now.position == reader.position) else { continue };
             let age = human_span_ms(now.heartbeat_age_ms.unwrap_or(0));
             let detail = format!(
-                "a process uses it, but it is {} messages behind, does not move, and has given no sign of life for {age}",
+                "a process uses it, but it lags by {} messages, does not move, and had its last heartbeat {age} ago",
                 now.lag_messages
             );
             let cursor = self.cursor_path(&reader.name);

@@ -370,6 +370,7 @@ fn stamps_from_the_future_and_what_is_no_file_are_named() {
     let bus = Bus::new();
     bus.append("q", "jsonl", b"{\"payload\":\"x\",\"timestamp_ns\":4000000000000000000}\n");
     expect(&bus, &[], "warning", "future-timestamp", "q");
+    assert!(bus.stdout(&["inspect", "q"]).contains(" days in the future\n"));
 
     bus.numbered("r", 3);
     bus.stdout(&["readers", "r", "add", "bad"]);
