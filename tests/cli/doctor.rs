@@ -302,7 +302,7 @@ fn a_lock_file_that_was_replaced_under_a_writer_is_named() {
     assert_eq!(findings(&bus, &[]), (0, vec![]));
 }
 
-/// Sets the sign of life in a cursor file back by an hour.
+/// Sets the heartbeat in a cursor file back by an hour.
 fn silence(bus: &Bus, cursor: &str) {
     let at = u64::from(chronfs::queue::layout::CURSOR_LIVENESS);
     let file = fs::File::options().read(true).write(true).open(bus.path(cursor)).unwrap();
@@ -324,7 +324,7 @@ fn a_reader_that_is_in_use_and_stands_still_is_named() {
     assert_eq!(findings(&bus, &[]), (0, vec![]), "it has just begun");
     silence(&bus, "q/readers/alice.meta");
     let finding = expect(&bus, &[], "warning", "stuck-reader", "q/readers/alice.meta");
-    assert!(finding["detail"].as_str().unwrap().contains("2 messages behind"), "{finding}");
+    assert!(finding["detail"].as_str().unwrap().contains("lags by 2 messages"), "{finding}");
     // Whoever has read everything may be silent.
     while reader.next().unwrap().is_some() {}
     reader.commit();
