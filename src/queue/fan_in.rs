@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::error::Result;
 use super::reader::QueueReader;
-use super::types::Entry;
+use super::types::{Due, Entry};
 use super::wake::wait_any;
 use crate::clock;
 
@@ -233,7 +233,7 @@ impl FanInReader {
     fn look_at(&mut self, id: SourceId) -> Result<()> {
         let Some(source) = self.sources.get_mut(&id) else { return Ok(()) };
         match source.reader.peek_next() {
-            Ok(Some((timestamp_ns, seq))) => self.ready.push(Reverse(Key { timestamp_ns, source: id, seq })),
+            Ok(Some(Due { timestamp_ns, seq })) => self.ready.push(Reverse(Key { timestamp_ns, source: id, seq })),
             Ok(None) => self.idle.push(id),
             Err(error) => {
                 self.idle.push(id);

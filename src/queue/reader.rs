@@ -25,7 +25,7 @@ use super::options::{ReaderOptions, Start, WaitStrategy};
 use super::position::Position;
 use super::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
 use super::scan::Scanner;
-use super::types::{Bounds, Entry, Gap, GapReason};
+use super::types::{Bounds, Due, Entry, Gap, GapReason};
 use super::wake::Waiter;
 use crate::sync::Ordering;
 
@@ -456,31 +456,32 @@ impl QueueReader {
         Ok(self.peek_next()?.is_some())
     }
 
-    /// Timestamp and sequence number of what [`next`](Self::next) will give; for a gap, 0 and its first one.
+    /// What [`next`](Self::next) will give.
     #[inline]
-    pub(crate) fn peek_next(&mut self) -> Result<Option<(u64, u64)>> {
+    pub(crate) fn peek_next(&mut self) -> Result<Option<Due>> {
         loop {
             if let Some(header) = self.peeked {
-                return Ok(Some((header.timestamp_ns, header.seq)));
+                return Ok(Some(Due { timestamp_ns: header.timestamp_ns, seq: header.seq }));
             }
             match self.peek() {
                 Peek::Message(header) => self.peeked = Some(header),
                 Peek::Head => return Ok(None),
-                Peek::Trouble => match (self.pending, self.trouble_unless_pending()?) {
-                    (Some(gap), _) => return Ok(Some((0, gap.from))),
-                    (None, Some(Found::Gap(gap))) => self.pending = Some(gap),
-                    (None, Some(Found::Again)) => {}
-                    (None, Some(Found::Unmapped(mut scanner))) => {
-                        return Ok(scanner.next()?.and_then(Entry::message).map(|m| (m.timestamp_ns, m.seq)));
+                Peek::Trouble => {
+                    if let Some(gap) = self.pending {
+                        return Ok(Some(Due { timestamp_ns: 0, seq: gap.from }));
                     }
-                    (None, None) => return Ok(None),
-                },
+                    match self.trouble()? {
+                        Some(Found::Gap(gap)) => self.pending = Some(gap),
+                        Some(Found::Again) => {}
+                        Some(Found::Unmapped(mut scanner)) => {
+                            let message = scanner.next()?.and_then(Entry::message);
+                            return Ok(message.map(|m| Due { timestamp_ns: m.timestamp_ns, seq: m.seq }));
+                        }
+                        None => return Ok(None),
+                    }
+                }
             }
         }
-    }
-
-    fn trouble_unless_pending(&mut self) -> Result<Option<Found>> {
-        if self.pending.is_some() { Ok(None) } else { self.trouble() }
     }
 
     pub(crate) fn waiter(&self) -> &Waiter {

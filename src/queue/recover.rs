@@ -21,7 +21,7 @@ use super::position::{Position, SegmentId};
 use super::record::is_record_offset;
 use super::resync::{Waste, find_record};
 use super::scan::{Scanner, first_seq};
-use super::segment::{self, Segment};
+use super::segment::{self, Segment, SegmentStart};
 use super::types::{Entry, Gap, GapReason};
 
 /// Published and consumed sequence numbers above this are not believed: nobody has appended so many messages.
@@ -71,8 +71,9 @@ pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Tail> {
             Err(error) => return Err(error),
         }
     }
-    let (next_seq, last_timestamp_ns, end) = tail.unwrap_or((1, 0, None));
-    let end = end.filter(|(segment, _)| published_segment.is_none_or(|published| published <= segment.id));
+    let End { next_seq, last_timestamp_ns, open } =
+        tail.unwrap_or(End { next_seq: 1, last_timestamp_ns: 0, open: None });
+    let open = open.filter(|(segment, _)| published_segment.is_none_or(|published| published <= segment.id));
     // A power cut may have taken all of the segment that was in use: that one is still there, and nobody follows it.
     let fresh = || match unused.filter(|&id| published_segment.is_none_or(|published| published <= id)) {
         Some(unused) => Ok(unused),
@@ -85,21 +86,26 @@ pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Tail> {
         let last = ids.last().map_or_else(String::new, |&id| super::names::segment_name(id));
         return Err(Error::damaged(&shared.dir.path_of(&last), 0, what));
     }
-    let place = match end {
+    let place = match open {
         Some((segment, offset)) => TailPlace::Segment(segment, offset),
         None => TailPlace::Fresh(fresh()?),
     };
     Ok(Tail { next_seq: next_seq.max(known), last_timestamp_ns, place })
 }
 
-type End = (u64, u64, Option<(Segment, u32)>);
+/// Where the messages of the last segment in use end.
+struct End {
+    next_seq: u64,
+    last_timestamp_ns: u64,
+    /// Where to go on in it, if it ends cleanly.
+    open: Option<(Segment, u32)>,
+}
 
-/// Where the messages of the last segment in use end: next sequence number, newest timestamp, and the place where to go
-/// on in it if it ends cleanly.
+/// Finds where the messages of the last segment in use end.
 fn end_of(shared: &Arc<Shared>, segment: Segment, before: Option<SegmentId>) -> Result<End> {
     let start = segment.start();
     let seq = first_seq(&segment).unwrap_or(1);
-    let mut last_timestamp_ns = start.map_or(0, |(_, timestamp_ns)| timestamp_ns);
+    let mut last_timestamp_ns = start.map_or(0, |start| start.previous_timestamp_ns);
     if let Some(previous) = before {
         finish_roll(shared, previous, seq)?;
     }
@@ -109,7 +115,8 @@ fn end_of(shared: &Arc<Shared>, segment: Segment, before: Option<SegmentId>) -> 
     if clean && let Some(hint) = shared.closed_at().filter(|hint| hint.position.segment == segment.id) {
         scanner.go_to(hint.position, hint.next_seq);
         if shared.is_end(hint)? && scanner.is_free_here()? {
-            return Ok((hint.next_seq, hint.last_timestamp_ns, Some((segment, hint.position.offset))));
+            let open = Some((segment, hint.position.offset));
+            return Ok(End { next_seq: hint.next_seq, last_timestamp_ns: hint.last_timestamp_ns, open });
         }
         scanner.go_to(Position { segment: segment.id, offset: RECORDS_START }, seq);
     }
@@ -123,12 +130,13 @@ fn end_of(shared: &Arc<Shared>, segment: Segment, before: Option<SegmentId>) -> 
                 let position = scanner.position();
                 if position.segment != segment.id {
                     // It is sealed; the next one has not been started.
-                    return Ok((scanner.seq(), last_timestamp_ns, None));
+                    return Ok(End { next_seq: scanner.seq(), last_timestamp_ns, open: None });
                 }
                 let behind = position.offset.saturating_add(layout::RECORD_ALIGN);
                 let Some((offset, header)) = find_record(&segment, behind, end, scanner.seq(), &mut waste)? else {
                     clean &= is_record_offset(position.offset, segment.context.segment_size);
-                    return Ok((scanner.seq(), last_timestamp_ns, clean.then_some((segment, position.offset))));
+                    let open = clean.then_some((segment, position.offset));
+                    return Ok(End { next_seq: scanner.seq(), last_timestamp_ns, open });
                 };
                 clean = false;
                 scanner.go_to(Position { segment: segment.id, offset }, header.seq);
@@ -146,7 +154,7 @@ fn finish_roll(shared: &Arc<Shared>, id: SegmentId, next_seq: u64) -> Result<()>
         Err(error) if error.is_unusable_file() => return Ok(()),
         Err(error) => return Err(error),
     };
-    let Some((seq, mut last_timestamp_ns)) = segment.start() else {
+    let Some(SegmentStart { first_seq: seq, previous_timestamp_ns: mut last_timestamp_ns }) = segment.start() else {
         return Ok(());
     };
     let mut scanner = Scanner::at(Arc::clone(shared), Position { segment: id, offset: RECORDS_START }, seq);

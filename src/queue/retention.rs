@@ -185,7 +185,9 @@ impl Shared {
     /// Timestamp of a sealed segment's newest message: its seal has it, and the start of the next segment.
     fn newest_timestamp(&self, id: SegmentId) -> Option<u64> {
         let segment = self.open_segment(id, Access::Read).ok()??;
-        let next = || self.open_segment(id.next()?, Access::Read).ok()?.and_then(|next| Some(next.start()?.1));
+        let next = || {
+            self.open_segment(id.next()?, Access::Read).ok()?.and_then(|next| Some(next.start()?.previous_timestamp_ns))
+        };
         segment.seal().map(|seal| seal.last_timestamp_ns.get()).or_else(next)
     }
 

@@ -454,7 +454,7 @@ impl Scanner {
 
 /// The sequence number that a segment starts with, if that can be told.
 pub(crate) fn first_seq(segment: &Segment) -> Option<u64> {
-    segment.start().map(|(seq, _)| seq).or_else(|| {
+    segment.start().map(|start| start.first_seq).or_else(|| {
         let header: MessageHeader = control::read_block(&segment.file, RECORDS_START)?;
         UncheckedHeader::parse(&header).map(|unchecked| unchecked.trust().seq).filter(|&seq| seq > 0)
     })

@@ -45,7 +45,7 @@ impl Queue {
             Err(error) if error.is_unusable_file() => return Ok(None),
             Err(error) => return Err(error),
         };
-        let (Some((first_seq, _)), Some(seal)) = (segment.start(), segment.seal()) else { return Ok(None) };
+        let (Some(start), Some(seal)) = (segment.start(), segment.seal()) else { return Ok(None) };
         let end_offset = seal.end_offset.get();
         let mut fingerprint = [0; FINGERPRINT_LEN];
         let (blocks, record) = fingerprint.split_at_mut(BLOCKS_LEN);
@@ -57,7 +57,7 @@ impl Queue {
         }
         let metadata = segment.file.metadata().map_err(Error::io(&segment.path, "look at it"))?;
         Ok(Some(Sealed {
-            first_seq,
+            first_seq: start.first_seq,
             next_seq: seal.next_seq.get(),
             last_timestamp_ns: seal.last_timestamp_ns.get(),
             end_offset,

@@ -11,7 +11,7 @@ use super::position::{Position, SegmentId};
 use super::record::{Header, UncheckedHeader};
 use super::resync::{Waste, find_record};
 use super::scan::{Passed, Scanner, first_seq};
-use super::segment::Segment;
+use super::segment::{Segment, SegmentStart};
 use super::types::{Bounds, Gap, GapReason};
 use super::{Shared, control, segment};
 
@@ -31,10 +31,10 @@ enum Target {
 
 impl Target {
     /// Whether all of a segment's messages may be before the target, judging by what came before the segment.
-    fn is_after_start(self, start: (u64, u64)) -> bool {
+    fn is_after_start(self, start: SegmentStart) -> bool {
         match self {
-            Self::Seq(seq) => start.0 <= seq,
-            Self::Time(timestamp_ns) => start.1 < timestamp_ns,
+            Self::Seq(seq) => start.first_seq <= seq,
+            Self::Time(timestamp_ns) => start.previous_timestamp_ns < timestamp_ns,
         }
     }
 
@@ -259,10 +259,10 @@ impl Shared {
     fn search_head(&self, ids: &[SegmentId]) -> Result<Option<(Position, u64, u64)>> {
         for &id in ids.iter().rev() {
             if let Ok(Some(segment)) = self.open_segment(id, Access::Read)
-                && let Some((_, timestamp_ns)) = segment.start()
+                && let Some(start) = segment.start()
             {
                 let (position, seq) = search(&segment, Target::Seq(u64::MAX), None, &mut Waste::default())?;
-                return Ok(Some((position, seq, timestamp_ns)));
+                return Ok(Some((position, seq, start.previous_timestamp_ns)));
             }
         }
         Ok(None)
@@ -317,13 +317,14 @@ impl Shared {
         Ok(found.unwrap_or(first))
     }
 
-    /// First sequence number of a segment and the newest timestamp before it.
-    fn start_of(&self, id: SegmentId) -> Option<(u64, u64)> {
+    /// What a segment starts with, by its first record where the block that says it is damaged.
+    fn start_of(&self, id: SegmentId) -> Option<SegmentStart> {
         let segment = self.open_segment(id, Access::Read).ok()??;
         segment.start().or_else(|| {
             let header: MessageHeader = control::read_block(&segment.file, RECORDS_START)?;
             let header = UncheckedHeader::parse(&header)?.trust();
-            Some((header.seq, header.timestamp_ns.saturating_sub(1)))
+            let previous_timestamp_ns = header.timestamp_ns.saturating_sub(1);
+            Some(SegmentStart { first_seq: header.seq, previous_timestamp_ns })
         })
     }
 }

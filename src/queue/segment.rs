@@ -43,6 +43,15 @@ pub(crate) fn list(dir: &Dir) -> Result<Vec<SegmentId>> {
     Ok(ids)
 }
 
+/// What a segment starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SegmentStart {
+    /// The sequence number of its first message.
+    pub(crate) first_seq: u64,
+    /// The newest timestamp before it, ns since the epoch.
+    pub(crate) previous_timestamp_ns: u64,
+}
+
 impl Segment {
     /// Opens a segment and checks that it is one of this queue, of the size that the queue has. None if there is no
     /// such file.
@@ -66,9 +75,8 @@ impl Segment {
         Ok(Some(Self { id, file, path, context }))
     }
 
-    /// The sequence number that the segment starts with and the newest timestamp before it; None while it is not
-    /// in use.
-    pub(crate) fn start(&self) -> Option<(u64, u64)> {
+    /// What the segment starts with; None while it is not in use.
+    pub(crate) fn start(&self) -> Option<SegmentStart> {
         read_start(&self.file)
     }
 
@@ -150,19 +158,19 @@ impl Segment {
     }
 }
 
-fn read_start(file: &File) -> Option<(u64, u64)> {
+fn read_start(file: &File) -> Option<SegmentStart> {
     start_in(&read_block(file, SEGMENT_START)?)
 }
 
-fn start_in(block: &StartBlock) -> Option<(u64, u64)> {
-    let start = (block.first_seq.get(), block.previous_timestamp_ns.get());
-    (is_sound(block, block.crc) && start.0 > 0).then_some(start)
+fn start_in(block: &StartBlock) -> Option<SegmentStart> {
+    let (first_seq, previous_timestamp_ns) = (block.first_seq.get(), block.previous_timestamp_ns.get());
+    (is_sound(block, block.crc) && first_seq > 0).then_some(SegmentStart { first_seq, previous_timestamp_ns })
 }
 
 /// The sequence number that a segment started with whose identity is damaged.
 pub(crate) fn start_of_damaged(dir: &Dir, id: SegmentId) -> Option<u64> {
     let file = dir.open_file(&segment_name(id), Access::Read).ok()??;
-    read_start(&file).map(|(seq, _)| seq)
+    read_start(&file).map(|start| start.first_seq)
 }
 
 /// Writes identity and settings into a segment file, which is new or used again, and syncs it; gives its salt.

@@ -75,6 +75,15 @@ impl<'a> Entry<'a> {
     }
 }
 
+/// What comes next: a message, or a gap, which is due at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// The message's timestamp, ns since the epoch; 0 of a gap.
+    pub(crate) timestamp_ns: u64,
+    /// The message's sequence number; the first one of a gap.
+    pub(crate) seq: u64,
+}
+
 /// Where a queue starts and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -245,11 +245,11 @@ impl QueueWriter {
 
     /// Whether the active segment's file has everything that was appended to it, and nothing else.
     fn is_as_left(&self) -> Result<bool> {
-        let Some((first_seq, _)) = self.segment.start() else {
+        let Some(start) = self.segment.start() else {
             return Ok(false);
         };
         let at = |offset| Position { segment: self.segment.id, offset };
-        let mut scanner = Scanner::at(Arc::clone(&self.shared), at(RECORDS_START), first_seq);
+        let mut scanner = Scanner::at(Arc::clone(&self.shared), at(RECORDS_START), start.first_seq);
         while let Some(entry) = scanner.next()? {
             if matches!(entry, Entry::Gap(gap) if gap.reason != GapReason::Lost) {
                 return Ok(false);

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use super::cursor::{Cursor, Span};
 use super::index::{Growth, Index, Mark, Place, Whole};
 use super::pins::Pins;
-use super::segments::SegmentIndexes;
+use super::segments::{Indexed, SegmentIndexes};
 use super::stored::SegmentIndex;
 use super::{Format, len_u64, len_usize, lock, rendered_len};
 use crate::queue::layout::RECORDS_START;
@@ -405,10 +405,10 @@ impl View {
             return Ok(Next::Messages);
         };
         let index = match segments.find(next)? {
-            None => return Ok(Next::Messages),
-            Some(Ok(index)) => index,
-            Some(Err(messages)) if messages > len_u64(budget) => return Ok(Next::TooMuch),
-            Some(Err(_)) => match segments.make(next)? {
+            Indexed::Unindexable => return Ok(Next::Messages),
+            Indexed::Ready(index) => index,
+            Indexed::Missing { messages } if messages > len_u64(budget) => return Ok(Next::TooMuch),
+            Indexed::Missing { .. } => match segments.make(next)? {
                 Some(index) => index,
                 None => return Ok(Next::Messages),
             },
@@ -437,12 +437,12 @@ impl View {
 
     fn fold(&self, segments: &SegmentIndexes) {
         let find = |segment| match segments.find(segment) {
-            Ok(Some(Ok(index))) => Some(self.whole(segment, &index)),
-            Ok(Some(Err(_))) => {
+            Ok(Indexed::Ready(index)) => Some(self.whole(segment, &index)),
+            Ok(Indexed::Missing { .. }) => {
                 segments.want();
                 None
             }
-            Ok(None) | Err(_) => None,
+            Ok(Indexed::Unindexable) | Err(_) => None,
         };
         self.index.write().unwrap_or_else(PoisonError::into_inner).fold(find);
     }

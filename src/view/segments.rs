@@ -44,6 +44,17 @@ struct State {
     loaded: VecDeque<(SegmentId, Format, Marks)>,
 }
 
+/// What is known of a segment's index.
+#[derive(Debug)]
+pub(super) enum Indexed {
+    /// Here it is.
+    Ready(Arc<SegmentIndex>),
+    /// It can be made by reading this many messages.
+    Missing { messages: u64 },
+    /// The segment can't have one now: it is not sealed, or damaged.
+    Unindexable,
+}
+
 #[derive(Debug, Clone)]
 struct Known {
     index: Arc<SegmentIndex>,
@@ -95,26 +106,25 @@ impl SegmentIndexes {
         self.wanted.store(true, Ordering::Relaxed);
     }
 
-    /// What is known of a segment: its index, or how many messages would have to be read to make it; None if it
-    /// can't have one now.
-    pub(super) fn find(&self, id: SegmentId) -> Result<Option<std::result::Result<Arc<SegmentIndex>, u64>>> {
+    /// What is known of a segment's index.
+    pub(super) fn find(&self, id: SegmentId) -> Result<Indexed> {
         if let Some(known) = lock(&self.state).known.get(&id) {
-            return Ok(known.as_ref().map(|known| Ok(Arc::clone(&known.index))));
+            return Ok(known.as_ref().map_or(Indexed::Unindexable, |known| Indexed::Ready(Arc::clone(&known.index))));
         }
-        let Some(sealed) = self.queue.sealed(id)? else { return Ok(None) };
-        match stored::load(self.queue.dir(), id, &sealed) {
-            Some(index) => Ok(Some(Ok(self.enter(id, index, None)))),
-            None => Ok(Some(Err(sealed.next_seq.saturating_sub(sealed.first_seq)))),
-        }
+        let Some(sealed) = self.queue.sealed(id)? else { return Ok(Indexed::Unindexable) };
+        Ok(match stored::load(self.queue.dir(), id, &sealed) {
+            Some(index) => Indexed::Ready(self.enter(id, index, None)),
+            None => Indexed::Missing { messages: sealed.next_seq.saturating_sub(sealed.first_seq) },
+        })
     }
 
     /// Finds a segment's index, or makes it.
     pub(super) fn make(&self, id: SegmentId) -> Result<Option<Arc<SegmentIndex>>> {
         let _alone = lock(&self.building);
         match self.find(id)? {
-            None => return Ok(None),
-            Some(Ok(index)) => return Ok(Some(index)),
-            Some(Err(_)) => {}
+            Indexed::Unindexable => return Ok(None),
+            Indexed::Ready(index) => return Ok(Some(index)),
+            Indexed::Missing { .. } => {}
         }
         let Some(sealed) = self.queue.sealed(id)? else { return Ok(None) };
         let Some(parts) = read_segment(&self.queue, id, &sealed)? else {

@@ -62,7 +62,7 @@ fn files(queue: &Queue) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 fn is_stored(segments: &SegmentIndexes, id: u32) -> bool {
-    matches!(segments.find(SegmentId(id)), Ok(Some(Ok(_))))
+    matches!(segments.find(SegmentId(id)), Ok(Indexed::Ready(_)))
 }
 
 #[test]
