@@ -13,8 +13,9 @@ use chronfs::Queue;
 use chronfs::bus::{self, BusLayout, Change, LeaseState, RouterDiscovery};
 use chronfs::queue::Settings;
 
-#[path = "common/need.rs"]
-mod need;
+mod common;
+
+use common::need;
 
 /// How long anything that must happen may take.
 const DEADLINE: Duration = Duration::from_secs(30);

@@ -11,35 +11,22 @@
 
 use std::io::{PipeWriter, Read as _, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chronfs::queue::{Entry, Error, Queue, QueueReader, Settings, Waiter};
 
-#[path = "common/random.rs"]
-mod random;
+mod common;
 
-use random::Random;
+use common::{Random, SMALL, scratch};
 
 const ALONE: &str = "CHRONFS_CRASH_ALONE";
 const CYCLES: &str = "CHRONFS_CRASH_CYCLES";
-const SETTINGS: Settings = Settings {
-    segment_size: 64 << 10,
-    checksum: chronfs::queue::Checksum::Crc32c,
-    max_bytes: None,
-    // What the checker has seen goes after a while, by the victims' own hand: they are killed in that too.
-    retain_bytes: Some(256 << 10),
-    retain_age_ns: None,
-    retain_segments: None,
-    reader_ttl_ns: None,
-    max_lag_bytes: None,
-};
+// What the checker has seen goes after a while, by the victims' own hand: they are killed in that too.
+const SETTINGS: Settings = Settings { retain_bytes: Some(256 << 10), ..SMALL };
 
 fn payload(seq: u64) -> Vec<u8> {
-    let mut payload = seq.to_le_bytes().to_vec();
-    payload.resize(8 + usize::try_from(seq * 7919 % 600).unwrap(), u8::try_from(seq % 251).unwrap());
-    payload
+    common::payload(seq, 600)
 }
 
 /// Appends in every way there is, until killed.
@@ -115,12 +102,6 @@ impl Victim {
 
 fn cycles(default: u64) -> u64 {
     std::env::var(CYCLES).ok().map_or(default, |cycles| cycles.parse().unwrap())
-}
-
-/// In memory where there is such a place: the kernel's caches are what a kill leaves either way.
-fn scratch() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
 /// Waits without looking at a clock: a machine may stand still for longer than anybody is ready to wait.

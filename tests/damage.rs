@@ -5,28 +5,20 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use chronfs::queue::{Entry, Error, GapReason, Queue, Scanner, SegmentId, Settings, layout};
+use chronfs::queue::{Entry, Error, GapReason, Queue, Scanner, SegmentId, layout};
 
-const SEGMENT_SIZE: u32 = 64 << 10;
+mod common;
 
-fn settings() -> Settings {
-    Settings { segment_size: SEGMENT_SIZE, ..Settings::default() }
-}
+use common::{SMALL, filled, scratch};
 
 fn payload(seq: u64) -> Vec<u8> {
-    let mut payload = format!("message {seq} ").into_bytes();
-    payload.resize(payload.len() + usize::try_from(seq * 37 % 1500).unwrap(), b'x');
-    payload
+    common::payload(seq, 1500)
 }
 
 /// A queue of three segments, the last one partly used. How far the writer is ahead with files does not matter.
 fn new_queue(dir: &Path) -> (Queue, u64) {
     const MESSAGES: u64 = 190;
-    let queue = Queue::create(dir, &settings()).unwrap();
-    let mut writer = queue.writer().unwrap();
-    for seq in 1..=MESSAGES {
-        assert_eq!(writer.append(1, &payload(seq)).unwrap(), seq);
-    }
+    let queue = filled(dir, &SMALL, MESSAGES, payload);
     assert_eq!(queue.bounds().unwrap().head.segment, SegmentId(2));
     (queue, MESSAGES)
 }
@@ -106,7 +98,7 @@ fn one_flipped_bit_costs_at_most_one_message_and_is_reported() {
     for segment in 0..3 {
         let file = path.join(format!("{segment:09}.q"));
         // All of the header page's blocks, the first records with their headers, and a walk through the rest.
-        let bytes = (0..320).chain(4096..4096 + 200).chain((4300..u64::from(SEGMENT_SIZE)).step_by(397));
+        let bytes = (0..320).chain(4096..4096 + 200).chain((4300..u64::from(SMALL.segment_size)).step_by(397));
         for (byte, bit) in bytes.zip([0, 3, 7, 1, 6].into_iter().cycle()) {
             flip(&file, byte, bit);
             let outcome = read(&path);
@@ -119,12 +111,6 @@ fn one_flipped_bit_costs_at_most_one_message_and_is_reported() {
     }
     assert!(lossy > 300, "the flips hit records: {lossy}");
     assert_eq!(read(&path).lost(last), 0);
-}
-
-/// In memory where there is such a place: there are 1.8 million rounds.
-fn scratch() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
 #[test]
@@ -158,7 +144,7 @@ fn a_flipped_bit_in_the_length_of_the_newest_message_costs_no_number_behind_it()
 /// The bytes of the three segments, one segment behind the other, that a long run is to damage: all, or
 /// `CHRONFS_DAMAGE=65536..131072`.
 fn places() -> impl DoubleEndedIterator<Item = (u32, u64)> {
-    let size = u64::from(SEGMENT_SIZE);
+    let size = u64::from(SMALL.segment_size);
     let range = std::env::var("CHRONFS_DAMAGE").ok().map_or(0..3 * size, |range| {
         let (from, to) = range.split_once("..").unwrap();
         from.parse().unwrap()..to.parse().unwrap()
@@ -282,7 +268,7 @@ fn a_segment_cut_short_anywhere_costs_only_what_was_cut_off() {
     let path = dir.path().join("copy");
     for segment in 0..3 {
         let name = format!("{segment:09}.q");
-        for len in (0..SEGMENT_SIZE).step_by(1999).chain([0, 1, 63, 64, 100, 4095, 4096, 4097, 4128]) {
+        for len in (0..SMALL.segment_size).step_by(1999).chain([0, 1, 63, 64, 100, 4095, 4096, 4097, 4128]) {
             copy_queue(&template, &path);
             let file = std::fs::OpenOptions::new().write(true).open(path.join(&name)).unwrap();
             file.set_len(u64::from(len)).unwrap();
@@ -334,7 +320,7 @@ fn segments_that_are_missing_swapped_or_copied_are_gaps() {
     };
     check("missing", &|path| std::fs::remove_file(path.join("000000001.q")).unwrap());
     check("empty", &|path| std::fs::write(path.join("000000001.q"), "").unwrap());
-    check("zeros", &|path| std::fs::write(path.join("000000001.q"), vec![0; SEGMENT_SIZE as usize]).unwrap());
+    check("zeros", &|path| std::fs::write(path.join("000000001.q"), vec![0; SMALL.segment_size as usize]).unwrap());
     check("a copy of another", &|path| {
         std::fs::copy(path.join("000000000.q"), path.join("000000001.q")).unwrap();
     });
@@ -370,7 +356,7 @@ fn a_damaged_control_block_loses_nothing_and_the_next_writer_repairs_it() {
         let reported = queue.control_damage().map(ToString::to_string).unwrap_or_default();
         assert!(reported.contains("control.meta"), "{what}: {reported}");
         assert_eq!(scan(&mut queue.scan().unwrap()).lost(last), 0, "{what}");
-        assert_eq!(queue.settings().segment_size, SEGMENT_SIZE);
+        assert_eq!(queue.settings().segment_size, SMALL.segment_size);
         let mut writer = queue.writer().unwrap();
         assert_eq!(writer.append(1, &payload(last + 1)).unwrap(), last + 1, "{what}");
         drop(writer);

@@ -6,35 +6,22 @@
 use std::io::Write;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use chronfs::queue::{
     Entry, Error, GapReason, LockHolder, Queue, ReaderOptions, Settings, WaitStrategy, WriterState, layout,
 };
 
-#[path = "common/need.rs"]
-mod need;
+mod common;
 
-use need::{Need, require};
+use common::need::{Need, require};
+use common::{Running, SMALL, count, filled, until};
 
 const CLI: &str = env!("CARGO_BIN_EXE_chron-cli");
 
 fn new_queue(path: &Path, messages: u64) -> Queue {
-    let queue = Queue::create(path, &Settings { segment_size: 64 << 10, ..Settings::default() }).unwrap();
-    let mut writer = queue.writer().unwrap();
-    (0..messages).for_each(|_| assert!(writer.append(1, &[b'x'; 900]).unwrap() > 0));
-    queue
-}
-
-fn count(queue: &Queue) -> u64 {
-    let mut scanner = queue.scan().unwrap();
-    let mut count = 0;
-    while let Some(entry) = scanner.next().unwrap() {
-        count += 1;
-        assert_eq!(entry.message().map(|message| message.seq), Some(count));
-    }
-    count
+    filled(path, &SMALL, messages, |_| vec![b'x'; 900])
 }
 
 fn sh(dir: &Path, script: &str) -> Output {
@@ -139,24 +126,6 @@ fn a_writer_in_another_pid_namespace_is_kept_out_and_not_given_a_wrong_name() {
     assert_eq!(count(&queue), 4);
 }
 
-/// Ends with the test, also when that fails.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "in vain: until {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 #[test]
 fn a_stopped_writer_keeps_its_lock_and_is_called_stuck() {
     let dir = tempfile::tempdir().unwrap();
@@ -169,18 +138,18 @@ fn a_stopped_writer_keeps_its_lock_and_is_called_stuck() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut child = Killed(child);
-    child.0.stdin.as_mut().unwrap().write_all(b"hello\n").unwrap();
-    until("the writer is at work", || queue.writer_info().pid == Some(child.0.id()) && count(&queue) == 4);
-    let pid = child.0.id().to_string();
+    let mut child = Running::new(child);
+    child.child().stdin.as_mut().unwrap().write_all(b"hello\n").unwrap();
+    until("the writer is at work", || queue.writer_info().pid == Some(child.id()) && count(&queue) == 4);
+    let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
     until("it is noticed", || queue.writer_info().state == WriterState::Stuck);
-    assert_eq!(queue.writer_info().pid, Some(child.0.id()));
+    assert_eq!(queue.writer_info().pid, Some(child.id()));
     assert!(matches!(queue.writer(), Err(Error::Locked { .. })), "nobody breaks the lock of a stopped writer");
     assert!(Command::new("kill").args(["-CONT", &pid]).status().unwrap().success());
     until("it is back", || queue.writer_info().state == WriterState::Alive);
-    child.0.stdin = None;
-    assert!(child.0.wait().unwrap().success());
+    child.child().stdin = None;
+    assert!(child.child().wait().unwrap().success());
     assert_eq!(count(&queue), 4);
 }
 
@@ -234,7 +203,7 @@ fn a_sleeper_that_is_killed_costs_at_most_one_wake() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let child = Killed(child);
+    let child = Running::new(child);
     until("it sleeps", || is_somebody_asleep(&queue));
     drop(child);
     let before = word(&queue, layout::CONTROL_NOTIFY_SEQ);

@@ -7,14 +7,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use chronfs::queue::{Error, Queue, Settings};
 use rustix::fs::{FallocateFlags, fallocate};
 
-use chronfs::queue::{Entry, Error, Queue, Settings};
+mod common;
 
-#[path = "common/need.rs"]
-mod need;
-
-use need::{Need, require};
+use common::count;
+use common::need::{Need, require};
 
 struct SmallDisk {
     dir: tempfile::TempDir,
@@ -49,16 +48,6 @@ fn is_full(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
 }
 
-fn count(path: &Path) -> u64 {
-    let mut scanner = Queue::open(path).unwrap().scan().unwrap();
-    let mut count = 0;
-    while let Some(entry) = scanner.next().unwrap() {
-        count += 1;
-        assert!(matches!(&entry, Entry::Message(message) if message.seq == count), "{count}: {entry:?}");
-    }
-    count
-}
-
 #[test]
 fn a_queue_on_a_full_disk_refuses_appends_and_goes_on_when_there_is_room() {
     let Some(disk) = SmallDisk::new("400k") else { return };
@@ -78,7 +67,7 @@ fn a_queue_on_a_full_disk_refuses_appends_and_goes_on_when_there_is_room() {
     assert!(is_full(&error), "{error}");
     assert!(error.to_string().contains("/q/00000000"), "{error}");
     assert!(is_full(&writer.append(1, &[7; 500]).unwrap_err()), "and again");
-    assert_eq!(count(&path), appended);
+    assert_eq!(count(&Queue::open(&path).unwrap()), appended);
     let leftovers = std::fs::read_dir(&path).unwrap().filter(|entry| {
         let name = entry.as_ref().unwrap().file_name();
         name.to_string_lossy().ends_with(".tmp")
@@ -87,7 +76,7 @@ fn a_queue_on_a_full_disk_refuses_appends_and_goes_on_when_there_is_room() {
     free(&ballast);
     assert_eq!(writer.append(1, &[7; 500]).unwrap(), appended + 1);
     drop(writer);
-    assert_eq!(count(&path), appended + 1);
+    assert_eq!(count(&Queue::open(&path).unwrap()), appended + 1);
 }
 
 #[test]
@@ -145,7 +134,7 @@ fn a_writer_makes_room_in_a_tail_with_holes_or_is_refused_and_leaves_no_trace() 
     while writer.next_seq() < 900 {
         writer.append(1, &[7; 500]).unwrap();
     }
-    assert_eq!(count(&disk.path("q")), 899);
+    assert_eq!(count(&Queue::open(disk.path("q")).unwrap()), 899);
 }
 
 /// Holes that are made while the writer is open: nobody can reserve anything then.
@@ -175,7 +164,7 @@ fn no_message_is_acknowledged_that_had_no_room() {
                 assert!(is_full(&error), "{error}");
                 writer.check().unwrap();
             }
-            assert_eq!(count(&path), appended, "{payload} bytes");
+            assert_eq!(count(&Queue::open(&path).unwrap()), appended, "{payload} bytes");
             free(&ballast);
             assert_eq!(writer.append(1, &vec![7; payload]).unwrap(), appended + 1);
             appended += 1;
@@ -197,12 +186,12 @@ fn a_record_filled_in_place_that_had_no_room_is_not_acknowledged() {
     let error = record.commit().unwrap_err();
     assert!(is_full(&error), "{error}");
     assert!(is_full(&writer.reserve(1, 20_000).unwrap_err()));
-    assert_eq!(count(&disk.path("q")), 0);
+    assert_eq!(count(&Queue::open(disk.path("q")).unwrap()), 0);
     free(&ballast);
     let mut record = writer.reserve(1, 20_000).unwrap();
     record.fill(7);
     assert_eq!(record.commit().unwrap(), 1);
-    assert_eq!(count(&disk.path("q")), 1);
+    assert_eq!(count(&Queue::open(disk.path("q")).unwrap()), 1);
 }
 
 #[test]

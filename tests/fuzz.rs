@@ -14,12 +14,10 @@ use std::time::{Duration, Instant};
 
 use chronfs::queue::{Entry, Error, Queue, QueueReader, QueueWriter, Settings, layout};
 
-#[path = "common/random.rs"]
-mod random;
+mod common;
 
-use random::Random;
+use common::{Random, SMALL, scratch};
 
-const SEGMENT_SIZE: u32 = 64 << 10;
 /// What is promised of a release build; another one has more time.
 const LONGEST: Duration = Duration::from_secs(if cfg!(debug_assertions) { 4 } else { 1 });
 
@@ -40,18 +38,9 @@ fn rounds(default: usize) -> usize {
     std::env::var("CHRONFS_FUZZ").map_or(default, |rounds| rounds.parse().unwrap())
 }
 
-fn scratch() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
-}
-
-fn settings() -> Settings {
-    Settings { segment_size: SEGMENT_SIZE, ..Settings::default() }
-}
-
 /// Three segments, a reader.
 fn make_queue(path: &Path) {
-    let queue = Queue::create(path, &settings()).unwrap();
+    let queue = Queue::create(path, &SMALL).unwrap();
     queue.add_reader("alice").unwrap();
     let mut writer = queue.writer().unwrap();
     for seq in 1..=70_u64 {
@@ -261,7 +250,7 @@ fn append(random: &mut Random, writer: &mut QueueWriter, model: &mut Model) {
 
 fn run_model(random: &mut Random, steps: usize) {
     let dir = scratch();
-    let queue = Queue::create(dir.path().join("q"), &settings()).unwrap();
+    let queue = Queue::create(dir.path().join("q"), &SMALL).unwrap();
     let mut model = Model { messages: Vec::new(), consumed: 0, read: 0 };
     let mut writer = queue.writer().unwrap();
     let mut reader = queue.reader("alice").unwrap();

@@ -15,14 +15,11 @@ use chronfs::Queue;
 use chronfs::queue::Settings;
 use flate2::read::MultiGzDecoder;
 
-#[path = "common/market.rs"]
-mod market;
-#[path = "common/need.rs"]
-mod need;
+mod common;
 #[path = "../examples/feed/sample.rs"]
 mod sample;
 
-use market::{check_links, load, recording, sample_file};
+use common::market::{check_links, load, recording, sample_file};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_chron-cli");
 
@@ -94,6 +91,6 @@ fn the_sample_comes_back_as_it_went_in() {
 fn the_recording_comes_back_as_it_went_in() {
     match recording() {
         Some(file) => there_and_back(&file, 4 << 20),
-        None => market::say_there_is_no_recording(),
+        None => common::market::say_there_is_no_recording(),
     }
 }

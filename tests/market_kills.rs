@@ -12,10 +12,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
-#[path = "common/market.rs"]
-mod market;
-#[path = "common/random.rs"]
-mod random;
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
@@ -26,9 +22,8 @@ use std::time::{Duration, Instant};
 
 use chronfs::Queue;
 use chronfs::queue::Settings;
-use common::{Running, TestMount, need};
-use market::Links;
-use random::Random;
+use common::market::{self, Links};
+use common::{Random, Running, TestMount};
 use serde::{Deserialize, Serialize};
 
 /// In a child: its part, and the directory that holds everything.

@@ -1,4 +1,5 @@
 //! What write, fsync and close say yes to is in the queue, and an error is told while somebody can hear it.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -3,8 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
-#[path = "common/random.rs"]
-mod random;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -14,8 +12,7 @@ use std::time::Instant;
 use chronfs::Queue;
 use chronfs::queue::{Entry, Message, Position, SegmentId, Settings};
 use chronfs::view::{Format, render};
-use common::{DEADLINE, TestMount, until, wait, writer};
-use random::Random;
+use common::{DEADLINE, Random, TestMount, until, wait, writer};
 
 fn time(seq: u64) -> u64 {
     1_700_000_000_000_000_000 + seq * 1_000_003

@@ -12,26 +12,21 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chronfs::queue::{Entry, Queue, Settings};
 
-#[path = "common/need.rs"]
-mod need;
-#[path = "common/random.rs"]
-mod random;
+mod common;
 
-use need::{Need, require};
-use random::Random;
+use common::need::{Need, require};
+use common::{Random, Running, SMALL};
 
 const QUEUE: &str = "CHRONFS_CUT_QUEUE";
 const SEED: &str = "CHRONFS_CUT_SEED";
 
 fn payload(seq: u64) -> Vec<u8> {
-    let mut payload = seq.to_le_bytes().to_vec();
-    payload.resize(8 + usize::try_from(seq * 7919 % 3000).unwrap(), u8::try_from(seq % 251).unwrap());
-    payload
+    common::payload(seq, 3000)
 }
 
 /// A file system in a file, unmounted and removed at the end whatever happens.
@@ -102,16 +97,6 @@ fn shut_down(file: &File, flag: u32) {
     assert_eq!(done, 0, "shut down: {}", std::io::Error::last_os_error());
 }
 
-/// Ends with the test, also when that fails.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// What the child does until the power goes: appends, syncs, reads, and says what is safe now.
 fn work(path: &Path, seed: u64) {
     let mut random = Random(seed);
@@ -152,7 +137,7 @@ fn work(path: &Path, seed: u64) {
     }
 }
 
-fn child(path: &Path, seed: u64) -> Killed {
+fn child(path: &Path, seed: u64) -> Running {
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "what_was_synced_survives_power_cuts", "--nocapture"])
         .env(QUEUE, path)
@@ -161,7 +146,7 @@ fn child(path: &Path, seed: u64) -> Killed {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    Killed(child)
+    Running::new(child)
 }
 
 /// What has been promised so far: every message before these numbers is safe, consumed.
@@ -187,7 +172,7 @@ impl Promised {
 /// One cut in the middle of the child's work. Gives what had been promised.
 fn cut(disk: &Disk, path: &Path, random: &mut Random, mut promised: Promised) -> Promised {
     let mut child = child(path, random.below(u64::MAX) | 1);
-    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    let mut lines = BufReader::new(child.child().stdout.take().unwrap()).lines();
     for _ in 0..=random.below(12) {
         let line = lines.next().unwrap_or_else(|| panic!("the child has ended by itself")).unwrap();
         promised.hear(&line);
@@ -245,7 +230,7 @@ fn cut_often(kind: &'static str, cuts: u64) {
     for number in 0..cuts {
         // Every other queue retires segments, and uses their files again.
         let retain_segments = (number % 2 == 0).then_some(1);
-        let settings = Settings { segment_size: 64 << 10, retain_segments, ..Settings::default() };
+        let settings = Settings { retain_segments, ..SMALL };
         // A new queue for each: what is missing behind a cut would hide what the next one takes.
         let _ = std::fs::remove_dir_all(&path);
         Queue::create(&path, &settings).unwrap().add_reader("alice").unwrap();

@@ -5,17 +5,14 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use chronfs::queue::{Entry, GapReason, Queue, ReaderOptions, Settings, Start};
+use chronfs::queue::{Entry, GapReason, Queue, ReaderOptions, Start};
 
-fn new_queue(path: &Path, messages: u64) -> Queue {
-    let queue = Queue::create(path, &Settings { segment_size: 64 << 10, ..Settings::default() }).unwrap();
-    let mut writer = queue.writer().unwrap();
-    (1..=messages).for_each(|seq| assert_eq!(writer.append(1, &payload(seq)).unwrap(), seq));
-    queue
-}
+mod common;
+
+use common::{SMALL, filled};
 
 fn payload(seq: u64) -> Vec<u8> {
-    format!("message {seq} {}", "x".repeat(usize::try_from(seq % 50).unwrap())).into_bytes()
+    common::payload(seq, 50)
 }
 
 /// The bytes of a segment from `from` on never reached the disk.
@@ -35,7 +32,7 @@ fn claim_a_writer(path: &Path) {
 fn when_only_the_control_block_reached_the_disk_everything_before_is_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("q");
-    new_queue(&path, 10);
+    filled(&path, &SMALL, 10, payload);
     lose(&path, "000000000.q", 64);
     claim_a_writer(&path);
     let queue = Queue::open(&path).unwrap();
@@ -50,7 +47,7 @@ fn when_only_the_control_block_reached_the_disk_everything_before_is_a_gap() {
 fn who_starts_at_the_end_after_a_cut_misses_nothing_that_comes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("q");
-    let queue = new_queue(&path, 100);
+    let queue = filled(&path, &SMALL, 100, payload);
     let mut scanner = queue.scan().unwrap();
     scanner.seek_seq(61).unwrap();
     lose(&path, "000000000.q", u64::from(scanner.position().offset));

@@ -4,57 +4,18 @@
 use std::time::Duration;
 
 use chronfs::queue::{
-    Entry, Error, Gap, GapReason, LockHolder, Queue, QueueReader, ReaderOptions, Scanner, Settings, Start,
-    WaitStrategy, WriterState,
+    Entry, Error, Gap, GapReason, LockHolder, Queue, ReaderOptions, Settings, Start, WaitStrategy, WriterState,
 };
 
-const SMALL: Settings = Settings {
-    segment_size: 64 << 10,
-    checksum: chronfs::queue::Checksum::Crc32c,
-    max_bytes: None,
-    retain_bytes: None,
-    retain_age_ns: None,
-    retain_segments: None,
-    reader_ttl_ns: None,
-    max_lag_bytes: None,
-};
+mod common;
 
-fn new_queue(settings: &Settings) -> (tempfile::TempDir, Queue) {
-    let dir = tempfile::tempdir().unwrap();
-    let queue = Queue::create(dir.path().join("q"), settings).unwrap();
-    (dir, queue)
+use common::{Read, SMALL, new_queue, read_all, scan_all};
+
+fn payload(seq: u64) -> Vec<u8> {
+    common::payload(seq, 400)
 }
 
-/// A payload that tells its number, of a length that varies.
-fn payload(number: u64) -> Vec<u8> {
-    let mut payload = format!("message {number} ").into_bytes();
-    payload.resize(payload.len() + usize::try_from(number * 37 % 400).unwrap(), b'x');
-    payload
-}
-
-fn scan_all(scanner: &mut Scanner) -> Vec<Result<(u64, Vec<u8>), Gap>> {
-    let mut all = Vec::new();
-    while let Some(entry) = scanner.next().unwrap() {
-        all.push(match entry {
-            Entry::Message(message) => Ok((message.seq, message.payload.to_vec())),
-            Entry::Gap(gap) => Err(gap),
-        });
-    }
-    all
-}
-
-fn read_all(reader: &mut QueueReader) -> Vec<Result<(u64, Vec<u8>), Gap>> {
-    let mut all = Vec::new();
-    while let Some(entry) = reader.next().unwrap() {
-        all.push(match entry {
-            Entry::Message(message) => Ok((message.seq, message.payload.to_vec())),
-            Entry::Gap(gap) => Err(gap),
-        });
-    }
-    all
-}
-
-fn expected(range: std::ops::RangeInclusive<u64>) -> Vec<Result<(u64, Vec<u8>), Gap>> {
+fn expected(range: std::ops::RangeInclusive<u64>) -> Vec<Read> {
     range.map(|number| Ok((number, payload(number)))).collect()
 }
 

@@ -3,17 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Barrier;
 
-use chronfs::queue::{Entry, Error, Queue, Settings};
+use chronfs::queue::{Entry, Error, Queue};
+
+mod common;
+
+use common::{Running, SMALL};
 
 const QUEUE: &str = "CHRONFS_RACE_QUEUE";
-const SMALL: u32 = 64 << 10;
-
-fn settings() -> Settings {
-    Settings { segment_size: SMALL, ..Settings::default() }
-}
 
 fn together<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let barrier = Barrier::new(count);
@@ -30,7 +29,7 @@ fn together<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
 #[test]
 fn a_reader_registered_by_many_at_once_is_registered_once_and_whole() {
     let dir = tempfile::tempdir().unwrap();
-    let queue = Queue::create(dir.path().join("q"), &settings()).unwrap();
+    let queue = Queue::create(dir.path().join("q"), &SMALL).unwrap();
     for round in 0..60 {
         let name = format!("reader-{round}");
         let made = together(6, |_| {
@@ -46,7 +45,7 @@ fn a_reader_registered_by_many_at_once_is_registered_once_and_whole() {
 #[test]
 fn a_reader_that_is_removed_while_it_is_opened_is_never_used_without_its_file() {
     let dir = tempfile::tempdir().unwrap();
-    let queue = Queue::create(dir.path().join("q"), &settings()).unwrap();
+    let queue = Queue::create(dir.path().join("q"), &SMALL).unwrap();
     queue.writer().unwrap().append(1, b"hello").unwrap();
     for round in 0..300 {
         queue.add_reader("alice").unwrap();
@@ -76,7 +75,7 @@ fn a_queue_made_by_many_at_once_is_one_queue() {
         let appended = together(4, |_| {
             loop {
                 // Who is too late for making it may find it not yet made.
-                let queue = match Queue::open_or_create(&path, &settings()) {
+                let queue = match Queue::open_or_create(&path, &SMALL) {
                     Ok(queue) => queue,
                     Err(Error::Locked { .. }) => continue,
                     Err(error) => panic!("round {round}: {error}"),
@@ -94,20 +93,10 @@ fn a_queue_made_by_many_at_once_is_one_queue() {
     }
 }
 
-/// Ends with the test, also when that fails.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn append_with_rivals(path: &Path) {
     let mut done = 0;
     while done < 40 {
-        match Queue::open_or_create(path, &settings()).and_then(|queue| queue.writer()) {
+        match Queue::open_or_create(path, &SMALL).and_then(|queue| queue.writer()) {
             Ok(mut writer) => {
                 let seq = writer.append(1, &std::process::id().to_le_bytes()).unwrap();
                 assert_eq!(writer.next_seq(), seq + 1);
@@ -133,11 +122,11 @@ fn processes_that_race_for_a_queue_write_one_after_the_other() {
             .env(QUEUE, &path)
             .stdout(Stdio::null())
             .spawn();
-        Killed(child.unwrap())
+        Running::new(child.unwrap())
     };
     let mut children: Vec<_> = (0..4).map(|_| start()).collect();
     for child in &mut children {
-        assert!(child.0.wait().unwrap().success());
+        assert!(child.child().wait().unwrap().success());
     }
     let mut scanner = Queue::open(&path).unwrap().scan().unwrap();
     let mut count = 0;
@@ -152,7 +141,7 @@ fn processes_that_race_for_a_queue_write_one_after_the_other() {
 #[test]
 fn a_lock_that_is_let_go_is_free_at_once_while_programs_are_being_started() {
     let dir = tempfile::tempdir().unwrap();
-    let queue = Queue::create(dir.path().join("q"), &settings()).unwrap();
+    let queue = Queue::create(dir.path().join("q"), &SMALL).unwrap();
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         // Between fork and exec a child holds copies of all descriptors.

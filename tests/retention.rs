@@ -5,27 +5,14 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use chronfs::queue::{Checksum, Entry, Gap, GapReason, IgnoredReason, Queue, Retention, Settings};
+use chronfs::queue::{Entry, Gap, GapReason, IgnoredReason, Queue, Retention, Settings};
 
-const SMALL: Settings = Settings {
-    segment_size: 64 << 10,
-    checksum: Checksum::Crc32c,
-    max_bytes: None,
-    retain_bytes: None,
-    retain_age_ns: None,
-    retain_segments: None,
-    reader_ttl_ns: None,
-    max_lag_bytes: None,
-};
+mod common;
 
-fn new_queue(settings: &Settings) -> (tempfile::TempDir, Queue) {
-    let dir = tempfile::tempdir().unwrap();
-    let queue = Queue::create(dir.path().join("q"), settings).unwrap();
-    (dir, queue)
-}
+use common::{SMALL, new_queue};
 
-fn payload(number: u64) -> Vec<u8> {
-    vec![b'x'; usize::try_from(number * 37 % 400).unwrap()]
+fn payload(seq: u64) -> Vec<u8> {
+    common::payload(seq, 400)
 }
 
 /// A queue with five sealed segments and a reader at each of the given positions.

@@ -12,31 +12,23 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use chronfs::QueueWriter;
-use chronfs::queue::{Checksum, Entry, GapReason, Queue, Settings};
+use chronfs::queue::{Entry, GapReason, Queue, Settings};
+
+mod common;
+
+use common::SMALL;
 
 const DEADLINE: Duration = Duration::from_secs(30);
-const SETTINGS: Settings = Settings {
-    segment_size: 64 << 10,
-    checksum: Checksum::Crc32c,
-    max_bytes: None,
-    retain_bytes: None,
-    retain_age_ns: None,
-    retain_segments: Some(1),
-    reader_ttl_ns: None,
-    max_lag_bytes: None,
-};
+const SETTINGS: Settings = Settings { retain_segments: Some(1), ..SMALL };
 /// Offset of the writer's boot id in the control block: `format.md`.
 const BOOT_ID: u64 = 384 + 24;
 
 fn payload(seq: u64) -> Vec<u8> {
-    let mut payload = seq.to_le_bytes().to_vec();
-    payload.resize(8 + usize::try_from(seq * 7919 % 900).unwrap(), u8::try_from(seq % 251).unwrap());
-    payload
+    common::payload(seq, 900)
 }
 
 fn append(writer: &mut QueueWriter) {
-    let seq = writer.next_seq();
-    writer.append(1, &payload(seq)).unwrap();
+    common::append(writer, 1, payload);
 }
 
 /// The path of the segment that holds the head.

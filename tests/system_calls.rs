@@ -15,10 +15,9 @@ use std::time::{Duration, Instant};
 
 use chronfs::queue::{Entry, Error, Queue, QueueWriter, Settings, SyncPolicy, WriterOptions};
 
-#[path = "common/need.rs"]
-mod need;
+mod common;
 
-use need::{Need, require};
+use common::need::{Need, require};
 
 /// Messages in the queue before each run.
 const BEFORE: u64 = 90;

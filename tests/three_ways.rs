@@ -5,8 +5,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
-#[path = "common/market.rs"]
-mod market;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -14,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use chronfs::Queue;
 use chronfs::queue::Settings;
-use common::{Running, TestMount, need, until};
+use common::{Running, TestMount, market, until};
 
 /// In the child that appends: the queue, and the recording.
 const WRITER: [&str; 2] = ["CHRONFS_TEST_QUEUE", "CHRONFS_TEST_RECORDING"];

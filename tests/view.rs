@@ -11,10 +11,9 @@ use chronfs::queue::layout::{HEADER_LEN, SEGMENT_SUFFIX};
 use chronfs::queue::{Entry, Gap, GapReason, Position, Queue, QueueWriter, Settings};
 use chronfs::view::{Format, Stream, View, render, rendered_len};
 
-#[path = "common/random.rs"]
-mod random;
+mod common;
 
-use random::Random;
+use common::Random;
 
 impl Random {
     /// Mostly short, some empty, a few of many kilobytes; text, JSON and arbitrary bytes.

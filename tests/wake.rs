@@ -6,19 +6,17 @@ use std::time::Duration;
 
 use chronfs::queue::{Entry, Queue, ReaderOptions, Settings, Start, WaitStrategy};
 
-const LONG: Option<Duration> = Some(Duration::from_secs(60));
+mod common;
 
-fn new_queue() -> (tempfile::TempDir, Queue) {
-    let dir = tempfile::tempdir().unwrap();
-    let queue = Queue::create(dir.path().join("q"), &Settings { segment_size: 64 << 10, ..Settings::default() });
-    (dir, queue.unwrap())
-}
+use common::{SMALL, new_queue};
+
+const LONG: Option<Duration> = Some(Duration::from_secs(60));
 
 #[test]
 fn a_wait_lasts_through_rolls_and_through_writers_that_come_and_go() {
     const MESSAGES: u64 = 400;
     for wait in [WaitStrategy::Sleep, WaitStrategy::Hybrid { spin: Duration::from_micros(20) }] {
-        let (_dir, queue) = new_queue();
+        let (_dir, queue) = new_queue(&SMALL);
         let mut reader = queue.reader_with("sleeper", &ReaderOptions { wait, ..ReaderOptions::default() }).unwrap();
         let (ask, asked) = std::sync::mpsc::channel();
         let writing = std::thread::spawn(move || {
@@ -46,7 +44,7 @@ fn a_wait_lasts_through_rolls_and_through_writers_that_come_and_go() {
 
 #[test]
 fn a_reader_sees_that_the_writer_was_restarted() {
-    let (_dir, queue) = new_queue();
+    let (_dir, queue) = new_queue(&SMALL);
     drop(queue.writer().unwrap());
     let reader = queue.reader("alice").unwrap();
     let epoch = reader.writer_epoch();
@@ -60,7 +58,7 @@ fn a_reader_sees_that_the_writer_was_restarted() {
 
 #[test]
 fn batches_hold_what_single_steps_give() {
-    let (_dir, queue) = new_queue();
+    let (_dir, queue) = new_queue(&SMALL);
     let mut writer = queue.writer().unwrap();
     for number in 0..5000_u32 {
         writer.append(1, format!("message {number}").repeat(1 + number as usize % 20).as_bytes()).unwrap();
@@ -94,7 +92,7 @@ fn batches_hold_what_single_steps_give() {
 
 #[test]
 fn a_batch_ends_at_damage_and_the_next_step_tells_of_it() {
-    let (_dir, queue) = new_queue();
+    let (_dir, queue) = new_queue(&SMALL);
     let mut writer = queue.writer().unwrap();
     let mut places = Vec::new();
     for number in 0..10_u8 {

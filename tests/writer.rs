@@ -4,17 +4,11 @@
 use std::time::{Duration, Instant};
 
 use chronfs::queue::{Entry, Error, Queue, Settings, SyncPolicy, WhenFull, WriterOptions};
+
+mod common;
+
+use common::{SMALL, new_queue};
 use proptest::prelude::*;
-
-const SMALL: u32 = 64 << 10;
-
-fn new_queue(change: impl FnOnce(&mut Settings)) -> (tempfile::TempDir, Queue) {
-    let dir = tempfile::tempdir().unwrap();
-    let mut settings = Settings { segment_size: SMALL, ..Settings::default() };
-    change(&mut settings);
-    let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
-    (dir, queue)
-}
 
 fn payloads(queue: &Queue) -> Vec<Vec<u8>> {
     let mut scanner = queue.scan().unwrap();
@@ -52,7 +46,7 @@ proptest! {
 
     #[test]
     fn any_sequence_of_appends_reads_back_as_a_vector_would(steps in prop::collection::vec(step(), 1..60)) {
-        let (_dir, queue) = new_queue(|_| ());
+        let (_dir, queue) = new_queue(&SMALL);
         let mut reader = queue.reader("model").unwrap();
         let mut writer = Some(queue.writer().unwrap());
         let mut model: Vec<Vec<u8>> = Vec::new();
@@ -105,7 +99,7 @@ proptest! {
 
 #[test]
 fn a_batch_wakes_its_sleepers() {
-    let (_dir, queue) = new_queue(|_| ());
+    let (_dir, queue) = new_queue(&SMALL);
     let mut reader = queue.reader("sleeper").unwrap();
     let mut writer = queue.writer().unwrap();
     let sleeping = std::thread::spawn(move || {
@@ -127,10 +121,8 @@ fn a_batch_wakes_its_sleepers() {
 
 #[test]
 fn a_writer_that_waits_goes_on_when_retention_has_made_room() {
-    let (_dir, queue) = new_queue(|settings| {
-        settings.max_bytes = Some(3 * u64::from(SMALL));
-        settings.retain_segments = Some(0);
-    });
+    let settings = Settings { max_bytes: Some(192 << 10), retain_segments: Some(0), ..SMALL };
+    let (_dir, queue) = new_queue(&settings);
     let mut reader = queue.reader("slow").unwrap();
     let waits = WriterOptions { when_full: WhenFull::Wait(Duration::from_secs(20)), ..WriterOptions::default() };
     let mut writer = queue.writer_with(&waits).unwrap();
@@ -153,7 +145,7 @@ fn a_writer_that_waits_goes_on_when_retention_has_made_room() {
 
 #[test]
 fn a_writer_that_waits_in_vain_says_that_the_queue_is_full() {
-    let (_dir, queue) = new_queue(|settings| settings.max_bytes = Some(2 * u64::from(SMALL)));
+    let (_dir, queue) = new_queue(&Settings { max_bytes: Some(128 << 10), ..SMALL });
     let waits = WriterOptions { when_full: WhenFull::Wait(Duration::from_millis(20)), ..WriterOptions::default() };
     let mut writer = queue.writer_with(&waits).unwrap();
     let error = loop {
@@ -166,7 +158,7 @@ fn a_writer_that_waits_in_vain_says_that_the_queue_is_full() {
 
 #[test]
 fn a_sync_policy_lets_appends_and_rolls_go_on() {
-    let (_dir, queue) = new_queue(|_| ());
+    let (_dir, queue) = new_queue(&SMALL);
     let sync = SyncPolicy::Every { messages: 100, interval: Duration::from_millis(1) };
     let mut writer = queue.writer_with(&WriterOptions { sync, ..WriterOptions::default() }).unwrap();
     for _ in 0..2000 {
@@ -185,7 +177,7 @@ fn no_thread_outlives_its_writer() {
             .unwrap()
             .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok())
     };
-    let (_dir, queue) = new_queue(|_| ());
+    let (_dir, queue) = new_queue(&SMALL);
     for _ in 0..20 {
         let mut writer = queue.writer().unwrap();
         for _ in 0..4 {
@@ -203,7 +195,7 @@ fn no_thread_outlives_its_writer() {
 #[test]
 fn a_notifier_is_readable_exactly_when_something_has_come() {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let (_dir, queue) = new_queue(|_| ());
+    let (_dir, queue) = new_queue(&SMALL);
     let mut reader = queue.reader("loop").unwrap();
     let notifier = queue.notifier().unwrap();
     let is_readable = |wait: bool| {

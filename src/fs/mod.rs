@@ -38,6 +38,8 @@ mod series;
 mod signals;
 mod text;
 mod tree;
+#[cfg(test)]
+mod tree_model;
 mod watch;
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

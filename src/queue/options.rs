@@ -59,20 +59,23 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            segment_size: layout::DEFAULT_SEGMENT_SIZE,
-            checksum: Checksum::default(),
-            max_bytes: None,
-            retain_bytes: None,
-            retain_age_ns: None,
-            retain_segments: None,
-            reader_ttl_ns: None,
-            max_lag_bytes: None,
-        }
+        Self::DEFAULT
     }
 }
 
 impl Settings {
+    /// The default settings: segments of 64 MiB, no limits, no retention.
+    pub const DEFAULT: Self = Self {
+        segment_size: layout::DEFAULT_SEGMENT_SIZE,
+        checksum: Checksum::Crc32c,
+        max_bytes: None,
+        retain_bytes: None,
+        retain_age_ns: None,
+        retain_segments: None,
+        reader_ttl_ns: None,
+        max_lag_bytes: None,
+    };
+
     /// Whether retention may let anything go at all.
     pub fn has_retention(&self) -> bool {
         self.retain_bytes.is_some() || self.retain_segments.is_some() || self.retain_age_ns.is_some()

@@ -168,7 +168,7 @@ fn what_may_not_be_read_is_named() {
     mode(".", 0o755);
     fs::copy(super::PROGRAM, bus.path("chron-cli")).unwrap();
     let another: &[&str] = &["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"];
-    let words = if super::need::is_root() { another } else { &["env"] };
+    let words = if super::common::need::is_root() { another } else { &["env"] };
     for args in [&["watch", "--once", "."][..], &["merge", "--all-queues", "."]] {
         let mut command = Command::new("timeout");
         command.args(["-k", "1", "60"]).args(words).arg("./chron-cli").args(args).current_dir(bus.path("."));

@@ -8,11 +8,11 @@
 mod append;
 mod bench;
 mod bus;
+#[path = "../common/mod.rs"]
+mod common;
 mod doctor;
 mod doctor_fix;
 mod mount;
-#[path = "../common/need.rs"]
-mod need;
 mod state;
 mod tail;
 mod terminal;

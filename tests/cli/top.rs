@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::need::{Need, require};
+use super::common::need::{Need, require};
 use super::{Bus, PROGRAM, code, stderr};
 
 /// How long anything that must happen may take.

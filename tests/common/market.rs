@@ -1,7 +1,5 @@
 //! Recorded market data, and the proof that it carries: within a symbol each depth update names the one before it
 //! (`pu`), and trade numbers (`t`) rise by one, so that anything lost, doubled or out of order shows.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
-
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read};

@@ -1,8 +1,6 @@
 //! What tests need of the machine and of their user, and what happens where that is missing: the test is skipped and
 //! says so on the real stderr, which the test harness does not capture. Where `CHRONFS_REQUIRE` names the need, or says
 //! `all`, a skip is a failure.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
-
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -20,6 +18,8 @@ pub enum Need {
     Root,
     /// Root that may mount file systems and make namespaces.
     Admin,
+    /// Root that may mount autofs, which the kernel has.
+    Autofs,
     /// Loop devices, and a `mkfs` for this kind of file system.
     Mkfs(&'static str),
     Strace,
@@ -38,6 +38,7 @@ impl Need {
             Self::Fusermount => "fusermount3",
             Self::Root => "root",
             Self::Admin => "admin",
+            Self::Autofs => "autofs",
             Self::Mkfs(_) => "mkfs",
             Self::Strace => "strace",
             Self::Faketime => "faketime",
@@ -67,6 +68,10 @@ impl Need {
                 let may = is_root() && runs("unshare", &["-m", "-p", "-f", "true"]);
                 (!may).then(|| "the user may not mount file systems".to_owned())
             }
+            Self::Autofs => match fs::read_to_string("/proc/filesystems") {
+                Ok(list) if list.contains("autofs") => Self::Admin.missing(),
+                _ => Some("the kernel has no autofs".to_owned()),
+            },
             Self::Mkfs(kind) if !runs(&format!("mkfs.{kind}"), &["-V"]) => Some(format!("there is no mkfs.{kind}")),
             Self::Mkfs(_) => {
                 (!is_root() || !runs("losetup", &["-f"])).then(|| "the user may not use loop devices".to_owned())

@@ -1,6 +1,4 @@
 //! Numbers that look random and are the same for the same seed (xorshift).
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
-
 pub struct Random(pub u64);
 
 impl Random {

@@ -11,6 +11,8 @@
 //! ```
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod state;
 mod trace;
 
@@ -18,20 +20,9 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use chronfs::queue::{Entry, Queue, QueueWriter, Settings};
+use common::{SMALL, filled, scratch};
 use state::{State, Watched};
 use trace::Seen;
-
-const SEGMENT_SIZE: u32 = 64 << 10;
-
-fn settings() -> Settings {
-    Settings { segment_size: SEGMENT_SIZE, ..Settings::default() }
-}
-
-/// A directory in memory where there is one: the kernel's caches are what a kill leaves either way.
-fn scratch() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
-}
 
 fn is_soak() -> bool {
     std::env::var_os("CHRONFS_SOAK").is_some()
@@ -46,17 +37,12 @@ fn payload(seq: u64) -> Vec<u8> {
 }
 
 fn append(writer: &mut QueueWriter, count: u64) {
-    for _ in 0..count {
-        let seq = writer.next_seq();
-        writer.append(1, &payload(seq)).unwrap();
-    }
+    common::append(writer, count, payload);
 }
 
 /// A queue of `count` messages, closed.
 fn new_queue(path: &Path, count: u64) -> Queue {
-    let queue = Queue::create(path, &settings()).unwrap();
-    append(&mut queue.writer().unwrap(), count);
-    queue
+    filled(path, &SMALL, count, payload)
 }
 
 /// How many messages there are: 1 to that number, whole, in order, without a gap.
@@ -174,7 +160,7 @@ fn a_kill_at_any_instruction_of_an_append_leaves_the_message_whole_or_absent() {
 
 /// How many messages fit into the first segment.
 fn until_roll() -> u64 {
-    let mut left = u64::from(SEGMENT_SIZE) - 4096 - 64 - 32;
+    let mut left = u64::from(SMALL.segment_size) - 4096 - 64 - 32;
     let fits = |seq: &u64| {
         let needed = 32 + (payload(*seq).len() as u64).next_multiple_of(8);
         left = left.saturating_sub(needed);
@@ -236,7 +222,7 @@ fn a_kill_at_any_instruction_of_a_record_filled_in_place_leaves_it_whole_or_abse
 fn a_kill_at_any_instruction_of_retention_leaves_what_readers_need() {
     let dir = scratch();
     let path = dir.path().join("q");
-    let queue = Queue::create(&path, &Settings { retain_segments: Some(1), ..settings() }).unwrap();
+    let queue = Queue::create(&path, &Settings { retain_segments: Some(1), ..SMALL }).unwrap();
     // A reader that has passed none of it, so that the writer's own retention takes nothing.
     queue.add_reader("alice").unwrap();
     let fill = |writer: &mut QueueWriter| assert!(writer.append(1, &[7; 60_000]).is_ok());
@@ -370,7 +356,7 @@ fn a_kill_at_any_instruction_of_making_a_queue_leaves_none_or_a_sound_one() {
     let child_path: PathBuf = path.clone();
     let run = run(&path, |mark| {
         mark();
-        Queue::create(&child_path, &settings()).unwrap();
+        Queue::create(&child_path, &SMALL).unwrap();
         mark();
     });
     report("create", &run);
@@ -380,7 +366,7 @@ fn a_kill_at_any_instruction_of_making_a_queue_leaves_none_or_a_sound_one() {
         let path = dir.path().join("q");
         state.restore(&path);
         made += u64::from(Queue::exists(&path).unwrap());
-        let queue = Queue::open_or_create(&path, &settings()).unwrap();
+        let queue = Queue::open_or_create(&path, &SMALL).unwrap();
         append(&mut queue.writer().unwrap(), 1);
         assert_eq!(count_messages(&Queue::open(&path).unwrap()), 1);
     }

@@ -1,0 +1,88 @@
+//! Queues for tests.
+use std::path::Path;
+
+use chronfs::Queue;
+use chronfs::queue::{Entry, Gap, QueueReader, QueueWriter, Scanner, Settings};
+use tempfile::TempDir;
+
+use super::process::until;
+
+/// The smallest segments there are, and nothing is limited or retired.
+pub const SMALL: Settings = Settings { segment_size: 64 << 10, ..Settings::DEFAULT };
+
+/// A directory in memory where there is one, for tests that make many files and cut no power.
+pub fn scratch() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+/// An empty queue in a directory of its own.
+pub fn new_queue(settings: &Settings) -> (TempDir, Queue) {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = Queue::create(dir.path().join("q"), settings).unwrap();
+    (dir, queue)
+}
+
+/// A queue of the messages 1 to `count`, without a writer.
+pub fn filled(path: &Path, settings: &Settings, count: u64, payload: impl Fn(u64) -> Vec<u8>) -> Queue {
+    let queue = Queue::create(path, settings).unwrap();
+    append(&mut writer(&queue), count, payload);
+    queue
+}
+
+/// Appends this many messages.
+pub fn append(writer: &mut QueueWriter, count: u64, payload: impl Fn(u64) -> Vec<u8>) {
+    for _ in 0..count {
+        let seq = writer.next_seq();
+        assert_eq!(writer.append(1, &payload(seq)).unwrap(), seq);
+    }
+}
+
+/// A payload that tells its number, and is less than `spread` bytes longer than that takes.
+pub fn payload(seq: u64, spread: u64) -> Vec<u8> {
+    let mut payload = seq.to_le_bytes().to_vec();
+    payload.resize(8 + usize::try_from(seq * 7919 % spread).unwrap(), u8::try_from(seq % 251).unwrap());
+    payload
+}
+
+/// Becomes a queue's writer. A process that another test is starting may hold a copy of the last writer's lock for a
+/// moment, and a mount lets go of it a moment after the last close.
+pub fn writer(queue: &chronfs::Queue) -> chronfs::queue::QueueWriter {
+    let mut writer = None;
+    until("the writer lock is free", || {
+        writer = queue.writer().ok();
+        writer.is_some()
+    });
+    writer.unwrap()
+}
+
+/// What is read: a message's number and payload, or a gap.
+pub type Read = Result<(u64, Vec<u8>), Gap>;
+
+pub fn owned(entry: Entry) -> Read {
+    match entry {
+        Entry::Message(message) => Ok((message.seq, message.payload.to_vec())),
+        Entry::Gap(gap) => Err(gap),
+    }
+}
+
+/// All that a scanner still has.
+pub fn scan_all(scanner: &mut Scanner) -> Vec<Read> {
+    std::iter::from_fn(|| scanner.next().unwrap().map(owned)).collect()
+}
+
+/// All that a reader still has.
+pub fn read_all(reader: &mut QueueReader) -> Vec<Read> {
+    std::iter::from_fn(|| reader.next().unwrap().map(owned)).collect()
+}
+
+/// How many messages there are: 1 to that number, without a gap.
+pub fn count(queue: &Queue) -> u64 {
+    let mut scanner = queue.scan().unwrap();
+    let mut count = 0;
+    while let Some(entry) = scanner.next().unwrap() {
+        count += 1;
+        assert_eq!(entry.message().map(|message| message.seq), Some(count));
+    }
+    count
+}
