@@ -6,7 +6,8 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Running, TestMount, need, text, until};
+use common::need::{self, Need, require};
+use common::{Running, TestMount, text, until};
 
 fn mount() -> Option<TestMount> {
     let mount = TestMount::new()?;
@@ -139,6 +140,9 @@ fn a_reader_can_be_frozen_and_misses_nothing() {
 
 #[test]
 fn a_daemon_that_cannot_see_its_readers_leaves_them_alone() {
+    if !require(Need::Admin) {
+        return;
+    }
     let Some(mut mount) = mount() else { return };
     common::signal_to(mount.daemon().id(), "TERM");
     common::wait(mount.daemon());

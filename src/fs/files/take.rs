@@ -58,9 +58,12 @@ impl File for Take {
         let reader = when_released(&self.queue, || caller.act(|| self.queue.queue.reader(&self.reader)))?;
         let mut scanner = self.queue.queue.scan()?;
         scanner.seek_seq(reader.seq())?;
+        // What retention removed while no process used the reader is a gap too.
+        let is_overtaken = self.queue.queue.reader_position(&self.reader)? < scanner.seq();
+        let next = if is_overtaken { Next::Gap(Errno::EPIPE) } else { Next::Unknown };
         self.queue.takes.fetch_add(1, Ordering::AcqRel);
         let permission = Permission::new(caller);
-        let state = Mutex::new(Taking { reader: Some(reader), scanner, next: Next::Unknown });
+        let state = Mutex::new(Taking { reader: Some(reader), scanner, next });
         let (queue, format, max_chunk) = (Arc::clone(&self.queue), self.format, self.shared.max_chunk);
         Ok(Box::new(TakeHandle { queue, permission, format, max_chunk, state }))
     }
