@@ -1,5 +1,6 @@
 //! Queue directories that somebody has made up: numbers, lengths and hints that say what is not there. Whoever looks at
 //! one, and whoever writes to it, comes to an end soon and with little memory.
+#![cfg(feature = "mount")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs::{self, File};
@@ -12,21 +13,19 @@ use chronfs::doctor;
 use chronfs::queue::layout;
 use chronfs::queue::{Checksum, Entry, Queue, Settings};
 
+mod common;
+
+use common::{SMALL, filled, writer};
+
 /// How long anything here may take on a machine that does much else besides.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn new_queue(dir: &Path, messages: u64) -> Queue {
-    let settings = Settings { segment_size: 64 << 10, ..Settings::default() };
-    let queue = Queue::create(dir.join("q"), &settings).unwrap();
-    append(&queue, messages);
-    queue
+    filled(&dir.join("q"), &SMALL, messages, |_| vec![b'x'; 100])
 }
 
 fn append(queue: &Queue, messages: u64) {
-    let mut writer = queue.writer().unwrap();
-    for _ in 0..messages {
-        writer.append(1, &[b'x'; 100]).unwrap();
-    }
+    common::append(&mut writer(queue), messages, |_| vec![b'x'; 100]);
 }
 
 fn segment_path(queue: &Queue, id: u32) -> PathBuf {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::need::{Need, require};
+use super::common::need::{Need, require};
 use super::{Bus, code, stderr};
 
 /// A file that was left behind two minutes ago.

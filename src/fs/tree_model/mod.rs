@@ -22,6 +22,8 @@ const READERS: [&str; 2] = ["alice", "bob"];
 const QUEUE_FILES: &str = "append.bin append.jsonl append.txt at follow.bin follow.hex follow.jsonl follow.txt messages \
     messages.bin messages.hex messages.jsonl messages.txt readers segments since status status.json";
 
+const MISSING: Errno = Errno::ENOENT;
+
 #[derive(Debug, Clone, Copy)]
 enum Format {
     Txt,
@@ -162,8 +164,6 @@ struct Test {
     made: u64,
 }
 
-const MISSING: Errno = Errno::ENOENT;
-
 impl Test {
     fn new() -> Self {
         Self { mount: Mount::new(), dirs: BTreeMap::new(), held: None, followers: Vec::new(), made: 0 }
@@ -292,12 +292,8 @@ impl Test {
         let payload = self.payload(len);
         // A process that another test is starting holds a copy of the last writer's lock for a moment.
         let deadline = Instant::now() + Duration::from_secs(20);
-        let mut writer = queue.writer();
-        while writer.is_err() && Instant::now() < deadline {
-            std::thread::yield_now();
-            writer = queue.writer();
-        }
-        writer.unwrap().append(1, payload.as_bytes()).unwrap();
+        let tries = std::iter::repeat_with(|| queue.writer()).take_while(|_| Instant::now() < deadline);
+        tries.flatten().next().unwrap().append(1, payload.as_bytes()).unwrap();
         self.appended(dir, [payload]);
     }
 

@@ -13,12 +13,12 @@ use crate::fs::tree::{Entry, Item, Tree};
 use crate::queue::Settings;
 
 const CHUNK: usize = 1 << 20;
-const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 
 /// The mount as a shell uses it, by paths.
 pub(super) struct Mount {
     pub(super) tree: Tree,
     pub(super) root: tempfile::TempDir,
+    caller: Caller,
 }
 
 impl Mount {
@@ -27,8 +27,8 @@ impl Mount {
         let root =
             tempfile::tempdir_in(if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }).unwrap();
         let settings = Settings { segment_size: 64 << 10, ..Settings::DEFAULT };
-        let tree = Tree::new(Backing::open(root.path()).unwrap(), false, settings, CHUNK, None).unwrap();
-        Self { tree, root }
+        let tree = Tree::new(Backing::open(root.path(), false).unwrap(), false, settings, CHUNK, None).unwrap();
+        Self { tree, root, caller: Caller::root() }
     }
 
     pub(super) fn look(&self, path: &str) -> Result<Entry> {
@@ -47,30 +47,30 @@ impl Mount {
 
     pub(super) fn mkdir(&self, path: &str) -> Result<()> {
         let (parent, name) = self.parent(path)?;
-        self.tree.mkdir(parent, name, 0o755, CALLER).map(drop)
+        self.tree.mkdir(parent, name, 0o755, &self.caller).map(drop)
     }
 
     pub(super) fn rmdir(&self, path: &str) -> Result<()> {
         let (parent, name) = self.parent(path)?;
-        self.tree.rmdir(parent, name)
+        self.tree.rmdir(parent, name, &self.caller)
     }
 
     pub(super) fn remove(&self, path: &str) -> Result<()> {
         let (parent, name) = self.parent(path)?;
-        self.tree.unlink(parent, name)
+        self.tree.unlink(parent, name, &self.caller)
     }
 
     pub(super) fn open(&self, path: &str) -> Result<u64> {
-        self.tree.open(self.look(path)?.ino, Access::Read, CALLER)
+        self.tree.open(self.look(path)?.ino, Access::Read, &self.caller)
     }
 
     /// As a shell's `>`.
     pub(super) fn open_for_writing(&self, path: &str) -> Result<u64> {
         match self.look(path) {
-            Ok(entry) => self.tree.open(entry.ino, Access::Write, CALLER),
+            Ok(entry) => self.tree.open(entry.ino, Access::Write, &self.caller),
             Err(Errno::ENOENT) => {
                 let (parent, name) = self.parent(path)?;
-                self.tree.create(parent, name, Access::Write, CALLER).map(|(_, fh)| fh)
+                self.tree.create(parent, name, Access::Write, &self.caller).map(|(_, fh)| fh)
             }
             Err(errno) => Err(errno),
         }
@@ -108,7 +108,7 @@ impl Mount {
     }
 
     pub(super) fn list(&self, path: &str) -> BTreeSet<String> {
-        let fh = self.tree.opendir(self.look(path).unwrap().ino).unwrap();
+        let fh = self.tree.opendir(self.look(path).unwrap().ino, &self.caller).unwrap();
         let mut names = BTreeSet::new();
         let add = |item: &Item, _: &dyn Fn() -> Result<Entry>, _| {
             let name = item.name.to_str().unwrap().to_owned();
