@@ -40,20 +40,22 @@ impl Checksum {
 pub struct Settings {
     /// Size of each segment file in bytes: 64 KiB to 1 GiB, a multiple of 4096. Default 64 MiB.
     pub segment_size: u32,
-    /// The checksum of the records.
+    /// The checksum of the records. Default CRC-32C.
     pub checksum: Checksum,
-    /// Appends fail with [`Error::QueueFull`] when the segments would take more bytes than this.
+    /// Appends fail with [`Error::QueueFull`] when the segments would take more bytes than this. Default None: no limit.
     pub max_bytes: Option<u64>,
     /// Retention keeps at most about this many bytes of sealed segments that every live reader has passed.
+    /// Default None: no such limit. Without any of the three limits everything is kept.
     pub retain_bytes: Option<u64>,
-    /// Retention keeps messages at least this long, in nanoseconds.
+    /// Retention keeps messages at least this long, in nanoseconds. Default None: no such limit.
     pub retain_age_ns: Option<u64>,
-    /// Retention keeps at most this many sealed segments that every live reader has passed.
+    /// Retention keeps at most this many sealed segments that every live reader has passed. Default None: no such limit.
     pub retain_segments: Option<u32>,
-    /// A reader that has not shown a sign of life for this long (boot-time clock, nanoseconds) no longer pins
-    /// segments. None: a registered reader pins for ever.
+    /// A reader whose heartbeat is older than this (boot-time clock, nanoseconds) no longer pins segments. Default None:
+    /// a registered reader pins for ever.
     pub reader_ttl_ns: Option<u64>,
-    /// A reader further behind than this many bytes no longer pins segments; it will be told of the gap.
+    /// A reader that lags by more than this many bytes no longer pins segments; it will be told of the gap. Default None:
+    /// no limit.
     pub max_lag_bytes: Option<u64>,
 }
 
@@ -142,13 +144,24 @@ pub enum Start {
 }
 
 /// How a reader is opened.
+///
+/// ```
+/// use chronfs::queue::{Queue, ReaderOptions, Settings, Start, WaitStrategy};
+///
+/// # let dir = tempfile::tempdir()?;
+/// let queue = Queue::create(dir.path().join("q"), &Settings::default())?;
+/// let options = ReaderOptions { start: Start::End, wait: WaitStrategy::Sleep, ..ReaderOptions::default() };
+/// let mut reader = queue.reader_with("newest-only", &options)?;
+/// assert!(reader.next()?.is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReaderOptions {
-    /// Where it starts.
+    /// Where it starts. Default [`Start::Resume`].
     pub start: Start,
-    /// Whether every payload's checksum is verified.
+    /// Whether every payload's checksum is verified. Default true.
     pub verify: bool,
-    /// How it waits.
+    /// How it waits. Default [`WaitStrategy::Hybrid`] with 50 µs.
     pub wait: WaitStrategy,
 }
 
@@ -160,11 +173,23 @@ impl Default for ReaderOptions {
 }
 
 /// How a writer is opened.
+///
+/// ```
+/// use chronfs::queue::{Queue, Settings, SyncPolicy, WhenFull, WriterOptions};
+/// use std::time::Duration;
+///
+/// # let dir = tempfile::tempdir()?;
+/// let queue = Queue::create(dir.path().join("q"), &Settings::default())?;
+/// let sync = SyncPolicy::Every { messages: 10_000, interval: Duration::from_millis(100) };
+/// let options = WriterOptions { sync, when_full: WhenFull::Wait(Duration::from_secs(1)) };
+/// queue.writer_with(&options)?.append(1, b"synced within a tenth of a second")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WriterOptions {
-    /// When what was appended is written to the disk without being asked.
+    /// When what was appended is written to the disk without being asked. Default [`SyncPolicy::Manual`].
     pub sync: SyncPolicy,
-    /// What an append does when the queue's `max_bytes` is reached.
+    /// What an append does when the queue's `max_bytes` is reached. Default [`WhenFull::Fail`].
     pub when_full: WhenFull,
 }
 

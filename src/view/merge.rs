@@ -26,6 +26,21 @@ struct Source {
 }
 
 /// Queues merged by timestamp, in one format, as a stream of whole units.
+///
+/// ```
+/// use chronfs::queue::{Queue, Settings};
+/// use chronfs::view::{Format, Merge};
+///
+/// # let dir = tempfile::tempdir()?;
+/// let queue = Queue::create(dir.path().join("q"), &Settings::default())?;
+/// queue.writer()?.append(1, b"hello")?;
+/// let mut text = Vec::new();
+/// let mut merge = Merge::new(Format::Txt);
+/// merge.add("q", queue.scan()?, None);
+/// merge.read(1 << 20, &mut text)?;
+/// assert!(text.ends_with(b"hello\n"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Merge {
     format: Format,

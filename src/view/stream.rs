@@ -10,6 +10,19 @@ use crate::queue::{Entry, Gap, GapReason, Result, Scanner};
 const KEEP: usize = 1 << 20;
 
 /// A queue in one format, as a stream of whole units.
+///
+/// ```
+/// use chronfs::queue::{Queue, Settings};
+/// use chronfs::view::{Format, Stream};
+///
+/// # let dir = tempfile::tempdir()?;
+/// let queue = Queue::create(dir.path().join("q"), &Settings::default())?;
+/// queue.writer()?.append(1, b"hello")?;
+/// let mut text = Vec::new();
+/// Stream::new(queue.scan()?, Format::Txt).read(1 << 20, &mut text)?;
+/// assert!(text.ends_with(b"hello\n"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Stream {
     scanner: Scanner,
