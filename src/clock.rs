@@ -133,12 +133,13 @@ mod tests {
     #[test]
     fn the_fast_clock_stays_with_the_wall_clock() {
         let mut clock = FastClock::new();
-        let (start, mut worst) = (now_ns(), 0);
+        let (start, mut readings, mut off) = (now_ns(), 0, 0);
         while now_ns() - start < 60_000_000 {
             let (before, fast, after) = (now_ns(), clock.now_ns(), now_ns());
-            worst = worst.max(before.saturating_sub(fast)).max(fast.saturating_sub(after));
+            readings += 1;
+            off += u64::from(before.saturating_sub(fast).max(fast.saturating_sub(after)) > 1_000_000);
         }
-        // Generous: this machine may be stopped between two of the three readings of a set.
-        assert!(worst < 20_000_000, "off by {worst} ns");
+        // The machine may be stopped between two readings, but not between most of them.
+        assert!(off < readings / 2, "{off} of {readings} readings are off by a millisecond");
     }
 }

@@ -308,8 +308,7 @@ fn ten_thousand_endpoints() {
     assert_eq!(found, COUNT + 1);
     eprintln!("{COUNT} endpoints found in {:?}", started.elapsed());
     if bus.discovery.unwatched() > 0 {
-        eprintln!("{} of them unwatched: max_user_watches is too low here", bus.discovery.unwatched());
-        return;
+        return need::skip("max_user_watches is too low for the rest");
     }
     let started = Instant::now();
     for n in (0..COUNT).step_by(100) {

@@ -1,7 +1,8 @@
 //! Rules of the house that a compiler does not check: which layer may use which, where unsafe code may stand, how long a
-//! file may get.
+//! file or a function may get, which words are avoided.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -38,10 +39,33 @@ fn sources(dir: &str) -> Vec<(String, String)> {
     found
 }
 
-/// The lines of a source that are code: no comments, nothing behind the unit tests' start.
-fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let lines = text.lines().enumerate().take_while(|(_, line)| *line != "#[cfg(test)]");
-    lines.filter(|(_, line)| !line.trim_start().starts_with("//")).map(|(index, line)| (index + 1, line))
+/// Whether this follows in a line as words of their own.
+fn has_words(line: &str, words: &str) -> bool {
+    let is_part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let (starts, ends) = (is_part(words.chars().next()), is_part(words.chars().last()));
+    line.match_indices(words).any(|(at, _)| {
+        let (before, after) = (line[..at].chars().last(), line[at + words.len()..].chars().next());
+        !(starts && is_part(before) || ends && is_part(after))
+    })
+}
+
+/// The lines of a source that are code, by number: no comments, no items that only tests have.
+fn code(text: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    let mut lines = (1..).zip(text.lines());
+    while let Some((number, line)) = lines.next() {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        if line.trim_start() == "#[cfg(test)]" {
+            let is_end = |line: &str| {
+                line.strip_prefix(indent)
+                    .is_some_and(|rest| rest == "}" || !rest.starts_with([' ', '#', '/']) && rest.ends_with([';', '}']))
+            };
+            let _ = lines.find(|(_, line)| is_end(line));
+        } else if !line.trim_start().starts_with("//") {
+            found.push((number, line));
+        }
+    }
+    found
 }
 
 fn refuse(dir: &str, exempt: &[&str], banned: &[&str], why: &str) {
@@ -51,7 +75,7 @@ fn refuse(dir: &str, exempt: &[&str], banned: &[&str], why: &str) {
         }
         for (line, content) in code(&text) {
             for word in banned {
-                assert!(!content.contains(word), "{name}:{line}: {word}: {why}");
+                assert!(!has_words(content, word), "{name}:{line}: {word}: {why}");
             }
         }
     }
@@ -59,7 +83,7 @@ fn refuse(dir: &str, exempt: &[&str], banned: &[&str], why: &str) {
 
 #[test]
 fn dependencies_point_down() {
-    let engine = ["crate::view", "crate::bus", "crate::fs", "crate::report", "fuser", "serde", "clap"];
+    let engine = ["crate::view", "crate::bus", "crate::fs", "crate::report", "fuser", "serde", "serde_json", "clap"];
     refuse("src/queue", &[], &engine, "the engine knows files and memory only");
     refuse("src/view", &[], &["crate::fs", "crate::bus", "fuser", "clap"], "views know the engine only");
     refuse("src/bus", &[], &["crate::fs", "crate::view", "fuser", "clap"], "the bus knows the engine only");
@@ -92,6 +116,260 @@ fn files_stay_readable() {
     for (name, text) in sources("src") {
         assert!(text.starts_with("//!"), "{name}: say at its head what it is");
     }
+}
+
+/// Longest function, in lines.
+const MAX_FUNCTION_LINES: usize = 70;
+/// Where a longer one stands. May only get fewer.
+const LONG_FUNCTIONS: [(&str, &str); 1] = [("src/fs/kernel/adapter.rs", "fn serve(")];
+
+#[test]
+fn functions_stay_short() {
+    for (name, text) in sources("src") {
+        let mut open: Option<(usize, &str, &str)> = None;
+        for (number, line) in code(&text) {
+            let indent = &line[..line.len() - line.trim_start().len()];
+            if let Some((start, head, outer)) = open
+                && line.strip_prefix(outer) == Some("}")
+            {
+                let count = number - start + 1;
+                let is_known = LONG_FUNCTIONS.iter().any(|(file, known)| *file == name && head.starts_with(known));
+                assert!(count <= MAX_FUNCTION_LINES || is_known, "{name}:{start}: {count} lines: {head}");
+                open = None;
+            }
+            if open.is_none() && has_words(line, "fn") && line.ends_with(['{', '(']) {
+                open = Some((number, line.trim(), indent));
+            }
+        }
+    }
+}
+
+/// The files of a crate by module path, as `mod` lines lead to them. The library's paths begin with "crate".
+fn modules(root: &str) -> BTreeMap<Vec<String>, String> {
+    let base = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let mut found = BTreeMap::new();
+    let mut open = vec![(vec!["crate".to_owned()], root.to_owned())];
+    while let Some((module, file)) = open.pop() {
+        let text = fs::read_to_string(base.join(&file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let dir = Path::new(&file).parent().unwrap();
+        let stem = Path::new(&file).file_stem().unwrap();
+        let owns_dir = stem == "mod" || file == root;
+        let (mut inline, mut elsewhere) = (Vec::new(), None);
+        for line in text.lines() {
+            if line == "}" {
+                inline.clear();
+            }
+            if let Some((_, path)) = line.split_once("path = \"").filter(|_| line.trim().starts_with("#[")) {
+                let other = dir.join(path.split('"').next().unwrap());
+                // What a configuration chooses stands beside what it is chosen from.
+                if line.contains("cfg_attr") {
+                    found.insert(vec![other.to_string_lossy().into_owned()], other.to_string_lossy().into_owned());
+                } else {
+                    elsewhere = Some(other);
+                }
+            }
+            let words: Vec<&str> = line
+                .split_whitespace()
+                .skip_while(|word| word.starts_with("pub") || *word == "in" || word.ends_with(')'))
+                .collect();
+            let ["mod", name, ..] = words[..] else { continue };
+            let Some(name) = name.strip_suffix(';') else {
+                inline = vec![name.to_owned()];
+                continue;
+            };
+            let mut place = if owns_dir { dir.to_owned() } else { dir.join(stem) };
+            place.extend(&inline);
+            let path = elsewhere.take().unwrap_or_else(|| {
+                let file = place.join(format!("{name}.rs"));
+                if base.join(&file).exists() { file } else { place.join(name).join("mod.rs") }
+            });
+            let child = [&module[..], &inline, &[name.to_owned()]].concat();
+            open.push((child, path.to_string_lossy().into_owned()));
+        }
+        found.insert(module, file);
+    }
+    found
+}
+
+const ROOTS: [&str; 2] = ["src/lib.rs", "src/bin/chron-cli/main.rs"];
+
+#[test]
+fn no_file_is_dead() {
+    let used: BTreeSet<String> = ROOTS.iter().flat_map(|root| modules(root).into_values()).collect();
+    for (name, _) in sources("src") {
+        assert!(used.contains(&name), "{name}: no mod line leads there");
+    }
+}
+
+/// Whether a file stands for a whole folder.
+fn is_folder(file: &str) -> bool {
+    file.ends_with("/mod.rs") || ROOTS.contains(&file)
+}
+
+/// The paths that a `use` names, without braces.
+fn spread(path: &str, found: &mut Vec<String>) {
+    let Some((head, rest)) = path.split_once('{') else { return found.push(path.trim().to_owned()) };
+    let (mut depth, mut part) = (0, String::new());
+    for c in rest.chars() {
+        match c {
+            '}' if depth == 0 => break,
+            ',' if depth == 0 => spread(&format!("{head}{}", std::mem::take(&mut part).trim()), found),
+            _ => {
+                depth += i32::from(c == '{') - i32::from(c == '}');
+                part.push(c);
+            }
+        }
+    }
+    if !part.trim().is_empty() {
+        spread(&format!("{head}{}", part.trim()), found);
+    }
+}
+
+/// Which files a file imports from. What a folder's own file re-exports or keeps does not count.
+fn imports(modules: &BTreeMap<Vec<String>, String>) -> BTreeMap<&str, BTreeSet<&str>> {
+    let mut found: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (module, file) in modules {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        let lines: String = code(&text).into_iter().map(|(_, line)| format!("{line}\n")).collect();
+        let mut paths = Vec::new();
+        for statement in lines.split(';') {
+            let start = statement.lines().position(|line| {
+                line.trim_start().starts_with("use ") || line.trim_start().starts_with("pub") && has_words(line, "use")
+            });
+            let Some(start) = start else { continue };
+            let text = statement.lines().skip(start).collect::<Vec<_>>().join(" ");
+            paths.extend(text.split_once("use ").map(|(_, path)| path.to_owned()));
+        }
+        let mut spread_out = Vec::new();
+        paths.iter().for_each(|path| spread(path, &mut spread_out));
+        for path in spread_out {
+            let mut target: Vec<String> = module.clone();
+            for word in path.split("::") {
+                match word {
+                    "crate" => target.truncate(1),
+                    "super" => drop(target.pop()),
+                    "self" => {}
+                    name => target.push(name.to_owned()),
+                }
+            }
+            if !["crate", "super", "self"].iter().any(|start| path.starts_with(start)) {
+                target = [&module[..], &path.split("::").map(str::to_owned).collect::<Vec<_>>()].concat();
+            }
+            let other = (1..=target.len()).rev().find_map(|len| modules.get(&target[..len]));
+            if let Some(other) = other.filter(|other| *other != file && !is_folder(other) && !is_folder(file)) {
+                found.entry(file).or_default().insert(other);
+            }
+        }
+    }
+    found
+}
+
+/// Files that import each other in a circle. May only get fewer.
+const IN_CIRCLES: &[&str] = &[
+    "src/fs/bus_walk.rs",
+    "src/fs/children.rs",
+    "src/fs/files/append.rs",
+    "src/fs/files/chronfs.rs",
+    "src/fs/files/follow.rs",
+    "src/fs/files/lease.rs",
+    "src/fs/files/marker.rs",
+    "src/fs/files/merged.rs",
+    "src/fs/files/metrics.rs",
+    "src/fs/files/numbered.rs",
+    "src/fs/files/plain.rs",
+    "src/fs/files/readers.rs",
+    "src/fs/files/status.rs",
+    "src/fs/files/take.rs",
+    "src/fs/files/text.rs",
+    "src/fs/files/times.rs",
+    "src/fs/files/views.rs",
+    "src/fs/handles.rs",
+    "src/fs/indexer.rs",
+    "src/fs/mount.rs",
+    "src/fs/nodes.rs",
+    "src/fs/options.rs",
+    "src/fs/parked.rs",
+    "src/fs/permissions.rs",
+    "src/fs/queues.rs",
+    "src/fs/text.rs",
+    "src/fs/tree.rs",
+    "src/fs/watch.rs",
+    "src/queue/pages.rs",
+    "src/queue/recover.rs",
+    "src/queue/scan.rs",
+    "src/queue/supply.rs",
+    "src/queue/writer.rs",
+];
+
+#[test]
+fn no_files_import_in_a_circle() {
+    let mut circling = BTreeSet::new();
+    for root in ROOTS {
+        let modules = modules(root);
+        let imports = imports(&modules);
+        let reach = |start: &str| {
+            let mut seen = BTreeSet::new();
+            let mut open = vec![start];
+            while let Some(file) = open.pop() {
+                for next in imports.get(file).into_iter().flatten() {
+                    if seen.insert((*next).to_owned()) {
+                        open.push(next);
+                    }
+                }
+            }
+            seen
+        };
+        circling.extend(imports.keys().filter(|file| reach(file).contains(**file)).map(|file| (*file).to_owned()));
+    }
+    let new: Vec<_> = circling.iter().filter(|file| !IN_CIRCLES.contains(&file.as_str())).collect();
+    assert!(new.is_empty(), "new in a circle of imports: {new:#?}");
+    println!(
+        "no longer in a circle: {:?}",
+        IN_CIRCLES.iter().filter(|file| !circling.contains(**file)).collect::<Vec<_>>()
+    );
+}
+
+/// Words that readers stumble over, with what to say instead, and how many there may be. May only get fewer.
+const WORDS: [(&str, &str, usize); 8] = [
+    ("behind", "after, past; lagging", 140),
+    ("so many", "this many, at most N", 24),
+    ("is no", "is not a", 41),
+    ("sign of life", "heartbeat", 19),
+    ("anew", "again", 17),
+    ("gives", "returns", 65),
+    ("take away", "remove", 2),
+    ("look at it", "stat it, read it", 9),
+];
+
+#[test]
+fn plain_words_are_used() {
+    let base = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let mut texts: Vec<String> = sources("src")
+        .into_iter()
+        .chain(sources("tests"))
+        .filter(|(name, _)| name != "tests/tidy.rs")
+        .map(|(_, text)| text)
+        .collect();
+    for dir in ["", "docs", "src/queue", "src/fs/files"] {
+        let pages = fs::read_dir(base.join(dir)).unwrap().map(|entry| entry.unwrap().path());
+        texts.extend(
+            pages
+                .filter(|path| path.extension().is_some_and(|ending| ending == "md" || ending == "txt"))
+                .map(|path| fs::read_to_string(path).unwrap()),
+        );
+    }
+    let mut failed = String::new();
+    for (word, better, most) in WORDS {
+        let is_it = |line: &&str| {
+            let line = line.to_lowercase().replace('_', " ").replace("there is no", "").replace("is no longer", "");
+            has_words(&line, word) && !(word == "behind" && line.contains("lag"))
+        };
+        let count: usize = texts.iter().map(|text| text.lines().filter(is_it).count()).sum();
+        if count > most {
+            failed += &format!("{word:?}: {count} lines, at most {most}; say: {better}\n");
+        }
+    }
+    assert!(failed.is_empty(), "{failed}");
 }
 
 #[test]
