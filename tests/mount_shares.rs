@@ -204,3 +204,24 @@ fn a_queue_that_does_not_answer_is_named_and_left_out() {
     // It answers again: an empty directory.
     until("it is looked at again", || !mount.ok("cat .chronfs/metrics").contains("stuck0"));
 }
+
+#[test]
+fn queues_that_nobody_uses_keep_no_descriptors() {
+    let Some(mut mount) = mount() else { return };
+    for n in 0..400 {
+        queue(&mount.root().join(format!("q{n}")), FIRST);
+    }
+    common::signal_to(mount.daemon().id(), "TERM");
+    common::wait(mount.daemon());
+    mount.mount_limited("allow_other", &["prlimit", "--nofile=600"]);
+    // The kernel remembers the names in all of them.
+    for _ in 0..2 {
+        let lines = mount
+            .ok("for n in {0..399}; do cat q$n/messages.txt q$n/status.json q$n/messages/1 > /dev/null && echo; done");
+        assert_eq!(lines.len(), 400);
+    }
+    let metrics = mount.ok("cat .chronfs/metrics");
+    let readable = metrics.lines().filter(|line| line.starts_with("chronfs_queue_readable{") && line.ends_with(" 1"));
+    assert_eq!(readable.count(), 402);
+    assert_eq!(mount.ok("echo more > q0/append.txt; cat q0/messages.txt"), "hello\nmore\n");
+}

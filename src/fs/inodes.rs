@@ -5,7 +5,8 @@
 //! something else at the same path has another. Device numbers are not in it: they come and go. Numbers are below 2^53,
 //! which programs that keep them as floating point can tell apart. Entries live while the kernel knows them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
@@ -106,6 +107,17 @@ impl<N> Inodes<N> {
 
     pub(crate) fn get(&self, ino: Ino) -> Result<Arc<N>> {
         read(&self.tables).nodes.get(&ino).map(|held| Arc::clone(&held.node)).ok_or(Errno::ESTALE)
+    }
+
+    /// The names of some nodes, each in the directory that the kernel knows it by.
+    pub(crate) fn names(&self, is_wanted: impl Fn(&Key, &N) -> bool) -> Vec<(Ino, OsString)> {
+        let tables = read(&self.tables);
+        let wanted = tables.nodes.values().filter(|held| is_wanted(&held.key, &held.node)).map(|held| &held.key.path);
+        let wanted: Vec<_> = wanted.filter_map(|path| Some((path.parent()?, path.file_name()?))).collect();
+        let parents: HashSet<_> = wanted.iter().map(|(parent, _)| *parent).collect();
+        let known = tables.numbers.iter().filter(|(key, _)| parents.contains(key.path.as_path()));
+        let known: HashMap<_, _> = known.map(|(key, ino)| (key.path.as_path(), *ino)).collect();
+        wanted.iter().filter_map(|(parent, name)| Some((*known.get(parent)?, (*name).to_owned()))).collect()
     }
 
     /// The kernel takes back this many lookups.

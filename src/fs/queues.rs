@@ -5,13 +5,14 @@
 //! held exactly while there are append handles. An entry lives while a node or a handle holds it. The table's lock
 //! covers the table only, never I/O.
 
-use std::collections::{HashMap, VecDeque};
-use std::ffi::OsStr;
-use std::sync::{Arc, Mutex, Weak};
+mod table;
 
-use crate::clock;
-use crate::queue::{self, Queue, QueueWriter, Scanner, SegmentId, Settings, layout, segment_name};
-use crate::sync::AtomicU32;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::sync::{Arc, Mutex};
+
+use crate::queue::{self, Queue, QueueWriter, Scanner, SegmentId, layout, segment_name};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::view::{Format, SegmentIndexes, View};
 
 use super::backing::{Directory, FileId};
@@ -20,11 +21,12 @@ use super::credentials::Caller;
 use super::errno::{Errno, Result};
 use super::indexer::Indexer;
 use super::inodes::stable_hash;
-use super::kernel::PageCache;
 use super::lock;
 use super::permissions::Permissions;
 use super::text::{self, SharedView};
 use super::watch::Watches;
+
+pub(crate) use table::Queues;
 
 /// What a directory of the tree is.
 #[derive(Clone)]
@@ -55,10 +57,19 @@ pub(crate) struct OpenQueue {
     /// Handles that use a reader of this queue.
     pub(crate) takes: AtomicU32,
     pub(super) permissions: Permissions,
+    /// When somebody has asked for it last, in questions.
+    used: AtomicU64,
 }
 
 /// How often the first segment is looked for while retention is faster.
 const FIRST_TRIES: u32 = 20;
+
+impl Drop for OpenQueue {
+    fn drop(&mut self) {
+        self.common.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl std::fmt::Debug for OpenQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("OpenQueue").field("queue", &self.queue).finish_non_exhaustive()
@@ -68,6 +79,9 @@ impl std::fmt::Debug for OpenQueue {
 /// What all queues of a mount share.
 struct Common {
     budget: Arc<Budget>,
+    /// How many queues are open, and how often one has been asked for.
+    open: AtomicUsize,
+    uses: AtomicU64,
     views: Arc<text::Common>,
     indexer: Arc<Indexer>,
     watches: Watches,
@@ -129,7 +143,10 @@ impl OpenQueue {
             walker: Mutex::default(),
             takes: AtomicU32::new(0),
             permissions: Permissions::default(),
+            used: AtomicU64::new(0),
         };
+        opened.common.open.fetch_add(1, Ordering::Relaxed);
+        opened.used.store(opened.common.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         *lock(&opened.first_segment) = opened.look_at_first_segment(None);
         Ok(opened)
     }
@@ -328,153 +345,4 @@ pub(crate) fn is_internal(name: &OsStr) -> bool {
         || name == layout::INDEX_DIR
         || name.ends_with(layout::SEGMENT_SUFFIX)
         || name.ends_with(layout::TEMPORARY_SUFFIX)
-}
-
-/// Queues kept open though no node holds them.
-const MAX_RECENT: usize = 64;
-/// Plain directories remembered.
-const MAX_PLAIN: usize = 10_000;
-
-/// All open queues, by their directory.
-pub(crate) struct Queues {
-    open: Mutex<HashMap<FileId, Weak<OpenQueue>>>,
-    /// Kept open for the next question though no node holds them: a path walk asks several.
-    recent: Mutex<VecDeque<Arc<OpenQueue>>>,
-    /// Directories that were found to hold no queue, with the time of change that they had then.
-    plain: Mutex<HashMap<FileId, (i64, u64)>>,
-    common: Arc<Common>,
-}
-
-impl Queues {
-    /// `may_store`: whether files may be made for what is derived from queues. `pages`: where text is kept, if it can be.
-    pub(crate) fn new(may_store: bool, pages: Option<Arc<PageCache>>) -> Self {
-        let views = Arc::new(text::Common::new(pages));
-        let common = Common {
-            budget: Budget::of_this_process(),
-            views,
-            indexer: Arc::default(),
-            watches: Watches::default(),
-            may_store,
-            making: Mutex::default(),
-        };
-        Self { open: Mutex::default(), recent: Mutex::default(), plain: Mutex::default(), common: Arc::new(common) }
-    }
-
-    /// What users may hold.
-    pub(crate) fn budget(&self) -> &Arc<Budget> {
-        &self.common.budget
-    }
-
-    /// Who waits for them.
-    pub(crate) fn watches(&self) -> &Watches {
-        &self.common.watches
-    }
-
-    /// Nobody waits any more, and nothing more is done in the background.
-    pub(crate) fn close(&self) {
-        self.common.indexer.close();
-        self.common.watches.close();
-    }
-
-    /// What lies in a directory.
-    pub(crate) fn find(&self, directory: &Arc<Directory>) -> Contents {
-        match self.holds_queue(directory) {
-            Ok(true) => {}
-            Ok(false) => return Contents::Plain,
-            Err(errno) => return Contents::Unreadable(errno),
-        }
-        let id = directory.id();
-        let known = lock(&self.open).get(&id).and_then(Weak::upgrade);
-        if let Some(queue) = known
-            && queue.is_current()
-        {
-            return Contents::Queue(queue);
-        }
-        drop(lock(&self.common.making));
-        match OpenQueue::new(Arc::clone(directory), Arc::clone(&self.common)) {
-            Ok(opened) => {
-                let queue = self.enter(id, Arc::new(opened));
-                self.keep(&queue);
-                self.common.indexer.add(&queue);
-                Contents::Queue(queue)
-            }
-            Err(error) => Contents::Unreadable(Errno::from(error)),
-        }
-    }
-
-    fn holds_queue(&self, directory: &Directory) -> Result<bool> {
-        if directory.stat_of(OsStr::new(layout::CONTROL_FILE)).is_ok() {
-            return Ok(true);
-        }
-        // There may be segments without a control block. Finding out takes a listing, so it is remembered; but not
-        // of a directory that changed just now, and may change again within the resolution of its time stamp.
-        let stat = &directory.stat;
-        let (id, changed) = (directory.id(), (stat.st_mtime, stat.st_mtime_nsec));
-        if lock(&self.plain).get(&id) == Some(&changed) {
-            return Ok(false);
-        }
-        let holds_queue = queue::is_queue(directory.dir())?;
-        let age_s = i64::try_from(clock::now_ns() / 1_000_000_000).unwrap_or(0).saturating_sub(stat.st_mtime);
-        if !holds_queue && age_s > 1 {
-            let mut plain = lock(&self.plain);
-            if plain.len() >= MAX_PLAIN {
-                plain.clear();
-            }
-            plain.insert(id, changed);
-        }
-        Ok(holds_queue)
-    }
-
-    /// Makes a queue in a directory for the caller, or finds the one that somebody else just made.
-    pub(crate) fn create(
-        &self,
-        directory: &Arc<Directory>,
-        settings: &Settings,
-        caller: &Caller,
-    ) -> Result<Arc<OpenQueue>> {
-        let making = lock(&self.common.making);
-        drop(caller.act(|| Queue::open_or_create_in(directory.dir(), settings))??);
-        drop(making);
-        match self.find(directory) {
-            Contents::Queue(queue) => Ok(queue),
-            Contents::Plain => Err(Errno::ENOENT),
-            Contents::Unreadable(errno) => Err(errno),
-        }
-    }
-
-    /// Every queue that is open now.
-    pub(crate) fn all(&self) -> Vec<Arc<OpenQueue>> {
-        lock(&self.open).values().filter_map(Weak::upgrade).collect()
-    }
-
-    fn keep(&self, queue: &Arc<OpenQueue>) {
-        let gone = {
-            let mut recent = lock(&self.recent);
-            // Another queue in the same directory takes the place of the one before.
-            let same = recent.iter().position(|other| other.directory.id() == queue.directory.id());
-            let gone = match same {
-                Some(at) => recent.remove(at),
-                None if recent.len() >= MAX_RECENT => recent.pop_front(),
-                None => None,
-            };
-            recent.push_back(Arc::clone(queue));
-            gone
-        };
-        drop(gone);
-    }
-
-    fn enter(&self, id: FileId, opened: Arc<OpenQueue>) -> Arc<OpenQueue> {
-        let mut open = lock(&self.open);
-        if let Some(other) = open.get(&id).and_then(Weak::upgrade)
-            && other.identity == opened.identity
-        {
-            // Another thread was faster.
-            return other;
-        }
-        if open.len() >= open.capacity() / 2 {
-            open.retain(|_, queue| queue.strong_count() > 0);
-        }
-        open.insert(id, Arc::downgrade(&opened));
-        opened
-    }
 }

@@ -95,6 +95,16 @@ impl<N> Series<N> {
         (seq > 0 && seq <= *largest).then(|| (home.clone(), seq))
     }
 
+    /// Forgets the nodes that were remembered; they are found again when they are asked for.
+    pub(crate) fn forget_recent(&self) {
+        let gone = {
+            let mut state = lock(&self.state);
+            state.order.clear();
+            std::mem::take(&mut state.recent)
+        };
+        drop(gone);
+    }
+
     pub(crate) fn remember(&self, ino: Ino, node: &Arc<N>) {
         let gone = {
             let mut state = lock(&self.state);

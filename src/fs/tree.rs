@@ -94,6 +94,16 @@ impl Tree {
         self.shared.queues.close();
     }
 
+    /// Waits until too many queues are open, and gives the names that hold those that nobody uses. None: the mount ends.
+    pub(crate) fn superfluous_names(&self) -> Option<Vec<(Ino, std::ffi::OsString)>> {
+        if !self.shared.queues.wait_until_crowded() {
+            return None;
+        }
+        self.messages.forget_recent();
+        let rarely_used = self.shared.queues.rarely_used();
+        Some(self.inodes.names(|key, node| matches!(node, Node::File(_)) && rarely_used.contains(&key.id)))
+    }
+
     /// The end: what still waits in append handles goes in, and the queues get their writer locks back.
     pub(crate) fn finish(&self) {
         self.close();

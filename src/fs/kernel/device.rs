@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::io::Errno as Os;
 use zerocopy::IntoBytes;
 
-use super::protocol::{self, NotifyPollOut, OutHeader};
+use super::protocol::{self, NotifyInvalEntryOut, NotifyPollOut, OutHeader};
 use crate::fs::errno::Errno;
 use crate::queue::close_backing;
 
@@ -46,6 +46,15 @@ impl Device {
     pub(super) fn notify_poll(&self, kh: u64) {
         // A poll that nobody waits for any more is no error.
         let _ = self.send(0, protocol::NOTIFY_POLL, &[NotifyPollOut { kh }.as_bytes()]);
+    }
+
+    /// Has the kernel forget a name, and what it stands for if nobody uses it. Must not be called by a thread that serves
+    /// requests: the kernel may wait for one of the directory's.
+    pub(super) fn forget_name(&self, parent: u64, name: &[u8]) {
+        let Ok(name_len) = u32::try_from(name.len()) else { return };
+        let out = NotifyInvalEntryOut { parent, name_len, flags: 0 };
+        // What it doesn't know it can't forget.
+        let _ = self.send(0, protocol::NOTIFY_INVAL_ENTRY, &[out.as_bytes(), name, &[0]]);
     }
 
     fn send(&self, unique: u64, error: i32, parts: &[&[u8]]) -> io::Result<()> {

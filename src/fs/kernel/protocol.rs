@@ -42,8 +42,9 @@ pub(super) mod opcode {
     pub(in crate::fs::kernel) const RENAME2: u32 = 45;
 }
 
-/// The code of a notification that a polled file may be ready.
+/// The codes of notifications: a polled file may be ready; a name is to be forgotten.
 pub(super) const NOTIFY_POLL: i32 = 1;
+pub(super) const NOTIFY_INVAL_ENTRY: i32 = 3;
 /// In a poll request: the kernel wants to be notified.
 pub(super) const POLL_SCHEDULE_NOTIFY: u32 = 1;
 
@@ -131,6 +132,7 @@ outgoing! {
     }
     PollOut { revents: u32, padding: u32, }
     NotifyPollOut { kh: u64, }
+    NotifyInvalEntryOut { parent: u64, name_len: u32, flags: u32, }
     Dirent { ino: u64, offset: u64, name_len: u32, kind: u32, }
 }
 

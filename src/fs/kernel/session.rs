@@ -8,6 +8,7 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,6 +32,8 @@ const GRACE: Duration = Duration::from_secs(2);
 const FORCED_UNMOUNT: Duration = Duration::from_secs(1);
 const FORCED_UNMOUNT_STEP: Duration = Duration::from_millis(10);
 
+/// How long the kernel is given to tell what it has forgotten.
+const FORGET_PAUSE: Duration = Duration::from_millis(20);
 /// How often copies of the mount in other namespaces are looked for, once ours has gone.
 const COPIES_INTERVAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
@@ -104,6 +107,11 @@ impl Session {
         let (parked, owner) = (Arc::clone(&life.parked), rustix::process::geteuid().as_raw());
         let adapter = Adapter { tree, parked, passthrough, acl: config.acl, owner, ended };
         Server::start(&device, adapter, MAX_WRITE as usize, options.threads)?;
+        let forgetting = Arc::clone(&life.tree);
+        std::thread::Builder::new()
+            .name("chronfs-forget".into())
+            .stack_size(256 << 10)
+            .spawn(move || forget_names(&forgetting, &device))?;
         if let Some(mounted) = mountinfo::at(mountpoint)? {
             let _ = life.device.set(mounted.device);
         }
@@ -249,6 +257,17 @@ pub(crate) fn detach(mountpoint: &Path) -> io::Result<()> {
             Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Has the kernel forget names, so that the queues that they hold open can be closed.
+fn forget_names(tree: &Tree, device: &Device) {
+    while let Some(names) = tree.superfluous_names() {
+        for (parent, name) in names {
+            device.forget_name(parent.0, name.as_bytes());
+        }
+        // What it forgets it tells later.
+        std::thread::sleep(FORGET_PAUSE);
     }
 }
 
