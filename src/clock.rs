@@ -4,6 +4,7 @@
 //! instead and sets it by the wall clock once a millisecond, so that it follows every step of that clock.
 #![allow(unsafe_code)]
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// The wall clock, in nanoseconds since the epoch. It may jump: whoever needs order keeps the newest value itself.
@@ -11,9 +12,24 @@ pub fn now_ns() -> u64 {
     read(libc::CLOCK_REALTIME)
 }
 
-/// Nanoseconds since this machine was started, suspensions included. Never jumps; meaningless after a restart.
+/// Nanoseconds since this machine was started, suspensions included: the machine's own clock, also in a container that
+/// has been given another one (a time namespace). Never jumps; meaningless after a restart.
 pub fn boot_ns() -> u64 {
-    read(libc::CLOCK_BOOTTIME)
+    static AHEAD_NS: OnceLock<i64> = OnceLock::new();
+    let ahead_ns = *AHEAD_NS.get_or_init(|| {
+        let offsets = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+        boot_clock_ahead_ns(&offsets).unwrap_or(0)
+    });
+    read(libc::CLOCK_BOOTTIME).saturating_add_signed(ahead_ns.saturating_neg())
+}
+
+/// How far the boot-time clock of a time namespace is ahead of the machine's, as `timens_offsets` has it: clock, seconds,
+/// nanoseconds.
+fn boot_clock_ahead_ns(offsets: &str) -> Option<i64> {
+    let line = offsets.lines().find_map(|line| line.strip_prefix("boottime"))?;
+    let mut numbers = line.split_whitespace().map(str::parse::<i64>);
+    let (seconds, nanos) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    seconds.checked_mul(1_000_000_000)?.checked_add(nanos)
 }
 
 /// Nanoseconds of a clock that never jumps, for deadlines of system calls.
@@ -129,6 +145,19 @@ fn has_even_counter() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_namespace_does_not_move_the_boot_time_clock() {
+        let ahead = |offsets| boot_clock_ahead_ns(offsets);
+        assert_eq!(
+            ahead("monotonic           0         0\nboottime       100000         7\n"),
+            Some(100_000_000_000_007)
+        );
+        assert_eq!(ahead("monotonic  5 0\nboottime  -2 5\n"), Some(-1_999_999_995));
+        for offsets in ["", "boottime", "boottime 1", "boottime x 0", "boottime 99999999999999 0"] {
+            assert_eq!(ahead(offsets), None, "{offsets}");
+        }
+    }
 
     #[test]
     fn the_fast_clock_stays_with_the_wall_clock() {

@@ -3,6 +3,14 @@
 //! One process appends to a queue, any number of others read it; the queue is a directory of files that all of them map.
 //! An append is a copy, a checksum and a store, without a system call; a read lends the payload out of the mapping.
 //!
+//! **fork.** A writer, a reader and a notifier belong to the process that opened them. In a child that was forked while
+//! they were open each call is an error ([`Error::Forked`]; [`QueueReader::commit`] does nothing), and dropping them there
+//! touches neither the queue nor its locks. Open them after the fork. An opened [`Queue`] and its scanners may be used
+//! on both sides. The locks are held for as long as any of the two processes has the descriptors open.
+//!
+//! **Trust.** Whoever may write to a queue's files may change a message while you look at its payload, which a reader lends
+//! from shared memory: see [`Message::payload`].
+//!
 //! ```
 //! use chronfs::Queue;
 //! use chronfs::queue::{Entry, Settings};

@@ -320,6 +320,74 @@ fn a_head_that_is_old_or_made_up_costs_no_walk_through_the_queue() {
     assert_eq!(writer.append(1, b"next").unwrap(), 300_001);
 }
 
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn a_segment_of_a_copy_that_went_on_by_itself_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = new_queue(dir.path(), 100);
+    let clone = dir.path().join("clone");
+    copy(queue.path(), &clone);
+    let clone = Queue::open(&clone).unwrap();
+    append(&clone, 1_400);
+    append(&queue, 1_400);
+    let segments = queue.inspect().unwrap().segments;
+    let (second, last) = (segments[1], segments[segments.len() - 1]);
+    assert!(second.sealed && segments.len() >= 4);
+    // One in the middle: what is before and after it is there.
+    let own = fs::read(segment_path(&queue, 1)).unwrap();
+    fs::copy(segment_path(&clone, 1), segment_path(&queue, 1)).unwrap();
+    let queue = Queue::open(queue.path()).unwrap();
+    let seen = look(&queue);
+    let gap = format!("{} to {}", second.first_seq, second.last_seq);
+    assert_eq!(seen.iter().filter(|what| **what == gap).count(), 1, "{seen:?}");
+    assert!(seen.iter().any(|what| what.starts_with("damaged-segment") && what.contains("copy")), "{seen:?}");
+    let mut scanner = queue.scan().unwrap();
+    let mut count = 0;
+    while let Some(entry) = scanner.next().unwrap() {
+        count += u64::from(entry.message().is_some());
+    }
+    assert_eq!(count, 1_500 - (second.last_seq + 1 - second.first_seq));
+    // And back.
+    fs::write(segment_path(&queue, 1), own).unwrap();
+    assert!(look(&queue).iter().all(|what| !what.contains("missing") && !what.contains("damaged")));
+    // One far behind the end.
+    append(&clone, 5_000);
+    let stray = clone.bounds().unwrap().head.segment.0;
+    fs::copy(segment_path(&clone, stray), segment_path(&queue, stray)).unwrap();
+    assert!(stray > last.id.0 + 1);
+    let report = doctor::examine(queue.path(), doctor::Options::default(), &mut |_| {}).unwrap();
+    assert!(report.findings.iter().any(|finding| finding.kind == "missing-segment"), "{:?}", report.findings);
+}
+
+#[test]
+fn segments_follow_one_another_over_kills_and_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = new_queue(dir.path(), 700);
+    // Killed between starting a segment and sealing the one before: that is still unsealed.
+    let segments = queue.inspect().unwrap().segments;
+    let sealed = segments.iter().rfind(|segment| segment.sealed).unwrap().id.0;
+    let file = File::options().write(true).read(true).open(segment_path(&queue, sealed)).unwrap();
+    let mut seal = [0; 64];
+    file.read_exact_at(&mut seal, u64::from(layout::SEGMENT_SEAL)).unwrap();
+    let end = u64::from(u32::from_le_bytes(seal[16..20].try_into().unwrap()));
+    file.write_all_at(&[0; 32], end).unwrap();
+    file.write_all_at(&[0; 64], u64::from(layout::SEGMENT_SEAL)).unwrap();
+    for _ in 0..3 {
+        append(&Queue::open(queue.path()).unwrap(), 700);
+    }
+    let mut again = [0; 64];
+    file.read_exact_at(&mut again, u64::from(layout::SEGMENT_SEAL)).unwrap();
+    assert_eq!(again, seal, "sealed as it was");
+    assert_eq!(look(&queue), [""; 0]);
+}
+
 /// What a follower that stands at the end of the queue gets: messages and gaps.
 fn follow(scanner: &mut chronfs::queue::Scanner) -> Vec<String> {
     let mut seen = Vec::new();

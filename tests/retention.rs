@@ -182,6 +182,35 @@ fn a_reader_is_dead_after_a_longer_silence_than_the_limit_unless_it_is_in_use() 
 }
 
 #[test]
+fn a_heartbeat_that_cannot_be_compared_is_no_sign_of_death() {
+    const HOUR_NS: u64 = 3_600_000_000_000;
+    let (_dir, queue) = retained(SMALL, &[("alice", 1)]);
+    let path = queue.path().join("readers/alice.meta");
+    let file = File::options().write(true).open(&path).unwrap();
+    let queue = with_limits(&queue, |bytes| {
+        bytes[40..48].copy_from_slice(&0_u64.to_le_bytes());
+        // Shorter than any machine has been running that runs this.
+        bytes[56..64].copy_from_slice(&10_000_000_000_u64.to_le_bytes());
+    });
+    let ignored = || queue.retain(true).unwrap().ignored.into_iter().map(|ignored| ignored.reason).collect::<Vec<_>>();
+    let stamp = |ns: u64| file.write_all_at(&ns.to_le_bytes(), 192).unwrap();
+    assert_eq!(ignored(), []);
+    // Another boot's, or a container's with a boot id of its own; and one ahead of this machine's clock.
+    let mut boot_id = [0; 16];
+    std::os::unix::fs::FileExt::read_exact_at(&File::open(&path).unwrap(), &mut boot_id, 200).unwrap();
+    for (ns, of_boot) in [(1, [7; 16]), (u64::MAX / 2, boot_id), (chronfs::clock::boot_ns() + HOUR_NS, boot_id)] {
+        stamp(ns);
+        file.write_all_at(&of_boot, 200).unwrap();
+        file.set_modified(std::time::SystemTime::now()).unwrap();
+        assert_eq!(ignored(), [], "{ns}");
+        assert_eq!(queue.inspect().unwrap().readers[0].heartbeat_age_ms, None);
+        // Nor has anybody touched its file for long.
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert_eq!(ignored(), [IgnoredReason::Dead], "{ns}");
+    }
+}
+
+#[test]
 fn a_dead_reader_and_one_too_far_behind_keep_nothing_and_learn_of_the_gap() {
     let (_dir, queue) = retained(SMALL, &[("alice", 1)]);
     let infos = sealed(&queue);

@@ -137,7 +137,10 @@ fn readers_directory(dir: &Directory, report: &mut Report) {
             refused(&entry, false, findings);
         } else if name.ends_with(layout::TEMPORARY_SUFFIX) {
             left_behind(&entry, REGISTRATION, findings);
-        } else if name.strip_suffix(layout::CURSOR_SUFFIX).is_none_or(|name| check_name(name).is_err()) {
+        } else if [layout::CURSOR_SUFFIX, layout::LOCK_SUFFIX]
+            .iter()
+            .all(|suffix| name.strip_suffix(suffix).is_none_or(|name| check_name(name).is_err()))
+        {
             let detail = "no reader can have such a name: nobody reads it";
             findings.push(finding(Severity::Info, "foreign", &entry.path, detail, "move it elsewhere".to_owned()));
         } else {

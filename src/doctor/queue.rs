@@ -158,7 +158,7 @@ impl Exam<'_> {
                 let who = writer.pid.map_or_else(|| "the writer".to_owned(), |pid| format!("process {pid}"));
                 let detail = format!(
                     "{who} writes, but this is not the lock file that it holds: somebody has deleted or replaced that. \
-                     Other writers are kept out by its lock on the directory"
+                     Other writers are kept out all the same"
                 );
                 let remedy = format!("end {who} and start it again, which makes the lock file anew");
                 self.found(Severity::Warning, "lock-replaced", lock, detail, remedy);
@@ -213,7 +213,7 @@ impl Exam<'_> {
                 self.found(Severity::Warning, "missed", cursor, detail, remedy);
             } else if is_idle(reader) && !self.retention.ignored.iter().any(|ignored| ignored.reader == *name) {
                 let seen = reader.heartbeat_age_ms.map_or_else(
-                    || "has not been used since this machine was started".to_owned(),
+                    || "was last used at an unknown time (before this boot, or by another clock)".to_owned(),
                     |ms| format!("has not been used for {}", human_span_ms(ms)),
                 );
                 let detail = format!(
@@ -272,7 +272,6 @@ impl Exam<'_> {
 
     fn segments(&mut self) {
         let inspection = self.inspection;
-        let head = inspection.bounds.head.segment;
         let restore = || "restore the file from a copy; its messages are reported as missing until then".to_owned();
         let mut previous: Option<&SegmentInfo> = None;
         for segment in &inspection.segments {
@@ -289,15 +288,13 @@ impl Exam<'_> {
                 let detail = format!("it is cut short: {len} bytes instead of {expected}");
                 self.found(Severity::Error, "truncated-segment", path.clone(), detail, restore());
             } else if segment.bytes == 0 {
-                let detail =
-                    "its beginning is damaged, or it belongs elsewhere: its name, its queue or its size is another";
+                let detail = "its beginning is damaged, or it belongs elsewhere: its name, its queue or its size is another, or it does not \
+                     follow the one before it (one of them comes from a copy of the queue)";
                 let remedy = "if it was renamed or copied here, put it back; else restore it from a copy".to_owned();
                 self.found(Severity::Error, "damaged-segment", path.clone(), detail.to_owned(), remedy);
             }
             let is_missing = |id: &SegmentId| *id < segment.id && !self.is_retired(*id);
-            // What has been prepared and is not in use follows nothing yet.
-            let in_line = previous.filter(|_| segment.id <= head || segment.first_seq > 0);
-            if let Some((before, missing)) = in_line.and_then(|b| Some((b, b.id.next().filter(is_missing)?))) {
+            if let Some((before, missing)) = previous.and_then(|b| Some((b, b.id.next().filter(is_missing)?))) {
                 let path = self.segment_path(missing);
                 let detail = format!("missing: the queue has segments {} and {}", before.id, segment.id);
                 self.found(Severity::Error, "missing-segment", path, detail, restore());

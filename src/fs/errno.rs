@@ -79,7 +79,7 @@ impl From<&Error> for Errno {
             Error::Io { source, .. } => Self::from(source),
             Error::NotAQueue { .. } | Error::NoSuchReader { .. } => Self::ENOENT,
             Error::AlreadyExists { .. } => Self::EEXIST,
-            Error::Damaged { .. } | Error::Poisoned { .. } => Self::EIO,
+            Error::Damaged { .. } | Error::Poisoned { .. } | Error::Forked { .. } => Self::EIO,
             // Nothing is wrong with the disk, and no permission would help.
             Error::Refused { .. } => Self::EPERM,
             Error::UnsupportedVersion { .. } => Self::EPROTONOSUPPORT,

@@ -5,9 +5,10 @@
 //! that a process is using the reader; whoever holds it is the only one who stores into the slots.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::checksum::{Summer, block_sum};
@@ -18,10 +19,11 @@ use super::layout::{
     self, CONTROL_FILE, CURSOR_LEN, CURSOR_LIVENESS, CURSOR_MAGIC, CURSOR_SLOTS, CURSOR_SUFFIX, CursorIdentity,
     CursorSlot, LivenessBlock, READERS_DIR, TEMPORARY_SUFFIX,
 };
-use super::lock;
+use super::lock::{self, Life};
 use super::mapping::Mapping;
 use super::names::check_name;
 use super::options::Checksum;
+use super::origin::Origin;
 use super::position::{Position, SegmentId};
 use super::room;
 use crate::clock;
@@ -51,9 +53,12 @@ pub(crate) struct Cursor {
     generation: u64,
     queue_id: u64,
     boot_id: [u8; 16],
-    /// Holds the lock.
     file: File,
+    lock: File,
+    /// See [`lock::own_numbers`].
+    numbers: (u64, u32),
     path: PathBuf,
+    origin: Origin,
 }
 
 /// What to do about a damaged cursor.
@@ -91,7 +96,7 @@ pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Place)
     bytes[..size_of::<CursorIdentity>()].copy_from_slice(identity.as_bytes());
     let at = CURSOR_SLOTS[0] as usize;
     bytes[at..at + size_of::<CursorSlot>()].copy_from_slice(slot(0, place, geometry.queue_id).as_bytes());
-    let liveness = liveness(lock::boot_id(), 0);
+    let liveness = liveness(lock::boot_id(), 0, (0, 0));
     let at = CURSOR_LIVENESS as usize;
     bytes[at..at + size_of::<LivenessBlock>()].copy_from_slice(liveness.as_bytes());
     super::sys::check_size_limit(u64::from(CURSOR_LEN)).map_err(Error::io(&path, "make it"))?;
@@ -114,8 +119,10 @@ pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Place)
 /// Removes a reader that no process is using.
 pub(crate) fn remove(queue: &Dir, name: &str) -> Result<()> {
     let cursor = CursorFile::open(queue, name, Access::Write)?;
-    cursor.lock()?;
-    cursor.dir.remove(&cursor.name)
+    let _lock = cursor.lock()?;
+    cursor.dir.remove(&cursor.name)?;
+    // Last: whoever gets the lock finds no cursor then.
+    cursor.dir.remove(&lock::reader_lock_name(cursor.reader_name()))
 }
 
 fn identity(geometry: &Geometry) -> CursorIdentity {
@@ -128,11 +135,12 @@ fn identity(geometry: &Geometry) -> CursorIdentity {
     identity
 }
 
-fn liveness(boot_id: [u8; 16], pid: u32) -> LivenessBlock {
+fn liveness(boot_id: [u8; 16], pid: u32, (started, pid_namespace): (u64, u32)) -> LivenessBlock {
     let mut block = LivenessBlock::new_zeroed();
     block.heartbeat_boot_ns = clock::boot_ns().into();
     block.boot_id = boot_id;
     block.pid = pid.into();
+    (block.started, block.pid_namespace) = (started.into(), pid_namespace.into());
     block
 }
 
@@ -221,33 +229,57 @@ impl CursorFile {
             let slot = read_block::<CursorSlot>(&self.file, *offset).filter(|slot| *slot != CursorSlot::new_zeroed());
             slot.is_some_and(|slot| slot.crc.get() != slot_sum(&slot, geometry.queue_id))
         };
-        CURSOR_SLOTS.into_iter().find(is_damaged).filter(|_| !self.is_in_use())
+        CURSOR_SLOTS.into_iter().find(is_damaged).filter(|_| self.is_in_use() == Some(false))
     }
 
-    pub(crate) fn is_in_use(&self) -> bool {
-        lock::lock_holder(&self.file).is_ok_and(|holder| holder.is_some())
+    /// Whether a process uses the reader; None if that can't be told: its lock may not be looked at, and what the cursor
+    /// says of the process can't be checked from here.
+    pub(crate) fn is_in_use(&self) -> Option<bool> {
+        lock::is_reader_locked(&self.dir, self.reader_name()).or_else(|| {
+            let block: LivenessBlock = read_block(&self.file, CURSOR_LIVENESS)?;
+            match block.pid.get() {
+                0 => Some(false),
+                pid => match lock::life_of(pid, block.started.get(), block.boot_id, block.pid_namespace.get()) {
+                    Life::Alive => Some(true),
+                    Life::Gone => Some(false),
+                    Life::Unknown => None,
+                },
+            }
+        })
     }
 
-    /// Milliseconds since the reader's last sign of life; None if there was none since this machine was started.
+    /// Milliseconds since the reader's last heartbeat; None if that can't be told: it is of another boot, or of a container
+    /// with a boot id or a clock of its own.
     pub(crate) fn heartbeat_age_ms(&self) -> Option<u64> {
         let block: LivenessBlock = read_block(&self.file, CURSOR_LIVENESS)?;
-        let stamp = block.heartbeat_boot_ns.get();
-        (stamp != 0 && block.boot_id == lock::boot_id()).then(|| clock::boot_ns().saturating_sub(stamp) / 1_000_000)
+        lock::heartbeat_age_ms(block.heartbeat_boot_ns.get(), block.boot_id)
+    }
+
+    /// For how long the reader has certainly been silent, in nanoseconds: by its heartbeat, or where that says nothing, by
+    /// the time when its file was last changed, and no longer than the machine has been running.
+    pub(crate) fn silent_ns(&self) -> u64 {
+        if let Some(age_ms) = self.heartbeat_age_ms() {
+            return age_ms.saturating_mul(1_000_000);
+        }
+        let modified = self.file.metadata().and_then(|metadata| metadata.modified()).ok();
+        let modified = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        let modified_ns = modified.map_or(u64::MAX, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        clock::now_ns().saturating_sub(modified_ns).min(clock::boot_ns())
     }
 
     /// Takes the lock, on the file that has the name now: it may have been removed since it was opened.
-    fn lock(&self) -> Result<()> {
-        let pid = read_block::<LivenessBlock>(&self.file, CURSOR_LIVENESS).map_or(0, |block| block.pid.get());
-        lock::take_cursor(&self.file, &self.path, pid)?;
-        let id = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
-        let named = self.dir.open_file(&self.name, Access::Read)?;
-        let is_this = named.is_some_and(|named| matches!((id(&named), id(&self.file)), (Ok(a), Ok(b)) if a == b));
-        if is_this { Ok(()) } else { Err(Error::NoSuchReader { path: self.path.clone() }) }
+    fn lock(&self) -> Result<File> {
+        let block = read_block::<LivenessBlock>(&self.file, CURSOR_LIVENESS);
+        let held = lock::take_reader(&self.dir, self.reader_name(), &self.file, || lock::holder_of(block.as_ref()))?;
+        if lock::is_named(&self.dir, &self.name, &self.file) {
+            return Ok(held);
+        }
+        Err(Error::NoSuchReader { path: self.path.clone() })
     }
 
     /// Moves a reader that no process is using. Repairs a damaged cursor.
     pub(crate) fn set(&self, geometry: &Geometry, place: Place) -> Result<()> {
-        self.lock()?;
+        let _lock = self.lock()?;
         match self.read(geometry) {
             Ok((_, generation)) => {
                 let generation = generation.wrapping_add(1);
@@ -270,13 +302,16 @@ impl CursorFile {
 
     /// Takes the cursor into use.
     pub(crate) fn acquire(self, geometry: &Geometry) -> Result<(Cursor, Place)> {
-        self.lock()?;
+        let lock = self.lock()?;
         let (place, generation) = self.read(geometry)?;
         room::reserve(&self.file, 0, u64::from(CURSOR_LEN)).map_err(Error::io(&self.path, "make room for it"))?;
         let map = Mapping::read_write(&self.file, &self.path, CURSOR_LEN)?;
         let (queue_id, boot_id) = (geometry.queue_id, lock::boot_id());
-        let cursor = Cursor { map, generation, queue_id, boot_id, file: self.file, path: self.path };
+        let origin = Origin::here();
+        let (numbers, file, path) = (lock::own_numbers(), self.file, self.path);
+        let cursor = Cursor { map, generation, queue_id, boot_id, file, lock, numbers, path, origin };
         cursor.heartbeat();
+        cursor.touch();
         Ok((cursor, place))
     }
 }
@@ -285,8 +320,17 @@ impl Cursor {
     /// Records where the reader stands. Stores into memory only: survives the process, and a power cut once synced.
     #[inline]
     pub(crate) fn commit(&mut self, place: Place) {
+        if !self.origin.is_here() {
+            return;
+        }
         self.generation = self.generation.wrapping_add(1);
         self.map.write(slot_offset(self.generation), &slot(self.generation, place, self.queue_id));
+    }
+
+    /// Whether the process that took it into use still runs.
+    #[inline]
+    pub(crate) fn check_origin(&self) -> Result<()> {
+        self.origin.check(&self.path)
     }
 
     /// Writes the cursor to the disk.
@@ -297,6 +341,7 @@ impl Cursor {
 
     /// Fails if what has been committed may not have reached the file.
     pub(crate) fn check(&self) -> Result<()> {
+        self.check_origin()?;
         if self.map.is_lost() { Err(self.map.loss(&self.file, &self.path, SET_ANEW)) } else { Ok(()) }
     }
 
@@ -305,14 +350,27 @@ impl Cursor {
         self.write_liveness(std::process::id());
     }
 
+    /// Moves the file's time of change, which stores into a mapping need not do: it tells those whose boot-time clock is
+    /// another one (a container's) that the reader lives.
+    pub(crate) fn touch(&self) {
+        let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        // Only a sign for others.
+        let _ = futimens(&self.file, &Timestamps { last_access: keep, last_modification: now });
+    }
+
     fn write_liveness(&self, pid: u32) {
-        self.map.write(CURSOR_LIVENESS, &liveness(self.boot_id, pid));
+        self.map.write(CURSOR_LIVENESS, &liveness(self.boot_id, pid, self.numbers));
     }
 }
 
 impl Drop for Cursor {
     fn drop(&mut self) {
+        if !self.origin.is_here() {
+            return;
+        }
+        self.touch();
         self.write_liveness(0);
-        super::sys::unlock(&self.file);
+        super::sys::unlock(&self.lock);
     }
 }

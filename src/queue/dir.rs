@@ -148,26 +148,6 @@ impl Dir {
         self.open_file(name, access)?.ok_or_else(missing)
     }
 
-    /// Opens a file for writing, and creates it where it is missing.
-    pub(crate) fn open_or_create_file(&self, name: &str) -> Result<File> {
-        let temporary = self.temporary_name(name)?;
-        loop {
-            if let Some(file) = self.open_file(name, Access::Write)? {
-                return Ok(file);
-            }
-            let file = self.create_file(&temporary)?;
-            match self.rename(&temporary, name, false) {
-                Ok(()) => return Ok(file),
-                Err(error) => {
-                    let _ = self.remove(&temporary);
-                    if !is_already_there(&error) {
-                        return Err(error);
-                    }
-                }
-            }
-        }
-    }
-
     /// Creates a file, for reading and writing. It has the permissions of the control block, so that a private queue
     /// stays private and a shared one shared; where there is none yet, what the umask leaves. What root creates in somebody
     /// else's directory belongs to whoever owns that. It must not be there yet, and `name` should be a temporary one.
@@ -235,6 +215,13 @@ impl Dir {
 
     fn refused(&self, name: &str, why: &str) -> Error {
         Error::refused(&self.path_of(name), format!("{why}; move it away"))
+    }
+
+    /// Shows that the directory is in use, until this is dropped, to programs that clear old files away: a shared `flock`,
+    /// which keeps nobody of ours out.
+    pub(crate) fn show_use(&self) {
+        // Whoever holds it alone is clearing away just now, or a file system knows no such locks.
+        let _ = self.file.try_lock_shared();
     }
 
     /// The names in the directory that are UTF-8; the others are none of ours.

@@ -28,7 +28,7 @@ pub enum ErrorKind {
     Damaged,
     /// A file was written by a newer chronfs.
     Unsupported,
-    /// This writer is done for: open a new one.
+    /// This writer, or what was opened before a fork, is done for: open a new one.
     Poisoned,
 }
 
@@ -164,6 +164,12 @@ pub enum Error {
         /// The failure.
         reason: String,
     },
+    /// A writer, reader or notifier was opened by the process that this one was forked from.
+    #[error("{}: opened before a fork, by the process that this one was forked from; open it again here", path.display())]
+    Forked {
+        /// The queue's directory, or the file.
+        path: PathBuf,
+    },
     /// A setting lies outside what the format allows.
     #[error("invalid setting: {0}")]
     InvalidSetting(String),
@@ -203,7 +209,7 @@ impl Error {
             | Self::InvalidSetting(_) => ErrorKind::InvalidInput,
             Self::Damaged { .. } | Self::Refused { .. } => ErrorKind::Damaged,
             Self::UnsupportedVersion { .. } => ErrorKind::Unsupported,
-            Self::Poisoned { .. } => ErrorKind::Poisoned,
+            Self::Poisoned { .. } | Self::Forked { .. } => ErrorKind::Poisoned,
         }
     }
 
@@ -268,7 +274,9 @@ impl fmt::Display for LockHolder {
         match self {
             Self::Process { pid, command } if command.is_empty() => write!(f, "process {pid}"),
             Self::Process { pid, command } => write!(f, "process {pid} ({command})"),
-            Self::Unknown => f.write_str("a process that can't be seen from here (another container?)"),
+            Self::Unknown => f.write_str(
+                "a process that can't be told from here (another container's, or forked from one that has ended?)",
+            ),
         }
     }
 }

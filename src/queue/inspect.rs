@@ -10,12 +10,11 @@ use super::cursor::{self, CursorFile};
 use super::dir::Access;
 use super::error::{LockHolder, Result};
 use super::layout::{CONTROL_FILE, CONTROL_WRITER, LOCK_FILE, RECORDS_START, WriterBlock};
-use super::lock;
+use super::lock::{self, Life};
 use super::options::Settings;
 use super::position::{Position, SegmentId};
 use super::scan::{Passed, Scanner, first_seq};
 use super::types::Bounds;
-use crate::clock;
 
 /// A writer that has given no sign of life for this long, and still holds the lock, is stuck.
 const STUCK_AFTER_MS: u64 = 5_000;
@@ -55,12 +54,13 @@ pub struct WriterInfo {
     pub pid: Option<u32>,
     /// Who holds the lock, if anybody does.
     pub holder: Option<LockHolder>,
-    /// Whether the lock that is held is that of the file `writer.lock` as it stands there now. If not, somebody has
-    /// deleted or replaced it under the writer; the lock on the directory keeps others out all the same.
+    /// Whether the lock that is held is certainly that of the file `writer.lock` as it is there now. If not, somebody has
+    /// deleted or replaced it under the writer (others are kept out all the same), or this process may not look at it.
     pub holds_file: bool,
     /// How many writers there have been.
     pub epoch: u64,
-    /// Milliseconds since its last sign of life; None if there was none since this machine was started.
+    /// Milliseconds since its last heartbeat; None if that can't be told: it was not on this boot, or by another clock (a
+    /// container's).
     pub heartbeat_age_ms: Option<u64>,
 }
 
@@ -119,7 +119,7 @@ pub struct ReaderInfo {
     pub position: Option<u64>,
     /// What is wrong with its cursor file, if anything.
     pub damage: Option<String>,
-    /// Whether a process is using it now.
+    /// Whether a process is using it now, as far as that can be told.
     pub in_use: bool,
     /// Messages that it has not consumed.
     pub lag_messages: u64,
@@ -127,7 +127,8 @@ pub struct ReaderInfo {
     pub lag_bytes: u64,
     /// Age in seconds of the newest message less that of the next one it will consume.
     pub lag_seconds: f64,
-    /// Milliseconds since its last sign of life; None if there was none since this machine was started.
+    /// Milliseconds since its last heartbeat; None if that can't be told: it was not on this boot, or by another clock (a
+    /// container's).
     pub heartbeat_age_ms: Option<u64>,
     /// Segments that retention keeps for it.
     pub pins_segments: u64,
@@ -175,29 +176,32 @@ impl Shared {
         let control = self.dir.open_file(CONTROL_FILE, Access::Read).ok().flatten();
         let block = control.and_then(|file| control::read_block::<WriterBlock>(&file, CONTROL_WRITER));
         let epoch = block.map_or(0, |block| block.epoch.get());
-        let heartbeat = block.filter(|b| b.boot_id == lock::boot_id()).map(|b| b.heartbeat_boot_ns.get());
-        let heartbeat = heartbeat.filter(|&stamp| stamp != 0);
-        let heartbeat_age_ms = heartbeat.map(|stamp| clock::boot_ns().saturating_sub(stamp) / 1_000_000);
-        let holder = match self.dir.open_file(LOCK_FILE, Access::Read) {
-            Ok(Some(file)) => lock::lock_holder(&file).map_err(drop),
-            Ok(None) => Ok(None),
-            Err(_) => Err(()),
+        let heartbeat_age_ms = block.and_then(|b| lock::heartbeat_age_ms(b.heartbeat_boot_ns.get(), b.boot_id));
+        let lock_file = self.dir.open_file(LOCK_FILE, Access::Read);
+        let held = lock_file.as_ref().map_err(drop).and_then(|file| match file {
+            Some(file) => lock::lock_holder(file).map_err(drop),
+            None => Ok(None),
+        });
+        let holds_file = matches!(held, Ok(Some(_)));
+        // A writer that has not closed the queue: killed, or its lock file is not the one that is there, or not for us.
+        let announced = block.as_ref().and_then(|block| Some((block, lock::announced(block)?)));
+        let is_fresh = heartbeat_age_ms.is_some_and(|age_ms| age_ms <= STUCK_AFTER_MS);
+        let stuck = if is_fresh || heartbeat_age_ms.is_none() { WriterState::Alive } else { WriterState::Stuck };
+        let (state, holder) = match (held, announced) {
+            (Ok(Some(holder)), _) => (stuck, Some(holder)),
+            (Ok(None), None) => (WriterState::None, None),
+            // The lock that it took lies on another file, or it has none.
+            (Ok(None), Some((block, (life, holder)))) => {
+                let is_its = matches!(&lock_file, Ok(Some(file)) if lock::is_of(block, file));
+                let lives = !is_its && life != Life::Gone && is_fresh;
+                if lives { (WriterState::Alive, Some(holder)) } else { (WriterState::Dead, None) }
+            }
+            (Err(()), None) if block.is_some() => (WriterState::None, None),
+            (Err(()), Some((_, (Life::Alive, holder)))) => (stuck, Some(holder)),
+            (Err(()), Some((_, (Life::Gone, _)))) => (WriterState::Dead, None),
+            (Err(()), Some((_, (Life::Unknown, holder)))) if is_fresh => (WriterState::Alive, Some(holder)),
+            (Err(()), _) => (WriterState::Unknown, None),
         };
-        let holds_file = matches!(holder, Ok(Some(_)));
-        // A writer that has not said goodbye: killed, or its lock file is not the one that stands there.
-        let is_announced = block.is_some_and(|block| block.pid.get() != 0);
-        let holder = match holder {
-            Ok(None) if is_announced => Ok(lock::directory_holder(&self.dir)),
-            holder => holder,
-        };
-        let state = match &holder {
-            Err(()) => WriterState::Unknown,
-            Ok(Some(_)) if heartbeat_age_ms.is_some_and(|age| age > STUCK_AFTER_MS) => WriterState::Stuck,
-            Ok(Some(_)) => WriterState::Alive,
-            Ok(None) if is_announced => WriterState::Dead,
-            Ok(None) => WriterState::None,
-        };
-        let holder = holder.unwrap_or(None);
         let pid = match &holder {
             Some(LockHolder::Process { pid, .. }) => Some(*pid),
             _ => None,
@@ -277,7 +281,7 @@ impl Shared {
             #[allow(clippy::cast_precision_loss)]
             lag_seconds: lag_ns as f64 / 1e9,
             heartbeat_age_ms: file.and_then(CursorFile::heartbeat_age_ms),
-            in_use: file.is_some_and(CursorFile::is_in_use),
+            in_use: file.is_some_and(|file| file.is_in_use() == Some(true)),
             pins_segments: segments.iter().filter(pinned).count() as u64,
             pins_bytes: segments.iter().filter(pinned).map(|info| info.bytes).sum(),
             damage: place.as_ref().err().cloned(),

@@ -26,6 +26,8 @@ pub const DEFAULT_SEGMENT_SIZE: u32 = 64 << 20;
 pub const CONTROL_FILE: &str = "control.meta";
 /// Name of the lock file.
 pub const LOCK_FILE: &str = "writer.lock";
+/// Ending of the name of a reader's lock file.
+pub const LOCK_SUFFIX: &str = ".lock";
 /// Name of the directory of cursor files.
 pub const READERS_DIR: &str = "readers";
 /// Ending of a cursor file's name.
@@ -171,8 +173,14 @@ pub(crate) struct WriterBlock {
     pub(crate) asymmetric: U32,
     /// The boot that `heartbeat_boot_ns` belongs to.
     pub(crate) boot_id: [u8; 16],
-    /// Zero.
-    pub(crate) reserved: [u8; 24],
+    /// When the process started, in clock ticks since boot as `/proc/PID/stat` has it; 0 if not known.
+    pub(crate) started: U64,
+    /// The inode of the lock file that it holds.
+    pub(crate) lock_inode: U64,
+    /// The device of that file: major number times 2^20, plus minor number.
+    pub(crate) lock_device: U32,
+    /// The number of its pid namespace; 0 if not known.
+    pub(crate) pid_namespace: U32,
 }
 
 /// The identity of a segment, at its start and again at its end.
@@ -211,8 +219,12 @@ pub(crate) struct StartBlock {
     pub(crate) first_seq: U64,
     /// Timestamp of the newest message before it, ns since the epoch.
     pub(crate) previous_timestamp_ns: U64,
+    /// The segment that it follows.
+    pub(crate) previous_segment: U32,
+    /// The checksum of the record that seals that one; 0 if it was not sealed, or there is none.
+    pub(crate) previous_seal: U32,
     /// Zero.
-    pub(crate) reserved: [u8; 44],
+    pub(crate) reserved: [u8; 36],
     /// CRC-32 of the bytes before it.
     pub(crate) crc: U32,
 }
@@ -281,8 +293,12 @@ pub(crate) struct LivenessBlock {
     pub(crate) boot_id: [u8; 16],
     /// The process id, in its own namespace; 0 once it has closed the reader.
     pub(crate) pid: U32,
+    /// The number of its pid namespace; 0 if not known.
+    pub(crate) pid_namespace: U32,
+    /// When the process started, in clock ticks since boot as `/proc/PID/stat` has it; 0 if not known.
+    pub(crate) started: U64,
     /// Zero.
-    pub(crate) reserved: [u8; 36],
+    pub(crate) reserved: [u8; 24],
 }
 
 /// A record's header.

@@ -1,65 +1,142 @@
-//! Locks: who may write. The kernel's locks decide, held through descriptors; nothing is ever broken by force.
+//! Locks: who may write, and who uses a reader. The kernel's locks decide, held through descriptors; nothing is ever
+//! broken by force.
 //!
-//! The writer holds two: one on the queue's directory itself, which can't be deleted or replaced while it is held, and
-//! one on `writer.lock`, which anybody can ask about without taking it, even from another pid namespace. What
-//! stands in the file is for people.
+//! A lock needs no more than a descriptor, and one that was opened for reading is enough to keep a writer out. So locks lie
+//! on files of their own, which nobody may open, not even to read, who may not write to what they are for. Whoever may not
+//! open one is told what the control block and the cursors say of the process that holds it.
+//!
+//! A lock file can be deleted or replaced under its holder. The control block says which one the writer holds; whoever
+//! gets the lock on another one asks the kernel whether that is still held ([`announced`]).
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::time::{Duration, Instant};
 
-use super::dir::Dir;
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, fchmod, fchown, fstatfs, statat};
+
+use super::dir::{Access, Dir};
 use super::error::{Error, LockHolder, Result};
-use super::layout::LOCK_FILE;
+use super::layout::{
+    CONTROL_FILE, CONTROL_WRITER, CONTROL_WRITER_HEARTBEAT, LOCK_FILE, LOCK_SUFFIX, LivenessBlock, WriterBlock,
+};
+use super::mapping::Mapping;
+use super::origin::Origin;
 use super::sys;
 use crate::clock;
+use crate::sync::Ordering;
 
 /// The writer lock, held until dropped.
 #[derive(Debug)]
 pub(crate) struct WriterLock {
-    directory: Dir,
     file: File,
+    origin: Origin,
 }
 
 impl WriterLock {
-    /// Takes both locks, or says who has them.
+    /// Takes the lock, or says who has it.
     pub(crate) fn take(dir: &Dir) -> Result<Self> {
-        let (path, lock_path) = (dir.path(), dir.path_of(LOCK_FILE));
-        // A second open of the same directory: the lock belongs to this open file, not to the process.
-        let guard = dir.open_dir(".").map_err(Error::io(path, "open it to lock it"))?;
-        let file = dir.open_or_create_file(LOCK_FILE)?;
-        let locked = || {
-            // The file may be another one than the writer's: somebody has deleted that.
-            let of_file = lock_holder(&file).ok().flatten();
-            let holder = of_file.or_else(|| directory_holder(dir)).unwrap_or(LockHolder::Unknown);
-            Error::Locked { path: path.to_path_buf(), holder }
-        };
-        match guard.file().try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(locked()),
-            // A file system without locks on directories: the lock on the file must do.
-            Err(TryLockError::Error(error)) if is_unsupported(&error) => {}
-            Err(TryLockError::Error(error)) => return Err(Error::io(path, "lock it")(error)),
+        let lock_path = dir.path_of(LOCK_FILE);
+        let control = dir.open_file(CONTROL_FILE, Access::Read).ok().flatten();
+        let like = control.as_ref().unwrap_or(dir.file()).metadata().map_err(Error::io(dir.path(), "look at it"))?;
+        loop {
+            let file = open(dir, LOCK_FILE, &like)?;
+            if !sys::try_lock(&file).map_err(Error::io(&lock_path, "lock it"))? {
+                return Err(Error::Locked { path: dir.path().to_path_buf(), holder: holder(&file) });
+            }
+            // It may have been deleted since it was opened.
+            if is_named(dir, LOCK_FILE, &file) {
+                describe(&file).map_err(Error::io(&lock_path, "write to it"))?;
+                dir.show_use();
+                return Ok(Self { file, origin: Origin::here() });
+            }
         }
-        if !sys::try_lock(&file).map_err(Error::io(&lock_path, "lock it"))? {
-            return Err(locked());
+    }
+
+    /// Fails if another writer holds the queue by another lock file, which was deleted or replaced before we got this one.
+    pub(crate) fn check_alone(&self, dir: &Dir, control: &Mapping) -> Result<()> {
+        let block: WriterBlock = control.read(CONTROL_WRITER);
+        let is_held = || is_in_table(&block) || (is_layered(dir) && is_ticking(control, &block));
+        if block.pid.get() != 0 && !is_of(&block, &self.file) && is_held() {
+            let holder = announced(&block).map_or(LockHolder::Unknown, |(_, holder)| holder);
+            return Err(Error::Locked { path: dir.path().to_path_buf(), holder });
         }
-        describe(&file).map_err(Error::io(&lock_path, "write to it"))?;
-        Ok(Self { directory: guard, file })
+        Ok(())
+    }
+
+    /// Whether somebody else holds the lock file that is there now: both of us write.
+    pub(crate) fn is_contested(&self, dir: &Dir) -> bool {
+        if is_named(dir, LOCK_FILE, &self.file) {
+            return false;
+        }
+        let other = dir.open_file(LOCK_FILE, Access::Read).ok().flatten();
+        other.is_some_and(|file| sys::is_locked(&file).unwrap_or(false))
+    }
+
+    /// Writes into the control block's part for the writer who and where we are.
+    pub(crate) fn announce(&self, block: &mut WriterBlock) {
+        let me = Identity::of_self();
+        block.pid = me.pid.into();
+        block.boot_id = boot_id();
+        block.started = me.started.parse().unwrap_or(0).into();
+        block.pid_namespace = me.namespace_number().into();
+        if let Ok(metadata) = self.file.metadata() {
+            (block.lock_inode, block.lock_device) = (metadata.ino().into(), device_number(&metadata).into());
+        }
     }
 }
 
 impl Drop for WriterLock {
     fn drop(&mut self) {
-        // See `sys::unlock`.
-        sys::unlock(&self.file);
-        let _ = self.directory.file().unlock();
+        if self.origin.is_here() {
+            // See `sys::unlock`.
+            sys::unlock(&self.file);
+        }
     }
 }
 
-fn is_unsupported(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL | libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOSYS))
+/// Opens a file that is there to be locked; creates it where it is missing. Whoever may write to `like` may open it, and
+/// nobody else.
+pub(crate) fn open(dir: &Dir, name: &str, like: &Metadata) -> Result<File> {
+    loop {
+        if let Some(file) = dir.open_file(name, Access::Write)? {
+            mend(&file, like);
+            return Ok(file);
+        }
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        match sys::open_at(dir.fd(), name, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => {
+                mend(&file, like);
+                return Ok(file);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io(&dir.path_of(name), "create it")(error)),
+        }
+    }
+}
+
+/// Gives a lock file the owner and the permissions that it should have. Best effort: who may not change them uses it as it is.
+fn mend(file: &File, like: &Metadata) {
+    let Ok(metadata) = file.metadata() else { return };
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root && metadata.uid() == 0 && like.uid() != 0 {
+        let _ = fchown(file, Some(Uid::from_raw(like.uid())), Some(Gid::from_raw(like.gid())));
+    } else if metadata.gid() != like.gid() {
+        let _ = fchown(file, None, Some(Gid::from_raw(like.gid())));
+    }
+    let writers = like.mode() & 0o222 | 0o200;
+    let mode = writers | writers << 1;
+    if metadata.mode() & 0o777 != mode {
+        // After the change of owner, which clears bits.
+        let _ = fchmod(file, Mode::from_raw_mode(mode));
+    }
+}
+
+/// Whether this file has the name now.
+pub(crate) fn is_named(dir: &Dir, name: &str, file: &File) -> bool {
+    let named = statat(dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW);
+    let this = file.metadata();
+    matches!((named, this), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.dev(), b.ino()))
 }
 
 /// Says who holds the lock on this file; None if nobody does.
@@ -103,6 +180,12 @@ struct Identity {
 }
 
 impl Identity {
+    /// The namespace's number, as it stands in its name; 0 where it can't be had.
+    fn namespace_number(&self) -> u32 {
+        let digits = self.namespace.trim_start_matches("pid:[").trim_end_matches(']');
+        digits.parse().unwrap_or(0)
+    }
+
     fn of_self() -> Self {
         let pid = std::process::id();
         let namespace = std::fs::read_link("/proc/self/ns/pid").map(|l| l.to_string_lossy().into_owned());
@@ -118,29 +201,103 @@ pub(crate) fn start_of(pid: u32) -> String {
     after.split_whitespace().nth(19).unwrap_or("").to_owned()
 }
 
-/// Who holds the writer's lock on the queue's directory itself, as the kernel's table of locks has it; None if nobody
-/// does, or where that can't be told: other pid namespaces are not in the table, and some file systems stand in it
-/// under a device of their own. For when the lock file says that there is no writer, but may not be the writer's.
-pub(crate) fn directory_holder(dir: &Dir) -> Option<LockHolder> {
-    let metadata = dir.file().metadata().ok()?;
-    let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
-    let place = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
-    // The kernel gives the table in pieces, by position: locks that come and go meanwhile can hide one.
-    let pid = (0..LOOKS).find_map(|_| {
-        let table = std::fs::read("/proc/locks").ok()?;
-        // `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`
-        let table = String::from_utf8_lossy(&table);
-        let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        lines.find_map(|fields| match fields[..] {
-            [_, "FLOCK", _, _, pid, at, ..] if at == place => pid.parse().ok(),
-            _ => None,
-        })
-    })?;
-    Some(LockHolder::Process { pid, command: command_of(pid) })
+/// Whether a process lives, judging by its number and start time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    Alive,
+    Gone,
+    /// It is in another pid namespace or of another boot, or may not be looked at.
+    Unknown,
 }
 
-/// How often the kernel's table of locks is looked at before a lock is taken not to be there.
-const LOOKS: u32 = 4;
+/// Whether the process lives that says in a file that it holds a lock.
+pub(crate) fn life_of(pid: u32, started: u64, of_boot: [u8; 16], pid_namespace: u32) -> Life {
+    let me = Identity::of_self();
+    if of_boot != boot_id() || pid_namespace != me.namespace_number() || pid_namespace == 0 {
+        return Life::Unknown;
+    }
+    match start_of(pid).parse::<u64>() {
+        Ok(found) if found == started => Life::Alive,
+        Ok(_) => Life::Gone,
+        Err(_) => {
+            // Its directory in /proc is missing, or hidden.
+            let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+            let is_gone = |pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH);
+            if pid.is_none_or(is_gone) { Life::Gone } else { Life::Unknown }
+        }
+    }
+}
+
+/// The writer that the control block tells of: whether it lives, and who it is. None if it has closed the queue.
+pub(crate) fn announced(block: &WriterBlock) -> Option<(Life, LockHolder)> {
+    let pid = Some(block.pid.get()).filter(|&pid| pid != 0)?;
+    let life = life_of(pid, block.started.get(), block.boot_id, block.pid_namespace.get());
+    let holder = match life {
+        Life::Alive => LockHolder::Process { pid, command: command_of(pid) },
+        Life::Gone | Life::Unknown => LockHolder::Unknown,
+    };
+    Some((life, holder))
+}
+
+/// Who uses a reader, as its cursor tells it.
+pub(crate) fn holder_of(block: Option<&LivenessBlock>) -> LockHolder {
+    let life =
+        |block: &LivenessBlock| life_of(block.pid.get(), block.started.get(), block.boot_id, block.pid_namespace.get());
+    match block.filter(|block| block.pid.get() != 0 && life(block) == Life::Alive) {
+        Some(block) => LockHolder::Process { pid: block.pid.get(), command: command_of(block.pid.get()) },
+        None => LockHolder::Unknown,
+    }
+}
+
+/// Whether this is the lock file that the announced writer holds.
+pub(crate) fn is_of(block: &WriterBlock, lock: &File) -> bool {
+    let of_block = (block.lock_inode.get(), block.lock_device.get());
+    lock.metadata().is_ok_and(|metadata| (metadata.ino(), device_number(&metadata)) == of_block)
+}
+
+/// A device number in the kernel's form.
+fn device_number(metadata: &Metadata) -> u32 {
+    libc::major(metadata.dev()) << 20 | libc::minor(metadata.dev())
+}
+
+/// Whether the kernel's table of locks has that of the announced writer. Long where there are many locks: for the rare case
+/// that a lock file has been replaced.
+fn is_in_table(block: &WriterBlock) -> bool {
+    let device = block.lock_device.get();
+    let place = format!("{:02x}:{:02x}:{}", device >> 20, device & 0xF_FFFF, block.lock_inode.get());
+    // `1: OFDLCK ADVISORY  WRITE -1 08:01:5678 0 EOF`
+    let table = std::fs::read("/proc/locks").unwrap_or_default();
+    String::from_utf8_lossy(&table).lines().any(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        matches!(fields[..], [_, "OFDLCK", _, "WRITE", _, at, ..] if at == place)
+    })
+}
+
+/// Whether the file system shows the same files under other numbers elsewhere, or under other ones than the table of locks
+/// has: an overlay, btrfs.
+fn is_layered(dir: &Dir) -> bool {
+    const OVERLAY: u64 = 0x794c_7630;
+    const BTRFS: u64 = 0x9123_683E;
+    fstatfs(dir.file()).is_ok_and(|stat| [OVERLAY, BTRFS].contains(&u64::try_from(stat.f_type).unwrap_or(0)))
+}
+
+/// Whether the announced writer goes on giving heartbeats, one a second.
+fn is_ticking(control: &Mapping, block: &WriterBlock) -> bool {
+    const TWO_TICKS: Duration = Duration::from_millis(2_500);
+    let is_old = heartbeat_age_ms(block.heartbeat_boot_ns.get(), block.boot_id).is_some_and(|age_ms| age_ms > 10_000);
+    if is_old || announced(block).is_none_or(|(life, _)| life == Life::Gone) {
+        return false;
+    }
+    let stamp = || u64::from_le(control.word64(CONTROL_WRITER_HEARTBEAT).load(Ordering::Relaxed));
+    let (first, start) = (stamp(), Instant::now());
+    while start.elapsed() < TWO_TICKS {
+        if stamp() != first {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
+}
 
 fn command_of(pid: u32) -> String {
     let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -158,14 +315,48 @@ pub(crate) fn boot_id() -> [u8; 16] {
     id
 }
 
-/// A lock on a cursor file: this reader is in use. Held until dropped.
-pub(crate) fn take_cursor(file: &File, path: &Path, pid: u32) -> Result<()> {
-    if sys::try_lock(file).map_err(Error::io(path, "lock it"))? {
-        return Ok(());
+/// Milliseconds since a heartbeat; None if there was none, or it can't be compared: it is of another boot, or ahead of our
+/// clock, and so of another one.
+pub(crate) fn heartbeat_age_ms(stamp_ns: u64, of_boot: [u8; 16]) -> Option<u64> {
+    let is_comparable = stamp_ns != 0 && of_boot == boot_id();
+    clock::boot_ns().checked_sub(stamp_ns).filter(|_| is_comparable).map(|age_ns| age_ns / 1_000_000)
+}
+
+/// The name of the file that whoever uses a reader locks.
+pub(crate) fn reader_lock_name(reader: &str) -> String {
+    format!("{reader}{LOCK_SUFFIX}")
+}
+
+/// Takes the lock of a reader; `cursor` is its cursor file, for the permissions.
+pub(crate) fn take_reader(readers: &Dir, reader: &str, cursor: &File, holder: impl Fn() -> LockHolder) -> Result<File> {
+    let name = reader_lock_name(reader);
+    let path = readers.path_of(&name);
+    let like = cursor.metadata().map_err(Error::io(&path, "look at its cursor file"))?;
+    loop {
+        let file = open(readers, &name, &like)?;
+        if !sys::try_lock(&file).map_err(Error::io(&path, "lock it"))? {
+            return Err(Error::ReaderInUse {
+                path: readers.path_of(&super::cursor::file_name(reader)),
+                holder: holder(),
+            });
+        }
+        if is_named(readers, &name, &file) {
+            return Ok(file);
+        }
     }
-    let holder = match pid {
-        0 => LockHolder::Unknown,
-        pid => LockHolder::Process { pid, command: command_of(pid) },
-    };
-    Err(Error::ReaderInUse { path: path.to_path_buf(), holder })
+}
+
+/// Whether somebody holds the lock of a reader; None if that can't be looked at.
+pub(crate) fn is_reader_locked(readers: &Dir, reader: &str) -> Option<bool> {
+    match readers.open_file(&reader_lock_name(reader), Access::Read) {
+        Ok(Some(file)) => sys::is_locked(&file).ok(),
+        Ok(None) => Some(false),
+        Err(_) => None,
+    }
+}
+
+/// The numbers by which others can tell this process from every other one: start time, pid namespace.
+pub(crate) fn own_numbers() -> (u64, u32) {
+    let me = Identity::of_self();
+    (me.started.parse().unwrap_or(0), me.namespace_number())
 }

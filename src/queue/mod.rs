@@ -8,6 +8,7 @@
 //! Everything that only looks ([`Scanner`], [`Queue::inspect`]) reads by `pread` and changes no byte.
 
 mod available;
+mod chain;
 mod checksum;
 mod control;
 mod cursor;
@@ -26,6 +27,7 @@ mod mapping;
 mod names;
 mod notifier;
 mod options;
+mod origin;
 mod pages;
 mod position;
 mod reader;
@@ -475,6 +477,7 @@ impl Shared {
     }
 
     pub(crate) fn waiter(&self) -> Result<Waiter> {
+        self.dir.show_use();
         let path = self.control_path();
         match self.dir.open_existing_file(CONTROL_FILE, Access::Write) {
             Ok(file) => Waiter::new(file, true, &path),

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::Shared;
 use super::error::{Error, Result};
+use super::origin::Origin;
 use super::scan::Scanner;
 use super::wake::Waiter;
 
@@ -40,6 +41,7 @@ const SLEEP: Duration = Duration::from_secs(1);
 pub struct Notifier {
     inner: Arc<Inner>,
     thread: Option<JoinHandle<()>>,
+    origin: Origin,
 }
 
 #[derive(Debug)]
@@ -68,11 +70,14 @@ impl Notifier {
         let for_thread = Arc::clone(&inner);
         let thread = std::thread::Builder::new().name("chronfs-notify".into()).spawn(move || for_thread.run(scanner));
         let thread = thread.map_err(failed("start a thread that waits for it"))?;
-        Ok(Self { inner, thread: Some(thread) })
+        Ok(Self { inner, thread: Some(thread), origin: Origin::here() })
     }
 
     /// Makes the descriptor unreadable until more messages come. Read what there is after this call, not before.
     pub fn clear(&self) {
+        if !self.origin.is_here() {
+            return;
+        }
         let mut state = self.inner.lock();
         let mut value = [0; 8];
         // Nothing to read is fine.
@@ -96,6 +101,11 @@ impl AsRawFd for Notifier {
 
 impl Drop for Notifier {
     fn drop(&mut self) {
+        if !self.origin.is_here() {
+            // The thread runs in the parent only, and may have held the lock when the fork copied it.
+            std::mem::forget(self.thread.take());
+            return;
+        }
         self.inner.lock().stop = true;
         self.inner.changed.notify_all();
         if let Some(thread) = self.thread.take() {

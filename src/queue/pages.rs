@@ -113,6 +113,10 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
+        if self.thread.as_ref().is_some_and(|thread| !thread.is_here()) {
+            // It may have held the lock when the fork copied that.
+            return;
+        }
         self.inner.lock().stop = true;
         self.inner.changed.notify_all();
     }

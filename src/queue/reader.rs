@@ -132,6 +132,7 @@ impl QueueReader {
     #[allow(clippy::should_implement_trait)]
     #[inline]
     pub fn next(&mut self) -> Result<Option<Entry<'_>>> {
+        self.cursor.check_origin()?;
         let header = loop {
             if let Some(header) = self.peeked.take() {
                 break header;
@@ -196,7 +197,7 @@ impl QueueReader {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn available(&mut self) -> Available<'_> {
-        let map = self.map.as_ref().filter(|_| self.pending.is_none());
+        let map = self.map.as_ref().filter(|_| self.pending.is_none() && self.cursor.check_origin().is_ok());
         Available {
             map,
             context: &self.context,
@@ -363,6 +364,7 @@ impl QueueReader {
     }
 
     fn jump_with(&mut self, seek: impl FnOnce(&mut Scanner) -> Result<()>) -> Result<()> {
+        self.cursor.check_origin()?;
         let mut scanner = Scanner::at(Arc::clone(&self.shared), self.position, self.seq);
         seek(&mut scanner)?;
         self.pending = None;
@@ -400,6 +402,7 @@ impl QueueReader {
     /// # Errors
     /// [`Error::Io`](super::Error::Io) if the system can't write it.
     pub fn commit_sync(&mut self) -> Result<()> {
+        self.cursor.check_origin()?;
         self.commit();
         self.cursor.sync()
     }
@@ -439,6 +442,7 @@ impl QueueReader {
             }
             if !self.waiter.wait(ticket, left) {
                 self.cursor.heartbeat();
+                self.cursor.touch();
                 self.check()?;
                 // Once a second, in case files have changed in a way that nobody publishes.
                 self.stalled = None;
@@ -459,6 +463,7 @@ impl QueueReader {
     /// What [`next`](Self::next) will give.
     #[inline]
     pub(crate) fn peek_next(&mut self) -> Result<Option<Due>> {
+        self.cursor.check_origin()?;
         loop {
             if let Some(header) = self.peeked {
                 return Ok(Some(Due { timestamp_ns: header.timestamp_ns, seq: header.seq }));

@@ -21,7 +21,7 @@ use super::position::{Position, SegmentId};
 use super::record::is_record_offset;
 use super::resync::{Waste, find_record};
 use super::scan::{Scanner, first_seq};
-use super::segment::{self, Segment, SegmentStart};
+use super::segment::{self, Link, Segment, SegmentStart};
 use super::types::{Entry, Gap, GapReason};
 
 /// Published and consumed sequence numbers above this are not believed: nobody has appended so many messages.
@@ -107,7 +107,7 @@ fn end_of(shared: &Arc<Shared>, segment: Segment, before: Option<SegmentId>) -> 
     let seq = first_seq(&segment).unwrap_or(1);
     let mut last_timestamp_ns = start.map_or(0, |start| start.previous_timestamp_ns);
     if let Some(previous) = before {
-        finish_roll(shared, previous, seq)?;
+        finish_roll(shared, previous, seq, segment.previous())?;
     }
     let mut scanner = Scanner::at(Arc::clone(shared), Position { segment: segment.id, offset: RECORDS_START }, seq);
     let end = layout::records_end(segment.context.segment_size);
@@ -147,7 +147,7 @@ fn end_of(shared: &Arc<Shared>, segment: Segment, before: Option<SegmentId>) -> 
 
 /// Seals the segment before the last one if the writer was killed between starting the new segment and sealing the
 /// old one.
-fn finish_roll(shared: &Arc<Shared>, id: SegmentId, next_seq: u64) -> Result<()> {
+fn finish_roll(shared: &Arc<Shared>, id: SegmentId, next_seq: u64, link: Option<Link>) -> Result<()> {
     let segment = match shared.open_segment(id, Access::Write) {
         Ok(Some(segment)) if segment.seal().is_none() && !segment.is_cut_short()? => segment,
         Ok(_) => return Ok(()),
@@ -172,6 +172,11 @@ fn finish_roll(shared: &Arc<Shared>, id: SegmentId, next_seq: u64) -> Result<()>
     }
     let mut scanner = Scanner::at(Arc::clone(shared), end, next_seq);
     if scanner.is_sealed_here()? {
+        return Ok(());
+    }
+    // It must end as the one that follows it says; where it does not, it is left as it is.
+    let sum = segment::seal_sum(&segment.context, end.offset, next_seq, last_timestamp_ns);
+    if link.is_some_and(|link| link != (id, sum)) {
         return Ok(());
     }
     segment::seal(&segment, end.offset, next_seq, last_timestamp_ns)

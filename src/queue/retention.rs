@@ -225,9 +225,9 @@ impl Shared {
             return Some(IgnoredReason::TooFarBehind);
         }
         let ttl_ns = settings.reader_ttl_ns?;
-        // Whoever holds its lock lives, however long it has been busy. Without a stamp of this boot it has been silent
-        // at least since the machine was started. A registration is a sign of life, too: see `cursor::create`.
-        let silent_ns = file.heartbeat_age_ms().map_or_else(clock::boot_ns, |age_ms| age_ms.saturating_mul(1_000_000));
-        (!file.is_in_use() && silent_ns > ttl_ns).then_some(IgnoredReason::Dead)
+        // Whoever holds its lock lives, however long it has been busy. A registration is a heartbeat, too: see
+        // `cursor::create`.
+        let silent_ns = file.silent_ns();
+        (file.is_in_use() == Some(false) && silent_ns > ttl_ns).then_some(IgnoredReason::Dead)
     }
 }

@@ -18,12 +18,11 @@ use super::control::{self, HeadHint};
 use super::dir::Access;
 use super::error::{Error, Result};
 use super::layout::{self, CONTROL_FILE, HEADER_LEN, MessageHeader, RECORDS_START, WriterBlock};
-use super::names::segment_name;
 use super::position::{Position, SegmentId};
 use super::record::{Header, UncheckedHeader, is_record_offset};
 use super::recover::MAX_SEQ;
 use super::resync::{Waste, find_record, read_some, verify_in_pieces};
-use super::segment::{self, Segment};
+use super::segment::Segment;
 use super::types::{Entry, Gap, GapReason, Message};
 use super::{Shared, lock};
 use crate::sync::{Ordering, fence};
@@ -461,41 +460,6 @@ pub(crate) fn first_seq(segment: &Segment) -> Option<u64> {
 }
 
 impl Shared {
-    pub(crate) fn open_segment(&self, id: SegmentId, access: Access) -> Result<Option<Segment>> {
-        Segment::open(&self.dir, &self.geometry, id, access)
-    }
-
-    /// The segments that are there, ascending.
-    pub(crate) fn segment_ids(&self) -> Result<Vec<SegmentId>> {
-        segment::list(&self.dir)
-    }
-
-    /// The number after this one.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] if this is the largest: the writer can't go on.
-    pub(crate) fn id_after(&self, id: SegmentId) -> Result<SegmentId> {
-        id.next().ok_or_else(|| {
-            let what =
-                "no larger segment number exists; move the file away if it has been put here, else make another queue";
-            Error::damaged(&self.dir.path_of(&segment_name(id)), 0, what)
-        })
-    }
-
-    /// The first number after this one that no file has.
-    ///
-    /// # Errors
-    /// As [`id_after`](Self::id_after), and if the directory can't be read.
-    pub(crate) fn free_id_after(&self, id: SegmentId) -> Result<SegmentId> {
-        let mut free = self.id_after(id)?;
-        for taken in self.segment_ids()? {
-            if taken == free {
-                free = self.id_after(taken)?;
-            }
-        }
-        Ok(free)
-    }
-
     /// The head as the control block has it. Its file is opened once: repairs keep it.
     pub(crate) fn head_hint(&self) -> Option<HeadHint> {
         if self.control.get().is_none()

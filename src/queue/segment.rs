@@ -22,7 +22,7 @@ use super::layout::{
 use super::mapping::Mapping;
 use super::names::{parse_segment_name, segment_name};
 use super::position::SegmentId;
-use super::record::{Header, RecordContext};
+use super::record::{Header, RecordContext, UncheckedHeader};
 use super::room;
 use super::spare::{self, Left, Spare};
 use super::sys;
@@ -78,6 +78,22 @@ impl Segment {
     /// What the segment starts with; None while it is not in use.
     pub(crate) fn start(&self) -> Option<SegmentStart> {
         read_start(&self.file)
+    }
+
+    /// The segment that this one follows, if it says so.
+    pub(super) fn previous(&self) -> Option<Link> {
+        let block: StartBlock = read_block(&self.file, SEGMENT_START)?;
+        start_in(&block)?;
+        let (id, sum) = (SegmentId(block.previous_segment.get()), block.previous_seal.get());
+        (sum != 0 && id < self.id).then_some((id, sum))
+    }
+
+    /// The checksum of the record that seals the segment, if it is sealed and that is sound.
+    pub(super) fn seal_sum(&self) -> Option<u32> {
+        let offset = self.seal()?.end_offset.get();
+        let header: MessageHeader = read_block(&self.file, offset)?;
+        let sound = UncheckedHeader::parse(&header)?.verify(&self.context, offset, &[]);
+        sound.filter(Header::is_seal).map(|_| header.checksum.get())
     }
 
     /// What the segment ended with, if it says so.
@@ -213,26 +229,37 @@ fn fill(file: &File, path: &Path, geometry: &Geometry, (id, is_reused): (Segment
     Ok(salt)
 }
 
+/// A segment that another one follows, with the checksum of the record that seals it: no copy of it that went on by itself
+/// ends with the same.
+pub(super) type Link = (SegmentId, u32);
+
 /// Takes a segment into use.
-pub(super) fn start(map: &Mapping, first_seq: u64, previous_timestamp_ns: u64) {
+pub(super) fn start(map: &Mapping, first_seq: u64, previous_timestamp_ns: u64, previous: Option<Link>) {
     map.clear_record(RECORDS_START);
     let mut block = StartBlock::new_zeroed();
     block.first_seq = first_seq.into();
     block.previous_timestamp_ns = previous_timestamp_ns.into();
+    if let Some((id, sum)) = previous {
+        (block.previous_segment, block.previous_seal) = (id.0.into(), sum.into());
+    }
     block.crc = block_sum(block.as_bytes()).into();
     map.write(SEGMENT_START, &block);
 }
 
+/// The header of the record that seals a segment.
+fn seal_header(next_seq: u64, last_timestamp_ns: u64) -> Header {
+    Header { payload_len: 0, msg_type: PADDING_TYPE, flags: FLAG_SEAL, seq: next_seq, timestamp_ns: last_timestamp_ns }
+}
+
+/// The checksum of the record that [`seal_map`] writes there.
+pub(super) fn seal_sum(context: &RecordContext, offset: u32, next_seq: u64, last_timestamp_ns: u64) -> u32 {
+    let [.., checksum] = seal_header(next_seq, last_timestamp_ns).words(context, offset, &[]);
+    u32::try_from(checksum).unwrap_or(0)
+}
+
 /// Ends a segment: first the record that sends readers on, then the block that tells where it is.
 pub(super) fn seal_map(map: &Mapping, context: &RecordContext, offset: u32, next_seq: u64, last_timestamp_ns: u64) {
-    let header = Header {
-        payload_len: 0,
-        msg_type: PADDING_TYPE,
-        flags: FLAG_SEAL,
-        seq: next_seq,
-        timestamp_ns: last_timestamp_ns,
-    };
-    map.publish(offset, header.words(context, offset, &[]));
+    map.publish(offset, seal_header(next_seq, last_timestamp_ns).words(context, offset, &[]));
     let mut block = SealBlock::new_zeroed();
     block.next_seq = next_seq.into();
     block.last_timestamp_ns = last_timestamp_ns.into();

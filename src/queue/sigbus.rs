@@ -13,19 +13,21 @@
 //!   lock and allocates nothing.
 //! - An entry's range is in the table for as long as its mapping can be touched: entered before the mapping is handed
 //!   out, removed before it is unmapped. So an address that is found belongs to a live mapping of ours.
-//! - A range is changed while its start says [`NOWHERE`], and a reader takes it only if the start is the same before
+//! - A range is changed while its start says [`CLAIMED`], and a reader takes it only if the start is the same before
 //!   and after: it never sees a range that is half one mapping's and half another's.
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::ptr;
-use std::sync::{Mutex, Once, OnceLock, PoisonError};
+use std::sync::{Once, OnceLock};
 
 use crate::sync::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 /// The start of an entry that is not in use.
 const NOWHERE: usize = usize::MAX;
+/// The start of an entry that has been taken and is being filled in. No range begins or ends behind it.
+const CLAIMED: usize = usize::MAX - 1;
 /// Entries that are made at once.
 const CHUNK: usize = 64;
 
@@ -46,7 +48,6 @@ struct Chunk {
 
 /// Chunks are put at the front and never removed.
 static CHUNKS: AtomicPtr<Chunk> = AtomicPtr::new(ptr::null_mut());
-static FREE: Mutex<Vec<&'static Slot>> = Mutex::new(Vec::new());
 static INSTALL: Once = Once::new();
 static ANY_LOST: AtomicBool = AtomicBool::new(false);
 static LEFT_ALONE: AtomicBool = AtomicBool::new(false);
@@ -79,8 +80,7 @@ impl Entry {
     pub(super) fn new(range: Range<*const u8>, writable: bool) -> Self {
         INSTALL.call_once(install);
         let page = PAGE.load(Ordering::Relaxed);
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = free.pop().unwrap_or_else(|| more(&mut free));
+        let slot = claim();
         slot.writable.store(writable, Ordering::SeqCst);
         slot.lost.store(0, Ordering::SeqCst);
         slot.end.store(range.end.addr().next_multiple_of(page), Ordering::SeqCst);
@@ -102,26 +102,37 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.0.start.store(NOWHERE, Ordering::SeqCst);
-        FREE.lock().unwrap_or_else(PoisonError::into_inner).push(self.0);
     }
 }
 
-/// Makes a chunk, keeps all but one of its entries for later.
-fn more(free: &mut Vec<&'static Slot>) -> &'static Slot {
-    let slot = || Slot {
-        start: AtomicUsize::new(NOWHERE),
-        end: AtomicUsize::new(0),
-        writable: AtomicBool::new(false),
-        lost: AtomicUsize::new(0),
-    };
-    let next = AtomicPtr::new(CHUNKS.load(Ordering::SeqCst));
-    let chunk = Box::into_raw(Box::new(Chunk { slots: std::array::from_fn(|_| slot()), next }));
-    // Under the lock of `FREE`: nobody else puts a chunk there.
-    CHUNKS.store(chunk, Ordering::SeqCst);
-    // SAFETY: the chunk is never given back, and only shared references to it are ever made.
-    let chunk: &'static Chunk = unsafe { &*chunk };
-    free.extend(&chunk.slots[1..]);
-    &chunk.slots[0]
+/// Takes an entry that is not in use. Without a lock: a process that is forked while somebody holds one would never get it.
+fn claim() -> &'static Slot {
+    loop {
+        let first = CHUNKS.load(Ordering::SeqCst);
+        let mut chunk = first;
+        // SAFETY: the list holds chunks only, complete when they were put there, and never given back.
+        while let Some(this) = unsafe { chunk.as_ref() } {
+            let take = |slot: &&Slot| {
+                slot.start.compare_exchange(NOWHERE, CLAIMED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+            };
+            if let Some(slot) = this.slots.iter().find(take) {
+                return slot;
+            }
+            chunk = this.next.load(Ordering::SeqCst);
+        }
+        let slot = || Slot {
+            start: AtomicUsize::new(NOWHERE),
+            end: AtomicUsize::new(0),
+            writable: AtomicBool::new(false),
+            lost: AtomicUsize::new(0),
+        };
+        let made = Box::new(Chunk { slots: std::array::from_fn(|_| slot()), next: AtomicPtr::new(first) });
+        let made = Box::into_raw(made);
+        if CHUNKS.compare_exchange(first, made, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            // SAFETY: nobody else has seen it.
+            drop(unsafe { Box::from_raw(made) });
+        }
+    }
 }
 
 fn install() {
@@ -155,11 +166,13 @@ extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, context
     // Only "no such page in the file": not a defect of the memory, not a signal that somebody has sent.
     if code == libc::BUS_ADRERR
         && let Some(slot) = find(address)
-        && put_zeros(address, slot.writable.load(Ordering::SeqCst))
     {
+        // Before the zeros: another thread may store into them at once, and must find the mark then.
         slot.lost.store(address, Ordering::SeqCst);
         ANY_LOST.store(true, Ordering::SeqCst);
-        return;
+        if put_zeros(address, slot.writable.load(Ordering::SeqCst)) {
+            return;
+        }
     }
     pass_on(signal, info, context);
 }
@@ -200,35 +213,56 @@ fn put_zeros(address: usize, writable: bool) -> bool {
 
 /// Does what would have happened without us.
 fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    static IS_SPENT: AtomicBool = AtomicBool::new(false);
+    // A handler that asked to be called once has been called.
+    let is_left = |p: &&libc::sigaction| p.sa_flags & libc::SA_RESETHAND == 0 || !IS_SPENT.swap(true, Ordering::SeqCst);
+    let is_handler = |p: &&libc::sigaction| ![libc::SIG_DFL, libc::SIG_IGN].contains(&p.sa_sigaction);
     let previous = PREVIOUS.get();
+    if let Some(previous) = previous.filter(is_handler) {
+        return if is_left(&previous) { call(previous, signal, info, context) } else { die(signal, info) };
+    }
     // SAFETY: the kernel gives a valid `siginfo_t`.
     let was_sent = unsafe { (*info).si_code } <= 0;
-    match previous.map_or(libc::SIG_DFL, |previous| previous.sa_sigaction) {
-        libc::SIG_IGN if was_sent => {}
-        // A fault can't be ignored: the instruction is tried again and ends the process. A signal that somebody has sent
-        // does not come again by itself.
-        libc::SIG_DFL | libc::SIG_IGN => {
-            // SAFETY: plain calls.
-            unsafe {
-                libc::signal(signal, libc::SIG_DFL);
-                if was_sent {
-                    libc::raise(signal);
-                }
-            }
-        }
-        handler if previous.is_some_and(|previous| previous.sa_flags & libc::SA_SIGINFO != 0) => {
-            // SAFETY: who installed it said with SA_SIGINFO that it is such a function.
-            let handler = unsafe {
-                std::mem::transmute::<usize, extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void)>(
-                    handler,
-                )
-            };
-            handler(signal, info, context);
-        }
-        handler => {
-            // SAFETY: who installed it said, by leaving SA_SIGINFO out, that it is such a function.
-            let handler = unsafe { std::mem::transmute::<usize, extern "C" fn(libc::c_int)>(handler) };
-            handler(signal);
+    if !(was_sent && previous.is_some_and(|previous| previous.sa_sigaction == libc::SIG_IGN)) {
+        die(signal, info);
+    }
+}
+
+/// Ends the process as the signal does by itself. A fault can't be ignored: the instruction is tried again. A signal that
+/// somebody has sent does not come again by itself.
+fn die(signal: libc::c_int, info: *mut libc::siginfo_t) {
+    // SAFETY: plain calls; the kernel gives a valid `siginfo_t`.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        if (*info).si_code <= 0 {
+            libc::raise(signal);
         }
     }
+}
+
+/// Calls another handler as the kernel would: with the signals blocked, or not, that it asked for.
+fn call(handler: &libc::sigaction, signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: plain calls that a handler may make, with valid sets; the first one fills `before` in.
+    unsafe {
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const handler.sa_mask, before.as_mut_ptr());
+        if handler.sa_flags & libc::SA_NODEFER != 0 {
+            let mut this = MaybeUninit::<libc::sigset_t>::uninit();
+            libc::sigemptyset(this.as_mut_ptr());
+            libc::sigaddset(this.as_mut_ptr(), signal);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, this.as_ptr(), ptr::null_mut());
+        }
+    }
+    if handler.sa_flags & libc::SA_SIGINFO != 0 {
+        type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+        // SAFETY: who installed it said with SA_SIGINFO that it is such a function.
+        let function = unsafe { std::mem::transmute::<usize, Handler>(handler.sa_sigaction) };
+        function(signal, info, context);
+    } else {
+        // SAFETY: who installed it said, by leaving SA_SIGINFO out, that it is such a function.
+        let function = unsafe { std::mem::transmute::<usize, extern "C" fn(libc::c_int)>(handler.sa_sigaction) };
+        function(signal);
+    }
+    // SAFETY: as above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
 }

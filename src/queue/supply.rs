@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 use super::dir::Access;
 use super::error::Result;
 use super::layout::CONTROL_WRITER_HEARTBEAT;
+use super::lock::WriterLock;
 use super::mapping::Mapping;
 use super::options::SyncPolicy;
+use super::origin::Origin;
 use super::pages;
 use super::position::SegmentId;
 use super::retention::Retire;
@@ -40,13 +42,14 @@ pub(crate) struct Prepared {
 pub(crate) struct Supply {
     inner: Arc<Inner>,
     /// Told to stop before it is dropped, and so joined.
-    _thread: Joined,
+    thread: Joined,
 }
 
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
     control: Arc<Mapping>,
+    writer_lock: Arc<WriterLock>,
     /// How often everything is written to the disk.
     interval: Option<Duration>,
     state: Mutex<State>,
@@ -83,23 +86,35 @@ impl Retention {
 
 /// A thread that ends before its owner does: dropping it waits for it.
 #[derive(Debug)]
-pub(super) struct Joined(Option<JoinHandle<()>>);
+pub(super) struct Joined {
+    thread: Option<JoinHandle<()>>,
+    origin: Origin,
+}
 
 impl Joined {
     pub(super) fn new(thread: JoinHandle<()>) -> Self {
-        Self(Some(thread))
+        Self { thread: Some(thread), origin: Origin::here() }
+    }
+
+    /// Whether it runs in this process.
+    pub(super) fn is_here(&self) -> bool {
+        self.origin.is_here()
     }
 
     fn is_finished(&self) -> bool {
-        self.0.as_ref().is_none_or(JoinHandle::is_finished)
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 }
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        if let Some(thread) = self.0.take() {
+        let Some(thread) = self.thread.take() else { return };
+        if self.origin.is_here() {
             // A panic in it has been reported by the panic hook; there is nothing left to do.
             let _ = thread.join();
+        } else {
+            // It runs in the parent only.
+            std::mem::forget(thread);
         }
     }
 }
@@ -121,17 +136,22 @@ struct State {
 }
 
 impl Supply {
-    pub(crate) fn start(shared: Arc<Shared>, control: Arc<Mapping>, sync: SyncPolicy) -> Result<Self> {
+    pub(crate) fn start(
+        shared: Arc<Shared>,
+        control: Arc<Mapping>,
+        lock: Arc<WriterLock>,
+        sync: SyncPolicy,
+    ) -> Result<Self> {
         let state = Mutex::new(State::default());
         let interval = match sync {
             SyncPolicy::Manual => None,
             SyncPolicy::Every { interval, .. } => Some(interval),
         };
-        let inner = Arc::new(Inner { shared, control, interval, state, changed: Condvar::new() });
+        let inner = Arc::new(Inner { shared, control, writer_lock: lock, interval, state, changed: Condvar::new() });
         let for_thread = Arc::clone(&inner);
         let thread = std::thread::Builder::new().name("chronfs-supply".into()).spawn(move || for_thread.run());
         let thread = thread.map_err(Error::io(inner.shared.dir.path(), "start the writer's helper thread"))?;
-        Ok(Self { inner, _thread: Joined::new(thread) })
+        Ok(Self { inner, thread: Joined::new(thread) })
     }
 
     /// Tells which segment is being written, and gives the one before away.
@@ -149,7 +169,7 @@ impl Supply {
         self.inner.changed.notify_all();
     }
 
-    /// What the disk has answered when the helper could not write to it.
+    /// Why the helper can't vouch any more for what is written: the disk's answer, or that somebody else writes.
     pub(crate) fn sync_failure(&self) -> Option<String> {
         self.inner.lock().sync_failure.clone()
     }
@@ -183,6 +203,10 @@ impl Supply {
 
 impl Drop for Supply {
     fn drop(&mut self) {
+        if !self.thread.is_here() {
+            // The thread may have held the lock when the fork copied it.
+            return;
+        }
         self.inner.lock().stop = true;
         self.inner.changed.notify_all();
     }
@@ -198,7 +222,12 @@ impl Inner {
         let (mut retention, mut left) = (Retention::default(), Left::default());
         loop {
             self.control.word64(CONTROL_WRITER_HEARTBEAT).store(clock::boot_ns(), Ordering::Relaxed);
+            let is_contested = self.writer_lock.is_contested(&self.shared.dir);
             let mut state = self.lock();
+            if is_contested {
+                let what = "another writer has replaced the lock file, and writes too";
+                state.sync_failure.get_or_insert_with(|| what.to_owned());
+            }
             if state.stop {
                 drop((state, retention));
                 spare::discard(&self.shared.dir);

@@ -126,12 +126,13 @@ pub(crate) fn unlock(file: &File) {
     unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
 }
 
-/// Whether somebody else holds a lock on the file. Takes none.
+/// Whether somebody else holds an exclusive lock on the file. Takes none.
 pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
     let mut lock = whole_file_lock(libc::F_WRLCK);
     // SAFETY: `lock` is a valid description of a lock and a valid place for the answer.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) })?;
-    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+    // A shared lock is nobody's of ours: it takes no permission to write.
+    Ok(i32::from(lock.l_type) == libc::F_WRLCK)
 }
 
 /// Gives the calling thread a table of descriptors of its own, with nothing in it, not even the standard streams. From then
@@ -171,6 +172,14 @@ pub(crate) fn is_open_here_only(file: &File) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Has a function called in each child that is forked from now on, for as long as the program runs.
+pub(crate) fn call_in_children(function: extern "C" fn()) {
+    // `From` a safe function: the callee asks nothing of its caller.
+    let function: unsafe extern "C" fn() = function;
+    // SAFETY: the function is never unloaded before the program ends. A failure (no memory) leaves children unnoticed.
+    unsafe { libc::pthread_atfork(None, None, Some(function)) };
 }
 
 /// A counter that can be polled: readable while it is not 0. Reads and writes don't wait.

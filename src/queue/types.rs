@@ -12,6 +12,12 @@ pub struct Message<'a> {
     /// Its type, 0 to 65534; what it means is the application's business.
     pub msg_type: u16,
     /// Its bytes.
+    ///
+    /// A [`QueueReader`](super::QueueReader) lends them from memory that it shares with the writer: they were verified when
+    /// `next` returned, and a writer that keeps to the protocol never touches them again. A process that may write to the
+    /// queue's files, and does not keep to it, can change them at any time, also after you have checked them. If you must
+    /// not trust everybody who may write there, copy them and check the copy, or read with a
+    /// [`Scanner`](super::Scanner): its messages are verified copies.
     pub payload: &'a [u8],
     /// Where its record starts.
     pub position: Position,

@@ -19,9 +19,10 @@ use super::control::{HeadHint, HeadPublisher};
 use super::dir::Access;
 use super::error::{Error, Result};
 use super::layout::{self, CONTROL_LEN, CONTROL_WRITER, HEADER_LEN, RECORDS_START, SEGMENT_SEAL, WriterBlock};
-use super::lock::{self, WriterLock};
+use super::lock::WriterLock;
 use super::mapping::{CUT_SHORT, Mapping};
 use super::options::{SyncPolicy, WhenFull, WriterOptions};
+use super::origin::Origin;
 use super::pages::{self, Pages};
 use super::position::{Position, SegmentId};
 use super::record::{Header, RecordContext, checked_len};
@@ -83,7 +84,8 @@ pub struct QueueWriter {
     unsynced: SegmentId,
     poisoned: Option<String>,
     options: WriterOptions,
-    _lock: WriterLock,
+    origin: Origin,
+    _lock: Arc<WriterLock>,
 }
 
 impl QueueWriter {
@@ -91,8 +93,10 @@ impl QueueWriter {
     pub(crate) fn open(shared: &Arc<Shared>, options: &WriterOptions) -> Result<Self> {
         let lock = WriterLock::take(&shared.dir)?;
         let control = Arc::new(open_control(shared)?);
+        lock.check_alone(&shared.dir, &control)?;
+        let lock = Arc::new(lock);
         let tail = recover(shared)?;
-        let supply = Supply::start(Arc::clone(shared), Arc::clone(&control), options.sync)?;
+        let supply = Supply::start(Arc::clone(shared), Arc::clone(&control), Arc::clone(&lock), options.sync)?;
         let Tail { next_seq, last_timestamp_ns, place } = tail;
         let (segment, map, offset) = match place {
             TailPlace::Segment(segment, offset) => {
@@ -104,7 +108,7 @@ impl QueueWriter {
                 let Prepared { segment, map } = supply.take(id)?;
                 // The first segment starts with message 1, also where a power cut took what it held: that is a gap.
                 let first_seq = if segment.id == SegmentId(0) { 1 } else { next_seq };
-                segment::start(&map, first_seq, last_timestamp_ns);
+                segment::start(&map, first_seq, last_timestamp_ns, shared.link_before(segment.id)?);
                 (segment, map, RECORDS_START)
             }
         };
@@ -113,7 +117,7 @@ impl QueueWriter {
         }
         // From here on nothing can fail: whoever could not become the writer has left no trace.
         let waker = Waker::new();
-        announce_writer(&control, waker);
+        announce_writer(&control, waker, &lock);
         supply.set_active(segment.id, &map, None);
         let pages = Pages::new(&map, offset);
         let mut writer = Self {
@@ -130,6 +134,7 @@ impl QueueWriter {
             unsynced: SegmentId(0),
             poisoned: None,
             options: *options,
+            origin: Origin::here(),
             sync_at_seq: match options.sync {
                 SyncPolicy::Manual => u64::MAX,
                 SyncPolicy::Every { messages, .. } => next_seq.saturating_add(messages.max(1)),
@@ -262,6 +267,7 @@ impl QueueWriter {
     #[inline]
     pub(super) fn claim(&mut self, msg_type: u16, payload_len: usize) -> Result<(u32, u32)> {
         let path = self.shared.dir.path();
+        self.origin.check(path)?;
         let (payload_len, record_len) = checked_len(payload_len, self.max_payload_len, msg_type, path)?;
         if self.offset + record_len > self.soft_limit {
             self.make_room(record_len)?;
@@ -314,6 +320,7 @@ impl QueueWriter {
     /// # Errors
     /// [`Error::Poisoned`], with the reason. Every later append fails likewise; readers go on.
     pub fn check(&mut self) -> Result<()> {
+        self.origin.check(self.shared.dir.path())?;
         if self.poisoned.is_none() && self.segment.is_cut_short()? {
             self.poisoned = Some(format!("{}: {CUT_SHORT}; {MAY_BE_MISSING}", self.segment.path.display()));
         }
@@ -393,7 +400,8 @@ impl QueueWriter {
         let Prepared { segment, map } = self.supply.take(self.shared.id_after(self.segment.id)?)?;
         self.populate(SEGMENT_SEAL, HEADER_LEN)?;
         self.populate(self.offset, HEADER_LEN)?;
-        segment::start(&map, self.next_seq, self.last_timestamp_ns);
+        let sum = segment::seal_sum(&self.context, self.offset, self.next_seq, self.last_timestamp_ns);
+        segment::start(&map, self.next_seq, self.last_timestamp_ns, Some((self.segment.id, sum)));
         if !map.has_stores() {
             return Err(map.loss(&segment.file, &segment.path, MAY_BE_MISSING));
         }
@@ -495,20 +503,22 @@ impl QueueWriter {
 
 impl Drop for QueueWriter {
     fn drop(&mut self) {
+        if !self.origin.is_here() {
+            return;
+        }
         self.publish_head();
         self.control.word(layout::CONTROL_WRITER_PID).store(0, Ordering::Relaxed);
     }
 }
 
 /// Says in the control block who writes.
-fn announce_writer(control: &Mapping, waker: Waker) {
+fn announce_writer(control: &Mapping, waker: Waker, lock: &WriterLock) {
     let previous: WriterBlock = control.read(CONTROL_WRITER);
     let mut block = WriterBlock::new_zeroed();
     block.epoch = previous.epoch.get().wrapping_add(1).into();
     block.heartbeat_boot_ns = clock::boot_ns().into();
-    block.pid = std::process::id().into();
     block.asymmetric = u32::from(waker.asymmetric).into();
-    block.boot_id = lock::boot_id();
+    lock.announce(&mut block);
     control.write(CONTROL_WRITER, &block);
 }
 
