@@ -120,7 +120,7 @@ fn segments_whose_numbers_lie_far_apart_cost_no_more_than_others() {
 }
 
 #[test]
-fn behind_the_largest_segment_number_a_writer_stops_and_says_why() {
+fn after_the_largest_segment_number_a_writer_stops_and_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let queue = new_queue(dir.path(), 3);
     forge_segment(&queue, 0, u32::MAX, 9);
@@ -244,7 +244,7 @@ fn a_record_of_many_megabytes_is_read_by_pieces_and_returned_whole() {
         assert!(scanner.next().unwrap().and_then(Entry::message).is_some_and(|message| message.payload == payload));
         assert_eq!(follow(&mut scanner), ["2"]);
         assert_eq!(queue.bounds().unwrap().next_seq, 3);
-        // One wrong bit, far behind.
+        // One wrong bit, far into it.
         holes.write_all_at(&[1], 25 << 20).unwrap();
         let mut scanner = queue.scan().unwrap();
         assert_eq!(follow(&mut scanner), ["1-1", "2"]);
@@ -357,7 +357,7 @@ fn a_segment_of_a_copy_that_went_on_by_itself_is_not_read() {
     // And back.
     fs::write(segment_path(&queue, 1), own).unwrap();
     assert!(look(&queue).iter().all(|what| !what.contains("missing") && !what.contains("damaged")));
-    // One far behind the end.
+    // One far after the end.
     append(&clone, 5_000);
     let stray = clone.bounds().unwrap().head.segment.0;
     fs::copy(segment_path(&clone, stray), segment_path(&queue, stray)).unwrap();

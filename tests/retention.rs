@@ -182,7 +182,7 @@ fn a_reader_is_dead_after_a_longer_silence_than_the_limit_unless_it_is_in_use() 
 }
 
 #[test]
-fn a_heartbeat_that_cannot_be_compared_is_no_sign_of_death() {
+fn a_heartbeat_that_cannot_be_compared_does_not_mean_death() {
     const HOUR_NS: u64 = 3_600_000_000_000;
     let (_dir, queue) = retained(SMALL, &[("alice", 1)]);
     let path = queue.path().join("readers/alice.meta");

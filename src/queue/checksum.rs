@@ -66,7 +66,7 @@ impl Summer {
         sum
     }
 
-    /// Copies a payload and the zeros behind it to `to`, which is just as long, and gives the checksum as
+    /// Copies a payload and the zeros behind it to `to`, which is just as long, and returns the checksum as
     /// [`sum`](Self::sum) does. Short payloads are read once.
     #[inline]
     pub(crate) fn sum_and_copy(self, words: [u64; 4], payload: &[u8], to: &mut [u8]) -> u32 {

@@ -38,7 +38,7 @@ impl WriterLock {
     pub(crate) fn take(dir: &Dir) -> Result<Self> {
         let lock_path = dir.path_of(LOCK_FILE);
         let control = dir.open_file(CONTROL_FILE, Access::Read).ok().flatten();
-        let like = control.as_ref().unwrap_or(dir.file()).metadata().map_err(Error::io(dir.path(), "look at it"))?;
+        let like = control.as_ref().unwrap_or(dir.file()).metadata().map_err(Error::io(dir.path(), "stat it"))?;
         loop {
             let file = open(dir, LOCK_FILE, &like)?;
             if !sys::try_lock(&file).map_err(Error::io(&lock_path, "lock it"))? {
@@ -115,7 +115,7 @@ pub(crate) fn open(dir: &Dir, name: &str, like: &Metadata) -> Result<File> {
     }
 }
 
-/// Gives a lock file the owner and the permissions that it should have. Best effort: who may not change them uses it as it is.
+/// Sets the owner and the permissions that a lock file should have. Best effort: who may not change them uses it as it is.
 fn mend(file: &File, like: &Metadata) {
     let Ok(metadata) = file.metadata() else { return };
     let is_root = rustix::process::geteuid().is_root();
@@ -331,7 +331,7 @@ pub(crate) fn reader_lock_name(reader: &str) -> String {
 pub(crate) fn take_reader(readers: &Dir, reader: &str, cursor: &File, holder: impl Fn() -> LockHolder) -> Result<File> {
     let name = reader_lock_name(reader);
     let path = readers.path_of(&name);
-    let like = cursor.metadata().map_err(Error::io(&path, "look at its cursor file"))?;
+    let like = cursor.metadata().map_err(Error::io(&path, "stat its cursor file"))?;
     loop {
         let file = open(readers, &name, &like)?;
         if !sys::try_lock(&file).map_err(Error::io(&path, "lock it"))? {

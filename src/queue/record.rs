@@ -58,7 +58,7 @@ impl Header {
         [first, self.seq, self.timestamp_ns, u64::from(checksum)]
     }
 
-    /// Copies the payload to `to`, padded, and gives the header as [`words`](Self::words) does.
+    /// Copies the payload to `to`, padded, and returns the header as [`words`](Self::words) does.
     #[inline]
     pub(crate) fn words_and_copy(
         &self,

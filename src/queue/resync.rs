@@ -18,7 +18,7 @@ use super::sys;
 const BLOCKS: [usize; 2] = [8 << 10, 1 << 20];
 /// How much of a payload is summed at a time.
 const PIECE: usize = 256 << 10;
-/// What turned out to be no record may cover so many times the segment's size, and again what lies before it: enough for
+/// What turned out to be no record may cover this many times the segment's size, and again what lies before it: enough for
 /// one length that is wrong by chance and a record as long as the segment after it.
 const WASTE_FACTOR: u64 = 2;
 
@@ -113,7 +113,7 @@ pub(crate) fn verify_in_pieces(
     let mut piece = vec![0; PIECE.min(len)];
     let (start, end) = (u64::from(offset + HEADER_LEN), u64::from(offset + HEADER_LEN) + len as u64);
     unchecked.verify_pieces(&segment.context, offset, |sum| {
-        let in_file = segment.file.metadata().map_err(Error::io(&segment.path, "look at it"))?.len();
+        let in_file = segment.file.metadata().map_err(Error::io(&segment.path, "stat it"))?.len();
         if in_file < end {
             return Ok(false);
         }

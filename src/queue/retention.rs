@@ -169,7 +169,7 @@ impl Shared {
         self.open_segment(id, Access::Read).ok()?.as_ref().and_then(super::scan::first_seq)
     }
 
-    /// How many of so many sealed segments are more than the limits of number and bytes allow.
+    /// How many of this many sealed segments are more than the limits of number and bytes allow.
     fn count_excess(&self, sealed: usize) -> usize {
         self.most_sealed().map_or(0, |most| sealed.saturating_sub(most))
     }

@@ -235,7 +235,7 @@ impl Scanner {
             return Step::Gap(gap);
         }
         if header.is_seal() {
-            // Behind the largest number nothing can follow.
+            // Nothing can follow the largest number.
             let Some(next) = position.segment.next() else { return Step::Head };
             self.position = Position { segment: next, offset: RECORDS_START };
             self.segment = None;

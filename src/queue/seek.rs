@@ -17,7 +17,7 @@ use super::{Shared, control, segment};
 
 /// Below this many bytes a search walks record by record.
 const WALK_BYTES: u32 = 8 << 10;
-/// A published head is no farther from the true one than this, in bytes of messages, unless it is old or made up.
+/// A published head lies at most this far from the true one, in bytes of messages, unless it is old or made up.
 const NEAR_HEAD: u64 = 1 << 20;
 /// A walk to the head looks after so many messages whether a head further on has been published.
 const LOOK_AT_HEAD_EVERY: u32 = 256;
@@ -187,7 +187,7 @@ impl Shared {
         let (mut scanner, last_timestamp_ns) = self.near_head(&ids, (first_position, first_seq));
         let mut last_timestamp_ns = last_timestamp_ns;
         let (mut end, mut seen, mut next_seq) = (HeadSoFar::new(self), 0_u32, scanner.seq());
-        // What has been published and is missing at the end is no part of what is there.
+        // What has been published and is missing at the end does not count as there.
         let (mut walked, mut is_near) = (0, false);
         while let Some(passed) = scanner.pass()? {
             walked += match passed {

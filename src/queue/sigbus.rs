@@ -26,7 +26,7 @@ use crate::sync::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 /// The start of an entry that is not in use.
 const NOWHERE: usize = usize::MAX;
-/// The start of an entry that has been taken and is being filled in. No range begins or ends behind it.
+/// The start of an entry that has been taken and is being filled in. No range begins or ends after it.
 const CLAIMED: usize = usize::MAX - 1;
 /// Entries that are made at once.
 const CHUNK: usize = 64;

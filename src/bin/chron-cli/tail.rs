@@ -148,6 +148,13 @@ fn print_unregistered(queue: &Queue, printer: &mut Printer<'_>) -> Result<(), Fa
             _ => break,
         }
     }
+    if scanner.seq() == bounds.next_seq
+        && bounds.end_seq > bounds.next_seq
+        && let Some(Entry::Gap(gap)) = scanner.next()?
+    {
+        // The newest messages are missing: no part of the last ones that there are.
+        printer.note_gap(&gap);
+    }
     printer.out.flush()?;
     if printer.args.follow { follow(queue, &mut scanner, printer) } else { Ok(()) }
 }
@@ -175,8 +182,9 @@ fn range(bounds: &Bounds, scanner: &mut Scanner, printer: &Printer<'_>) -> Resul
         }
         None => earliest,
     };
-    // What is missing at the end is named.
-    let end = if end == bounds.next_seq { bounds.end_seq } else { end };
+    // What is missing at the end is printed where all from somewhere on is.
+    let is_last = !matches!(args.lines, Some(Lines::FromNth(_))) && args.from.is_none() && args.since.is_none();
+    let end = if end == bounds.next_seq && !is_last { bounds.end_seq } else { end };
     Ok(Range { start, end })
 }
 
