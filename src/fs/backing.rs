@@ -121,6 +121,16 @@ impl Directory {
         Ok(rustix::fs::statat(self.dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
+    /// As [`Directory::stat_of`], of an entry of which nothing is known. EXDEV, without asking the other file system, where one
+    /// is mounted there that does not belong to the tree.
+    pub(crate) fn stat_of_any(&self, name: &OsStr) -> Result<Stat> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // A link is opened as itself, which that would forbid.
+        let resolve = self.resolve.difference(ResolveFlags::NO_SYMLINKS);
+        let entry = rustix::fs::openat2(self.dir.fd(), name, flags, Mode::empty(), resolve)?;
+        Ok(rustix::fs::fstat(entry)?)
+    }
+
     /// What tells an entry from any other file that had or will have its name: number and time of birth in ns (0
     /// where the file system does not keep that).
     pub(crate) fn identity_of(&self, name: &OsStr) -> Result<(FileId, i64)> {

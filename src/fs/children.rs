@@ -167,7 +167,7 @@ fn make_directory(directory: &DirectoryNode, name: &OsStr, place: Place, subject
 }
 
 fn make_backing(directory: &DirectoryNode, site: &Site, name: &OsStr) -> Result<Child> {
-    let stat = site.directory.stat_of(name)?;
+    let stat = site.directory.stat_of_any(name)?;
     let id = FileId::of(&stat);
     let path = directory.relative.join(name);
     let node = match Kind::of(&stat).ok_or(Errno::ENOENT)? {

@@ -215,5 +215,7 @@ impl Drop for Acting {
 /// Whether root may act for others at all.
 pub(crate) fn can_act() -> bool {
     let nobody = Caller { uid: 65534, gid: 65534, pid: 0, groups: Arc::from([]), umask: USUAL_UMASK };
-    !rustix::process::geteuid().is_root() || nobody.act(|| ()).is_ok()
+    // On a thread of its own: it stops sharing its umask and working directory with the others.
+    let try_it = || std::thread::scope(|scope| scope.spawn(|| nobody.act(|| ()).is_ok()).join().unwrap_or(false));
+    !rustix::process::geteuid().is_root() || try_it()
 }
