@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::{Bus, PROGRAM, assert_fails, code, end_quietly, follow, next_line, stderr};
 
@@ -226,4 +227,32 @@ fn signals_that_are_ignored_stay_ignored() {
     drop(stdin);
     assert!(child.wait_with_output().unwrap().status.success());
     end_quietly(tail);
+}
+
+#[test]
+fn a_fifo_is_read_from_its_first_byte_and_waiting_for_one_can_be_stopped() {
+    let bus = Bus::new();
+    assert!(Command::new("mkfifo").arg(bus.path("fifo")).status().unwrap().success());
+    let start = || {
+        let mut command = Command::new(PROGRAM);
+        command.args(["append", "q", "fifo"]).current_dir(bus.0.path()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let child = start();
+    fs::write(bus.path("fifo"), "one\ntwo\n").unwrap();
+    assert!(child.wait_with_output().unwrap().status.success());
+    assert_eq!(bus.stdout(&["tail", "q", "--format", "txt"]), "one\ntwo\n");
+
+    let mut child = start();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    // It is the writer: from here on it does nothing but wait.
+    while bus.json(&["inspect", "--json", "q"])["writer"]["pid"] != child.id() && Instant::now() < deadline {}
+    signal(&child, "-TERM");
+    let mut status = None;
+    while status.is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+        status = child.try_wait().unwrap();
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    assert_eq!(status.and_then(|status| status.signal()), Some(15));
 }

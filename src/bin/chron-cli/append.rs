@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,10 @@ pub(crate) fn run(args: &AppendArgs) -> Outcome {
     let files = if args.files.is_empty() { &stdin[..] } else { &args.files[..] };
     // A misspelt name among many is found before anything is appended.
     for file in files.iter().filter(|file| !is_stdin(file)) {
-        open(file)?;
+        // A FIFO gives what was written to it to whoever opens it first.
+        if fs::metadata(file).map_or(true, |metadata| metadata.is_file() || metadata.is_dir()) {
+            open(file)?;
+        }
     }
 
     let stop = Stop::watch()?;
@@ -124,7 +128,10 @@ fn is_stdin(file: &Path) -> bool {
 }
 
 fn open(path: &Path) -> Result<File, Failure> {
-    let file = File::open(path).map_err(Failure::io(path, "open"))?;
+    // Without waiting for whoever writes to a FIFO: nothing could stop that. Reading waits, and can be stopped.
+    let mut options = File::options();
+    let options = options.read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    let file = options.open(path).map_err(Failure::io(path, "open"))?;
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
         return Err(Failure::new(format!("{}: it is a directory; name the files in it", path.display())));
     }

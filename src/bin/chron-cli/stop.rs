@@ -81,11 +81,16 @@ impl<'a> Stoppable<'a> {
 
 impl Read for Stoppable<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stop.wait_for(&self.file)?;
-        match self.stop.caught() {
-            // Not Interrupted, after which everybody tries again.
-            Some(_) => Err(io::Error::other("stopped")),
-            None => self.file.read(buffer),
+        loop {
+            self.stop.wait_for(&self.file)?;
+            if self.stop.caught().is_some() {
+                // Not Interrupted, after which everybody tries again.
+                return Err(io::Error::other("stopped"));
+            }
+            match self.file.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return read,
+            }
         }
     }
 }
