@@ -53,7 +53,7 @@ fn a_queue_directory_has_its_files() {
     let Some(mount) = mount() else { return };
     std::fs::write(mount.root().join("q/notes.md"), "kept").unwrap();
     let listed = mount.ok("ls q");
-    let expected = "append.bin append.jsonl append.txt at follow.bin follow.hex follow.jsonl follow.txt messages \
+    let expected = "append.bin append.jsonl append.txt at follow.bin follow.hex follow.jsonl follow.txt log messages \
                     messages.bin messages.hex messages.jsonl messages.txt notes.md readers segments since status \
                     status.json";
     assert_eq!(listed.split_whitespace().collect::<Vec<_>>().join(" "), expected);

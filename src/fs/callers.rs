@@ -1,6 +1,7 @@
 //! What can be seen of the processes that call: by `/proc`, as far as it shows them.
 
 use std::path::Path;
+use std::time::Duration;
 
 /// The process of a thread; None where it can't be seen from here.
 pub(super) fn process_of(thread: u32) -> Option<u32> {
@@ -16,6 +17,33 @@ pub(super) fn process_of(thread: u32) -> Option<u32> {
 pub(super) fn has_open(process: u32, path: &Path) -> bool {
     let Ok(descriptors) = std::fs::read_dir(format!("/proc/{process}/fd")) else { return false };
     descriptors.flatten().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target.ends_with(path)))
+}
+
+/// How often, and after what pauses, it is looked whether a thread sleeps.
+const SLEEP_TRIES: u32 = 100;
+const SLEEP_PAUSE: Duration = Duration::from_micros(100);
+
+/// Whether a thread that waits for pages of a file wants to send them elsewhere or have them at hand (sendfile, splice,
+/// readahead …), rather than touching a mapping; true where it can't be seen.
+pub(super) fn is_sending(thread: u32) -> bool {
+    const SENDING: [libc::c_long; 6] = [
+        libc::SYS_sendfile,
+        libc::SYS_splice,
+        libc::SYS_copy_file_range,
+        libc::SYS_readahead,
+        libc::SYS_fadvise64,
+        libc::SYS_madvise,
+    ];
+    // A thread that has not gone to sleep yet shows "running". One that touches a mapping goes to sleep.
+    for _ in 0..SLEEP_TRIES {
+        let call = std::fs::read_to_string(format!("/proc/{thread}/syscall")).unwrap_or_default();
+        if !call.starts_with("running") {
+            let number = call.split_whitespace().next().and_then(|number| number.parse().ok());
+            return number.is_none_or(|number: libc::c_long| SENDING.contains(&number));
+        }
+        std::thread::sleep(SLEEP_PAUSE);
+    }
+    true
 }
 
 #[cfg(test)]

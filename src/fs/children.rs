@@ -9,7 +9,7 @@ use super::attr::{Attr, Kind};
 use super::backing::FileId;
 use super::errno::{Errno, Result};
 use super::files::plain::Plain;
-use super::files::{numbered, readers, segments, times};
+use super::files::{log, numbered, readers, segments, times};
 use super::inodes::Key;
 use super::nodes::{self, Caller, File, Listed, Make, Place, Row, Site};
 use super::queues::Contents;
@@ -38,6 +38,7 @@ pub(super) fn find(directory: &DirectoryNode, site: &Site, name: &OsStr) -> Resu
         }
         Place::Messages => Ok(make_file(directory, name, numbered::find(site.queue()?, text()?)?)),
         Place::At => Ok(make_file(directory, name, times::at(site.queue()?, text()?)?)),
+        Place::Log => Ok(make_file(directory, name, log::find(site.queue()?, text()?)?)),
         Place::Segments => Ok(make_file(directory, name, segments::find(site.queue()?, name)?)),
         Place::Plain | Place::Queue => {
             if nodes::is_hidden(place, name) {
@@ -74,6 +75,7 @@ pub(super) fn list(directory: &DirectoryNode, site: &Site, mut give: impl FnMut(
     }
     let names: Vec<OsString> = match place {
         Place::Readers => readers::names(site.queue()?)?.into_iter().map(OsString::from).collect(),
+        Place::Log => log::names(site.queue()?)?,
         Place::Segments => segments::names(site.queue()?)?,
         Place::Plain | Place::Queue => {
             site.directory.names()?.into_iter().filter(|name| !nodes::is_hidden(place, name)).collect()
@@ -99,7 +101,7 @@ pub(super) fn check_listable(directory: &DirectoryNode, site: &Site, caller: &Ca
             caller.act(|| site.directory.check_listable())?
         }
         Place::Readers => readers::check_listable(site, caller),
-        Place::Messages | Place::Segments => site.queue()?.check_readable(caller),
+        Place::Messages | Place::Log | Place::Segments => site.queue()?.check_readable(caller),
         // What these list is the same everywhere.
         Place::Reader | Place::At | Place::SinceAll | Place::Since => Ok(()),
     }

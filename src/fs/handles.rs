@@ -25,6 +25,17 @@ pub(crate) enum Progress {
     Wait(Vec<Arc<OpenQueue>>),
 }
 
+/// What the kernel may keep of a file's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caching {
+    /// Nothing: they may grow, and it would show zeros at the old end.
+    Nothing,
+    /// Everything, until the file is opened again: they are what they are from now on.
+    UntilOpened,
+    /// Everything: they have always been the same.
+    Always,
+}
+
 /// An open file. Several threads may call at once.
 pub(crate) trait Handle: Send + Sync {
     /// Appends at most `size` bytes from `offset` on to `out`. Streams ignore the offset.
@@ -71,9 +82,15 @@ pub(crate) trait Handle: Send + Sync {
         None
     }
 
-    /// Whether the bytes never change, so that the kernel may keep them.
-    fn is_constant(&self) -> bool {
-        false
+    /// What the kernel may keep of its bytes.
+    fn caching(&self) -> Caching {
+        Caching::Nothing
+    }
+
+    /// As [`Handle::read`], for pages of the kernel's: of a mapping, or of what the kernel keeps. Fewer bytes than `size` are
+    /// the end of the file to it, and it asks once only.
+    fn read_pages(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
+        self.read(offset, size, out)
     }
 }
 

@@ -105,6 +105,14 @@ impl<N> Inodes<N> {
         read(&self.tables).number(key)
     }
 
+    /// The number that a node of another generation under the same name has.
+    pub(crate) fn sibling(&self, ino: Ino, generation: u64) -> Ino {
+        let tables = read(&self.tables);
+        let Some(held) = tables.nodes.get(&ino) else { return ino };
+        let Key { path, id, .. } = &*held.key;
+        Ino(Key { path: path.clone(), id: *id, generation }.hash())
+    }
+
     pub(crate) fn get(&self, ino: Ino) -> Result<Arc<N>> {
         read(&self.tables).nodes.get(&ino).map(|held| Arc::clone(&held.node)).ok_or(Errno::ESTALE)
     }

@@ -22,6 +22,7 @@ pub mod daemon;
 mod errno;
 mod files;
 mod handles;
+mod holders;
 mod indexer;
 mod inodes;
 mod kernel;

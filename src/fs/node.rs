@@ -16,6 +16,7 @@ pub(crate) enum Node {
 }
 
 /// A file, and the backing directory that it lies in.
+#[derive(Clone)]
 pub(crate) struct FileNode {
     pub(super) file: Arc<dyn File>,
     pub(super) relative: Arc<Path>,

@@ -43,6 +43,8 @@ pub(crate) struct Site {
     pub(crate) contents: Contents,
     /// In a directory that is about something, what: a reader's name, a place to read from.
     pub(crate) subject: Option<Arc<str>>,
+    /// The thread that looks a name up here; 0 if nobody in particular does, or it can't be seen.
+    pub(crate) caller: u32,
 }
 
 impl Site {
@@ -110,6 +112,17 @@ pub(crate) trait File: Send + Sync {
         0
     }
 
+    /// Where what it shows is small and changes as a whole, whoever looks the name up gets a snapshot, of at most this many
+    /// bytes. 0: no snapshots.
+    fn snapshot_max(&self) -> usize {
+        0
+    }
+
+    /// The generation that people are shown, where it is another one.
+    fn shown_generation(&self) -> Option<u64> {
+        None
+    }
+
     /// The sequence number, if it is a message and its number says all about it.
     fn message(&self) -> Option<u64> {
         None
@@ -159,6 +172,8 @@ pub(crate) enum Place {
     SinceAll,
     /// `since/<place>/`.
     Since,
+    /// `log/` of a queue.
+    Log,
     /// `segments/` of a queue.
     Segments,
     /// `.merged/` of a plain directory.
@@ -238,6 +253,7 @@ pub(crate) static NODES: &[Row] = &[
     directory("at", QUEUE, Place::At),
     directory("since", QUEUE, Place::SinceAll),
     directory("readers", QUEUE, Place::Readers),
+    directory("log", QUEUE, Place::Log),
     directory("segments", QUEUE, Place::Segments),
     file("position", READER, Listed::Always, readers::position),
     file("lag", READER, Listed::Always, readers::lag),

@@ -19,8 +19,8 @@ use super::backing::{Directory, FileId};
 use super::budget::{Budget, Kind, Share};
 use super::credentials::Caller;
 use super::errno::{Errno, Result};
+use super::holders::Holders;
 use super::indexer::Indexer;
-use super::inodes::stable_hash;
 use super::lock;
 use super::permissions::Permissions;
 use super::text::{self, SharedView};
@@ -48,6 +48,10 @@ pub(crate) struct OpenQueue {
     pub(crate) identity: u64,
     writer: Mutex<SharedWriter>,
     views: Mutex<HashMap<Format, (Generation, Arc<SharedView>)>>,
+    /// Who has a view of everything retained open.
+    holders: Holders,
+    /// Of files that damage has changed, by identity, how often.
+    turns: Mutex<HashMap<u64, u32>>,
     first_segment: Mutex<Option<SegmentFile>>,
     /// Of its sealed segments.
     pub(crate) indexes: Arc<SegmentIndexes>,
@@ -92,23 +96,6 @@ struct Common {
     making: Mutex<()>,
 }
 
-/// What a view of everything retained shows: other bytes have another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Generation {
-    first: SegmentFile,
-    /// Rises when damage has changed what was shown before.
-    turn: u32,
-}
-
-impl Generation {
-    /// As a node's generation, of the queue with this identity.
-    pub(crate) fn number(self, identity: u64) -> u64 {
-        let Self { first, turn } = self;
-        let (segment, born) = (first.segment.0.to_le_bytes(), first.born.to_le_bytes());
-        stable_hash(&[&identity.to_le_bytes(), &segment, &born, &turn.to_le_bytes()])
-    }
-}
-
 #[derive(Default)]
 struct SharedWriter {
     /// With whoever opened it. Its files are his, and come out of his quota, whoever else joins.
@@ -137,6 +124,8 @@ impl OpenQueue {
             directory,
             writer: Mutex::default(),
             views: Mutex::default(),
+            holders: Holders::default(),
+            turns: Mutex::default(),
             first_segment: Mutex::default(),
             indexes,
             common,
@@ -206,37 +195,6 @@ impl OpenQueue {
         Some(SegmentFile { segment, id, born })
     }
 
-    /// What the view of everything retained shows now.
-    pub(crate) fn generation(&self, format: Format) -> Result<Generation> {
-        let first = self.first_segment()?;
-        let turn = match lock(&self.views).get(&format) {
-            Some((generation, view)) if generation.first == first => generation.turn + u32::from(view.is_spoilt()),
-            _ => 0,
-        };
-        Ok(Generation { first, turn })
-    }
-
-    /// The view of everything retained. ESTALE when that shows something else by now.
-    pub(crate) fn view(&self, format: Format, generation: Generation) -> Result<Arc<SharedView>> {
-        if let Some((known, view)) = lock(&self.views).get(&format)
-            && *known == generation
-        {
-            return Ok(Arc::clone(view));
-        }
-        let view = Arc::new(self.share(View::new(&self.queue, format)?));
-        if self.generation(format)? != generation {
-            return Err(Errno::ESTALE);
-        }
-        let mut views = lock(&self.views);
-        match views.get(&format) {
-            Some((known, other)) if *known == generation => Ok(Arc::clone(other)),
-            _ => {
-                views.insert(format, (generation, Arc::clone(&view)));
-                Ok(view)
-            }
-        }
-    }
-
     /// A view of this queue for handles to share.
     pub(crate) fn share(&self, view: View) -> SharedView {
         SharedView::new(view.with_segments(&self.indexes), &self.common.views)
@@ -271,15 +229,17 @@ impl OpenQueue {
 
     /// When each of the retained segments was last written to.
     pub(crate) fn written(&self) -> Result<Vec<(SegmentId, (i64, u64))>> {
-        let written = |segment| {
-            let stat = self.directory.stat_of(segment_name(segment).as_ref()).ok()?;
-            Some((segment, (stat.st_mtime, stat.st_mtime_nsec)))
-        };
-        Ok(self.retained_segments()?.into_iter().filter_map(written).collect())
+        Ok(self.retained_segments()?.into_iter().filter_map(|segment| self.written_at(segment)).collect())
+    }
+
+    /// When a segment was last written to.
+    pub(crate) fn written_at(&self, segment: SegmentId) -> Option<(SegmentId, (i64, u64))> {
+        let stat = self.directory.stat_of(segment_name(segment).as_ref()).ok()?;
+        Some((segment, (stat.st_mtime, stat.st_mtime_nsec)))
     }
 
     /// The segments that hold what is retained.
-    pub(super) fn retained_segments(&self) -> Result<Vec<SegmentId>> {
+    pub(crate) fn retained_segments(&self) -> Result<Vec<SegmentId>> {
         let bounds = self.queue.bounds()?;
         let mut ids = self.queue.segment_ids()?;
         ids.retain(|id| (bounds.first.segment..=bounds.head.segment).contains(id));
@@ -346,3 +306,8 @@ pub(crate) fn is_internal(name: &OsStr) -> bool {
         || name.ends_with(layout::SEGMENT_SUFFIX)
         || name.ends_with(layout::TEMPORARY_SUFFIX)
 }
+
+#[path = "generations.rs"]
+mod generations;
+
+pub(crate) use generations::Generation;

@@ -5,8 +5,10 @@
 //!
 //! Lock order: `use_now`, `size` of a [`Cached`], the locks of the view.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 use super::attr::{Attr, READ};
 use super::errno::{Errno, Result};
@@ -26,18 +28,57 @@ const PAGE: u64 = 64 << 10;
 /// Growth up to this is written to the page cache as it is; of more only what is needed, the rest when it is read.
 const AT_ONCE: u64 = 1 << 20;
 
+/// How long what somebody was told of is held open for him, and how many segments of it: retention takes the first first.
+const TOLD: Duration = Duration::from_secs(1);
+const TOLD_SEGMENTS: usize = 4;
+
+/// The views that are held for whoever was told of them, and a thread, while there are any, that lets go of them.
+#[derive(Default)]
+struct Told {
+    state: Mutex<(VecDeque<Weak<SharedView>>, bool)>,
+}
+
+impl Told {
+    fn add(self: &Arc<Self>, view: &Arc<SharedView>) {
+        let mut state = lock(&self.state);
+        state.0.push_back(Arc::downgrade(view));
+        if !state.1 {
+            let this = Arc::clone(self);
+            let thread = std::thread::Builder::new().name("chronfs-told".into()).stack_size(256 << 10);
+            state.1 = thread.spawn(move || this.run()).is_ok();
+        }
+    }
+
+    fn run(&self) {
+        loop {
+            std::thread::sleep(TOLD / 4);
+            let views = std::mem::take(&mut lock(&self.state).0);
+            // A view is kept from going for a moment only.
+            let rest: Vec<_> =
+                views.into_iter().filter(|view| view.upgrade().is_some_and(|view| view.is_told())).collect();
+            let mut state = lock(&self.state);
+            state.0.extend(rest);
+            if state.0.is_empty() {
+                state.1 = false;
+                return;
+            }
+        }
+    }
+}
+
 /// What all views of a mount share.
 #[derive(Default)]
 pub(crate) struct Common {
     /// How many keep descriptors open without being used.
     warm: AtomicU32,
     pages: Option<Arc<PageCache>>,
+    told: Arc<Told>,
 }
 
 impl Common {
     /// `pages`: where the kernel keeps text, if it can.
     pub(crate) fn new(pages: Option<Arc<PageCache>>) -> Self {
-        Self { warm: AtomicU32::new(0), pages }
+        Self { pages, ..Self::default() }
     }
 }
 
@@ -49,6 +90,8 @@ pub(crate) struct SharedView {
     spoilt: AtomicBool,
     /// Keeps descriptors and buffers open though no handle does; counted in `common`.
     warm: AtomicBool,
+    /// Somebody was told of it just now and may open it: its first segments are held open until then.
+    told: Mutex<Option<Instant>>,
     common: Arc<Common>,
 }
 
@@ -93,9 +136,37 @@ impl SharedView {
             use_now: Mutex::default(),
             spoilt: AtomicBool::new(false),
             warm: AtomicBool::new(false),
+            told: Mutex::new(None),
             common: Arc::clone(common),
             view,
         }
+    }
+
+    /// Sees to it that what is told of the file can be read if it is opened at once, whatever retention does meanwhile.
+    pub(crate) fn hold_for_opener(self: &Arc<Self>) {
+        if self.has_handles() {
+            return;
+        }
+        let is_first = lock(&self.told).replace(Instant::now() + TOLD).is_none();
+        self.view.pin_first(TOLD_SEGMENTS);
+        if is_first {
+            self.common.told.add(self);
+        }
+    }
+
+    /// Whether it is held open: by handles, or for whoever was told of it just now.
+    pub(crate) fn is_held(&self) -> bool {
+        lock(&self.told).is_some() || lock(&self.use_now).handles > 0
+    }
+
+    /// Whether handles of it are open.
+    pub(crate) fn has_handles(&self) -> bool {
+        lock(&self.use_now).handles > 0
+    }
+
+    /// Whether its bytes are all there and stay what they are.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.view.is_settled()
     }
 
     pub(crate) fn is_spoilt(&self) -> bool {
@@ -168,9 +239,25 @@ impl SharedView {
         }
     }
 
+    /// Whether it is still to be held for whoever was told of it; lets go of it if not.
+    fn is_told(&self) -> bool {
+        {
+            let mut told = lock(&self.told);
+            if told.is_some_and(|until| Instant::now() < until) {
+                return true;
+            }
+            *told = None;
+        }
+        self.rest(&mut lock(&self.use_now));
+        false
+    }
+
     /// When no handle is open: keeps descriptors and buffers for the next question, if not too many views do.
     fn rest(&self, used: &mut Use) {
         if used.handles > 0 {
+            return;
+        }
+        if lock(&self.told).is_some() {
             return;
         }
         self.view.unpin();
@@ -190,25 +277,35 @@ impl SharedView {
 pub(crate) struct Held {
     view: Arc<SharedView>,
     cached: Option<Arc<Cached>>,
+    /// Retention had taken something of it already when it was taken hold of.
+    is_late: bool,
 }
 
 impl Held {
     /// For a handle that reads by requests.
     pub(crate) fn new(view: &Arc<SharedView>) -> Self {
         lock(&view.use_now).handles += 1;
-        view.pin();
-        Self { view: Arc::clone(view), cached: None }
+        let is_late = !view.view.pin_first(usize::MAX);
+        Self { view: Arc::clone(view), cached: None, is_late }
+    }
+
+    /// Whether retention had taken something of it already when it was taken hold of.
+    pub(crate) fn is_late(&self) -> bool {
+        self.is_late
     }
 
     /// For a handle that reads through the page cache, where there is one. Pages outlive what they were made of, but not the
     /// next open: what was written to, and not by appending, is read again.
-    pub(crate) fn through_pages(view: &Arc<SharedView>, queue: &OpenQueue) -> Result<Self> {
+    pub(crate) fn through_pages(
+        view: &Arc<SharedView>,
+        written: impl FnOnce() -> Result<Vec<(SegmentId, (i64, u64))>>,
+    ) -> Result<Self> {
         // In bin a gap is an error to each reader, which pages can't be.
         let Some(pages) = view.common.pages.as_ref().filter(|_| view.view.format() != Format::Bin) else {
             return Ok(Self::new(view));
         };
         view.catch_up()?;
-        let files = Files { size: view.known_size(), written: queue.written()? };
+        let files = Files { size: view.known_size(), written: written()? };
         let suspects = lock(&view.use_now).files.suspects(&files);
         suspects.into_iter().try_for_each(|segment| view.check(segment))?;
         let mut used = lock(&view.use_now);
@@ -220,8 +317,8 @@ impl Held {
         used.cached = Some(Arc::clone(&cached));
         used.handles += 1;
         drop(used);
-        view.pin();
-        let held = Self { view: Arc::clone(view), cached: Some(cached) };
+        let is_late = !view.view.pin_first(usize::MAX);
+        let held = Self { view: Arc::clone(view), cached: Some(cached), is_late };
         held.cached.iter().try_for_each(|cached| cached.grow_with(view).map(drop))?;
         Ok(held)
     }

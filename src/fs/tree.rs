@@ -5,7 +5,6 @@
 //! directory stands for one backing directory (ESTALE once the path leads to another one), that of a file for what
 //! its row made of the site at lookup.
 
-use std::cell::LazyCell;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -16,13 +15,15 @@ use crate::sync::{AtomicBool, Ordering};
 
 use super::attr::{Attr, Kind, Ttl};
 use super::backing::{Backing, Directory, FileId};
-use super::budget::{Kind as Budgeted, Share};
+use super::budget::Kind as Budgeted;
 use super::bus_walk::Hanging;
+use super::callers::is_sending;
 use super::children;
 use super::errno::{Errno, Result};
-use super::files::numbered::{self, Listed, Numbers};
+use super::files::numbered;
 use super::files::readers;
-use super::handles::{OpenFile, Progress, Table};
+use super::files::text::Snapshots;
+use super::handles::{Caching, OpenFile, Progress, Table};
 use super::inodes::{Ino, Inodes, Key, MESSAGE_BIT};
 use super::kernel::PageCache;
 use super::lock;
@@ -37,31 +38,14 @@ use super::watch::Notify;
 /// Longest name of a directory entry, in bytes.
 const MAX_NAME_LEN: usize = 255;
 
-/// An open directory.
-struct OpenDirectory {
-    listing: Listing,
-    _share: Share,
-}
-
-enum Listing {
-    /// A snapshot, made anew when it is read from the start again.
-    Snapshot { ino: Ino, snapshot: Mutex<Snapshot> },
-    /// Of `messages/`: too many for that.
-    Numbers { ino: Ino, directory: DirectoryNode, numbers: Box<Mutex<Numbers>> },
-}
-
-struct Snapshot {
-    items: Arc<Vec<Item>>,
-    is_fresh: bool,
-}
-
 /// The whole tree of a mount.
 pub(crate) struct Tree {
     shared: Arc<Shared>,
     inodes: Inodes<Node>,
     messages: Series<Node>,
+    snapshots: Snapshots,
     pub(crate) files: Table<OpenFile>,
-    listings: Table<OpenDirectory>,
+    listings: Table<listing::OpenDirectory>,
 }
 
 impl Tree {
@@ -83,6 +67,7 @@ impl Tree {
             shared: Arc::new(shared),
             inodes: Inodes::new(Key { path: PathBuf::new(), id, generation: 0 }, Node::Directory(root)),
             messages: Series::default(),
+            snapshots: Snapshots::default(),
             files: Table::default(),
             listings: Table::default(),
         })
@@ -115,10 +100,25 @@ impl Tree {
         }
     }
 
-    pub(crate) fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Entry> {
+    pub(crate) fn lookup(&self, parent: Ino, name: &OsStr, caller: &Caller) -> Result<Entry> {
+        check_len(name)?;
         let directory = self.directory(parent)?;
-        let (key, node) = self.child(&directory, name)?;
+        let site = Site { caller: caller.pid, ..self.site(&directory)? };
+        let (mut key, mut node) = children::find(&directory, &site, name)?;
+        if let Node::File(it) = &*node
+            && it.file.snapshot_max() > 0
+            // Where it can't be had, whoever opens it will be told.
+            && let Ok(snapshot) = self.snapshot(&key.path, it, caller)
+        {
+            key.generation = snapshot.generation();
+            node = Arc::new(Node::File(FileNode { file: snapshot, ..it.clone() }));
+        }
         self.enter(key, node)
+    }
+
+    fn snapshot(&self, path: &Path, node: &FileNode, caller: &Caller) -> Result<Arc<dyn File>> {
+        self.check_open(node, caller)?;
+        self.snapshots.take(path, &node.file, caller)
     }
 
     pub(crate) fn forget(&self, ino: Ino, lookups: u64) {
@@ -130,7 +130,16 @@ impl Tree {
 
     pub(crate) fn getattr(&self, ino: Ino) -> Result<Entry> {
         let node = self.node(ino)?;
-        Ok(Entry { ino, shown: ino, attr: self.attr(&node)?, ttl: ttl(&node) })
+        if matches!(&*node, Node::File(node) if node.file.shown_generation().is_some()) {
+            self.snapshots.were_seen();
+        }
+        Ok(Entry { ino, shown: self.shown(ino, &node), attr: self.attr(&node)?, ttl: ttl(&node) })
+    }
+
+    /// The number to be shown for a node.
+    fn shown(&self, ino: Ino, node: &Node) -> Ino {
+        let generation = if let Node::File(node) = node { node.file.shown_generation() } else { None };
+        generation.map_or(ino, |generation| self.inodes.sibling(ino, generation))
     }
 
     /// Truncation to `size`, new times, or (EPERM) anything else.
@@ -181,7 +190,7 @@ impl Tree {
             DirectoryKind::Virtual { place: Place::Readers, .. } => readers::register(site.queue()?, name, caller)?,
             DirectoryKind::Virtual { .. } => return Err(Errno::EPERM),
         }
-        self.lookup(parent, name)
+        self.lookup(parent, name, caller)
     }
 
     pub(crate) fn rmdir(&self, parent: Ino, name: &OsStr, caller: &Caller) -> Result<()> {
@@ -220,7 +229,7 @@ impl Tree {
         } else if self.child(&directory, name).is_err() {
             return Err(Errno::EPERM);
         }
-        let entry = self.lookup(parent, name)?;
+        let entry = self.lookup(parent, name, caller)?;
         match self.open(entry.ino, access, caller) {
             Ok(fh) => Ok((entry, fh)),
             Err(errno) => {
@@ -232,7 +241,8 @@ impl Tree {
 
     pub(crate) fn open(&self, ino: Ino, access: Access, caller: &Caller) -> Result<u64> {
         let node = self.node(ino)?;
-        let Node::File(FileNode { file, relative, id }) = &*node else { return Err(Errno::EISDIR) };
+        let Node::File(node) = &*node else { return Err(Errno::EISDIR) };
+        let file = &node.file;
         if access != Access::Read {
             self.writable()?;
         }
@@ -240,14 +250,18 @@ impl Tree {
             // The kernel looks the name up again.
             return Err(Errno::ESTALE);
         }
-        self.reach(relative, *id, caller)?;
-        if let Some(queue) = file.messages_of() {
-            queue.check_readable(caller)?;
-        }
+        self.check_open(node, caller)?;
+        self.snapshots.were_seen();
         let share = self.shared.queues.budget().take(caller.uid, Budgeted::Handles, 1)?;
         let handle = file.open(access, caller)?;
         let (uid, polled, edge) = (caller.uid, Mutex::default(), Mutex::default());
         Ok(self.files.insert(|fh| OpenFile { fh, uid, _share: share, handle, polled, edge }))
+    }
+
+    /// Whether a caller can reach a file, and read what it shows of messages.
+    fn check_open(&self, node: &FileNode, caller: &Caller) -> Result<()> {
+        self.reach(&node.relative, node.id, caller)?;
+        node.file.messages_of().map_or(Ok(()), |queue| queue.check_readable(caller))
     }
 
     /// Appends what there is to `out`, or says what to wait for. At the end of the mount's life nobody
@@ -256,6 +270,20 @@ impl Tree {
         match open.handle.read(offset, size, out)? {
             Progress::Wait(_) if self.shared.closing.load(Ordering::Acquire) => Err(Errno::ENOTCONN),
             progress => Ok(progress),
+        }
+    }
+
+    /// A read for pages of the kernel's. Those of a file that grows are no good to it: before they are whole it would take
+    /// zeros for what follows. It asks for them all the same, for mappings, and for sendfile and splice, whatever it was told
+    /// when the file was opened. Whoever sends is told that it can't be done in this way, and then reads.
+    pub(crate) fn read_pages(&self, open: &OpenFile, offset: u64, size: usize, thread: u32) -> Result<Vec<u8>> {
+        if open.handle.caching() == Caching::Nothing && is_sending(thread) {
+            return Err(Errno::EINVAL);
+        }
+        let mut out = Vec::new();
+        match open.handle.read_pages(offset, size, &mut out)? {
+            Progress::Done => Ok(out),
+            Progress::Wait(_) => Err(Errno::EINVAL),
         }
     }
 
@@ -289,108 +317,6 @@ impl Tree {
                 self.shared.queues.watches().forget(&open);
             }
         }
-    }
-
-    pub(crate) fn opendir(&self, ino: Ino, caller: &Caller) -> Result<u64> {
-        let directory = self.directory_for(ino, caller)?;
-        if caller.is_other() {
-            children::check_listable(&directory, &self.site(&directory)?, caller)?;
-        }
-        let share = self.shared.queues.budget().take(caller.uid, Budgeted::Handles, 1)?;
-        let listing = if let DirectoryKind::Virtual { place: Place::Messages, .. } = directory.kind {
-            let numbers = Box::new(Mutex::new(Numbers::new(self.site(&directory)?.queue()?)));
-            Listing::Numbers { ino, directory, numbers }
-        } else {
-            let items = Arc::new(self.list(ino)?);
-            Listing::Snapshot { ino, snapshot: Mutex::new(Snapshot { items, is_fresh: true }) }
-        };
-        Ok(self.listings.insert(|_| OpenDirectory { listing, _share: share }))
-    }
-
-    /// Gives the entries from `offset` on to `add`, with a way to look each up and with the offset behind it, until it
-    /// has no more room.
-    pub(crate) fn readdir(
-        &self,
-        fh: u64,
-        offset: u64,
-        mut add: impl FnMut(&Item, &dyn Fn() -> Result<Entry>, u64) -> bool,
-    ) -> Result<()> {
-        let open = self.listings.get(fh)?;
-        let (ino, items) = match &open.listing {
-            Listing::Snapshot { ino, snapshot } => {
-                let mut snapshot = lock(snapshot);
-                if offset == 0 && !std::mem::take(&mut snapshot.is_fresh) {
-                    snapshot.items = Arc::new(self.list(*ino)?);
-                }
-                (*ino, Arc::clone(&snapshot.items))
-            }
-            Listing::Numbers { ino, directory, numbers } => {
-                return lock(numbers).list(offset, |name, listed, next| {
-                    let name = OsStr::new(name);
-                    let (kind, generation) = match &listed {
-                        Listed::Message(file) => (Kind::File, file.generation()),
-                        Listed::Link(generation) => (Kind::Symlink, *generation),
-                        Listed::Itself => (Kind::Directory, 0),
-                    };
-                    let key = || children::key(directory, name, generation);
-                    let number = match &listed {
-                        Listed::Message(file) => self.number(&key(), file),
-                        Listed::Link(_) => self.inodes.number(&key()),
-                        Listed::Itself => *ino,
-                    };
-                    let enter = || match &listed {
-                        Listed::Message(file) => {
-                            self.enter(key(), Arc::new(Node::File(FileNode::new(directory, Arc::new(file.clone())))))
-                        }
-                        Listed::Link(_) => self.lookup(*ino, name),
-                        Listed::Itself => self.getattr(*ino),
-                    };
-                    add(&Item { name: name.to_owned(), ino: number, kind }, &enter, next)
-                });
-            }
-        };
-        let directory = self.directory(ino)?;
-        let site = LazyCell::new(|| self.site(&directory));
-        let skip = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
-        for (item, next) in items.iter().skip(skip).zip(offset + 1..) {
-            let enter = || {
-                if is_dot(&item.name) {
-                    return self.getattr(ino);
-                }
-                let site = site.as_ref().map_err(|errno| *errno)?;
-                let (key, node) = children::find(&directory, site, &item.name)?;
-                let attr = if let Node::File(node) = &*node { node.file.quick_attr()? } else { self.attr(&node)? };
-                let (ino, node) = self.inodes.enter(key, node);
-                Ok(Entry { ino, shown: ino, attr, ttl: ttl(&node) })
-            };
-            if !add(item, &enter, next) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// As [`Self::readdir`], with what a lookup of each name would give: what `add` has room for counts as looked up,
-    /// but for the directory itself and the one above.
-    pub(crate) fn readdir_plus(
-        &self,
-        fh: u64,
-        offset: u64,
-        mut add: impl FnMut(&OsStr, &Entry, u64) -> bool,
-    ) -> Result<()> {
-        self.readdir(fh, offset, |item, enter, next| {
-            // What vanishes while it is listed is not listed.
-            let Ok(entry) = enter() else { return true };
-            let has_room = add(&item.name, &entry, next);
-            if !has_room && !is_dot(&item.name) {
-                self.forget(entry.ino, 1);
-            }
-            has_room
-        })
-    }
-
-    pub(crate) fn releasedir(&self, fh: u64) {
-        self.listings.remove(fh);
     }
 
     pub(crate) fn statfs(&self) -> Result<rustix::fs::StatVfs> {
@@ -444,7 +370,7 @@ impl Tree {
             DirectoryKind::Backing => None,
         };
         let (shared, relative) = (Arc::clone(&self.shared), Arc::clone(&node.relative));
-        Ok(Site { shared, relative, directory, contents, subject })
+        Ok(Site { shared, relative, directory, contents, subject, caller: 0 })
     }
 
     fn attr(&self, node: &Node) -> Result<Attr> {
@@ -467,7 +393,7 @@ impl Tree {
             return Ok(Entry { ino, shown: ino, attr, ttl: ttl(&node) });
         }
         let (ino, node) = self.inodes.enter(key, node);
-        Ok(Entry { ino, shown: ino, attr, ttl: ttl(&node) })
+        Ok(Entry { ino, shown: self.shown(ino, &node), attr, ttl: ttl(&node) })
     }
 
     /// The inode number that a file has, or will have when it is looked up.
@@ -511,18 +437,6 @@ impl Tree {
         check_len(name)?;
         children::find(directory, &self.site(directory)?, name)
     }
-
-    fn list(&self, ino: Ino) -> Result<Vec<Item>> {
-        let directory = &self.directory(ino)?;
-        let mut items = vec![
-            Item { name: ".".into(), ino, kind: Kind::Directory },
-            Item { name: "..".into(), ino, kind: Kind::Directory },
-        ];
-        children::list(directory, &self.site(directory)?, |name, key, kind| {
-            items.push(Item { name: name.to_owned(), ino: self.inodes.number(key), kind });
-        })?;
-        Ok(items)
-    }
 }
 
 fn ttl(node: &Node) -> Ttl {
@@ -532,13 +446,12 @@ fn ttl(node: &Node) -> Ttl {
     }
 }
 
-fn is_dot(name: &OsStr) -> bool {
-    name == "." || name == ".."
-}
-
 fn check_len(name: &OsStr) -> Result<()> {
     if name.len() > MAX_NAME_LEN { Err(Errno::ENAMETOOLONG) } else { Ok(()) }
 }
+
+#[path = "listing.rs"]
+mod listing;
 
 #[cfg(test)]
 #[path = "tree_tests.rs"]

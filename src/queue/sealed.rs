@@ -7,6 +7,7 @@ use super::dir::Access;
 use super::error::{Error, Result};
 use super::layout::{HEADER_LEN, SEGMENT_SETTINGS};
 use super::position::SegmentId;
+use super::scan::first_seq;
 
 /// Identity, start block and seal block.
 const BLOCKS_LEN: usize = SEGMENT_SETTINGS as usize;
@@ -33,6 +34,18 @@ pub(crate) struct Sealed {
 }
 
 impl Queue {
+    /// The sequence number that a segment starts with; None where it is missing, and where damage hides it.
+    ///
+    /// # Errors
+    /// If a file can't be read.
+    pub(crate) fn first_seq_of(&self, id: SegmentId) -> Result<Option<u64>> {
+        match self.shared.open_segment(id, Access::Read) {
+            Ok(segment) => Ok(segment.as_ref().and_then(first_seq)),
+            Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What there is to know of a segment once it has been sealed; None before that, where it is missing, and where
     /// damage hides it.
     ///

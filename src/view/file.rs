@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use super::cursor::{Cursor, Span};
 use super::index::{Growth, Index, Mark, Place, Whole};
-use super::pins::Pins;
+use super::pins::{MAX_PINS, Pins};
 use super::segments::{Indexed, SegmentIndexes};
 use super::stored::SegmentIndex;
 use super::{Format, len_u64, len_usize, lock, rendered_len};
@@ -65,6 +65,8 @@ pub struct View {
     queue: Queue,
     format: Format,
     end_seq: Option<u64>,
+    /// Nothing of the segments that follow it is in the file.
+    last_segment: Option<SegmentId>,
     index: RwLock<Index>,
     segments: Option<Arc<SegmentIndexes>>,
     extender: Mutex<Extender>,
@@ -99,12 +101,19 @@ impl View {
             queue: queue.clone(),
             format,
             end_seq: None,
+            last_segment: None,
             index: RwLock::new(Index::new(position, seq)),
             segments: None,
             extender: Mutex::default(),
             idle: Mutex::new(VecDeque::new()),
             pins: Mutex::default(),
         }
+    }
+
+    /// The messages of one segment, of which `first_seq` is the first. The file grows until the segment is full.
+    pub(crate) fn segment(queue: &Queue, format: Format, segment: SegmentId, first_seq: u64) -> View {
+        let start = Position { segment, offset: RECORDS_START };
+        View { last_segment: Some(segment), ..View::since(queue, format, start, first_seq) }
     }
 
     /// Lets the file end before message `end_seq`: for a snapshot, the sequence number that the next message was
@@ -196,8 +205,19 @@ impl View {
     /// Holds the segments open that are known by now, so that they can be read when retention has removed them. Within
     /// bounds: not every segment of a large queue, and not of any number of views.
     pub fn pin(&self) {
+        self.pin_first(usize::MAX);
+    }
+
+    /// As [`View::pin`], of the first `count` segments. False if one of them is gone already.
+    pub(crate) fn pin_first(&self, count: usize) -> bool {
         let index = self.index();
-        lock(&self.pins).extend(&self.queue, &index);
+        lock(&self.pins).extend(&self.queue, &index, count.min(MAX_PINS))
+    }
+
+    /// Whether nothing more comes, and all there is shows in the bytes.
+    pub(crate) fn is_settled(&self) -> bool {
+        let index = self.index();
+        index.is_closed() && (self.format != Format::Bin || !index.has_gap())
     }
 
     /// Lets go of what [`View::pin`] holds.
@@ -404,6 +424,9 @@ impl View {
         } else {
             return Ok(Next::Messages);
         };
+        if self.last_segment.is_some_and(|last| next > last) {
+            return Ok(Next::Messages);
+        }
         let index = match segments.find(next)? {
             Indexed::Unindexable => return Ok(Next::Messages),
             Indexed::Ready(index) => index,
@@ -413,7 +436,10 @@ impl View {
                 None => return Ok(Next::Messages),
             },
         };
-        let fits = index.first_seq == end.seq && self.end_seq.is_none_or(|end_seq| index.next_seq <= end_seq);
+        let place = Place { position: Position { segment: next, offset: RECORDS_START }, seq: end.seq, ..end };
+        let fits = index.first_seq == end.seq
+            && self.end_seq.is_none_or(|end_seq| index.next_seq <= end_seq)
+            && lock(&self.pins).hold_next(&self.queue, place);
         Ok(if fits { Next::Whole(self.whole(next, &index)) } else { Next::Messages })
     }
 
@@ -477,10 +503,23 @@ impl View {
             }
             let position = scanner.position();
             let Some(entry) = scanner.next()? else { return Ok((grown, true)) };
+            let found = match &entry {
+                Entry::Message(message) => message.position,
+                Entry::Gap(gap) => gap.position,
+            };
+            if self.last_segment.is_some_and(|last| found.segment > last) {
+                growth.closed = true;
+                return Ok((grown, false));
+            }
             let len = len_u64(rendered_len(self.format, &entry, None));
             match entry {
                 Entry::Message(message) => {
                     let (position, timestamp_ns) = (message.position, message.timestamp_ns);
+                    let place = Place { position, seq: message.seq, ..growth.end };
+                    if position.segment != segment && !lock(&self.pins).hold_next(&self.queue, place) {
+                        growth.closed = true;
+                        return Ok((grown, false));
+                    }
                     growth.add_message(position, len, timestamp_ns, (scanner.position(), scanner.seq()));
                 }
                 // Overtaken by retention: a line that says so would be another one every time that it is read.

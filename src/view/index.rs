@@ -77,6 +77,16 @@ impl Index {
         self.end
     }
 
+    /// Whether nothing may follow.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Whether there is a gap anywhere.
+    pub(super) fn has_gap(&self) -> bool {
+        self.marks.iter().any(|mark| mark.has_gap)
+    }
+
     pub(super) fn modified_ns(&self) -> u64 {
         self.modified_ns
     }

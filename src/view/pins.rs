@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use super::index::{Index, Place};
-use crate::queue::{Queue, Result, Scanner, SegmentId};
+use crate::queue::{Entry, Error, Gap, GapReason, Queue, Result, Scanner, SegmentId};
 use crate::sync::{AtomicU32, Ordering};
 
 /// Segments that one view holds open.
-const MAX_PINS: usize = 64;
+pub(super) const MAX_PINS: usize = 64;
 /// Segments that all views of the process hold open.
 const MAX_ALL: u32 = 1024;
 
@@ -20,29 +20,63 @@ static ALL: AtomicU32 = AtomicU32::new(0);
 #[derive(Debug, Default)]
 pub(super) struct Pins {
     scanners: BTreeMap<SegmentId, Scanner>,
-    /// Where the index ended when segments were last looked for.
-    looked: Option<SegmentId>,
+    /// Where the index ended when segments were last looked for, how many were wanted, and whether all of them were there.
+    looked: Option<(SegmentId, usize, bool)>,
 }
 
 impl Pins {
-    /// Takes hold of the segments that the index has come to know. What can't be had is left out.
-    pub(super) fn extend(&mut self, queue: &Queue, index: &Index) {
-        let end = Some(index.end().position.segment);
-        if self.looked == end || self.scanners.len() >= MAX_PINS {
-            return;
+    /// Takes hold of the first `count` segments that the index has come to know. What can't be had is left out. False if
+    /// one of them is gone.
+    pub(super) fn extend(&mut self, queue: &Queue, index: &Index, count: usize) -> bool {
+        let end = index.end().position.segment;
+        if let Some((looked, wanted, all)) = self.looked
+            && looked == end
+            && wanted >= count
+        {
+            return all;
         }
-        self.looked = end;
-        for place in index.segment_starts(MAX_PINS) {
+        let mut all = true;
+        for place in index.segment_starts(count) {
             if self.scanners.contains_key(&place.position.segment) {
                 continue;
             }
+            if self.scanners.len() >= MAX_PINS {
+                break;
+            }
             if ALL.fetch_add(1, Ordering::Relaxed) >= MAX_ALL {
                 ALL.fetch_sub(1, Ordering::Relaxed);
-                return;
+                break;
             }
             match hold(queue, place) {
                 Ok(scanner) => drop(self.scanners.insert(place.position.segment, scanner)),
-                Err(_) => drop(ALL.fetch_sub(1, Ordering::Relaxed)),
+                Err(_) => {
+                    ALL.fetch_sub(1, Ordering::Relaxed);
+                    all = false;
+                }
+            }
+        }
+        self.looked = Some((end, count, all));
+        all
+    }
+
+    /// Takes hold of a segment before the index tells of it, if those before it are held. False if it is gone already.
+    pub(super) fn hold_next(&mut self, queue: &Queue, place: Place) -> bool {
+        let segment = place.position.segment;
+        if self.looked.is_none() || self.scanners.len() >= MAX_PINS || self.scanners.contains_key(&segment) {
+            return true;
+        }
+        if ALL.fetch_add(1, Ordering::Relaxed) >= MAX_ALL {
+            ALL.fetch_sub(1, Ordering::Relaxed);
+            return true;
+        }
+        match hold(queue, place) {
+            Ok(scanner) => {
+                self.scanners.insert(segment, scanner);
+                true
+            }
+            Err(_) => {
+                ALL.fetch_sub(1, Ordering::Relaxed);
+                false
             }
         }
     }
@@ -78,6 +112,11 @@ fn hold(queue: &Queue, place: Place) -> Result<Scanner> {
     let mut scanner = queue.scan()?;
     scanner.seek(place.position, place.seq)?;
     // Opens the file; where exactly it stands then does not matter.
-    scanner.next()?;
-    Ok(scanner)
+    match scanner.next()? {
+        Some(Entry::Gap(Gap { from, reason: GapReason::Retired, .. })) => {
+            let what = format!("message {from} is gone");
+            Err(Error::NoSuchPosition { path: queue.path().to_path_buf(), what })
+        }
+        _ => Ok(scanner),
+    }
 }

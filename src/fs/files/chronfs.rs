@@ -9,7 +9,7 @@ use crate::doctor;
 use crate::fs::attr::{Attr, READ};
 use crate::fs::bus_walk::{self, Found, is_scarcity};
 use crate::fs::errno::{Errno, Result};
-use crate::fs::files::text::TextHandle;
+use crate::fs::files::text::{SMALL, TextHandle};
 use crate::fs::handles::Handle;
 use crate::fs::nodes::{Access, Caller, File, Site};
 use crate::printable::printable;
@@ -132,6 +132,10 @@ fn inspect(site: &Site, caller: &Caller) -> Result<Vec<Seen>> {
 impl File for Text {
     fn attr(&self) -> Result<Attr> {
         Ok(Attr::file(&self.site.directory.stat_now()?, self.mask))
+    }
+
+    fn snapshot_max(&self) -> usize {
+        SMALL
     }
 
     fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {

@@ -10,7 +10,7 @@ use crate::fs::attr::{Attr, Kind, Ttl};
 use crate::fs::backing::{Directory, FileId};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::files::plain;
-use crate::fs::files::text::TextHandle;
+use crate::fs::files::text::{SMALL, TextHandle};
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
 use crate::fs::nodes::{Access, Caller, File, Site};
@@ -69,6 +69,10 @@ impl File for Lease {
         let text = text(&self.site.directory.open_file(OsStr::new(LEASE_FILE))?)?;
         let size = u64::try_from(text.len()).unwrap_or(0);
         Ok(Attr::marker(&stat(&self.site.directory)?, &self.site.directory.stat_now()?).with_size(size))
+    }
+
+    fn snapshot_max(&self) -> usize {
+        SMALL
     }
 
     fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {

@@ -8,7 +8,7 @@ use crate::fs::attr::{Attr, Kind, Ttl};
 use crate::fs::backing::{Directory, FileId};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::files::plain::{self, read_file};
-use crate::fs::files::text::TextHandle;
+use crate::fs::files::text::{SMALL, TextHandle};
 use crate::fs::handles::Handle;
 use crate::fs::nodes::{Access, Caller, File, Site};
 
@@ -44,6 +44,10 @@ impl File for Ready {
     fn attr(&self) -> Result<Attr> {
         let stat = stat(&self.site.directory)?;
         Ok(Attr::marker(&stat, &self.site.directory.stat_now()?))
+    }
+
+    fn snapshot_max(&self) -> usize {
+        SMALL
     }
 
     fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {

@@ -23,6 +23,8 @@ use crate::view::{Format, Merge};
 
 /// How often a follower looks for new queues, at most.
 const LOOK_INTERVAL: Duration = Duration::from_millis(350);
+/// Bytes merged when the name is looked up.
+const SNAPSHOT_MAX: usize = 1 << 20;
 /// Bytes merged at once that nobody asked for.
 const SKIP: usize = 256 << 10;
 
@@ -45,6 +47,11 @@ pub(crate) fn follow(site: &Site, format: Format) -> Result<Arc<dyn File>> {
 impl File for Merged {
     fn attr(&self) -> Result<Attr> {
         Ok(Attr::file(&self.site.directory.stat_now()?, READ))
+    }
+
+    /// What is small says its size. That of more nobody knows before it is merged.
+    fn snapshot_max(&self) -> usize {
+        if self.is_live { 0 } else { SNAPSHOT_MAX }
     }
 
     fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use crate::fs::attr::{Attr, Kind, READ, Ttl};
 use crate::fs::budget::Kept;
 use crate::fs::errno::{Errno, Result};
-use crate::fs::handles::{Handle, Progress};
+use crate::fs::handles::{Caching, Handle, Progress};
 use crate::fs::lock;
 use crate::fs::nodes::{Access, Caller, File};
 use crate::fs::queues::OpenQueue;
@@ -176,8 +176,8 @@ impl Handle for NumberedHandle {
         Ok(Progress::Done)
     }
 
-    fn is_constant(&self) -> bool {
-        true
+    fn caching(&self) -> Caching {
+        Caching::Always
     }
 }
 

@@ -9,7 +9,7 @@ use crate::fs::attr::{Attr, READ, WRITE};
 use crate::fs::credentials;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::files::take::when_released;
-use crate::fs::files::text::TextHandle;
+use crate::fs::files::text::{SMALL, TextHandle};
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::nodes::{Access, Caller, File, Site};
 use crate::fs::queues::OpenQueue;
@@ -130,6 +130,10 @@ impl File for ReaderFile {
     fn attr(&self) -> Result<Attr> {
         let mask = if self.shows.is_writable() { READ | WRITE } else { READ };
         Ok(Attr::file(&cursor_stat(&self.queue, &self.reader)?, mask))
+    }
+
+    fn snapshot_max(&self) -> usize {
+        SMALL
     }
 
     fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {

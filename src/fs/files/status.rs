@@ -6,7 +6,7 @@ use crate::bus;
 use crate::fs::attr::{Attr, READ};
 use crate::fs::backing::Directory;
 use crate::fs::errno::Result;
-use crate::fs::files::text::TextHandle;
+use crate::fs::files::text::{SMALL, TextHandle};
 use crate::fs::handles::Handle;
 use crate::fs::nodes::{Access, Caller, File, Site};
 use crate::fs::queues::OpenQueue;
@@ -47,6 +47,10 @@ impl File for Status {
 
     fn is_current(&self) -> bool {
         self.site.queue().is_ok_and(|queue| queue.is_current())
+    }
+
+    fn snapshot_max(&self) -> usize {
+        SMALL
     }
 
     fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {

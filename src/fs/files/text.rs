@@ -1,11 +1,17 @@
-//! Short texts made on the spot: rendered when read from the start, then kept, so that one pass over the file sees
-//! one state; reading from the start again (as `watch` and sysfs users do) renders again.
+//! Short texts made on the spot. Whoever opens one for reading gets a snapshot of when its name was looked up. A handle that
+//! can be written to as well renders when it is read from the start, then keeps that, so that one pass sees one state.
 
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use crate::fs::errno::Result;
-use crate::fs::handles::{Handle, Progress};
+use crate::fs::attr::{Attr, Ttl};
+use crate::fs::errno::{Errno, Result};
+use crate::fs::handles::{Caching, Handle, Progress};
+use crate::fs::inodes::stable_hash;
 use crate::fs::lock;
+use crate::fs::nodes::{Access, Caller, File};
+use crate::fs::queues::OpenQueue;
 
 /// An open file whose whole text `render` gives.
 pub(super) struct TextHandle<F> {
@@ -25,9 +31,139 @@ impl<F: Fn() -> Result<Vec<u8>> + Send + Sync> Handle for TextHandle<F> {
         if offset == 0 || text.is_none() {
             *text = Some((self.render)()?);
         }
-        let text = text.as_deref().unwrap_or_default();
-        let rest = usize::try_from(offset).ok().and_then(|offset| text.get(offset..)).unwrap_or_default();
-        out.extend_from_slice(&rest[..rest.len().min(size)]);
+        give(text.as_deref().unwrap_or_default(), offset, size, out);
         Ok(Progress::Done)
     }
+}
+
+/// Bytes of the largest of the small texts.
+pub(super) const SMALL: usize = 64 << 20;
+
+/// Within this time the kernel asks once more for a name that it has found changed.
+const ASKED_AGAIN: Duration = Duration::from_millis(20);
+
+/// What a file showed when its name was looked up: one state with one size, of which whoever opens it gets the whole,
+/// however he reads. Each look at the name finds the file as it is then.
+struct Snapshot {
+    file: Arc<dyn File>,
+    text: Arc<[u8]>,
+}
+
+/// A snapshot that was made of the file at a path, for a thread, and when.
+struct Last {
+    path: PathBuf,
+    thread: u32,
+    when: Instant,
+    snapshot: Arc<Snapshot>,
+}
+
+/// The last snapshot that was made, until somebody looks at one.
+#[derive(Default)]
+pub(crate) struct Snapshots {
+    last: Mutex<Option<Last>>,
+}
+
+impl Snapshots {
+    /// A snapshot of what the file at a path shows now. When another one is found under a name than before, the kernel asks
+    /// once more at once, and gets the same.
+    pub(crate) fn take(&self, path: &Path, file: &Arc<dyn File>, caller: &Caller) -> Result<Arc<dyn File>> {
+        if let Some(last) = lock(&self.last).take()
+            && last.path == path
+            && last.thread == caller.pid
+            && last.when.elapsed() < ASKED_AGAIN
+        {
+            return Ok(last.snapshot);
+        }
+        let snapshot = Arc::new(Snapshot::new(file, caller)?);
+        let (path, thread, when) = (path.to_path_buf(), caller.pid, Instant::now());
+        *lock(&self.last) = Some(Last { path, thread, when, snapshot: Arc::clone(&snapshot) });
+        Ok(snapshot)
+    }
+
+    /// Somebody has looked at one: whoever asks now does so for another reason.
+    pub(crate) fn were_seen(&self) {
+        *lock(&self.last) = None;
+    }
+}
+
+impl Snapshot {
+    /// What `file` shows now to a caller who may open it.
+    fn new(file: &Arc<dyn File>, caller: &Caller) -> Result<Self> {
+        let attr = file.attr()?;
+        let bits = if caller.uid == attr.uid { 0o400 } else { 0o004 };
+        if caller.uid != 0 && attr.mode & bits == 0 {
+            // The kernel knows better, and will ask when it is opened.
+            return Err(Errno::EACCES);
+        }
+        let handle = file.open(Access::Read, caller)?;
+        let (mut text, max) = (Vec::new(), file.snapshot_max());
+        loop {
+            let at = u64::try_from(text.len()).map_err(|_| Errno::EIO)?;
+            let before = text.len();
+            match handle.read(at, (1 << 20).min(max + 1 - before), &mut text)? {
+                Progress::Done if text.len() == before => break,
+                Progress::Done if text.len() <= max => {}
+                _ => return Err(Errno::EMSGSIZE),
+            }
+        }
+        Ok(Self { file: Arc::clone(file), text: text.into() })
+    }
+}
+
+impl File for Snapshot {
+    fn attr(&self) -> Result<Attr> {
+        Ok(self.file.attr()?.with_size(u64::try_from(self.text.len()).unwrap_or(u64::MAX)))
+    }
+
+    fn messages_of(&self) -> Option<&OpenQueue> {
+        self.file.messages_of()
+    }
+
+    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
+        let handle = self.file.open(access, caller)?;
+        Ok(if access == Access::Read { Box::new(SnapshotHandle(Arc::clone(&self.text))) } else { handle })
+    }
+
+    fn generation(&self) -> u64 {
+        stable_hash(&[&self.file.generation().to_le_bytes(), &self.text])
+    }
+
+    fn shown_generation(&self) -> Option<u64> {
+        Some(self.file.generation())
+    }
+
+    fn is_current(&self) -> bool {
+        self.file.is_current()
+    }
+
+    fn ttl(&self) -> Ttl {
+        Ttl::NONE
+    }
+
+    fn truncate(&self) -> Result<()> {
+        self.file.truncate()
+    }
+
+    fn touch(&self, caller: &Caller) -> Result<()> {
+        self.file.touch(caller)
+    }
+}
+
+struct SnapshotHandle(Arc<[u8]>);
+
+impl Handle for SnapshotHandle {
+    fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
+        give(&self.0, offset, size, out);
+        Ok(Progress::Done)
+    }
+
+    fn caching(&self) -> Caching {
+        Caching::Always
+    }
+}
+
+/// Appends at most `size` bytes of `text` from `offset` on.
+fn give(text: &[u8], offset: u64, size: usize, out: &mut Vec<u8>) {
+    let rest = usize::try_from(offset).ok().and_then(|offset| text.get(offset..)).unwrap_or_default();
+    out.extend_from_slice(&rest[..rest.len().min(size)]);
 }

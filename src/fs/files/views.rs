@@ -8,14 +8,15 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::times;
-use crate::fs::attr::{Attr, READ, Ttl};
+use crate::fs::attr::{Attr, Ttl};
 use crate::fs::errno::{Errno, Result};
-use crate::fs::handles::{Handle, Progress};
+use crate::fs::handles::{Caching, Handle, Progress};
+use crate::fs::inodes::stable_hash;
 use crate::fs::lock;
 use crate::fs::nodes::{Access, Caller, File, Site};
 use crate::fs::queues::{Generation, OpenQueue};
 use crate::fs::text::{Held, SharedView};
-use crate::queue::Position;
+use crate::queue::{Position, Scanner};
 use crate::sync::{AtomicBool, Ordering};
 use crate::view::{Crossed, Format, View};
 
@@ -29,8 +30,9 @@ struct Messages {
 /// Row constructor.
 pub(crate) fn messages(site: &Site, format: Format) -> Result<Arc<dyn File>> {
     let queue = Arc::clone(site.queue()?);
-    let generation = queue.generation(format)?;
-    Ok(Arc::new(Messages { queue, format, generation, view: OnceLock::new() }))
+    let (generation, held) = queue.generation_for(format, site.caller)?;
+    let view = held.map_or_else(OnceLock::new, OnceLock::from);
+    Ok(Arc::new(Messages { queue, format, generation, view }))
 }
 
 impl Messages {
@@ -49,7 +51,12 @@ impl File for Messages {
     }
 
     fn attr(&self) -> Result<Attr> {
-        self.view()?.attr(&self.queue)
+        let view = self.view()?;
+        let attr = view.attr(&self.queue)?;
+        if self.queue.queue.settings().has_retention() {
+            view.hold_for_opener();
+        }
+        Ok(attr)
     }
 
     fn ttl(&self) -> Ttl {
@@ -61,16 +68,23 @@ impl File for Messages {
         self.view()?.known_attr(&self.queue)
     }
 
-    fn open(&self, access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
+    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
         let (queue, format) = (Arc::clone(&self.queue), self.format);
         let renew = move || queue.view(format, queue.generation(format)?);
-        let held = Held::through_pages(&self.view()?, &self.queue).map_err(|error| match renew() {
+        let view = self.view()?;
+        let is_followed = view.has_handles();
+        let held = Held::through_pages(&view, || self.queue.written()).map_err(|error| match renew() {
             // Not even a gap: nothing is left that could be read.
             Ok(view) if error == Errno::ESTALE && view.catch_up().is_ok() && view.known_size() == 0 => Errno::EIO,
             _ => error,
         })?;
-        Ok(Box::new(MessagesHandle::new(held, renew)))
+        if held.is_late() && !is_followed && self.queue.generation(self.format) != Ok(self.generation) {
+            // Retention was faster. The kernel looks the name up again.
+            return Err(Errno::ESTALE);
+        }
+        let token = self.queue.opened_by(caller.pid, (self.format, self.generation), &view);
+        Ok(Box::new(MessagesHandle { _opened: token, ..MessagesHandle::new(held, renew) }))
     }
 
     fn generation(&self) -> u64 {
@@ -78,35 +92,69 @@ impl File for Messages {
     }
 
     fn is_current(&self) -> bool {
-        self.queue.is_current() && self.queue.generation(self.format) == Ok(self.generation)
+        let is_held = || self.view.get().is_some_and(|view| view.is_held() && !view.is_spoilt());
+        self.queue.is_current() && (self.queue.generation(self.format) == Ok(self.generation) || is_held())
     }
 }
 
-/// What is there from a place on. It is as large as it is and grows; the place stays what it was at lookup.
+/// What is there from a place on, which stays what it was at lookup: as large as it is, and growing; or, of a reader, what
+/// it has not consumed up to the head at lookup.
 struct Since {
     queue: Arc<OpenQueue>,
     format: Format,
     position: Position,
     seq: u64,
+    end_seq: Option<u64>,
+    identity: u64,
+    generation: u64,
     view: OnceLock<Arc<SharedView>>,
 }
 
 /// Row constructor, below `since/`.
 pub(crate) fn since(site: &Site, format: Format) -> Result<Arc<dyn File>> {
-    let queue = Arc::clone(site.queue()?);
+    let queue = site.queue()?;
     let mut scanner = queue.queue.scan()?;
-    times::seek(&queue, &mut scanner, &site.subject()?)?;
-    let (position, seq) = (scanner.position(), scanner.seq());
-    Ok(Arc::new(Since { queue, format, position, seq, view: OnceLock::new() }))
+    times::seek(queue, &mut scanner, &site.subject()?)?;
+    Ok(Arc::new(Since::new(queue, format, &scanner, None)))
+}
+
+/// Row constructor, in a reader's directory.
+pub(crate) fn pending(site: &Site, format: Format) -> Result<Arc<dyn File>> {
+    let queue = site.queue()?;
+    let next_seq = queue.queue.bounds()?.next_seq;
+    let mut scanner = queue.queue.scan()?;
+    scanner.seek_seq(queue.queue.reader_position(&site.subject()?)?)?;
+    Ok(Arc::new(Since::new(queue, format, &scanner, Some(next_seq))))
 }
 
 impl Since {
+    fn new(queue: &Arc<OpenQueue>, format: Format, from: &Scanner, end_seq: Option<u64>) -> Self {
+        let (position, seq) = (from.position(), from.seq());
+        let numbers = [queue.identity, u64::from(position.segment.0), u64::from(position.offset), seq];
+        let mut bytes: Vec<u8> = numbers.into_iter().chain(end_seq).flat_map(u64::to_le_bytes).collect();
+        bytes.extend_from_slice(format.name().as_bytes());
+        let identity = stable_hash(&[&bytes]);
+        let (queue, generation) = (Arc::clone(queue), queue.turned(identity));
+        Self { queue, format, position, seq, end_seq, identity, generation, view: OnceLock::new() }
+    }
+
     fn view(&self) -> &Arc<SharedView> {
         self.view.get_or_init(|| self.make_view())
     }
 
+    /// When damage has changed what it shows, the name is to stand for another file.
+    fn turn_if_spoilt(&self) {
+        if self.view.get().is_some_and(|view| view.is_spoilt()) {
+            self.queue.turn(self.identity, self.generation);
+        }
+    }
+
     fn make_view(&self) -> Arc<SharedView> {
-        Arc::new(self.queue.share(View::since(&self.queue.queue, self.format, self.position, self.seq)))
+        let view = View::since(&self.queue.queue, self.format, self.position, self.seq);
+        Arc::new(self.queue.share(match self.end_seq {
+            Some(end_seq) => view.until(end_seq),
+            None => view,
+        }))
     }
 }
 
@@ -116,7 +164,11 @@ impl File for Since {
     }
 
     fn attr(&self) -> Result<Attr> {
-        self.view().attr(&self.queue)
+        let attr = self.view().attr(&self.queue)?;
+        if self.queue.queue.settings().has_retention() {
+            self.view().hold_for_opener();
+        }
+        Ok(attr)
     }
 
     fn quick_attr(&self) -> Result<Attr> {
@@ -125,65 +177,37 @@ impl File for Since {
 
     fn open(&self, access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
+        let held = Held::through_pages(self.view(), || self.queue.written());
+        self.turn_if_spoilt();
+        let held = held?;
+        if held.is_late() {
+            return Err(Errno::ESTALE);
+        }
         let fresh = Self { queue: Arc::clone(&self.queue), view: OnceLock::new(), ..*self };
-        Ok(Box::new(MessagesHandle::new(Held::new(self.view()), move || Ok(fresh.make_view()))))
+        Ok(Box::new(MessagesHandle::new(held, move || Ok(fresh.make_view()))))
     }
 
     fn generation(&self) -> u64 {
-        self.queue.identity.rotate_left(1) ^ self.seq
+        self.generation
     }
 
     fn is_current(&self) -> bool {
-        self.queue.is_current()
-    }
-}
-
-/// What a reader has not consumed: from its position to the head, both as of open. A stream in that its size is not
-/// told beforehand.
-struct Pending {
-    queue: Arc<OpenQueue>,
-    reader: Arc<str>,
-    format: Format,
-}
-
-/// Row constructor, in a reader's directory.
-pub(crate) fn pending(site: &Site, format: Format) -> Result<Arc<dyn File>> {
-    Ok(Arc::new(Pending { queue: Arc::clone(site.queue()?), reader: site.subject()?, format }))
-}
-
-impl File for Pending {
-    fn messages_of(&self) -> Option<&OpenQueue> {
-        Some(&self.queue)
+        self.turn_if_spoilt();
+        self.queue.is_current() && self.queue.turned(self.identity) == self.generation
     }
 
-    fn attr(&self) -> Result<Attr> {
-        Ok(Attr::file(&self.queue.data_stat()?, READ))
-    }
-
-    fn open(&self, access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
-        access.reading()?;
-        let queue = &self.queue.queue;
-        let next_seq = queue.bounds()?.next_seq;
-        let mut scanner = queue.scan()?;
-        scanner.seek_seq(queue.reader_position(&self.reader)?)?;
-        let view = View::since(queue, self.format, scanner.position(), scanner.seq()).until(next_seq);
-        // Nobody has seen anything of it yet: what is damaged shows as a gap.
-        Ok(Box::new(MessagesHandle::new(Held::new(&Arc::new(self.queue.share(view))), || Err(Errno::EIO))))
-    }
-
-    fn generation(&self) -> u64 {
-        self.queue.identity
-    }
-
-    fn is_current(&self) -> bool {
-        self.queue.is_current()
+    fn ttl(&self) -> Ttl {
+        // What a reader has not consumed is another file as soon as it consumes or something comes.
+        if self.end_seq.is_some() { Ttl::NONE } else { Ttl::NAME }
     }
 }
 
 type Renew = Box<dyn Fn() -> Result<Arc<SharedView>> + Send + Sync>;
 
-struct MessagesHandle {
+pub(super) struct MessagesHandle {
     held: Held,
+    /// Tells the queue that it is open.
+    _opened: Option<Arc<()>>,
     /// What the name stands for since damage was found in what others had seen: for a handle that had seen nothing.
     renewed: OnceLock<Held>,
     renew: Renew,
@@ -193,9 +217,10 @@ struct MessagesHandle {
 }
 
 impl MessagesHandle {
-    fn new(held: Held, renew: impl Fn() -> Result<Arc<SharedView>> + Send + Sync + 'static) -> Self {
+    pub(super) fn new(held: Held, renew: impl Fn() -> Result<Arc<SharedView>> + Send + Sync + 'static) -> Self {
         Self {
             held,
+            _opened: None,
             renewed: OnceLock::new(),
             renew: Box::new(renew),
             has_read: AtomicBool::new(false),
@@ -256,6 +281,18 @@ impl Handle for MessagesHandle {
         self.has_read.store(true, Ordering::Relaxed);
         self.stop_at_gap(crossed, offset, out, start)?;
         Ok(Progress::Done)
+    }
+
+    fn read_pages(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
+        match self.read_view(offset, size, out)? {
+            // The pages don't show it. Better none.
+            Some(_) => Err(Errno::EIO),
+            None => Ok(Progress::Done),
+        }
+    }
+
+    fn caching(&self) -> Caching {
+        if self.held.view().is_settled() { Caching::UntilOpened } else { Caching::Nothing }
     }
 
     fn backing(&self) -> Option<BorrowedFd<'_>> {

@@ -12,12 +12,12 @@ use fuser::SessionACL;
 use super::passthrough::Passthrough;
 use super::protocol::{
     BatchForgetIn, CreateIn, FlushIn, ForgetIn, ForgetOne, FsyncIn, MkdirIn, OpenIn, POLL_SCHEDULE_NOTIFY, PollIn,
-    ReadIn, ReleaseIn, Request, SetattrIn, WriteIn, fattr, fopen, opcode,
+    READ_LOCKOWNER, ReadIn, ReleaseIn, Request, SetattrIn, WriteIn, fattr, fopen, opcode,
 };
 use super::reply::{Lines, Reply};
 use super::serve::{Account, Service, is_interrupted};
 use crate::fs::errno::{Errno, Result};
-use crate::fs::handles::{OpenFile, Progress};
+use crate::fs::handles::{Caching, OpenFile, Progress};
 use crate::fs::inodes::Ino;
 use crate::fs::nodes::{Access, Caller};
 use crate::fs::parked::{Answer, Parked, ParkedRead};
@@ -71,7 +71,12 @@ fn access(flags: i32) -> Result<Access> {
 /// How a file is opened: uncached, because files grow under native writers and the kernel's cache would show zeros at
 /// the old end; and without a message at each close, unless there is something to be done then.
 fn open_flags(open: &OpenFile) -> u32 {
-    fopen::DIRECT_IO | if open.handle.is_flushed() { 0 } else { fopen::NOFLUSH }
+    let kept = match open.handle.caching() {
+        Caching::Nothing => fopen::DIRECT_IO,
+        Caching::UntilOpened => 0,
+        Caching::Always => fopen::KEEP_CACHE,
+    };
+    kept | if open.handle.is_flushed() { 0 } else { fopen::NOFLUSH }
 }
 
 /// What a request that says less than it must comes to.
@@ -108,7 +113,9 @@ impl Service for Adapter {
         }
         let ino = Ino(request.header.nodeid);
         match request.header.opcode {
-            opcode::LOOKUP => reply.entry(name(&mut request).and_then(|name| self.tree.lookup(ino, name))),
+            opcode::LOOKUP => {
+                reply.entry(name(&mut request).and_then(|name| self.tree.lookup(ino, name, &caller(&request))))
+            }
             opcode::FORGET => {
                 reply.none();
                 if let Some(ForgetIn { lookups }) = request.body.take() {
@@ -265,9 +272,6 @@ impl Adapter {
             Ok(opened) => opened,
             Err(errno) => return reply.error(errno),
         };
-        if open.handle.is_constant() {
-            return reply.opened(fh, fopen::KEEP_CACHE | fopen::NOFLUSH, 0);
-        }
         let Some(file) = open.handle.backing() else { return reply.opened(fh, open_flags(&open), 0) };
         let way = self.passthrough.share(ino, fh, |file| reply.device().open_backing(file), file);
         match way.as_deref() {
@@ -277,9 +281,16 @@ impl Adapter {
     }
 
     fn read(&self, mut request: Request<'_>, reply: Reply) {
-        let Some(ReadIn { fh, offset, size, flags, .. }) = request.body.take() else { return reply.error(Errno::EIO) };
+        let Some(ReadIn { fh, offset, size, flags, read_flags, .. }) = request.body.take() else {
+            return reply.error(Errno::EIO);
+        };
         let Ok(open) = self.tree.files.get(fh) else { return reply.error(Errno::EBADF) };
         let size = size as usize;
+        // read(2) names an owner of locks; the kernel, where it fills its own pages, does not.
+        if read_flags & READ_LOCKOWNER == 0 {
+            let pages = self.tree.read_pages(&open, offset, size, request.header.pid);
+            return reply.data(pages.as_deref().map_err(|errno| *errno));
+        }
         BUFFER.with_borrow_mut(|buffer| {
             buffer.clear();
             match self.tree.read(&open, offset, size, buffer) {

@@ -47,6 +47,8 @@ pub(super) const NOTIFY_POLL: i32 = 1;
 pub(super) const NOTIFY_INVAL_ENTRY: i32 = 3;
 /// In a poll request: the kernel wants to be notified.
 pub(super) const POLL_SCHEDULE_NOTIFY: u32 = 1;
+/// In [`ReadIn`]: who reads owns locks, as those do that call read(2).
+pub(super) const READ_LOCKOWNER: u32 = 1 << 1;
 
 /// How the kernel is to treat an open file.
 pub(super) mod fopen {
