@@ -22,7 +22,7 @@ use super::segments::{Indexed, SegmentIndexes};
 use super::stored::SegmentIndex;
 use super::{Format, len_u64, len_usize, lock, rendered_len};
 use crate::queue::layout::RECORDS_START;
-use crate::queue::{Entry, Error, Gap, GapReason, Position, Queue, Result, Scanner, SegmentId};
+use crate::queue::{Entry, Error, Gap, GapReason, Message, Position, Queue, Result, Scanner, SegmentId};
 
 /// Idle cursors kept per view: as many sequential readers go on without looking anything up.
 const IDLE_MAX: usize = 4;
@@ -503,10 +503,7 @@ impl View {
             }
             let position = scanner.position();
             let Some(entry) = scanner.next()? else { return Ok((grown, true)) };
-            let found = match &entry {
-                Entry::Message(message) => message.position,
-                Entry::Gap(gap) => gap.position,
-            };
+            let (Entry::Message(Message { position: found, .. }) | Entry::Gap(Gap { position: found, .. })) = entry;
             if self.last_segment.is_some_and(|last| found.segment > last) {
                 growth.closed = true;
                 return Ok((grown, false));
