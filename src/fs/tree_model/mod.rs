@@ -19,8 +19,8 @@ use shell::{Mount, short};
 const DIRS: [&str; 3] = ["q", "b", "b/in"];
 const READERS: [&str; 2] = ["alice", "bob"];
 /// What a queue's directory shows besides READY and LEASE.
-const QUEUE_FILES: &str = "append.bin append.jsonl append.txt at follow.bin follow.hex follow.jsonl follow.txt messages \
-    messages.bin messages.hex messages.jsonl messages.txt readers segments since status status.json";
+const QUEUE_FILES: &str = "append.bin append.jsonl append.txt at follow.bin follow.hex follow.jsonl follow.txt log \
+    messages messages.bin messages.hex messages.jsonl messages.txt readers segments since status status.json";
 
 const MISSING: Errno = Errno::ENOENT;
 

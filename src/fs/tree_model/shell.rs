@@ -34,7 +34,7 @@ impl Mount {
     pub(super) fn look(&self, path: &str) -> Result<Entry> {
         let mut entry = self.tree.getattr(Ino::ROOT)?;
         for name in path.split('/').filter(|name| !name.is_empty()) {
-            entry = self.tree.lookup(entry.ino, OsStr::new(name))?;
+            entry = self.tree.lookup(entry.ino, OsStr::new(name), &self.caller)?;
         }
         Ok(entry)
     }
