@@ -77,7 +77,7 @@ fn what_grows_is_sent_right_or_refused_so_that_the_sender_reads() {
                 number += 1;
                 writer.append(1, format!("{number}").repeat(1 + number as usize % 50).as_bytes()).unwrap();
                 // So slowly that copying comes to an end.
-                if number % 8 == 0 {
+                if number.is_multiple_of(8) {
                     std::thread::sleep(std::time::Duration::from_micros(500));
                 }
             }
