@@ -263,9 +263,16 @@ impl Exam<'_> {
         let ahead_ns = self.inspection.bounds.last_timestamp_ns.saturating_sub(clock::now_ns());
         if ahead_ns > FUTURE_NS {
             let ahead = human_span_ms(ahead_ns / 1_000_000);
-            let detail =
-                format!("its newest message is stamped {ahead} in the future; messages until then get that stamp");
-            let remedy = "look at this machine's clock, and at who gave the stamp; nothing is lost".to_owned();
+            let detail = format!(
+                "its newest message is stamped {ahead} in the future; messages until then get that stamp, and count as new \
+                 for --since; retention by age goes by the files' times meanwhile"
+            );
+            let remedy = format!(
+                "look at this machine's clock, and at who gave the stamp; nothing is lost. To be rid of it, copy what is to be \
+                 kept: chron-cli tail -n +1 --format jsonl {} | jq -c 'del(.timestamp_ns)' | chron-cli append --format \
+                 jsonl NEW",
+                self.path().display()
+            );
             self.found(Severity::Warning, "future-timestamp", self.path().to_path_buf(), detail, remedy);
         }
     }

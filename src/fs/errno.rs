@@ -90,6 +90,7 @@ impl From<&Error> for Errno {
             Error::InvalidName { .. }
             | Error::ReservedType
             | Error::TimestampInPast { .. }
+            | Error::TimestampInFuture { .. }
             | Error::InvalidSetting(_)
             | Error::NoSuchPosition { .. } => Self::EINVAL,
         }

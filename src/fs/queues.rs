@@ -100,6 +100,8 @@ struct Common {
 struct SharedWriter {
     /// With whoever opened it. Its files are his, and come out of his quota, whoever else joins.
     writer: Option<(QueueWriter, Caller)>,
+    /// Who had opened the last one, which has stopped after a failure.
+    stopped: Option<Caller>,
     /// Charged to him.
     share: Option<Share>,
     handles: usize,
@@ -252,7 +254,7 @@ impl OpenQueue {
             self.check_writable(caller)?;
         }
         let mut shared = lock(&self.writer);
-        if shared.writer.is_none() {
+        if shared.writer.is_none() && shared.stopped.is_none() {
             let share = self.common.budget.take(caller.uid, Kind::Writers, 1)?;
             shared.writer = Some((caller.act(|| self.queue.writer())??, caller.clone()));
             shared.share = Some(share);
@@ -264,6 +266,15 @@ impl OpenQueue {
     /// Runs with the writer that the append handles share, as whoever opened it.
     pub(crate) fn with_writer<T>(&self, run: impl FnOnce(&mut QueueWriter) -> T) -> Result<T> {
         let mut shared = lock(&self.writer);
+        // What has stopped it may be over: a full disk, for one.
+        if let Some((writer, opener)) = shared.writer.take_if(|(writer, _)| writer.has_lost_its_place()) {
+            close_writer(Some((writer, opener.clone())));
+            shared.stopped = Some(opener);
+        }
+        if let Some(opener) = shared.stopped.clone() {
+            shared.writer = Some((opener.act(|| self.queue.writer())??, opener));
+            shared.stopped = None;
+        }
         let (writer, opener) = shared.writer.as_mut().ok_or(Errno::EBADF)?;
         opener.act(|| run(writer))
     }
@@ -274,13 +285,16 @@ impl OpenQueue {
         shared.handles = shared.handles.saturating_sub(1);
         if shared.handles == 0 {
             close_writer(shared.writer.take());
-            shared.share = None;
+            (shared.stopped, shared.share) = (None, None);
         }
     }
 
     /// Lets go of the writer lock though append handles may be open: the mount ends.
     pub(crate) fn drop_writer(&self) {
-        let writer = lock(&self.writer).writer.take();
+        let mut shared = lock(&self.writer);
+        shared.stopped = None;
+        let writer = shared.writer.take();
+        drop(shared);
         close_writer(writer);
     }
 }

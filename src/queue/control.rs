@@ -19,6 +19,7 @@ use super::layout::{
 use super::mapping::Mapping;
 use super::options::{Checksum, Settings};
 use super::position::{Position, SegmentId};
+use super::room;
 
 /// A queue's settings with what identifies it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,10 +197,15 @@ pub(crate) fn create(dir: &Dir, geometry: Geometry, replace: bool) -> Result<()>
         bytes[at..at + size_of::<SettingsBlock>()].copy_from_slice(geometry.to_block().as_bytes());
     }
     let file = dir.create_file(&temporary)?;
-    super::sys::allocate(&file, u64::from(CONTROL_LEN)).map_err(Error::io(&path, "allocate it"))?;
-    file.write_all_at(&bytes, 0).map_err(Error::io(&path, "write it"))?;
-    file.sync_all().map_err(Error::io(&path, "sync it"))?;
-    dir.rename(&temporary, CONTROL_FILE, replace)
+    let written = super::sys::allocate(&file, u64::from(CONTROL_LEN))
+        .and_then(|()| file.write_all_at(&bytes, 0))
+        .and_then(|()| file.sync_all())
+        .map_err(Error::io(&path, "write it"))
+        .and_then(|()| dir.rename(&temporary, CONTROL_FILE, replace));
+    if written.is_err() {
+        let _ = dir.remove(&temporary);
+    }
+    written
 }
 
 /// Makes the control block whole again under the writer lock: from one copy of the settings the other, from none of
@@ -223,6 +229,17 @@ pub(crate) fn repair(dir: &Dir, geometry: &Geometry) -> Result<()> {
         file.write_all_at(block.as_bytes(), u64::from(offset)).map_err(Error::io(&path, "write it"))?;
     }
     file.sync_all().map_err(Error::io(&path, "sync it"))
+}
+
+/// Maps the control block for the writer; rebuilds it first where it is damaged or missing.
+pub(super) fn map_for_writing(dir: &Dir, geometry: &Geometry) -> Result<Mapping> {
+    repair(dir, geometry)?;
+    let path = dir.path_of(CONTROL_FILE);
+    let file = dir.open_existing_file(CONTROL_FILE, Access::Write)?;
+    room::reserve(&file, 0, CONTROL_LEN.into()).map_err(Error::io(&path, "make room for it"))?;
+    let map = Mapping::read_write(&file, &path, CONTROL_LEN)?;
+    map.populate(0, CONTROL_LEN as usize).map_err(Error::io(&path, "bring it into memory"))?;
+    Ok(map)
 }
 
 /// Why a mapping of the control block is lost.

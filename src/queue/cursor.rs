@@ -8,7 +8,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::checksum::{Summer, block_sum};
@@ -21,6 +20,7 @@ use super::layout::{
 };
 use super::lock::{self, Life};
 use super::mapping::Mapping;
+use super::mtime;
 use super::names::check_name;
 use super::options::Checksum;
 use super::origin::Origin;
@@ -335,6 +335,7 @@ impl Cursor {
 
     /// Writes the cursor to the disk.
     pub(crate) fn sync(&self) -> Result<()> {
+        self.touch();
         self.map.sync(0, CURSOR_LEN as usize).map_err(Error::io(&self.path, "sync it"))?;
         self.check()
     }
@@ -353,10 +354,7 @@ impl Cursor {
     /// Moves the file's time of change, which stores into a mapping need not do: it tells those whose boot-time clock is
     /// another one (a container's) that the reader lives.
     pub(crate) fn touch(&self) {
-        let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        // Only a sign for others.
-        let _ = futimens(&self.file, &Timestamps { last_access: keep, last_modification: now });
+        mtime::touch(&self.file);
     }
 
     fn write_liveness(&self, pid: u32) {

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The result of a queue operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -148,6 +149,16 @@ pub enum Error {
         /// The newest timestamp in the queue, ns since the epoch.
         last_ns: u64,
     },
+    /// An explicit timestamp lies further ahead of the wall clock than the writer allows.
+    #[error("timestamp {timestamp_ns} lies too far ahead of this machine's clock, {now_ns}: at most {} s are allowed, because no later message gets an earlier one", max_ahead.as_secs_f64())]
+    TimestampInFuture {
+        /// The timestamp asked for, ns since the epoch.
+        timestamp_ns: u64,
+        /// The wall clock, ns since the epoch.
+        now_ns: u64,
+        /// How far ahead a timestamp may lie.
+        max_ahead: Duration,
+    },
     /// The queue's `max_bytes` limit is reached.
     #[error("{}: queue is full: its limit is {max_bytes} bytes", path.display())]
     QueueFull {
@@ -206,6 +217,7 @@ impl Error {
             | Self::TooLarge { .. }
             | Self::ReservedType
             | Self::TimestampInPast { .. }
+            | Self::TimestampInFuture { .. }
             | Self::InvalidSetting(_) => ErrorKind::InvalidInput,
             Self::Damaged { .. } | Self::Refused { .. } => ErrorKind::Damaged,
             Self::UnsupportedVersion { .. } => ErrorKind::Unsupported,

@@ -69,7 +69,13 @@ impl Mapping {
     pub(crate) fn has_stores(&self) -> bool {
         // A store that faults has been dealt with before the next instruction; only the compiler must keep the order.
         compiler_fence(Ordering::SeqCst);
-        !sigbus::is_any_lost() || !self.is_lost()
+        !sigbus::is_any_lost() || self.is_whole()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn is_whole(&self) -> bool {
+        !self.is_lost()
     }
 
     /// Why the mapping is lost; `file` is what it maps. `remedy`: what to do about a file that was cut short.

@@ -24,6 +24,7 @@ mod inspect;
 pub mod layout;
 mod lock;
 mod mapping;
+mod mtime;
 mod names;
 mod notifier;
 mod options;
@@ -155,7 +156,11 @@ impl Queue {
         let geometry = Geometry { queue_id, created_ns: clock::now_ns(), generation: 0, settings: *settings };
         Segment::create(&dir, &geometry, SegmentId(0), geometry.created_ns, &mut Left::default())?;
         // Last: a directory is a queue from here on.
-        control::create(&dir, geometry, false)?;
+        if let Err(error) = control::create(&dir, geometry, false) {
+            // Room for one and not for the other: leave neither.
+            let _ = dir.remove(&names::segment_name(SegmentId(0)));
+            return Err(error);
+        }
         dir.sync()?;
         Ok(Self { shared: Shared::new(dir, geometry, None) })
     }

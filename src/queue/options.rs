@@ -181,16 +181,26 @@ impl Default for ReaderOptions {
 /// # let dir = tempfile::tempdir()?;
 /// let queue = Queue::create(dir.path().join("q"), &Settings::default())?;
 /// let sync = SyncPolicy::Every { messages: 10_000, interval: Duration::from_millis(100) };
-/// let options = WriterOptions { sync, when_full: WhenFull::Wait(Duration::from_secs(1)) };
+/// let options = WriterOptions { sync, when_full: WhenFull::Wait(Duration::from_secs(1)), ..WriterOptions::default() };
 /// queue.writer_with(&options)?.append(1, b"synced within a tenth of a second")?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriterOptions {
     /// When what was appended is written to the disk without being asked. Default [`SyncPolicy::Manual`].
     pub sync: SyncPolicy,
     /// What an append does when the queue's `max_bytes` is reached. Default [`WhenFull::Fail`].
     pub when_full: WhenFull,
+    /// How far ahead of the wall clock a timestamp may lie that is given to
+    /// [`append_at`](super::QueueWriter::append_at): all messages after it get no earlier one. Default 1 hour;
+    /// `Duration::MAX` allows any.
+    pub max_ahead: Duration,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        Self { sync: SyncPolicy::default(), when_full: WhenFull::default(), max_ahead: Duration::from_hours(1) }
+    }
 }
 
 /// When a writer writes to the disk by itself. It does so on its helper thread: an append never waits for it, and what

@@ -45,7 +45,7 @@ impl Reservation<'_> {
         let (payload, padding) = body.split_at_mut(payload_len as usize);
         padding.fill(0);
         let words = header.words(&writer.context, offset, payload);
-        if !writer.commit(words, record_len)? {
+        if !writer.map.has_stores() || !writer.commit(words, record_len) {
             // What was filled in is gone in part, whether or not there is room by now.
             let loss = writer.loss();
             return writer.map_again(record_len).and(Err(loss));

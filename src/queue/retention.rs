@@ -7,6 +7,7 @@
 //! do no harm.
 
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use super::Shared;
 use super::cursor::{self, CursorFile};
@@ -149,9 +150,10 @@ impl Shared {
         ids: &'a [SegmentId],
     ) -> impl Iterator<Item = (SegmentInfo, u64)> + 'a {
         let too_many = self.count_excess(sealed.len());
-        let oldest = self.geometry.settings.retain_age_ns.map(|age| clock::now_ns().saturating_sub(age));
-        let is_too_old = move |id| oldest.is_some_and(|oldest| self.newest_timestamp(id).is_some_and(|t| t < oldest));
-        let excess = sealed.iter().enumerate().take_while(move |&(index, &id)| index < too_many || is_too_old(id));
+        let (now, age) = (clock::now_ns(), self.geometry.settings.retain_age_ns);
+        let oldest = age.map(|age| now.saturating_sub(age));
+        let is_too_old = move |index| oldest.is_some_and(|oldest| self.ended_before(&sealed[index..], oldest, now));
+        let excess = sealed.iter().enumerate().take_while(move |&(index, _)| index < too_many || is_too_old(index));
         excess.map_while(|(index, &id)| self.sealed_segment(id, *ids.get(index + 1)?))
     }
 
@@ -182,13 +184,26 @@ impl Shared {
         most.into_iter().chain(by_bytes).min().and_then(|most| usize::try_from(most).ok())
     }
 
-    /// Timestamp of a sealed segment's newest message: its seal has it, and the start of the next segment.
-    fn newest_timestamp(&self, id: SegmentId) -> Option<u64> {
+    /// Whether the first of these segments has no message later than `oldest`. A timestamp in the future, which anybody may
+    /// have given and which later messages inherit, says nothing; nor does a clock that was wrong when the segment was
+    /// sealed. Then a later segment decides: this one is older.
+    fn ended_before(&self, sealed: &[SegmentId], oldest: u64, now: u64) -> bool {
+        let ends = sealed.iter().map_while(|&id| self.ends(id));
+        ends.flatten().find(|&end| end <= now).is_some_and(|end| end < oldest)
+    }
+
+    /// When a sealed segment ended: by its newest message's timestamp, which its seal has, and the start of the next
+    /// segment; and by the file's time of modification.
+    fn ends(&self, id: SegmentId) -> Option<[u64; 2]> {
         let segment = self.open_segment(id, Access::Read).ok()??;
         let next = || {
             self.open_segment(id.next()?, Access::Read).ok()?.and_then(|next| Some(next.start()?.previous_timestamp_ns))
         };
-        segment.seal().map(|seal| seal.last_timestamp_ns.get()).or_else(next)
+        let stamp = segment.seal().map(|seal| seal.last_timestamp_ns.get()).or_else(next)?;
+        let modified = segment.file.metadata().and_then(|metadata| metadata.modified()).ok();
+        let modified = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let modified = modified.and_then(|since| u64::try_from(since.as_nanos()).ok());
+        Some([stamp, modified.unwrap_or(u64::MAX)])
     }
 
     /// The readers that count, and those that don't.

@@ -20,6 +20,8 @@ const XFS: u64 = 0x5846_5342;
 const LARGE_PAGE: u64 = 2 << 20;
 /// Bytes that `stat` counts blocks in.
 const STAT_BLOCK: u64 = 512;
+/// Bytes that are copied at once while somebody may store into the file.
+const PIECE: u64 = 4 << 20;
 /// Bytes of zeros that are written at once.
 const ZEROS: usize = 64 << 10;
 
@@ -41,6 +43,22 @@ pub(crate) fn reserve(file: &File, from: u64, to: u64) -> io::Result<()> {
         Err(Errno::OPNOTSUPP) => fill_holes(file, from, to),
         done => Ok(done?),
     }
+}
+
+/// As [`reserve`], of a file in use: only where another program may have taken what was reserved, and by pieces, because
+/// stores into the file wait for each.
+pub(crate) fn renew(file: &File, from: u64, to: u64) -> io::Result<()> {
+    if kind(file)? != XFS {
+        return Ok(());
+    }
+    let flags = FallocateFlags::KEEP_SIZE | FallocateFlags::UNSHARE_RANGE;
+    let mut at = from;
+    while at < to {
+        let end = to.min(at + PIECE);
+        allocate(file, flags, at, end)?;
+        at = end;
+    }
+    Ok(())
 }
 
 /// Whether storing into the file needs no new blocks, once it has them.

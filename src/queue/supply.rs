@@ -15,6 +15,7 @@ use super::error::Result;
 use super::layout::CONTROL_WRITER_HEARTBEAT;
 use super::lock::WriterLock;
 use super::mapping::Mapping;
+use super::mtime::{self, Progress};
 use super::options::SyncPolicy;
 use super::origin::Origin;
 use super::pages;
@@ -22,7 +23,6 @@ use super::position::SegmentId;
 use super::retention::Retire;
 use super::segment::Segment;
 use super::spare::{self, Left};
-use super::writer::sync_segments;
 use super::{Shared, error::Error};
 use crate::clock;
 use crate::sync::Ordering;
@@ -219,7 +219,7 @@ impl Inner {
 
     fn run(&self) {
         let mut synced = Instant::now();
-        let (mut retention, mut left) = (Retention::default(), Left::default());
+        let (mut retention, mut left, mut progress) = (Retention::default(), Left::default(), Progress::default());
         loop {
             self.control.word64(CONTROL_WRITER_HEARTBEAT).store(clock::boot_ns(), Ordering::Relaxed);
             let is_contested = self.writer_lock.is_contested(&self.shared.dir);
@@ -235,9 +235,11 @@ impl Inner {
             }
             let just_left = std::mem::take(&mut state.left);
             let (wanted, is_fast, sync_wanted) = (state.wanted, state.is_fast, state.sync_wanted);
+            let active = state.active.as_ref().map(|(id, map)| (*id, Arc::clone(map)));
             drop(state);
             // Retention goes on beside us, so that it may give a file for the segment that is wanted next.
             for Prepared { segment, map } in just_left {
+                mtime::touch(&segment.file);
                 retention.is_due = true;
                 match self.shared.most_sealed() {
                     Some(retained) => retention.gone.extend(left.add(segment.file, map, retained)),
@@ -252,6 +254,9 @@ impl Inner {
                 (state.wanted, state.ready) = (None, Some(ready));
                 self.changed.notify_all();
                 continue;
+            }
+            if let Some((id, map)) = active {
+                progress.look(&self.shared, &self.control, (id, &map));
             }
             if sync_wanted || self.interval.is_some_and(|interval| synced.elapsed() >= interval) {
                 self.sync();
@@ -317,4 +322,19 @@ impl Inner {
         map.populate(0, pages::AT_FIRST as usize).map_err(Error::io(&segment.path, "bring it into memory"))?;
         Ok(Prepared { segment, map })
     }
+}
+
+/// Writes the segments from the first to the last to the disk, and the directory that names them.
+pub(super) fn sync_segments(shared: &Shared, first: SegmentId, last: SegmentId) -> Result<()> {
+    let ids = shared.segment_ids()?;
+    for id in ids.into_iter().filter(|&id| id >= first && id <= last) {
+        // Retention may have removed it meanwhile: then there is nothing to keep. A damaged file is not ours.
+        match shared.open_segment(id, Access::Read) {
+            Ok(Some(segment)) => segment.file.sync_data().map_err(Error::io(&segment.path, "sync it"))?,
+            Ok(None) => {}
+            Err(error) if error.is_unusable_file() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    shared.dir.sync()
 }

@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use zerocopy::FromZeros;
 
 use super::control::{HeadHint, HeadPublisher};
-use super::dir::Access;
 use super::error::{Error, Result};
-use super::layout::{self, CONTROL_LEN, CONTROL_WRITER, HEADER_LEN, RECORDS_START, SEGMENT_SEAL, WriterBlock};
+use super::layout::{self, CONTROL_WRITER, HEADER_LEN, RECORDS_START, SEGMENT_SEAL, WriterBlock};
 use super::lock::WriterLock;
 use super::mapping::{CUT_SHORT, Mapping};
+use super::mtime;
 use super::options::{SyncPolicy, WhenFull, WriterOptions};
 use super::origin::Origin;
 use super::pages::{self, Pages};
@@ -28,10 +28,9 @@ use super::position::{Position, SegmentId};
 use super::record::{Header, RecordContext, checked_len};
 use super::recover::{Tail, TailPlace, recover};
 use super::retention::Retire;
-use super::room;
 use super::scan::Scanner;
 use super::segment::{self, Segment};
-use super::supply::{Prepared, Supply};
+use super::supply::{Prepared, Supply, sync_segments};
 use super::types::{Entry, GapReason};
 use super::wake::Waker;
 use super::{Shared, control};
@@ -42,8 +41,9 @@ use crate::sync::Ordering;
 const REPORT_EVERY: u32 = 64 << 10;
 /// How often a writer that waits for room in a full queue looks whether there is some.
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(1);
-/// What to say of a file that was cut short.
 const MAY_BE_MISSING: &str = "what was appended last may be missing";
+const HALF_STORED: &str =
+    "no space left on device for all of a message, which is there in part; those before it are whole";
 /// How far ahead of the writer cache lines are asked for.
 const PREFETCH_AHEAD: u32 = 1024;
 
@@ -83,6 +83,8 @@ pub struct QueueWriter {
     /// The first segment that may hold what has not been synced.
     unsynced: SegmentId,
     poisoned: Option<String>,
+    /// No timestamp that is given may be later, as of the last look at the clock.
+    latest_ns: u64,
     options: WriterOptions,
     origin: Origin,
     _lock: Arc<WriterLock>,
@@ -92,7 +94,7 @@ impl QueueWriter {
     /// Takes the lock, repairs what a killed writer left, and goes on behind the last message.
     pub(crate) fn open(shared: &Arc<Shared>, options: &WriterOptions) -> Result<Self> {
         let lock = WriterLock::take(&shared.dir)?;
-        let control = Arc::new(open_control(shared)?);
+        let control = Arc::new(control::map_for_writing(&shared.dir, &shared.geometry)?);
         lock.check_alone(&shared.dir, &control)?;
         let lock = Arc::new(lock);
         let tail = recover(shared)?;
@@ -133,6 +135,7 @@ impl QueueWriter {
             // Writers before us may have ended without a sync.
             unsynced: SegmentId(0),
             poisoned: None,
+            latest_ns: 0,
             options: *options,
             origin: Origin::here(),
             sync_at_seq: match options.sync {
@@ -162,7 +165,8 @@ impl QueueWriter {
     ///
     /// # Errors
     /// [`Error::TooLarge`], [`Error::ReservedType`], [`Error::QueueFull`], and [`Error::Io`] where there is no room for
-    /// a new segment. Nothing has changed then, and a later append may work.
+    /// a new segment. Nothing has changed then, and a later append may work. [`Error::Poisoned`] where this or an earlier
+    /// message could not be stored, in part or whole, though room had been reserved for it.
     #[inline]
     pub fn append(&mut self, msg_type: u16, payload: &[u8]) -> Result<u64> {
         let timestamp_ns = self.now_ns();
@@ -172,13 +176,28 @@ impl QueueWriter {
     /// Appends a message with a given timestamp (nanoseconds since the epoch): for imports and replays.
     ///
     /// # Errors
-    /// [`Error::TimestampInPast`] if it lies before the newest message's; otherwise as [`append`](Self::append).
+    /// [`Error::TimestampInPast`] if it lies before the newest message's, [`Error::TimestampInFuture`] if it lies further
+    /// ahead of the clock than [`WriterOptions::max_ahead`]; otherwise as [`append`](Self::append).
     #[inline]
     pub fn append_at(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8]) -> Result<u64> {
         if timestamp_ns < self.last_timestamp_ns {
             return Err(Error::TimestampInPast { timestamp_ns, last_ns: self.last_timestamp_ns });
         }
+        if timestamp_ns > self.latest_ns {
+            self.check_ahead(timestamp_ns)?;
+        }
         self.append_record(timestamp_ns, msg_type, payload)
+    }
+
+    /// Whether a given timestamp is not too far ahead of the wall clock, as it is now.
+    #[cold]
+    fn check_ahead(&mut self, timestamp_ns: u64) -> Result<()> {
+        let (now_ns, max_ahead) = (clock::now_ns(), self.options.max_ahead);
+        self.latest_ns = now_ns.saturating_add(u64::try_from(max_ahead.as_nanos()).unwrap_or(u64::MAX));
+        if timestamp_ns > self.latest_ns {
+            return Err(Error::TimestampInFuture { timestamp_ns, now_ns, max_ahead });
+        }
+        Ok(())
     }
 
     #[inline]
@@ -195,28 +214,27 @@ impl QueueWriter {
         let header = Header { payload_len, msg_type, flags: 0, seq: self.next_seq, timestamp_ns };
         let body = self.map.unpublished(self.offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
         let words = header.words_and_copy(&self.context, self.offset, payload, body);
-        if !self.commit(words, record_len)? {
-            self.map_again(record_len)?;
-            return self.publish(timestamp_ns, msg_type, payload);
+        if !self.commit(words, record_len) {
+            return self.publish_again(timestamp_ns, msg_type, payload, record_len);
         }
         Ok(self.advance(record_len, timestamp_ns))
     }
 
-    /// Publishes the record at `offset`, whose payload is in place; false if the file does not have all of that, and nothing
-    /// was published.
+    #[cold]
+    #[inline(never)]
+    fn publish_again(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8], record_len: u32) -> Result<u64> {
+        self.map_again(record_len)?;
+        self.publish(timestamp_ns, msg_type, payload)
+    }
+
+    /// Publishes the record at `offset`, whose payload is in place; false if the file does not have all of it. One look
+    /// after the last store: one before it, too, would cost half a nanosecond.
     #[inline]
-    pub(super) fn commit(&mut self, words: [u64; 4], record_len: u32) -> Result<bool> {
+    pub(super) fn commit(&mut self, words: [u64; 4], record_len: u32) -> bool {
         // Late, so that all stores come close together: a polling reader takes the line away.
         self.map.clear_record(self.offset + record_len);
-        if !self.map.has_stores() {
-            return Ok(false);
-        }
         self.map.publish(self.offset, words);
-        if !self.map.has_stores() {
-            // Whether readers see it can't be told.
-            self.check_poison()?;
-        }
-        Ok(true)
+        self.map.has_stores()
     }
 
     /// Maps the segment again after a store into it found no room, and makes room for a record.
@@ -232,8 +250,7 @@ impl QueueWriter {
         }
         if !self.is_as_left()? {
             let path = self.segment.path.display();
-            self.poisoned =
-                Some(format!("{path}: somebody has changed the file while it was in use; {MAY_BE_MISSING}"));
+            self.poisoned = Some(format!("{path}: {HALF_STORED}"));
             return self.check_poison();
         }
         self.map = Arc::new(Mapping::read_write(&self.segment.file, &self.segment.path, self.context.segment_size)?);
@@ -325,6 +342,14 @@ impl QueueWriter {
             self.poisoned = Some(format!("{}: {CUT_SHORT}; {MAY_BE_MISSING}", self.segment.path.display()));
         }
         self.check_poison()
+    }
+
+    /// Whether the writer has stopped because a store had no place, so that another one may go on. After a sync that has
+    /// failed, one that says that all is well would be a lie.
+    #[cfg_attr(not(feature = "mount"), allow(dead_code))]
+    pub(crate) fn has_lost_its_place(&self) -> bool {
+        let is_lost = self.map.is_lost() || self.control.is_lost();
+        self.poisoned.is_some() && is_lost && self.supply.sync_failure().is_none()
     }
 
     /// As [`check`](Self::check), without a system call.
@@ -508,6 +533,8 @@ impl Drop for QueueWriter {
         }
         self.publish_head();
         self.control.word(layout::CONTROL_WRITER_PID).store(0, Ordering::Relaxed);
+        mtime::touch(&self.segment.file);
+        mtime::touch_control(&self.shared);
     }
 }
 
@@ -520,30 +547,4 @@ fn announce_writer(control: &Mapping, waker: Waker, lock: &WriterLock) {
     block.asymmetric = u32::from(waker.asymmetric).into();
     lock.announce(&mut block);
     control.write(CONTROL_WRITER, &block);
-}
-
-/// Maps the control block; rebuilds it first where it is damaged or missing.
-fn open_control(shared: &Shared) -> Result<Mapping> {
-    control::repair(&shared.dir, &shared.geometry)?;
-    let path = shared.control_path();
-    let file = shared.dir.open_existing_file(layout::CONTROL_FILE, Access::Write)?;
-    room::reserve(&file, 0, CONTROL_LEN.into()).map_err(Error::io(&path, "make room for it"))?;
-    let map = Mapping::read_write(&file, &path, CONTROL_LEN)?;
-    map.populate(0, CONTROL_LEN as usize).map_err(Error::io(&path, "bring it into memory"))?;
-    Ok(map)
-}
-
-/// Writes the segments from the first to the last to the disk, and the directory that names them.
-pub(super) fn sync_segments(shared: &Shared, first: SegmentId, last: SegmentId) -> Result<()> {
-    let ids = shared.segment_ids()?;
-    for id in ids.into_iter().filter(|&id| id >= first && id <= last) {
-        // Retention may have removed it meanwhile: then there is nothing to keep. A damaged file is not ours.
-        match shared.open_segment(id, Access::Read) {
-            Ok(Some(segment)) => segment.file.sync_data().map_err(Error::io(&segment.path, "sync it"))?,
-            Ok(None) => {}
-            Err(error) if error.is_unusable_file() => {}
-            Err(error) => return Err(error),
-        }
-    }
-    shared.dir.sync()
 }

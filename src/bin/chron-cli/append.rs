@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use chronfs::queue::{Settings, layout};
+use chronfs::queue::{Settings, WriterOptions, layout};
 use chronfs::view::{Input, InputFormat, longest_line, parse_line};
 use chronfs::{Error, Queue, QueueWriter, report};
 
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &AppendArgs) -> Outcome {
 
     let stop = Stop::watch()?;
     let queue = open_or_create(&args.queue)?;
-    let mut writer = writer(&queue)?;
+    let mut writer = writer(&queue, args)?;
     let mut appended =
         Appended { messages: 0, bytes: 0, first_seq: writer.next_seq(), progress: progress_of(files), unreported: 0 };
     let started = Instant::now();
@@ -74,10 +74,11 @@ pub(crate) fn run(args: &AppendArgs) -> Outcome {
 }
 
 /// Waits a moment for a writer that is just ending: a mount hears of a close only after it has returned.
-fn writer(queue: &Queue) -> chronfs::Result<QueueWriter> {
+fn writer(queue: &Queue, args: &AppendArgs) -> chronfs::Result<QueueWriter> {
+    let options = WriterOptions { max_ahead: Duration::from_nanos(args.max_ahead), ..WriterOptions::default() };
     let start = Instant::now();
     loop {
-        match queue.writer() {
+        match queue.writer_with(&options) {
             Err(Error::Locked { .. }) if start.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_STEP),
             result => return result,
         }

@@ -124,6 +124,7 @@ pub(crate) fn explained(e: &Error) -> String {
         Error::QueueFull { .. } => "; let readers catch up, so that retention (--retain-bytes) can remove what they \
                                     have read; a limit stays: for more, make another queue"
             .to_owned(),
+        Error::TimestampInFuture { .. } => "; correct it, or allow more with --max-ahead".to_owned(),
         Error::Damaged { path, .. } if is_cursor(path) => REPAIR_READER.to_owned(),
         _ => String::new(),
     };

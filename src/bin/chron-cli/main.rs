@@ -200,6 +200,9 @@ struct AppendArgs {
     /// Return only when everything appended would survive a power cut
     #[arg(long)]
     sync: bool,
+    /// How far ahead of the clock a timestamp_ns may lie: messages after it get no earlier one
+    #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = parse_span_ns)]
+    max_ahead: u64,
     /// Files to read; none, or -, means standard input
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,

@@ -164,7 +164,10 @@ impl Refusal {
     fn of(error: &Error) -> Self {
         let errno = Errno::from(error);
         match error {
-            Error::TooLarge { .. } | Error::ReservedType | Error::TimestampInPast { .. } => Self::Line(errno),
+            Error::TooLarge { .. }
+            | Error::ReservedType
+            | Error::TimestampInPast { .. }
+            | Error::TimestampInFuture { .. } => Self::Line(errno),
             _ => Self::Queue(errno),
         }
     }
