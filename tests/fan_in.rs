@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chronfs::queue::{FanInReader, Queue, QueueReader, Settings};
+use chronfs::queue::{FanInReader, Queue, QueueReader, Settings, WriterOptions};
 use proptest::prelude::*;
 
 const SMALL: u32 = 64 << 10;
@@ -14,7 +14,8 @@ fn queue(dir: &Path, name: &str) -> Queue {
 }
 
 fn append_all(queue: &Queue, stamps: &[u64]) {
-    let mut writer = queue.writer().unwrap();
+    let any_time = WriterOptions { max_ahead: Duration::MAX, ..WriterOptions::default() };
+    let mut writer = queue.writer_with(&any_time).unwrap();
     for stamp in stamps {
         writer.append_at(*stamp, 1, &stamp.to_le_bytes()).unwrap();
     }

@@ -44,7 +44,7 @@ fn merged_queues_come_by_time() {
         mount.ok("jq -c keys_unsorted .merged/messages.jsonl | head -n 1"),
         "[\"seq\",\"queue\",\"timestamp_ns\",\"time\",\"type\",\"payload\"]\n"
     );
-    assert_eq!(mount.ok("stat -c '%s %F' .merged/messages.txt"), "0 regular empty file\n");
+    assert_eq!(mount.ok("stat -c '%s %F' .merged/messages.txt"), "21 regular file\n");
     assert_eq!(mount.ok("tail -n 1 .merged/messages.txt; wc -l < .merged/messages.jsonl"), "b3\n7\n");
     assert_eq!(mount.ok("grep -c '^#' .merged/messages.hex"), "7\n");
     assert!(mount.fails("ls feeds/a/.merged").contains("No such file"));

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use chronfs::queue::{
-    Entry, Error, Gap, GapReason, LockHolder, Queue, ReaderOptions, Settings, Start, WaitStrategy, WriterState,
+    Entry, Error, Gap, GapReason, LockHolder, Queue, ReaderOptions, Settings, Start, WaitStrategy, WriterOptions,
+    WriterState,
 };
 
 mod common;
@@ -121,7 +122,8 @@ fn payloads_of_every_size_up_to_the_limit_fit_and_one_more_byte_does_not() {
 #[test]
 fn timestamps_never_decrease() {
     let (_dir, queue) = new_queue(&SMALL);
-    let mut writer = queue.writer().unwrap();
+    let any_time = WriterOptions { max_ahead: Duration::MAX, ..WriterOptions::default() };
+    let mut writer = queue.writer_with(&any_time).unwrap();
     writer.append_at(1_000, 1, b"a").unwrap();
     writer.append_at(1_000, 1, b"b").unwrap();
     assert!(matches!(writer.append_at(999, 1, b"c"), Err(Error::TimestampInPast { last_ns: 1_000, .. })));
@@ -129,7 +131,7 @@ fn timestamps_never_decrease() {
     writer.append_at(far, 1, b"d").unwrap();
     writer.append(1, b"e").unwrap();
     drop(writer);
-    let mut writer = queue.writer().unwrap();
+    let mut writer = queue.writer_with(&any_time).unwrap();
     assert_eq!(writer.last_timestamp_ns(), far);
     writer.append(1, b"f").unwrap();
     let mut scanner = queue.scan().unwrap();

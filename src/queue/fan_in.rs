@@ -118,7 +118,7 @@ impl FanInReader {
         Ok(id)
     }
 
-    /// Takes a source out and gives its reader back.
+    /// Takes a source out and returns its reader.
     pub fn remove(&mut self, source: SourceId) -> Option<QueueReader> {
         self.ready.retain(|Reverse(key)| key.source != source);
         self.idle.retain(|&id| id != source);

@@ -189,7 +189,7 @@ pub(crate) fn start_of_damaged(dir: &Dir, id: SegmentId) -> Option<u64> {
     read_start(&file).map(|start| start.first_seq)
 }
 
-/// Writes identity and settings into a segment file, which is new or used again, and syncs it; gives its salt.
+/// Writes identity and settings into a segment file, which is new or used again, and syncs it; returns its salt.
 fn fill(file: &File, path: &Path, geometry: &Geometry, (id, is_reused): (SegmentId, bool), now_ns: u64) -> Result<u32> {
     let size = geometry.settings.segment_size;
     sys::allocate(file, u64::from(size)).map_err(Error::io(path, "allocate the segment"))?;

@@ -368,7 +368,9 @@ fn a_reader_for_which_nothing_is_kept_any_more_is_named() {
 #[test]
 fn stamps_from_the_future_and_what_is_no_file_are_named() {
     let bus = Bus::new();
-    bus.append("q", "jsonl", b"{\"payload\":\"x\",\"timestamp_ns\":4000000000000000000}\n");
+    let line = b"{\"payload\":\"x\",\"timestamp_ns\":4000000000000000000}\n";
+    let output = bus.run_with(&["append", "q", "--format", "jsonl", "--max-ahead", "40000d"], line);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
     expect(&bus, &[], "warning", "future-timestamp", "q");
     assert!(bus.stdout(&["inspect", "q"]).contains(" days in the future\n"));
 

@@ -221,7 +221,7 @@ pub(super) fn link_attr(queue: &OpenQueue, target_len: usize) -> Result<Attr> {
     Ok(Attr { kind: Kind::Symlink, mode: 0o777, size: u64::try_from(target_len).unwrap_or(0), ..attr })
 }
 
-/// What a listing of `messages/` gives.
+/// What a listing of `messages/` returns.
 pub(crate) enum Listed {
     Message(Numbered),
     /// A symlink, of this generation.
