@@ -96,6 +96,7 @@ pub mod clock;
 pub mod doctor;
 #[cfg(feature = "mount")]
 pub mod fs;
+#[cfg(feature = "mount")]
 pub mod printable;
 pub mod queue;
 #[cfg(feature = "mount")]

@@ -1,4 +1,5 @@
 //! Locks against those who may read a queue and not write to it.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs::Permissions;

@@ -1,4 +1,5 @@
 //! Rotation: nothing is seen twice by whoever follows, nothing missed, and no open fails because retention is fast.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
 mod common;

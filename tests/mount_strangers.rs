@@ -1,5 +1,6 @@
 //! Users who do not trust one another on one mount of root's: nobody gets through it at what he could not have without
 //! it, and nobody makes root change what he could not change himself. Needs root.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

@@ -1,4 +1,5 @@
 //! Sizes are true, and whoever believes them, or has the kernel send what he does not read himself, gets the whole.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
 mod common;
