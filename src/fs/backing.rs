@@ -30,6 +30,33 @@ impl FileId {
     }
 }
 
+/// Whom work is charged to that is done for everybody who reads a queue: the owner of its directory. On another file system
+/// than the root's, whose server may name any owner, it is the file system, of which a few are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Payer(u64);
+
+impl Payer {
+    const OTHER: u64 = 1 << 32;
+
+    pub(crate) fn user(uid: u32) -> Self {
+        Self(u64::from(uid))
+    }
+
+    /// As a number below 2^40.
+    pub(crate) fn key(self) -> u64 {
+        self.0
+    }
+
+    /// How much may be done for him at the same time.
+    pub(crate) fn at_once(self) -> usize {
+        match self.0 {
+            0 => 16,
+            Self::OTHER.. => 4,
+            _ => 8,
+        }
+    }
+}
+
 /// The root of the tree that is mirrored.
 #[derive(Debug)]
 pub(crate) struct Backing {
@@ -60,7 +87,7 @@ impl Backing {
         self.check()?;
         let path = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
         let fd = rustix::fs::openat2(&self.root, path, DIRECTORY, Mode::empty(), self.resolve)?;
-        Directory::new(fd, &self.shown_path(relative), self.resolve)
+        Directory::new(fd, &self.shown_path(relative), self.resolve, self.id.dev)
     }
 
     /// The figures of the file system underneath.
@@ -88,12 +115,19 @@ pub(crate) struct Directory {
     dir: Dir,
     pub(crate) stat: Stat,
     resolve: ResolveFlags,
+    root_dev: u64,
 }
 
 impl Directory {
-    fn new(fd: OwnedFd, shown: &Path, resolve: ResolveFlags) -> Result<Self> {
+    fn new(fd: OwnedFd, shown: &Path, resolve: ResolveFlags, root_dev: u64) -> Result<Self> {
         let stat = rustix::fs::fstat(&fd)?;
-        Ok(Self { dir: Dir::from_fd(fd.into(), shown), stat, resolve })
+        Ok(Self { dir: Dir::from_fd(fd.into(), shown), stat, resolve, root_dev })
+    }
+
+    /// Whom what is done for a queue in here is charged to.
+    pub(crate) fn payer(&self) -> Payer {
+        let dev = self.stat.st_dev;
+        if dev == self.root_dev { Payer::user(self.stat.st_uid) } else { Payer(Payer::OTHER | (dev % 8)) }
     }
 
     pub(crate) fn id(&self) -> FileId {
@@ -108,7 +142,7 @@ impl Directory {
     /// Opens a directory in this one.
     pub(crate) fn child(&self, name: &OsStr) -> Result<Self> {
         let fd = rustix::fs::openat2(self.dir.fd(), name, DIRECTORY, Mode::empty(), self.resolve)?;
-        Self::new(fd, &self.dir.path().join(name), self.resolve)
+        Self::new(fd, &self.dir.path().join(name), self.resolve, self.root_dev)
     }
 
     /// The directory's attributes now.

@@ -199,7 +199,7 @@ impl OpenQueue {
 
     /// A view of this queue for handles to share.
     pub(crate) fn share(&self, view: View) -> SharedView {
-        SharedView::new(view.with_segments(&self.indexes), &self.common.views)
+        SharedView::new(view.with_segments(&self.indexes), &self.common.views, self.directory.payer())
     }
 
     /// Has indexes made that views have missed.

@@ -6,11 +6,12 @@
 //! Lock order: `use_now`, `size` of a [`Cached`], the locks of the view.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use super::attr::{Attr, READ};
+use super::backing::Payer;
 use super::errno::{Errno, Result};
 use super::kernel::{PageCache, PageFile, Text, is_interrupted};
 use super::lock;
@@ -93,6 +94,8 @@ pub(crate) struct SharedView {
     /// Somebody was told of it just now and may open it: its first segments are held open until then.
     told: Mutex<Option<Instant>>,
     common: Arc<Common>,
+    /// Whom rendering is charged to.
+    payer: Payer,
 }
 
 #[derive(Default)]
@@ -131,13 +134,14 @@ struct Cached {
 }
 
 impl SharedView {
-    pub(crate) fn new(view: View, common: &Arc<Common>) -> Self {
+    pub(crate) fn new(view: View, common: &Arc<Common>, payer: Payer) -> Self {
         Self {
             use_now: Mutex::default(),
             spoilt: AtomicBool::new(false),
             warm: AtomicBool::new(false),
             told: Mutex::new(None),
             common: Arc::clone(common),
+            payer,
             view,
         }
     }
@@ -329,7 +333,7 @@ impl Held {
 
     /// What the kernel may read instead of asking.
     pub(crate) fn pages(&self) -> Option<BorrowedFd<'_>> {
-        self.cached.as_ref()?.file.get().map(PageFile::as_fd)
+        self.cached.as_ref()?.file.get().and_then(PageFile::backing)
     }
 }
 
@@ -346,7 +350,7 @@ impl Cached {
         let size = view.known_size();
         let cached = Arc::new(Self { view: Arc::downgrade(view), file: OnceLock::new(), size: Mutex::new(size) });
         let text: Weak<Self> = Arc::downgrade(&cached);
-        let file = pages.add(text, size)?;
+        let file = pages.add(text, size, view.payer)?;
         cached.file.get_or_init(|| file);
         Ok(cached)
     }

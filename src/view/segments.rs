@@ -70,11 +70,11 @@ impl SegmentIndexes {
     }
 
     /// Makes what is missing of the segments that are sealed now, until `is_enough` says so; clears away what
-    /// is left of segments that are gone.
+    /// is left of segments that are gone. False: it was enough before all were made.
     ///
     /// # Errors
     /// If the queue can't be read.
-    pub(crate) fn make_all(&self, is_enough: impl Fn() -> bool) -> Result<()> {
+    pub(crate) fn make_all(&self, is_enough: impl Fn() -> bool) -> Result<bool> {
         let bounds = self.queue.bounds()?;
         let (first, head) = (bounds.first.segment, bounds.head.segment);
         if self.may_store {
@@ -83,11 +83,11 @@ impl SegmentIndexes {
         lock(&self.state).known.retain(|id, _| *id >= first);
         for id in self.queue.segment_ids()?.into_iter().filter(|id| (first..head).contains(id)) {
             if is_enough() {
-                break;
+                return Ok(false);
             }
             self.make(id)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Other segments have got the numbers of those that are known.

@@ -7,6 +7,10 @@
 mod adapter;
 mod device;
 mod hand;
+#[cfg(test)]
+#[path = "../../../tests/common/need.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod need;
 mod pages;
 #[cfg(test)]
 pub(in crate::fs) mod panics;

@@ -24,19 +24,17 @@ use fuser::{Config, KernelConfig, Session, SessionACL};
 
 use super::adapter::MAX_WRITE;
 use super::device::Device;
-use super::hand::Hand;
+use super::hand::Hands;
 use super::protocol::{ReadIn, Request, WriteIn, opcode};
 use super::reply::Reply;
 use super::serve::{Account, Server, Service};
 use crate::fs::attr::{Attr, Kind, Ttl};
+use crate::fs::backing::Payer;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::inodes::Ino;
 use crate::fs::lock;
 use crate::fs::tree::Entry;
 use crate::sync::{AtomicU64, Ordering};
-
-/// How many reads of one file are done at the same time, and how many questions for its size, which may wait for reads.
-const AT_ONCE: usize = 2;
 
 /// What a file of the page cache has for content.
 pub(crate) trait Text: Send + Sync {
@@ -49,7 +47,7 @@ pub(crate) trait Text: Send + Sync {
 
 /// The file system.
 pub(crate) struct PageCache {
-    hand: Hand,
+    hands: Arc<Hands>,
     texts: Arc<Texts>,
     next: AtomicU64,
 }
@@ -58,30 +56,41 @@ pub(crate) struct PageCache {
 pub(crate) struct PageFile {
     cache: Arc<PageCache>,
     number: u64,
-    file: File,
+    payer: Payer,
+    /// None: it is being closed.
+    file: Option<File>,
 }
 
-type Texts = Mutex<HashMap<u64, (Weak<dyn Text>, u64)>>;
+type Texts = Mutex<HashMap<u64, Known>>;
+
+/// What is known of a file.
+#[derive(Clone)]
+struct Known {
+    text: Weak<dyn Text>,
+    /// What it began with.
+    size: u64,
+    payer: Payer,
+}
 
 impl PageCache {
     /// Mounts it, where that is allowed.
     pub(crate) fn start() -> io::Result<Self> {
-        let (hand, device) = Hand::start()?;
+        let (hands, device) = Hands::start()?;
         let texts = Arc::new(Texts::default());
         let session = Session::from_fd(Handshake, device.try_clone()?, SessionACL::Owner, Config::default())?;
         // It ends with the process.
         std::mem::forget(session);
         let files = Files { texts: Arc::clone(&texts) };
         Server::start(&Arc::new(Device::new(device)), files, MAX_WRITE as usize, 2)?;
-        Ok(Self { hand, texts, next: AtomicU64::new(2) })
+        Ok(Self { hands, texts, next: AtomicU64::new(2) })
     }
 
     /// A new file, for a text that has `size` bytes by now.
-    pub(crate) fn add(self: &Arc<Self>, text: Weak<dyn Text>, size: u64) -> io::Result<PageFile> {
+    pub(crate) fn add(self: &Arc<Self>, text: Weak<dyn Text>, size: u64, payer: Payer) -> io::Result<PageFile> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        lock(&self.texts).insert(number, (text, size));
-        match self.hand.open(number) {
-            Ok(file) => Ok(PageFile { cache: Arc::clone(self), number, file }),
+        lock(&self.texts).insert(number, Known { text, size, payer });
+        match self.hands.open(number) {
+            Ok(file) => Ok(PageFile { cache: Arc::clone(self), number, payer, file: Some(file) }),
             Err(error) => {
                 lock(&self.texts).remove(&number);
                 Err(error)
@@ -94,20 +103,22 @@ impl PageFile {
     /// Makes it grow by bytes that follow its end, all at once for whoever reads it, or, with room left before them,
     /// by that too.
     pub(crate) fn write(&self, offset: u64, bytes: Vec<u8>) -> io::Result<()> {
-        self.cache.hand.write(self.number, offset, bytes)
+        let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        self.cache.hands.write(self.payer, file, offset, bytes)
     }
-}
 
-impl AsFd for PageFile {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    /// What the kernel can read itself.
+    pub(crate) fn backing(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(File::as_fd)
     }
 }
 
 impl Drop for PageFile {
     fn drop(&mut self) {
         lock(&self.cache.texts).remove(&self.number);
-        self.cache.hand.close(self.number);
+        if let Some(file) = self.file.take() {
+            self.cache.hands.close(file);
+        }
     }
 }
 
@@ -126,7 +137,7 @@ struct Files {
 
 impl Files {
     fn find(&self, number: u64) -> Result<(Arc<dyn Text>, u64)> {
-        let (text, size) = lock(&self.texts).get(&number).cloned().ok_or(Errno::ESTALE)?;
+        let Known { text, size, .. } = lock(&self.texts).get(&number).cloned().ok_or(Errno::ESTALE)?;
         Ok((text.upgrade().ok_or(Errno::ESTALE)?, size))
     }
 
@@ -171,12 +182,14 @@ fn entry(number: u64, kind: Kind, size: u64, ttl: Ttl) -> Entry {
 impl Service for Files {
     fn account(&self, request: &Request<'_>) -> Option<Account> {
         // A file that grows is written to, and for that it may have to be read.
-        let key = match request.header.opcode {
-            opcode::GETATTR => request.header.nodeid << 1,
-            opcode::READ => request.header.nodeid << 1 | 1,
+        let is_read = match request.header.opcode {
+            opcode::GETATTR => false,
+            opcode::READ => true,
             _ => return None,
         };
-        Some(Account { key, at_once: AT_ONCE, may_refuse: false })
+        // What is not known is answered at once.
+        let payer = lock(&self.texts).get(&request.header.nodeid)?.payer;
+        Some(Account { key: (payer.key() << 1) | u64::from(is_read), at_once: payer.at_once(), may_refuse: false })
     }
 
     fn serve(&self, mut request: Request<'_>, reply: Reply) {
@@ -201,4 +214,78 @@ impl Service for Files {
     }
 
     fn ended(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::super::need::{Need, require};
+    use super::*;
+
+    const SIZE: usize = 100;
+
+    /// A text that is read at once, or when it is let go.
+    struct Fake {
+        began: Sender<()>,
+        waits: Option<Mutex<Receiver<()>>>,
+    }
+
+    impl Text for Fake {
+        fn grow(&self) -> Result<u64> {
+            Ok(SIZE as u64)
+        }
+
+        fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+            let _ = self.began.send(());
+            if let Some(waits) = &self.waits {
+                let _ = lock(waits).recv();
+            }
+            let rest = usize::try_from(offset).map_or(0, |offset| SIZE.saturating_sub(offset));
+            out.resize(out.len() + rest.min(size), b'x');
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn texts_that_do_not_answer_hold_up_nobody_elses() {
+        if !require(Need::Root) || !require(Need::Mount) {
+            return;
+        }
+        let cache = Arc::new(PageCache::start().unwrap());
+        let first_byte = |file: &PageFile| {
+            let copy = File::from(file.backing().unwrap().try_clone_to_owned().unwrap());
+            let mut byte = [0];
+            copy.read_exact_at(&mut byte, 0).unwrap();
+            byte[0]
+        };
+        let (began, has_begun) = channel();
+        let add = |payer, waits: Option<Receiver<()>>| {
+            let fake = Arc::new(Fake { began: began.clone(), waits: waits.map(Mutex::new) });
+            let text: Weak<Fake> = Arc::downgrade(&fake);
+            (cache.add(text, SIZE as u64, Payer::user(payer)).unwrap(), fake)
+        };
+        let count = Payer::user(1).at_once();
+        let (let_go, waits): (Vec<_>, Vec<_>) = (0..count).map(|_| channel::<()>()).unzip();
+        let stuck: Vec<_> = waits.into_iter().map(|waits| add(1, Some(waits))).collect();
+        std::thread::scope(|scope| {
+            // Dropped whatever happens: a process that waits for its own file system can't be killed.
+            let let_go = let_go;
+            for (file, _) in &stuck {
+                scope.spawn(|| assert_eq!(first_byte(file), b'x'));
+                has_begun.recv().unwrap();
+                // The page is being read; the write waits for it.
+                scope.spawn(|| file.write(SIZE as u64, b"more".to_vec()).unwrap());
+            }
+            while cache.hands.writing() < count {
+                std::thread::yield_now();
+            }
+            let (other, _fake) = add(2, None);
+            assert_eq!(first_byte(&other), b'x');
+            other.write(SIZE as u64, b"more".to_vec()).unwrap();
+            drop(let_go);
+        });
+        assert_eq!(cache.hands.writing(), 0);
+    }
 }

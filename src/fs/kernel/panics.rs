@@ -1,10 +1,10 @@
 //! A file whose handlers panic, and that this costs nobody but its caller anything.
 
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use super::need::{Need, require};
 use crate::fs::attr::{Attr, READ};
 use crate::fs::errno::Result;
 use crate::fs::handles::{Handle, Progress};
@@ -47,10 +47,7 @@ fn sh(dir: &Path, script: &str) -> Output {
 
 #[test]
 fn a_panic_costs_its_caller_an_error_and_nobody_else_anything() {
-    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-    let device = std::fs::File::options().read(true).write(true).custom_flags(libc::O_CLOEXEC).open("/dev/fuse");
-    if !is_root || device.is_err() {
-        eprintln!("skipped: cannot mount FUSE file systems here");
+    if !require(Need::Root) || !require(Need::Mount) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
