@@ -200,9 +200,27 @@ fn a_queue_that_does_not_answer_is_named_and_left_out() {
     let output = mount.sh("cat .merged/messages.txt");
     assert_eq!((output.status.success(), text(&output.stdout).as_str()), (false, "hello\nhello\n"));
     assert!(text(&output.stderr).contains("timed out"), "{output:?}");
+    let doctor = mount.ok("cat .chronfs/doctor");
+    assert!(doctor.contains("stuck0: does not answer\n"), "{doctor}");
+    assert!(doctor.ends_with("2 queues checked: not everything could be looked at\n"), "{doctor}");
     drop(stuck);
     // It answers again: an empty directory.
     until("it is looked at again", || !mount.ok("cat .chronfs/metrics").contains("stuck0"));
+}
+
+#[test]
+fn what_is_mounted_below_and_does_not_belong_to_it_is_not_asked() {
+    let Some(mount) = mount() else { return };
+    let stuck = Stuck::new(&mount, 1);
+    assert_eq!(mount.ok("ls"), "first\nsecond\n");
+    assert_eq!(mount.ok("cat .merged/messages.txt"), "hello\nhello\n");
+    let program = common::program().display().to_string();
+    let natively = mount.sh(&format!("{program} doctor {}", mount.root().display()));
+    for doctor in [mount.ok("cat .chronfs/doctor"), text(&[natively.stderr, natively.stdout].concat())] {
+        assert!(doctor.contains("stuck0: another file system is mounted there"), "{doctor}");
+        assert!(doctor.contains("2 queues checked"), "{doctor}");
+    }
+    drop(stuck);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::bus::{self, LeaseState};
-use crate::queue::{is_queue, layout, parse_segment_name};
+use crate::queue::{Dir, is_queue, layout, parse_segment_name};
 use crate::report::human_span_ms;
 use place::{Directory, Entry};
 
@@ -96,6 +96,17 @@ pub struct Report {
 }
 
 impl Report {
+    /// Adds what was found elsewhere.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.checked += other.checked;
+        self.findings.extend(other.findings);
+        self.unchecked.extend(other.unchecked);
+    }
+
+    pub(crate) fn sort(&mut self) {
+        self.findings.sort_by(|a, b| a.path.cmp(&b.path).then(b.severity.cmp(&a.severity)));
+    }
+
     /// Whether something was found that somebody should do something about.
     pub fn has_problems(&self) -> bool {
         self.findings.iter().any(|finding| finding.severity > Severity::Info)
@@ -156,14 +167,28 @@ pub fn examine(root: &Path, options: Options, progress: &mut dyn FnMut(Progress<
         report.checked += 1;
         done_bytes += bytes;
     }
-    report.findings.sort_by(|a, b| a.path.cmp(&b.path).then(b.severity.cmp(&a.severity)));
+    report.sort();
     Ok(report)
+}
+
+/// Examines one directory, without what is below it, and without reading messages. `holds_queue`: whether it is a queue's.
+pub(crate) fn examine_one(dir: Dir, holds_queue: bool) -> Report {
+    let mut report = Report::default();
+    let dir = Directory::opened(dir);
+    if holds_queue {
+        queue::examine(&dir, false, &mut |_| {}, &mut report);
+        report.checked = 1;
+    } else {
+        files::plain_directory(&dir, &mut report);
+        endpoint(&dir, &mut report.findings);
+    }
+    report
 }
 
 /// The kind of finding that is moved aside.
 const LEFTOVER: &str = "leftover";
 /// The directory that leftovers are moved into.
-const ASIDE: &str = ".aside";
+pub(crate) const ASIDE: &str = ".aside";
 
 /// Moves leftovers aside, lets a writer come and go, which repairs whatever else it can, and looks again.
 fn fix(root: &Directory, dir: &Directory, deep: bool, from: usize, report: &mut Report) {
@@ -212,13 +237,17 @@ fn open(root: &Directory, relative: &Path, report: &mut Report) -> Option<Direct
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => error,
     };
-    let path = root.path().join(relative);
-    report.unchecked.push(if error.kind() == io::ErrorKind::CrossesDevices {
+    report.unchecked.push(unopened(&root.path().join(relative), &error));
+    None
+}
+
+/// Why there is nothing about a directory.
+pub(crate) fn unopened(path: &Path, error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::CrossesDevices {
         format!("{0}: another file system is mounted there; if it holds queues: chron-cli doctor {0}", path.display())
     } else {
         format!("{}: cannot open: {error}", path.display())
-    });
-    None
+    }
 }
 
 /// The directories below a root, by their paths from there.

@@ -19,6 +19,9 @@ const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
 
+/// Of an entry that may be a link, which is opened as itself.
+const ITSELF: ResolveFlags = RESOLVE.difference(ResolveFlags::NO_SYMLINKS);
+
 /// A directory held open.
 pub(super) struct Directory {
     dir: Dir,
@@ -29,7 +32,8 @@ pub(super) struct Entry {
     /// Where people find it.
     pub(super) path: PathBuf,
     pub(super) name: OsString,
-    stat: Stat,
+    /// None: another file system is mounted there.
+    stat: Option<Stat>,
 }
 
 impl Directory {
@@ -40,6 +44,11 @@ impl Directory {
 
     pub(super) fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// A directory that somebody else has opened.
+    pub(super) fn opened(dir: Dir) -> Self {
+        Self { dir }
     }
 
     /// For the engine and the bus.
@@ -80,9 +89,17 @@ impl Directory {
         Ok(entries)
     }
 
-    /// What has this name now.
+    /// What has this name now. Another file system that is mounted there is not asked: it may not answer.
     pub(super) fn look_at(&self, name: &OsStr) -> io::Result<Entry> {
-        let stat = rustix::fs::statat(self.dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let stat = match rustix::fs::openat2(self.dir.fd(), name, flags, Mode::empty(), ITSELF) {
+            Ok(entry) => Some(rustix::fs::fstat(entry)?),
+            Err(Errno::XDEV) => None,
+            Err(Errno::NOSYS | Errno::PERM) => {
+                Some(rustix::fs::statat(self.dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW)?)
+            }
+            Err(error) => return Err(error.into()),
+        };
         Ok(Entry { path: self.path().join(name), name: name.to_owned(), stat })
     }
 
@@ -145,7 +162,8 @@ impl Entry {
     }
 
     pub(super) fn kind(&self) -> FileType {
-        FileType::from_raw_mode(self.stat.st_mode)
+        // What can be mounted over and holds queues is a directory.
+        self.stat.map_or(FileType::Directory, |stat| FileType::from_raw_mode(stat.st_mode))
     }
 
     pub(super) fn is_file(&self) -> bool {
@@ -157,22 +175,23 @@ impl Entry {
     }
 
     pub(super) fn len(&self) -> u64 {
-        u64::try_from(self.stat.st_size).unwrap_or(0)
+        self.stat.and_then(|stat| u64::try_from(stat.st_size).ok()).unwrap_or(0)
     }
 
     /// How many names it has.
     pub(super) fn links(&self) -> u64 {
-        self.stat.st_nlink
+        self.stat.map_or(1, |stat| stat.st_nlink)
     }
 
     /// When it was last written to, in ns since the epoch.
     pub(super) fn modified_ns(&self) -> u64 {
-        let seconds = u64::try_from(self.stat.st_mtime).unwrap_or(0);
-        seconds.saturating_mul(1_000_000_000).saturating_add(self.stat.st_mtime_nsec)
+        let Some(stat) = self.stat else { return 0 };
+        let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
+        seconds.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec)
     }
 
-    fn id(&self) -> (u64, u64) {
-        (self.stat.st_dev, self.stat.st_ino)
+    fn id(&self) -> Option<(u64, u64)> {
+        self.stat.map(|stat| (stat.st_dev, stat.st_ino))
     }
 }
 

@@ -31,18 +31,20 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// How often it is asked whether anybody still waits.
 const STEP: Duration = Duration::from_millis(50);
 
-/// What was found in a directory.
-pub(super) struct Found {
-    /// Its path below the directory that was searched, as text.
-    pub(super) name: String,
-    pub(super) directory: Arc<Directory>,
-    /// The queue, or why it can't be opened.
-    pub(super) queue: Result<Arc<OpenQueue>>,
+/// What was found at a place.
+pub(super) enum Found {
+    Queue(Arc<OpenQueue>),
+    /// A queue that can't be opened, and why.
+    Unreadable(Arc<Directory>, Errno),
+    /// No queue.
+    Plain(Arc<Directory>),
+    /// Nothing that the caller may look at, and why.
+    Closed(Errno),
 }
 
 /// What a search has come to.
 pub(super) struct Survey<T> {
-    /// What was made of each queue, sorted by path.
+    /// What was made of each place, sorted by path.
     pub(super) seen: Vec<(String, T)>,
     /// Directories that did not answer in time.
     pub(super) unanswered: Vec<String>,
@@ -59,7 +61,7 @@ pub(super) fn is_scarcity(errno: Errno) -> bool {
 
 /// A name in a directory.
 type Child = (Arc<Directory>, OsString);
-type Look<T> = Box<dyn Fn(Found) -> Result<T> + Send + Sync>;
+type Look<T> = Box<dyn Fn(&str, Found) -> Result<Option<T>> + Send + Sync>;
 
 struct Walk<T> {
     shared: Arc<Shared>,
@@ -94,8 +96,8 @@ enum Step<T> {
     Failed(Errno),
 }
 
-/// Looks at all queues below a directory; what vanishes meanwhile is left out. `look` is called for each, in another
-/// thread, and should keep nothing open.
+/// Looks at all directories and queues below a directory; what vanishes meanwhile is left out. `look` is called for each
+/// with its path below that directory, in another thread, and should keep nothing open.
 ///
 /// # Errors
 /// Those of the directory itself, those of `look`, and those that mean that descriptors or memory are short: then nobody
@@ -104,7 +106,7 @@ pub(super) fn survey<T: Send + 'static>(
     shared: &Arc<Shared>,
     relative: &Path,
     caller: &Caller,
-    look: impl Fn(Found) -> Result<T> + Send + Sync + 'static,
+    look: impl Fn(&str, Found) -> Result<Option<T>> + Send + Sync + 'static,
 ) -> Result<Survey<T>> {
     let walk = Arc::new(Walk {
         shared: Arc::clone(shared),
@@ -217,26 +219,24 @@ impl<T: Send + 'static> Walk<T> {
             None => open(&self.caller, || self.shared.backing.directory(&self.relative)),
             Some((parent, name)) => open(&self.caller, || parent.child(name)),
         };
+        let name = path.to_string_lossy().into_owned();
+        let look = |found| Ok((self.look)(&name, found)?.map(|seen| (name.clone(), seen)));
         let directory = match opened {
             Ok(directory) => Arc::new(directory),
             Err(errno) if parent.is_none() || is_scarcity(errno) => return Err(errno),
-            // What is not a directory, and what the caller could not list, is not for him.
-            Err(_) => return Ok(None),
-        };
-        let name = path.to_string_lossy().into_owned();
-        let look = |directory, queue| {
-            let found = Found { name: name.clone(), directory, queue };
-            (self.look)(found).map(|seen| Some((name.clone(), seen)))
+            // Gone, or no directory.
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
+            Err(errno) => return look(Found::Closed(errno)),
         };
         match self.shared.queues.find(&directory) {
             Contents::Queue(queue) => match queue.check_readable(&self.caller) {
-                Ok(()) => look(Arc::clone(&queue.directory), Ok(queue)),
+                Ok(()) => look(Found::Queue(queue)),
                 Err(errno) if is_scarcity(errno) => Err(errno),
-                Err(_) => Ok(None),
+                Err(errno) => look(Found::Closed(errno)),
             },
             Contents::Unreadable(Errno::ENOENT) => Ok(None),
             Contents::Unreadable(errno) if is_scarcity(errno) => Err(errno),
-            Contents::Unreadable(errno) => look(directory, Err(errno)),
+            Contents::Unreadable(errno) => look(Found::Unreadable(directory, errno)),
             Contents::Plain => {
                 let names = match directory.names() {
                     Err(errno) if is_scarcity(errno) => return Err(errno),
@@ -244,9 +244,10 @@ impl<T: Send + 'static> Walk<T> {
                 };
                 let mut places = lock(&self.places);
                 if places.levels.len() <= MAX_DEPTH {
-                    places.levels.push(Level { path, directory, names });
+                    places.levels.push(Level { path: path.clone(), directory: Arc::clone(&directory), names });
                 }
-                Ok(None)
+                drop(places);
+                look(Found::Plain(directory))
             }
         }
     }

@@ -70,7 +70,7 @@ impl Mount {
         if let Some(label) = options.labels.first().filter(|_| !Path::new("/sys/fs/selinux").exists()) {
             return Err(MountError::System(format!("mount option {label}: SELinux is not enabled here")));
         }
-        refuse_request_timeouts()?;
+        refuse_request_timeouts(|path| fs::read_to_string(path))?;
         let root = directory(root)?;
         let mountpoint = existing(mountpoint)?;
         let _turn = Turn::take(&mountpoint);
@@ -311,9 +311,9 @@ fn refuse_overlap(root: &Path, mountpoint: &Path) -> Result<(), MountError> {
 
 /// Readers of `follow.*` wait for as long as nothing comes, and there is no way to end such a read early that programs
 /// don't notice. A kernel that limits requests would take it for a dead daemon, and end the mount for everybody.
-fn refuse_request_timeouts() -> Result<(), MountError> {
+fn refuse_request_timeouts(read: impl Fn(&str) -> io::Result<String>) -> Result<(), MountError> {
     for name in ["max_request_timeout", "default_request_timeout"] {
-        let value = fs::read_to_string(format!("/proc/sys/fs/fuse/{name}")).unwrap_or_default();
+        let value = read(&format!("/proc/sys/fs/fuse/{name}")).unwrap_or_default();
         let value = value.trim();
         if !matches!(value, "" | "0") {
             return Err(MountError::System(format!(
@@ -356,4 +356,28 @@ fn explain(mountpoint: &Path, error: &io::Error) -> MountError {
     };
     let cause = error.to_string();
     MountError::System(format!("{}: cannot mount: {}{remedy}", mountpoint.display(), cause.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_limits_requests_is_refused_with_the_setting_that_does_it() {
+        let kernel = |settings: &'static [(&str, &str)]| {
+            refuse_request_timeouts(|path| {
+                let set = settings.iter().find(|(name, _)| path == format!("/proc/sys/fs/fuse/{name}"));
+                set.map(|(_, value)| format!("{value}\n")).ok_or_else(|| io::ErrorKind::NotFound.into())
+            })
+        };
+        // Older kernels have neither.
+        kernel(&[]).unwrap();
+        kernel(&[("max_request_timeout", "0"), ("default_request_timeout", "0")]).unwrap();
+        for settings in [&[("max_request_timeout", "600")], &[("default_request_timeout", "15")]] {
+            let (name, value) = settings[0];
+            let said = kernel(settings).unwrap_err().to_string();
+            assert!(said.contains(&format!("fs.fuse.{name} is {value}:")), "{said}");
+            assert!(said.contains(&format!("'sysctl fs.fuse.{name}=0'")), "{said}");
+        }
+    }
 }

@@ -1,11 +1,13 @@
 //! `.chronfs/` of the root: the mount's and the whole bus's state, for monitoring and for whoever stumbles in.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::metrics;
 use super::status::marks;
 use crate::bus;
-use crate::doctor;
+use crate::doctor::{self, Report};
 use crate::fs::attr::{Attr, READ};
 use crate::fs::bus_walk::{self, Found, is_scarcity};
 use crate::fs::errno::{Errno, Result};
@@ -51,7 +53,31 @@ pub(crate) fn doctor(site: &Site) -> Result<Arc<dyn File>> {
 }
 
 fn diagnose(site: &Site, caller: &Caller) -> Result<String> {
-    let report = caller.act(|| doctor::examine(&site.shown_path(), doctor::Options::default(), &mut |_| {}))??;
+    let (shared, who) = (Arc::clone(&site.shared), caller.clone());
+    let examine = move |name: &str, found| {
+        let opened = match found {
+            // Evidence has been looked at before.
+            _ if Path::new(name).iter().any(|part| part == doctor::ASIDE) => return Ok(None),
+            Found::Queue(queue) => Ok((Arc::clone(&queue.directory), true)),
+            Found::Unreadable(directory, _) => Ok((directory, true)),
+            Found::Plain(directory) => Ok((directory, false)),
+            Found::Closed(errno) => Err(io::Error::from_raw_os_error(errno.code())),
+        };
+        let examined = opened.and_then(|(directory, holds_queue)| {
+            let examine = || directory.dir().reopen().map(|dir| doctor::examine_one(dir, holds_queue));
+            who.act(examine).unwrap_or_else(|errno| Err(io::Error::from_raw_os_error(errno.code())))
+        });
+        Ok(Some(examined.unwrap_or_else(|error| {
+            let path = shared.backing.shown_path(name.as_ref());
+            Report { unchecked: vec![doctor::unopened(&path, &error)], ..Report::default() }
+        })))
+    };
+    let survey = bus_walk::survey(&site.shared, &site.relative, caller, examine)?;
+    let mut report = Report::default();
+    survey.seen.into_iter().for_each(|(_, found)| report.add(found));
+    report.sort();
+    let path = |name: &String| site.shared.backing.shown_path(name.as_ref());
+    report.unchecked.extend(survey.unanswered.iter().map(|name| format!("{}: does not answer", path(name).display())));
     let mut text = String::new();
     for finding in &report.findings {
         let (severity, kind, path) = (finding.severity.as_str(), finding.kind, finding.path.to_string_lossy());
@@ -111,8 +137,13 @@ impl Seen {
 
 fn inspect(site: &Site, caller: &Caller) -> Result<Vec<Seen>> {
     let (shared, who) = (Arc::clone(&site.shared), caller.clone());
-    let see = move |Found { name, directory, queue }| {
-        let mut inspection = match queue.and_then(|queue| Ok(queue.queue.inspect()?)) {
+    let see = move |name: &str, found| {
+        let (directory, inspected) = match found {
+            Found::Queue(queue) => (Arc::clone(&queue.directory), queue.queue.inspect().map_err(Errno::from)),
+            Found::Unreadable(directory, errno) => (directory, Err(errno)),
+            Found::Plain(_) | Found::Closed(_) => return Ok(None),
+        };
+        let mut inspection = match inspected {
             Err(errno) if is_scarcity(errno) => return Err(errno),
             inspected => inspected.ok(),
         };
@@ -120,7 +151,7 @@ fn inspect(site: &Site, caller: &Caller) -> Result<Vec<Seen>> {
             inspection.path = shared.backing.shown_path(name.as_ref());
         }
         let (ready, lease) = who.act(|| marks(&directory)).unwrap_or_default();
-        Ok(Seen { ready, lease, inspection, name, answers: true })
+        Ok(Some(Seen { ready, lease, inspection, name: name.to_owned(), answers: true }))
     };
     let survey = bus_walk::survey(&site.shared, &site.relative, caller, see)?;
     let mut seen: Vec<Seen> = survey.seen.into_iter().map(|(_, seen)| seen).collect();

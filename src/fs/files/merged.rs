@@ -108,9 +108,9 @@ impl State {
     /// Adds the queues that are not in it yet. Those that a follower finds later are new from their first message on.
     fn look(&mut self, site: &Site, caller: &Caller, is_live: bool, is_first: bool) -> Result<()> {
         let known = self.known.clone();
-        let open = move |found: Found| {
-            let Ok(queue) = found.queue else { return Ok(None) };
-            let key = (found.directory.id(), queue.identity);
+        let open = move |name: &str, found| {
+            let Found::Queue(queue) = found else { return Ok(None) };
+            let key = (queue.directory.id(), queue.identity);
             if known.contains(&key) {
                 return Ok(None);
             }
@@ -120,15 +120,14 @@ impl State {
                 let bounds = queue.queue.bounds()?;
                 let (position, seq) = (bounds.first, bounds.first_seq);
                 scanner.seek(position, seq)?;
-                start = Some(Start { name: found.name, position, seq, end_seq: bounds.next_seq });
+                start = Some(Start { name: name.to_owned(), position, seq, end_seq: bounds.next_seq });
             } else if is_first {
                 scanner.seek_end()?;
             }
             Ok(Some((key, queue, scanner, start)))
         };
         let survey = bus_walk::survey(&site.shared, &site.relative, caller, open)?;
-        for (name, opened) in survey.seen {
-            let Some((key, queue, scanner, start)) = opened else { continue };
+        for (name, (key, queue, scanner, start)) in survey.seen {
             if self.known.insert(key) {
                 self.merge.add(&name, scanner, start.as_ref().map(|start| start.end_seq));
                 self.starts.extend(start);
