@@ -6,7 +6,7 @@
 //! | kind | in all | over it |
 //! |---|---|---|
 //! | open files and directories | three quarters of the descriptors that the process may have, at most 100,000 | ENFILE |
-//! | bytes that handles keep between calls: unfinished lines, messages being read | a quarter of the memory | ENOMEM |
+//! | bytes that handles keep between calls (unfinished lines, messages, texts, listings), reads that wait | a quarter of the memory | ENOMEM |
 //! | queues that are appended to, each with its writer's two or three threads | an eighth of the threads, at most 1,024 | EAGAIN |
 
 use std::collections::HashMap;
@@ -87,27 +87,24 @@ impl Budget {
 }
 
 /// A handle that keeps no more than this is not charged for it: small messages come many and go at once.
-const FREE: u64 = 4 << 10;
+const FREE: u64 = 16 << 10;
 /// Bytes are charged in steps of this.
 const STEP: u64 = 64 << 10;
 
-/// Bytes that a handle keeps.
-#[derive(Debug, Default)]
-pub(crate) struct Kept(Option<Share>);
+/// Bytes that a handle keeps, charged to whoever opened it.
+#[derive(Debug)]
+pub(crate) struct Kept(Share);
 
 impl Kept {
+    /// Nothing yet.
+    pub(crate) fn new(budget: &Arc<Budget>, uid: u32) -> Self {
+        Self(Share { budget: Arc::clone(budget), uid, kind: Kind::Bytes, amount: 0 })
+    }
+
     /// Charges for this many bytes, in place of what was charged before. ENOMEM: they must not be kept.
-    pub(crate) fn set(&mut self, budget: &Arc<Budget>, uid: u32, bytes: usize) -> Result<()> {
+    pub(crate) fn set(&mut self, bytes: usize) -> Result<()> {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        let amount = if bytes <= FREE { 0 } else { bytes.next_multiple_of(STEP) };
-        match &mut self.0 {
-            Some(share) => share.resize(amount),
-            None if amount == 0 => Ok(()),
-            none => {
-                *none = Some(budget.take(uid, Kind::Bytes, amount)?);
-                Ok(())
-            }
-        }
+        self.0.resize(if bytes <= FREE { 0 } else { bytes.div_ceil(STEP).saturating_mul(STEP) })
     }
 }
 
@@ -120,9 +117,9 @@ impl Share {
         let kind = self.kind as usize;
         let limit = self.budget.limits[kind];
         let mut held = lock(&self.budget.held);
-        let in_all = held.in_all[kind] - self.amount + amount;
+        let in_all = (held.in_all[kind] - self.amount).saturating_add(amount);
         let user = held.by_user.entry(self.uid).or_default();
-        let by_user = user[kind] - self.amount + amount;
+        let by_user = (user[kind] - self.amount).saturating_add(amount);
         let left = limit.saturating_sub(in_all);
         let is_fair = if self.uid == 0 { left >= limit / LEFT_BY_ROOT } else { by_user <= left };
         if amount > self.amount && !is_fair {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{DirectoryKind, DirectoryNode, Entry, FileNode, Item, Node, Tree, ttl};
 use crate::fs::attr::Kind;
-use crate::fs::budget::{Kind as Budgeted, Share};
+use crate::fs::budget::{Kept, Kind as Budgeted, Share};
 use crate::fs::children;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::files::numbered::{Listed, Numbers};
@@ -30,6 +30,17 @@ enum Listing {
 struct Snapshot {
     items: Arc<Vec<Item>>,
     is_fresh: bool,
+    kept: Kept,
+}
+
+impl Snapshot {
+    fn set(&mut self, items: Vec<Item>) -> Result<()> {
+        // A name is a piece of memory of its own.
+        let bytes = |item: &Item| size_of::<Item>() + item.name.len() + 16;
+        self.kept.set(items.iter().map(bytes).sum())?;
+        self.items = Arc::new(items);
+        Ok(())
+    }
 }
 
 impl Tree {
@@ -43,8 +54,10 @@ impl Tree {
             let numbers = Box::new(Mutex::new(Numbers::new(self.site(&directory)?.queue()?)));
             Listing::Numbers { ino, directory, numbers }
         } else {
-            let items = Arc::new(self.list(ino)?);
-            Listing::Snapshot { ino, snapshot: Mutex::new(Snapshot { items, is_fresh: true }) }
+            let kept = self.shared.queues.kept_by(caller);
+            let mut snapshot = Snapshot { items: Arc::default(), is_fresh: true, kept };
+            snapshot.set(self.list(ino)?)?;
+            Listing::Snapshot { ino, snapshot: Mutex::new(snapshot) }
         };
         Ok(self.listings.insert(|_| OpenDirectory { listing, _share: share }))
     }
@@ -62,7 +75,7 @@ impl Tree {
             Listing::Snapshot { ino, snapshot } => {
                 let mut snapshot = lock(snapshot);
                 if offset == 0 && !std::mem::take(&mut snapshot.is_fresh) {
-                    snapshot.items = Arc::new(self.list(*ino)?);
+                    snapshot.set(self.list(*ino)?)?;
                 }
                 (*ino, Arc::clone(&snapshot.items))
             }

@@ -16,6 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::budget::Share;
 use super::errno::{Errno, Result};
 use super::handles::{OpenFile, Progress};
 use super::{lock, signals};
@@ -39,6 +40,7 @@ pub(crate) struct ParkedRead {
     size: usize,
     /// The calling thread; 0 if it is in a pid namespace that can't be seen from here.
     caller: u32,
+    _share: Share,
 }
 
 struct State {
@@ -53,9 +55,16 @@ struct State {
 }
 
 impl ParkedRead {
-    pub(crate) fn new(answer: Answer, open: Arc<OpenFile>, offset: u64, size: usize, caller: u32) -> Self {
+    /// `share`: what it is charged for.
+    pub(crate) fn new(
+        answer: Answer,
+        open: Arc<OpenFile>,
+        (offset, size): (u64, usize),
+        caller: u32,
+        share: Share,
+    ) -> Self {
         let state = State { answer: Some(answer), is_tried: false, again: false, end: None };
-        Self { state: Mutex::new(state), answered: AtomicBool::new(false), open, offset, size, caller }
+        Self { state: Mutex::new(state), answered: AtomicBool::new(false), open, offset, size, caller, _share: share }
     }
 
     /// Tries the read again. True when it has its answer, now or from before. A read that another thread is trying is

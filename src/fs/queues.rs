@@ -16,7 +16,7 @@ use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::view::{Format, SegmentIndexes, View};
 
 use super::backing::{Directory, FileId};
-use super::budget::{Budget, Kind, Share};
+use super::budget::{Budget, Kept, Kind, Share};
 use super::credentials::Caller;
 use super::errno::{Errno, Result};
 use super::holders::Holders;
@@ -65,6 +65,9 @@ pub(crate) struct OpenQueue {
     used: AtomicU64,
 }
 
+/// Bytes that a scanner keeps which waits for the next question, and what it reads ahead by.
+const SCANNER_MEMORY: usize = 64 << 10;
+const SCANNER_AHEAD: usize = 16 << 10;
 /// How often the first segment is looked for while retention is faster.
 const FIRST_TRIES: u32 = 20;
 
@@ -142,9 +145,9 @@ impl OpenQueue {
         Ok(opened)
     }
 
-    /// What users may hold.
-    pub(crate) fn budget(&self) -> &Arc<Budget> {
-        &self.common.budget
+    /// What a handle keeps that this caller opens.
+    pub(crate) fn kept_by(&self, caller: &Caller) -> Kept {
+        Kept::new(&self.common.budget, caller.uid)
     }
 
     /// Who waits for this queue and others.
@@ -220,12 +223,14 @@ impl OpenQueue {
             return Ok((segment, scanner));
         }
         let mut scanner = self.queue.scan()?;
+        scanner.read_ahead_at_most(SCANNER_AHEAD);
         scanner.seek_seq(seq)?;
         Ok((first, scanner))
     }
 
     /// Keeps a scanner for the message that it stands at now.
-    pub(crate) fn keep_scanner(&self, first: SegmentFile, scanner: Scanner) {
+    pub(crate) fn keep_scanner(&self, first: SegmentFile, mut scanner: Scanner) {
+        scanner.trim(SCANNER_MEMORY);
         *lock(&self.walker) = Some((first, scanner));
     }
 

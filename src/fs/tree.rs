@@ -15,7 +15,7 @@ use crate::sync::{AtomicBool, Ordering};
 
 use super::attr::{Attr, Kind, Ttl};
 use super::backing::{Backing, Directory, FileId};
-use super::budget::Kind as Budgeted;
+use super::budget::{Kind as Budgeted, Share};
 use super::bus_walk::Hanging;
 use super::callers::is_sending;
 use super::children;
@@ -35,6 +35,9 @@ use super::queues::{Contents, OpenQueue, Queues};
 use super::series::{Home, Series};
 use super::watch::Notify;
 
+/// Bytes that a waiting read takes, and those for each queue that it waits for.
+const WAITING_READ: usize = 1 << 10;
+const WAITING_FOR_QUEUE: usize = 64;
 /// Longest name of a directory entry, in bytes.
 const MAX_NAME_LEN: usize = 255;
 
@@ -62,12 +65,13 @@ impl Tree {
         let relative: Arc<Path> = Arc::from(Path::new(""));
         let root = DirectoryNode { kind: DirectoryKind::Backing, relative, id };
         let (closing, queues) = (AtomicBool::new(false), Queues::new(!read_only, pages));
+        let snapshots = Snapshots::new(queues.budget());
         let shared = Shared { backing, queues, read_only, settings, max_chunk, hanging: Hanging::default(), closing };
         Ok(Self {
             shared: Arc::new(shared),
             inodes: Inodes::new(Key { path: PathBuf::new(), id, generation: 0 }, Node::Directory(root)),
             messages: Series::default(),
-            snapshots: Snapshots::default(),
+            snapshots,
             files: Table::default(),
             listings: Table::default(),
         })
@@ -285,6 +289,13 @@ impl Tree {
             Progress::Done => Ok(out),
             Progress::Wait(_) => Err(Errno::EINVAL),
         }
+    }
+
+    /// Charges for a read that waits for these queues.
+    pub(crate) fn charge_waiting(&self, open: &OpenFile, queues: &[Arc<OpenQueue>]) -> Result<Share> {
+        let bytes = WAITING_READ + WAITING_FOR_QUEUE * queues.len();
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.shared.queues.budget().take(open.uid, Budgeted::Bytes, bytes)
     }
 
     /// Has a read that found nothing tried again when one of the queues moves.

@@ -242,7 +242,8 @@ fn park(f: &Fixture, fh: u64, caller: u32) -> (Arc<ParkedRead>, mpsc::Receiver<R
     let answer = Box::new(move |result: Result<&[u8]>| sender.send(result.map(<[u8]>::to_vec)).unwrap());
     let open = f.tree.files.get(fh).unwrap();
     let Progress::Wait(queues) = f.tree.read(&open, 0, 100, &mut Vec::new()).unwrap() else { panic!("does not wait") };
-    let read = Arc::new(ParkedRead::new(answer, open, 0, 100, caller));
+    let share = f.tree.charge_waiting(&open, &queues).unwrap();
+    let read = Arc::new(ParkedRead::new(answer, open, (0, 100), caller, share));
     f.tree.park(&queues, &read);
     (read, receiver)
 }
@@ -316,4 +317,68 @@ fn a_directory_that_becomes_another_is_stale() {
     assert_eq!(f.tree.lookup(entry.ino, OsStr::new("messages.txt"), &Caller::root()).unwrap_err(), Errno::ESTALE);
     assert_ne!(f.look("q").unwrap().ino, entry.ino);
     assert_eq!(f.cat("old/messages.txt").unwrap(), "first\n");
+}
+
+/// Takes nearly all that users may keep.
+fn take_all_memory(f: &Fixture) -> Vec<Share> {
+    let take = |uid| {
+        let mut share = f.tree.shared.queues.budget().take(uid, Budgeted::Bytes, 0).unwrap();
+        let (mut amount, steps) = (0, (0..50).rev().map(|bit| 1_u64 << bit));
+        for step in steps {
+            if share.resize(amount + step).is_ok() {
+                amount += step;
+            }
+        }
+        share
+    };
+    (1000..1040).map(take).collect()
+}
+
+#[test]
+fn what_is_kept_between_calls_is_charged_and_where_there_is_no_room_nothing_is_lost() {
+    let f = Fixture::new();
+    let queue = Queue::create(f.root.path().join("big"), &Settings { segment_size: 1 << 20, ..Settings::default() });
+    let (queue, large) = (queue.unwrap(), "x".repeat(200_000));
+    let readers = f.look("big/readers").unwrap().ino;
+    f.tree.mkdir(readers, OsStr::new("r"), 0o755, &Caller::root()).unwrap();
+    std::fs::create_dir(f.root.path().join("many")).unwrap();
+    (0..400).for_each(|n| std::fs::write(f.root.path().join(format!("many/{n}")), "").unwrap());
+    let streams = ["big/follow.txt", ".merged/follow.txt", "big/readers/r/take.txt"];
+    let mut handles: Vec<_> = streams.iter().map(|path| f.open(path, Access::Read).unwrap()).collect();
+    queue.writer().unwrap().append(1, large.as_bytes()).unwrap();
+    let many = f.look("many").unwrap().ino;
+
+    let taken = take_all_memory(&f);
+    handles.extend(["big/messages/1", "big/messages/1.json"].map(|path| f.open(path, Access::Read).unwrap()));
+    for fh in &handles {
+        for _ in 0..2 {
+            assert_eq!(f.read(*fh, 0, 1000), Err(Errno::ENOMEM), "{fh}");
+        }
+        assert_eq!(f.tree.poll(*fh, None), Ok(true), "the read tells");
+    }
+    let merged = f.open(".merged/messages.txt", Access::Read).unwrap();
+    assert_eq!(f.read(merged, 0, 1000).unwrap(), "first\n");
+    assert_eq!(f.read(merged, 6, 1000), Err(Errno::ENOMEM));
+    assert_eq!(f.tree.opendir(many, &Caller::root()), Err(Errno::ENOMEM));
+    assert_eq!(f.cat("q/messages/1").unwrap(), "first", "what is small costs nothing");
+    let waits = f.tree.files.get(f.open("q/follow.txt", Access::Read).unwrap()).unwrap();
+    assert_eq!(f.tree.charge_waiting(&waits, &[]).unwrap_err(), Errno::ENOMEM);
+
+    drop(taken);
+    f.tree.releasedir(f.tree.opendir(many, &Caller::root()).unwrap());
+    let whole = |fh, from: usize| {
+        let mut text = String::new();
+        while text.len() < large.len() {
+            text += &f.read(fh, (from + text.len()) as u64, 70_000).unwrap();
+        }
+        text
+    };
+    handles.push(merged);
+    for (fh, from) in handles.iter().zip([0, 0, 0, 0, 0, 6]) {
+        let text = whole(*fh, from);
+        assert!(text.contains(&large), "{fh}: {} bytes", text.len());
+    }
+    handles.iter().for_each(|fh| f.tree.release(*fh));
+    let left = take_all_memory(&f).len();
+    assert_eq!(left, 40, "all has been given back");
 }

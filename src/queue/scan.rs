@@ -31,6 +31,8 @@ use crate::sync::{Ordering, fence};
 const AT_ONCE: usize = 16 << 20;
 /// How much is read ahead: from the first, doubling while the scan goes on, to the second.
 const WINDOW: [usize; 2] = [4 << 10, 256 << 10];
+/// Room in the window that is kept while nothing comes.
+const KEEP: usize = 4 * WINDOW[0];
 
 /// Reads a queue's entries in order, without being registered as a reader.
 ///
@@ -54,6 +56,7 @@ pub struct Scanner {
     window: Vec<u8>,
     window_start: u32,
     read_ahead: usize,
+    most_ahead: usize,
     /// What lay ahead when a search behind `position` found nothing: not searched again until that changes.
     stalled: Option<(Position, Option<u64>)>,
     /// Since this segment was entered, or gone back in.
@@ -89,9 +92,9 @@ enum Found {
 impl Scanner {
     /// Starts at a place that is known to be the start of a record, or the head, with the sequence number expected.
     pub(crate) fn at(queue: Arc<Shared>, position: Position, seq: u64) -> Self {
-        let (window, read_ahead) = (Vec::new(), WINDOW[0]);
+        let (window, [read_ahead, most_ahead]) = (Vec::new(), WINDOW);
         let (segment, stalled, waste) = (None, None, Waste::default());
-        Self { queue, position, seq, segment, window, window_start: 0, read_ahead, stalled, waste }
+        Self { queue, position, seq, segment, window, window_start: 0, read_ahead, most_ahead, stalled, waste }
     }
 
     /// The next message or gap; None at the head (call again later, it goes on). Not an `Iterator`, because the
@@ -131,6 +134,7 @@ impl Scanner {
                 Step::Again => {}
                 Step::Head => {
                     self.read_ahead = WINDOW[0];
+                    self.trim(KEEP);
                     return Ok(None);
                 }
             }
@@ -150,6 +154,23 @@ impl Scanner {
         };
         let found = UncheckedHeader::parse(found).zip(rest.get(..payload_len));
         Ok(found.and_then(|(found, payload)| found.verify(&context, position.offset, payload)) == Some(*header))
+    }
+
+    /// Bytes of memory that it keeps.
+    pub(crate) fn kept(&self) -> usize {
+        self.window.capacity()
+    }
+
+    /// Lets go of its memory where that is more than `most` bytes.
+    pub(crate) fn trim(&mut self, most: usize) {
+        if self.window.capacity() > most {
+            self.window = Vec::new();
+        }
+    }
+
+    /// Reads ahead by no more than this many bytes.
+    pub(crate) fn read_ahead_at_most(&mut self, bytes: usize) {
+        self.most_ahead = bytes.clamp(WINDOW[0], WINDOW[1]);
     }
 
     /// Where [`next`](Self::next) goes on.
@@ -444,7 +465,7 @@ impl Scanner {
             self.window.truncate(*count.as_ref().unwrap_or(&0));
             count.map_err(Error::io(&segment.path, "read it"))?;
             self.window_start = offset;
-            self.read_ahead = (self.read_ahead * 2).min(WINDOW[1]);
+            self.read_ahead = (self.read_ahead * 2).min(self.most_ahead);
             return Ok(&self.window);
         }
         Ok(&self.window[start..])

@@ -4,13 +4,19 @@
 //! there: of two queues that are both behind, the older message comes first; a live stream does not wait for a queue
 //! that has nothing. A gap has the time of the message before it.
 //!
-//! Memory: one unit and one scanner a queue.
+//! Memory: a scanner and a small unit a queue. A large unit is rendered when its turn comes.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::stream::{KEEP, KEEP_AHEAD};
 use super::{Format, render};
-use crate::queue::{Entry, Gap, GapReason, Result, Scanner};
+use crate::queue::{Entry, Gap, GapReason, Position, Result, Scanner};
+
+/// Bytes that are read ahead of all queues together.
+const AHEAD: usize = 64 << 20;
+/// What there is for each queue besides.
+const FOR_EACH: usize = 512;
 
 /// A queue in the merge.
 #[derive(Debug)]
@@ -23,6 +29,10 @@ struct Source {
     unit: Vec<u8>,
     gap: Option<Gap>,
     timestamp_ns: u64,
+    /// Where that comes from.
+    from: (Position, u64),
+    /// It is too large to be kept until its turn.
+    is_left: bool,
 }
 
 /// Queues merged by timestamp, in one format, as a stream of whole units.
@@ -52,21 +62,24 @@ pub struct Merge {
     /// What did not fit, or the rest of it.
     rest: Vec<u8>,
     given: usize,
+    /// Of which queue it is.
+    rest_of: usize,
 }
 
 impl Merge {
     /// A merge of nothing yet.
     pub fn new(format: Format) -> Merge {
         let (sources, ready, waiting) = (Vec::new(), BinaryHeap::new(), Vec::new());
-        Merge { format, sources, ready, waiting, rest: Vec::new(), given: 0 }
+        Merge { format, sources, ready, waiting, rest: Vec::new(), given: 0, rest_of: 0 }
     }
 
     /// Adds a queue under a name (its path, for jsonl), from where `scanner` stands to before message `end_seq`, or
     /// without end. Queues added earlier come first at the same time.
     pub fn add(&mut self, name: &str, scanner: Scanner, end_seq: Option<u64>) {
         self.waiting.push(self.sources.len());
-        let (unit, gap) = (Vec::new(), None);
-        self.sources.push(Source { name: name.to_owned(), scanner, end_seq, unit, gap, timestamp_ns: 0 });
+        let (name, from) = (name.to_owned(), (scanner.position(), scanner.seq()));
+        let (unit, gap, timestamp_ns, is_left) = (Vec::new(), None, 0, false);
+        self.sources.push(Source { name, scanner, end_seq, unit, gap, timestamp_ns, from, is_left });
     }
 
     /// Appends as many whole units as fit into `max` bytes to `out` (one larger than `max` comes in several reads);
@@ -89,6 +102,7 @@ impl Merge {
                 room -= taken;
                 continue;
             }
+            self.forget_rest();
             if !self.ready()? {
                 return Ok(None);
             }
@@ -102,9 +116,37 @@ impl Merge {
             if let Some(gap) = source.gap.take() {
                 return Ok(Some(gap));
             }
-            self.given = 0;
-            self.rest.clear();
+            self.rest_of = index;
             std::mem::swap(&mut self.rest, &mut source.unit);
+        }
+    }
+
+    fn forget_rest(&mut self) {
+        self.given = 0;
+        self.rest.clear();
+        self.rest.shrink_to(KEEP);
+    }
+
+    /// Bytes of memory that it keeps.
+    pub(crate) fn kept(&self) -> usize {
+        let of_each = |source: &Source| FOR_EACH + source.unit.capacity() + source.scanner.kept();
+        self.rest.capacity() + self.sources.iter().map(of_each).sum::<usize>()
+    }
+
+    /// Keeps no more than it must: what is large and not begun comes again.
+    pub(crate) fn put_back(&mut self) {
+        if self.given == 0
+            && !self.rest.is_empty()
+            && let Some(source) = self.sources.get_mut(self.rest_of)
+        {
+            source.scanner.go_to(source.from.0, source.from.1);
+            self.rest = Vec::new();
+        }
+        for source in &mut self.sources {
+            if source.unit.len() > KEEP {
+                source.leave();
+            }
+            source.scanner.trim(0);
         }
     }
 
@@ -116,24 +158,36 @@ impl Merge {
         if self.given < self.rest.len() {
             return Ok(true);
         }
+        let ahead = AHEAD / self.sources.len().max(1);
         let mut waiting = std::mem::take(&mut self.waiting);
         let mut failure = None;
-        waiting.retain(|&index| match self.sources[index].load(self.format) {
-            Ok(Loaded::Entry) => {
-                self.ready.push(Reverse((self.sources[index].timestamp_ns, index)));
-                false
-            }
-            Ok(Loaded::Nothing) => true,
-            Ok(Loaded::Ended) => false,
-            Err(error) => {
-                failure = Some(error);
-                true
+        waiting.retain(|&index| {
+            let source = &mut self.sources[index];
+            source.scanner.read_ahead_at_most(ahead);
+            match source.load(self.format, KEEP) {
+                Ok(Loaded::Entry) => {
+                    self.ready.push(Reverse((source.timestamp_ns, index)));
+                    false
+                }
+                Ok(Loaded::Nothing) => true,
+                Ok(Loaded::Ended) => false,
+                Err(error) => {
+                    failure = Some(error);
+                    true
+                }
             }
         });
         self.waiting = waiting;
-        match failure {
-            Some(error) if self.ready.is_empty() => Err(error),
-            _ => Ok(!self.ready.is_empty()),
+        match (self.ready.peek(), failure) {
+            (Some(Reverse((_, first))), _) => {
+                let source = &mut self.sources[*first];
+                if source.is_left {
+                    source.load(self.format, usize::MAX)?;
+                }
+                Ok(true)
+            }
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(false),
         }
     }
 }
@@ -145,9 +199,20 @@ enum Loaded {
 }
 
 impl Source {
-    fn load(&mut self, format: Format) -> Result<Loaded> {
+    /// Leaves a message where it is until its turn.
+    fn leave(&mut self) {
+        self.unit = Vec::new();
+        self.is_left = true;
+        self.scanner.go_to(self.from.0, self.from.1);
+        self.scanner.trim(0);
+    }
+
+    /// Loads the next entry; a message of more than `most` bytes is left where it is.
+    fn load(&mut self, format: Format, most: usize) -> Result<Loaded> {
         self.unit.clear();
+        self.is_left = false;
         loop {
+            self.from = (self.scanner.position(), self.scanner.seq());
             if self.end_seq.is_some_and(|end_seq| self.scanner.seq() >= end_seq) {
                 return Ok(Loaded::Ended);
             }
@@ -158,9 +223,17 @@ impl Source {
                     return Ok(Loaded::Entry);
                 }
                 Entry::Gap(_) => {}
-                Entry::Message(message) => self.timestamp_ns = message.timestamp_ns,
+                Entry::Message(message) => {
+                    self.timestamp_ns = message.timestamp_ns;
+                    self.is_left = message.payload.len() > most;
+                }
+            }
+            if self.is_left {
+                self.leave();
+                return Ok(Loaded::Entry);
             }
             render(format, &entry, Some(&self.name), &mut self.unit);
+            self.scanner.trim(KEEP_AHEAD);
             // An empty payload in bin is nothing.
             if !self.unit.is_empty() {
                 return Ok(Loaded::Entry);

@@ -4,10 +4,12 @@
 //! ends within a unit only if that unit alone is larger than the read.
 
 use super::{Format, render};
-use crate::queue::{Entry, Gap, GapReason, Result, Scanner};
+use crate::queue::{Entry, Gap, GapReason, Position, Result, Scanner};
 
-/// Room kept for a unit that waits for the next read, in bytes; more is given back.
-const KEEP: usize = 1 << 20;
+/// Room kept for the next unit, in bytes; more is given back.
+pub(super) const KEEP: usize = 64 << 10;
+/// Room kept in a scanner while units are read.
+pub(super) const KEEP_AHEAD: usize = 1 << 20;
 
 /// A queue in one format, as a stream of whole units.
 ///
@@ -33,12 +35,15 @@ pub struct Stream {
     given: usize,
     /// A gap to be reported before anything else.
     gap: Option<Gap>,
+    /// Where the unit that waits comes from.
+    from: (Position, u64),
 }
 
 impl Stream {
     /// Streams what `scanner` gives from where it stands.
     pub fn new(scanner: Scanner, format: Format) -> Stream {
-        Stream { scanner, format, waiting: Vec::new(), given: 0, gap: None }
+        let from = (scanner.position(), scanner.seq());
+        Stream { scanner, format, waiting: Vec::new(), given: 0, gap: None, from }
     }
 
     /// Appends to `out` as many whole units as fit into `max` bytes (a unit larger than `max` comes in several
@@ -77,12 +82,27 @@ impl Stream {
         self.load()
     }
 
+    /// Bytes of memory that it keeps.
+    pub(crate) fn kept(&self) -> usize {
+        self.waiting.capacity() + self.scanner.kept()
+    }
+
+    /// Keeps no more than it must: what waits and is not begun comes again.
+    pub(crate) fn put_back(&mut self) {
+        if self.given == 0 && !self.waiting.is_empty() {
+            self.waiting = Vec::new();
+            self.scanner.go_to(self.from.0, self.from.1);
+        }
+        self.scanner.trim(0);
+    }
+
     /// Sees to it that there is a unit or a gap to give; false if there is none now.
     fn load(&mut self) -> Result<bool> {
         while self.given == self.waiting.len() && self.gap.is_none() {
             self.given = 0;
             self.waiting.clear();
             self.waiting.shrink_to(KEEP);
+            self.from = (self.scanner.position(), self.scanner.seq());
             match self.scanner.next()? {
                 None => return Ok(false),
                 Some(Entry::Gap(gap)) if self.format == Format::Bin || gap.reason == GapReason::Retired => {
@@ -90,6 +110,7 @@ impl Stream {
                 }
                 Some(entry) => render(self.format, &entry, None, &mut self.waiting),
             }
+            self.scanner.trim(KEEP_AHEAD);
         }
         Ok(true)
     }

@@ -96,7 +96,7 @@ impl File for Append {
             max_line: longest_line(self.format, max_payload),
             opener: process_of(caller.pid),
             path: self.path.clone(),
-            state: Mutex::default(),
+            state: Mutex::new(Lines::new(self.shared.queues.kept_by(caller))),
         };
         Ok(Box::new(handle))
     }
@@ -138,7 +138,6 @@ struct AppendHandle {
 }
 
 /// What a handle keeps between writes.
-#[derive(Default)]
 struct Lines {
     /// The unfinished last line.
     partial: Vec<u8>,
@@ -150,6 +149,12 @@ struct Lines {
     is_refusing: Option<Errno>,
     /// The last write may be continued by the next.
     was_full: bool,
+}
+
+impl Lines {
+    fn new(kept: Kept) -> Self {
+        Self { partial: Vec::new(), kept, refuse: None, is_refusing: None, was_full: false }
+    }
 }
 
 /// Why a line was not taken.
@@ -237,7 +242,7 @@ impl AppendHandle {
             other => other,
         };
         let len = if refusal.is_none() { lines.partial.len() + rest.len() } else { lines.partial.len() };
-        let kept = lines.kept.set(self.shared.queues.budget(), self.caller.uid, len);
+        let kept = lines.kept.set(len);
         let Some(refusal) = refusal.or(kept.err().map(Refusal::Queue)) else {
             lines.partial.reserve_exact(rest.len());
             lines.partial.extend_from_slice(rest);
@@ -265,7 +270,7 @@ impl AppendHandle {
         let partial = std::mem::take(&mut lines.partial);
         let appended = self.queue().and_then(|queue| queue.with_writer(|writer| self.append_line(writer, &partial)));
         match appended {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => lines.kept.set(0),
             Ok(Err(Refusal::Line(errno))) => Err(errno),
             // It may be tried again.
             Ok(Err(Refusal::Queue(errno))) | Err(errno) => {

@@ -171,7 +171,8 @@ impl File for Text {
 
     fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
+        let kept = self.site.shared.queues.kept_by(caller);
         let (site, caller, render) = (self.site.clone(), caller.clone(), self.render);
-        Ok(Box::new(TextHandle::new(move || render(&site, &caller).map(String::into_bytes))))
+        Ok(Box::new(TextHandle::new(kept, move || render(&site, &caller).map(String::into_bytes))))
     }
 }

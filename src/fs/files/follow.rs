@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::times;
 use crate::fs::attr::{Attr, READ};
+use crate::fs::budget::Kept;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
@@ -71,7 +72,7 @@ impl File for Follow {
         Ok(Box::new(FollowHandle {
             queue: Arc::clone(&self.queue),
             permission: Permission::new(caller),
-            stream: Mutex::new(Stream::new(scanner, self.format)),
+            stream: Mutex::new((Stream::new(scanner, self.format), self.queue.kept_by(caller))),
             max_chunk: self.max_chunk,
         }))
     }
@@ -121,9 +122,18 @@ impl Permission {
 struct FollowHandle {
     queue: Arc<OpenQueue>,
     permission: Permission,
-    stream: Mutex<Stream>,
+    stream: Mutex<(Stream, Kept)>,
     /// See [`below_chunk`].
     max_chunk: usize,
+}
+
+/// Charges for what a stream keeps; what must not be kept comes again.
+fn charge((stream, kept): &mut (Stream, Kept)) -> Result<()> {
+    kept.set(stream.kept()).inspect_err(|_| {
+        stream.put_back();
+        // Less than before, if anything.
+        let _ = kept.set(stream.kept());
+    })
 }
 
 impl Handle for FollowHandle {
@@ -131,7 +141,13 @@ impl Handle for FollowHandle {
         self.permission.check(std::slice::from_ref(&self.queue))?;
         let size = below_chunk(size, self.max_chunk);
         let start = out.len();
-        match lock(&self.stream).read(size, out) {
+        let mut stream = lock(&self.stream);
+        // An error comes again when it is read.
+        let _ = stream.0.ready();
+        charge(&mut stream)?;
+        let result = stream.0.read(size, out);
+        let _ = charge(&mut stream);
+        match result {
             // Reported once; the next read goes on behind it.
             Ok(Some(Gap { reason: GapReason::Retired, .. })) => Err(Errno::EPIPE),
             Ok(Some(_)) => Err(Errno::EIO),
@@ -144,7 +160,10 @@ impl Handle for FollowHandle {
     }
 
     fn blocked(&self) -> Option<Vec<Arc<OpenQueue>>> {
-        match lock(&self.stream).ready() {
+        let mut stream = lock(&self.stream);
+        let is_ready = stream.0.ready();
+        let _ = charge(&mut stream);
+        match is_ready {
             Ok(false) => Some(vec![Arc::clone(&self.queue)]),
             // The read will report an error.
             Ok(true) | Err(_) => None,

@@ -83,7 +83,8 @@ impl File for Lease {
                 Some(plain::open(directory, OsStr::new(LEASE_FILE), FileId::of(&stat(directory)?), caller)?)
             }
         };
-        let text = TextHandle::new(move || text(file.as_ref().ok_or(Errno::EBADF)?));
+        let text =
+            TextHandle::new(self.site.shared.queues.kept_by(caller), move || text(file.as_ref().ok_or(Errno::EBADF)?));
         let (site, caller) = (self.site.clone(), caller.clone());
         Ok(Box::new(LeaseHandle { text, site, caller, payload: Mutex::default() }))
     }

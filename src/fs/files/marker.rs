@@ -57,7 +57,7 @@ impl File for Ready {
         }
         let id = FileId::of(&stat(&self.site.directory)?);
         let file = plain::open(&self.site.directory, OsStr::new(READY_FILE), id, caller)?;
-        Ok(Box::new(TextHandle::new(move || {
+        Ok(Box::new(TextHandle::new(self.site.shared.queues.kept_by(caller), move || {
             let mut text = Vec::new();
             read_file(&file, 0, 64 << 10, &mut text)?;
             Ok(text)

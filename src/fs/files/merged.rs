@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::follow::below_chunk;
 use crate::fs::attr::{Attr, READ};
 use crate::fs::backing::FileId;
+use crate::fs::budget::Kept;
 use crate::fs::bus_walk::{self, Found};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Handle, Progress};
@@ -58,6 +59,7 @@ impl File for Merged {
         access.reading()?;
         let mut state = State {
             merge: Merge::new(self.format),
+            kept: self.site.shared.queues.kept_by(caller),
             queues: Vec::new(),
             starts: Vec::new(),
             known: HashSet::new(),
@@ -90,6 +92,7 @@ struct Start {
 
 struct State {
     merge: Merge,
+    kept: Kept,
     queues: Vec<Arc<OpenQueue>>,
     /// In a snapshot, of each of the queues.
     starts: Vec<Start>,
@@ -169,7 +172,7 @@ impl State {
         let start = out.len();
         loop {
             let before = out.len();
-            match give(&mut self.merge, size - (before - start), out) {
+            match self.give(size - (before - start), out) {
                 Ok(()) if out.len() > before && out.len() - start < size => {}
                 Ok(()) => break,
                 Err(errno) if before == start => return Err(errno),
@@ -185,17 +188,31 @@ impl State {
         self.at += u64::try_from(out.len() - start).unwrap_or(0);
         Ok(())
     }
-}
 
-/// Appends what there is, up to `size` bytes, to `out`. A gap that the format does not show is an error, once.
-fn give(merge: &mut Merge, size: usize, out: &mut Vec<u8>) -> Result<()> {
-    let start = out.len();
-    match merge.read(size, out) {
-        Ok(Some(gap)) if out.len() == start => {
-            Err(if gap.reason == GapReason::Retired { Errno::EPIPE } else { Errno::EIO })
+    /// Appends what there is, up to `size` bytes, to `out`. A gap that the format does not show is an error, once.
+    fn give(&mut self, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        // An error comes again when it is read.
+        let _ = self.merge.ready();
+        self.charge()?;
+        let start = out.len();
+        let result = self.merge.read(size, out);
+        let _ = self.charge();
+        match result {
+            Ok(Some(gap)) if out.len() == start => {
+                Err(if gap.reason == GapReason::Retired { Errno::EPIPE } else { Errno::EIO })
+            }
+            Err(error) if out.len() == start => Err(error.into()),
+            _ => Ok(()),
         }
-        Err(error) if out.len() == start => Err(error.into()),
-        _ => Ok(()),
+    }
+
+    /// Charges for what the merge keeps; what must not be kept comes again.
+    fn charge(&mut self) -> Result<()> {
+        self.kept.set(self.merge.kept()).inspect_err(|_| {
+            self.merge.put_back();
+            // Less than before, if anything.
+            let _ = self.kept.set(self.merge.kept());
+        })
     }
 }
 
@@ -218,7 +235,7 @@ impl Handle for MergedHandle {
             // A native reader could not go on either.
             state.queues.iter().try_for_each(|queue| queue.check_readable(&self.caller))?;
         }
-        give(&mut state.merge, below_chunk(size, self.site.shared.max_chunk), out)?;
+        state.give(below_chunk(size, self.site.shared.max_chunk), out)?;
         if out.len() == start {
             return Ok(Progress::Wait(state.queues.clone()));
         }
@@ -227,7 +244,9 @@ impl Handle for MergedHandle {
 
     fn blocked(&self) -> Option<Vec<Arc<OpenQueue>>> {
         let mut state = lock(&self.state);
-        match state.merge.ready() {
+        let is_ready = state.merge.ready();
+        let _ = state.charge();
+        match is_ready {
             Ok(false) if self.is_live => Some(state.queues.clone()),
             // The read will report an error.
             _ => None,

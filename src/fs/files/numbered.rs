@@ -96,10 +96,10 @@ impl File for Numbered {
     fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
         let (seq, position, format) = (self.seq, self.position, self.format);
-        let (queue, uid) = (Arc::clone(&self.queue), caller.uid);
-        let handle = NumberedHandle { queue, seq, position, format, uid, bytes: Mutex::default() };
+        let loaded = Mutex::new(Loaded { bytes: None, kept: self.queue.kept_by(caller) });
+        let handle = NumberedHandle { queue: Arc::clone(&self.queue), seq, position, format, loaded };
         if self.size <= SMALL {
-            lock(&handle.bytes).bytes = Some(handle.load()?);
+            handle.load_into(&mut lock(&handle.loaded))?;
         } else {
             // A name that the kernel remembered may be retired.
             with_message(&self.queue, seq, |_| ())?;
@@ -130,18 +130,23 @@ struct NumberedHandle {
     seq: u64,
     position: Position,
     format: Format,
-    uid: u32,
-    bytes: Mutex<Loaded>,
+    loaded: Mutex<Loaded>,
 }
 
 /// A message that is being read.
-#[derive(Default)]
 struct Loaded {
     bytes: Option<Vec<u8>>,
     kept: Kept,
 }
 
 impl NumberedHandle {
+    fn load_into(&self, loaded: &mut Loaded) -> Result<()> {
+        let whole = self.load()?;
+        loaded.kept.set(whole.len())?;
+        loaded.bytes = Some(whole);
+        Ok(())
+    }
+
     fn load(&self) -> Result<Vec<u8>> {
         let mut scanner = self.queue.queue.scan()?;
         scanner.seek(self.position, self.seq)?;
@@ -158,20 +163,18 @@ impl NumberedHandle {
 
 impl Handle for NumberedHandle {
     fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
-        let mut loaded = lock(&self.bytes);
-        let Loaded { bytes, kept } = &mut *loaded;
-        if bytes.is_none() {
-            let whole = self.load()?;
-            kept.set(self.queue.budget(), self.uid, whole.len())?;
-            *bytes = Some(whole);
+        let mut loaded = lock(&self.loaded);
+        if loaded.bytes.is_none() {
+            self.load_into(&mut loaded)?;
         }
+        let Loaded { bytes, kept } = &mut *loaded;
         let whole = bytes.as_deref().unwrap_or_default();
         let rest = usize::try_from(offset).ok().and_then(|offset| whole.get(offset..)).unwrap_or_default();
         out.extend_from_slice(&rest[..rest.len().min(size)]);
         // What was read to its end is in the kernel's cache now.
         if rest.len() <= size && u64::try_from(whole.len()).is_ok_and(|len| len > SMALL) {
             *bytes = None;
-            kept.set(self.queue.budget(), self.uid, 0)?;
+            kept.set(0)?;
         }
         Ok(Progress::Done)
     }
@@ -274,6 +277,7 @@ impl Numbers {
                 let file = Numbered::new(&self.queue, Format::Bin, &message);
                 if !add(&digits, Listed::Message(file), seq) {
                     scanner.seek(before, seq)?;
+                    scanner.trim(0);
                     self.scanner = Some(scanner);
                     return Ok(());
                 }

@@ -147,7 +147,8 @@ impl File for ReaderFile {
         let bits = if access == Access::Read { credentials::READ } else { credentials::WRITE };
         caller.check(cursor.file(), bits)?;
         let (queue, shows, shown) = (Arc::clone(&self.queue), self.shows, Arc::clone(&cursor));
-        let text = TextHandle::new(move || shows.render(&queue, &shown).map(String::into_bytes));
+        let text =
+            TextHandle::new(self.queue.kept_by(caller), move || shows.render(&queue, &shown).map(String::into_bytes));
         if access == Access::Read {
             return Ok(Box::new(text));
         }

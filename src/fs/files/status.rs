@@ -55,8 +55,9 @@ impl File for Status {
 
     fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
+        let kept = self.site.shared.queues.kept_by(caller);
         let (site, caller, render) = (self.site.clone(), caller.clone(), self.render);
-        Ok(Box::new(TextHandle::new(move || {
+        Ok(Box::new(TextHandle::new(kept, move || {
             let mut inspection = site.queue()?.queue.inspect()?;
             // It may have been renamed since it was opened.
             inspection.path = site.shown_path();

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::fs::attr::{Attr, READ, WRITE, narrowed};
+use crate::fs::budget::Kept;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::files::follow::{Permission, below_chunk};
 use crate::fs::files::readers::cursor_stat;
@@ -18,6 +19,8 @@ use crate::queue::{Entry, Error, Gap, GapReason, QueueReader, Scanner};
 use crate::sync::Ordering;
 use crate::view::{Format, render};
 
+/// Bytes that its scanner keeps.
+const SCANNER_MEMORY: usize = 1 << 20;
 /// A close is heard of a moment after it has returned: how often, and how long, one's own release is waited for.
 const RELEASE_TRIES: u32 = 100;
 const RELEASE_PAUSE: Duration = Duration::from_millis(1);
@@ -63,7 +66,8 @@ impl File for Take {
         let next = if is_overtaken { Next::Gap(Errno::EPIPE) } else { Next::Unknown };
         self.queue.takes.fetch_add(1, Ordering::AcqRel);
         let permission = Permission::new(caller);
-        let state = Mutex::new(Taking { reader: Some(reader), scanner, next });
+        let kept = self.queue.kept_by(caller);
+        let state = Mutex::new(Taking { reader: Some(reader), scanner, next, kept });
         let (queue, format, max_chunk) = (Arc::clone(&self.queue), self.format, self.shared.max_chunk);
         Ok(Box::new(TakeHandle { queue, permission, format, max_chunk, state }))
     }
@@ -105,6 +109,7 @@ struct Taking {
     reader: Option<QueueReader>,
     scanner: Scanner,
     next: Next,
+    kept: Kept,
 }
 
 /// What the next read gives.
@@ -121,6 +126,7 @@ impl Taking {
     /// Sees to it that there is something to give; false at the end.
     fn load(&mut self, format: Format) -> Result<bool> {
         while matches!(self.next, Next::Unknown) {
+            let (position, seq) = (self.scanner.position(), self.scanner.seq());
             match self.scanner.next()? {
                 None => return Ok(false),
                 Some(Entry::Gap(Gap { reason: GapReason::Retired, .. })) => self.next = Next::Gap(Errno::EPIPE),
@@ -128,6 +134,12 @@ impl Taking {
                 Some(entry) => {
                     let mut unit = Vec::new();
                     render(format, &entry, None, &mut unit);
+                    self.scanner.trim(SCANNER_MEMORY);
+                    // What must not be kept comes again.
+                    if let Err(errno) = self.kept.set(unit.capacity() + self.scanner.kept()) {
+                        self.scanner.seek(position, seq)?;
+                        return Err(errno);
+                    }
                     // An empty payload in bin: a read of nothing would say that this is the end.
                     if unit.is_empty() {
                         self.consume()?;
@@ -146,7 +158,7 @@ impl Taking {
         reader.seek_seq(self.scanner.seq())?;
         reader.commit();
         self.next = Next::Unknown;
-        Ok(())
+        self.kept.set(0)
     }
 
     fn take(&mut self, size: usize, out: &mut Vec<u8>) -> Result<()> {

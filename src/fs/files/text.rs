@@ -1,11 +1,13 @@
 //! Short texts made on the spot. Whoever opens one for reading gets a snapshot of when its name was looked up. A handle that
 //! can be written to as well renders when it is read from the start, then keeps that, so that one pass sees one state.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use crate::fs::attr::{Attr, Ttl};
+use crate::fs::budget::{Budget, Kept};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Caching, Handle, Progress};
 use crate::fs::inodes::stable_hash;
@@ -16,20 +18,23 @@ use crate::fs::queues::OpenQueue;
 /// An open file whose whole text `render` gives.
 pub(super) struct TextHandle<F> {
     render: F,
-    text: Mutex<Option<Vec<u8>>>,
+    text: Mutex<(Option<Vec<u8>>, Kept)>,
 }
 
 impl<F: Fn() -> Result<Vec<u8>> + Send + Sync> TextHandle<F> {
-    pub(super) fn new(render: F) -> Self {
-        Self { render, text: Mutex::new(None) }
+    pub(super) fn new(kept: Kept, render: F) -> Self {
+        Self { render, text: Mutex::new((None, kept)) }
     }
 }
 
 impl<F: Fn() -> Result<Vec<u8>> + Send + Sync> Handle for TextHandle<F> {
     fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
         let mut text = lock(&self.text);
+        let (text, kept) = &mut *text;
         if offset == 0 || text.is_none() {
-            *text = Some((self.render)()?);
+            let rendered = (self.render)()?;
+            kept.set(rendered.len())?;
+            *text = Some(rendered);
         }
         give(text.as_deref().unwrap_or_default(), offset, size, out);
         Ok(Progress::Done)
@@ -46,7 +51,11 @@ const ASKED_AGAIN: Duration = Duration::from_millis(20);
 /// however he reads. Each look at the name finds the file as it is then.
 struct Snapshot {
     file: Arc<dyn File>,
-    text: Arc<[u8]>,
+    size: u64,
+    generation: u64,
+    /// Gone when many others have been made since: whoever opens it then has it made again.
+    text: Weak<[u8]>,
+    budget: Arc<Budget>,
 }
 
 /// A snapshot that was made of the file at a path, for a thread, and when.
@@ -57,13 +66,36 @@ struct Last {
     snapshot: Arc<Snapshot>,
 }
 
-/// The last snapshot that was made, until somebody looks at one.
-#[derive(Default)]
+/// Bytes of the texts that are kept for whoever has looked up their names and may open them. The last one is, in any case.
+const RECENT: usize = 16 << 20;
+
+/// The last snapshots that were made. The names that the kernel remembers keep none of their text.
 pub(crate) struct Snapshots {
+    /// Until somebody looks at one.
     last: Mutex<Option<Last>>,
+    recent: Mutex<(VecDeque<Arc<[u8]>>, usize)>,
+    budget: Arc<Budget>,
 }
 
 impl Snapshots {
+    /// `budget`: of what is kept for handles.
+    pub(crate) fn new(budget: &Arc<Budget>) -> Self {
+        Self { last: Mutex::default(), recent: Mutex::default(), budget: Arc::clone(budget) }
+    }
+
+    fn keep(&self, text: &Arc<[u8]>) {
+        let mut recent = lock(&self.recent);
+        let (texts, bytes) = &mut *recent;
+        *bytes += text.len();
+        texts.push_back(Arc::clone(text));
+        while *bytes > RECENT
+            && texts.len() > 1
+            && let Some(first) = texts.pop_front()
+        {
+            *bytes -= first.len();
+        }
+    }
+
     /// A snapshot of what the file at a path shows now. When another one is found under a name than before, the kernel asks
     /// once more at once, and gets the same.
     pub(crate) fn take(&self, path: &Path, file: &Arc<dyn File>, caller: &Caller) -> Result<Arc<dyn File>> {
@@ -74,7 +106,12 @@ impl Snapshots {
         {
             return Ok(last.snapshot);
         }
-        let snapshot = Arc::new(Snapshot::new(file, caller)?);
+        let text: Arc<[u8]> = read_whole(file, caller)?.into();
+        self.keep(&text);
+        let size = u64::try_from(text.len()).unwrap_or(u64::MAX);
+        let generation = generation(&**file, &text);
+        let (file, text, budget) = (Arc::clone(file), Arc::downgrade(&text), Arc::clone(&self.budget));
+        let snapshot = Arc::new(Snapshot { file, size, generation, text, budget });
         let (path, thread, when) = (path.to_path_buf(), caller.pid, Instant::now());
         *lock(&self.last) = Some(Last { path, thread, when, snapshot: Arc::clone(&snapshot) });
         Ok(snapshot)
@@ -86,33 +123,34 @@ impl Snapshots {
     }
 }
 
-impl Snapshot {
-    /// What `file` shows now to a caller who may open it.
-    fn new(file: &Arc<dyn File>, caller: &Caller) -> Result<Self> {
-        let attr = file.attr()?;
-        let bits = if caller.uid == attr.uid { 0o400 } else { 0o004 };
-        if caller.uid != 0 && attr.mode & bits == 0 {
-            // The kernel knows better, and will ask when it is opened.
-            return Err(Errno::EACCES);
+fn generation(file: &dyn File, text: &[u8]) -> u64 {
+    stable_hash(&[&file.generation().to_le_bytes(), text])
+}
+
+/// What `file` shows now to a caller who may open it.
+fn read_whole(file: &Arc<dyn File>, caller: &Caller) -> Result<Vec<u8>> {
+    let attr = file.attr()?;
+    let bits = if caller.uid == attr.uid { 0o400 } else { 0o004 };
+    if caller.uid != 0 && attr.mode & bits == 0 {
+        // The kernel knows better, and will ask when it is opened.
+        return Err(Errno::EACCES);
+    }
+    let handle = file.open(Access::Read, caller)?;
+    let (mut text, max) = (Vec::new(), file.snapshot_max());
+    loop {
+        let at = u64::try_from(text.len()).map_err(|_| Errno::EIO)?;
+        let before = text.len();
+        match handle.read(at, (1 << 20).min(max + 1 - before), &mut text)? {
+            Progress::Done if text.len() == before => return Ok(text),
+            Progress::Done if text.len() <= max => {}
+            _ => return Err(Errno::EMSGSIZE),
         }
-        let handle = file.open(Access::Read, caller)?;
-        let (mut text, max) = (Vec::new(), file.snapshot_max());
-        loop {
-            let at = u64::try_from(text.len()).map_err(|_| Errno::EIO)?;
-            let before = text.len();
-            match handle.read(at, (1 << 20).min(max + 1 - before), &mut text)? {
-                Progress::Done if text.len() == before => break,
-                Progress::Done if text.len() <= max => {}
-                _ => return Err(Errno::EMSGSIZE),
-            }
-        }
-        Ok(Self { file: Arc::clone(file), text: text.into() })
     }
 }
 
 impl File for Snapshot {
     fn attr(&self) -> Result<Attr> {
-        Ok(self.file.attr()?.with_size(u64::try_from(self.text.len()).unwrap_or(u64::MAX)))
+        Ok(self.file.attr()?.with_size(self.size))
     }
 
     fn messages_of(&self) -> Option<&OpenQueue> {
@@ -121,11 +159,24 @@ impl File for Snapshot {
 
     fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         let handle = self.file.open(access, caller)?;
-        Ok(if access == Access::Read { Box::new(SnapshotHandle(Arc::clone(&self.text))) } else { handle })
+        if access != Access::Read {
+            return Ok(handle);
+        }
+        let text = match self.text.upgrade() {
+            Some(text) => text,
+            None => read_whole(&self.file, caller)?.into(),
+        };
+        if generation(&*self.file, &text) != self.generation {
+            // The kernel looks the name up again.
+            return Err(Errno::ESTALE);
+        }
+        let mut kept = Kept::new(&self.budget, caller.uid);
+        kept.set(text.len())?;
+        Ok(Box::new(SnapshotHandle { text, _kept: kept }))
     }
 
     fn generation(&self) -> u64 {
-        stable_hash(&[&self.file.generation().to_le_bytes(), &self.text])
+        self.generation
     }
 
     fn shown_generation(&self) -> Option<u64> {
@@ -149,11 +200,14 @@ impl File for Snapshot {
     }
 }
 
-struct SnapshotHandle(Arc<[u8]>);
+struct SnapshotHandle {
+    text: Arc<[u8]>,
+    _kept: Kept,
+}
 
 impl Handle for SnapshotHandle {
     fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
-        give(&self.0, offset, size, out);
+        give(&self.text, offset, size, out);
         Ok(Progress::Done)
     }
 

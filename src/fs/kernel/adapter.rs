@@ -299,13 +299,17 @@ impl Adapter {
                     reply.error(poll::found_nothing(&open).err().unwrap_or(Errno::EAGAIN));
                 }
                 Ok(Progress::Wait(queues)) => {
+                    let share = match self.tree.charge_waiting(&open, &queues) {
+                        Ok(share) => share,
+                        Err(errno) => return reply.error(errno),
+                    };
                     let unique = reply.unique();
                     let parked = Arc::clone(&self.parked);
                     let answer: Answer = Box::new(move |result| {
                         parked.forget(unique);
                         reply.data(result);
                     });
-                    let read = Arc::new(ParkedRead::new(answer, open, offset, size, request.header.pid));
+                    let read = Arc::new(ParkedRead::new(answer, open, (offset, size), request.header.pid, share));
                     match self.parked.enter(unique, &read, is_interrupted) {
                         Ok(()) => self.tree.park(&queues, &read),
                         Err(errno) => read.end(errno),

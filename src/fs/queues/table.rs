@@ -13,7 +13,7 @@ use rustix::process::{Resource, getrlimit};
 use super::{Common, Contents, OpenQueue};
 use crate::clock;
 use crate::fs::backing::{Directory, FileId};
-use crate::fs::budget::Budget;
+use crate::fs::budget::{Budget, Kept};
 use crate::fs::credentials::Caller;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::kernel::PageCache;
@@ -80,6 +80,11 @@ impl Queues {
     /// What users may hold.
     pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.common.budget
+    }
+
+    /// What a handle keeps that this caller opens.
+    pub(crate) fn kept_by(&self, caller: &Caller) -> Kept {
+        Kept::new(&self.common.budget, caller.uid)
     }
 
     /// Who waits for them.
