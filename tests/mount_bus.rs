@@ -220,7 +220,7 @@ fn the_metrics_are_sound() {
 #[test]
 fn the_root_tells_about_the_mount() {
     let Some(mount) = mount() else { return };
-    assert_eq!(mount.ok("ls .chronfs"), "README\ndoctor\nmetrics\nstatus.json\nversion\n");
+    assert_eq!(mount.ok("ls .chronfs"), "README\ndoctor\nlog\nmetrics\nstatus.json\nversion\n");
     assert_eq!(mount.ok("cat .chronfs/version"), format!("chronfs {}\n", env!("CARGO_PKG_VERSION")));
     assert!(mount.ok("cat .chronfs/README").contains("append.txt"));
     assert_eq!(mount.ok("jq -c '[.queues[].last_seq]' .chronfs/status.json"), "[3,3,1]\n");

@@ -40,6 +40,14 @@ impl Kind {
             Self::Writers => Errno::EAGAIN,
         }
     }
+
+    fn what(self) -> &'static str {
+        match self {
+            Self::Handles => "open files",
+            Self::Bytes => "bytes of memory",
+            Self::Writers => "queues that are appended to",
+        }
+    }
 }
 
 /// The share of everything that root leaves to others.
@@ -123,7 +131,9 @@ impl Share {
         let left = limit.saturating_sub(in_all);
         let is_fair = if self.uid == 0 { left >= limit / LEFT_BY_ROOT } else { by_user <= left };
         if amount > self.amount && !is_fair {
-            return Err(self.kind.refusal());
+            let (what, of_user) = (self.kind.what(), user[kind]);
+            let text = format!("user {} has {of_user} {what}, others leave {left} of {limit}", self.uid);
+            return Err(self.kind.refusal().because(text));
         }
         user[kind] = by_user;
         if *user == [0; Kind::COUNT] {

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use super::backing::Directory;
 use super::credentials::{Caller, READ, SEARCH};
-use super::errno::{Errno, Result};
+use super::daemon_log::Failure;
+use super::errno::{Errno, Reason, Result, set_reason};
 use super::kernel::is_interrupted;
 use super::lock;
 use super::nodes::Shared;
@@ -93,7 +94,7 @@ enum Step<T> {
     Nothing,
     /// Somebody else hangs there.
     Hangs(PathBuf),
-    Failed(Errno),
+    Failed(Errno, Option<Reason>),
 }
 
 /// Looks at all directories and queues below a directory; what vanishes meanwhile is left out. `look` is called for each
@@ -128,7 +129,10 @@ pub(super) fn survey<T: Send + 'static>(
                 survey.seen.push((name, seen));
             }
             Ok(Step::Hangs(path)) => survey.unanswered.push(shown(&path)),
-            Ok(Step::Failed(errno)) => return Err(errno),
+            Ok(Step::Failed(errno, reason)) => {
+                set_reason(reason);
+                return Err(errno);
+            }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
                 let Some((path, since)) = &at else { continue };
@@ -138,6 +142,7 @@ pub(super) fn survey<T: Send + 'static>(
                     if !is_late {
                         return Err(Errno::EINTR);
                     }
+                    walk.log_silence(path);
                     survey.unanswered.push(shown(path));
                     at = None;
                     (steps, left) = walk.start()?;
@@ -168,6 +173,12 @@ impl<T: Send + 'static> Walk<T> {
         hanging.insert(self.relative.join(path));
     }
 
+    fn log_silence(&self, path: &Path) {
+        let (path, errno) = (self.relative.join(path), Errno::ETIMEDOUT.because("does not answer"));
+        let caller = Some((self.caller.uid, self.caller.pid));
+        self.shared.log.failed(&Failure { op: "survey", path: &path, queue: &path, errno, caller });
+    }
+
     fn run(&self, tell: &Sender<Step<T>>, left: &AtomicBool) {
         while let Some((path, parent)) = self.next() {
             let place = self.relative.join(&path);
@@ -189,7 +200,7 @@ impl<T: Send + 'static> Walk<T> {
                 match visited {
                     Ok(Some((name, seen))) => Step::Seen(name, seen),
                     Ok(None) => Step::Nothing,
-                    Err(errno) => Step::Failed(errno),
+                    Err(errno) => Step::Failed(errno, errno.take_reason()),
                 }
             };
             if tell.send(step).is_err() {

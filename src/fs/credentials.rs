@@ -205,7 +205,7 @@ impl Acting {
 impl Drop for Acting {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
-            eprintln!("chronfs: a thread can't get back to its own rights: {error}");
+            log::error!(target: "chronfs", "a thread can't get back to its own rights: {error}");
             std::process::abort();
         }
         IS_ACTING.set(false);

@@ -14,17 +14,24 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::{panic, thread};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
+use super::errno::Errno;
 use super::mount::{Mount, MountError, MountOptions, no_mount_table};
 use super::mountinfo;
+use crate::printable::printable;
 
 /// Set in the child that [`run`] starts.
 const DETACHED: &str = "CHRONFS_DETACHED";
 /// What the child says when the mount is usable.
 const READY: &str = "ready";
+/// What lines of the log are about.
+const LOG: &str = "chronfs";
+/// Longest text of a panic in the log, in characters.
+const MAX_PANIC: usize = 300;
 
 /// Mounts, and serves until unmounted or told to stop by SIGINT, SIGTERM or SIGHUP. In the foreground it returns
 /// then; otherwise it returns as soon as a detached process has made the mount usable.
@@ -34,7 +41,7 @@ const READY: &str = "ready";
 /// # Errors
 /// [`MountError`], with the path and the reason.
 pub fn run(root: &Path, mountpoint: &Path, options: &MountOptions, foreground: bool) -> Result<(), MountError> {
-    if env::var_os(DETACHED).is_some() {
+    if is_detached() {
         let mut is_usable = false;
         let result = serve(root, mountpoint, options, || {
             detach_from_terminal()?;
@@ -43,7 +50,7 @@ pub fn run(root: &Path, mountpoint: &Path, options: &MountOptions, foreground: b
         });
         return match result {
             Err(error) if is_usable => {
-                log(&error.to_string());
+                log::error!(target: LOG, "{error}");
                 Err(error)
             }
             Err(error) => {
@@ -57,6 +64,26 @@ pub fn run(root: &Path, mountpoint: &Path, options: &MountOptions, foreground: b
     if foreground { serve(root, mountpoint, options, || Ok(())) } else { start_detached() }
 }
 
+/// Whether this process is the detached one: nobody sees what it prints.
+pub fn is_detached() -> bool {
+    env::var_os(DETACHED).is_some()
+}
+
+/// A panic is logged with its place, and is the reason of the error that it costs its caller.
+pub(super) fn log_panics() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        let thread = thread::current();
+        let name = thread.name().unwrap_or_default();
+        let text: String = printable(&panic.to_string().replacen('\n', " ", 1)).chars().take(MAX_PANIC).collect();
+        log::error!(target: LOG, "{name}: {text}");
+        if !name.starts_with(LOG) {
+            before(panic);
+        }
+        let _ = Errno::EIO.because(text);
+    }));
+}
+
 fn serve(
     root: &Path,
     mountpoint: &Path,
@@ -64,19 +91,20 @@ fn serve(
     usable: impl FnOnce() -> io::Result<()>,
 ) -> Result<(), MountError> {
     let system = |error: io::Error| MountError::System(format!("cannot start the daemon: {error}"));
+    log_panics();
     // Before the mount, so that a signal in between is not lost.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(system)?;
     // A file size limit shall fail the write, not the daemon: any handler at all does that.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(system)?;
     let mount = Mount::start(root, mountpoint, options)?;
     let unmounter = mount.unmounter();
-    std::thread::Builder::new()
+    thread::Builder::new()
         .name("chronfs-stop".into())
         .spawn(move || {
             for _ in signals.forever() {
                 notify("STOPPING=1");
                 if let Err(error) = unmounter.unmount() {
-                    eprintln!("chronfs: {error}");
+                    log::error!(target: LOG, "{error}");
                 }
             }
         })
@@ -143,15 +171,6 @@ fn decode(said: &str) -> Option<MountError> {
         "system" => Some(MountError::System(text)),
         "failed" => Some(MountError::Failed(text)),
         _ => None,
-    }
-}
-
-/// A line in the system's log, for what no terminal can be told any more. Best effort.
-fn log(text: &str) {
-    // Facility daemon, severity error.
-    let line = format!("<27>chronfs[{}]: {text}", std::process::id());
-    if let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() {
-        let _ = socket.send_to(line.as_bytes(), "/dev/log");
     }
 }
 

@@ -1,14 +1,29 @@
 //! Errors as the kernel knows them. The mapping from the engine's errors is one exhaustive match: a new variant
 //! there does not compile until somebody has decided here what a shell shall say.
+//!
+//! An error's text ends here, so each thread keeps the last one as the reason of the error number that it became
+//! ([`Errno::because`]). Whoever answers the request takes it for the log ([`Errno::take_reason`]).
 
-use std::fmt;
+use std::cell::RefCell;
+use std::fmt::{self, Display};
 use std::io;
 
-use crate::queue::Error;
+use crate::queue::{Error, Gap, GapReason};
 
 /// An error number. Nothing else crosses the boundary to the kernel, so nothing else is carried.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Errno(i32);
+
+/// Why an operation failed, as an error's text has it.
+pub(crate) struct Reason {
+    errno: Errno,
+    text: Box<dyn Display + Send>,
+}
+
+thread_local! {
+    /// Of this thread's last error.
+    static REASON: RefCell<Option<Reason>> = const { RefCell::new(None) };
+}
 
 /// The result of an operation of the mount.
 pub(crate) type Result<T> = std::result::Result<T, Errno>;
@@ -29,7 +44,7 @@ macro_rules! errnos {
 }
 
 errnos! {
-    EACCES EAGAIN EBADF EBUSY EDQUOT EEXIST EINTR EINVAL EIO EISDIR ELOOP EMFILE EMSGSIZE ENAMETOOLONG ENFILE ENOENT ENOMEM ENOSYS ENOTCONN ENOTDIR
+    EACCES EAGAIN EBADF EBUSY EDQUOT EEXIST EINTR EINVAL EIO EISDIR ELOOP EMFILE EMSGSIZE ENAMETOOLONG ENFILE ENOENT ENOMEM ENOSPC ENOSYS ENOTCONN ENOTDIR
     ENOTTY EOPNOTSUPP EPERM EPIPE EPROTONOSUPPORT EROFS ESTALE ETIMEDOUT
 }
 
@@ -37,6 +52,28 @@ impl Errno {
     /// The number that the kernel expects, positive.
     pub(crate) fn code(self) -> i32 {
         self.0
+    }
+
+    /// Notes why.
+    pub(crate) fn because(self, text: impl Display + Send + 'static) -> Self {
+        set_reason(Some(Reason { errno: self, text: Box::new(text) }));
+        self
+    }
+
+    /// Why this thread has returned this error, if it is known.
+    pub(crate) fn take_reason(self) -> Option<Reason> {
+        set_reason(None).filter(|reason| reason.errno == self)
+    }
+}
+
+/// Notes a reason, of another thread's error or none; returns the one before.
+pub(crate) fn set_reason(reason: Option<Reason>) -> Option<Reason> {
+    REASON.try_with(|last| last.replace(reason)).ok().flatten()
+}
+
+impl Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.text.fmt(f)
     }
 }
 
@@ -51,13 +88,10 @@ impl fmt::Debug for Errno {
 
 impl From<io::Error> for Errno {
     fn from(error: io::Error) -> Self {
-        Self::from(&error)
-    }
-}
-
-impl From<&io::Error> for Errno {
-    fn from(error: &io::Error) -> Self {
-        Self(error.raw_os_error().filter(|code| *code > 0).unwrap_or(libc::EIO))
+        match Self::of_system(&error) {
+            Some(errno) => errno,
+            None => Self::EIO.because(error),
+        }
     }
 }
 
@@ -69,14 +103,31 @@ impl From<rustix::io::Errno> for Errno {
 
 impl From<Error> for Errno {
     fn from(error: Error) -> Self {
-        Self::from(&error)
+        Self::of(&error).because(error)
     }
 }
 
-impl From<&Error> for Errno {
-    fn from(error: &Error) -> Self {
+impl From<Gap> for Errno {
+    fn from(gap: Gap) -> Self {
+        let errno = if gap.reason == GapReason::Retired { Self::EPIPE } else { Self::EIO };
+        errno.because(missing(gap))
+    }
+}
+
+/// What a gap comes to, in words.
+pub(crate) fn missing(Gap { from, to, reason, position }: Gap) -> String {
+    let (reason, segment, offset) = (reason.as_str(), position.segment, position.offset);
+    format!("messages {from} to {to} are missing ({reason}, segment {segment}, offset {offset})")
+}
+
+impl Errno {
+    fn of_system(error: &io::Error) -> Option<Self> {
+        error.raw_os_error().filter(|code| *code > 0).map(Self)
+    }
+
+    fn of(error: &Error) -> Self {
         match error {
-            Error::Io { source, .. } => Self::from(source),
+            Error::Io { source, .. } => Self::of_system(source).unwrap_or(Self::EIO),
             Error::NotAQueue { .. } | Error::NoSuchReader { .. } => Self::ENOENT,
             Error::AlreadyExists { .. } => Self::EEXIST,
             Error::Damaged { .. } | Error::Poisoned { .. } | Error::Forked { .. } => Self::EIO,
@@ -94,5 +145,23 @@ impl From<&Error> for Errno {
             | Error::InvalidSetting(_)
             | Error::NoSuchPosition { .. } => Self::EINVAL,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_belongs_to_its_error() {
+        let refused = Error::Refused { path: "q".into(), reason: "a symbolic link".into() };
+        let text = refused.to_string();
+        let errno = Errno::from(refused);
+        assert_eq!(errno, Errno::EPERM);
+        assert_eq!(errno.take_reason().unwrap().to_string(), text);
+        assert!(errno.take_reason().is_none(), "taken");
+        let _ = Errno::EIO.because("of another one");
+        assert!(errno.take_reason().is_none());
+        assert!(Errno::EIO.take_reason().is_none(), "it was this thread's last error, and is forgotten");
     }
 }

@@ -37,8 +37,10 @@ impl Work for OpenQueue {
     }
 
     fn go_on(&self, is_enough: &dyn Fn() -> bool) -> bool {
-        // A queue that can't be read will say so when asked.
-        self.indexes.make_all(is_enough).unwrap_or(true)
+        self.indexes.make_all(is_enough).unwrap_or_else(|error| {
+            self.failed("index", error.into());
+            true
+        })
     }
 }
 

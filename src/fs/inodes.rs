@@ -117,6 +117,11 @@ impl<N> Inodes<N> {
         read(&self.tables).nodes.get(&ino).map(|held| Arc::clone(&held.node)).ok_or(Errno::ESTALE)
     }
 
+    /// Where the kernel has found a node, below the root.
+    pub(crate) fn path(&self, ino: Ino) -> Option<PathBuf> {
+        read(&self.tables).nodes.get(&ino).map(|held| held.key.path.clone())
+    }
+
     /// The names of some nodes, each in the directory that the kernel knows it by.
     pub(crate) fn names(&self, is_wanted: impl Fn(&Key, &N) -> bool) -> Vec<(Ino, OsString)> {
         let tables = read(&self.tables);

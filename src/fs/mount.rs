@@ -17,17 +17,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use log::Level;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
 use super::backing::Backing;
 use super::credentials::can_act;
+use super::daemon_log::DaemonLog;
 use super::kernel::{Ended, PageCache, Session, detach};
 use super::mountinfo::{self, Mounted};
 use super::tree::Tree;
 
-pub use super::options::MountOptions;
+pub use super::options::{LOG_LEVELS, MountOptions};
 
 /// How long another mount in the same directory is waited for; it takes a fraction of a second.
 const TURN_PATIENCE: Duration = Duration::from_secs(5);
@@ -52,6 +54,7 @@ pub enum MountError {
 pub struct Mount {
     session: Session,
     mountpoint: PathBuf,
+    log: Arc<DaemonLog>,
 }
 
 /// Unmounts a [`Mount`] from another thread.
@@ -86,16 +89,19 @@ impl Mount {
         let failed = |error: io::Error| MountError::System(format!("{}: cannot open: {error}", root.display()));
         let backing = Backing::open(&root, options.cross_mounts).map_err(failed)?;
         // Root's; without it each read is a request.
-        let pages = PageCache::start().ok().map(Arc::new);
-        let tree = Tree::new(backing, options.read_only, options.settings, Session::max_chunk(), pages)
+        let log = DaemonLog::new(&mountpoint, options.log);
+        let pages = PageCache::start(&log).ok().map(Arc::new);
+        let chunk = Session::max_chunk();
+        let tree = Tree::new(backing, options.read_only, options.settings, chunk, pages, Arc::clone(&log))
             .map_err(|errno| failed(io::Error::from_raw_os_error(errno.code())))?;
         let source = options.fs_name.clone().unwrap_or_else(|| root.to_string_lossy().into_owned());
         let session =
             Session::start(tree, &mountpoint, &source, options).map_err(|error| explain(&mountpoint, &error))?;
-        let mount = Self { session, mountpoint };
+        let mount = Self { session, mountpoint, log };
         if options.nosymfollow {
             follow_no_links(&mount.mountpoint, options)?;
         }
+        mount.log.note(Level::Info, "mount", &format!("mounted, of {}", root.display()));
         Ok(mount)
     }
 
@@ -116,7 +122,10 @@ impl Mount {
     /// is left there.
     pub fn run_until_unmounted(self) -> Result<(), MountError> {
         match self.session.wait() {
-            Ended::Unmounted => Ok(()),
+            Ended::Unmounted => {
+                self.log.note(Level::Info, "unmount", "unmounted");
+                Ok(())
+            }
             Ended::Aborted => Err(MountError::Failed(format!(
                 "{}: the kernel has aborted the connection, and a dead mount is left; mount it again, or take it away \
                  with 'chron-cli umount'",

@@ -15,6 +15,16 @@ pub(crate) enum Node {
     File(FileNode),
 }
 
+impl Node {
+    /// The path of the backing directory, below the root.
+    pub(super) fn relative(&self) -> &Path {
+        match self {
+            Self::Directory(node) => &node.relative,
+            Self::File(node) => &node.relative,
+        }
+    }
+}
+
 /// A file, and the backing directory that it lies in.
 #[derive(Clone)]
 pub(crate) struct FileNode {

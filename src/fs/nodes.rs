@@ -13,6 +13,7 @@ use super::attr::{Attr, Ttl};
 use super::backing::{Backing, Directory};
 use super::bus_walk::Hanging;
 pub(crate) use super::credentials::Caller;
+use super::daemon_log::DaemonLog;
 use super::errno::{Errno, Result};
 use super::files::{append, chronfs, follow, lease, marker, merged, readers, status, take, views};
 use super::handles::Handle;
@@ -22,6 +23,7 @@ use super::queues::{Contents, OpenQueue, Queues};
 pub(crate) struct Shared {
     pub(crate) backing: Backing,
     pub(crate) queues: Queues,
+    pub(crate) log: Arc<DaemonLog>,
     pub(crate) read_only: bool,
     /// For queues that the mount makes.
     pub(crate) settings: Settings,
@@ -309,6 +311,7 @@ pub(crate) static NODES: &[Row] = &[
     file("metrics", CHRONFS, Listed::Always, chronfs::metrics),
     file("status.json", CHRONFS, Listed::Always, chronfs::status),
     file("doctor", CHRONFS, Listed::Always, chronfs::doctor),
+    file("log", CHRONFS, Listed::Always, chronfs::log),
     file("version", CHRONFS, Listed::Always, chronfs::version),
     file("README", CHRONFS, Listed::Always, chronfs::readme),
     #[cfg(test)]

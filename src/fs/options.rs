@@ -1,5 +1,7 @@
 //! The words after `-o`: which the mount obeys, which it accepts because mount(8), fstab and systemd pass them on.
 
+use log::LevelFilter;
+
 use crate::queue::Settings;
 use crate::report::parse_size;
 
@@ -38,6 +40,8 @@ pub struct MountOptions {
     pub threads: usize,
     /// The settings of queues that the mount makes.
     pub settings: Settings,
+    /// The least important lines that are logged, to the logger of the `log` crate and in `.chronfs/log`.
+    pub log: LevelFilter,
 }
 
 impl Default for MountOptions {
@@ -53,6 +57,7 @@ impl Default for MountOptions {
             fs_name: None,
             threads: 4,
             settings: Settings::default(),
+            log: LevelFilter::Warn,
         }
     }
 }
@@ -108,6 +113,13 @@ const REFUSED: &[(&str, &str)] = &[
     ("sync", "not offered; fsync(2) makes what was appended durable"),
 ];
 
+/// What `log=` takes.
+pub const LOG_LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
+fn log_level(word: &str) -> Option<LevelFilter> {
+    LOG_LEVELS.contains(&word).then(|| word.parse().ok())?
+}
+
 impl MountOptions {
     /// Parses the value of one `-o`: words separated by commas, the later of two contradicting ones counts.
     ///
@@ -155,6 +167,10 @@ impl MountOptions {
                     .ok()
                     .filter(|threads| (1..=16).contains(threads))
                     .ok_or_else(|| MountError::Usage(format!("option threads={value}: must be 1 to 16")))?;
+            }
+            ("log", Some(value)) => {
+                self.log = log_level(value)
+                    .ok_or_else(|| MountError::Usage(format!("option log={value}: must be one of {LOG_LEVELS:?}")))?;
             }
             ("segment_size", Some(value)) => {
                 let wrong = |error: &dyn std::fmt::Display| MountError::Usage(format!("option segment_size: {error}"));
@@ -217,6 +233,8 @@ mod tests {
             "readonly",
             "threads=0",
             "threads=many",
+            "log=loud",
+            "log=off",
             "segment_size=1",
             "segment_size=x",
             "segment_size=8GiB",
@@ -232,6 +250,7 @@ mod tests {
             let error = MountOptions::parse(word).unwrap_err().to_string();
             assert!(error.contains(word.split('=').next().unwrap()), "{error}");
         }
+        assert_eq!(MountOptions::parse("log=debug").unwrap().log, LevelFilter::Debug);
         assert_eq!(MountOptions::parse("segment_size=1MiB").unwrap().settings.segment_size, 1 << 20);
     }
 }

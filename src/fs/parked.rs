@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::budget::Share;
-use super::errno::{Errno, Result};
+use super::errno::{self, Errno, Result};
 use super::handles::{OpenFile, Progress};
 use super::{lock, signals};
 use crate::sync::{AtomicBool, Ordering};
@@ -83,6 +83,7 @@ impl ParkedRead {
         loop {
             buffer.clear();
             // A panic costs this read an EIO, not the thread its life.
+            errno::set_reason(None);
             let read = || self.open.handle.read(self.offset, self.size, buffer);
             let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(Errno::EIO));
             let mut state = lock(&self.state);

@@ -18,6 +18,7 @@ use crate::view::{Format, SegmentIndexes, View};
 use super::backing::{Directory, FileId};
 use super::budget::{Budget, Kept, Kind, Share};
 use super::credentials::Caller;
+use super::daemon_log::{DaemonLog, Failure};
 use super::errno::{Errno, Result};
 use super::holders::Holders;
 use super::indexer::Indexer;
@@ -97,6 +98,7 @@ struct Common {
     /// Held while a queue is made. Its files come one by one, and its maker holds the writer lock meanwhile: whoever
     /// opens it then would take it for another queue, and its maker for another writer.
     making: Mutex<()>,
+    log: Arc<DaemonLog>,
 }
 
 #[derive(Default)]
@@ -148,6 +150,12 @@ impl OpenQueue {
     /// What a handle keeps that this caller opens.
     pub(crate) fn kept_by(&self, caller: &Caller) -> Kept {
         Kept::new(&self.common.budget, caller.uid)
+    }
+
+    /// Logs an error that nobody can be told of.
+    pub(crate) fn failed(&self, op: &'static str, errno: Errno) {
+        let path = self.queue.path();
+        self.common.log.failed(&Failure { op, path, queue: path, errno, caller: None });
     }
 
     /// Who waits for this queue and others.

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ const MAX_WARM: u32 = 64;
 const PAGE: u64 = 64 << 10;
 /// Growth up to this is written to the page cache as it is; of more only what is needed, the rest when it is read.
 const AT_ONCE: u64 = 1 << 20;
+/// Why there are fewer bytes than the kernel was told.
+const SHRUNK: &str = "what was indexed can no longer be read";
 
 /// How long what somebody was told of is held open for him, and how many segments of it: retention takes the first first.
 const TOLD: Duration = Duration::from_secs(1);
@@ -221,11 +224,11 @@ impl SharedView {
 
     /// Appends bytes to `out`; see [`View::read_at`].
     pub(crate) fn read_at(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Option<Crossed>> {
-        self.view.read_at(offset, size, out).map_err(|error| self.seen(&error))
+        self.view.read_at(offset, size, out).map_err(|error| self.seen(error))
     }
 
-    fn seen(&self, error: &Error) -> Errno {
-        match error {
+    fn seen(&self, error: Error) -> Errno {
+        match &error {
             // Retention took it away: this file is no longer what its name stands for.
             Error::NoSuchPosition { .. } => return Errno::ESTALE,
             error if error.is_unusable_file() => self.spoilt.store(true, Ordering::Relaxed),
@@ -236,7 +239,7 @@ impl SharedView {
 
     /// Whether a segment still has what pages may have been made of.
     fn check(&self, segment: SegmentId) -> Result<()> {
-        match self.view.check(segment).map_err(|error| self.seen(&error)) {
+        match self.view.check(segment).map_err(|error| self.seen(error)) {
             // It has another name now, which the kernel asks for.
             Err(_) if self.is_spoilt() => Err(Errno::ESTALE),
             checked => checked,
@@ -364,7 +367,7 @@ impl Cached {
         // they have nothing, and will ask.
         let needed = *size / PAGE * PAGE + PAGE;
         if end > needed.saturating_add(AT_ONCE) {
-            let upto = view.unit_end(needed).map_err(|error| shared.seen(&error))?;
+            let upto = view.unit_end(needed).map_err(|error| shared.seen(error))?;
             self.write(shared, *size, upto)?;
             *size = upto;
         }
@@ -381,7 +384,7 @@ impl Cached {
         let mut bytes = Vec::with_capacity(len);
         shared.read_at(from, len, &mut bytes)?;
         let file = self.file.get().ok_or(Errno::EIO)?;
-        if bytes.len() < len { Err(Errno::EIO) } else { Ok(file.write(from, bytes)?) }
+        if bytes.len() < len { Err(Errno::EIO.because(SHRUNK)) } else { Ok(file.write(from, bytes)?) }
     }
 }
 
@@ -398,7 +401,11 @@ impl Text for Cached {
         let wanted = out.len() + size.min(there);
         shared.read_at(offset, size.min(there), out)?;
         // Fewer bytes would be an end of the file to the kernel.
-        if out.len() < wanted { Err(Errno::EIO) } else { Ok(()) }
+        if out.len() < wanted { Err(Errno::EIO.because(SHRUNK)) } else { Ok(()) }
+    }
+
+    fn queue(&self) -> PathBuf {
+        self.view.upgrade().map_or_else(PathBuf::new, |shared| shared.view.queue.path().to_path_buf())
     }
 }
 

@@ -19,6 +19,7 @@ use super::budget::{Kind as Budgeted, Share};
 use super::bus_walk::Hanging;
 use super::callers::is_sending;
 use super::children;
+use super::daemon_log::{Asked, DaemonLog};
 use super::errno::{Errno, Result};
 use super::files::numbered;
 use super::files::readers;
@@ -53,20 +54,21 @@ pub(crate) struct Tree {
 
 impl Tree {
     /// The tree over an opened root. `max_chunk`: the largest piece in which the kernel passes on a write, in bytes.
-    /// `pages`: the kernel's page cache for text, if there is one.
+    /// `pages`: the kernel's page cache for text, if there is one. `log`: where errors are explained.
     pub(crate) fn new(
         backing: Backing,
         read_only: bool,
         settings: Settings,
         max_chunk: usize,
         pages: Option<Arc<PageCache>>,
+        log: Arc<DaemonLog>,
     ) -> Result<Self> {
         let id = backing.directory(Path::new(""))?.id();
         let relative: Arc<Path> = Arc::from(Path::new(""));
         let root = DirectoryNode { kind: DirectoryKind::Backing, relative, id };
-        let (closing, queues) = (AtomicBool::new(false), Queues::new(!read_only, pages));
-        let snapshots = Snapshots::new(queues.budget());
-        let shared = Shared { backing, queues, read_only, settings, max_chunk, hanging: Hanging::default(), closing };
+        let (closing, queues) = (AtomicBool::new(false), Queues::new(!read_only, pages, &log));
+        let (snapshots, hanging) = (Snapshots::new(queues.budget()), Hanging::default());
+        let shared = Shared { backing, queues, log, read_only, settings, max_chunk, hanging, closing };
         Ok(Self {
             shared: Arc::new(shared),
             inodes: Inodes::new(Key { path: PathBuf::new(), id, generation: 0 }, Node::Directory(root)),
@@ -102,6 +104,19 @@ impl Tree {
         for queue in self.shared.queues.all() {
             queue.drop_writer();
         }
+        self.shared.log.finish();
+    }
+
+    /// Logs that a request gets an error, which is this thread's last one.
+    pub(crate) fn refused(&self, asked: &Asked, errno: Errno) {
+        self.shared.log.refused(asked, errno, || {
+            if let Some((home, seq)) = self.messages.find(asked.ino) {
+                return (home.path.join(seq.to_string()), home.path);
+            }
+            let path = self.inodes.path(asked.ino).unwrap_or_default();
+            let queue = self.node(asked.ino).map(|node| node.relative().to_path_buf()).unwrap_or_default();
+            (path, queue)
+        });
     }
 
     pub(crate) fn lookup(&self, parent: Ino, name: &OsStr, caller: &Caller) -> Result<Entry> {

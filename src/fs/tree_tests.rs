@@ -4,6 +4,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::fs::daemon_log::DaemonLog;
 use crate::fs::parked::{Parked, ParkedRead};
 use crate::queue::Queue;
 
@@ -26,7 +27,8 @@ impl Fixture {
         let queue = Queue::create(root.path().join("q"), &settings).unwrap();
         queue.writer().unwrap().append(1, b"first").unwrap();
         let backing = Backing::open(root.path(), false).unwrap();
-        let tree = Arc::new(Tree::new(backing, read_only, settings, CHUNK, None).unwrap());
+        let log = DaemonLog::new(Path::new("/mnt"), log::LevelFilter::Off);
+        let tree = Arc::new(Tree::new(backing, read_only, settings, CHUNK, None, log).unwrap());
         Self { tree, root }
     }
 

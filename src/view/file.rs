@@ -62,7 +62,7 @@ pub struct Crossed {
 /// ```
 #[derive(Debug)]
 pub struct View {
-    queue: Queue,
+    pub(crate) queue: Queue,
     format: Format,
     end_seq: Option<u64>,
     /// Nothing of the segments that follow it is in the file.

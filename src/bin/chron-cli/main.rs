@@ -15,6 +15,7 @@ mod doctor;
 mod failure;
 mod generate;
 mod inspect;
+mod logger;
 mod ls;
 mod merge;
 mod mount;
@@ -33,6 +34,7 @@ mod watch;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use chronfs::fs::mount::LOG_LEVELS;
 use chronfs::view::{Format, InputFormat, SeekTarget};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -115,6 +117,10 @@ segment_size=64KiB is for queues that are made through the mount; threads=N, 1 t
 source in findmnt. noexec, nosymfollow and SELinux's context=LABEL go to the kernel. What else fstab and mount(8) have
 is accepted, but for what asks for what is not done (sync).
 
+The log says why an operation failed: on stderr with -f, otherwise in the journal or to syslog; its last lines are in
+.chronfs/log, for the owner of the bus directory. error and warn are about the queues and the machine, info about the
+mount, debug about what callers were refused, trace about every error. -o log=LEVEL does the same.
+
 Examples:
   chron-cli mount /srv/bus /mnt/bus
   chron-cli mount -f -o ro /srv/bus /mnt/bus      in the foreground, refusing every change
@@ -130,6 +136,9 @@ struct MountArgs {
     /// Stay in the foreground
     #[arg(short, long)]
     foreground: bool,
+    /// The least important lines to log [default: warn]
+    #[arg(long, value_name = "LEVEL", value_parser = LOG_LEVELS)]
+    log_level: Option<String>,
     /// Mount options, separated by commas, as for mount(8)
     #[arg(short, long = "options", value_name = "OPTIONS", action = clap::ArgAction::Append)]
     options: Vec<String>,

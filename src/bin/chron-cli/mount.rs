@@ -10,16 +10,24 @@ use chronfs::fs::mount::{MountError, MountOptions};
 
 use crate::MountArgs;
 use crate::failure::{Done, Failure, Outcome};
+use crate::logger;
 
 pub(crate) fn run(args: &MountArgs) -> Outcome {
-    mount(&args.root, &args.dir, &args.options, args.foreground)?;
+    let level = args.log_level.as_ref().map(|level| format!("log={level}"));
+    mount(&args.root, &args.dir, args.options.iter().chain(&level), args.foreground)?;
     Ok(Done::Well)
 }
 
 /// Mounts, with the values of `-o`, of which there may be several.
-fn mount(root: &Path, dir: &Path, words: &[String], foreground: bool) -> Result<(), MountError> {
+fn mount<'a>(
+    root: &Path,
+    dir: &Path,
+    mut words: impl Iterator<Item = &'a String>,
+    foreground: bool,
+) -> Result<(), MountError> {
     let mut options = MountOptions::default();
-    words.iter().try_for_each(|words| options.add(words))?;
+    words.try_for_each(|words| options.add(words))?;
+    logger::install(options.log);
     daemon::run(root, dir, &options, foreground)
 }
 

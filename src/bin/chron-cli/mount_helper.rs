@@ -12,6 +12,7 @@ use chronfs::fs::daemon;
 use chronfs::fs::mount::{MountError, MountOptions};
 
 use crate::failure::note;
+use crate::logger;
 
 const USAGE: &str = "usage: mount.chronfs SOURCE DIR [-sfnv] [-o OPTIONS]";
 
@@ -57,6 +58,7 @@ fn mount(call: Call) -> Result<(), MountError> {
     if call.verbose {
         note(&format!("mounting {} at {}", call.source.display(), call.dir.display()));
     }
+    logger::install(options.log);
     if call.fake { Ok(()) } else { daemon::run(&call.source, &call.dir, &options, false) }
 }
 

@@ -166,15 +166,16 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn of(error: &Error) -> Self {
-        let errno = Errno::from(error);
-        match error {
+    fn of(error: Error) -> Self {
+        let is_line = matches!(
+            error,
             Error::TooLarge { .. }
-            | Error::ReservedType
-            | Error::TimestampInPast { .. }
-            | Error::TimestampInFuture { .. } => Self::Line(errno),
-            _ => Self::Queue(errno),
-        }
+                | Error::ReservedType
+                | Error::TimestampInPast { .. }
+                | Error::TimestampInFuture { .. }
+        );
+        let errno = Errno::from(error);
+        if is_line { Self::Line(errno) } else { Self::Queue(errno) }
     }
 
     fn errno(&self) -> Errno {
@@ -314,7 +315,7 @@ impl AppendHandle {
             Some(timestamp_ns) => writer.append_at(timestamp_ns, input.msg_type, &input.payload),
             None => writer.append(input.msg_type, &input.payload),
         };
-        appended.map(drop).map_err(|error| Refusal::of(&error))
+        appended.map(drop).map_err(Refusal::of)
     }
 }
 
@@ -357,8 +358,11 @@ impl Handle for AppendHandle {
     }
 
     fn release(&self) {
-        // Nobody is left who could be told of an error.
-        let _ = self.finish_line(&mut lock(&self.state));
+        if let Err(errno) = self.finish_line(&mut lock(&self.state))
+            && let Some(queue) = &*lock(&self.queue)
+        {
+            queue.failed("release", errno);
+        }
     }
 }
 

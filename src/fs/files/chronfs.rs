@@ -97,6 +97,11 @@ fn diagnose(site: &Site, caller: &Caller) -> Result<String> {
     Ok(text)
 }
 
+/// Row constructor of `log`: what the daemon has logged last, for the root's owner.
+pub(crate) fn log(site: &Site) -> Result<Arc<dyn File>> {
+    Ok(Arc::new(Text { site: site.clone(), render: |site, _| Ok(site.shared.log.text()), mask: 0o400 }))
+}
+
 /// Row constructor of `version`.
 pub(crate) fn version(site: &Site) -> Result<Arc<dyn File>> {
     make(site, |_, _| Ok(concat!("chronfs ", env!("CARGO_PKG_VERSION"), "\n").to_owned()))

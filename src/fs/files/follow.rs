@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use super::times;
 use crate::fs::attr::{Attr, READ};
 use crate::fs::budget::Kept;
-use crate::fs::errno::{Errno, Result};
+use crate::fs::errno::Result;
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
 use crate::fs::nodes::{Access, Caller, File, Site};
 use crate::fs::queues::OpenQueue;
-use crate::queue::{Gap, GapReason};
 use crate::view::{Format, Stream};
 
 struct Follow {
@@ -149,8 +148,7 @@ impl Handle for FollowHandle {
         let _ = charge(&mut stream);
         match result {
             // Reported once; the next read goes on behind it.
-            Ok(Some(Gap { reason: GapReason::Retired, .. })) => Err(Errno::EPIPE),
-            Ok(Some(_)) => Err(Errno::EIO),
+            Ok(Some(gap)) => Err(gap.into()),
             Ok(None) if out.len() == start => Ok(Progress::Wait(vec![Arc::clone(&self.queue)])),
             Ok(None) => Ok(Progress::Done),
             // What was taken before the error goes out; it comes back with the next read.

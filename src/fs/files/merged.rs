@@ -19,7 +19,7 @@ use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
 use crate::fs::nodes::{Access, Caller, File, Site};
 use crate::fs::queues::OpenQueue;
-use crate::queue::{GapReason, Position};
+use crate::queue::Position;
 use crate::view::{Format, Merge};
 
 /// How often a follower looks for new queues, at most.
@@ -198,9 +198,7 @@ impl State {
         let result = self.merge.read(size, out);
         let _ = self.charge();
         match result {
-            Ok(Some(gap)) if out.len() == start => {
-                Err(if gap.reason == GapReason::Retired { Errno::EPIPE } else { Errno::EIO })
-            }
+            Ok(Some(gap)) if out.len() == start => Err(gap.into()),
             Err(error) if out.len() == start => Err(error.into()),
             _ => Ok(()),
         }

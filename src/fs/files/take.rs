@@ -15,7 +15,7 @@ use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
 use crate::fs::nodes::{Access, Caller, File, Shared, Site};
 use crate::fs::queues::OpenQueue;
-use crate::queue::{Entry, Error, Gap, GapReason, QueueReader, Scanner};
+use crate::queue::{Entry, Error, GapReason, QueueReader, Scanner};
 use crate::sync::Ordering;
 use crate::view::{Format, render};
 
@@ -129,8 +129,9 @@ impl Taking {
             let (position, seq) = (self.scanner.position(), self.scanner.seq());
             match self.scanner.next()? {
                 None => return Ok(false),
-                Some(Entry::Gap(Gap { reason: GapReason::Retired, .. })) => self.next = Next::Gap(Errno::EPIPE),
-                Some(Entry::Gap(_)) if format == Format::Bin => self.next = Next::Gap(Errno::EIO),
+                Some(Entry::Gap(gap)) if format == Format::Bin || gap.reason == GapReason::Retired => {
+                    self.next = Next::Gap(gap.into());
+                }
                 Some(entry) => {
                     let mut unit = Vec::new();
                     render(format, &entry, None, &mut unit);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use super::times;
 use crate::fs::attr::{Attr, Ttl};
-use crate::fs::errno::{Errno, Result};
+use crate::fs::errno::{Errno, Result, missing};
 use crate::fs::handles::{Caching, Handle, Progress};
 use crate::fs::inodes::stable_hash;
 use crate::fs::lock;
@@ -76,7 +76,9 @@ impl File for Messages {
         let is_followed = view.has_handles();
         let held = Held::through_pages(&view, || self.queue.written()).map_err(|error| match renew() {
             // Not even a gap: nothing is left that could be read.
-            Ok(view) if error == Errno::ESTALE && view.catch_up().is_ok() && view.known_size() == 0 => Errno::EIO,
+            Ok(view) if error == Errno::ESTALE && view.catch_up().is_ok() && view.known_size() == 0 => {
+                Errno::EIO.because("no message is left that can be read")
+            }
             _ => error,
         })?;
         if held.is_late() && !is_followed && self.queue.generation(self.format) != Ok(self.generation) {
@@ -245,7 +247,7 @@ impl MessagesHandle {
     /// Cuts a read of the bin format short before a gap, which its bytes don't show. A read that starts at one fails
     /// once, then gives a byte, so that what the next one crosses shows too.
     fn stop_at_gap(&self, crossed: Option<Crossed>, offset: u64, out: &mut Vec<u8>, start: usize) -> Result<()> {
-        let Some(Crossed { offset: gap, .. }) = crossed else { return Ok(()) };
+        let Some(Crossed { gap: lost, offset: gap }) = crossed else { return Ok(()) };
         if gap > offset {
             let before = usize::try_from(gap - offset).map_err(|_| Errno::EIO)?;
             out.truncate(start + before);
@@ -258,7 +260,7 @@ impl MessagesHandle {
         }
         *reported = Some(gap);
         out.truncate(start);
-        Err(Errno::EIO)
+        Err(Errno::EIO.because(missing(lost)))
     }
 }
 
@@ -272,7 +274,7 @@ impl Handle for MessagesHandle {
                 let crossed = self.read_view(offset, size, out)?;
                 if out.len() == start && crossed.is_none() {
                     // Not even a gap: nothing is left that could be read.
-                    return Err(Errno::EIO);
+                    return Err(Errno::EIO.because("no message is left that can be read"));
                 }
                 crossed
             }
@@ -286,7 +288,7 @@ impl Handle for MessagesHandle {
     fn read_pages(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
         match self.read_view(offset, size, out)? {
             // The pages don't show it. Better none.
-            Some(_) => Err(Errno::EIO),
+            Some(Crossed { gap, .. }) => Err(Errno::EIO.because(missing(gap))),
             None => Ok(Progress::Done),
         }
     }

@@ -8,22 +8,34 @@ use rustix::io::Errno as Os;
 use zerocopy::IntoBytes;
 
 use super::protocol::{self, NotifyInvalEntryOut, NotifyPollOut, OutHeader};
+use crate::fs::daemon_log::Asked;
 use crate::fs::errno::Errno;
 use crate::queue::close_backing;
 
+/// Is told of each request that is answered with an error, by the thread that does so.
+pub(super) type Refused = dyn Fn(&Asked, Errno) + Send + Sync;
+
 /// An open device.
-#[derive(Debug)]
-pub(super) struct Device(OwnedFd);
+pub(super) struct Device {
+    file: OwnedFd,
+    refused: Box<Refused>,
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Device").field("file", &self.file).finish_non_exhaustive()
+    }
+}
 
 impl Device {
-    pub(super) fn new(device: OwnedFd) -> Self {
-        Self(device)
+    pub(super) fn new(file: OwnedFd, refused: Box<Refused>) -> Self {
+        Self { file, refused }
     }
 
     /// Waits for a request, which is one read. None: there is no mount any more.
     pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
-            match rustix::io::read(&self.0, &mut *buffer) {
+            match rustix::io::read(&self.file, &mut *buffer) {
                 Ok(count) => return Ok(Some(count)),
                 // The caller has gone before the request came out; a signal; nothing there.
                 Err(Os::NOENT | Os::INTR | Os::AGAIN) => {}
@@ -40,6 +52,13 @@ impl Device {
             Err(errno) => (-errno.code(), &[][..]),
         };
         let _ = self.send(unique, error, parts);
+    }
+
+    /// Answers a request with an error, and has it logged.
+    pub(super) fn refuse(&self, unique: u64, asked: &Asked, errno: Errno) {
+        // First: whoever looks there when he has the answer finds it.
+        (self.refused)(asked, errno);
+        self.answer(unique, Err(errno));
     }
 
     /// Tells the kernel to ask a polled file again.
@@ -67,7 +86,7 @@ impl Device {
             *slice = IoSlice::new(part);
         }
         loop {
-            match rustix::io::writev(&self.0, &slices[..=parts.len().min(3)]) {
+            match rustix::io::writev(&self.file, &slices[..=parts.len().min(3)]) {
                 Err(Os::INTR) => {}
                 done => return Ok(done.map(drop)?),
             }
@@ -76,7 +95,7 @@ impl Device {
 
     /// Lets the kernel read a file itself.
     pub(super) fn open_backing(self: &Arc<Self>, file: BorrowedFd<'_>) -> io::Result<Backing> {
-        let id = fuser::BackingId::create_raw(self.0.as_fd(), file)?;
+        let id = fuser::BackingId::create_raw(self.file.as_fd(), file)?;
         Ok(Backing { id: i32::try_from(id).map_err(io::Error::other)?, device: Arc::clone(self) })
     }
 }
@@ -91,6 +110,6 @@ pub(super) struct Backing {
 impl Drop for Backing {
     fn drop(&mut self) {
         // Without a mount there is no backing either.
-        let _ = close_backing(self.device.0.as_fd(), self.id.unsigned_abs());
+        let _ = close_backing(self.device.file.as_fd(), self.id.unsigned_abs());
     }
 }

@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::str;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, SystemTime};
@@ -30,6 +31,7 @@ use super::reply::Reply;
 use super::serve::{Account, Server, Service};
 use crate::fs::attr::{Attr, Kind, Ttl};
 use crate::fs::backing::Payer;
+use crate::fs::daemon_log::{Asked, DaemonLog};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::inodes::Ino;
 use crate::fs::lock;
@@ -43,6 +45,9 @@ pub(crate) trait Text: Send + Sync {
 
     /// Appends its bytes from `offset` on to `out`, at most `size`: fewer only at the end.
     fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<()>;
+
+    /// The path of the queue that it is made of.
+    fn queue(&self) -> PathBuf;
 }
 
 /// The file system.
@@ -74,14 +79,19 @@ struct Known {
 
 impl PageCache {
     /// Mounts it, where that is allowed.
-    pub(crate) fn start() -> io::Result<Self> {
+    pub(crate) fn start(log: &Arc<DaemonLog>) -> io::Result<Self> {
         let (hands, device) = Hands::start()?;
         let texts = Arc::new(Texts::default());
         let session = Session::from_fd(Handshake, device.try_clone()?, SessionACL::Owner, Config::default())?;
         // It ends with the process.
         std::mem::forget(session);
         let files = Files { texts: Arc::clone(&texts) };
-        Server::start(&Arc::new(Device::new(device)), files, MAX_WRITE as usize, 2)?;
+        let refused = {
+            let (log, texts) = (Arc::clone(log), Arc::clone(&texts));
+            // Who reads is known to the kernel only.
+            Box::new(move |asked: &Asked, errno| log.refused(asked, errno, || place(&texts, asked.ino)))
+        };
+        Server::start(&Arc::new(Device::new(device, refused)), files, MAX_WRITE as usize, 2)?;
         Ok(Self { hands, texts, next: AtomicU64::new(2) })
     }
 
@@ -120,6 +130,13 @@ impl Drop for PageFile {
             self.cache.hands.close(file);
         }
     }
+}
+
+/// The path of a text, and that of its queue.
+fn place(texts: &Texts, ino: Ino) -> (PathBuf, PathBuf) {
+    let text = lock(texts).get(&ino.0).and_then(|known| known.text.upgrade());
+    let queue = text.map_or_else(PathBuf::new, |text| text.queue());
+    (queue.clone(), queue)
 }
 
 struct Handshake;
@@ -246,6 +263,10 @@ mod tests {
             out.resize(out.len() + rest.min(size), b'x');
             Ok(())
         }
+
+        fn queue(&self) -> PathBuf {
+            PathBuf::new()
+        }
     }
 
     #[test]
@@ -253,7 +274,8 @@ mod tests {
         if !require(Need::Root) || !require(Need::Mount) {
             return;
         }
-        let cache = Arc::new(PageCache::start().unwrap());
+        let log = DaemonLog::new(std::path::Path::new("/mnt"), log::LevelFilter::Off);
+        let cache = Arc::new(PageCache::start(&log).unwrap());
         let first_byte = |file: &PageFile| {
             let copy = File::from(file.backing().unwrap().try_clone_to_owned().unwrap());
             let mut byte = [0];

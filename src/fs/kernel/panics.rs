@@ -54,6 +54,7 @@ fn a_panic_costs_its_caller_an_error_and_nobody_else_anything() {
     let [root, mountpoint] = ["root", "mnt"].map(|name| dir.path().join(name));
     std::fs::create_dir(&root).unwrap();
     std::fs::create_dir(&mountpoint).unwrap();
+    crate::fs::daemon::log_panics();
     let mount = Mount::start(&root, &mountpoint, &MountOptions::default()).unwrap();
     for _ in 0..20 {
         for script in [
@@ -69,6 +70,13 @@ fn a_panic_costs_its_caller_an_error_and_nobody_else_anything() {
     }
     let output = sh(&mountpoint, "mkdir q && echo well > q/append.txt && cat q/messages.txt .chronfs/version");
     assert!(output.status.success() && output.stdout.starts_with(b"well\nchronfs "), "{output:?}");
+    let output = sh(&mountpoint, "cat .chronfs/log");
+    let log = String::from_utf8_lossy(&output.stdout);
+    let place = format!("{}/.chronfs/panic: EIO: panicked at src/fs/kernel/panics.rs:", mountpoint.display());
+    for op in ["open", "read", "write"] {
+        let line = log.lines().find(|line| line.contains(&format!(" error {op} {place}")));
+        assert!(line.is_some_and(|line| line.contains(", on purpose (uid 0, pid ")), "{op}: {log}");
+    }
     mount.unmounter().unmount().unwrap();
     mount.run_until_unmounted().unwrap();
 }

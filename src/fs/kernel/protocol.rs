@@ -40,6 +40,32 @@ pub(super) mod opcode {
     pub(in crate::fs::kernel) const FALLOCATE: u32 = 43;
     pub(in crate::fs::kernel) const READDIRPLUS: u32 = 44;
     pub(in crate::fs::kernel) const RENAME2: u32 = 45;
+
+    /// What a request asks for, in the log.
+    pub(in crate::fs::kernel) fn word(opcode: u32) -> &'static str {
+        match opcode {
+            LOOKUP => "lookup",
+            GETATTR => "getattr",
+            SETATTR => "setattr",
+            READLINK => "readlink",
+            MKDIR => "mkdir",
+            UNLINK => "unlink",
+            RMDIR => "rmdir",
+            OPEN => "open",
+            READ => "read",
+            WRITE => "write",
+            STATFS => "statfs",
+            RELEASE => "release",
+            FSYNC => "fsync",
+            FLUSH => "flush",
+            OPENDIR => "opendir",
+            READDIR | READDIRPLUS => "readdir",
+            CREATE => "create",
+            POLL => "poll",
+            SYMLINK | MKNOD | RENAME | RENAME2 | LINK | FALLOCATE | SETXATTR | REMOVEXATTR | IOCTL => "other",
+            _ => "unknown",
+        }
+    }
 }
 
 /// The codes of notifications: a polled file may be ready; a name is to be forgotten.

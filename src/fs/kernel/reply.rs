@@ -8,8 +8,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zerocopy::IntoBytes;
 
 use super::device::Device;
-use super::protocol::{AttrBlock, AttrOut, CreateOut, Dirent, EntryOut, OpenOut, PollOut, StatfsOut, WriteOut};
+use super::protocol::{
+    AttrBlock, AttrOut, CreateIn, CreateOut, Dirent, EntryOut, MkdirIn, OpenOut, PollOut, Request, StatfsOut, WriteOut,
+    opcode,
+};
 use crate::fs::attr::{Attr, Kind};
+use crate::fs::daemon_log::Asked;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::inodes::Ino;
 use crate::fs::tree::{Entry, Item};
@@ -19,12 +23,14 @@ use crate::fs::tree::{Entry, Item};
 pub(super) struct Reply {
     device: Arc<Device>,
     unique: u64,
+    /// For the log.
+    asked: Asked,
     is_given: bool,
 }
 
 impl Reply {
-    pub(super) fn new(device: &Arc<Device>, unique: u64) -> Self {
-        Self { device: Arc::clone(device), unique, is_given: false }
+    pub(super) fn new(device: &Arc<Device>, request: &Request<'_>) -> Self {
+        Self { device: Arc::clone(device), unique: request.header.unique, asked: asked(request), is_given: false }
     }
 
     pub(super) fn unique(&self) -> u64 {
@@ -42,7 +48,7 @@ impl Reply {
 
     pub(super) fn error(mut self, errno: Errno) {
         self.is_given = true;
-        self.device.answer(self.unique, Err(errno));
+        self.device.refuse(self.unique, &self.asked, errno);
     }
 
     /// For requests that want no answer.
@@ -132,9 +138,24 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if !self.is_given {
-            self.device.answer(self.unique, Err(Errno::EIO));
+            self.device.refuse(self.unique, &self.asked, Errno::EIO);
         }
     }
+}
+
+fn asked(request: &Request<'_>) -> Asked {
+    let Request { header, mut body } = *request;
+    match header.opcode {
+        opcode::MKDIR => drop(body.take::<MkdirIn>()),
+        opcode::CREATE => drop(body.take::<CreateIn>()),
+        _ => {}
+    }
+    let name = match header.opcode {
+        opcode::LOOKUP | opcode::MKDIR | opcode::CREATE | opcode::UNLINK | opcode::RMDIR => body.name(),
+        _ => None,
+    };
+    let (op, ino) = (opcode::word(header.opcode), Ino(header.nodeid));
+    Asked { op, ino, name: name.unwrap_or_default().into(), uid: header.uid, pid: header.pid }
 }
 
 /// The lines of a listing, as many as the kernel has room for.

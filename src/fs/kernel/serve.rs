@@ -21,7 +21,7 @@ use zerocopy::IntoBytes;
 use super::device::Device;
 use super::protocol::{InterruptIn, Request, opcode};
 use super::reply::Reply;
-use crate::fs::errno::Errno;
+use crate::fs::errno::{self, Errno};
 use crate::fs::{lock, signals};
 use crate::sync::{AtomicBool, Ordering};
 
@@ -182,7 +182,8 @@ impl<S: Service> Server<S> {
                 Turn::Now => self.serve(request),
                 Turn::Later => continue,
                 Turn::Never => {
-                    self.device.answer(unique, Err(Errno::EAGAIN));
+                    let errno = Errno::EAGAIN.because("too many requests of this user wait already");
+                    Reply::new(&self.device, &request).error(errno);
                     continue;
                 }
             }
@@ -201,7 +202,8 @@ impl<S: Service> Server<S> {
     }
 
     fn serve(&self, request: Request<'_>) {
-        let reply = Reply::new(&self.device, request.header.unique);
+        errno::set_reason(None);
+        let reply = Reply::new(&self.device, &request);
         // The reply is dropped by the panic, which answers EIO.
         let _ = catch_unwind(AssertUnwindSafe(|| self.service.serve(request, reply)));
     }

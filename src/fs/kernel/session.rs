@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use fuser::{Config, InitFlags, KernelConfig, MountOption, SessionACL};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
+use crate::fs::daemon_log::Asked;
 use crate::fs::mount::MountOptions;
 use crate::fs::parked::Parked;
 use crate::fs::tree::Tree;
@@ -103,7 +104,11 @@ impl Session {
         // Dropping `fuser`'s handle would unmount by path whatever is mounted there by then. The device descriptor
         // in it is closed when the process ends.
         let session = ManuallyDrop::new(session);
-        let device = Arc::new(Device::new(session.as_fd().try_clone_to_owned()?));
+        let refused = {
+            let tree = Arc::clone(&tree);
+            Box::new(move |asked: &Asked, errno| tree.refused(asked, errno))
+        };
+        let device = Arc::new(Device::new(session.as_fd().try_clone_to_owned()?, refused));
         let (parked, owner) = (Arc::clone(&life.parked), rustix::process::geteuid().as_raw());
         let adapter = Adapter { tree, parked, passthrough, acl: config.acl, owner, ended };
         Server::start(&device, adapter, MAX_WRITE as usize, options.threads)?;

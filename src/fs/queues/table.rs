@@ -15,6 +15,7 @@ use crate::clock;
 use crate::fs::backing::{Directory, FileId};
 use crate::fs::budget::{Budget, Kept};
 use crate::fs::credentials::Caller;
+use crate::fs::daemon_log::DaemonLog;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::kernel::PageCache;
 use crate::fs::watch::Watches;
@@ -58,7 +59,7 @@ struct CrowdState {
 
 impl Queues {
     /// `may_store`: whether files may be made for what is derived from queues. `pages`: where text is kept, if it can be.
-    pub(crate) fn new(may_store: bool, pages: Option<Arc<PageCache>>) -> Self {
+    pub(crate) fn new(may_store: bool, pages: Option<Arc<PageCache>>, log: &Arc<DaemonLog>) -> Self {
         let views = Arc::new(text::Common::new(pages));
         let common = Common {
             budget: Budget::of_this_process(),
@@ -69,6 +70,7 @@ impl Queues {
             making: Mutex::default(),
             open: AtomicUsize::new(0),
             uses: AtomicU64::new(0),
+            log: Arc::clone(log),
         };
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let limit = usize::try_from(descriptors / DESCRIPTORS_FOR_EACH).unwrap_or(usize::MAX);

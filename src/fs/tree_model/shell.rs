@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::fs::backing::Backing;
+use crate::fs::daemon_log::DaemonLog;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::Progress;
 use crate::fs::inodes::Ino;
@@ -27,7 +28,8 @@ impl Mount {
         let root =
             tempfile::tempdir_in(if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }).unwrap();
         let settings = Settings { segment_size: 64 << 10, ..Settings::DEFAULT };
-        let tree = Tree::new(Backing::open(root.path(), false).unwrap(), false, settings, CHUNK, None).unwrap();
+        let log = DaemonLog::new(Path::new("/mnt"), log::LevelFilter::Off);
+        let tree = Tree::new(Backing::open(root.path(), false).unwrap(), false, settings, CHUNK, None, log).unwrap();
         Self { tree, root, caller: Caller::root() }
     }
 
