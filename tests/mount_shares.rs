@@ -241,5 +241,8 @@ fn queues_that_nobody_uses_keep_no_descriptors() {
     let metrics = mount.ok("cat .chronfs/metrics");
     let readable = metrics.lines().filter(|line| line.starts_with("chronfs_queue_readable{") && line.ends_with(" 1"));
     assert_eq!(readable.count(), 402);
+    // Where they are all used at once, there are too many.
+    let refused = mount.fails("cat .merged/messages.txt");
+    assert!(refused.contains("Too many open files"), "{refused}");
     assert_eq!(mount.ok("echo more > q0/append.txt; cat q0/messages.txt"), "hello\nmore\n");
 }

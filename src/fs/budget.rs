@@ -117,6 +117,11 @@ impl Kept {
 }
 
 impl Share {
+    /// Makes the share larger, where there is room.
+    pub(crate) fn grow(&mut self, by: u64) -> Result<()> {
+        self.resize(self.amount.saturating_add(by))
+    }
+
     /// Makes the share larger, where there is room, or smaller.
     pub(crate) fn resize(&mut self, amount: u64) -> Result<()> {
         if amount == self.amount {

@@ -95,6 +95,11 @@ impl Tree {
         Some(self.inodes.names(|key, node| matches!(node, Node::File(_)) && rarely_used.contains(&key.id)))
     }
 
+    /// The kernel has been told to forget them.
+    pub(crate) fn names_were_forgotten(&self) {
+        self.shared.queues.were_cleared();
+    }
+
     /// The end: what still waits in append handles goes in, and the queues get their writer locks back.
     pub(crate) fn finish(&self) {
         self.close();

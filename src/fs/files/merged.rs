@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use super::follow::below_chunk;
 use crate::fs::attr::{Attr, READ};
 use crate::fs::backing::FileId;
-use crate::fs::budget::Kept;
-use crate::fs::bus_walk::{self, Found};
+use crate::fs::budget::{Kept, Kind as Budgeted, Share};
+use crate::fs::bus_walk::{self, Found, is_scarcity};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
@@ -26,6 +26,8 @@ use crate::view::{Format, Merge};
 const LOOK_INTERVAL: Duration = Duration::from_millis(350);
 /// Bytes merged when the name is looked up.
 const SNAPSHOT_MAX: usize = 1 << 20;
+/// Descriptors that a queue takes while it is merged.
+const DESCRIPTORS: u64 = 4;
 /// Bytes merged at once that nobody asked for.
 const SKIP: usize = 256 << 10;
 
@@ -63,6 +65,7 @@ impl File for Merged {
             queues: Vec::new(),
             starts: Vec::new(),
             known: HashSet::new(),
+            share: Arc::new(Mutex::new(self.site.shared.queues.budget().take(caller.uid, Budgeted::Handles, 0)?)),
             looked: Instant::now(),
             at: 0,
             failed: None,
@@ -98,6 +101,8 @@ struct State {
     starts: Vec<Start>,
     /// The queues that are in it, by directory and identity: not by name, nor by what is kept open of them.
     known: HashSet<(FileId, u64)>,
+    /// Descriptors of all of them.
+    share: Arc<Mutex<Share>>,
     looked: Instant,
     /// In a snapshot, where the last read ended.
     at: u64,
@@ -110,13 +115,15 @@ struct State {
 impl State {
     /// Adds the queues that are not in it yet. Those that a follower finds later are new from their first message on.
     fn look(&mut self, site: &Site, caller: &Caller, is_live: bool, is_first: bool) -> Result<()> {
-        let known = self.known.clone();
+        let (known, share) = (self.known.clone(), Arc::clone(&self.share));
         let open = move |name: &str, found| {
             let Found::Queue(queue) = found else { return Ok(None) };
             let key = (queue.directory.id(), queue.identity);
             if known.contains(&key) {
                 return Ok(None);
             }
+            // What is refused in the end is given back with the share.
+            lock(&share).grow(DESCRIPTORS)?;
             let mut scanner = queue.queue.scan()?;
             let mut start = None;
             if !is_live {
@@ -129,7 +136,8 @@ impl State {
             }
             Ok(Some((key, queue, scanner, start)))
         };
-        let survey = bus_walk::survey(&site.shared, &site.relative, caller, open)?;
+        let survey = bus_walk::survey(&site.shared, &site.relative, caller, open);
+        let survey = survey.inspect_err(|_| self.share_queues())?;
         for (name, (key, queue, scanner, start)) in survey.seen {
             if self.known.insert(key) {
                 self.merge.add(&name, scanner, start.as_ref().map(|start| start.end_seq));
@@ -137,9 +145,17 @@ impl State {
                 self.queues.push(queue);
             }
         }
+        self.share_queues();
         self.lacks = !survey.unanswered.is_empty();
         self.looked = Instant::now();
         Ok(())
+    }
+
+    /// Charges for the queues that are in it, and no others.
+    fn share_queues(&self) {
+        let held = u64::try_from(self.queues.len()).unwrap_or(u64::MAX).saturating_mul(DESCRIPTORS);
+        // No more than before.
+        let _ = lock(&self.share).resize(held);
     }
 
     /// Brings a snapshot to `offset`, or to its end if that comes first.
@@ -228,8 +244,11 @@ impl Handle for MergedHandle {
             return Ok(Progress::Done);
         }
         if state.looked.elapsed() >= LOOK_INTERVAL {
-            // A directory that can't be read now may be readable later.
-            let _ = state.look(&self.site, &self.caller, true, false);
+            match state.look(&self.site, &self.caller, true, false) {
+                Err(errno) if is_scarcity(errno) => return Err(errno),
+                // A directory that can't be read now may be readable later.
+                _ => {}
+            }
             // A native reader could not go on either.
             state.queues.iter().try_for_each(|queue| queue.check_readable(&self.caller))?;
         }

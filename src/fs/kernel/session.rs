@@ -273,6 +273,7 @@ fn forget_names(tree: &Tree, device: &Device) {
         }
         // What it forgets it tells later.
         std::thread::sleep(FORGET_PAUSE);
+        tree.names_were_forgotten();
     }
 }
 

@@ -54,6 +54,10 @@ struct Crowd {
 #[derive(Default)]
 struct CrowdState {
     is_crowded: bool,
+    /// Names are being forgotten.
+    is_clearing: bool,
+    /// How many were still open then: those are in use.
+    left: usize,
     is_over: bool,
 }
 
@@ -108,8 +112,15 @@ impl Queues {
         while !state.is_crowded && !state.is_over {
             state = self.crowd.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.is_crowded = false;
+        (state.is_crowded, state.is_clearing) = (false, true);
         !state.is_over
+    }
+
+    /// Names of the rarely used ones have been forgotten.
+    pub(crate) fn were_cleared(&self) {
+        let mut state = lock(&self.crowd.state);
+        (state.is_clearing, state.left) = (false, self.common.open.load(Ordering::Relaxed));
+        self.crowd.changed.notify_all();
     }
 
     /// The directories of those that nobody has asked for for longest: all but half of what may be open.
@@ -119,20 +130,28 @@ impl Queues {
         queues.iter().skip(self.crowd.limit / 2).map(|queue| queue.directory.id()).collect()
     }
 
-    /// Whether there are so many that the caller had better wait a moment.
-    fn is_overcrowded(&self) -> bool {
-        self.common.open.load(Ordering::Relaxed) > self.crowd.limit * 2
-    }
-
-    /// One more was opened.
+    /// One more was opened. Where they are far too many, waits a moment until others are closed.
     fn has_come(&self) {
-        if self.common.open.load(Ordering::Relaxed) > self.crowd.limit {
-            lock(&self.crowd.state).is_crowded = true;
-            self.crowd.changed.notify_all();
-            let until = Instant::now() + CROWD_PAUSE;
-            while self.is_overcrowded() && Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+        let open = || self.common.open.load(Ordering::Relaxed);
+        let limit = self.crowd.limit;
+        if open() <= limit {
+            return;
+        }
+        let mut state = lock(&self.crowd.state);
+        // Those that were in use a moment ago still are, for all that is known.
+        state.left = state.left.min(open());
+        if open() <= limit.max(state.left + limit / 4) && !state.is_clearing {
+            return;
+        }
+        state.is_crowded |= !state.is_clearing;
+        self.crowd.changed.notify_all();
+        let until = Instant::now() + CROWD_PAUSE;
+        while open() > limit * 2
+            && (state.is_crowded || state.is_clearing)
+            && !state.is_over
+            && let Some(rest) = until.checked_duration_since(Instant::now())
+        {
+            state = self.crowd.changed.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
