@@ -200,6 +200,8 @@ fn a_queue_that_does_not_answer_is_named_and_left_out() {
     let output = mount.sh("cat .merged/messages.txt");
     assert_eq!((output.status.success(), text(&output.stdout).as_str()), (false, "hello\nhello\n"));
     assert!(text(&output.stderr).contains("timed out"), "{output:?}");
+    let log = mount.ok("cat .chronfs/log");
+    assert!(log.contains("/stuck0: ETIMEDOUT: does not answer (uid 0, "), "{log}");
     let doctor = mount.ok("cat .chronfs/doctor");
     assert!(doctor.contains("stuck0: does not answer\n"), "{doctor}");
     assert!(doctor.ends_with("2 queues checked: not everything could be looked at\n"), "{doctor}");

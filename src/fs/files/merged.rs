@@ -199,7 +199,7 @@ impl State {
             }
         }
         if out.len() == start && std::mem::take(&mut self.lacks) {
-            return Err(Errno::ETIMEDOUT);
+            return Err(Errno::ETIMEDOUT.because("a queue does not answer, and is left out"));
         }
         self.at += u64::try_from(out.len() - start).unwrap_or(0);
         Ok(())
