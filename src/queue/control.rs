@@ -7,9 +7,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromZeros, IntoBytes};
 
-use super::checksum::block_sum;
+use super::block::{check_version, checksum_kind, checksum_of, is_sound, read_block};
+use super::crc::block_sum;
 use super::dir::{Access, Dir, is_already_there};
 use super::error::{Error, Result};
 use super::layout::{
@@ -17,7 +18,7 @@ use super::layout::{
     SettingsBlock,
 };
 use super::mapping::Mapping;
-use super::options::{Checksum, Settings};
+use super::options::Settings;
 use super::position::{Position, SegmentId};
 use super::room;
 
@@ -85,54 +86,6 @@ impl Geometry {
         let (queue_id, created_ns) = (block.queue_id.get(), block.created_ns.get());
         Ok(Self { queue_id, created_ns, generation: block.generation.get(), settings })
     }
-}
-
-pub(crate) fn checksum_kind(checksum: Checksum) -> u8 {
-    match checksum {
-        Checksum::Crc32c => 1,
-        Checksum::Crc32 => 2,
-    }
-}
-
-pub(crate) fn checksum_of(kind: u8) -> Option<Checksum> {
-    match kind {
-        1 => Some(Checksum::Crc32c),
-        2 => Some(Checksum::Crc32),
-        _ => None,
-    }
-}
-
-pub(crate) fn check_version(found: u16, path: &Path) -> Result<()> {
-    if found == layout::VERSION {
-        return Ok(());
-    }
-    Err(Error::UnsupportedVersion { path: path.to_path_buf(), found, supported: layout::VERSION })
-}
-
-/// Reads a block at a place in a file; None where the file ends before.
-pub(crate) fn read_block<T: FromZeros + FromBytes + IntoBytes + KnownLayout>(file: &File, offset: u32) -> Option<T> {
-    let mut block = T::new_zeroed();
-    file.read_exact_at(block.as_mut_bytes(), u64::from(offset)).ok()?;
-    Some(block)
-}
-
-/// Like [`read_block`], but where the system can't read the block, that is an error: for decisions that must not take
-/// a failing disk for missing or damaged bytes.
-pub(crate) fn read_block_strictly<T>(file: &File, path: &Path, offset: u32) -> Result<Option<T>>
-where
-    T: FromZeros + FromBytes + IntoBytes + KnownLayout,
-{
-    let mut block = T::new_zeroed();
-    match file.read_exact_at(block.as_mut_bytes(), u64::from(offset)) {
-        Ok(()) => Ok(Some(block)),
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(Error::io(path, "read it")(error)),
-    }
-}
-
-/// Whether a block's last four bytes are the checksum of the others.
-pub(crate) fn is_sound<T: IntoBytes + Immutable>(block: &T, crc: layout::U32) -> bool {
-    crc.get() == block_sum(block.as_bytes())
 }
 
 /// The settings in the control block; the error says what is wrong if neither copy can be used.
@@ -256,7 +209,7 @@ pub(crate) fn loss(dir: &Dir, map: &Mapping, remedy: &str) -> Error {
 fn keep_evidence(dir: &Dir, file: &File, path: &Path) -> Result<()> {
     let name = format!("{CONTROL_FILE}.damaged");
     let mut bytes = vec![0; CONTROL_LEN as usize];
-    let count = super::resync::read_some(file, &mut bytes, 0).map_err(Error::io(path, "read it"))?;
+    let count = super::sys::read_some(file, &mut bytes, 0).map_err(Error::io(path, "read it"))?;
     match dir.create_file(&name) {
         Ok(copy) => copy.write_all_at(&bytes[..count], 0).map_err(Error::io(&dir.path_of(&name), "write it")),
         Err(error) if is_already_there(&error) => Ok(()),

@@ -10,21 +10,23 @@ use std::path::PathBuf;
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::checksum::{Summer, block_sum};
-use super::control::{Geometry, check_version, is_sound, read_block};
+use super::block::{check_version, is_sound, read_block};
+use super::control::Geometry;
+use super::crc::{RecordCrc, block_sum};
 use super::dir::{Access, Dir, is_already_there};
 use super::error::{Error, Result};
 use super::layout::{
     self, CONTROL_FILE, CURSOR_LEN, CURSOR_LIVENESS, CURSOR_MAGIC, CURSOR_SLOTS, CURSOR_SUFFIX, CursorIdentity,
     CursorSlot, LivenessBlock, READERS_DIR, TEMPORARY_SUFFIX,
 };
-use super::lock::{self, Life};
+use super::lock;
 use super::mapping::Mapping;
 use super::mtime;
 use super::names::check_name;
 use super::options::Checksum;
 use super::origin::Origin;
 use super::position::{Position, SegmentId};
+use super::process::{self, Life};
 use super::room;
 use crate::clock;
 
@@ -55,7 +57,7 @@ pub(crate) struct Cursor {
     boot_id: [u8; 16],
     file: File,
     lock: File,
-    /// See [`lock::own_numbers`].
+    /// See [`process::own_numbers`].
     numbers: (u64, u32),
     path: PathBuf,
     origin: Origin,
@@ -96,7 +98,7 @@ pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Place)
     bytes[..size_of::<CursorIdentity>()].copy_from_slice(identity.as_bytes());
     let at = CURSOR_SLOTS[0] as usize;
     bytes[at..at + size_of::<CursorSlot>()].copy_from_slice(slot(0, place, geometry.queue_id).as_bytes());
-    let liveness = liveness(lock::boot_id(), 0, (0, 0));
+    let liveness = liveness(process::boot_id(), 0, (0, 0));
     let at = CURSOR_LIVENESS as usize;
     bytes[at..at + size_of::<LivenessBlock>()].copy_from_slice(liveness.as_bytes());
     super::sys::check_size_limit(u64::from(CURSOR_LEN)).map_err(Error::io(&path, "make it"))?;
@@ -148,7 +150,7 @@ fn liveness(boot_id: [u8; 16], pid: u32, (started, pid_namespace): (u64, u32)) -
 pub(super) fn slot_sum(slot: &CursorSlot, queue_id: u64) -> u32 {
     let place = u64::from(slot.segment.get()) | u64::from(slot.offset.get()) << 32;
     let owner = queue_id ^ u64::from(slot.reserved.get());
-    Summer::new(Checksum::Crc32c).sum([slot.generation.get(), slot.seq.get(), place, owner], &[])
+    RecordCrc::new(Checksum::Crc32c).sum([slot.generation.get(), slot.seq.get(), place, owner], &[])
 }
 
 pub(super) fn slot(generation: u64, place: Place, queue_id: u64) -> CursorSlot {
@@ -239,7 +241,7 @@ impl CursorFile {
             let block: LivenessBlock = read_block(&self.file, CURSOR_LIVENESS)?;
             match block.pid.get() {
                 0 => Some(false),
-                pid => match lock::life_of(pid, block.started.get(), block.boot_id, block.pid_namespace.get()) {
+                pid => match process::life_of(pid, block.started.get(), block.boot_id, block.pid_namespace.get()) {
                     Life::Alive => Some(true),
                     Life::Gone => Some(false),
                     Life::Unknown => None,
@@ -252,7 +254,7 @@ impl CursorFile {
     /// with a boot id or a clock of its own.
     pub(crate) fn heartbeat_age_ms(&self) -> Option<u64> {
         let block: LivenessBlock = read_block(&self.file, CURSOR_LIVENESS)?;
-        lock::heartbeat_age_ms(block.heartbeat_boot_ns.get(), block.boot_id)
+        process::heartbeat_age_ms(block.heartbeat_boot_ns.get(), block.boot_id)
     }
 
     /// For how long the reader has certainly been silent, in nanoseconds: by its heartbeat, or where that says nothing, by
@@ -306,9 +308,9 @@ impl CursorFile {
         let (place, generation) = self.read(geometry)?;
         room::reserve(&self.file, 0, u64::from(CURSOR_LEN)).map_err(Error::io(&self.path, "make room for it"))?;
         let map = Mapping::read_write(&self.file, &self.path, CURSOR_LEN)?;
-        let (queue_id, boot_id) = (geometry.queue_id, lock::boot_id());
+        let (queue_id, boot_id) = (geometry.queue_id, process::boot_id());
         let origin = Origin::here();
-        let (numbers, file, path) = (lock::own_numbers(), self.file, self.path);
+        let (numbers, file, path) = (process::own_numbers(), self.file, self.path);
         let cursor = Cursor { map, generation, queue_id, boot_id, file, lock, numbers, path, origin };
         cursor.heartbeat();
         cursor.touch();

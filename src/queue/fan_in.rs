@@ -9,9 +9,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::{Duration, Instant};
 
+use super::entry::{Due, Entry};
 use super::error::Result;
 use super::reader::QueueReader;
-use super::types::{Due, Entry};
 use super::wake::wait_any;
 use crate::clock;
 

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::checksum::{Summer, block_sum};
 use super::control::{Geometry, newest_head};
+use super::crc::{RecordCrc, block_sum};
 use super::cursor::{Place, newest, slot, slot_sum};
 use super::layout::{self, CursorSlot, HeadSlot, MessageHeader, SettingsBlock};
 use super::names;
@@ -46,7 +46,7 @@ pub fn targets() -> Vec<(&'static str, Target, Vec<u8>)> {
 
 fn context() -> RecordContext {
     RecordContext {
-        summer: Summer::new(Checksum::Crc32c),
+        summer: RecordCrc::new(Checksum::Crc32c),
         salt: 0xC0FF_EE00,
         segment_size: CONTEXT_SIZE,
         is_reused: false,

@@ -4,17 +4,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Shared;
-use super::control;
+use super::block;
 use super::cursor::{self, CursorFile};
 use super::dir::Access;
+use super::entry::Bounds;
 use super::error::{LockHolder, Result};
 use super::layout::{CONTROL_FILE, CONTROL_WRITER, LOCK_FILE, RECORDS_START, WriterBlock};
-use super::lock::{self, Life};
+use super::lock;
 use super::options::Settings;
 use super::position::{Position, SegmentId};
+use super::process::{self, Life};
 use super::scan::{Passed, Scanner, first_seq};
-use super::types::Bounds;
+use super::store::Store;
 
 /// A writer that has given no sign of life for this long, and still holds the lock, is stuck.
 const STUCK_AFTER_MS: u64 = 5_000;
@@ -147,7 +148,7 @@ impl ReaderInfo {
     }
 }
 
-impl Shared {
+impl Store {
     pub(crate) fn inspect(self: &Arc<Self>) -> Result<Inspection> {
         let look = self.look()?;
         let names = cursor::names(&self.dir)?;
@@ -174,9 +175,9 @@ impl Shared {
 
     pub(crate) fn writer_info(&self) -> WriterInfo {
         let control = self.dir.open_file(CONTROL_FILE, Access::Read).ok().flatten();
-        let block = control.and_then(|file| control::read_block::<WriterBlock>(&file, CONTROL_WRITER));
+        let block = control.and_then(|file| block::read_block::<WriterBlock>(&file, CONTROL_WRITER));
         let epoch = block.map_or(0, |block| block.epoch.get());
-        let heartbeat_age_ms = block.and_then(|b| lock::heartbeat_age_ms(b.heartbeat_boot_ns.get(), b.boot_id));
+        let heartbeat_age_ms = block.and_then(|b| process::heartbeat_age_ms(b.heartbeat_boot_ns.get(), b.boot_id));
         let lock_file = self.dir.open_file(LOCK_FILE, Access::Read);
         let held = lock_file.as_ref().map_err(drop).and_then(|file| match file {
             Some(file) => lock::lock_holder(file).map_err(drop),
@@ -317,8 +318,8 @@ pub(super) struct Filled {
 }
 
 impl Filled {
-    pub(super) fn new(shared: &Shared, bounds: &Bounds, ids: impl Iterator<Item = SegmentId>) -> Self {
-        let end = |id| match shared.open_segment(id, Access::Read) {
+    pub(super) fn new(store: &Store, bounds: &Bounds, ids: impl Iterator<Item = SegmentId>) -> Self {
+        let end = |id| match store.open_segment(id, Access::Read) {
             _ if id == bounds.head.segment => bounds.head.offset,
             Ok(Some(segment)) => segment.seal().map_or(RECORDS_START, |seal| seal.end_offset.get()),
             _ => RECORDS_START,

@@ -323,7 +323,7 @@ pub(crate) struct MessageHeader {
 
 const _: () = {
     assert!(usize::BITS == 64, "chronfs maps files of up to 1 GiB many at a time: 64-bit systems only");
-    assert!(cfg!(target_endian = "little"), "words of shared memory are loaded and stored as they are");
+    assert!(cfg!(target_endian = "little"), "words of store memory are loaded and stored as they are");
     assert!(size_of::<SettingsBlock>() == 128);
     assert!(size_of::<HeadSlot>() == 64);
     assert!(size_of::<WriterBlock>() == 64);

@@ -7,12 +7,13 @@
 //!
 //! Everything that only looks ([`Scanner`], [`Queue::inspect`]) reads by `pread` and changes no byte.
 
-mod available;
-mod chain;
-mod checksum;
+mod block;
+mod bounds;
 mod control;
+mod crc;
 mod cursor;
 mod dir;
+mod entry;
 mod error;
 mod fan_in;
 #[cfg_attr(any(not(target_os = "linux"), chronfs_no_futex), path = "no_futex.rs")]
@@ -20,22 +21,28 @@ mod futex;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod handshake;
+mod housekeeper;
 mod inspect;
 pub mod layout;
 mod lock;
+mod mapped;
 mod mapping;
 mod mtime;
 mod names;
 mod notifier;
 mod options;
 mod origin;
-mod pages;
 mod position;
+mod prefault;
+mod process;
+mod queue;
 mod reader;
 mod record;
 mod recover;
+mod recycle;
 mod reserve;
 mod resync;
+mod retained;
 mod retention;
 mod room;
 mod scan;
@@ -43,479 +50,36 @@ mod sealed;
 mod seek;
 mod segment;
 mod sigbus;
-mod spare;
-mod supply;
+mod store;
 mod sys;
-mod types;
+mod thread;
 mod wake;
 mod writer;
 
-pub use available::Available;
+pub use entry::{Bounds, Entry, Gap, GapReason, Message};
 pub use error::{Error, ErrorKind, LockHolder, Result};
 pub use fan_in::{FanInEntry, FanInReader, SourceId};
 pub use inspect::{Inspection, ReaderInfo, SegmentInfo, WriterInfo, WriterState};
+pub use mapped::Available;
 pub use names::{MAX_NAME_LEN, check_name};
 pub(crate) use names::{is_internal_name, parse_segment_name, segment_name};
 pub use notifier::Notifier;
 pub use options::{Checksum, ReaderOptions, Settings, Start, SyncPolicy, WaitStrategy, WhenFull, WriterOptions};
 pub use position::{Position, SegmentId};
+pub use queue::Queue;
+pub(crate) use queue::is_queue;
 pub use reader::QueueReader;
 pub use reserve::{Batch, Reservation};
-use retention::Retire;
 pub use retention::{Ignored, IgnoredReason, Pin, Retention};
 pub use scan::Scanner;
 pub(crate) use sealed::{FINGERPRINT_LEN, Sealed};
 pub use sigbus::leave_sigbus_alone;
-pub use types::{Bounds, Entry, Gap, GapReason, Message};
 #[cfg(feature = "mount")]
 pub(crate) use wake::{Bell, Woken};
 pub use wake::{WaitTicket, Waiter, wait_any};
 pub use writer::QueueWriter;
 
-pub(crate) use lock::start_of;
-pub(crate) use sys::{close_backing, leave_descriptor_table, leave_shared_umask, set_file_ids};
-
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
-
-use control::Geometry;
 pub(crate) use cursor::CursorFile;
-use cursor::Place;
-pub(crate) use dir::Access as FileAccess;
-use dir::Access;
-pub(crate) use dir::Dir;
-use layout::CONTROL_FILE;
-use lock::WriterLock;
-use segment::Segment;
-use spare::Left;
-
-use crate::clock;
-
-/// An opened queue: the way to its writer, its readers, and to everything that only looks at it.
-///
-/// Opening takes no lock and changes nothing. Cheap to clone; clones are the same queue.
-///
-/// ```
-/// use chronfs::queue::{Queue, Settings};
-///
-/// # let dir = tempfile::tempdir()?;
-/// let queue = Queue::create(dir.path().join("orders"), &Settings::default())?;
-/// queue.writer()?.append(1, b"hello")?;
-/// let mut reader = queue.reader("alice")?;
-/// let message = reader.next()?.and_then(|entry| entry.message()).ok_or("nothing there")?;
-/// assert_eq!((message.seq, message.payload), (1, &b"hello"[..]));
-/// reader.commit();
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone)]
-pub struct Queue {
-    shared: Arc<Shared>,
-}
-
-/// What everything that belongs to one opened queue has in common.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) dir: Dir,
-    pub(crate) geometry: Geometry,
-    control_damage: Option<Error>,
-    /// The control block's file, once it has been needed.
-    control: OnceLock<File>,
-}
-
-impl Queue {
-    /// Makes a queue, and the directories above it.
-    ///
-    /// # Errors
-    /// [`Error::AlreadyExists`], [`Error::InvalidSetting`], [`Error::InvalidName`] for a name that a queue's own files have,
-    /// [`Error::Locked`] if somebody else is making it, [`Error::Io`].
-    pub fn create(path: impl AsRef<Path>, settings: &Settings) -> Result<Self> {
-        let path = path.as_ref();
-        settings.validate()?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if is_internal_name(&name) {
-            // The directory above would look like a queue.
-            return Err(Error::InvalidName { name: name.into_owned(), reason: "files of a queue have such names" });
-        }
-        std::fs::create_dir_all(path).map_err(Error::io(path, "create the queue's directory"))?;
-        Self::create_in(Dir::open(path).map_err(Error::io(path, "open it"))?, settings)
-    }
-
-    /// As [`create`](Self::create), in a directory that is open already.
-    pub(crate) fn create_in(dir: Dir, settings: &Settings) -> Result<Self> {
-        settings.validate()?;
-        let exists = || Error::AlreadyExists { path: dir.path().to_path_buf() };
-        if is_queue(&dir)? {
-            return Err(exists());
-        }
-        let _lock = WriterLock::take(&dir)?;
-        if is_queue(&dir)? {
-            return Err(exists());
-        }
-        let queue_id = sys::random_u64().map_err(Error::io(dir.path(), "get a random number for it"))?;
-        let geometry = Geometry { queue_id, created_ns: clock::now_ns(), generation: 0, settings: *settings };
-        Segment::create(&dir, &geometry, SegmentId(0), geometry.created_ns, &mut Left::default())?;
-        // Last: a directory is a queue from here on.
-        if let Err(error) = control::create(&dir, geometry, false) {
-            // Room for one and not for the other: leave neither.
-            let _ = dir.remove(&names::segment_name(SegmentId(0)));
-            return Err(error);
-        }
-        dir.sync()?;
-        Ok(Self { shared: Shared::new(dir, geometry, None) })
-    }
-
-    /// Opens a queue. Where its control block is damaged, the settings come from the segments, and
-    /// [`control_damage`](Self::control_damage) tells; the next writer repairs it.
-    ///
-    /// # Errors
-    /// [`Error::NotAQueue`], [`Error::Damaged`] if neither control block nor segments can be used,
-    /// [`Error::UnsupportedVersion`], [`Error::Io`].
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        match Dir::open(path) {
-            Ok(dir) => Self::open_in(dir),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(not_a_queue(path, "there is no such directory"))
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-                Err(not_a_queue(path, "it is not a directory"))
-            }
-            Err(error) => Err(Error::io(path, "open it")(error)),
-        }
-    }
-
-    /// As [`open`](Self::open), of a directory that is open already.
-    pub(crate) fn open_in(dir: Dir) -> Result<Self> {
-        let damage = match dir.open_file(CONTROL_FILE, Access::Read) {
-            Ok(Some(file)) => match control::read_geometry(&file, &dir.path_of(CONTROL_FILE)) {
-                Ok(geometry) => return Ok(Self { shared: Shared::new(dir, geometry, None) }),
-                Err(error @ (Error::Damaged { .. } | Error::Refused { .. })) => error,
-                Err(error) => return Err(error),
-            },
-            Ok(None) => Error::damaged(&dir.path_of(CONTROL_FILE), 0, "the file is missing"),
-            Err(error @ (Error::Damaged { .. } | Error::Refused { .. })) => error,
-            Err(error) => return Err(error),
-        };
-        match segment::recover_geometry(&dir)? {
-            Some(geometry) => Ok(Self { shared: Shared::new(dir, geometry, Some(damage)) }),
-            None if is_queue(&dir)? => match Self::open_made_meanwhile(&dir) {
-                Some(geometry) => Ok(Self { shared: Shared::new(dir, geometry, None) }),
-                None => Err(damage),
-            },
-            None => Err(not_a_queue(dir.path(), "the directory holds no control.meta and no segments")),
-        }
-    }
-
-    /// A number that no other queue has, but copies of it.
-    pub(crate) fn id(&self) -> u64 {
-        self.shared.geometry.queue_id
-    }
-
-    /// The settings of a queue that somebody else was still making when its files were looked for.
-    fn open_made_meanwhile(dir: &Dir) -> Option<Geometry> {
-        let control = dir.open_file(CONTROL_FILE, Access::Read).ok().flatten();
-        let geometry = control.and_then(|file| control::read_geometry(&file, &dir.path_of(CONTROL_FILE)).ok());
-        geometry.or_else(|| segment::recover_geometry(dir).ok().flatten())
-    }
-
-    /// Opens a queue, or makes it where there is none.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open) and [`create`](Self::create).
-    pub fn open_or_create(path: impl AsRef<Path>, settings: &Settings) -> Result<Self> {
-        match Self::open(&path) {
-            Err(Error::NotAQueue { .. }) => match Self::create(&path, settings) {
-                Err(Error::AlreadyExists { .. }) => Self::open(path),
-                created => created,
-            },
-            opened => opened,
-        }
-    }
-
-    /// As [`open_or_create`](Self::open_or_create), in a directory that is open already.
-    pub(crate) fn open_or_create_in(dir: &Dir, settings: &Settings) -> Result<Self> {
-        let reopen = || dir.reopen().map_err(Error::io(dir.path(), "open it"));
-        match Self::open_in(reopen()?) {
-            Err(Error::NotAQueue { .. }) => match Self::create_in(reopen()?, settings) {
-                Err(Error::AlreadyExists { .. }) => Self::open_in(reopen()?),
-                created => created,
-            },
-            opened => opened,
-        }
-    }
-
-    /// Whether a directory holds a queue, sound or damaged. False where there is no such directory. Cheap.
-    ///
-    /// # Errors
-    /// [`Error::Io`] where that can't be told: it may hold one.
-    pub fn exists(path: impl AsRef<Path>) -> Result<bool> {
-        use std::io::ErrorKind::{NotADirectory, NotFound};
-        match Dir::open(path.as_ref()) {
-            Ok(dir) => is_queue(&dir),
-            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(false),
-            Err(error) => Err(Error::io(path.as_ref(), "open it")(error)),
-        }
-    }
-
-    /// The queue's directory, for what else lies in it.
-    pub(crate) fn dir(&self) -> &Dir {
-        &self.shared.dir
-    }
-
-    /// The queue's directory, as it was given.
-    pub fn path(&self) -> &Path {
-        self.shared.dir.path()
-    }
-
-    /// The queue's settings.
-    pub fn settings(&self) -> &Settings {
-        &self.shared.geometry.settings
-    }
-
-    /// What is wrong with the control block, if anything. The queue can be read all the same.
-    pub fn control_damage(&self) -> Option<&Error> {
-        self.shared.control_damage.as_ref()
-    }
-
-    /// Files in which one of two copies is damaged, and where: the other one stands in for it, and it is written anew when
-    /// its owner next writes it.
-    pub(crate) fn damaged_copies(&self) -> Vec<(PathBuf, u32)> {
-        let Shared { dir, geometry, .. } = &*self.shared;
-        let control = dir.open_file(CONTROL_FILE, Access::Read).ok().flatten();
-        let has_writer = self.writer_info().holder.is_some();
-        let in_control = control.map_or_else(Vec::new, |file| control::damaged_copies(&file, has_writer));
-        let in_control = in_control.into_iter().map(|offset| (dir.path_of(CONTROL_FILE), offset));
-        let cursors = cursor::names(dir).unwrap_or_default();
-        let in_cursors = cursors.iter().filter_map(|name| {
-            let file = CursorFile::open(dir, name, Access::Read).ok()?;
-            let path = dir.path_of(layout::READERS_DIR).join(cursor::file_name(name));
-            Some((path, file.damaged_slot(geometry)?))
-        });
-        in_control.chain(in_cursors).collect()
-    }
-
-    /// The segment that the head was last published in, and the number behind the newest message then.
-    pub(crate) fn published_head(&self) -> Option<(SegmentId, u64)> {
-        self.shared.head_hint().map(|head| (head.position.segment, head.next_seq))
-    }
-
-    /// The numbers of the segment files that are there, ascending. They may lie far apart: go over these, never over the
-    /// numbers in between.
-    pub(crate) fn segment_ids(&self) -> Result<Vec<SegmentId>> {
-        self.shared.segment_ids()
-    }
-
-    /// Becomes the queue's writer: takes the lock and repairs what a killed writer left.
-    ///
-    /// # Errors
-    /// [`Error::Locked`], with who holds it; [`Error::Io`] where there is no room or no permission.
-    pub fn writer(&self) -> Result<QueueWriter> {
-        self.writer_with(&WriterOptions::default())
-    }
-
-    /// Like [`writer`](Self::writer), with options.
-    ///
-    /// # Errors
-    /// As [`writer`](Self::writer).
-    pub fn writer_with(&self, options: &WriterOptions) -> Result<QueueWriter> {
-        QueueWriter::open(&self.shared, options)
-    }
-
-    /// Opens a registered reader; registers it, at the first retained message, if it is new.
-    ///
-    /// # Errors
-    /// [`Error::ReaderInUse`], [`Error::InvalidName`], [`Error::Damaged`] if its cursor file is; [`Error::Io`].
-    pub fn reader(&self, name: &str) -> Result<QueueReader> {
-        self.reader_with(name, &ReaderOptions::default())
-    }
-
-    /// Like [`reader`](Self::reader), with options.
-    ///
-    /// # Errors
-    /// As [`reader`](Self::reader).
-    pub fn reader_with(&self, name: &str, options: &ReaderOptions) -> Result<QueueReader> {
-        loop {
-            let file = CursorFile::open(&self.shared.dir, name, Access::Write);
-            match file.and_then(|file| file.acquire(&self.shared.geometry)) {
-                Ok((cursor, place)) => return QueueReader::open(&self.shared, cursor, place, options),
-                // It is new, or somebody has removed it just now.
-                Err(Error::NoSuchReader { .. }) => drop(self.add_reader(name)?),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Reads from the first retained message on without being registered: nothing is pinned, nothing changes.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the directory can't be read.
-    pub fn scan(&self) -> Result<Scanner> {
-        let bounds = self.bounds()?;
-        Ok(Scanner::at(Arc::clone(&self.shared), bounds.first, bounds.first_seq))
-    }
-
-    /// For sleeping until a message may have come.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] if the control block is too short, [`Error::Io`].
-    pub fn waiter(&self) -> Result<Waiter> {
-        self.shared.waiter()
-    }
-
-    /// A descriptor for event loops that becomes readable when messages come.
-    ///
-    /// # Errors
-    /// [`Error::Io`] where there are too many descriptors or threads.
-    pub fn notifier(&self) -> Result<Notifier> {
-        Notifier::start(&self.shared)
-    }
-
-    /// Where the queue starts and ends now.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if a file can't be read.
-    pub fn bounds(&self) -> Result<Bounds> {
-        self.shared.bounds()
-    }
-
-    /// Everything there is to say about the queue. Takes no lock, changes nothing.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if a file can't be read.
-    pub fn inspect(&self) -> Result<Inspection> {
-        self.shared.inspect()
-    }
-
-    /// What is known of the queue's writer.
-    pub fn writer_info(&self) -> WriterInfo {
-        self.shared.writer_info()
-    }
-
-    /// Removes what the queue's limits (`retain_bytes`, `retain_segments`, `retain_age_ns`) let go and no live reader
-    /// needs any more; with `dry_run` only says what would go, and what keeps the rest. The writer does this by itself
-    /// after each roll.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if a file can't be read or removed.
-    pub fn retain(&self, dry_run: bool) -> Result<Retention> {
-        self.shared.retain(if dry_run { Retire::Not } else { Retire::ForGood })
-    }
-
-    /// The names of the registered readers, sorted.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the directory can't be read.
-    pub fn reader_names(&self) -> Result<Vec<String>> {
-        cursor::names(&self.shared.dir)
-    }
-
-    /// The next sequence number that a registered reader will consume.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchReader`], [`Error::InvalidName`], [`Error::Damaged`] if its cursor file is; [`Error::Io`].
-    pub fn reader_position(&self, name: &str) -> Result<u64> {
-        self.cursor_seq(&self.cursor(name, Access::Read)?)
-    }
-
-    /// Registers a reader at the first retained message; false if it is registered already.
-    ///
-    /// # Errors
-    /// [`Error::InvalidName`], [`Error::NameTooLong`], [`Error::Io`].
-    pub fn add_reader(&self, name: &str) -> Result<bool> {
-        check_name(name)?;
-        self.add_reader_at(name, &self.bounds()?)
-    }
-
-    /// As [`add_reader`](Self::add_reader), at the first message of these bounds.
-    pub(crate) fn add_reader_at(&self, name: &str, bounds: &Bounds) -> Result<bool> {
-        let place = Place { seq: bounds.first_seq, position: Some(bounds.first) };
-        cursor::create(&self.shared.dir, &self.shared.geometry, name, place)
-    }
-
-    /// A registered reader's cursor, for [`cursor_seq`](Self::cursor_seq) and others that shall not look for its name again.
-    pub(crate) fn cursor(&self, name: &str, access: FileAccess) -> Result<CursorFile> {
-        CursorFile::open(&self.shared.dir, name, access)
-    }
-
-    /// As [`reader_position`](Self::reader_position).
-    pub(crate) fn cursor_seq(&self, cursor: &CursorFile) -> Result<u64> {
-        cursor.read(&self.shared.geometry).map(|(place, _)| place.seq)
-    }
-
-    /// As [`seek_reader`](Self::seek_reader).
-    pub(crate) fn seek_cursor(&self, cursor: &CursorFile, seq: u64) -> Result<()> {
-        let bounds = self.bounds()?;
-        if !(bounds.first_seq..=bounds.next_seq).contains(&seq) {
-            let what = format!("message {seq}; the queue has {} to {}", bounds.first_seq, bounds.next_seq);
-            return Err(Error::NoSuchPosition { path: self.path().to_path_buf(), what });
-        }
-        cursor.set(&self.shared.geometry, Place { seq, position: None })
-    }
-
-    /// What [`inspect`](Self::inspect) says of a reader.
-    pub(crate) fn inspect_cursor(&self, cursor: &CursorFile) -> Result<ReaderInfo> {
-        self.shared.inspect_cursor(cursor)
-    }
-
-    /// Removes a reader that no process is using.
-    ///
-    /// # Errors
-    /// [`Error::ReaderInUse`], [`Error::NoSuchReader`], [`Error::InvalidName`], [`Error::Io`].
-    pub fn remove_reader(&self, name: &str) -> Result<()> {
-        cursor::remove(&self.shared.dir, name)
-    }
-
-    /// Moves a reader that no process is using, to a retained message or behind the newest one. Repairs a damaged
-    /// cursor file.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchPosition`], [`Error::ReaderInUse`], [`Error::NoSuchReader`], [`Error::Io`].
-    pub fn seek_reader(&self, name: &str, seq: u64) -> Result<()> {
-        self.seek_cursor(&self.cursor(name, Access::Write)?, seq)
-    }
-}
-
-impl Shared {
-    fn new(dir: Dir, geometry: Geometry, control_damage: Option<Error>) -> Arc<Self> {
-        Arc::new(Self { dir, geometry, control_damage, control: OnceLock::new() })
-    }
-
-    pub(crate) fn waiter(&self) -> Result<Waiter> {
-        self.dir.show_use();
-        let path = self.control_path();
-        match self.dir.open_existing_file(CONTROL_FILE, Access::Write) {
-            Ok(file) => Waiter::new(file, true, &path),
-            // Only looking is allowed: nobody will know that we sleep.
-            Err(Error::Io { .. } | Error::Refused { .. }) => {
-                let file = self.dir.open_existing_file(CONTROL_FILE, Access::Read)?;
-                Waiter::new(file, false, &path)
-            }
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// What users move to their threads.
-#[allow(dead_code)]
-fn assert_threads() {
-    fn send<T: Send>() {}
-    fn shared<T: Send + Sync>() {}
-    shared::<Queue>();
-    shared::<Waiter>();
-    shared::<Notifier>();
-    send::<QueueWriter>();
-    send::<QueueReader>();
-    send::<FanInReader>();
-    send::<Scanner>();
-}
-
-fn not_a_queue(path: &Path, reason: &str) -> Error {
-    Error::NotAQueue { path: path.to_path_buf(), reason: reason.to_owned() }
-}
-
-/// Whether a directory holds a queue.
-pub(crate) fn is_queue(dir: &Dir) -> Result<bool> {
-    let names = dir.names()?;
-    Ok(names.iter().any(|name| name == CONTROL_FILE || parse_segment_name(name).is_some()))
-}
+pub(crate) use dir::{Access as FileAccess, Dir};
+pub(crate) use process::start_of;
+pub(crate) use sys::{close_backing, leave_descriptor_table, leave_shared_umask, set_file_ids};

@@ -12,7 +12,8 @@ use super::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, RECORDS_START
 use super::mapping::Mapping;
 use super::position::{Position, SegmentId};
 use super::record::is_record_offset;
-use super::{Shared, room};
+use super::room;
+use super::store::Store;
 use crate::sync::Ordering;
 
 /// How long after a message its segment's time of modification moves, at most.
@@ -26,8 +27,8 @@ pub(crate) fn touch(file: &File) {
 }
 
 /// Says so of the control block.
-pub(crate) fn touch_control(shared: &Shared) {
-    if let Ok(Some(file)) = shared.dir.open_file(CONTROL_FILE, Access::Write) {
+pub(crate) fn touch_control(store: &Store) {
+    if let Ok(Some(file)) = store.dir.open_file(CONTROL_FILE, Access::Write) {
         touch(&file);
     }
 }
@@ -42,7 +43,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// Moves the active segment's time of modification if the writer has appended since the last look. And takes its room
     /// again, which a copy of the file may have taken away.
-    pub(crate) fn look(&mut self, shared: &Shared, control: &Mapping, (id, map): (SegmentId, &Mapping)) {
+    pub(crate) fn look(&mut self, store: &Store, control: &Mapping, (id, map): (SegmentId, &Mapping)) {
         if self.looked.is_some_and(|looked| looked.elapsed() < EVERY) {
             return;
         }
@@ -56,12 +57,12 @@ impl Progress {
             return;
         }
         self.seen = Some(end);
-        if let Ok(Some(segment)) = shared.open_segment(id, Access::Write) {
+        if let Ok(Some(segment)) = store.open_segment(id, Access::Write) {
             // Without room an append fails, as it does without this.
             let _ = room::renew(&segment.file, end.offset.into(), segment.context.segment_size.into());
             touch(&segment.file);
         }
-        if let Ok(Some(file)) = shared.dir.open_file(CONTROL_FILE, Access::Write) {
+        if let Ok(Some(file)) = store.dir.open_file(CONTROL_FILE, Access::Write) {
             let _ = room::renew(&file, 0, CONTROL_LEN.into());
             touch(&file);
         }

@@ -11,10 +11,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::Shared;
 use super::error::{Error, Result};
 use super::origin::Origin;
 use super::scan::Scanner;
+use super::store::Store;
 use super::wake::Waiter;
 
 /// The longest uninterrupted sleep of the thread.
@@ -59,12 +59,12 @@ struct State {
 }
 
 impl Notifier {
-    pub(crate) fn start(shared: &Arc<Shared>) -> Result<Self> {
-        let failed = |doing| Error::io(shared.dir.path(), doing);
+    pub(crate) fn start(store: &Arc<Store>) -> Result<Self> {
+        let failed = |doing| Error::io(store.dir.path(), doing);
         let counter = super::sys::event_counter().map_err(failed("make an event descriptor for it"))?;
-        let waiter = shared.waiter()?;
-        let bounds = shared.bounds()?;
-        let scanner = Scanner::at(Arc::clone(shared), bounds.head, bounds.end_seq);
+        let waiter = store.waiter()?;
+        let bounds = store.bounds()?;
+        let scanner = Scanner::at(Arc::clone(store), bounds.head, bounds.end_seq);
         let (state, changed) = (Mutex::default(), Condvar::new());
         let inner = Arc::new(Inner { counter, waiter, state, changed });
         let for_thread = Arc::clone(&inner);

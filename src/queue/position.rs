@@ -19,6 +19,9 @@ impl fmt::Display for SegmentId {
     }
 }
 
+/// Published and consumed sequence numbers above this are not believed: nobody has appended so many messages.
+pub(crate) const MAX_SEQ: u64 = 1 << 62;
+
 /// A place in a queue: a segment and a byte offset in its file. Positions order like sequence numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {

@@ -12,20 +12,20 @@ use std::time::{Duration, Instant};
 
 use zerocopy::FromBytes;
 
-use super::Shared;
-use super::available::{Available, Look, look, message};
 use super::control;
 use super::cursor::{Cursor, Place};
 use super::dir::Access;
+use super::entry::{Bounds, Due, Entry, Gap, GapReason};
 use super::error::Result;
 use super::inspect::WriterInfo;
 use super::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, HEADER_LEN, MessageHeader, RECORDS_START};
+use super::mapped::{Available, Look, look, message};
 use super::mapping::Mapping;
 use super::options::{ReaderOptions, Start, WaitStrategy};
 use super::position::Position;
 use super::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
 use super::scan::Scanner;
-use super::types::{Bounds, Due, Entry, Gap, GapReason};
+use super::store::Store;
 use super::wake::Waiter;
 use crate::sync::Ordering;
 
@@ -64,7 +64,7 @@ pub struct QueueReader {
     control: Mapping,
     // From here on nothing is touched while sound records follow each other.
     cursor: Cursor,
-    shared: Arc<Shared>,
+    store: Arc<Store>,
     strategy: WaitStrategy,
     waiter: Waiter,
     /// Holds the payload last returned, where it could not come from a mapping.
@@ -85,16 +85,16 @@ enum Peek {
 }
 
 impl QueueReader {
-    pub(crate) fn open(shared: &Arc<Shared>, cursor: Cursor, place: Place, options: &ReaderOptions) -> Result<Self> {
-        let path = shared.control_path();
-        let control = shared.dir.open_existing_file(CONTROL_FILE, Access::Read)?;
+    pub(crate) fn open(store: &Arc<Store>, cursor: Cursor, place: Place, options: &ReaderOptions) -> Result<Self> {
+        let path = store.control_path();
+        let control = store.dir.open_existing_file(CONTROL_FILE, Access::Read)?;
         let control = Mapping::read_only(&control, &path, CONTROL_LEN)?;
-        let bounds = shared.bounds()?;
-        let (position, seq, pending) = locate(shared, &bounds, place)?;
+        let bounds = store.bounds()?;
+        let (position, seq, pending) = locate(store, &bounds, place)?;
         let context = RecordContext {
-            summer: super::checksum::Summer::new(shared.geometry.settings.checksum),
+            summer: super::crc::RecordCrc::new(store.geometry.settings.checksum),
             salt: 0,
-            segment_size: shared.geometry.settings.segment_size,
+            segment_size: store.geometry.settings.segment_size,
             is_reused: false,
         };
         let mut reader = Self {
@@ -108,8 +108,8 @@ impl QueueReader {
             control,
             cursor,
             strategy: options.wait,
-            waiter: shared.waiter()?,
-            shared: Arc::clone(shared),
+            waiter: store.waiter()?,
+            store: Arc::clone(store),
             lent: None,
             pending,
             stalled: None,
@@ -211,7 +211,7 @@ impl QueueReader {
 
     /// What is known of the queue's writer: whether it lives, is stuck, has ended. Asks the system: not for the hot path.
     pub fn writer_info(&self) -> WriterInfo {
-        self.shared.writer_info()
+        self.store.writer_info()
     }
 
     /// How many writers the queue has had. A load, for the hot path: whoever remembers the value learns that the writer
@@ -259,7 +259,7 @@ impl QueueReader {
             return Ok(Some(Found::Again));
         }
         let published = self.published();
-        let mut scanner = Scanner::at(Arc::clone(&self.shared), self.position, self.seq);
+        let mut scanner = Scanner::at(Arc::clone(&self.store), self.position, self.seq);
         match scanner.next()? {
             Some(Entry::Message(message)) => {
                 let (position, seq) = (message.position, message.seq);
@@ -292,7 +292,7 @@ impl QueueReader {
     fn check(&self) -> Result<()> {
         if self.control.is_lost() {
             let remedy = "the next writer repairs it: open the reader again then";
-            return Err(control::loss(&self.shared.dir, &self.control, remedy));
+            return Err(control::loss(&self.store.dir, &self.control, remedy));
         }
         self.cursor.check()
     }
@@ -326,7 +326,7 @@ impl QueueReader {
 
     /// Maps the segment at `position`; false if it can't be (the scanner will say why).
     fn map_segment(&mut self) -> Result<bool> {
-        let segment = match self.shared.open_segment(self.position.segment, Access::Read) {
+        let segment = match self.store.open_segment(self.position.segment, Access::Read) {
             Ok(Some(segment)) => segment,
             Ok(None) => return Ok(false),
             Err(error) if error.is_unusable_file() => return Ok(false),
@@ -365,7 +365,7 @@ impl QueueReader {
 
     fn jump_with(&mut self, seek: impl FnOnce(&mut Scanner) -> Result<()>) -> Result<()> {
         self.cursor.check_origin()?;
-        let mut scanner = Scanner::at(Arc::clone(&self.shared), self.position, self.seq);
+        let mut scanner = Scanner::at(Arc::clone(&self.store), self.position, self.seq);
         seek(&mut scanner)?;
         self.pending = None;
         self.jump(scanner.position(), scanner.seq());
@@ -518,7 +518,7 @@ fn as_number(position: Position) -> u64 {
 }
 
 /// Where a cursor's reader goes on, and the gap to tell it of first.
-fn locate(shared: &Arc<Shared>, bounds: &Bounds, place: Place) -> Result<(Position, u64, Option<Gap>)> {
+fn locate(store: &Arc<Store>, bounds: &Bounds, place: Place) -> Result<(Position, u64, Option<Gap>)> {
     let gap = |from, to, reason, position| Some(Gap { from, to, reason, position });
     if place.seq < bounds.first_seq {
         let pending = gap(place.seq, bounds.first_seq - 1, GapReason::Retired, bounds.first);
@@ -531,8 +531,8 @@ fn locate(shared: &Arc<Shared>, bounds: &Bounds, place: Place) -> Result<(Positi
     if place.seq >= bounds.next_seq {
         return Ok((bounds.head, place.seq, None));
     }
-    let mut scanner = Scanner::at(Arc::clone(shared), bounds.first, bounds.first_seq);
-    let hint = place.position.filter(|p| is_record_offset(p.offset, shared.geometry.settings.segment_size));
+    let mut scanner = Scanner::at(Arc::clone(store), bounds.first, bounds.first_seq);
+    let hint = place.position.filter(|p| is_record_offset(p.offset, store.geometry.settings.segment_size));
     if let Some(position) = hint {
         scanner.go_to(position, place.seq);
         let found = scanner.next()?.and_then(Entry::message);

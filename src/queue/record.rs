@@ -1,13 +1,13 @@
 //! Records: header words, their checksum, and what must hold before a header is believed. Pure.
 
-use super::checksum::{RunningSum, Summer};
+use super::crc::{RecordCrc, RunningSum};
 use super::error::{Error, Result};
 use super::layout::{self, FLAG_SEAL, HEADER_LEN, MessageHeader, PADDING_TYPE, RECORDS_START};
 
 /// What a record's checksum depends on besides the record: which segment it lies in.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RecordContext {
-    pub(crate) summer: Summer,
+    pub(crate) summer: RecordCrc,
     pub(crate) salt: u32,
     pub(crate) segment_size: u32,
     /// The file has held another segment before.
@@ -180,7 +180,7 @@ mod tests {
 
     fn context() -> RecordContext {
         RecordContext {
-            summer: Summer::new(Checksum::Crc32c),
+            summer: RecordCrc::new(Checksum::Crc32c),
             salt: 0xABCD_1234,
             segment_size: 1 << 16,
             is_reused: false,

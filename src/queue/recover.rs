@@ -12,20 +12,18 @@
 
 use std::sync::Arc;
 
-use super::Shared;
 use super::cursor::{self, CursorFile};
 use super::dir::Access;
+use super::entry::{Entry, Gap, GapReason};
 use super::error::{Error, Result};
 use super::layout::{self, RECORDS_START};
-use super::position::{Position, SegmentId};
+use super::position::{MAX_SEQ, Position, SegmentId};
 use super::record::is_record_offset;
 use super::resync::{Waste, find_record};
 use super::scan::{Scanner, first_seq};
 use super::segment::{self, Link, Segment, SegmentStart};
-use super::types::{Entry, Gap, GapReason};
+use super::store::Store;
 
-/// Published and consumed sequence numbers above this are not believed: nobody has appended so many messages.
-pub(crate) const MAX_SEQ: u64 = 1 << 62;
 /// Nor is a published segment number from here on: it would leave no numbers for those to come.
 const MAX_HINTED_SEGMENT: SegmentId = SegmentId(1 << 31);
 
@@ -49,19 +47,19 @@ pub(crate) enum TailPlace {
 }
 
 /// Finds the tail of the queue, repairs what an interrupted roll left.
-pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Tail> {
-    remove_temporaries(shared)?;
-    let ids = shared.segment_ids()?;
+pub(crate) fn recover(store: &Arc<Store>) -> Result<Tail> {
+    remove_temporaries(store)?;
+    let ids = store.segment_ids()?;
     // Followers may stand in a segment that has been removed: its number is not given out again.
-    let hint = shared.head_hint().filter(|hint| hint.next_seq < MAX_SEQ && hint.position.segment < MAX_HINTED_SEGMENT);
+    let hint = store.head_hint().filter(|hint| hint.next_seq < MAX_SEQ && hint.position.segment < MAX_HINTED_SEGMENT);
     let published_segment = hint.map(|hint| hint.position.segment);
     let mut unused = None;
     let mut tail = None;
     for (index, &id) in ids.iter().enumerate().rev() {
-        match shared.open_segment(id, Access::Write) {
+        match store.open_segment(id, Access::Write) {
             Ok(Some(segment)) if segment.is_started()? => {
                 let before = index.checked_sub(1).and_then(|index| ids.get(index));
-                tail = Some(end_of(shared, segment, before.copied())?);
+                tail = Some(end_of(store, segment, before.copied())?);
                 break;
             }
             // Prepared by the last writer and not used.
@@ -77,14 +75,14 @@ pub(crate) fn recover(shared: &Arc<Shared>) -> Result<Tail> {
     // A power cut may have taken all of the segment that was in use: that one is still there, and nobody follows it.
     let fresh = || match unused.filter(|&id| published_segment.is_none_or(|published| published <= id)) {
         Some(unused) => Ok(unused),
-        None => ids.last().copied().max(published_segment).map_or(Ok(SegmentId(0)), |last| shared.id_after(last)),
+        None => ids.last().copied().max(published_segment).map_or(Ok(SegmentId(0)), |last| store.id_after(last)),
     };
     let published = hint.map_or(0, |hint| hint.next_seq);
-    let known = [published, newest_cursor(shared)?].into_iter().filter(|&seq| seq < MAX_SEQ).max().unwrap_or(0);
+    let known = [published, newest_cursor(store)?].into_iter().filter(|&seq| seq < MAX_SEQ).max().unwrap_or(0);
     if next_seq >= MAX_SEQ {
         let what = format!("a record claims to be message {next_seq}, which nobody has reached: move the segment away");
         let last = ids.last().map_or_else(String::new, |&id| super::names::segment_name(id));
-        return Err(Error::damaged(&shared.dir.path_of(&last), 0, what));
+        return Err(Error::damaged(&store.dir.path_of(&last), 0, what));
     }
     let place = match open {
         Some((segment, offset)) => TailPlace::Segment(segment, offset),
@@ -102,19 +100,19 @@ struct End {
 }
 
 /// Finds where the messages of the last segment in use end.
-fn end_of(shared: &Arc<Shared>, segment: Segment, before: Option<SegmentId>) -> Result<End> {
+fn end_of(store: &Arc<Store>, segment: Segment, before: Option<SegmentId>) -> Result<End> {
     let start = segment.start();
     let seq = first_seq(&segment).unwrap_or(1);
     let mut last_timestamp_ns = start.map_or(0, |start| start.previous_timestamp_ns);
     if let Some(previous) = before {
-        finish_roll(shared, previous, seq, segment.previous())?;
+        finish_roll(store, previous, seq, segment.previous())?;
     }
-    let mut scanner = Scanner::at(Arc::clone(shared), Position { segment: segment.id, offset: RECORDS_START }, seq);
+    let mut scanner = Scanner::at(Arc::clone(store), Position { segment: segment.id, offset: RECORDS_START }, seq);
     let end = layout::records_end(segment.context.segment_size);
     let mut clean = !segment.is_cut_short()?;
-    if clean && let Some(hint) = shared.closed_at().filter(|hint| hint.position.segment == segment.id) {
+    if clean && let Some(hint) = store.closed_at().filter(|hint| hint.position.segment == segment.id) {
         scanner.go_to(hint.position, hint.next_seq);
-        if shared.is_end(hint)? && scanner.is_free_here()? {
+        if store.is_end(hint)? && scanner.is_free_here()? {
             let open = Some((segment, hint.position.offset));
             return Ok(End { next_seq: hint.next_seq, last_timestamp_ns: hint.last_timestamp_ns, open });
         }
@@ -147,8 +145,8 @@ fn end_of(shared: &Arc<Shared>, segment: Segment, before: Option<SegmentId>) -> 
 
 /// Seals the segment before the last one if the writer was killed between starting the new segment and sealing the
 /// old one.
-fn finish_roll(shared: &Arc<Shared>, id: SegmentId, next_seq: u64, link: Option<Link>) -> Result<()> {
-    let segment = match shared.open_segment(id, Access::Write) {
+fn finish_roll(store: &Arc<Store>, id: SegmentId, next_seq: u64, link: Option<Link>) -> Result<()> {
+    let segment = match store.open_segment(id, Access::Write) {
         Ok(Some(segment)) if segment.seal().is_none() && !segment.is_cut_short()? => segment,
         Ok(_) => return Ok(()),
         Err(error) if error.is_unusable_file() => return Ok(()),
@@ -157,7 +155,7 @@ fn finish_roll(shared: &Arc<Shared>, id: SegmentId, next_seq: u64, link: Option<
     let Some(SegmentStart { first_seq: seq, previous_timestamp_ns: mut last_timestamp_ns }) = segment.start() else {
         return Ok(());
     };
-    let mut scanner = Scanner::at(Arc::clone(shared), Position { segment: id, offset: RECORDS_START }, seq);
+    let mut scanner = Scanner::at(Arc::clone(store), Position { segment: id, offset: RECORDS_START }, seq);
     let mut end = scanner.position();
     while let Some(entry) = scanner.next()? {
         match entry {
@@ -170,7 +168,7 @@ fn finish_roll(shared: &Arc<Shared>, id: SegmentId, next_seq: u64, link: Option<
     if end.segment != id || !is_record_offset(end.offset, segment.context.segment_size) {
         return Ok(());
     }
-    let mut scanner = Scanner::at(Arc::clone(shared), end, next_seq);
+    let mut scanner = Scanner::at(Arc::clone(store), end, next_seq);
     if scanner.is_sealed_here()? {
         return Ok(());
     }
@@ -183,19 +181,19 @@ fn finish_roll(shared: &Arc<Shared>, id: SegmentId, next_seq: u64, link: Option<
 }
 
 /// The highest sequence number that a registered reader waits for; damaged cursors don't count.
-fn newest_cursor(shared: &Shared) -> Result<u64> {
-    let seqs = cursor::names(&shared.dir)?.into_iter().filter_map(|name| {
-        let cursor = CursorFile::open(&shared.dir, &name, Access::Read).ok()?;
-        cursor.read(&shared.geometry).ok().map(|(place, _)| place.seq)
+fn newest_cursor(store: &Store) -> Result<u64> {
+    let seqs = cursor::names(&store.dir)?.into_iter().filter_map(|name| {
+        let cursor = CursorFile::open(&store.dir, &name, Access::Read).ok()?;
+        cursor.read(&store.geometry).ok().map(|(place, _)| place.seq)
     });
     Ok(seqs.max().unwrap_or(0))
 }
 
 /// Removes what an interrupted writer was making. Only complete files have names that mean something.
-fn remove_temporaries(shared: &Shared) -> Result<()> {
-    for name in shared.dir.names()? {
+fn remove_temporaries(store: &Store) -> Result<()> {
+    for name in store.dir.names()? {
         if name.ends_with(layout::TEMPORARY_SUFFIX) && !name.starts_with('.') {
-            shared.dir.remove(&name)?;
+            store.dir.remove(&name)?;
         }
     }
     Ok(())

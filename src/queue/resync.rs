@@ -3,9 +3,6 @@
 //! A record's checksum is salted with its segment and offset, so that a match is a record and nothing else. The work is
 //! bounded ([`Waste`]), so that a file made to look like records everywhere costs no more than a multiple of its size.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
 use zerocopy::FromBytes;
 
 use super::error::{Error, Result};
@@ -55,7 +52,7 @@ pub(crate) fn find_record(
             Ok(None) => return Ok(None),
             Err(_) => {} // a file system that can't say
         }
-        let count = read_some(&segment.file, &mut block, at).map_err(Error::io(&segment.path, "read it"))?;
+        let count = sys::read_some(&segment.file, &mut block, at).map_err(Error::io(&segment.path, "read it"))?;
         if count < HEADER_LEN as usize {
             return Ok(None);
         }
@@ -129,7 +126,7 @@ pub(crate) fn verify_in_pieces(
             at = data;
             let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(piece.len());
             let Some(piece) = piece.get_mut(..wanted).filter(|piece| !piece.is_empty()) else { break };
-            let count = read_some(&segment.file, piece, u32::try_from(at).unwrap_or(u32::MAX));
+            let count = sys::read_some(&segment.file, piece, u32::try_from(at).unwrap_or(u32::MAX));
             if count.map_err(Error::io(&segment.path, "read it"))? < wanted {
                 return Ok(false);
             }
@@ -140,22 +137,10 @@ pub(crate) fn verify_in_pieces(
     })
 }
 
-/// Reads up to the whole buffer; less only at the end of the file.
-pub(crate) fn read_some(file: &File, buffer: &mut [u8], offset: u32) -> std::io::Result<usize> {
-    let mut count = 0;
-    while count < buffer.len() {
-        match file.read_at(&mut buffer[count..], u64::from(offset) + count as u64) {
-            Ok(0) => break,
-            Ok(more) => count += more,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(count)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
     use crate::queue::dir::Access;
     use crate::queue::layout::RECORDS_START;
@@ -178,7 +163,7 @@ mod tests {
             starts.push(message.position.offset);
         }
         let head = scanner.position().offset;
-        let segment = queue.shared.open_segment(SegmentId(0), Access::Read).unwrap().unwrap();
+        let segment = queue.store.open_segment(SegmentId(0), Access::Read).unwrap().unwrap();
         let find = |from, end, min_seq| {
             let found = find_record(&segment, from, end, min_seq, &mut Waste::default()).unwrap();
             found.map(|(offset, header)| (offset, header.seq))

@@ -9,15 +9,15 @@
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use super::Shared;
 use super::cursor::{self, CursorFile};
 use super::dir::Access;
+use super::entry::Bounds;
 use super::error::Result;
 use super::inspect::{Filled, SegmentInfo};
 use super::names::segment_name;
 use super::position::SegmentId;
-use super::spare;
-use super::types::Bounds;
+use super::recycle;
+use super::store::Store;
 use crate::clock;
 
 /// What retention has done, or would do.
@@ -106,7 +106,7 @@ fn pins(needs: &[Needs], kept: impl Iterator<Item = (SegmentInfo, u64)>) -> Vec<
     pins
 }
 
-impl Shared {
+impl Store {
     /// Applies the queue's limits, or only says what that would do.
     pub(crate) fn retain(self: &Arc<Self>, how: Retire) -> Result<Retention> {
         if !self.geometry.settings.has_retention() {
@@ -130,7 +130,7 @@ impl Shared {
             let name = segment_name(info.id);
             match how {
                 Retire::Not => {}
-                Retire::ForReuse => spare::keep(&self.dir, &name)?,
+                Retire::ForReuse => recycle::keep(&self.dir, &name)?,
                 Retire::ForGood => self.dir.remove(&name)?,
             }
             retention.removed.push(info);

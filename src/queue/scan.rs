@@ -9,22 +9,21 @@
 //!   writer may have gone on in between.
 //! - Damage is never an error: it comes as a gap, and the scan goes on behind it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use zerocopy::FromBytes;
 
-use super::control::{self, HeadHint};
+use super::block::read_block;
 use super::dir::Access;
+use super::entry::{Entry, Gap, GapReason, Message};
 use super::error::{Error, Result};
-use super::layout::{self, CONTROL_FILE, HEADER_LEN, MessageHeader, RECORDS_START, WriterBlock};
+use super::layout::{self, HEADER_LEN, MessageHeader, RECORDS_START};
 use super::position::{Position, SegmentId};
 use super::record::{Header, UncheckedHeader, is_record_offset};
-use super::recover::MAX_SEQ;
-use super::resync::{Waste, find_record, read_some, verify_in_pieces};
+use super::resync::{Waste, find_record, verify_in_pieces};
 use super::segment::Segment;
-use super::types::{Entry, Gap, GapReason, Message};
-use super::{Shared, lock};
+use super::store::Store;
+use super::sys;
 use crate::sync::{Ordering, fence};
 
 /// Longer records are verified piece by piece before there is memory for all of one: a length may be a lie.
@@ -49,7 +48,7 @@ const KEEP: usize = 4 * WINDOW[0];
 /// ```
 #[derive(Debug)]
 pub struct Scanner {
-    queue: Arc<Shared>,
+    queue: Arc<Store>,
     position: Position,
     seq: u64,
     segment: Option<Segment>,
@@ -91,7 +90,7 @@ enum Found {
 
 impl Scanner {
     /// Starts at a place that is known to be the start of a record, or the head, with the sequence number expected.
-    pub(crate) fn at(queue: Arc<Shared>, position: Position, seq: u64) -> Self {
+    pub(crate) fn at(queue: Arc<Store>, position: Position, seq: u64) -> Self {
         let (window, [read_ahead, most_ahead]) = (Vec::new(), WINDOW);
         let (segment, stalled, waste) = (None, None, Waste::default());
         Self { queue, position, seq, segment, window, window_start: 0, read_ahead, most_ahead, stalled, waste }
@@ -209,7 +208,7 @@ impl Scanner {
         (self.position, self.seq, self.stalled, self.read_ahead) = (position, seq, None, WINDOW[0]);
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn store(&self) -> &Arc<Store> {
         &self.queue
     }
 
@@ -461,7 +460,7 @@ impl Scanner {
             let out_of_memory = |_| Error::io(&segment.path, "read it")(std::io::ErrorKind::OutOfMemory.into());
             self.window.try_reserve(wanted.saturating_sub(self.window.len())).map_err(out_of_memory)?;
             self.window.resize(wanted, 0);
-            let count = read_some(&segment.file, &mut self.window, offset);
+            let count = sys::read_some(&segment.file, &mut self.window, offset);
             self.window.truncate(*count.as_ref().unwrap_or(&0));
             count.map_err(Error::io(&segment.path, "read it"))?;
             self.window_start = offset;
@@ -475,38 +474,7 @@ impl Scanner {
 /// The sequence number that a segment starts with, if that can be told.
 pub(crate) fn first_seq(segment: &Segment) -> Option<u64> {
     segment.start().map(|start| start.first_seq).or_else(|| {
-        let header: MessageHeader = control::read_block(&segment.file, RECORDS_START)?;
+        let header: MessageHeader = read_block(&segment.file, RECORDS_START)?;
         UncheckedHeader::parse(&header).map(|unchecked| unchecked.trust().seq).filter(|&seq| seq > 0)
     })
-}
-
-impl Shared {
-    /// The head as the control block has it. Its file is opened once: repairs keep it.
-    pub(crate) fn head_hint(&self) -> Option<HeadHint> {
-        if self.control.get().is_none()
-            && let Ok(Some(file)) = self.dir.open_file(CONTROL_FILE, Access::Read)
-        {
-            let _ = self.control.set(file);
-        }
-        control::read_head(self.control.get()?)
-    }
-
-    /// The sequence number after the newest message that was published, as far as that can be believed.
-    pub(crate) fn published_seq(&self) -> Option<u64> {
-        self.head_hint().map(|hint| hint.next_seq).filter(|&seq| seq < MAX_SEQ)
-    }
-
-    /// The published head, if the last writer closed the queue on this boot: then it is exact, if the segments are those
-    /// that it was published for.
-    pub(crate) fn closed_at(&self) -> Option<HeadHint> {
-        let hint = self.head_hint()?;
-        let writer: WriterBlock = control::read_block(self.control.get()?, layout::CONTROL_WRITER)?;
-        let boot_id = lock::boot_id();
-        (writer.pid.get() == 0 && writer.epoch.get() > 0 && writer.boot_id == boot_id && boot_id != [0; 16])
-            .then_some(hint)
-    }
-
-    pub(crate) fn control_path(&self) -> PathBuf {
-        self.dir.path_of(CONTROL_FILE)
-    }
 }

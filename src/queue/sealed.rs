@@ -39,7 +39,7 @@ impl Queue {
     /// # Errors
     /// If a file can't be read.
     pub(crate) fn first_seq_of(&self, id: SegmentId) -> Result<Option<u64>> {
-        match self.shared.open_segment(id, Access::Read) {
+        match self.store.open_segment(id, Access::Read) {
             Ok(segment) => Ok(segment.as_ref().and_then(first_seq)),
             Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -52,7 +52,7 @@ impl Queue {
     /// # Errors
     /// If a file can't be read.
     pub(crate) fn sealed(&self, id: SegmentId) -> Result<Option<Sealed>> {
-        let segment = match self.shared.open_segment(id, Access::Read) {
+        let segment = match self.store.open_segment(id, Access::Read) {
             Ok(Some(segment)) => segment,
             Ok(None) => return Ok(None),
             Err(error) if error.is_unusable_file() => return Ok(None),

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::checksum::{Summer, block_sum};
-use super::control::{self, Geometry, check_version, checksum_of, is_sound, read_block, read_block_strictly};
+use super::block::{self, check_version, checksum_of, is_sound, read_block, read_block_strictly};
+use super::control::Geometry;
+use super::crc::{RecordCrc, block_sum};
 use super::dir::{Access, Dir};
 use super::error::{Error, Result};
 use super::layout::{
@@ -23,8 +24,9 @@ use super::mapping::Mapping;
 use super::names::{parse_segment_name, segment_name};
 use super::position::SegmentId;
 use super::record::{Header, RecordContext, UncheckedHeader};
+use super::recycle::{self, Spare};
+use super::retained::RetainedMappings;
 use super::room;
-use super::spare::{self, Left, Spare};
 use super::sys;
 
 /// An opened segment file whose identity has been checked.
@@ -69,7 +71,7 @@ impl Segment {
             return Err(Error::damaged(&path, 0, "the segment has not the size that the queue's segments have"));
         }
         let checksum = checksum_of(identity.checksum_kind);
-        let summer = Summer::new(checksum.ok_or_else(|| Error::damaged(&path, 0, "unknown checksum kind"))?);
+        let summer = RecordCrc::new(checksum.ok_or_else(|| Error::damaged(&path, 0, "unknown checksum kind"))?);
         let (salt, segment_size) = (identity.salt.get(), identity.segment_size.get());
         let context = RecordContext { summer, salt, segment_size, is_reused: identity.is_reused != 0 };
         Ok(Some(Self { id, file, path, context }))
@@ -139,14 +141,14 @@ impl Segment {
         geometry: &Geometry,
         id: SegmentId,
         now_ns: u64,
-        left: &mut Left,
+        left: &mut RetainedMappings,
     ) -> Result<(Self, Option<Arc<Mapping>>)> {
         let size = geometry.settings.segment_size;
         let name = segment_name(id);
         let temporary = format!("{name}{TEMPORARY_SUFFIX}");
         dir.remove(&temporary)?;
         let path = dir.path_of(&name);
-        let mut spare = spare::take(dir, &temporary, size, left);
+        let mut spare = recycle::take(dir, &temporary, size, left);
         // It may be from before somebody made the queue private, or shared it.
         if spare.take_if(|spare| dir.match_mode(&spare.file).is_err()).is_some() {
             dir.remove(&temporary)?;
@@ -168,7 +170,7 @@ impl Segment {
                 return Err(error);
             }
         };
-        let summer = Summer::new(geometry.settings.checksum);
+        let summer = RecordCrc::new(geometry.settings.checksum);
         let context = RecordContext { summer, salt, segment_size: size, is_reused };
         Ok((Self { id, file, path, context }, map))
     }
@@ -197,7 +199,7 @@ fn fill(file: &File, path: &Path, geometry: &Geometry, (id, is_reused): (Segment
     let mut identity = SegmentIdentity::new_zeroed();
     identity.magic = SEGMENT_MAGIC;
     identity.version = layout::VERSION.into();
-    identity.checksum_kind = control::checksum_kind(geometry.settings.checksum);
+    identity.checksum_kind = block::checksum_kind(geometry.settings.checksum);
     identity.is_reused = u8::from(is_reused);
     identity.segment_size = size.into();
     identity.queue_id = geometry.queue_id.into();

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
 
 use rustix::event::EventfdFlags;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RenameFlags, SeekFrom};
@@ -220,4 +221,18 @@ pub(crate) fn file_ids() -> (u32, u32) {
     // SAFETY: plain calls, with a number that changes nothing.
     let (uid, gid) = unsafe { (libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX)) };
     (uid.cast_unsigned(), gid.cast_unsigned())
+}
+
+/// Reads up to the whole buffer; less only at the end of the file.
+pub(crate) fn read_some(file: &File, buffer: &mut [u8], offset: u32) -> std::io::Result<usize> {
+    let mut count = 0;
+    while count < buffer.len() {
+        match file.read_at(&mut buffer[count..], u64::from(offset) + count as u64) {
+            Ok(0) => break,
+            Ok(more) => count += more,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
 }

@@ -15,25 +15,26 @@ use std::time::{Duration, Instant};
 
 use zerocopy::FromZeros;
 
+use super::control;
 use super::control::{HeadHint, HeadPublisher};
+use super::entry::{Entry, GapReason};
 use super::error::{Error, Result};
+use super::housekeeper::{Housekeeper, Prepared};
 use super::layout::{self, CONTROL_WRITER, HEADER_LEN, RECORDS_START, SEGMENT_SEAL, WriterBlock};
 use super::lock::WriterLock;
 use super::mapping::{CUT_SHORT, Mapping};
 use super::mtime;
 use super::options::{SyncPolicy, WhenFull, WriterOptions};
 use super::origin::Origin;
-use super::pages::{self, Pages};
 use super::position::{Position, SegmentId};
+use super::prefault::{self, Prefaulter};
 use super::record::{Header, RecordContext, checked_len};
 use super::recover::{Tail, TailPlace, recover};
 use super::retention::Retire;
 use super::scan::Scanner;
 use super::segment::{self, Segment};
-use super::supply::{Prepared, Supply, sync_segments};
-use super::types::{Entry, GapReason};
+use super::store::Store;
 use super::wake::Waker;
-use super::{Shared, control};
 use crate::clock::{self, FastClock};
 use crate::sync::Ordering;
 
@@ -74,10 +75,10 @@ pub struct QueueWriter {
     sync_at_seq: u64,
     // From here on nothing is touched by an append that stays within `soft_limit`.
     segment: Segment,
-    shared: Arc<Shared>,
+    store: Arc<Store>,
     head: HeadPublisher,
-    supply: Supply,
-    pages: Pages,
+    supply: Housekeeper,
+    pages: Prefaulter,
     /// At this offset the next segment is asked for; at the largest one it has been.
     ask_at: u32,
     /// The first segment that may hold what has not been synced.
@@ -92,13 +93,13 @@ pub struct QueueWriter {
 
 impl QueueWriter {
     /// Takes the lock, repairs what a killed writer left, and goes on behind the last message.
-    pub(crate) fn open(shared: &Arc<Shared>, options: &WriterOptions) -> Result<Self> {
-        let lock = WriterLock::take(&shared.dir)?;
-        let control = Arc::new(control::map_for_writing(&shared.dir, &shared.geometry)?);
-        lock.check_alone(&shared.dir, &control)?;
+    pub(crate) fn open(store: &Arc<Store>, options: &WriterOptions) -> Result<Self> {
+        let lock = WriterLock::take(&store.dir)?;
+        let control = Arc::new(control::map_for_writing(&store.dir, &store.geometry)?);
+        lock.check_alone(&store.dir, &control)?;
         let lock = Arc::new(lock);
-        let tail = recover(shared)?;
-        let supply = Supply::start(Arc::clone(shared), Arc::clone(&control), Arc::clone(&lock), options.sync)?;
+        let tail = recover(store)?;
+        let supply = Housekeeper::start(Arc::clone(store), Arc::clone(&control), Arc::clone(&lock), options.sync)?;
         let Tail { next_seq, last_timestamp_ns, place } = tail;
         let (segment, map, offset) = match place {
             TailPlace::Segment(segment, offset) => {
@@ -110,7 +111,7 @@ impl QueueWriter {
                 let Prepared { segment, map } = supply.take(id)?;
                 // The first segment starts with message 1, also where a power cut took what it held: that is a gap.
                 let first_seq = if segment.id == SegmentId(0) { 1 } else { next_seq };
-                segment::start(&map, first_seq, last_timestamp_ns, shared.link_before(segment.id)?);
+                segment::start(&map, first_seq, last_timestamp_ns, store.link_before(segment.id)?);
                 (segment, map, RECORDS_START)
             }
         };
@@ -121,14 +122,14 @@ impl QueueWriter {
         let waker = Waker::new();
         announce_writer(&control, waker, &lock);
         supply.set_active(segment.id, &map, None);
-        let pages = Pages::new(&map, offset);
+        let pages = Prefaulter::new(&map, offset);
         let mut writer = Self {
             offset,
             soft_limit: 0,
             context: segment.context,
             next_seq,
             last_timestamp_ns,
-            max_payload_len: shared.geometry.settings.max_payload_len(),
+            max_payload_len: store.geometry.settings.max_payload_len(),
             clock: FastClock::new(),
             head: HeadPublisher::new(&control),
             waker,
@@ -142,14 +143,14 @@ impl QueueWriter {
                 SyncPolicy::Manual => u64::MAX,
                 SyncPolicy::Every { messages, .. } => next_seq.saturating_add(messages.max(1)),
             },
-            shared: Arc::clone(shared),
+            store: Arc::clone(store),
             map,
             segment,
             control,
             supply,
             pages,
             // Many a writer appends little: the first time it waits for a sign that it will be needed.
-            ask_at: shared.geometry.settings.segment_size / 2,
+            ask_at: store.geometry.settings.segment_size / 2,
             _lock: lock,
         };
         writer.soft_limit = writer.next_soft_limit(offset);
@@ -271,7 +272,7 @@ impl QueueWriter {
             return Ok(false);
         };
         let at = |offset| Position { segment: self.segment.id, offset };
-        let mut scanner = Scanner::at(Arc::clone(&self.shared), at(RECORDS_START), start.first_seq);
+        let mut scanner = Scanner::at(Arc::clone(&self.store), at(RECORDS_START), start.first_seq);
         while let Some(entry) = scanner.next()? {
             if matches!(entry, Entry::Gap(gap) if gap.reason != GapReason::Lost) {
                 return Ok(false);
@@ -283,7 +284,7 @@ impl QueueWriter {
     /// Sees to it that a record of this payload fits at `offset`. Gives the lengths of payload and record.
     #[inline]
     pub(super) fn claim(&mut self, msg_type: u16, payload_len: usize) -> Result<(u32, u32)> {
-        let path = self.shared.dir.path();
+        let path = self.store.dir.path();
         self.origin.check(path)?;
         let (payload_len, record_len) = checked_len(payload_len, self.max_payload_len, msg_type, path)?;
         if self.offset + record_len > self.soft_limit {
@@ -337,7 +338,7 @@ impl QueueWriter {
     /// # Errors
     /// [`Error::Poisoned`], with the reason. Every later append fails likewise; readers go on.
     pub fn check(&mut self) -> Result<()> {
-        self.origin.check(self.shared.dir.path())?;
+        self.origin.check(self.store.dir.path())?;
         if self.poisoned.is_none() && self.segment.is_cut_short()? {
             self.poisoned = Some(format!("{}: {CUT_SHORT}; {MAY_BE_MISSING}", self.segment.path.display()));
         }
@@ -358,7 +359,7 @@ impl QueueWriter {
             self.poisoned = if self.map.is_lost() {
                 Some(self.loss().to_string())
             } else if self.control.is_lost() {
-                Some(control::loss(&self.shared.dir, &self.control, MAY_BE_MISSING).to_string())
+                Some(control::loss(&self.store.dir, &self.control, MAY_BE_MISSING).to_string())
             } else {
                 self.supply.sync_failure()
             };
@@ -366,7 +367,7 @@ impl QueueWriter {
         match &self.poisoned {
             Some(reason) => {
                 self.soft_limit = 0;
-                Err(Error::Poisoned { path: self.shared.dir.path().to_path_buf(), reason: reason.clone() })
+                Err(Error::Poisoned { path: self.store.dir.path().to_path_buf(), reason: reason.clone() })
             }
             None => Ok(()),
         }
@@ -422,7 +423,7 @@ impl QueueWriter {
     fn roll(&mut self) -> Result<()> {
         self.check()?;
         self.wait_for_room()?;
-        let Prepared { segment, map } = self.supply.take(self.shared.id_after(self.segment.id)?)?;
+        let Prepared { segment, map } = self.supply.take(self.store.id_after(self.segment.id)?)?;
         self.populate(SEGMENT_SEAL, HEADER_LEN)?;
         self.populate(self.offset, HEADER_LEN)?;
         let sum = segment::seal_sum(&self.context, self.offset, self.next_seq, self.last_timestamp_ns);
@@ -439,7 +440,7 @@ impl QueueWriter {
         self.map = map;
         let left = std::mem::replace(&mut self.segment, segment);
         self.supply.set_active(self.segment.id, &self.map, Some(left));
-        self.pages.set_active(&self.map, pages::AT_FIRST);
+        self.pages.set_active(&self.map, prefault::AT_FIRST);
         self.ask_at = 0;
         self.publish_head();
         self.waker.published(&self.control);
@@ -462,20 +463,20 @@ impl QueueWriter {
 
     /// Whether the queue's limit allows one more segment.
     fn has_room_for_segment(&self) -> Result<()> {
-        let Some(max_bytes) = self.shared.geometry.settings.max_bytes else {
+        let Some(max_bytes) = self.store.geometry.settings.max_bytes else {
             return Ok(());
         };
         let has_room = || {
-            let ids = self.shared.segment_ids()?;
+            let ids = self.store.segment_ids()?;
             let in_use = ids.iter().filter(|&&id| id <= self.segment.id).count() as u64;
             // There is a new file only where there is no spare, so that spares need not be counted.
             Ok((in_use + 1) * u64::from(self.context.segment_size) <= max_bytes)
         };
         // Retention may have something to give that it could not give after the last roll.
-        if has_room()? || (!self.shared.retain(Retire::ForReuse)?.removed.is_empty() && has_room()?) {
+        if has_room()? || (!self.store.retain(Retire::ForReuse)?.removed.is_empty() && has_room()?) {
             return Ok(());
         }
-        Err(Error::QueueFull { path: self.shared.dir.path().to_path_buf(), max_bytes })
+        Err(Error::QueueFull { path: self.store.dir.path().to_path_buf(), max_bytes })
     }
 
     fn publish_head(&mut self) {
@@ -492,7 +493,7 @@ impl QueueWriter {
     pub fn flush_sync(&mut self) -> Result<()> {
         self.check()?;
         self.publish_head();
-        let synced = sync_segments(&self.shared, self.unsynced, self.segment.id);
+        let synced = self.store.sync_segments(self.unsynced, self.segment.id);
         // Once more: what was cut off while it was being synced is not on the disk.
         let synced = synced.and_then(|()| self.check());
         match &synced {
@@ -522,7 +523,7 @@ impl QueueWriter {
 
     /// The queue's directory.
     pub fn path(&self) -> PathBuf {
-        self.shared.dir.path().to_path_buf()
+        self.store.dir.path().to_path_buf()
     }
 }
 
@@ -534,7 +535,7 @@ impl Drop for QueueWriter {
         self.publish_head();
         self.control.word(layout::CONTROL_WRITER_PID).store(0, Ordering::Relaxed);
         mtime::touch(&self.segment.file);
-        mtime::touch_control(&self.shared);
+        mtime::touch_control(&self.store);
     }
 }
 

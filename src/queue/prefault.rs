@@ -1,5 +1,5 @@
 //! The writer's second helper thread: brings pages into memory just ahead of the writer, so that it does not stop for
-//! each. Started by the first report, because many a writer appends one message and goes; dropping [`Pages`] joins it.
+//! each. Started by the first report, because many a writer appends one message and goes; dropping [`Prefaulter`] joins it.
 //!
 //! Just ahead, because the system protects pages again when it has written them to the disk.
 
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::layout;
 use super::mapping::Mapping;
-use super::supply::Joined;
+use super::thread::Joined;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 
 /// How many bytes of a new segment are in memory when it is first used.
@@ -32,7 +32,7 @@ const BUSY_FOR: Duration = Duration::from_millis(20);
 
 /// The writer's side of the thread.
 #[derive(Debug)]
-pub(crate) struct Pages {
+pub(crate) struct Prefaulter {
     inner: Arc<Inner>,
     /// Told to stop before it is dropped, and so joined.
     thread: Option<Joined>,
@@ -60,7 +60,7 @@ struct State {
     populated: u32,
 }
 
-impl Pages {
+impl Prefaulter {
     /// `populated`: up to where pages of the active mapping are in memory.
     pub(crate) fn new(active: &Arc<Mapping>, populated: u32) -> Self {
         let state = Mutex::new(State { stop: false, active: Arc::clone(active), populated });
@@ -111,7 +111,7 @@ impl Pages {
     }
 }
 
-impl Drop for Pages {
+impl Drop for Prefaulter {
     fn drop(&mut self) {
         if self.thread.as_ref().is_some_and(|thread| !thread.is_here()) {
             // It may have held the lock when the fork copied that.

@@ -2,11 +2,11 @@
 
 use zerocopy::FromBytes;
 
+use super::entry::Message;
 use super::layout::{HEADER_LEN, MessageHeader};
 use super::mapping::Mapping;
 use super::position::Position;
 use super::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
-use super::types::Message;
 use crate::sync::Ordering;
 
 /// An iterator over the messages at hand, from [`QueueReader::available`](super::QueueReader::available).
@@ -106,7 +106,7 @@ mod tests {
         let payload = |seq: u64| vec![u8::try_from(seq % 251).unwrap(); usize::try_from(seq % 100).unwrap()];
         let mut writer = queue.writer().unwrap();
         let map = Arc::clone(&writer.map);
-        let context = queue.shared.open_segment(SegmentId(0), Access::Read).unwrap().unwrap().context;
+        let context = queue.store.open_segment(SegmentId(0), Access::Read).unwrap().unwrap().context;
         let looking = std::thread::spawn(move || {
             let (mut offset, mut seq) = (RECORDS_START, 1);
             while seq <= LAST {

@@ -2,28 +2,29 @@
 //!
 //! It makes the next segment before it is needed, unmaps what the writer has left, sees to retention after a roll, syncs
 //! as the policy says, and gives the writer's sign of life. Memory just ahead of the writer is the work of a thread of its
-//! own (`pages.rs`), since a sync may take long. It ends with the writer: dropping [`Supply`] joins it.
+//! own (`prefault.rs`), since a sync may take long. It ends with the writer: dropping [`Housekeeper`] joins it.
 //!
 //! The appending thread never waits for a lock here except in a roll for which the next segment is not ready.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::dir::Access;
+use super::error::Error;
 use super::error::Result;
 use super::layout::CONTROL_WRITER_HEARTBEAT;
 use super::lock::WriterLock;
 use super::mapping::Mapping;
 use super::mtime::{self, Progress};
 use super::options::SyncPolicy;
-use super::origin::Origin;
-use super::pages;
 use super::position::SegmentId;
+use super::prefault;
+use super::recycle;
+use super::retained::RetainedMappings;
 use super::retention::Retire;
 use super::segment::Segment;
-use super::spare::{self, Left};
-use super::{Shared, error::Error};
+use super::store::Store;
+use super::thread::Joined;
 use crate::clock;
 use crate::sync::Ordering;
 
@@ -39,7 +40,7 @@ pub(crate) struct Prepared {
 
 /// The writer's side of the helper thread.
 #[derive(Debug)]
-pub(crate) struct Supply {
+pub(crate) struct Housekeeper {
     inner: Arc<Inner>,
     /// Told to stop before it is dropped, and so joined.
     thread: Joined,
@@ -47,7 +48,7 @@ pub(crate) struct Supply {
 
 #[derive(Debug)]
 struct Inner {
-    shared: Arc<Shared>,
+    store: Arc<Store>,
     control: Arc<Mapping>,
     writer_lock: Arc<WriterLock>,
     /// How often everything is written to the disk.
@@ -68,54 +69,19 @@ struct Retention {
 
 impl Retention {
     /// Unmaps what is to be unmapped and applies retention, if there was a roll and the last time is over.
-    fn apply(&mut self, shared: &Arc<Shared>) {
+    fn apply(&mut self, store: &Arc<Store>) {
         if !self.is_due || self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
         }
         self.is_due = false;
-        let (shared, gone) = (Arc::clone(shared), std::mem::take(&mut self.gone));
+        let (store, gone) = (Arc::clone(store), std::mem::take(&mut self.gone));
         let retain = move || {
             // First: a file that is mapped is not used again.
             drop(gone);
             // What can't be removed now is tried again after the next roll; `chron-cli retain` says why.
-            drop(shared.retain(Retire::ForReuse));
+            drop(store.retain(Retire::ForReuse));
         };
         self.thread = std::thread::Builder::new().name("chronfs-retain".into()).spawn(retain).ok().map(Joined::new);
-    }
-}
-
-/// A thread that ends before its owner does: dropping it waits for it.
-#[derive(Debug)]
-pub(super) struct Joined {
-    thread: Option<JoinHandle<()>>,
-    origin: Origin,
-}
-
-impl Joined {
-    pub(super) fn new(thread: JoinHandle<()>) -> Self {
-        Self { thread: Some(thread), origin: Origin::here() }
-    }
-
-    /// Whether it runs in this process.
-    pub(super) fn is_here(&self) -> bool {
-        self.origin.is_here()
-    }
-
-    fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-}
-
-impl Drop for Joined {
-    fn drop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
-        if self.origin.is_here() {
-            // A panic in it has been reported by the panic hook; there is nothing left to do.
-            let _ = thread.join();
-        } else {
-            // It runs in the parent only.
-            std::mem::forget(thread);
-        }
     }
 }
 
@@ -135,9 +101,9 @@ struct State {
     left: Vec<Prepared>,
 }
 
-impl Supply {
+impl Housekeeper {
     pub(crate) fn start(
-        shared: Arc<Shared>,
+        store: Arc<Store>,
         control: Arc<Mapping>,
         lock: Arc<WriterLock>,
         sync: SyncPolicy,
@@ -147,10 +113,10 @@ impl Supply {
             SyncPolicy::Manual => None,
             SyncPolicy::Every { interval, .. } => Some(interval),
         };
-        let inner = Arc::new(Inner { shared, control, writer_lock: lock, interval, state, changed: Condvar::new() });
+        let inner = Arc::new(Inner { store, control, writer_lock: lock, interval, state, changed: Condvar::new() });
         let for_thread = Arc::clone(&inner);
-        let thread = std::thread::Builder::new().name("chronfs-supply".into()).spawn(move || for_thread.run());
-        let thread = thread.map_err(Error::io(inner.shared.dir.path(), "start the writer's helper thread"))?;
+        let thread = std::thread::Builder::new().name("chronfs-helper".into()).spawn(move || for_thread.run());
+        let thread = thread.map_err(Error::io(inner.store.dir.path(), "start the writer's helper thread"))?;
         Ok(Self { inner, thread: Joined::new(thread) })
     }
 
@@ -201,7 +167,7 @@ impl Supply {
     }
 }
 
-impl Drop for Supply {
+impl Drop for Housekeeper {
     fn drop(&mut self) {
         if !self.thread.is_here() {
             // The thread may have held the lock when the fork copied it.
@@ -219,10 +185,11 @@ impl Inner {
 
     fn run(&self) {
         let mut synced = Instant::now();
-        let (mut retention, mut left, mut progress) = (Retention::default(), Left::default(), Progress::default());
+        let (mut retention, mut left, mut progress) =
+            (Retention::default(), RetainedMappings::default(), Progress::default());
         loop {
             self.control.word64(CONTROL_WRITER_HEARTBEAT).store(clock::boot_ns(), Ordering::Relaxed);
-            let is_contested = self.writer_lock.is_contested(&self.shared.dir);
+            let is_contested = self.writer_lock.is_contested(&self.store.dir);
             let mut state = self.lock();
             if is_contested {
                 let what = "another writer has replaced the lock file, and writes too";
@@ -230,7 +197,7 @@ impl Inner {
             }
             if state.stop {
                 drop((state, retention));
-                spare::discard(&self.shared.dir);
+                recycle::discard(&self.store.dir);
                 return;
             }
             let just_left = std::mem::take(&mut state.left);
@@ -241,12 +208,12 @@ impl Inner {
             for Prepared { segment, map } in just_left {
                 mtime::touch(&segment.file);
                 retention.is_due = true;
-                match self.shared.most_sealed() {
+                match self.store.most_sealed() {
                     Some(retained) => retention.gone.extend(left.add(segment.file, map, retained)),
                     None => retention.gone.push(map),
                 }
             }
-            retention.apply(&self.shared);
+            retention.apply(&self.store);
             // First what the writer may be waiting for.
             if let Some(id) = wanted {
                 let ready = self.prepare(id, is_fast, &mut left);
@@ -256,7 +223,7 @@ impl Inner {
                 continue;
             }
             if let Some((id, map)) = active {
-                progress.look(&self.shared, &self.control, (id, &map));
+                progress.look(&self.store, &self.control, (id, &map));
             }
             if sync_wanted || self.interval.is_some_and(|interval| synced.elapsed() >= interval) {
                 self.sync();
@@ -281,7 +248,7 @@ impl Inner {
                 _ => return,
             }
         };
-        let result = sync_segments(&self.shared, first, last);
+        let result = self.store.sync_segments(first, last);
         let mut state = self.lock();
         match result {
             Ok(()) => state.sync_from = Some(last),
@@ -291,26 +258,26 @@ impl Inner {
 
     /// Opens a segment that has been made and not used, or makes it. Where its name is taken by anything else, that stays
     /// as it is, and the next number that no file has takes its place.
-    fn open_or_make(&self, id: SegmentId, left: &mut Left) -> Result<(Segment, Option<Arc<Mapping>>)> {
-        let shared = &self.shared;
-        let id = match shared.open_segment(id, Access::Write) {
+    fn open_or_make(&self, id: SegmentId, left: &mut RetainedMappings) -> Result<(Segment, Option<Arc<Mapping>>)> {
+        let store = &self.store;
+        let id = match store.open_segment(id, Access::Write) {
             Ok(Some(segment)) if !segment.is_started()? && !segment.is_cut_short()? => return Ok((segment, None)),
             Ok(None) => id,
-            Ok(Some(_)) => shared.free_id_after(id)?,
-            Err(error) if error.is_unusable_file() => shared.free_id_after(id)?,
+            Ok(Some(_)) => store.free_id_after(id)?,
+            Err(error) if error.is_unusable_file() => store.free_id_after(id)?,
             Err(error) => return Err(error),
         };
         // Where every processor is busy the other thread may be late: better now than a new file.
-        if !spare::is_there(&shared.dir) {
-            drop(shared.retain(Retire::ForReuse));
+        if !recycle::is_there(&store.dir) {
+            drop(store.retain(Retire::ForReuse));
         }
-        let made = Segment::create(&shared.dir, &shared.geometry, id, clock::now_ns(), left)?;
-        shared.dir.sync()?;
+        let made = Segment::create(&store.dir, &store.geometry, id, clock::now_ns(), left)?;
+        store.dir.sync()?;
         Ok(made)
     }
 
     /// Opens or makes a segment, maps it and brings its first pages in.
-    fn prepare(&self, id: SegmentId, is_fast: bool, left: &mut Left) -> Result<Prepared> {
+    fn prepare(&self, id: SegmentId, is_fast: bool, left: &mut RetainedMappings) -> Result<Prepared> {
         let (segment, map) = self.open_or_make(id, left)?;
         let map = match map {
             Some(map) => map,
@@ -319,22 +286,7 @@ impl Inner {
         if is_fast {
             map.expect_use_from(0);
         }
-        map.populate(0, pages::AT_FIRST as usize).map_err(Error::io(&segment.path, "bring it into memory"))?;
+        map.populate(0, prefault::AT_FIRST as usize).map_err(Error::io(&segment.path, "bring it into memory"))?;
         Ok(Prepared { segment, map })
     }
-}
-
-/// Writes the segments from the first to the last to the disk, and the directory that names them.
-pub(super) fn sync_segments(shared: &Shared, first: SegmentId, last: SegmentId) -> Result<()> {
-    let ids = shared.segment_ids()?;
-    for id in ids.into_iter().filter(|&id| id >= first && id <= last) {
-        // Retention may have removed it meanwhile: then there is nothing to keep. A damaged file is not ours.
-        match shared.open_segment(id, Access::Read) {
-            Ok(Some(segment)) => segment.file.sync_data().map_err(Error::io(&segment.path, "sync it"))?,
-            Ok(None) => {}
-            Err(error) if error.is_unusable_file() => {}
-            Err(error) => return Err(error),
-        }
-    }
-    shared.dir.sync()
 }

@@ -10,7 +10,7 @@ const LONG: usize = 384;
 
 /// Computes record checksums; made once for a queue, so that the processor is asked once.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Summer {
+pub(crate) struct RecordCrc {
     how: How,
 }
 
@@ -22,7 +22,7 @@ enum How {
     Crc32,
 }
 
-impl Summer {
+impl RecordCrc {
     pub(crate) fn new(kind: Checksum) -> Self {
         let how = match kind {
             #[cfg(target_arch = "x86_64")]
@@ -252,11 +252,11 @@ mod tests {
             bytes.extend(&payload);
             bytes.resize(bytes.len().next_multiple_of(8), 0);
             let crc32c = reference(0x82F6_3B78, &bytes);
-            assert_eq!(Summer::new(Checksum::Crc32c).sum(words, &payload), crc32c, "length {len}");
-            assert_eq!(Summer { how: How::Crc32c }.sum(words, &payload), crc32c, "length {len}");
-            assert_eq!(Summer::new(Checksum::Crc32).sum(words, &payload), reference(0xEDB8_8320, &bytes));
+            assert_eq!(RecordCrc::new(Checksum::Crc32c).sum(words, &payload), crc32c, "length {len}");
+            assert_eq!(RecordCrc { how: How::Crc32c }.sum(words, &payload), crc32c, "length {len}");
+            assert_eq!(RecordCrc::new(Checksum::Crc32).sum(words, &payload), reference(0xEDB8_8320, &bytes));
             for kind in [Checksum::Crc32c, Checksum::Crc32] {
-                let (summer, mut copy) = (Summer::new(kind), vec![0xFF; len.next_multiple_of(8)]);
+                let (summer, mut copy) = (RecordCrc::new(kind), vec![0xFF; len.next_multiple_of(8)]);
                 assert_eq!(
                     summer.sum_and_copy(words, &payload, &mut copy),
                     summer.sum(words, &payload),

@@ -9,7 +9,6 @@
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, statat};
@@ -18,14 +17,10 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use super::dir::{Access, Dir};
 use super::error::Result;
 use super::mapping::Mapping;
+use super::retained::{MAX_SPARES, RetainedMappings};
 use super::{layout, room, sys};
-use crate::sync::{AtomicUsize, Ordering};
 
-const NAMES: [&str; 4] = ["spare-1.q.tmp", "spare-2.q.tmp", "spare-3.q.tmp", "spare-4.q.tmp"];
-/// Nobody who keeps more bytes than that gets a segment back that is mapped still.
-const MOST_LEFT: usize = 512 << 20;
-/// So many segments may all writers of the process have left: each takes a descriptor, of which there are 1,024 by default.
-const MOST_PERMITS: usize = 64;
+const NAMES: [&str; MAX_SPARES] = ["spare-1.q.tmp", "spare-2.q.tmp", "spare-3.q.tmp", "spare-4.q.tmp"];
 /// At most so many places of a file are looked at to tell whether it is in memory.
 const SAMPLES: u64 = 64;
 
@@ -34,67 +29,6 @@ const SAMPLES: u64 = 64;
 pub(crate) struct Spare {
     pub(crate) file: File,
     pub(crate) map: Option<Arc<Mapping>>,
-}
-
-/// Segments that the writer has left and may get back: to unmap them and to map them again costs more than to fill
-/// them. Each is open here only by the file that belongs to its mapping.
-#[derive(Debug)]
-pub(crate) struct Left {
-    segments: Vec<(File, Arc<Mapping>, Permit)>,
-    /// How many there are in the whole process.
-    permits: &'static AtomicUsize,
-}
-
-/// One of [`MOST_PERMITS`].
-#[derive(Debug)]
-struct Permit(&'static AtomicUsize);
-
-impl Permit {
-    fn of(permits: &'static AtomicUsize) -> Option<Self> {
-        let more = |permits| (permits < MOST_PERMITS).then_some(permits + 1);
-        permits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self(permits))
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Default for Left {
-    fn default() -> Self {
-        static PERMITS: AtomicUsize = AtomicUsize::new(0);
-        Self { segments: Vec::new(), permits: &PERMITS }
-    }
-}
-
-impl Left {
-    /// Adds a segment that the writer has just left. `retained`: how many sealed segments retention keeps. Gives what is
-    /// not to be kept.
-    pub(crate) fn add(&mut self, file: File, map: Arc<Mapping>, retained: usize) -> Vec<Arc<Mapping>> {
-        let is_too_much = retained.saturating_mul(map.len()) > MOST_LEFT;
-        let most = if is_too_much { 0 } else { retained + NAMES.len() };
-        let Some(permit) = Permit::of(self.permits) else {
-            return vec![map];
-        };
-        self.segments.push((file, map, permit));
-        let too_many = self.segments.len().saturating_sub(most);
-        let mut gone: Vec<_> = self.segments.drain(..too_many).map(|(_, map, _)| map).collect();
-        // Those whose file was removed keep its blocks.
-        let is_removed = |file: &File| file.metadata().map_or(true, |metadata| metadata.nlink() == 0);
-        gone.extend(self.segments.extract_if(.., |(file, ..)| is_removed(file)).map(|(_, map, _)| map));
-        gone
-    }
-
-    /// The segment whose file has this name.
-    fn take(&mut self, dir: &Dir, name: &str) -> Option<Spare> {
-        let named = statat(dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW).ok().filter(|named| named.st_nlink == 1)?;
-        let is_it = |file: &File| file.metadata().is_ok_and(|it| (it.dev(), it.ino()) == (named.st_dev, named.st_ino));
-        let index = self.segments.iter().position(|(file, map, _)| is_it(file) && !map.is_lost())?;
-        let (file, map, _) = self.segments.remove(index);
-        Some(Spare { file, map: Some(map) })
-    }
 }
 
 /// Takes a retired segment out of the queue; its file becomes a spare if there are not enough yet.
@@ -117,13 +51,13 @@ pub(crate) fn discard(dir: &Dir) {
 }
 
 /// A spare that can be used again, under the name `temporary` now. Those that can't are gone.
-pub(crate) fn take(dir: &Dir, temporary: &str, size: u32, left: &mut Left) -> Option<Spare> {
+pub(crate) fn take(dir: &Dir, temporary: &str, size: u32, left: &mut RetainedMappings) -> Option<Spare> {
     NAMES.iter().find_map(|name| take_one(dir, name, temporary, size, left))
 }
 
-fn take_one(dir: &Dir, name: &str, temporary: &str, size: u32, left: &mut Left) -> Option<Spare> {
+fn take_one(dir: &Dir, name: &str, temporary: &str, size: u32, left: &mut RetainedMappings) -> Option<Spare> {
     let spare = match left.take(dir, name) {
-        Some(spare) => Some(spare),
+        Some((file, map)) => Some(Spare { file, map: Some(map) }),
         None => match dir.open_file(name, Access::Write) {
             Ok(None) => return None,
             file => file.ok().flatten().map(|file| Spare { file, map: None }),
@@ -164,7 +98,9 @@ fn is_in_memory(file: &File, size: u64) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::retained::{MAX_RETAINED_BYTES, MAX_SLOTS};
     use super::*;
+    use crate::sync::AtomicUsize;
 
     const SIZE: u32 = 64 << 10;
 
@@ -183,8 +119,8 @@ mod tests {
     }
 
     /// Leaves segments of these names, and retires those that are `retired`.
-    fn left(dir: &Dir, names: &[&str], retired: &[&str]) -> (Left, Vec<Arc<Mapping>>) {
-        let mut left = Left::default();
+    fn left(dir: &Dir, names: &[&str], retired: &[&str]) -> (RetainedMappings, Vec<Arc<Mapping>>) {
+        let mut left = RetainedMappings::default();
         let maps = names.iter().map(|name| {
             let (file, map) = segment(dir, name);
             assert!(left.add(file, Arc::clone(&map), 2).is_empty());
@@ -240,7 +176,7 @@ mod tests {
     #[test]
     fn no_more_is_kept_than_may_come_back() {
         let (_temporary, dir) = directory();
-        let mut left = Left::default();
+        let mut left = RetainedMappings::default();
         let mut gone = 0;
         for number in 0..20 {
             let (file, map) = segment(&dir, &number.to_string());
@@ -248,20 +184,20 @@ mod tests {
         }
         assert_eq!(gone, 20 - 2 - NAMES.len());
         let (file, map) = segment(&dir, "too many");
-        assert_eq!(left.add(file, map, MOST_LEFT / SIZE as usize + 1).len(), 1 + 2 + NAMES.len());
+        assert_eq!(left.add(file, map, MAX_RETAINED_BYTES / SIZE as usize + 1).len(), 1 + 2 + NAMES.len());
     }
 
     #[test]
     fn all_writers_together_keep_a_bounded_number() {
         let (_temporary, dir) = directory();
-        static PERMITS: AtomicUsize = AtomicUsize::new(0);
-        let new = |_| Left { segments: Vec::new(), permits: &PERMITS };
-        let mut writers: Vec<_> = (0..MOST_PERMITS).map(new).collect();
+        static SLOTS: AtomicUsize = AtomicUsize::new(0);
+        let new = |_| RetainedMappings { segments: Vec::new(), slots: &SLOTS };
+        let mut writers: Vec<_> = (0..MAX_SLOTS).map(new).collect();
         let mut leave = |writer: usize, name: &str| {
             let (file, map) = segment(&dir, name);
             writers[writer].add(file, map, 2).len()
         };
-        for writer in 0..MOST_PERMITS {
+        for writer in 0..MAX_SLOTS {
             assert_eq!(leave(writer, &format!("{writer}")), 0);
         }
         assert_eq!(leave(0, "too many"), 1);
