@@ -73,7 +73,7 @@
 //!
 //! Opening a reader or writer installs a handler of SIGBUS, for the addresses of this library's mappings alone, so that a
 //! file that somebody cuts short is an error and does not end the process; faults elsewhere go to the handler that was
-//! there before. A program that wants none calls [`leave_sigbus_alone`](queue::leave_sigbus_alone) first. No other
+//! there before. A program that wants none calls [`disable_sigbus_handler`](queue::disable_sigbus_handler) first. No other
 //! signal is touched.
 //!
 //! # Trust

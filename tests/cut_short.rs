@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use chronfs::queue::{Entry, Error, GapReason, Queue, QueueReader, Settings, leave_sigbus_alone};
+use chronfs::queue::{Entry, Error, GapReason, Queue, QueueReader, Settings, disable_sigbus_handler};
 
 const QUEUE: &str = "CHRONFS_CUT_QUEUE";
 const PART: &str = "CHRONFS_CUT_PART";
@@ -129,7 +129,7 @@ fn the_other_process() {
     let path = Path::new(&path);
     let part = std::env::var(PART).unwrap();
     if part == "reader without" {
-        assert!(leave_sigbus_alone());
+        assert!(disable_sigbus_handler());
     }
     if part == "elsewhere handled" {
         // SAFETY: the handler does nothing but end the process.

@@ -305,7 +305,7 @@ fn retention_takes_nothing_from_a_registered_reader_and_tells_the_others() {
         (1..last).for_each(|_| assert!(writer.append(1, &[7; 700]).is_ok()));
     });
     drop(writer);
-    queue.retain(false).unwrap();
+    queue.apply_retention().unwrap();
     let first = queue.bounds().unwrap().first_seq;
     assert!(first > last / 2, "retention has been at work: {first}");
     // What it holds open it may finish; then it is told of everything that is gone.

@@ -75,7 +75,7 @@ fn forge_segment(queue: &Queue, from: u32, to: u32, first_seq: u64) {
 /// All that looks at a queue without changing it.
 fn look(queue: &Queue) -> Vec<String> {
     queue.inspect().unwrap();
-    queue.retain(true).unwrap();
+    queue.plan_retention().unwrap();
     let mut scanner = queue.scan().unwrap();
     let mut seen = Vec::new();
     while let Some(entry) = scanner.next().unwrap() {

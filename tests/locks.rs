@@ -104,7 +104,7 @@ fn who_may_only_read_keeps_nobody_out() {
     // The locks were there before the files that have come since: again.
     drop(holder);
     let _holder = lock_all(queue.path());
-    let ignored = queue.retain(true).unwrap().ignored;
+    let ignored = queue.plan_retention().unwrap().ignored;
     assert_eq!(ignored.len(), 1, "{ignored:?}");
     assert_eq!((ignored[0].reader.as_str(), ignored[0].reason), ("dead", IgnoredReason::Dead));
     queue.seek_reader("dead", queue.bounds().unwrap().next_seq).unwrap();

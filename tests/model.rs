@@ -23,7 +23,7 @@ mod sync {
     }
 }
 
-#[path = "../src/queue/handshake.rs"]
+#[path = "../src/queue/wait/handshake.rs"]
 mod handshake;
 
 /// A queue's words, as far as they matter here.

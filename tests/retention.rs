@@ -63,13 +63,13 @@ fn retention_keeps_what_a_reader_needs_and_says_who_keeps_it() {
     let infos = sealed(&queue);
     queue.add_reader("slow").unwrap();
     queue.seek_reader("slow", infos[2].first_seq + 3).unwrap();
-    assert_eq!(queue.retain(false).unwrap().removed, [], "no limit: everything stays");
+    assert_eq!(queue.apply_retention().unwrap().removed, [], "no limit: everything stays");
     let queue = with_limits(&queue, set_u64(40, 64 << 10));
-    let dry = queue.retain(true).unwrap();
+    let dry = queue.plan_retention().unwrap();
     assert_eq!(dry.removed, infos[..2]);
     assert_eq!(sealed(&queue), infos, "a dry run removes nothing");
     assert_eq!((dry.pins.len(), dry.pins[0].reader.as_str(), dry.pins[0].segments), (1, "slow", 2));
-    assert_eq!(queue.retain(false).unwrap(), dry);
+    assert_eq!(queue.apply_retention().unwrap(), dry);
     assert_eq!(sealed(&queue), infos[2..]);
     let bounds = queue.bounds().unwrap();
     assert_eq!(
@@ -77,7 +77,7 @@ fn retention_keeps_what_a_reader_needs_and_says_who_keeps_it() {
         (infos[2].first_seq, infos[2].first_seq + 3)
     );
     queue.seek_reader("slow", bounds.next_seq).unwrap();
-    assert_eq!(queue.retain(false).unwrap().removed, infos[2..4]);
+    assert_eq!(queue.apply_retention().unwrap().removed, infos[2..4]);
     assert_eq!(sealed(&queue), infos[4..], "64 KiB may stay");
 }
 
@@ -87,12 +87,12 @@ fn retention_by_age_and_by_count() {
     let infos = sealed(&queue);
     // Stamped in 1970: everything is older than an hour.
     let queue = with_limits(&queue, set_u64(48, 3_600_000_000_000));
-    assert_eq!(queue.retain(true).unwrap().removed, infos);
+    assert_eq!(queue.plan_retention().unwrap().removed, infos);
     let queue = with_limits(&queue, |bytes| {
         bytes[48..56].copy_from_slice(&u64::MAX.to_le_bytes());
         bytes[72..76].copy_from_slice(&3_u32.to_le_bytes());
     });
-    assert_eq!(queue.retain(false).unwrap().removed, infos[..2]);
+    assert_eq!(queue.apply_retention().unwrap().removed, infos[..2]);
     let first = queue.scan().unwrap().next().unwrap().unwrap().message().unwrap().seq;
     assert_eq!(first, infos[2].first_seq);
 }
@@ -113,7 +113,7 @@ fn retention_by_age_asks_for_the_newest_message_of_a_segment() {
     // Without its seal block the next segment tells when this one ended.
     clear_block(&queue, "000000001.q", 128);
     let queue = with_limits(&queue, set_u64(48, 3_600_000_000_000));
-    assert_eq!(queue.retain(true).unwrap().removed, infos[..2]);
+    assert_eq!(queue.plan_retention().unwrap().removed, infos[..2]);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_segment_without_its_seal_block_goes_when_its_last_message_has_been_consumed
     let queue = with_limits(&queue, set_u64(40, 0));
     for (seq, removed) in [(infos[0].last_seq, &infos[..0]), (infos[1].first_seq, &infos[..1])] {
         queue.seek_reader("alice", seq).unwrap();
-        assert_eq!(queue.retain(true).unwrap().removed, removed, "alice is at {seq}");
+        assert_eq!(queue.plan_retention().unwrap().removed, removed, "alice is at {seq}");
     }
 }
 
@@ -138,7 +138,7 @@ fn a_pin_counts_what_its_reader_keeps_and_nothing_else() {
         queue.seek_reader(name, seq).unwrap();
     }
     let queue = with_limits(&queue, set_u64(40, 0));
-    let pins = queue.retain(true).unwrap().pins;
+    let pins = queue.plan_retention().unwrap().pins;
     let pins: Vec<_> = pins.iter().map(|pin| (pin.reader.as_str(), pin.segments, pin.bytes)).collect();
     let bytes_from = |index: usize| infos[index..].iter().map(|info| info.bytes).sum();
     assert_eq!(pins, [("middle", 4, bytes_from(1)), ("start", 2, bytes_from(3))]);
@@ -153,7 +153,7 @@ fn a_reader_is_too_far_behind_from_one_byte_more_than_the_limit_on() {
             bytes[40..48].copy_from_slice(&0_u64.to_le_bytes());
             bytes[64..72].copy_from_slice(&most.to_le_bytes());
         });
-        let retention = queue.retain(true).unwrap();
+        let retention = queue.plan_retention().unwrap();
         let found: Vec<_> = retention.ignored.iter().map(|ignored| ignored.reason).collect();
         assert_eq!(found, reasons);
         assert_eq!(retention.removed.is_empty(), reasons.is_empty());
@@ -167,18 +167,18 @@ fn a_reader_is_dead_after_a_longer_silence_than_the_limit_unless_it_is_in_use() 
     let silence = || clear_block(&queue, "readers/alice.meta", 192);
     silence();
     let shortest = with_limits(&queue, set_u64(56, 1));
-    assert_eq!(shortest.retain(true).unwrap(), Retention::default(), "where nothing is retired nobody is judged");
+    assert_eq!(shortest.plan_retention().unwrap(), Retention::default(), "where nothing is retired nobody is judged");
     let longest = with_limits(&queue, |bytes| {
         bytes[40..48].copy_from_slice(&0_u64.to_le_bytes());
         bytes[56..64].copy_from_slice(&(u64::MAX - 1).to_le_bytes());
     });
-    assert_eq!(longest.retain(true).unwrap().ignored, []);
+    assert_eq!(longest.plan_retention().unwrap().ignored, []);
     let shortest = with_limits(&queue, set_u64(56, 1));
-    let ignored = shortest.retain(true).unwrap().ignored;
+    let ignored = shortest.plan_retention().unwrap().ignored;
     assert_eq!(ignored.iter().map(|ignored| ignored.reason).collect::<Vec<_>>(), [IgnoredReason::Dead]);
     let _used = shortest.reader("alice").unwrap();
     silence();
-    assert_eq!(shortest.retain(true).unwrap().ignored, []);
+    assert_eq!(shortest.plan_retention().unwrap().ignored, []);
 }
 
 #[test]
@@ -192,7 +192,8 @@ fn a_heartbeat_that_cannot_be_compared_does_not_mean_death() {
         // Shorter than any machine has been running that runs this.
         bytes[56..64].copy_from_slice(&10_000_000_000_u64.to_le_bytes());
     });
-    let ignored = || queue.retain(true).unwrap().ignored.into_iter().map(|ignored| ignored.reason).collect::<Vec<_>>();
+    let ignored =
+        || queue.plan_retention().unwrap().ignored.into_iter().map(|ignored| ignored.reason).collect::<Vec<_>>();
     let stamp = |ns: u64| file.write_all_at(&ns.to_le_bytes(), 192).unwrap();
     assert_eq!(ignored(), []);
     // Another boot's, or a container's with a boot id of its own; and one ahead of this machine's clock.
@@ -219,7 +220,7 @@ fn a_dead_reader_and_one_too_far_behind_keep_nothing_and_learn_of_the_gap() {
         bytes[40..48].copy_from_slice(&0_u64.to_le_bytes());
         bytes[64..72].copy_from_slice(&(100_u64 << 10).to_le_bytes());
     });
-    let retention = queue.retain(false).unwrap();
+    let retention = queue.apply_retention().unwrap();
     assert_eq!(retention.removed, infos);
     assert_eq!(retention.ignored.len(), 1);
     let mut reader = queue.reader("alice").unwrap();
@@ -236,11 +237,11 @@ fn a_reader_in_use_is_never_taken_for_dead() {
         bytes[40..48].copy_from_slice(&0_u64.to_le_bytes());
         bytes[56..64].copy_from_slice(&0_u64.to_le_bytes());
     });
-    assert_eq!(queue.retain(true).unwrap().removed, []);
+    assert_eq!(queue.plan_retention().unwrap().removed, []);
     drop(used);
     // It has closed the queue, more than 0 ns ago; its stamp counts milliseconds.
     let waiting = std::time::Instant::now();
-    while queue.retain(true).unwrap().removed.is_empty() {
+    while queue.plan_retention().unwrap().removed.is_empty() {
         assert!(waiting.elapsed() < Duration::from_secs(10), "a reader that is gone is never taken for dead");
     }
 }
@@ -265,9 +266,9 @@ fn a_damaged_cursor_keeps_everything_until_it_is_set_anew() {
     (1..=6).for_each(|seq| assert_eq!(writer.append(1, &[7; 60_000]).unwrap(), seq));
     drop(writer);
     std::fs::write(queue.path().join("readers/alice.meta"), [0xFF; 4096]).unwrap();
-    let retention = queue.retain(false).unwrap();
+    let retention = queue.apply_retention().unwrap();
     assert!(retention.removed.is_empty(), "{retention:?}");
     assert_eq!(retention.pins.iter().map(|pin| (pin.reader.as_str(), pin.seq)).collect::<Vec<_>>(), [("alice", None)]);
     queue.seek_reader("alice", 7).unwrap();
-    assert!(!queue.retain(false).unwrap().removed.is_empty());
+    assert!(!queue.apply_retention().unwrap().removed.is_empty());
 }

@@ -104,7 +104,7 @@ fn stress_single_writer() {
     for name in &names {
         assert_eq!(queue.reader_position(name).unwrap(), 200_002);
     }
-    let kept = queue.retain(false).map(|_| queue.inspect().unwrap().segments.len()).unwrap();
+    let kept = queue.apply_retention().map(|_| queue.inspect().unwrap().segments.len()).unwrap();
     assert!(kept <= 5, "everybody has passed, yet {kept} segments are kept");
 }
 

@@ -12,10 +12,10 @@ const MAX_LINES: usize = 550;
 const UNSAFE: [&str; 6] = [
     "src/bin/chron-cli/bench/shared.rs",
     "src/clock.rs",
-    "src/queue/crc.rs",
-    "src/queue/mapping.rs",
-    "src/queue/sigbus.rs",
-    "src/queue/sys.rs",
+    "src/queue/format/crc.rs",
+    "src/queue/os/mapping.rs",
+    "src/queue/os/sigbus.rs",
+    "src/queue/os/sys.rs",
 ];
 /// The other program that shares memory with itself: `bench` measures what the engine is measured against.
 const BENCH: &str = "src/bin/chron-cli/bench/";

@@ -78,10 +78,10 @@ fn with_stamps_from_the_future(dir: &Path) -> Queue {
 fn retention_by_age_goes_by_the_files_times_where_timestamps_lie_in_the_future() {
     let dir = tempfile::tempdir().unwrap();
     let queue = with_stamps_from_the_future(dir.path());
-    assert_eq!(queue.retain(true).unwrap().removed, [], "they are new");
+    assert_eq!(queue.plan_retention().unwrap().removed, [], "they are new");
     let paths = segments(&queue);
     paths[..2].iter().for_each(|path| set_modified(path, ago(2)));
-    let removed = queue.retain(false).unwrap().removed;
+    let removed = queue.apply_retention().unwrap().removed;
     assert_eq!(removed.iter().map(|segment| segment.id.0).collect::<Vec<_>>(), [0, 1]);
 }
 
@@ -92,9 +92,9 @@ fn a_segment_from_before_the_clock_was_right_is_as_old_as_the_next_one() {
     let paths = segments(&queue);
     set_modified(&paths[0], SystemTime::now() + Duration::from_nanos(HOUR));
     set_modified(&paths[1], ago(2));
-    assert_eq!(queue.retain(true).unwrap().removed.len(), 2);
+    assert_eq!(queue.plan_retention().unwrap().removed.len(), 2);
     set_modified(&paths[1], ago(0));
-    assert_eq!(queue.retain(true).unwrap().removed, []);
+    assert_eq!(queue.plan_retention().unwrap().removed, []);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn retention_by_age_goes_by_timestamps_where_they_can_be_right() {
     }
     // Restored from a copy that has kept an old time, or copied by one that has not.
     segments(&queue).iter().for_each(|path| set_modified(path, ago(9)));
-    assert_eq!(queue.retain(true).unwrap().removed, []);
+    assert_eq!(queue.plan_retention().unwrap().removed, []);
 }
 
 /// What a program that copies what has changed goes by.

@@ -49,7 +49,7 @@ pub(super) fn examine(dir: &Directory, deep: bool, step: &mut dyn FnMut(u64), re
             return files::queue_directory(dir, true, report);
         }
     };
-    let retention = queue.retain(true).unwrap_or_default();
+    let retention = queue.plan_retention().unwrap_or_default();
     let mut exam = Exam {
         dir,
         queue: &queue,

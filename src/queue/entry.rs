@@ -1,6 +1,6 @@
 //! What readers of a queue get: messages and gaps.
 
-use super::position::Position;
+use crate::queue::position::Position;
 
 /// One message as it lies in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,15 +7,15 @@ use std::path::Path;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::control::{Geometry, newest_head};
-use super::crc::{RecordCrc, block_sum};
-use super::cursor::{Place, newest, slot, slot_sum};
-use super::layout::{self, CursorSlot, HeadSlot, MessageHeader, SettingsBlock};
-use super::names;
-use super::names::check_name;
-use super::options::{Checksum, Settings};
-use super::position::{Position, SegmentId};
-use super::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
+use crate::queue::files::control::{Geometry, newest_head};
+use crate::queue::files::cursor::{Place, newest, slot, slot_sum};
+use crate::queue::format::crc::{RecordCrc, block_sum};
+use crate::queue::format::layout::{self, CursorSlot, HeadSlot, MessageHeader, SettingsBlock};
+use crate::queue::format::names;
+use crate::queue::format::names::check_name;
+use crate::queue::format::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
+use crate::queue::options::{Checksum, Settings};
+use crate::queue::position::{Position, SegmentId};
 
 /// The queue that cursors belong to, and the salt of the segment that records lie in.
 const QUEUE_ID: u64 = 0x1234_5678_9ABC_DEF0;

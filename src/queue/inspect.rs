@@ -4,18 +4,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::block;
-use super::cursor::{self, CursorFile};
-use super::dir::Access;
-use super::entry::Bounds;
-use super::error::{LockHolder, Result};
-use super::layout::{CONTROL_FILE, CONTROL_WRITER, LOCK_FILE, RECORDS_START, WriterBlock};
-use super::lock;
-use super::options::Settings;
-use super::position::{Position, SegmentId};
-use super::process::{self, Life};
-use super::scan::{Passed, Scanner, first_seq};
-use super::store::Store;
+use crate::queue::entry::Bounds;
+use crate::queue::error::{LockHolder, Result};
+use crate::queue::files::cursor::{self, CursorFile};
+use crate::queue::files::dir::Access;
+use crate::queue::files::lock;
+use crate::queue::files::process::{self, Life};
+use crate::queue::files::store::Store;
+use crate::queue::format::block;
+use crate::queue::format::layout::{CONTROL_FILE, CONTROL_WRITER, LOCK_FILE, RECORDS_START, WriterBlock};
+use crate::queue::options::Settings;
+use crate::queue::position::{Position, SegmentId};
+use crate::queue::read::scan::{Passed, Scanner, first_seq};
 
 /// A writer that has given no sign of life for this long, and still holds the lock, is stuck.
 const STUCK_AFTER_MS: u64 = 5_000;
@@ -255,7 +255,7 @@ impl Store {
     fn cursor_info(
         self: &Arc<Self>,
         name: String,
-        file: std::result::Result<&CursorFile, &super::error::Error>,
+        file: std::result::Result<&CursorFile, &crate::queue::error::Error>,
         look: &Look,
         is_exact: bool,
     ) -> ReaderInfo {

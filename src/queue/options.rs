@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::error::{Error, Result};
-use super::layout;
+use crate::queue::error::{Error, Result};
+use crate::queue::format::layout;
 
 /// Which checksum a queue's records carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

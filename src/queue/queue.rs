@@ -3,29 +3,29 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::control::{self, Geometry};
-use super::cursor::{self, CursorFile, Place};
-use super::dir::{Access, Dir};
-use super::entry::Bounds;
-use super::error::{Error, Result};
-use super::fan_in::FanInReader;
-use super::inspect::{Inspection, ReaderInfo, WriterInfo};
-use super::layout::{self, CONTROL_FILE};
-use super::lock::WriterLock;
-use super::names::{self, check_name, is_internal_name, parse_segment_name};
-use super::notifier::Notifier;
-use super::options::{ReaderOptions, Settings, WriterOptions};
-use super::position::SegmentId;
-use super::reader::QueueReader;
-use super::retained::RetainedMappings;
-use super::retention::{Retention, Retire};
-use super::scan::Scanner;
-use super::segment::{self, Segment};
-use super::store::Store;
-use super::sys;
-use super::wake::Waiter;
-use super::writer::QueueWriter;
 use crate::clock;
+use crate::queue::entry::Bounds;
+use crate::queue::error::{Error, Result};
+use crate::queue::files::control::{self, Geometry};
+use crate::queue::files::cursor::{self, CursorFile, Place};
+use crate::queue::files::dir::{Access, Dir};
+use crate::queue::files::lock::WriterLock;
+use crate::queue::files::retained::RetainedMappings;
+use crate::queue::files::segment::{self, Segment};
+use crate::queue::files::store::Store;
+use crate::queue::format::layout::{self, CONTROL_FILE};
+use crate::queue::format::names::{self, check_name, is_internal_name, parse_segment_name};
+use crate::queue::inspect::{Inspection, ReaderInfo, WriterInfo};
+use crate::queue::options::{ReaderOptions, Settings, WriterOptions};
+use crate::queue::os::sys;
+use crate::queue::position::SegmentId;
+use crate::queue::read::fan_in::FanInReader;
+use crate::queue::read::notifier::Notifier;
+use crate::queue::read::reader::QueueReader;
+use crate::queue::read::scan::Scanner;
+use crate::queue::wait::wake::Waiter;
+use crate::queue::write::retention::{Retention, Retire};
+use crate::queue::write::writer::QueueWriter;
 
 /// An opened queue: the way to its writer, its readers, and to everything that only looks at it.
 ///
@@ -317,14 +317,21 @@ impl Queue {
         self.store.writer_info()
     }
 
-    /// Removes what the queue's limits (`retain_bytes`, `retain_segments`, `retain_age_ns`) let go and no live reader
-    /// needs any more; with `dry_run` only says what would go, and what keeps the rest. The writer does this by itself
-    /// after each roll.
+    /// Removes what the queue's limits (`retain_bytes`, `retain_segments`, `retain_age_ns`) allow to go and no live reader
+    /// needs any more. The writer does this by itself after each roll.
     ///
     /// # Errors
     /// [`Error::Io`] if a file can't be read or removed.
-    pub fn retain(&self, dry_run: bool) -> Result<Retention> {
-        self.store.retain(if dry_run { Retire::Not } else { Retire::ForGood })
+    pub fn apply_retention(&self) -> Result<Retention> {
+        self.store.retain(Retire::ForGood)
+    }
+
+    /// What [`apply_retention`](Self::apply_retention) would remove, and what keeps the rest. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file can't be read.
+    pub fn plan_retention(&self) -> Result<Retention> {
+        self.store.retain(Retire::Not)
     }
 
     /// The names of the registered readers, sorted.

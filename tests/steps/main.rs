@@ -233,7 +233,7 @@ fn a_kill_at_any_instruction_of_retention_leaves_what_readers_need() {
     queue.seek_reader("alice", needed).unwrap();
     let run = run(&path, |mark| {
         mark();
-        assert_eq!(queue.retain(false).unwrap().removed.len(), 3);
+        assert_eq!(queue.apply_retention().unwrap().removed.len(), 3);
         mark();
     });
     report("retention", &run);
@@ -256,7 +256,7 @@ fn a_kill_at_any_instruction_of_retention_leaves_what_readers_need() {
             drop(reader);
             // Whoever comes next finishes it.
             fill(&mut queue.writer().unwrap());
-            queue.retain(false).unwrap();
+            queue.apply_retention().unwrap();
             assert_eq!(queue.bounds().unwrap().first_seq, needed);
             first
         })

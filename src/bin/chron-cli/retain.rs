@@ -44,7 +44,7 @@ struct Ignored<'a> {
 
 pub(crate) fn run(args: &RetainArgs) -> Outcome {
     let queue = Queue::open(&args.queue)?;
-    let retention = queue.retain(args.dry_run)?;
+    let retention = if args.dry_run { queue.plan_retention()? } else { queue.apply_retention()? };
     let path = queue.path().display();
     if args.json {
         print(&format!("{}\n", to_json(&line(path.to_string(), args.dry_run, &retention))))?;

@@ -1,0 +1,376 @@
+//! Cursors: where each registered reader stands, in a file of its own below `readers/`.
+//!
+//! A cursor has two slots. A commit overwrites the older one and ends with its checksum, so that at every instant one
+//! slot is whole: a reader killed in the middle of a commit stands where it stood before. The lock on the file says
+//! that a process is using the reader; whoever holds it is the only one who stores into the slots.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::clock;
+use crate::queue::error::{Error, Result};
+use crate::queue::files::control::Geometry;
+use crate::queue::files::dir::{Access, Dir, is_already_there};
+use crate::queue::files::lock;
+use crate::queue::files::mtime;
+use crate::queue::files::process::{self, Life};
+use crate::queue::files::room;
+use crate::queue::format::block::{check_version, is_sound, read_block};
+use crate::queue::format::crc::{RecordCrc, block_sum};
+use crate::queue::format::layout::{
+    self, CONTROL_FILE, CURSOR_LEN, CURSOR_LIVENESS, CURSOR_MAGIC, CURSOR_SLOTS, CURSOR_SUFFIX, CursorIdentity,
+    CursorSlot, LivenessBlock, READERS_DIR, TEMPORARY_SUFFIX,
+};
+use crate::queue::format::names::check_name;
+use crate::queue::options::Checksum;
+use crate::queue::os::mapping::Mapping;
+use crate::queue::os::origin::Origin;
+use crate::queue::position::{Position, SegmentId};
+
+/// Where a reader stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The next sequence number to be consumed.
+    pub(crate) seq: u64,
+    /// Where it is, or was expected when it was written: a hint, to be checked.
+    pub(crate) position: Option<Position>,
+}
+
+/// A cursor file that is not held open for use.
+#[derive(Debug)]
+pub(crate) struct CursorFile {
+    file: File,
+    path: PathBuf,
+    dir: Dir,
+    name: String,
+}
+
+/// A cursor in use by this process: locked and mapped.
+#[derive(Debug)]
+pub(crate) struct Cursor {
+    map: Mapping,
+    generation: u64,
+    queue_id: u64,
+    boot_id: [u8; 16],
+    file: File,
+    lock: File,
+    /// See [`process::own_numbers`].
+    numbers: (u64, u32),
+    path: PathBuf,
+    origin: Origin,
+}
+
+/// What to do about a damaged cursor.
+const SET_ANEW: &str = "seek the reader to a message to repair it";
+
+pub(crate) fn file_name(name: &str) -> String {
+    format!("{name}{CURSOR_SUFFIX}")
+}
+
+/// The names of the registered readers, sorted. A queue without a directory of readers has none.
+pub(crate) fn names(queue: &Dir) -> Result<Vec<String>> {
+    let dir = match queue.open_dir(READERS_DIR) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(&queue.path_of(READERS_DIR), "open it")(error)),
+    };
+    let mut names: Vec<_> =
+        dir.names()?.iter().filter_map(|name| Some(name.strip_suffix(CURSOR_SUFFIX)?.to_owned())).collect();
+    names.retain(|name| check_name(name).is_ok());
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Registers a reader; false if it is registered already.
+pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Place) -> Result<bool> {
+    check_name(name)?;
+    let dir = queue.open_or_create_dir(READERS_DIR)?;
+    let final_name = file_name(name);
+    let path = dir.path_of(&final_name);
+    // Random, so that two threads, or processes of two pid namespaces, don't meet in one temporary file.
+    let random = crate::queue::os::sys::random_u64().map_err(Error::io(&path, "get a random number for it"))?;
+    let temporary = format!("{final_name}.{random:016x}{TEMPORARY_SUFFIX}");
+    let mut bytes = vec![0; CURSOR_LEN as usize];
+    let identity = identity(geometry);
+    bytes[..size_of::<CursorIdentity>()].copy_from_slice(identity.as_bytes());
+    let at = CURSOR_SLOTS[0] as usize;
+    bytes[at..at + size_of::<CursorSlot>()].copy_from_slice(slot(0, place, geometry.queue_id).as_bytes());
+    let liveness = liveness(process::boot_id(), 0, (0, 0));
+    let at = CURSOR_LIVENESS as usize;
+    bytes[at..at + size_of::<LivenessBlock>()].copy_from_slice(liveness.as_bytes());
+    crate::queue::os::sys::check_size_limit(u64::from(CURSOR_LEN)).map_err(Error::io(&path, "make it"))?;
+    let file = dir.create_file_with(&temporary, queue.mode_of(CONTROL_FILE)).map_err(Error::io(&path, "create it"))?;
+    let made = file.write_all_at(&bytes, 0).and_then(|()| file.sync_all()).map_err(Error::io(&path, "write it"));
+    match made.and_then(|()| dir.rename(&temporary, &final_name, false)) {
+        Ok(()) => {
+            // What retention may keep for a reader depends on its registration: it must survive a power cut.
+            dir.sync()?;
+            queue.sync()?;
+            Ok(true)
+        }
+        Err(error) => {
+            let _ = dir.remove(&temporary);
+            if is_already_there(&error) { Ok(false) } else { Err(error) }
+        }
+    }
+}
+
+/// Removes a reader that no process is using.
+pub(crate) fn remove(queue: &Dir, name: &str) -> Result<()> {
+    let cursor = CursorFile::open(queue, name, Access::Write)?;
+    let _lock = cursor.lock()?;
+    cursor.dir.remove(&cursor.name)?;
+    // Last: whoever gets the lock finds no cursor then.
+    cursor.dir.remove(&lock::reader_lock_name(cursor.reader_name()))
+}
+
+fn identity(geometry: &Geometry) -> CursorIdentity {
+    let mut identity = CursorIdentity::new_zeroed();
+    identity.magic = CURSOR_MAGIC;
+    identity.version = layout::VERSION.into();
+    identity.queue_id = geometry.queue_id.into();
+    identity.created_ns = clock::now_ns().into();
+    identity.crc = block_sum(identity.as_bytes()).into();
+    identity
+}
+
+fn liveness(boot_id: [u8; 16], pid: u32, (started, pid_namespace): (u64, u32)) -> LivenessBlock {
+    let mut block = LivenessBlock::new_zeroed();
+    block.heartbeat_boot_ns = clock::boot_ns().into();
+    block.boot_id = boot_id;
+    block.pid = pid.into();
+    (block.started, block.pid_namespace) = (started.into(), pid_namespace.into());
+    block
+}
+
+/// The checksum of a slot: by the processor's instruction, because a commit should cost next to nothing.
+pub(in crate::queue) fn slot_sum(slot: &CursorSlot, queue_id: u64) -> u32 {
+    let place = u64::from(slot.segment.get()) | u64::from(slot.offset.get()) << 32;
+    let owner = queue_id ^ u64::from(slot.reserved.get());
+    RecordCrc::new(Checksum::Crc32c).sum([slot.generation.get(), slot.seq.get(), place, owner], &[])
+}
+
+pub(in crate::queue) fn slot(generation: u64, place: Place, queue_id: u64) -> CursorSlot {
+    let mut slot = CursorSlot::new_zeroed();
+    slot.generation = generation.into();
+    slot.seq = place.seq.into();
+    slot.segment = place.position.map_or(0, |position| position.segment.0).into();
+    slot.offset = place.position.map_or(0, |position| position.offset).into();
+    slot.crc = slot_sum(&slot, queue_id).into();
+    slot
+}
+
+/// What the newest sound slot says, and its generation.
+pub(in crate::queue) fn newest(slots: [Option<CursorSlot>; 2], queue_id: u64) -> Option<(Place, u64)> {
+    let is_sound = |slot: &CursorSlot| slot.crc.get() == slot_sum(slot, queue_id) && slot.seq.get() > 0;
+    let slot = slots.into_iter().flatten().filter(is_sound).max_by_key(|slot| slot.generation.get())?;
+    let position = Position { segment: SegmentId(slot.segment.get()), offset: slot.offset.get() };
+    let position = (position.offset != 0).then_some(position);
+    Some((Place { seq: slot.seq.get(), position }, slot.generation.get()))
+}
+
+/// Where the slot of this generation stands.
+fn slot_offset(generation: u64) -> u32 {
+    CURSOR_SLOTS[usize::from(generation % 2 == 1)]
+}
+
+impl CursorFile {
+    pub(crate) fn open(queue: &Dir, name: &str, access: Access) -> Result<Self> {
+        check_name(name)?;
+        let name = file_name(name);
+        let path = queue.path_of(READERS_DIR).join(&name);
+        let dir = match queue.open_dir(READERS_DIR) {
+            Ok(dir) => dir,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Error::NoSuchReader { path }),
+            Err(error) => return Err(Error::io(&queue.path_of(READERS_DIR), "open it")(error)),
+        };
+        match dir.open_file(&name, access)? {
+            Some(file) => Ok(Self { file, path, dir, name }),
+            None => Err(Error::NoSuchReader { path }),
+        }
+    }
+
+    pub(crate) fn reader_name(&self) -> &str {
+        self.name.strip_suffix(CURSOR_SUFFIX).unwrap_or(&self.name)
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Where the reader stands, and the generation of the slot that says so.
+    pub(crate) fn read(&self, geometry: &Geometry) -> Result<(Place, u64)> {
+        let damaged =
+            |offset: u32, what: &str| Error::damaged(&self.path, u64::from(offset), format!("{what}; {SET_ANEW}"));
+        let identity: CursorIdentity =
+            read_block(&self.file, 0).ok_or_else(|| damaged(0, "the cursor file is too short"))?;
+        if identity.magic != CURSOR_MAGIC || !is_sound(&identity, identity.crc) {
+            return Err(damaged(0, "the cursor's identity does not match its checksum"));
+        }
+        check_version(identity.version.get(), &self.path)?;
+        if identity.queue_id.get() != geometry.queue_id {
+            return Err(damaged(0, "the cursor belongs to another queue"));
+        }
+        // The owner may be storing into the older slot while we read, or into both one after the other: look again.
+        for _ in 0..8 {
+            let slots = CURSOR_SLOTS.map(|offset| read_block::<CursorSlot>(&self.file, offset));
+            if let Some(newest) = newest(slots, geometry.queue_id) {
+                return Ok(newest);
+            }
+        }
+        Err(damaged(CURSOR_SLOTS[0], "neither of the cursor's slots matches its checksum"))
+    }
+
+    /// Where a slot is damaged for which the other one stands in; None while a process may be storing into it.
+    pub(crate) fn damaged_slot(&self, geometry: &Geometry) -> Option<u32> {
+        self.read(geometry).ok()?;
+        let is_damaged = |offset: &u32| {
+            let slot = read_block::<CursorSlot>(&self.file, *offset).filter(|slot| *slot != CursorSlot::new_zeroed());
+            slot.is_some_and(|slot| slot.crc.get() != slot_sum(&slot, geometry.queue_id))
+        };
+        CURSOR_SLOTS.into_iter().find(is_damaged).filter(|_| self.is_in_use() == Some(false))
+    }
+
+    /// Whether a process uses the reader; None if that can't be told: its lock may not be looked at, and what the cursor
+    /// says of the process can't be checked from here.
+    pub(crate) fn is_in_use(&self) -> Option<bool> {
+        lock::is_reader_locked(&self.dir, self.reader_name()).or_else(|| {
+            let block: LivenessBlock = read_block(&self.file, CURSOR_LIVENESS)?;
+            match block.pid.get() {
+                0 => Some(false),
+                pid => match process::life_of(pid, block.started.get(), block.boot_id, block.pid_namespace.get()) {
+                    Life::Alive => Some(true),
+                    Life::Gone => Some(false),
+                    Life::Unknown => None,
+                },
+            }
+        })
+    }
+
+    /// Milliseconds since the reader's last heartbeat; None if that can't be told: it is of another boot, or of a container
+    /// with a boot id or a clock of its own.
+    pub(crate) fn heartbeat_age_ms(&self) -> Option<u64> {
+        let block: LivenessBlock = read_block(&self.file, CURSOR_LIVENESS)?;
+        process::heartbeat_age_ms(block.heartbeat_boot_ns.get(), block.boot_id)
+    }
+
+    /// For how long the reader has certainly been silent, in nanoseconds: by its heartbeat, or where that says nothing, by
+    /// the time when its file was last changed, and no longer than the machine has been running.
+    pub(crate) fn silent_ns(&self) -> u64 {
+        if let Some(age_ms) = self.heartbeat_age_ms() {
+            return age_ms.saturating_mul(1_000_000);
+        }
+        let modified = self.file.metadata().and_then(|metadata| metadata.modified()).ok();
+        let modified = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        let modified_ns = modified.map_or(u64::MAX, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        clock::now_ns().saturating_sub(modified_ns).min(clock::boot_ns())
+    }
+
+    /// Takes the lock, on the file that has the name now: it may have been removed since it was opened.
+    fn lock(&self) -> Result<File> {
+        let block = read_block::<LivenessBlock>(&self.file, CURSOR_LIVENESS);
+        let held = lock::take_reader(&self.dir, self.reader_name(), &self.file, || lock::holder_of(block.as_ref()))?;
+        if lock::is_named(&self.dir, &self.name, &self.file) {
+            return Ok(held);
+        }
+        Err(Error::NoSuchReader { path: self.path.clone() })
+    }
+
+    /// Moves a reader that no process is using. Repairs a damaged cursor.
+    pub(crate) fn set(&self, geometry: &Geometry, place: Place) -> Result<()> {
+        let _lock = self.lock()?;
+        match self.read(geometry) {
+            Ok((_, generation)) => {
+                let generation = generation.wrapping_add(1);
+                let at = u64::from(slot_offset(generation));
+                self.file.write_all_at(slot(generation, place, geometry.queue_id).as_bytes(), at)
+            }
+            Err(error @ Error::UnsupportedVersion { .. }) => return Err(error),
+            Err(_) => self.rebuild(geometry, place),
+        }
+        .and_then(|()| self.file.sync_data())
+        .map_err(Error::io(&self.path, "write it"))
+    }
+
+    fn rebuild(&self, geometry: &Geometry, place: Place) -> std::io::Result<()> {
+        self.file.set_len(u64::from(CURSOR_LEN))?;
+        self.file.write_all_at(CursorSlot::new_zeroed().as_bytes(), u64::from(slot_offset(1)))?;
+        self.file.write_all_at(slot(0, place, geometry.queue_id).as_bytes(), u64::from(slot_offset(0)))?;
+        self.file.write_all_at(identity(geometry).as_bytes(), 0)
+    }
+
+    /// Takes the cursor into use.
+    pub(crate) fn acquire(self, geometry: &Geometry) -> Result<(Cursor, Place)> {
+        let lock = self.lock()?;
+        let (place, generation) = self.read(geometry)?;
+        room::reserve(&self.file, 0, u64::from(CURSOR_LEN)).map_err(Error::io(&self.path, "make room for it"))?;
+        let map = Mapping::read_write(&self.file, &self.path, CURSOR_LEN)?;
+        let (queue_id, boot_id) = (geometry.queue_id, process::boot_id());
+        let origin = Origin::here();
+        let (numbers, file, path) = (process::own_numbers(), self.file, self.path);
+        let cursor = Cursor { map, generation, queue_id, boot_id, file, lock, numbers, path, origin };
+        cursor.heartbeat();
+        cursor.touch();
+        Ok((cursor, place))
+    }
+}
+
+impl Cursor {
+    /// Records where the reader stands. Stores into memory only: survives the process, and a power cut once synced.
+    #[inline]
+    pub(crate) fn commit(&mut self, place: Place) {
+        if !self.origin.is_here() {
+            return;
+        }
+        self.generation = self.generation.wrapping_add(1);
+        self.map.write(slot_offset(self.generation), &slot(self.generation, place, self.queue_id));
+    }
+
+    /// Whether the process that took it into use still runs.
+    #[inline]
+    pub(crate) fn check_origin(&self) -> Result<()> {
+        self.origin.check(&self.path)
+    }
+
+    /// Writes the cursor to the disk.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.touch();
+        self.map.sync(0, CURSOR_LEN as usize).map_err(Error::io(&self.path, "sync it"))?;
+        self.check()
+    }
+
+    /// Fails if what has been committed may not have reached the file.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.check_origin()?;
+        if self.map.is_lost() { Err(self.map.loss(&self.file, &self.path, SET_ANEW)) } else { Ok(()) }
+    }
+
+    /// Gives a sign of life.
+    pub(crate) fn heartbeat(&self) {
+        self.write_liveness(std::process::id());
+    }
+
+    /// Moves the file's time of change, which stores into a mapping need not do: it tells those whose boot-time clock is
+    /// another one (a container's) that the reader lives.
+    pub(crate) fn touch(&self) {
+        mtime::touch(&self.file);
+    }
+
+    fn write_liveness(&self, pid: u32) {
+        self.map.write(CURSOR_LIVENESS, &liveness(self.boot_id, pid, self.numbers));
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        if !self.origin.is_here() {
+            return;
+        }
+        self.touch();
+        self.write_liveness(0);
+        crate::queue::os::sys::unlock(&self.lock);
+    }
+}

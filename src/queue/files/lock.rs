@@ -1,0 +1,276 @@
+//! Locks: who may write, and who uses a reader. The kernel's locks decide, held through descriptors; nothing is ever
+//! broken by force.
+//!
+//! A lock needs no more than a descriptor, and one that was opened for reading is enough to keep a writer out. So locks lie
+//! on files of their own, which nobody may open, not even to read, who may not write to what they are for. Whoever may not
+//! open one is told what the control block and the cursors say of the process that holds it.
+//!
+//! A lock file can be deleted or replaced under its holder. The control block says which one the writer holds; whoever
+//! gets the lock on another one asks the kernel whether that is still held ([`announced`]).
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, fchmod, fchown, fstatfs, statat};
+
+use crate::queue::error::{Error, LockHolder, Result};
+use crate::queue::files::dir::{Access, Dir};
+use crate::queue::files::process::{Identity, Life, boot_id, command_of, heartbeat_age_ms, life_of, start_of};
+use crate::queue::format::layout::{
+    CONTROL_FILE, CONTROL_WRITER, CONTROL_WRITER_HEARTBEAT, LOCK_FILE, LOCK_SUFFIX, LivenessBlock, WriterBlock,
+};
+use crate::queue::os::mapping::Mapping;
+use crate::queue::os::origin::Origin;
+use crate::queue::os::sys;
+use crate::sync::Ordering;
+
+/// The writer lock, held until dropped.
+#[derive(Debug)]
+pub(crate) struct WriterLock {
+    file: File,
+    origin: Origin,
+}
+
+impl WriterLock {
+    /// Takes the lock, or says who has it.
+    pub(crate) fn take(dir: &Dir) -> Result<Self> {
+        let lock_path = dir.path_of(LOCK_FILE);
+        let control = dir.open_file(CONTROL_FILE, Access::Read).ok().flatten();
+        let like = control.as_ref().unwrap_or(dir.file()).metadata().map_err(Error::io(dir.path(), "stat it"))?;
+        loop {
+            let file = open(dir, LOCK_FILE, &like)?;
+            if !sys::try_lock(&file).map_err(Error::io(&lock_path, "lock it"))? {
+                return Err(Error::Locked { path: dir.path().to_path_buf(), holder: holder(&file) });
+            }
+            // It may have been deleted since it was opened.
+            if is_named(dir, LOCK_FILE, &file) {
+                describe(&file).map_err(Error::io(&lock_path, "write to it"))?;
+                dir.show_use();
+                return Ok(Self { file, origin: Origin::here() });
+            }
+        }
+    }
+
+    /// Fails if another writer holds the queue by another lock file, which was deleted or replaced before we got this one.
+    pub(crate) fn check_alone(&self, dir: &Dir, control: &Mapping) -> Result<()> {
+        let block: WriterBlock = control.read(CONTROL_WRITER);
+        let is_held = || is_in_table(&block) || (is_layered(dir) && is_ticking(control, &block));
+        if block.pid.get() != 0 && !is_of(&block, &self.file) && is_held() {
+            let holder = announced(&block).map_or(LockHolder::Unknown, |(_, holder)| holder);
+            return Err(Error::Locked { path: dir.path().to_path_buf(), holder });
+        }
+        Ok(())
+    }
+
+    /// Whether somebody else holds the lock file that is there now: both of us write.
+    pub(crate) fn is_contested(&self, dir: &Dir) -> bool {
+        if is_named(dir, LOCK_FILE, &self.file) {
+            return false;
+        }
+        let other = dir.open_file(LOCK_FILE, Access::Read).ok().flatten();
+        other.is_some_and(|file| sys::is_locked(&file).unwrap_or(false))
+    }
+
+    /// Writes into the control block's part for the writer who and where we are.
+    pub(crate) fn announce(&self, block: &mut WriterBlock) {
+        let me = Identity::of_self();
+        block.pid = me.pid.into();
+        block.boot_id = boot_id();
+        block.started = me.started.parse().unwrap_or(0).into();
+        block.pid_namespace = me.namespace_number().into();
+        if let Ok(metadata) = self.file.metadata() {
+            (block.lock_inode, block.lock_device) = (metadata.ino().into(), device_number(&metadata).into());
+        }
+    }
+}
+
+impl Drop for WriterLock {
+    fn drop(&mut self) {
+        if self.origin.is_here() {
+            // See `sys::unlock`.
+            sys::unlock(&self.file);
+        }
+    }
+}
+
+/// Opens a file that is there to be locked; creates it where it is missing. Whoever may write to `like` may open it, and
+/// nobody else.
+pub(crate) fn open(dir: &Dir, name: &str, like: &Metadata) -> Result<File> {
+    loop {
+        if let Some(file) = dir.open_file(name, Access::Write)? {
+            mend(&file, like);
+            return Ok(file);
+        }
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        match sys::open_at(dir.fd(), name, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => {
+                mend(&file, like);
+                return Ok(file);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io(&dir.path_of(name), "create it")(error)),
+        }
+    }
+}
+
+/// Sets the owner and the permissions that a lock file should have. Best effort: who may not change them uses it as it is.
+fn mend(file: &File, like: &Metadata) {
+    let Ok(metadata) = file.metadata() else { return };
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root && metadata.uid() == 0 && like.uid() != 0 {
+        let _ = fchown(file, Some(Uid::from_raw(like.uid())), Some(Gid::from_raw(like.gid())));
+    } else if metadata.gid() != like.gid() {
+        let _ = fchown(file, None, Some(Gid::from_raw(like.gid())));
+    }
+    let writers = like.mode() & 0o222 | 0o200;
+    let mode = writers | writers << 1;
+    if metadata.mode() & 0o777 != mode {
+        // After the change of owner, which clears bits.
+        let _ = fchmod(file, Mode::from_raw_mode(mode));
+    }
+}
+
+/// Whether this file has the name now.
+pub(crate) fn is_named(dir: &Dir, name: &str, file: &File) -> bool {
+    let named = statat(dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW);
+    let this = file.metadata();
+    matches!((named, this), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.dev(), b.ino()))
+}
+
+/// Says who holds the lock on this file; None if nobody does.
+pub(crate) fn lock_holder(file: &File) -> io::Result<Option<LockHolder>> {
+    Ok(sys::is_locked(file)?.then(|| holder(file)))
+}
+
+/// Writes who we are into a lock file, for people and for [`holder`].
+fn describe(file: &File) -> io::Result<()> {
+    let me = Identity::of_self();
+    let text = format!("pid {}\nstarted {}\nboot {}\npid_namespace {}\n", me.pid, me.started, me.boot, me.namespace);
+    sys::check_size_limit(text.len() as u64)?;
+    file.set_len(0)?;
+    file.write_all_at(text.as_bytes(), 0)
+}
+
+/// Who a lock file says holds it, if that can be told from here.
+fn holder(file: &File) -> LockHolder {
+    let mut text = [0; 512];
+    let count = file.read_at(&mut text, 0).unwrap_or(0);
+    let text = String::from_utf8_lossy(&text[..count]);
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let (Some(pid), Some(started), Some(boot), Some(namespace)) =
+        (field("pid").and_then(|pid| pid.parse().ok()), field("started"), field("boot"), field("pid_namespace"))
+    else {
+        return LockHolder::Unknown;
+    };
+    let me = Identity::of_self();
+    if boot != me.boot || namespace != me.namespace || start_of(pid) != started {
+        return LockHolder::Unknown;
+    }
+    LockHolder::Process { pid, command: command_of(pid) }
+}
+
+/// The writer that the control block tells of: whether it lives, and who it is. None if it has closed the queue.
+pub(crate) fn announced(block: &WriterBlock) -> Option<(Life, LockHolder)> {
+    let pid = Some(block.pid.get()).filter(|&pid| pid != 0)?;
+    let life = life_of(pid, block.started.get(), block.boot_id, block.pid_namespace.get());
+    let holder = match life {
+        Life::Alive => LockHolder::Process { pid, command: command_of(pid) },
+        Life::Gone | Life::Unknown => LockHolder::Unknown,
+    };
+    Some((life, holder))
+}
+
+/// Who uses a reader, as its cursor tells it.
+pub(crate) fn holder_of(block: Option<&LivenessBlock>) -> LockHolder {
+    let life =
+        |block: &LivenessBlock| life_of(block.pid.get(), block.started.get(), block.boot_id, block.pid_namespace.get());
+    match block.filter(|block| block.pid.get() != 0 && life(block) == Life::Alive) {
+        Some(block) => LockHolder::Process { pid: block.pid.get(), command: command_of(block.pid.get()) },
+        None => LockHolder::Unknown,
+    }
+}
+
+/// Whether this is the lock file that the announced writer holds.
+pub(crate) fn is_of(block: &WriterBlock, lock: &File) -> bool {
+    let of_block = (block.lock_inode.get(), block.lock_device.get());
+    lock.metadata().is_ok_and(|metadata| (metadata.ino(), device_number(&metadata)) == of_block)
+}
+
+/// A device number in the kernel's form.
+fn device_number(metadata: &Metadata) -> u32 {
+    libc::major(metadata.dev()) << 20 | libc::minor(metadata.dev())
+}
+
+/// Whether the kernel's table of locks has that of the announced writer. Long where there are many locks: for the rare case
+/// that a lock file has been replaced.
+fn is_in_table(block: &WriterBlock) -> bool {
+    let device = block.lock_device.get();
+    let place = format!("{:02x}:{:02x}:{}", device >> 20, device & 0xF_FFFF, block.lock_inode.get());
+    // `1: OFDLCK ADVISORY  WRITE -1 08:01:5678 0 EOF`
+    let table = std::fs::read("/proc/locks").unwrap_or_default();
+    String::from_utf8_lossy(&table).lines().any(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        matches!(fields[..], [_, "OFDLCK", _, "WRITE", _, at, ..] if at == place)
+    })
+}
+
+/// Whether the file system shows the same files under other numbers elsewhere, or under other ones than the table of locks
+/// has: an overlay, btrfs.
+fn is_layered(dir: &Dir) -> bool {
+    const OVERLAY: u64 = 0x794c_7630;
+    const BTRFS: u64 = 0x9123_683E;
+    fstatfs(dir.file()).is_ok_and(|stat| [OVERLAY, BTRFS].contains(&u64::try_from(stat.f_type).unwrap_or(0)))
+}
+
+/// Whether the announced writer goes on giving heartbeats, one a second.
+fn is_ticking(control: &Mapping, block: &WriterBlock) -> bool {
+    const TWO_TICKS: Duration = Duration::from_millis(2_500);
+    let is_old = heartbeat_age_ms(block.heartbeat_boot_ns.get(), block.boot_id).is_some_and(|age_ms| age_ms > 10_000);
+    if is_old || announced(block).is_none_or(|(life, _)| life == Life::Gone) {
+        return false;
+    }
+    let stamp = || u64::from_le(control.word64(CONTROL_WRITER_HEARTBEAT).load(Ordering::Relaxed));
+    let (first, start) = (stamp(), Instant::now());
+    while start.elapsed() < TWO_TICKS {
+        if stamp() != first {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
+}
+
+/// The name of the file that whoever uses a reader locks.
+pub(crate) fn reader_lock_name(reader: &str) -> String {
+    format!("{reader}{LOCK_SUFFIX}")
+}
+
+/// Takes the lock of a reader; `cursor` is its cursor file, for the permissions.
+pub(crate) fn take_reader(readers: &Dir, reader: &str, cursor: &File, holder: impl Fn() -> LockHolder) -> Result<File> {
+    let name = reader_lock_name(reader);
+    let path = readers.path_of(&name);
+    let like = cursor.metadata().map_err(Error::io(&path, "stat its cursor file"))?;
+    loop {
+        let file = open(readers, &name, &like)?;
+        if !sys::try_lock(&file).map_err(Error::io(&path, "lock it"))? {
+            return Err(Error::ReaderInUse {
+                path: readers.path_of(&crate::queue::files::cursor::file_name(reader)),
+                holder: holder(),
+            });
+        }
+        if is_named(readers, &name, &file) {
+            return Ok(file);
+        }
+    }
+}
+
+/// Whether somebody holds the lock of a reader; None if that can't be looked at.
+pub(crate) fn is_reader_locked(readers: &Dir, reader: &str) -> Option<bool> {
+    match readers.open_file(&reader_lock_name(reader), Access::Read) {
+        Ok(Some(file)) => sys::is_locked(&file).ok(),
+        Ok(None) => Some(false),
+        Err(_) => None,
+    }
+}

@@ -1,0 +1,338 @@
+//! Segment files: their names, their identity, making a new one, listing those that are there.
+//!
+//! A segment appears under its final name only when it is complete: allocated, identity at both ends, synced. Its
+//! identity is immutable; start and seal block are hints that the writer fills in when the segment becomes the
+//! active one and when it is sealed.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::queue::error::{Error, Result};
+use crate::queue::files::control::Geometry;
+use crate::queue::files::dir::{Access, Dir};
+use crate::queue::files::recycle::{self, Spare};
+use crate::queue::files::retained::RetainedMappings;
+use crate::queue::files::room;
+use crate::queue::format::block::{self, check_version, checksum_of, is_sound, read_block, read_block_strictly};
+use crate::queue::format::crc::{RecordCrc, block_sum};
+use crate::queue::format::layout::{
+    self, FLAG_SEAL, MessageHeader, PADDING_TYPE, RECORDS_START, SEGMENT_MAGIC, SEGMENT_SEAL, SEGMENT_SETTINGS,
+    SEGMENT_START, SealBlock, SegmentIdentity, SettingsBlock, StartBlock, TEMPORARY_SUFFIX, TRAILER_LEN,
+};
+use crate::queue::format::names::{parse_segment_name, segment_name};
+use crate::queue::format::record::{Header, RecordContext, UncheckedHeader};
+use crate::queue::os::mapping::Mapping;
+use crate::queue::os::sys;
+use crate::queue::position::SegmentId;
+
+/// An opened segment file whose identity has been checked.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) id: SegmentId,
+    pub(crate) file: File,
+    pub(crate) path: PathBuf,
+    pub(crate) context: RecordContext,
+}
+
+/// The numbers of the segment files in the directory, ascending.
+pub(crate) fn list(dir: &Dir) -> Result<Vec<SegmentId>> {
+    let mut ids: Vec<_> = dir.names()?.iter().filter_map(|name| parse_segment_name(name)).collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// What a segment starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SegmentStart {
+    /// The sequence number of its first message.
+    pub(crate) first_seq: u64,
+    /// The newest timestamp before it, ns since the epoch.
+    pub(crate) previous_timestamp_ns: u64,
+}
+
+impl Segment {
+    /// Opens a segment and checks that it is one of this queue, of the size that the queue has. None if there is no
+    /// such file.
+    pub(crate) fn open(dir: &Dir, geometry: &Geometry, id: SegmentId, access: Access) -> Result<Option<Self>> {
+        let name = segment_name(id);
+        let Some(file) = dir.open_file(&name, access)? else {
+            return Ok(None);
+        };
+        let path = dir.path_of(&name);
+        let identity = read_identity(&file, &path, id, Some(geometry.settings.segment_size))?;
+        if identity.queue_id.get() != geometry.queue_id {
+            return Err(Error::refused(&path, "the segment belongs to another queue; move it away"));
+        }
+        if identity.segment_size.get() != geometry.settings.segment_size {
+            return Err(Error::damaged(&path, 0, "the segment has not the size that the queue's segments have"));
+        }
+        let checksum = checksum_of(identity.checksum_kind);
+        let summer = RecordCrc::new(checksum.ok_or_else(|| Error::damaged(&path, 0, "unknown checksum kind"))?);
+        let (salt, segment_size) = (identity.salt.get(), identity.segment_size.get());
+        let context = RecordContext { summer, salt, segment_size, is_reused: identity.is_reused != 0 };
+        Ok(Some(Self { id, file, path, context }))
+    }
+
+    /// What the segment starts with; None while it is not in use.
+    pub(crate) fn start(&self) -> Option<SegmentStart> {
+        read_start(&self.file)
+    }
+
+    /// The segment that this one follows, if it says so.
+    pub(in crate::queue) fn previous(&self) -> Option<Link> {
+        let block: StartBlock = read_block(&self.file, SEGMENT_START)?;
+        start_in(&block)?;
+        let (id, sum) = (SegmentId(block.previous_segment.get()), block.previous_seal.get());
+        (sum != 0 && id < self.id).then_some((id, sum))
+    }
+
+    /// The checksum of the record that seals the segment, if it is sealed and that is sound.
+    pub(in crate::queue) fn seal_sum(&self) -> Option<u32> {
+        let offset = self.seal()?.end_offset.get();
+        let header: MessageHeader = read_block(&self.file, offset)?;
+        let sound = UncheckedHeader::parse(&header)?.verify(&self.context, offset, &[]);
+        sound.filter(Header::is_seal).map(|_| header.checksum.get())
+    }
+
+    /// What the segment ended with, if it says so.
+    pub(crate) fn seal(&self) -> Option<SealBlock> {
+        let block: SealBlock = read_block(&self.file, SEGMENT_SEAL)?;
+        let sound = is_sound(&block, block.crc) && block.next_seq.get() > 0;
+        (sound && crate::queue::format::record::is_record_offset(block.end_offset.get(), self.context.segment_size))
+            .then_some(block)
+    }
+
+    /// Whether somebody has made the file shorter than its segment.
+    pub(crate) fn is_cut_short(&self) -> Result<bool> {
+        let len = self.file.metadata().map_err(Error::io(&self.path, "look at it"))?.len();
+        Ok(len < u64::from(self.context.segment_size))
+    }
+
+    /// Maps the segment for its writer: with room for everything that it will hold, and the pages of `len` bytes from
+    /// `offset` on in memory.
+    pub(crate) fn map_for_writing(&self, offset: u32, len: u32) -> Result<Mapping> {
+        let size = self.context.segment_size;
+        room::reserve(&self.file, 0, size.into()).map_err(Error::io(&self.path, "make room for messages in it"))?;
+        let map = Mapping::read_write(&self.file, &self.path, size)?;
+        map.populate(offset, len as usize).map_err(Error::io(&self.path, "bring it into memory"))?;
+        Ok(map)
+    }
+
+    /// Whether the segment has been taken into use: it has a start block, or something where its first record is.
+    ///
+    /// # Errors
+    /// If the system can't read it: a segment in use must not be taken for a free one.
+    pub(crate) fn is_started(&self) -> Result<bool> {
+        let start = read_block_strictly::<StartBlock>(&self.file, &self.path, SEGMENT_START)?;
+        if start.is_some_and(|block| start_in(&block).is_some()) {
+            return Ok(true);
+        }
+        let header = read_block_strictly::<MessageHeader>(&self.file, &self.path, RECORDS_START)?;
+        Ok(header.is_some_and(|header| header.commit.get() != 0))
+    }
+
+    /// Makes a segment, from a spare file if there is one: complete, synced, and only then under its final name. With
+    /// its mapping if that is among those that the writer has `left`.
+    pub(crate) fn create(
+        dir: &Dir,
+        geometry: &Geometry,
+        id: SegmentId,
+        now_ns: u64,
+        left: &mut RetainedMappings,
+    ) -> Result<(Self, Option<Arc<Mapping>>)> {
+        let size = geometry.settings.segment_size;
+        let name = segment_name(id);
+        let temporary = format!("{name}{TEMPORARY_SUFFIX}");
+        dir.remove(&temporary)?;
+        let path = dir.path_of(&name);
+        let mut spare = recycle::take(dir, &temporary, size, left);
+        // It may be from before somebody made the queue private, or shared it.
+        if spare.take_if(|spare| dir.match_mode(&spare.file).is_err()).is_some() {
+            dir.remove(&temporary)?;
+        }
+        let is_reused = spare.is_some();
+        let (file, map) = match spare {
+            Some(Spare { file, map }) => (file, map),
+            None => (dir.create_file(&temporary)?, None),
+        };
+        let made = fill(&file, &path, geometry, (id, is_reused), now_ns).and_then(|salt| {
+            dir.rename(&temporary, &name, false)?;
+            Ok(salt)
+        });
+        let salt = match made {
+            Ok(salt) => salt,
+            Err(error) => {
+                // Room for nothing or half a file: leave no trace; the error to report is the first one.
+                let _ = dir.remove(&temporary);
+                return Err(error);
+            }
+        };
+        let summer = RecordCrc::new(geometry.settings.checksum);
+        let context = RecordContext { summer, salt, segment_size: size, is_reused };
+        Ok((Self { id, file, path, context }, map))
+    }
+}
+
+fn read_start(file: &File) -> Option<SegmentStart> {
+    start_in(&read_block(file, SEGMENT_START)?)
+}
+
+fn start_in(block: &StartBlock) -> Option<SegmentStart> {
+    let (first_seq, previous_timestamp_ns) = (block.first_seq.get(), block.previous_timestamp_ns.get());
+    (is_sound(block, block.crc) && first_seq > 0).then_some(SegmentStart { first_seq, previous_timestamp_ns })
+}
+
+/// The sequence number that a segment started with whose identity is damaged.
+pub(crate) fn start_of_damaged(dir: &Dir, id: SegmentId) -> Option<u64> {
+    let file = dir.open_file(&segment_name(id), Access::Read).ok()??;
+    read_start(&file).map(|start| start.first_seq)
+}
+
+/// Writes identity and settings into a segment file, which is new or used again, and syncs it; returns its salt.
+fn fill(file: &File, path: &Path, geometry: &Geometry, (id, is_reused): (SegmentId, bool), now_ns: u64) -> Result<u32> {
+    let size = geometry.settings.segment_size;
+    sys::allocate(file, u64::from(size)).map_err(Error::io(path, "allocate the segment"))?;
+    let random = sys::random_u64().map_err(Error::io(path, "get a random number for it"))?;
+    let mut identity = SegmentIdentity::new_zeroed();
+    identity.magic = SEGMENT_MAGIC;
+    identity.version = layout::VERSION.into();
+    identity.checksum_kind = block::checksum_kind(geometry.settings.checksum);
+    identity.is_reused = u8::from(is_reused);
+    identity.segment_size = size.into();
+    identity.queue_id = geometry.queue_id.into();
+    identity.segment_id = id.0.into();
+    // Any 32 of the random bits will do.
+    #[allow(clippy::cast_possible_truncation)]
+    let salt = random as u32;
+    identity.salt = salt.into();
+    identity.created_ns = now_ns.into();
+    identity.crc = block_sum(identity.as_bytes()).into();
+    // All that stands before the records, and the word that would say that there is one.
+    let mut head = [0; RECORDS_START as usize + 8];
+    let settings = geometry.to_block();
+    for (bytes, offset) in [(identity.as_bytes(), 0), (settings.as_bytes(), SEGMENT_SETTINGS as usize)] {
+        head[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+    for (bytes, offset) in [(&head[..], 0), (identity.as_bytes(), size - TRAILER_LEN)] {
+        let written = if is_reused {
+            // Only these bytes: what the rest of the file holds from before need not go to the disk.
+            sys::write_synced(file, bytes, u64::from(offset))
+        } else {
+            file.write_all_at(bytes, u64::from(offset))
+        };
+        written.map_err(Error::io(path, "write the segment's header"))?;
+    }
+    if !is_reused {
+        file.sync_all().map_err(Error::io(path, "sync the segment"))?;
+    }
+    Ok(salt)
+}
+
+/// A segment that another one follows, with the checksum of the record that seals it: no copy of it that went on by itself
+/// ends with the same.
+pub(in crate::queue) type Link = (SegmentId, u32);
+
+/// Takes a segment into use.
+pub(in crate::queue) fn start(map: &Mapping, first_seq: u64, previous_timestamp_ns: u64, previous: Option<Link>) {
+    map.clear_record(RECORDS_START);
+    let mut block = StartBlock::new_zeroed();
+    block.first_seq = first_seq.into();
+    block.previous_timestamp_ns = previous_timestamp_ns.into();
+    if let Some((id, sum)) = previous {
+        (block.previous_segment, block.previous_seal) = (id.0.into(), sum.into());
+    }
+    block.crc = block_sum(block.as_bytes()).into();
+    map.write(SEGMENT_START, &block);
+}
+
+/// The header of the record that seals a segment.
+fn seal_header(next_seq: u64, last_timestamp_ns: u64) -> Header {
+    Header { payload_len: 0, msg_type: PADDING_TYPE, flags: FLAG_SEAL, seq: next_seq, timestamp_ns: last_timestamp_ns }
+}
+
+/// The checksum of the record that [`seal_map`] writes there.
+pub(in crate::queue) fn seal_sum(context: &RecordContext, offset: u32, next_seq: u64, last_timestamp_ns: u64) -> u32 {
+    let [.., checksum] = seal_header(next_seq, last_timestamp_ns).words(context, offset, &[]);
+    u32::try_from(checksum).unwrap_or(0)
+}
+
+/// Ends a segment: first the record that sends readers on, then the block that tells where it is.
+pub(in crate::queue) fn seal_map(
+    map: &Mapping,
+    context: &RecordContext,
+    offset: u32,
+    next_seq: u64,
+    last_timestamp_ns: u64,
+) {
+    map.publish(offset, seal_header(next_seq, last_timestamp_ns).words(context, offset, &[]));
+    let mut block = SealBlock::new_zeroed();
+    block.next_seq = next_seq.into();
+    block.last_timestamp_ns = last_timestamp_ns.into();
+    block.end_offset = offset.into();
+    block.crc = block_sum(block.as_bytes()).into();
+    map.write(SEGMENT_SEAL, &block);
+}
+
+/// Ends a segment that an earlier writer has left unsealed. Under the writer lock only.
+pub(crate) fn seal(segment: &Segment, offset: u32, next_seq: u64, last_timestamp_ns: u64) -> Result<()> {
+    let map = Mapping::read_write(&segment.file, &segment.path, segment.context.segment_size)?;
+    seal_map(&map, &segment.context, offset, next_seq, last_timestamp_ns);
+    if map.has_stores() { Ok(()) } else { Err(map.loss(&segment.file, &segment.path, "restore the file from a copy")) }
+}
+
+/// The identity of a segment file, from whichever of its two copies is sound. `size`: where the second copy stands, if
+/// the caller knows; otherwise it is taken from the file's length.
+fn read_identity(file: &File, path: &Path, id: SegmentId, size: Option<u32>) -> Result<SegmentIdentity> {
+    let len = file.metadata().map_err(Error::io(path, "look at it"))?.len();
+    let size = size.map_or(len, u64::from);
+    let trailer = u32::try_from(size).ok().and_then(|size| size.checked_sub(TRAILER_LEN));
+    let (mut identity, mut failure) = (None, None);
+    for offset in [Some(0), trailer].into_iter().flatten() {
+        match read_block_strictly::<SegmentIdentity>(file, path, offset) {
+            Ok(Some(copy)) if copy.magic == SEGMENT_MAGIC && is_sound(&copy, copy.crc) => {
+                identity = Some(copy);
+                break;
+            }
+            Ok(_) => {}
+            Err(error) => failure = Some(error),
+        }
+    }
+    let Some(identity) = identity else {
+        // A disk that can't be read is no damage of the file: whoever takes it for that goes on without its messages.
+        let damaged = || Error::damaged(path, 0, "neither copy of the segment's identity is sound");
+        return Err(failure.unwrap_or_else(damaged));
+    };
+    check_version(identity.version.get(), path)?;
+    if identity.segment_id.get() != id.0 {
+        let what = format!(
+            "the file holds segment {}: it has been renamed or copied; move it away",
+            identity.segment_id.get()
+        );
+        return Err(Error::refused(path, what));
+    }
+    Ok(identity)
+}
+
+/// The queue's settings as the first usable segment has them: for a queue whose control block is damaged.
+pub(crate) fn recover_geometry(dir: &Dir) -> Result<Option<Geometry>> {
+    for id in list(dir)? {
+        let name = segment_name(id);
+        let path = dir.path_of(&name);
+        let Ok(Some(file)) = dir.open_file(&name, Access::Read) else {
+            continue;
+        };
+        let Some(block) = read_block::<SettingsBlock>(&file, SEGMENT_SETTINGS) else {
+            continue;
+        };
+        if let Ok(geometry) = Geometry::from_block(&block, &path, SEGMENT_SETTINGS)
+            && read_identity(&file, &path, id, None).is_ok_and(|i| i.queue_id.get() == geometry.queue_id)
+        {
+            return Ok(Some(geometry));
+        }
+    }
+    Ok(None)
+}

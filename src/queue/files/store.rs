@@ -1,0 +1,153 @@
+//! What an opened queue consists of: its directory, its settings, its segments.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use crate::queue::error::{Error, Result};
+use crate::queue::files::control::{self, Geometry, HeadHint};
+use crate::queue::files::dir::{Access, Dir};
+use crate::queue::files::process;
+use crate::queue::files::segment::{self, Link, Segment};
+use crate::queue::format::block::read_block;
+use crate::queue::format::layout::{self, CONTROL_FILE, WriterBlock};
+use crate::queue::format::names::segment_name;
+use crate::queue::position::{MAX_SEQ, SegmentId};
+use crate::queue::wait::wake::Waiter;
+
+/// What everything that belongs to one opened queue has in common.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) dir: Dir,
+    pub(crate) geometry: Geometry,
+    pub(in crate::queue) control_damage: Option<Error>,
+    /// The control block's file, once it has been needed.
+    control: OnceLock<File>,
+}
+
+impl Store {
+    pub(in crate::queue) fn new(dir: Dir, geometry: Geometry, control_damage: Option<Error>) -> Arc<Self> {
+        Arc::new(Self { dir, geometry, control_damage, control: OnceLock::new() })
+    }
+
+    pub(crate) fn waiter(&self) -> Result<Waiter> {
+        self.dir.show_use();
+        let path = self.control_path();
+        match self.dir.open_existing_file(CONTROL_FILE, Access::Write) {
+            Ok(file) => Waiter::new(file, true, &path),
+            // Only looking is allowed: nobody will know that we sleep.
+            Err(Error::Io { .. } | Error::Refused { .. }) => {
+                let file = self.dir.open_existing_file(CONTROL_FILE, Access::Read)?;
+                Waiter::new(file, false, &path)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a segment, if it is one of this queue's.
+    pub(crate) fn open_segment(&self, id: SegmentId, access: Access) -> Result<Option<Segment>> {
+        let segment = Segment::open(&self.dir, &self.geometry, id, access)?;
+        if let Some(segment) = &segment
+            && let Some(previous) = self.unlike_previous(segment)
+            // Where that one does not belong here either, this one need not follow it.
+            && self.unlike_previous(&previous).is_none()
+        {
+            let what = format!(
+                "it does not follow segment {} as that is here: one of the two comes from a copy of the queue that went \
+                 on by itself",
+                previous.id
+            );
+            return Err(Error::damaged(&segment.path, u64::from(layout::SEGMENT_START), what));
+        }
+        Ok(segment)
+    }
+
+    /// The segment that this one says it follows, if that did not end as this one says.
+    fn unlike_previous(&self, segment: &Segment) -> Option<Segment> {
+        let (id, sum) = segment.previous()?;
+        let previous = Segment::open(&self.dir, &self.geometry, id, Access::Read).ok()??;
+        previous.seal_sum().is_some_and(|found| found != sum).then_some(previous)
+    }
+
+    /// What a segment of this number is to say of the one before it.
+    pub(in crate::queue) fn link_before(&self, id: SegmentId) -> Result<Option<Link>> {
+        let before = self.segment_ids()?.into_iter().rfind(|&before| before < id);
+        let segment = before.and_then(|before| self.open_segment(before, Access::Read).ok().flatten());
+        Ok(segment.and_then(|segment| Some((segment.id, segment.seal_sum()?))))
+    }
+
+    /// The segments that are there, ascending.
+    pub(crate) fn segment_ids(&self) -> Result<Vec<SegmentId>> {
+        segment::list(&self.dir)
+    }
+
+    /// The number after this one.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if this is the largest: the writer can't go on.
+    pub(crate) fn id_after(&self, id: SegmentId) -> Result<SegmentId> {
+        id.next().ok_or_else(|| {
+            let what =
+                "no larger segment number exists; move the file away if it has been put here, else make another queue";
+            Error::damaged(&self.dir.path_of(&segment_name(id)), 0, what)
+        })
+    }
+
+    /// The first number after this one that no file has.
+    ///
+    /// # Errors
+    /// As [`id_after`](Self::id_after), and if the directory can't be read.
+    pub(crate) fn free_id_after(&self, id: SegmentId) -> Result<SegmentId> {
+        let mut free = self.id_after(id)?;
+        for taken in self.segment_ids()? {
+            if taken == free {
+                free = self.id_after(taken)?;
+            }
+        }
+        Ok(free)
+    }
+
+    /// Writes the segments from the first to the last to the disk, and the directory that names them.
+    pub(in crate::queue) fn sync_segments(&self, first: SegmentId, last: SegmentId) -> Result<()> {
+        let ids = self.segment_ids()?;
+        for id in ids.into_iter().filter(|&id| id >= first && id <= last) {
+            // Retention may have removed it meanwhile: then there is nothing to keep. A damaged file is not ours.
+            match self.open_segment(id, Access::Read) {
+                Ok(Some(segment)) => segment.file.sync_data().map_err(Error::io(&segment.path, "sync it"))?,
+                Ok(None) => {}
+                Err(error) if error.is_unusable_file() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.dir.sync()
+    }
+
+    /// The head as the control block has it. Its file is opened once: repairs keep it.
+    pub(crate) fn head_hint(&self) -> Option<HeadHint> {
+        if self.control.get().is_none()
+            && let Ok(Some(file)) = self.dir.open_file(CONTROL_FILE, Access::Read)
+        {
+            let _ = self.control.set(file);
+        }
+        control::read_head(self.control.get()?)
+    }
+
+    /// The sequence number after the newest message that was published, as far as that can be believed.
+    pub(crate) fn published_seq(&self) -> Option<u64> {
+        self.head_hint().map(|hint| hint.next_seq).filter(|&seq| seq < MAX_SEQ)
+    }
+
+    /// The published head, if the last writer closed the queue on this boot: then it is exact, if the segments are those
+    /// that it was published for.
+    pub(crate) fn closed_at(&self) -> Option<HeadHint> {
+        let hint = self.head_hint()?;
+        let writer: WriterBlock = read_block(self.control.get()?, layout::CONTROL_WRITER)?;
+        let boot_id = process::boot_id();
+        (writer.pid.get() == 0 && writer.epoch.get() > 0 && writer.boot_id == boot_id && boot_id != [0; 16])
+            .then_some(hint)
+    }
+
+    pub(crate) fn control_path(&self) -> PathBuf {
+        self.dir.path_of(CONTROL_FILE)
+    }
+}

@@ -1,0 +1,60 @@
+//! Blocks of fixed length: reading them, and whether they are sound.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use crate::queue::error::{Error, Result};
+use crate::queue::format::crc::block_sum;
+use crate::queue::format::layout;
+use crate::queue::options::Checksum;
+
+pub(crate) fn checksum_kind(checksum: Checksum) -> u8 {
+    match checksum {
+        Checksum::Crc32c => 1,
+        Checksum::Crc32 => 2,
+    }
+}
+
+pub(crate) fn checksum_of(kind: u8) -> Option<Checksum> {
+    match kind {
+        1 => Some(Checksum::Crc32c),
+        2 => Some(Checksum::Crc32),
+        _ => None,
+    }
+}
+
+pub(crate) fn check_version(found: u16, path: &Path) -> Result<()> {
+    if found == layout::VERSION {
+        return Ok(());
+    }
+    Err(Error::UnsupportedVersion { path: path.to_path_buf(), found, supported: layout::VERSION })
+}
+
+/// Reads a block at a place in a file; None where the file ends before.
+pub(crate) fn read_block<T: FromZeros + FromBytes + IntoBytes + KnownLayout>(file: &File, offset: u32) -> Option<T> {
+    let mut block = T::new_zeroed();
+    file.read_exact_at(block.as_mut_bytes(), u64::from(offset)).ok()?;
+    Some(block)
+}
+
+/// Like [`read_block`], but where the system can't read the block, that is an error: for decisions that must not take
+/// a failing disk for missing or damaged bytes.
+pub(crate) fn read_block_strictly<T>(file: &File, path: &Path, offset: u32) -> Result<Option<T>>
+where
+    T: FromZeros + FromBytes + IntoBytes + KnownLayout,
+{
+    let mut block = T::new_zeroed();
+    match file.read_exact_at(block.as_mut_bytes(), u64::from(offset)) {
+        Ok(()) => Ok(Some(block)),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(Error::io(path, "read it")(error)),
+    }
+}
+
+/// Whether a block's last four bytes are the checksum of the others.
+pub(crate) fn is_sound<T: IntoBytes + Immutable>(block: &T, crc: layout::U32) -> bool {
+    crc.get() == block_sum(block.as_bytes())
+}

@@ -1,0 +1,272 @@
+//! The checksums. Records carry CRC-32C, by the processor's own instruction where it has one, or CRC-32 by the
+//! queue's choice; the metadata blocks carry CRC-32. `format.md` says what each one covers.
+#![allow(unsafe_code)]
+
+use crate::queue::options::Checksum;
+
+/// Payloads from this size on go through the `crc-fast` crate; below it, one instruction after the other is faster.
+#[cfg(target_arch = "x86_64")]
+const LONG: usize = 384;
+
+/// Computes record checksums; made once for a queue, so that the processor is asked once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RecordCrc {
+    how: How,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum How {
+    #[cfg(target_arch = "x86_64")]
+    Crc32cSse42,
+    Crc32c,
+    Crc32,
+}
+
+impl RecordCrc {
+    pub(crate) fn new(kind: Checksum) -> Self {
+        let how = match kind {
+            #[cfg(target_arch = "x86_64")]
+            Checksum::Crc32c if is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("pclmulqdq") => {
+                How::Crc32cSse42
+            }
+            Checksum::Crc32c => How::Crc32c,
+            Checksum::Crc32 => How::Crc32,
+        };
+        Self { how }
+    }
+
+    /// The checksum of four header words and a payload, the payload padded with zeros to a multiple of 8 bytes.
+    #[inline]
+    pub(crate) fn sum(self, words: [u64; 4], payload: &[u8]) -> u32 {
+        match self.how {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `new` chose this only after the processor said that it has SSE 4.2 and PCLMULQDQ.
+            How::Crc32cSse42 => unsafe { sum_sse42::<false>(words, payload, &mut []) },
+            How::Crc32c => {
+                let sum = crc32c_from(u32::MAX, zerocopy::IntoBytes::as_bytes(&words.map(u64::to_le)));
+                !crc32c_from(crc32c_from(sum, payload), &[0; 8][..padding(payload)])
+            }
+            How::Crc32 => {
+                let mut hasher = crc32fast::Hasher::new();
+                hasher.update(zerocopy::IntoBytes::as_bytes(&words.map(u64::to_le)));
+                hasher.update(payload);
+                hasher.update(&[0; 8][..padding(payload)]);
+                hasher.finalize()
+            }
+        }
+    }
+
+    /// As [`sum`](Self::sum), of a payload that is added piece by piece.
+    pub(crate) fn start(self, words: [u64; 4]) -> RunningSum {
+        let mut sum = match self.how {
+            How::Crc32 => RunningSum::Crc32(crc32fast::Hasher::new()),
+            _ => RunningSum::Crc32c(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi)),
+        };
+        sum.add(zerocopy::IntoBytes::as_bytes(&words.map(u64::to_le)));
+        sum
+    }
+
+    /// Copies a payload and the zeros behind it to `to`, which is just as long, and returns the checksum as
+    /// [`sum`](Self::sum) does. Short payloads are read once.
+    #[inline]
+    pub(crate) fn sum_and_copy(self, words: [u64; 4], payload: &[u8], to: &mut [u8]) -> u32 {
+        #[cfg(target_arch = "x86_64")]
+        if matches!(self.how, How::Crc32cSse42) && payload.len() < LONG {
+            // SAFETY: `new` chose this only after the processor said that it has SSE 4.2 and PCLMULQDQ.
+            return unsafe { sum_sse42::<true>(words, payload, to) };
+        }
+        to[..payload.len()].copy_from_slice(payload);
+        to[payload.len()..].fill(0);
+        self.sum(words, payload)
+    }
+}
+
+/// A checksum in the making, of a payload that comes in pieces.
+#[derive(Debug)]
+// One at a time, for long payloads.
+#[allow(clippy::large_enum_variant)]
+pub(crate) enum RunningSum {
+    Crc32c(crc_fast::Digest),
+    Crc32(crc32fast::Hasher),
+}
+
+impl RunningSum {
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Crc32c(digest) => digest.update(bytes),
+            Self::Crc32(hasher) => hasher.update(bytes),
+        }
+    }
+
+    /// The checksum; the payload had `len` bytes.
+    pub(crate) fn finish(mut self, len: usize) -> u32 {
+        self.add(&[0; 8][..len.next_multiple_of(8) - len]);
+        match self {
+            Self::Crc32c(digest) => u32::try_from(digest.finalize()).unwrap_or(0),
+            Self::Crc32(hasher) => hasher.finalize(),
+        }
+    }
+}
+
+/// The state of a CRC-32C after these bytes.
+fn crc32c_from(state: u32, bytes: &[u8]) -> u32 {
+    let mut digest = crc_fast::Digest::new_with_init_state(crc_fast::CrcAlgorithm::Crc32Iscsi, u64::from(state));
+    digest.update(bytes);
+    // Its 32 bits come as 64.
+    !u32::try_from(digest.finalize()).unwrap_or(0)
+}
+
+/// Bytes from the end of the payload to the next multiple of 8.
+fn padding(payload: &[u8]) -> usize {
+    payload.len().next_multiple_of(8) - payload.len()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2,pclmulqdq")]
+#[inline]
+#[allow(clippy::cast_possible_truncation)] // the instruction leaves its 32 bits in a 64-bit register
+fn sum_sse42<const COPY: bool>(words: [u64; 4], payload: &[u8], to: &mut [u8]) -> u32 {
+    use std::arch::x86_64::_mm_crc32_u64;
+    let mut state = u64::from(u32::MAX);
+    for word in words {
+        state = _mm_crc32_u64(state, word);
+    }
+    let (body, tail) = payload.as_chunks::<8>();
+    let (to, _) = to.as_chunks_mut::<8>();
+    let (to, to_last) = to.split_at_mut(if COPY { body.len() } else { 0 });
+    state = if !COPY && payload.len() >= LONG {
+        u64::from(crc32c_from(state as u32, body.as_flattened()))
+    } else {
+        add_words::<COPY>(state, body, to)
+    };
+    if !tail.is_empty() {
+        // No call of `memcpy` for so few.
+        let last = tail.iter().rev().fold(0, |last, byte| last << 8 | u64::from(*byte));
+        state = _mm_crc32_u64(state, last);
+        if let (true, Some(to)) = (COPY, to_last.first_mut()) {
+            *to = last.to_le_bytes();
+        }
+    }
+    !(state as u32)
+}
+
+/// The state after these words, fewer than [`LONG`] bytes, which are copied to as many others with `COPY`.
+///
+/// The instruction takes three cycles, and one can start in each: from [`LANES_FROM`] words on, three stretches are summed
+/// at once and put together.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2,pclmulqdq")]
+#[inline]
+fn add_words<const COPY: bool>(mut state: u64, words: &[[u8; 8]], to: &mut [[u8; 8]]) -> u64 {
+    use std::arch::x86_64::_mm_crc32_u64;
+    // Whoever does not copy has nowhere to copy to.
+    let part = |len| if COPY { len } else { 0 };
+    let (mut words, mut to) = (words, to);
+    if words.len() >= LANES_FROM {
+        let len = words.len() / 3;
+        let (lanes, rest) = words.split_at(3 * len);
+        let (to_lanes, to_rest) = to.split_at_mut(part(3 * len));
+        let ((first, lanes), (to_first, to_lanes)) = (lanes.split_at(len), to_lanes.split_at_mut(part(len)));
+        let ((second, third), (to_second, to_third)) = (lanes.split_at(len), to_lanes.split_at_mut(part(len)));
+        let (mut state_2, mut state_3) = (0, 0);
+        for (index, ((first, second), third)) in first.iter().zip(second).zip(third).enumerate() {
+            state = _mm_crc32_u64(state, u64::from_le_bytes(*first));
+            state_2 = _mm_crc32_u64(state_2, u64::from_le_bytes(*second));
+            state_3 = _mm_crc32_u64(state_3, u64::from_le_bytes(*third));
+            if COPY {
+                (to_first[index], to_second[index], to_third[index]) = (*first, *second, *third);
+            }
+        }
+        state = behind(state, 2 * len) ^ behind(state_2, len) ^ state_3;
+        (words, to) = (rest, to_rest);
+    }
+    for (index, word) in words.iter().enumerate() {
+        state = _mm_crc32_u64(state, u64::from_le_bytes(*word));
+        if COPY {
+            to[index] = *word;
+        }
+    }
+    state
+}
+
+/// What a state has become behind so many words of zeros: the state times x^(64 words), modulo the polynomial.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2,pclmulqdq")]
+#[inline]
+#[allow(clippy::cast_possible_wrap, clippy::cast_sign_loss)] // the same 64 bits
+fn behind(state: u64, words: usize) -> u64 {
+    use std::arch::x86_64::{_mm_clmulepi64_si128, _mm_crc32_u64, _mm_cvtsi64_si128, _mm_cvtsi128_si64};
+    let power = _mm_cvtsi64_si128(i64::from(POWERS[words]));
+    let product = _mm_clmulepi64_si128::<0>(_mm_cvtsi64_si128(state as i64), power);
+    _mm_crc32_u64(0, _mm_cvtsi128_si64(product) as u64)
+}
+
+/// From this many words on, three stretches are summed at once.
+#[cfg(target_arch = "x86_64")]
+const LANES_FROM: usize = 16;
+
+/// x^(64 n - 33) modulo the polynomial, reflected, for n words. The instruction multiplies by x^32, and the product of two
+/// reflected numbers lacks one more x.
+#[cfg(target_arch = "x86_64")]
+static POWERS: [u32; LONG / 8] = {
+    let mut powers = [0; LONG / 8];
+    let (mut power, mut exponent, mut words) = (1 << 31, 0, 1);
+    while words < powers.len() {
+        while exponent < 64 * words - 33 {
+            power = if power & 1 == 1 { (power >> 1) ^ 0x82F6_3B78 } else { power >> 1 };
+            exponent += 1;
+        }
+        powers[words] = power;
+        words += 1;
+    }
+    powers
+};
+
+/// The checksum of a metadata block: everything before its last four bytes.
+pub(crate) fn block_sum(block: &[u8]) -> u32 {
+    crc32fast::hash(&block[..block.len().saturating_sub(4)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The definition, bit by bit: reflected CRC with the given polynomial.
+    fn reference(polynomial: u32, bytes: &[u8]) -> u32 {
+        let mut crc = u32::MAX;
+        for &byte in bytes {
+            crc ^= u32::from(byte);
+            for _ in 0..8 {
+                crc = if crc & 1 == 1 { (crc >> 1) ^ polynomial } else { crc >> 1 };
+            }
+        }
+        !crc
+    }
+
+    #[test]
+    fn every_implementation_follows_the_definition() {
+        let words = [0x0123_4567_89ab_cdef, 2, u64::MAX, 0xdead_beef];
+        for len in (0..390_usize).chain([511, 512, 513, 1000, 4099]) {
+            let payload: Vec<u8> = (0..len).map(|i| u8::try_from(i * 7 % 251).unwrap()).collect();
+            let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+            bytes.extend(&payload);
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+            let crc32c = reference(0x82F6_3B78, &bytes);
+            assert_eq!(RecordCrc::new(Checksum::Crc32c).sum(words, &payload), crc32c, "length {len}");
+            assert_eq!(RecordCrc { how: How::Crc32c }.sum(words, &payload), crc32c, "length {len}");
+            assert_eq!(RecordCrc::new(Checksum::Crc32).sum(words, &payload), reference(0xEDB8_8320, &bytes));
+            for kind in [Checksum::Crc32c, Checksum::Crc32] {
+                let (summer, mut copy) = (RecordCrc::new(kind), vec![0xFF; len.next_multiple_of(8)]);
+                assert_eq!(
+                    summer.sum_and_copy(words, &payload, &mut copy),
+                    summer.sum(words, &payload),
+                    "length {len}"
+                );
+                assert_eq!(copy, bytes[32..], "length {len}");
+                let mut running = summer.start(words);
+                payload.chunks(100).for_each(|piece| running.add(piece));
+                assert_eq!(running.finish(len), summer.sum(words, &payload), "length {len}");
+            }
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! The bytes of a queue as types and constants. No input or output, no unsafe code.
+//!
+//! `format.md`, below, is the only statement of what the bytes mean; the golden tests in `tests/format.rs` hold
+//! code and page together.
+#![doc = include_str!("../format.md")]
+
+use std::mem::offset_of;
+
+use zerocopy::little_endian::U16;
+pub(crate) use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The version of the format that this program writes and reads.
+pub const VERSION: u16 = 1;
+
+/// Granularity of segment sizes, and the size of a segment's header page.
+pub const PAGE: u32 = 4096;
+/// Smallest segment.
+pub const MIN_SEGMENT_SIZE: u32 = 64 << 10;
+/// Largest segment.
+pub const MAX_SEGMENT_SIZE: u32 = 1 << 30;
+/// Segment size where nothing else is asked for.
+pub const DEFAULT_SEGMENT_SIZE: u32 = 64 << 20;
+
+/// Name of the control block's file.
+pub const CONTROL_FILE: &str = "control.meta";
+/// Name of the lock file.
+pub const LOCK_FILE: &str = "writer.lock";
+/// Ending of the name of a reader's lock file.
+pub const LOCK_SUFFIX: &str = ".lock";
+/// Name of the directory of cursor files.
+pub const READERS_DIR: &str = "readers";
+/// Ending of a cursor file's name.
+pub const CURSOR_SUFFIX: &str = ".meta";
+/// Name of the directory of what is derived from the segments. No part of the queue.
+pub const INDEX_DIR: &str = ".index";
+/// Ending of a segment file's name.
+pub const SEGMENT_SUFFIX: &str = ".q";
+/// Ending of a file that is being made; removed under the writer lock.
+pub const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// Size of a record header.
+pub const HEADER_LEN: u32 = 32;
+/// Records start at multiples of this.
+pub const RECORD_ALIGN: u32 = 8;
+/// Where the first record of a segment starts.
+pub const RECORDS_START: u32 = PAGE;
+/// Size of the copy of the segment's identity at the end of its file.
+pub const TRAILER_LEN: u32 = 64;
+/// The type of padding records.
+pub const PADDING_TYPE: u16 = 0xFFFF;
+/// Flag of the padding record that ends a segment: go on in the next one.
+pub const FLAG_SEAL: u16 = 1;
+
+/// First bytes of the control block.
+pub const CONTROL_MAGIC: [u8; 8] = *b"CHRONCTL";
+/// First bytes of a segment.
+pub const SEGMENT_MAGIC: [u8; 8] = *b"CHRONSEG";
+/// First bytes of a cursor file.
+pub const CURSOR_MAGIC: [u8; 8] = *b"CHRONCUR";
+
+/// Size of the control block's file.
+pub const CONTROL_LEN: u32 = PAGE;
+/// Offsets of the two copies of the settings in the control block.
+pub const CONTROL_SETTINGS: [u32; 2] = [0, 128];
+/// Offsets of the two head slots in the control block.
+pub const CONTROL_HEAD: [u32; 2] = [256, 320];
+/// Offset of segment and offset within a head slot, read as one word: segment in the low half, offset in the high one.
+pub(crate) const HEAD_POSITION: u32 = narrow(offset_of!(HeadSlot, segment));
+/// Offset of the writer block in the control block.
+pub const CONTROL_WRITER: u32 = 384;
+/// Offset of the count of writers in the control block.
+pub const CONTROL_WRITER_EPOCH: u32 = CONTROL_WRITER + narrow(offset_of!(WriterBlock, epoch));
+/// Offset of the writer's heartbeat in the control block.
+pub const CONTROL_WRITER_HEARTBEAT: u32 = CONTROL_WRITER + narrow(offset_of!(WriterBlock, heartbeat_boot_ns));
+/// Offset of the writer's process id in the control block.
+pub const CONTROL_WRITER_PID: u32 = CONTROL_WRITER + narrow(offset_of!(WriterBlock, pid));
+/// Offset of the flag that says whether the writer relies on membarrier.
+pub const CONTROL_WRITER_ASYMMETRIC: u32 = CONTROL_WRITER + narrow(offset_of!(WriterBlock, asymmetric));
+/// Offset of `notify_seq`, the word that readers sleep on.
+pub const CONTROL_NOTIFY_SEQ: u32 = 512;
+/// Offset of the flag that says that a reader may be asleep.
+pub const CONTROL_SLEEPING: u32 = 640;
+
+/// Offset of the start block in a segment.
+pub const SEGMENT_START: u32 = 64;
+/// Offset of the seal block in a segment.
+pub const SEGMENT_SEAL: u32 = 128;
+/// Offset of the copy of the settings in a segment.
+pub const SEGMENT_SETTINGS: u32 = 192;
+
+/// Size of a cursor file.
+pub const CURSOR_LEN: u32 = PAGE;
+/// Offsets of the two slots in a cursor file.
+pub const CURSOR_SLOTS: [u32; 2] = [64, 128];
+/// Offset of the liveness block in a cursor file.
+pub const CURSOR_LIVENESS: u32 = 192;
+
+/// Says "no limit" in a 64-bit setting.
+pub const NO_LIMIT: u64 = u64::MAX;
+/// Says "no limit" in a 32-bit setting.
+pub const NO_LIMIT_32: u32 = u32::MAX;
+
+/// The settings as they lie in the control block and in every segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(crate) struct SettingsBlock {
+    /// [`CONTROL_MAGIC`].
+    pub(crate) magic: [u8; 8],
+    /// [`VERSION`].
+    pub(crate) version: U16,
+    /// 1: CRC-32C, 2: CRC-32.
+    pub(crate) checksum_kind: u8,
+    /// Zero.
+    pub(crate) reserved_a: u8,
+    /// Bytes of each segment file.
+    pub(crate) segment_size: U32,
+    /// Random; the same in every file of the queue.
+    pub(crate) queue_id: U64,
+    /// When the queue was created, ns since the epoch.
+    pub(crate) created_ns: U64,
+    /// Limit of the queue's bytes, or [`NO_LIMIT`].
+    pub(crate) max_bytes: U64,
+    /// Bytes to retain, or [`NO_LIMIT`].
+    pub(crate) retain_bytes: U64,
+    /// Age to retain in ns, or [`NO_LIMIT`].
+    pub(crate) retain_age_ns: U64,
+    /// Silence in ns after which a reader is dead, or [`NO_LIMIT`].
+    pub(crate) reader_ttl_ns: U64,
+    /// Lag in bytes beyond which a reader no longer pins, or [`NO_LIMIT`].
+    pub(crate) max_lag_bytes: U64,
+    /// Segments to retain, or [`NO_LIMIT_32`].
+    pub(crate) retain_segments: U32,
+    /// Rises by one with every change of the settings.
+    pub(crate) generation: U32,
+    /// Zero.
+    pub(crate) reserved_b: [u8; 44],
+    /// CRC-32 of the bytes before it.
+    pub(crate) crc: U32,
+}
+
+/// One of the two head slots of the control block: a hint, published lazily.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(crate) struct HeadSlot {
+    /// The slot with the higher one is the newer.
+    pub(crate) generation: U64,
+    /// The sequence number that the next message gets.
+    pub(crate) next_seq: U64,
+    /// Timestamp of the newest message, ns since the epoch.
+    pub(crate) last_timestamp_ns: U64,
+    /// The segment of the head.
+    pub(crate) segment: U32,
+    /// Its offset.
+    pub(crate) offset: U32,
+    /// Zero.
+    pub(crate) reserved: [u8; 28],
+    /// CRC-32 of the bytes before it.
+    pub(crate) crc: U32,
+}
+
+/// What the control block says of the writer; for information.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(crate) struct WriterBlock {
+    /// Rises by one with every start of a writer.
+    pub(crate) epoch: U64,
+    /// The writer's last sign of life on the boot-time clock, ns.
+    pub(crate) heartbeat_boot_ns: U64,
+    /// Its process id, in its own namespace; 0 once it has closed the queue.
+    pub(crate) pid: U32,
+    /// 1: the writer relies on the sleepers' membarrier; 0: it fences by itself.
+    pub(crate) asymmetric: U32,
+    /// The boot that `heartbeat_boot_ns` belongs to.
+    pub(crate) boot_id: [u8; 16],
+    /// When the process started, in clock ticks since boot as `/proc/PID/stat` has it; 0 if not known.
+    pub(crate) started: U64,
+    /// The inode of the lock file that it holds.
+    pub(crate) lock_inode: U64,
+    /// The device of that file: major number times 2^20, plus minor number.
+    pub(crate) lock_device: U32,
+    /// The number of its pid namespace; 0 if not known.
+    pub(crate) pid_namespace: U32,
+}
+
+/// The identity of a segment, at its start and again at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(crate) struct SegmentIdentity {
+    /// [`SEGMENT_MAGIC`].
+    pub(crate) magic: [u8; 8],
+    /// [`VERSION`].
+    pub(crate) version: U16,
+    /// As in [`SettingsBlock`].
+    pub(crate) checksum_kind: u8,
+    /// 1 if the file has held another segment before: behind the newest record it may hold anything. Else 0.
+    pub(crate) is_reused: u8,
+    /// Bytes of this file.
+    pub(crate) segment_size: U32,
+    /// The queue that it belongs to.
+    pub(crate) queue_id: U64,
+    /// Its number, as in its name.
+    pub(crate) segment_id: U32,
+    /// Random, new with every use of the file: part of every record's checksum.
+    pub(crate) salt: U32,
+    /// When it was made, ns since the epoch.
+    pub(crate) created_ns: U64,
+    /// Zero.
+    pub(crate) reserved_b: [u8; 20],
+    /// CRC-32 of the bytes before it.
+    pub(crate) crc: U32,
+}
+
+/// What a segment starts with; written when it becomes the active one. A hint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(crate) struct StartBlock {
+    /// The sequence number that its first message has or will have.
+    pub(crate) first_seq: U64,
+    /// Timestamp of the newest message before it, ns since the epoch.
+    pub(crate) previous_timestamp_ns: U64,
+    /// The segment that it follows.
+    pub(crate) previous_segment: U32,
+    /// The checksum of the record that seals that one; 0 if it was not sealed, or there is none.
+    pub(crate) previous_seal: U32,
+    /// Zero.
+    pub(crate) reserved: [u8; 36],
+    /// CRC-32 of the bytes before it.
+    pub(crate) crc: U32,
+}
+
+/// What a sealed segment ended with. A hint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(crate) struct SealBlock {
+    /// The sequence number that the next segment starts with.
+    pub(crate) next_seq: U64,
+    /// Timestamp of the newest message, ns since the epoch.
+    pub(crate) last_timestamp_ns: U64,
+    /// Where the record that seals the segment starts.
+    pub(crate) end_offset: U32,
+    /// Zero.
+    pub(crate) reserved: [u8; 40],
+    /// CRC-32 of the bytes before it.
+    pub(crate) crc: U32,
+}
+
+/// The identity of a cursor file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(crate) struct CursorIdentity {
+    /// [`CURSOR_MAGIC`].
+    pub(crate) magic: [u8; 8],
+    /// [`VERSION`].
+    pub(crate) version: U16,
+    /// Zero.
+    pub(crate) reserved_a: [u8; 6],
+    /// The queue that it belongs to.
+    pub(crate) queue_id: U64,
+    /// When the reader was registered, ns since the epoch.
+    pub(crate) created_ns: U64,
+    /// Zero.
+    pub(crate) reserved_b: [u8; 28],
+    /// CRC-32 of the bytes before it.
+    pub(crate) crc: U32,
+}
+
+/// One of the two slots of a cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(crate) struct CursorSlot {
+    /// The slot with the higher one is the newer.
+    pub(crate) generation: U64,
+    /// The next sequence number to be consumed.
+    pub(crate) seq: U64,
+    /// The segment where it is, or is expected: a hint.
+    pub(crate) segment: U32,
+    /// Its offset: a hint; 0 if not known.
+    pub(crate) offset: U32,
+    /// Zero.
+    pub(crate) reserved: U32,
+    /// CRC-32C of the bytes before it and of the queue's id.
+    pub(crate) crc: U32,
+}
+
+/// A reader's signs of life; for information and for the reader's time to live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(crate) struct LivenessBlock {
+    /// Last sign of life on the boot-time clock, ns.
+    pub(crate) heartbeat_boot_ns: U64,
+    /// The boot that it belongs to.
+    pub(crate) boot_id: [u8; 16],
+    /// The process id, in its own namespace; 0 once it has closed the reader.
+    pub(crate) pid: U32,
+    /// The number of its pid namespace; 0 if not known.
+    pub(crate) pid_namespace: U32,
+    /// When the process started, in clock ticks since boot as `/proc/PID/stat` has it; 0 if not known.
+    pub(crate) started: U64,
+    /// Zero.
+    pub(crate) reserved: [u8; 24],
+}
+
+/// A record's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(crate) struct MessageHeader {
+    /// 0: not committed; else the payload's length in bytes + 1.
+    pub(crate) commit: U32,
+    /// The message's type; [`PADDING_TYPE`] is no message.
+    pub(crate) msg_type: U16,
+    /// [`FLAG_SEAL`] or zero.
+    pub(crate) flags: U16,
+    /// The sequence number; in padding, the next message's.
+    pub(crate) seq: U64,
+    /// ns since the epoch.
+    pub(crate) timestamp_ns: U64,
+    /// The record's checksum.
+    pub(crate) checksum: U32,
+    /// Zero; covered by the checksum.
+    pub(crate) spare: U32,
+}
+
+const _: () = {
+    assert!(usize::BITS == 64, "chronfs maps files of up to 1 GiB many at a time: 64-bit systems only");
+    assert!(cfg!(target_endian = "little"), "words of store memory are loaded and stored as they are");
+    assert!(size_of::<SettingsBlock>() == 128);
+    assert!(size_of::<HeadSlot>() == 64);
+    assert!(size_of::<WriterBlock>() == 64);
+    assert!(size_of::<SegmentIdentity>() == TRAILER_LEN as usize);
+    assert!(size_of::<StartBlock>() == 64);
+    assert!(size_of::<SealBlock>() == 64);
+    assert!(size_of::<CursorIdentity>() == 64);
+    assert!(size_of::<CursorSlot>() == 32);
+    assert!(size_of::<LivenessBlock>() == 64);
+    assert!(size_of::<MessageHeader>() == HEADER_LEN as usize);
+    assert!(CONTROL_SETTINGS[1] == 128 && CONTROL_HEAD[0] == CONTROL_SETTINGS[1] + 128);
+    assert!(offset_of!(HeadSlot, offset) == HEAD_POSITION as usize + 4 && HEAD_POSITION.is_multiple_of(8));
+    assert!(CONTROL_WRITER_EPOCH.is_multiple_of(8) && CONTROL_WRITER_HEARTBEAT.is_multiple_of(8));
+    assert!(SEGMENT_SETTINGS + 128 <= RECORDS_START);
+    assert!(HEADER_LEN.is_multiple_of(RECORD_ALIGN) && RECORDS_START.is_multiple_of(RECORD_ALIGN));
+};
+
+/// An offset within a block as offsets in files are kept.
+const fn narrow(offset: usize) -> u32 {
+    assert!(offset < PAGE as usize);
+    #[allow(clippy::cast_possible_truncation)] // just checked
+    let offset = offset as u32;
+    offset
+}
+
+/// Bytes that a record with a payload of `payload_len` bytes takes, if that is a length at all.
+pub const fn record_len(payload_len: u32) -> Option<u32> {
+    match payload_len.checked_add(HEADER_LEN + RECORD_ALIGN - 1) {
+        Some(len) => Some(aligned(len - (RECORD_ALIGN - 1))),
+        None => None,
+    }
+}
+
+/// The next multiple of [`RECORD_ALIGN`], for lengths within a segment.
+#[inline]
+pub(crate) const fn aligned(len: u32) -> u32 {
+    (len + (RECORD_ALIGN - 1)) & !(RECORD_ALIGN - 1)
+}
+
+/// Where the records of a segment must end: the record that seals it fits before this.
+pub const fn records_end(segment_size: u32) -> u32 {
+    segment_size - TRAILER_LEN
+}
+
+/// The largest payload that fits into a segment of this size.
+pub const fn max_payload_len(segment_size: u32) -> u32 {
+    records_end(segment_size) - RECORDS_START - 2 * HEADER_LEN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_lies_in_the_file_as_the_page_says() {
+        let header = MessageHeader {
+            commit: 6.into(),
+            msg_type: 7.into(),
+            flags: 0.into(),
+            seq: 1.into(),
+            timestamp_ns: 2.into(),
+            checksum: 3.into(),
+            spare: 0.into(),
+        };
+        let bytes = [6, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(header.as_bytes(), bytes);
+    }
+}

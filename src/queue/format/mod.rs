@@ -1,0 +1,7 @@
+//! The bytes: blocks, records, checksums, names. `format.md` is their page.
+
+pub(in crate::queue) mod block;
+pub(in crate::queue) mod crc;
+pub mod layout;
+pub(in crate::queue) mod names;
+pub(in crate::queue) mod record;

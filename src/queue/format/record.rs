@@ -1,0 +1,258 @@
+//! Records: header words, their checksum, and what must hold before a header is believed. Pure.
+
+use crate::queue::error::{Error, Result};
+use crate::queue::format::crc::{RecordCrc, RunningSum};
+use crate::queue::format::layout::{self, FLAG_SEAL, HEADER_LEN, MessageHeader, PADDING_TYPE, RECORDS_START};
+
+/// What a record's checksum depends on besides the record: which segment it lies in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RecordContext {
+    pub(crate) summer: RecordCrc,
+    pub(crate) salt: u32,
+    pub(crate) segment_size: u32,
+    /// The file has held another segment before.
+    pub(crate) is_reused: bool,
+}
+
+/// A record's header as it is worked with. `format.md` has its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) payload_len: u32,
+    pub(crate) msg_type: u16,
+    pub(crate) flags: u16,
+    pub(crate) seq: u64,
+    pub(crate) timestamp_ns: u64,
+}
+
+/// A header that claims to be committed, not yet believed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UncheckedHeader {
+    header: Header,
+    checksum: u32,
+    spare: u32,
+}
+
+impl Header {
+    /// Whether this record ends its segment.
+    pub(crate) fn is_seal(&self) -> bool {
+        self.msg_type == PADDING_TYPE && self.flags & FLAG_SEAL != 0
+    }
+
+    /// Bytes that the record takes.
+    #[inline]
+    pub(crate) fn record_len(&self) -> u32 {
+        // The length of a header that is believed was checked by `payload_len` or `checked_len`: it lies in a segment.
+        layout::aligned(HEADER_LEN + self.payload_len)
+    }
+
+    /// Whether this is a record without a message.
+    pub(crate) fn is_padding(&self) -> bool {
+        self.msg_type == PADDING_TYPE
+    }
+
+    /// The four words of the header in memory order, with the checksum of the record at `offset`.
+    #[inline]
+    pub(crate) fn words(&self, context: &RecordContext, offset: u32, payload: &[u8]) -> [u64; 4] {
+        let first = self.first_word();
+        let checksum = self.checksum(context, offset, 0, payload);
+        [first, self.seq, self.timestamp_ns, u64::from(checksum)]
+    }
+
+    /// Copies the payload to `to`, padded, and returns the header as [`words`](Self::words) does.
+    #[inline]
+    pub(crate) fn words_and_copy(
+        &self,
+        context: &RecordContext,
+        offset: u32,
+        payload: &[u8],
+        to: &mut [u8],
+    ) -> [u64; 4] {
+        let first = self.first_word();
+        let summed = [place(context, offset, 0), first, self.seq, self.timestamp_ns];
+        let checksum = context.summer.sum_and_copy(summed, payload, to);
+        [first, self.seq, self.timestamp_ns, u64::from(checksum)]
+    }
+
+    /// Commit word, type and flags.
+    #[inline]
+    fn first_word(&self) -> u64 {
+        u64::from(self.payload_len + 1) | u64::from(self.msg_type) << 32 | u64::from(self.flags) << 48
+    }
+
+    #[inline]
+    fn checksum(&self, context: &RecordContext, offset: u32, spare: u32, payload: &[u8]) -> u32 {
+        context.summer.sum([place(context, offset, spare), self.first_word(), self.seq, self.timestamp_ns], payload)
+    }
+}
+
+impl UncheckedHeader {
+    /// Takes a header apart; None where the commit word says that nothing is committed.
+    #[inline]
+    pub(crate) fn parse(header: &MessageHeader) -> Option<Self> {
+        let payload_len = header.commit.get().checked_sub(1)?;
+        let (msg_type, flags) = (header.msg_type.get(), header.flags.get());
+        let (seq, timestamp_ns) = (header.seq.get(), header.timestamp_ns.get());
+        let (checksum, spare) = (header.checksum.get(), header.spare.get());
+        Some(Self { header: Header { payload_len, msg_type, flags, seq, timestamp_ns }, checksum, spare })
+    }
+
+    /// The payload's length, if the record at `offset` fits into its segment at all.
+    #[inline]
+    pub(crate) fn payload_len(&self, context: &RecordContext, offset: u32) -> Option<usize> {
+        let end = offset.checked_add(layout::record_len(self.header.payload_len)?)?;
+        (end <= layout::records_end(context.segment_size)).then_some(self.header.payload_len as usize)
+    }
+
+    /// Whether this can be the record with sequence number `expected` or one soon after it. A quick test before
+    /// the checksum, for places where a record may or may not start.
+    pub(crate) fn is_plausible(&self, context: &RecordContext, offset: u32, expected: u64) -> bool {
+        let header = &self.header;
+        self.payload_len(context, offset).is_some()
+            && self.spare == 0
+            && header.flags & !FLAG_SEAL == 0
+            && (header.flags == 0 || header.is_padding())
+            && header.seq >= expected
+    }
+
+    /// Whether this, where message `expected` would be and no sound record is, comes from an earlier use of the file. What was
+    /// written here later and then damaged has its sequence number, or a bit of that wrong.
+    pub(crate) fn is_left_over(&self, context: &RecordContext, expected: u64) -> bool {
+        context.is_reused && (self.header.seq ^ expected).count_ones() > 1
+    }
+
+    /// Believes the header if the checksum of the record at `offset` is right.
+    #[inline]
+    pub(crate) fn verify(&self, context: &RecordContext, offset: u32, payload: &[u8]) -> Option<Header> {
+        (self.header.checksum(context, offset, self.spare, payload) == self.checksum).then_some(self.header)
+    }
+
+    /// As [`verify`](Self::verify), of a payload that `add_payload` adds piece by piece; it returns false if it can't.
+    pub(crate) fn verify_pieces(
+        &self,
+        context: &RecordContext,
+        offset: u32,
+        add_payload: impl FnOnce(&mut RunningSum) -> Result<bool>,
+    ) -> Result<Option<Header>> {
+        let Header { payload_len, seq, timestamp_ns, .. } = self.header;
+        let words = [place(context, offset, self.spare), self.header.first_word(), seq, timestamp_ns];
+        let mut sum = context.summer.start(words);
+        let is_whole = add_payload(&mut sum)?;
+        Ok((is_whole && sum.finish(payload_len as usize) == self.checksum).then_some(self.header))
+    }
+
+    /// Believes the header without looking at the checksum: for readers that asked not to.
+    #[inline]
+    pub(crate) fn trust(&self) -> Header {
+        self.header
+    }
+}
+
+/// What a record's checksum says about where it lies.
+#[inline]
+fn place(context: &RecordContext, offset: u32, spare: u32) -> u64 {
+    u64::from(offset) | u64::from(context.salt ^ spare) << 32
+}
+
+/// The length of a record with this payload, or why it can't be appended.
+#[inline]
+pub(crate) fn checked_len(payload: usize, max: usize, msg_type: u16, path: &std::path::Path) -> Result<(u32, u32)> {
+    if msg_type == PADDING_TYPE {
+        return Err(Error::ReservedType);
+    }
+    match u32::try_from(payload).ok().and_then(|len| Some((len, layout::record_len(len)?))) {
+        Some(lengths) if payload <= max => Ok(lengths),
+        _ => Err(Error::TooLarge { path: path.to_path_buf(), len: payload, max }),
+    }
+}
+
+/// Whether a record can start at this offset of a segment of this size.
+pub(crate) fn is_record_offset(offset: u32, segment_size: u32) -> bool {
+    offset >= RECORDS_START
+        && offset.is_multiple_of(layout::RECORD_ALIGN)
+        && offset.checked_add(HEADER_LEN).is_some_and(|end| end <= layout::records_end(segment_size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::options::Checksum;
+    use zerocopy::{FromBytes, IntoBytes};
+
+    fn context() -> RecordContext {
+        RecordContext {
+            summer: RecordCrc::new(Checksum::Crc32c),
+            salt: 0xABCD_1234,
+            segment_size: 1 << 16,
+            is_reused: false,
+        }
+    }
+
+    fn record(offset: u32) -> Vec<u8> {
+        let header = Header { payload_len: 5, msg_type: 7, flags: 0, seq: 42, timestamp_ns: 1_000 };
+        let words = header.words(&context(), offset, b"hello").map(u64::to_le);
+        [words.as_bytes(), b"hello\0\0\0"].concat()
+    }
+
+    fn check(bytes: &[u8], context: &RecordContext, offset: u32) -> Option<Header> {
+        let (header, payload) = MessageHeader::read_from_prefix(bytes).ok()?;
+        let unchecked = UncheckedHeader::parse(&header)?;
+        let len = unchecked.payload_len(context, offset)?;
+        unchecked.verify(context, offset, payload.get(..len)?)
+    }
+
+    #[test]
+    fn a_record_is_believed_only_unchanged_and_in_its_place() {
+        let good = record(4096);
+        assert_eq!(check(&good, &context(), 4096).map(|h| h.seq), Some(42));
+        assert_eq!(check(&good, &context(), 4104), None, "another offset");
+        assert_eq!(check(&good, &RecordContext { salt: 1, ..context() }, 4096), None, "another segment");
+        for bit in 0..37 * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(check(&bad, &context(), 4096), None, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn lengths_that_leave_the_segment_are_refused() {
+        for commit in [60_000_u32, 1 << 16, 1 << 31, u32::MAX] {
+            let mut bytes = record(4096);
+            bytes[..4].copy_from_slice(&commit.to_le_bytes());
+            let (header, _) = MessageHeader::read_from_prefix(&bytes).unwrap();
+            let unchecked = UncheckedHeader::parse(&header).unwrap();
+            let fits = commit == 60_000;
+            assert_eq!(unchecked.payload_len(&context(), 4096).is_some(), fits, "{commit}");
+        }
+    }
+
+    #[test]
+    fn a_seal_is_padding_with_its_flag() {
+        for (msg_type, flags, is_seal) in
+            [(PADDING_TYPE, FLAG_SEAL, true), (PADDING_TYPE, 0, false), (7, FLAG_SEAL, false), (7, 0, false)]
+        {
+            let header = Header { payload_len: 0, msg_type, flags, seq: 42, timestamp_ns: 0 };
+            assert_eq!(header.is_seal(), is_seal, "type {msg_type} flags {flags}");
+        }
+    }
+
+    #[test]
+    fn what_no_writer_can_have_written_here_is_not_plausible() {
+        let message = Header { payload_len: 5, msg_type: 7, flags: 0, seq: 42, timestamp_ns: 1_000 };
+        let padding = Header { msg_type: PADDING_TYPE, ..message };
+        let is_plausible =
+            |header, spare| UncheckedHeader { header, checksum: 0, spare }.is_plausible(&context(), 4096, 42);
+        for good in [message, Header { seq: 43, ..message }, padding, Header { flags: FLAG_SEAL, ..padding }] {
+            assert!(is_plausible(good, 0), "{good:?}");
+            assert!(!is_plausible(good, 1), "something in the spare bytes of {good:?}");
+        }
+        for bad in [
+            Header { payload_len: 1 << 16, ..message },
+            Header { flags: FLAG_SEAL, ..message },
+            Header { flags: 2, ..message },
+            Header { flags: 2, ..padding },
+            Header { seq: 41, ..message },
+        ] {
+            assert!(!is_plausible(bad, 0), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Mapped files: the only place where the engine touches shared memory.
+//!
+//! Other processes store into the same memory. Therefore:
+//! 1. every access is checked against the mapping's length and its alignment, here, not by the caller;
+//! 2. what others may be storing into (commit words, wake words) is read and written through atomics only;
+//! 3. a slice is handed out only for bytes that a commit word, loaded with Acquire, has published; a writer that
+//!    keeps to the protocol never touches those again;
+//! 4. whoever maps a file has checked that it is that long, and whoever stores into it has seen to its room (`room.rs`).
+//!    What somebody else cuts off afterwards, or there is no room for in spite of that, reads as zeros, and the mapping is
+//!    *lost* (`sigbus.rs`): what is stored there reaches nobody. Bytes that are lent out may turn to zeros then; whoever
+//!    must not see that reads by `pread` (`scan.rs`).
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::ptr;
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::queue::error::{Error, Result};
+use crate::queue::format::layout::HEADER_LEN;
+use crate::queue::os::sigbus;
+use crate::sync::{AtomicU32, AtomicU64, Ordering, compiler_fence};
+
+/// Bytes of a cache line.
+#[cfg(target_arch = "x86_64")]
+const CACHE_LINE: u32 = 64;
+/// The longest stretch that is asked for at once.
+#[cfg(target_arch = "x86_64")]
+const MAX_PREFETCH: u32 = 1088;
+
+/// A shared mapping of the first bytes of a file.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    /// Before `raw`: the table forgets the range before it is unmapped.
+    entry: sigbus::Entry,
+    raw: MmapRaw,
+    writable: bool,
+}
+
+impl Mapping {
+    /// Maps the first `len` bytes for reading; a file that is shorter is reported as damaged.
+    pub(crate) fn read_only(file: &File, path: &Path, len: u32) -> Result<Self> {
+        check_len(file, path, len)?;
+        let raw = MmapOptions::new().len(len as usize).map_raw_read_only(file).map_err(Error::io(path, "map it"))?;
+        Ok(Self { entry: sigbus::Entry::new(range(&raw), false), raw, writable: false })
+    }
+
+    /// Maps the first `len` bytes for reading and writing; a file that is shorter is reported as damaged.
+    pub(crate) fn read_write(file: &File, path: &Path, len: u32) -> Result<Self> {
+        check_len(file, path, len)?;
+        let raw = MmapOptions::new().len(len as usize).map_raw(file).map_err(Error::io(path, "map it"))?;
+        Ok(Self { entry: sigbus::Entry::new(range(&raw), true), raw, writable: true })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.raw.len()
+    }
+
+    /// Whether a part of the file could not be reached when it was touched: see rule 4.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.entry.is_lost()
+    }
+
+    /// Whether the file has everything that this thread has stored through the mapping.
+    #[inline]
+    pub(crate) fn has_stores(&self) -> bool {
+        // A store that faults has been dealt with before the next instruction; only the compiler must keep the order.
+        compiler_fence(Ordering::SeqCst);
+        !sigbus::is_any_lost() || self.is_whole()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn is_whole(&self) -> bool {
+        !self.is_lost()
+    }
+
+    /// Why the mapping is lost; `file` is what it maps. `remedy`: what to do about a file that was cut short.
+    pub(crate) fn loss(&self, file: &File, path: &Path, remedy: &str) -> Error {
+        let at = self.entry.lost_at() as u64;
+        match file.read_at(&mut [0], at) {
+            Ok(0) => Error::damaged(path, at, format!("{CUT_SHORT}; {remedy}")),
+            Ok(_) => Error::io(path, "store into it")(std::io::Error::from_raw_os_error(libc::ENOSPC)),
+            Err(error) => Error::io(path, "read a part of it that is in use")(error),
+        }
+    }
+
+    /// The address of `len` bytes at `offset`, aligned to `align`.
+    ///
+    /// # Panics
+    /// If they do not lie within the mapping: a bug of the caller, which checks what it takes from files.
+    #[inline]
+    fn at(&self, offset: u32, len: usize, align: usize) -> *mut u8 {
+        let offset = offset as usize;
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= self.raw.len()) && offset.is_multiple_of(align),
+            "access outside the mapping"
+        );
+        // SAFETY: just checked that the offset lies within the mapping.
+        unsafe { self.raw.as_mut_ptr().add(offset) }
+    }
+
+    /// Like `at`, for storing.
+    #[inline]
+    fn at_mut(&self, offset: u32, len: usize, align: usize) -> *mut u8 {
+        assert!(self.writable, "store into a read-only mapping");
+        self.at(offset, len, align)
+    }
+
+    /// The word at `offset`, shared with other processes.
+    #[inline]
+    pub(crate) fn word(&self, offset: u32) -> &AtomicU32 {
+        // SAFETY: in bounds and aligned (checked by `at`), valid as long as `self`, and accessed by atomics only
+        // (rule 2). In a read-only mapping callers only load.
+        unsafe { AtomicU32::from_ptr(self.at(offset, 4, 4).cast()) }
+    }
+
+    /// The 64-bit word at `offset`, shared with other processes.
+    #[inline]
+    pub(crate) fn word64(&self, offset: u32) -> &AtomicU64 {
+        // SAFETY: as in `word`.
+        unsafe { AtomicU64::from_ptr(self.at(offset, 8, 8).cast()) }
+    }
+
+    /// Stores 0 into the commit word of the record at `offset`: there is no record yet.
+    #[inline]
+    pub(crate) fn clear_record(&self, offset: u32) {
+        assert!(self.writable, "store into a read-only mapping");
+        self.word64(offset).store(0, Ordering::Relaxed);
+    }
+
+    /// Published bytes (rule 3), or the writer's own that are not published yet.
+    #[inline]
+    pub(crate) fn bytes(&self, offset: u32, len: usize) -> &[u8] {
+        // SAFETY: in bounds (checked by `at`); published by a commit word that the caller has loaded with Acquire,
+        // and not stored into since (rule 3), or the caller is the writer and has them exclusively.
+        unsafe { std::slice::from_raw_parts(self.at(offset, len, 1), len) }
+    }
+
+    /// Copies a block out. It may be torn when somebody stores into it meanwhile: its checksum tells.
+    pub(crate) fn read<T: FromBytes>(&self, offset: u32) -> T {
+        // SAFETY: in bounds (checked by `at`); any bytes are a valid `T`.
+        unsafe { ptr::read_unaligned(self.at(offset, size_of::<T>(), 1).cast::<T>()) }
+    }
+
+    /// Copies a block in. Only for blocks that belong to this process by a lock.
+    pub(crate) fn write<T: IntoBytes + Immutable>(&self, offset: u32, value: &T) {
+        let bytes = value.as_bytes();
+        // SAFETY: in bounds and writable (checked by `at_mut`). Other processes read the block by `pread`, or copy it out with
+        // `read`, where any bytes are a valid value: a torn one fails its checksum or, where the block has none, is a hint.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.at_mut(offset, bytes.len(), 1), bytes.len()) };
+    }
+
+    /// Bytes that are not published yet, for filling them.
+    #[inline]
+    #[allow(clippy::mut_from_ref)] // exclusive all the same, see below
+    pub(crate) fn unpublished(&self, offset: u32, len: usize) -> &mut [u8] {
+        // SAFETY: in bounds and writable (checked by `at_mut`). Only the holder of the writer lock stores into uncommitted
+        // bytes; the callers (`writer.rs`, `reserve.rs`) hold its one writer exclusively while they hold the slice.
+        // Readers do not look at the bytes before the commit word.
+        unsafe { std::slice::from_raw_parts_mut(self.at_mut(offset, len, 1), len) }
+    }
+
+    /// Publishes the record at `offset`, whose payload is in place: its header words, the commit word last with Release.
+    ///
+    /// SYNC POINT with `Reader::next`: whoever loads the commit word with Acquire sees the whole record.
+    #[inline]
+    pub(crate) fn publish(&self, offset: u32, header: [u64; 4]) {
+        let at = self.at_mut(offset, HEADER_LEN as usize, 8);
+        let [first, seq, timestamp, last] = header.map(u64::to_le);
+        // SAFETY: the header lies within the mapping, is writable and 8-aligned (checked by `at_mut`). It is not
+        // published yet, and only the holder of the writer lock, the caller, stores there.
+        unsafe {
+            at.add(8).cast::<u64>().write(seq);
+            at.add(16).cast::<u64>().write(timestamp);
+            at.add(24).cast::<u64>().write(last);
+            // The commit word is the low half of the first word; type and flags go out with it in one store.
+            AtomicU64::from_ptr(at.cast()).store(first, Ordering::Release);
+        }
+    }
+
+    /// Tells the processor that the cache lines of `offset..offset + len` will be written soon; of a long stretch only
+    /// the first ones, because the processor notices such a one by itself. A hint: any offset is fine.
+    #[inline]
+    pub(crate) fn prefetch_for_write(&self, offset: u32, len: u32) {
+        #[cfg(target_arch = "x86_64")]
+        for line in 0..len.min(MAX_PREFETCH).div_ceil(CACHE_LINE) {
+            let at = offset as usize + (line * CACHE_LINE) as usize;
+            if at < self.raw.len() {
+                // SAFETY: a prefetch never faults, and changes neither memory nor flags; the address lies within the mapping
+                // all the same. Every processor with a long mode knows the instruction, if only to do nothing.
+                unsafe {
+                    let line = self.raw.as_ptr().add(at);
+                    // The intrinsic for it is one for reading, unless the whole program is built for newer processors.
+                    std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+                }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (offset, len);
+    }
+
+    /// Tells the system that the bytes from `offset` on will be used to the end, soon: it may bring them in by large
+    /// pieces, which costs half as much. A hint; not for mappings of which little is used, each piece being up to 2 MiB.
+    pub(crate) fn expect_use_from(&self, offset: u32) {
+        let offset = (offset as usize).min(self.raw.len());
+        // Systems without large pages refuse it.
+        let _ = self.raw.advise_range(Advice::HugePage, offset, self.raw.len() - offset);
+    }
+
+    /// Brings the pages of `offset..offset + len` into memory, for writing where the mapping is writable. Where
+    /// there is no room for them, the answer is an error rather than SIGBUS later; the caller knows that the file has them.
+    pub(crate) fn populate(&self, offset: u32, len: usize) -> std::io::Result<()> {
+        let advice = if self.writable { Advice::PopulateWrite } else { Advice::PopulateRead };
+        let offset = (offset as usize).min(self.raw.len());
+        let len = len.min(self.raw.len() - offset);
+        if len == 0 {
+            return Ok(());
+        }
+        self.raw.advise_range(advice, offset, len).map_err(|error| match error.raw_os_error() {
+            // "The page can't be had": of a file that is long enough, for lack of room.
+            Some(libc::EFAULT) if self.writable => std::io::Error::from_raw_os_error(libc::ENOSPC),
+            _ => error,
+        })
+    }
+
+    /// Writes everything in `offset..offset + len` to the disk and waits for it. What was lost is not there: see
+    /// [`is_lost`](Self::is_lost).
+    pub(crate) fn sync(&self, offset: u32, len: usize) -> std::io::Result<()> {
+        self.raw.flush_range(offset as usize, len)
+    }
+}
+
+pub(crate) const CUT_SHORT: &str = "somebody has cut the file short while it was in use";
+
+fn range(raw: &MmapRaw) -> std::ops::Range<*const u8> {
+    let start = raw.as_ptr();
+    start..start.wrapping_add(raw.len())
+}
+
+fn check_len(file: &File, path: &Path, len: u32) -> Result<()> {
+    let metadata = file.metadata().map_err(Error::io(path, "look at it"))?;
+    if metadata.len() < u64::from(len) {
+        let what = format!("the file has {} bytes instead of {len}: it was cut short", metadata.len());
+        return Err(Error::damaged(path, metadata.len(), what));
+    }
+    Ok(())
+}

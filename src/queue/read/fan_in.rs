@@ -1,0 +1,245 @@
+//! Fan-in: many queues read as one, in the order of their timestamps.
+//!
+//! The order is by (timestamp, order of adding, sequence number); each source keeps its own order. It is the same on
+//! every run over the same messages. A source that has nothing now may still get a message that belongs before the ones
+//! at hand, so a message is held back until every idle source has been looked at after its timestamp plus a bound; a
+//! message whose timestamp lies in the future waits no longer than the bound either. Cost a message: O(log n).
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::queue::entry::{Due, Entry};
+use crate::queue::error::Result;
+use crate::queue::read::reader::QueueReader;
+use crate::queue::wait::wake::wait_any;
+
+/// A source of a [`FanInReader`]. Sources order by when they were added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceId(u64);
+
+/// What a [`FanInReader`] gives.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct FanInEntry<'a> {
+    /// Where it comes from.
+    pub source: SourceId,
+    /// The name that the source was added with.
+    pub name: &'a str,
+    /// The message or gap. A gap comes as soon as it is found: it has no time.
+    pub entry: Entry<'a>,
+}
+
+/// Merges any number of queues by timestamp.
+///
+/// ```
+/// # use chronfs::queue::{FanInReader, Queue, Settings};
+/// # let dir = tempfile::tempdir()?;
+/// # let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+/// let mut merged = FanInReader::new();
+/// for (path, stamps) in [(a, [10, 30]), (b, [20, 40])] {
+///     let queue = Queue::create(&path, &Settings::default())?;
+///     let mut writer = queue.writer()?;
+///     for stamp in stamps {
+///         writer.append_at(stamp, 1, b"hello")?;
+///     }
+///     merged.add(path.display().to_string(), queue.reader("merge")?)?;
+/// }
+/// let mut stamps = Vec::new();
+/// while let Some(next) = merged.next()? {
+///     stamps.extend(next.entry.message().map(|message| message.timestamp_ns));
+/// }
+/// assert_eq!(stamps, [10, 20, 30, 40]);
+/// merged.commit_all();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct FanInReader {
+    sources: BTreeMap<SourceId, Source>,
+    next_id: u64,
+    /// The next entry of each source that has one.
+    ready: BinaryHeap<Reverse<Key>>,
+    /// The sources that had none when last looked at.
+    idle: Vec<SourceId>,
+    /// The source whose entry was returned last: it has not been looked at since.
+    current: Option<SourceId>,
+    hold_back: Duration,
+    /// When all idle sources were last looked at, ns since the epoch.
+    looked_ns: u64,
+    /// Since when the first entry has been held back.
+    held: Option<(Key, Instant)>,
+}
+
+#[derive(Debug)]
+struct Source {
+    name: String,
+    reader: QueueReader,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    timestamp_ns: u64,
+    source: SourceId,
+    seq: u64,
+}
+
+/// How long a message is held back for idle sources where nothing else is asked for.
+const HOLD_BACK: Duration = Duration::from_millis(1);
+
+impl Default for FanInReader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FanInReader {
+    /// A merge without sources; idle sources hold back the others for at most a millisecond.
+    pub fn new() -> Self {
+        Self::with_hold_back(HOLD_BACK)
+    }
+
+    /// A merge without sources. `hold_back`: how long a message waits for sources that have nothing. Zero gives
+    /// messages at once; what a slow writer stamps before others and commits after them then comes late.
+    pub fn with_hold_back(hold_back: Duration) -> Self {
+        let (sources, ready, idle) = (BTreeMap::new(), BinaryHeap::new(), Vec::new());
+        Self { sources, next_id: 0, ready, idle, current: None, hold_back, looked_ns: 0, held: None }
+    }
+
+    /// Adds a source, which is read on from where the reader stands.
+    ///
+    /// # Errors
+    /// As [`QueueReader::next`].
+    pub fn add(&mut self, name: impl Into<String>, reader: QueueReader) -> Result<SourceId> {
+        let id = SourceId(self.next_id);
+        self.next_id += 1;
+        self.sources.insert(id, Source { name: name.into(), reader });
+        self.look_at(id)?;
+        Ok(id)
+    }
+
+    /// Takes a source out and returns its reader.
+    pub fn remove(&mut self, source: SourceId) -> Option<QueueReader> {
+        self.ready.retain(|Reverse(key)| key.source != source);
+        self.idle.retain(|&id| id != source);
+        self.current = self.current.filter(|&id| id != source);
+        self.sources.remove(&source).map(|source| source.reader)
+    }
+
+    /// The sources, with the names that they were added with.
+    pub fn sources(&self) -> impl Iterator<Item = (SourceId, &str)> {
+        self.sources.iter().map(|(&id, source)| (id, source.name.as_str()))
+    }
+
+    /// The next message or gap of all sources; None if there is none that may be given yet.
+    ///
+    /// # Errors
+    /// As [`QueueReader::next`], from whichever source.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<FanInEntry<'_>>> {
+        if !self.is_ready()? {
+            return Ok(None);
+        }
+        let Some(Reverse(key)) = self.ready.pop() else { return Ok(None) };
+        (self.current, self.held) = (Some(key.source), None);
+        let Some(source) = self.sources.get_mut(&key.source) else { return Ok(None) };
+        let entry = source.reader.next()?;
+        Ok(entry.map(|entry| FanInEntry { source: key.source, name: &source.name, entry }))
+    }
+
+    /// Consumes what has been returned of one source.
+    pub fn commit(&mut self, source: SourceId) {
+        if let Some(source) = self.sources.get_mut(&source) {
+            source.reader.commit();
+        }
+    }
+
+    /// Consumes everything that has been returned.
+    pub fn commit_all(&mut self) {
+        self.sources.values_mut().for_each(|source| source.reader.commit());
+    }
+
+    /// Waits until [`next`](Self::next) has something, or for `timeout` (None: for ever). False if it has nothing.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
+        let start = Instant::now();
+        loop {
+            if self.is_ready()? {
+                return Ok(true);
+            }
+            let readers = |id: &SourceId| self.sources.get(id).map(|source| &source.reader);
+            let tickets: Vec<_> =
+                self.idle.iter().filter_map(readers).map(|reader| reader.waiter().prepare()).collect();
+            if self.is_ready()? {
+                return Ok(true);
+            }
+            let left = timeout.map_or(Duration::MAX, |timeout| timeout.saturating_sub(start.elapsed()));
+            if left.is_zero() {
+                return Ok(false);
+            }
+            // What is held back comes due by itself.
+            let left = if self.ready.is_empty() { left } else { left.min(self.hold_back) };
+            let readers = |id: &SourceId| self.sources.get(id).map(|source| &source.reader);
+            let waits: Vec<_> =
+                self.idle.iter().filter_map(readers).map(QueueReader::waiter).zip(tickets.iter().copied()).collect();
+            if waits.is_empty() {
+                std::thread::sleep(left.min(Duration::from_millis(10)));
+            } else {
+                wait_any(&waits, left);
+            }
+        }
+    }
+
+    /// Whether the first entry at hand may be given.
+    fn is_ready(&mut self) -> Result<bool> {
+        if let Some(id) = self.current.take() {
+            self.look_at(id)?;
+        }
+        if self.is_settled() {
+            return Ok(true);
+        }
+        self.look_at_idle()?;
+        Ok(self.is_settled())
+    }
+
+    /// Whether nothing can come before the first entry at hand any more, or it has been held back long enough.
+    fn is_settled(&mut self) -> bool {
+        let Some(&Reverse(first)) = self.ready.peek() else { return false };
+        let bound_ns = u64::try_from(self.hold_back.as_nanos()).unwrap_or(u64::MAX);
+        if self.idle.is_empty() || first.timestamp_ns.saturating_add(bound_ns) <= self.looked_ns {
+            return true;
+        }
+        match self.held {
+            Some((held, since)) if held == first => since.elapsed() >= self.hold_back,
+            _ => {
+                self.held = Some((first, Instant::now()));
+                self.hold_back.is_zero()
+            }
+        }
+    }
+
+    fn look_at_idle(&mut self) -> Result<()> {
+        let now_ns = clock::now_ns();
+        for id in std::mem::take(&mut self.idle) {
+            self.look_at(id)?;
+        }
+        self.looked_ns = now_ns;
+        Ok(())
+    }
+
+    /// Puts a source where it belongs: among those that have something or among the idle.
+    fn look_at(&mut self, id: SourceId) -> Result<()> {
+        let Some(source) = self.sources.get_mut(&id) else { return Ok(()) };
+        match source.reader.peek_next() {
+            Ok(Some(Due { timestamp_ns, seq })) => self.ready.push(Reverse(Key { timestamp_ns, source: id, seq })),
+            Ok(None) => self.idle.push(id),
+            Err(error) => {
+                self.idle.push(id);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! Messages in a mapping: looking at one record, and walking over those that are at hand.
+
+use zerocopy::FromBytes;
+
+use crate::queue::entry::Message;
+use crate::queue::format::layout::{HEADER_LEN, MessageHeader};
+use crate::queue::format::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
+use crate::queue::os::mapping::Mapping;
+use crate::queue::position::Position;
+use crate::sync::Ordering;
+
+/// An iterator over the messages at hand, from [`QueueReader::available`](crate::queue::QueueReader::available).
+#[derive(Debug)]
+pub struct Available<'a> {
+    pub(in crate::queue) map: Option<&'a Mapping>,
+    pub(in crate::queue) context: &'a RecordContext,
+    pub(in crate::queue) position: &'a mut Position,
+    pub(in crate::queue) seq: &'a mut u64,
+    pub(in crate::queue) peeked: &'a mut Option<Header>,
+    /// Offset where pages have to be brought in.
+    pub(in crate::queue) end: u32,
+    pub(in crate::queue) verify: bool,
+}
+
+impl<'a> Iterator for Available<'a> {
+    type Item = Message<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Message<'a>> {
+        let position = *self.position;
+        let map = self
+            .map
+            .filter(|_| position.offset < self.end && is_record_offset(position.offset, self.context.segment_size))?;
+        let header = match self.peeked.take() {
+            Some(header) => header,
+            None => match look(map, self.context, position.offset, *self.seq, self.verify) {
+                Look::Message(header) => header,
+                Look::Uncommitted | Look::Other => return None,
+            },
+        };
+        self.position.offset += header.record_len();
+        *self.seq = self.seq.saturating_add(1);
+        Some(message(map, &header, position))
+    }
+}
+
+/// What lies at an offset of a mapped segment.
+pub(in crate::queue) enum Look {
+    /// A sound record with the message expected.
+    Message(Header),
+    /// Nothing that has been committed.
+    Uncommitted,
+    /// Anything else.
+    Other,
+}
+
+/// Looks at the place where the record of message `seq` starts, which lies within the mapping.
+#[inline]
+pub(in crate::queue) fn look(map: &Mapping, context: &RecordContext, offset: u32, seq: u64, verify: bool) -> Look {
+    // SYNC POINT with `Mapping::publish`.
+    if map.word64(offset).load(Ordering::Acquire) & u64::from(u32::MAX) == 0 {
+        return Look::Uncommitted;
+    }
+    let header = MessageHeader::ref_from_bytes(map.bytes(offset, HEADER_LEN as usize)).ok();
+    let Some(unchecked) = header.and_then(UncheckedHeader::parse) else {
+        return Look::Other;
+    };
+    let Some(len) = unchecked.payload_len(context, offset) else {
+        return Look::Other;
+    };
+    let header = if verify {
+        unchecked.verify(context, offset, map.bytes(offset + HEADER_LEN, len))
+    } else {
+        Some(unchecked.trust())
+    };
+    match header {
+        Some(header) if header.seq == seq && !header.is_padding() => Look::Message(header),
+        _ => Look::Other,
+    }
+}
+
+/// The message whose record, with this header, lies at `position`.
+#[inline]
+pub(in crate::queue) fn message<'a>(map: &'a Mapping, header: &Header, position: Position) -> Message<'a> {
+    let &Header { msg_type, seq, timestamp_ns, payload_len, .. } = header;
+    let payload = map.bytes(position.offset + HEADER_LEN, payload_len as usize);
+    Message { seq, timestamp_ns, msg_type, payload, position }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::queue::files::dir::Access;
+    use crate::queue::format::layout::RECORDS_START;
+    use crate::queue::{Queue, SegmentId, Settings};
+
+    const LAST: u64 = 20_000;
+
+    /// On one mapping, so that ThreadSanitizer, which knows addresses and not files, sees both sides.
+    #[test]
+    fn what_is_seen_at_all_is_seen_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = Queue::create(dir.path().join("q"), &Settings::default()).unwrap();
+        let payload = |seq: u64| vec![u8::try_from(seq % 251).unwrap(); usize::try_from(seq % 100).unwrap()];
+        let mut writer = queue.writer().unwrap();
+        let map = Arc::clone(&writer.map);
+        let context = queue.store.open_segment(SegmentId(0), Access::Read).unwrap().unwrap().context;
+        let looking = std::thread::spawn(move || {
+            let (mut offset, mut seq) = (RECORDS_START, 1);
+            while seq <= LAST {
+                match look(&map, &context, offset, seq, seq.is_multiple_of(2)) {
+                    Look::Uncommitted => std::thread::yield_now(),
+                    Look::Other => panic!("something else than message {seq} at offset {offset}"),
+                    Look::Message(header) => {
+                        let position = Position { segment: SegmentId(0), offset };
+                        assert_eq!(message(&map, &header, position).payload, payload(seq));
+                        offset += header.record_len();
+                        seq += 1;
+                    }
+                }
+            }
+        });
+        for seq in 1..=LAST {
+            writer.append(1, &payload(seq)).unwrap();
+        }
+        looking.join().unwrap();
+    }
+}

@@ -1,0 +1,11 @@
+//! Readers, scanners, and how they find their place.
+
+pub(in crate::queue) mod bounds;
+pub(in crate::queue) mod fan_in;
+pub(in crate::queue) mod mapped;
+pub(in crate::queue) mod notifier;
+pub(in crate::queue) mod reader;
+pub(in crate::queue) mod resync;
+pub(in crate::queue) mod scan;
+pub(in crate::queue) mod sealed;
+pub(in crate::queue) mod seek;

@@ -1,0 +1,480 @@
+//! Reading a queue by `pread`: for looking, for the mount, for recovery, and for what readers do behind damage.
+//!
+//! A scanner registers nothing, maps nothing and changes nothing. It survives files that are cut short while it reads
+//! them. Invariants:
+//! - `position` is where the next record starts and `seq` is the sequence number expected there.
+//! - Bytes in the window may be old. "Not committed" and "wrong checksum" are believed only when read afresh, in a read
+//!   that starts after the commit word was seen: a copy can hold a new commit word and older bytes around it.
+//! - "Not committed" with something behind it is damage only if it is still so after that something was seen: the
+//!   writer may have gone on in between.
+//! - Damage is never an error: it comes as a gap, and the scan goes on behind it.
+
+use std::sync::Arc;
+
+use zerocopy::FromBytes;
+
+use crate::queue::entry::{Entry, Gap, GapReason, Message};
+use crate::queue::error::{Error, Result};
+use crate::queue::files::dir::Access;
+use crate::queue::files::segment::Segment;
+use crate::queue::files::store::Store;
+use crate::queue::format::block::read_block;
+use crate::queue::format::layout::{self, HEADER_LEN, MessageHeader, RECORDS_START};
+use crate::queue::format::record::{Header, UncheckedHeader, is_record_offset};
+use crate::queue::os::sys;
+use crate::queue::position::{Position, SegmentId};
+use crate::queue::read::resync::{Waste, find_record, verify_in_pieces};
+use crate::sync::{Ordering, fence};
+
+/// Longer records are verified piece by piece before there is memory for all of one: a length may be a lie.
+const AT_ONCE: usize = 16 << 20;
+/// How much is read ahead: from the first, doubling while the scan goes on, to the second.
+const WINDOW: [usize; 2] = [4 << 10, 256 << 10];
+/// Room in the window that is kept while nothing comes.
+const KEEP: usize = 4 * WINDOW[0];
+
+/// Reads a queue's entries in order, without being registered as a reader.
+///
+/// ```
+/// # use chronfs::queue::{Queue, Settings};
+/// # let dir = tempfile::tempdir()?;
+/// let queue = Queue::create(dir.path().join("q"), &Settings::default())?;
+/// queue.writer()?.append(1, b"hello")?;
+/// let mut messages = queue.scan()?;
+/// while let Some(entry) = messages.next()? {
+///     println!("{entry:?}");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Scanner {
+    queue: Arc<Store>,
+    position: Position,
+    seq: u64,
+    segment: Option<Segment>,
+    window: Vec<u8>,
+    window_start: u32,
+    read_ahead: usize,
+    most_ahead: usize,
+    /// What lay ahead when a search behind `position` found nothing: not searched again until that changes.
+    stalled: Option<(Position, Option<u64>)>,
+    /// Since this segment was entered, or gone back in.
+    waste: Waste,
+}
+
+/// What [`Scanner::pass`] went past.
+pub(crate) enum Passed {
+    Message(Header, Position),
+    Gap(Gap),
+}
+
+/// What one step found.
+enum Step {
+    /// A message; its record has been verified and, unless it is a long one, lies in the window.
+    Message(Header, Position),
+    Gap(Gap),
+    Again,
+    Head,
+}
+
+/// A record's state at a position, read afresh where that matters.
+enum Found {
+    Record(Header),
+    NotCommitted,
+    /// Bytes from an earlier use of the file, where nothing has been written since or what was is lost.
+    LeftOver,
+    Bad,
+    /// The segment has no more room or the file ends here.
+    End,
+}
+
+impl Scanner {
+    /// Starts at a place that is known to be the start of a record, or the head, with the sequence number expected.
+    pub(crate) fn at(queue: Arc<Store>, position: Position, seq: u64) -> Self {
+        let (window, [read_ahead, most_ahead]) = (Vec::new(), WINDOW);
+        let (segment, stalled, waste) = (None, None, Waste::default());
+        Self { queue, position, seq, segment, window, window_start: 0, read_ahead, most_ahead, stalled, waste }
+    }
+
+    /// The next message or gap; None at the head (call again later, it goes on). Not an `Iterator`, because the
+    /// message borrows from the scanner.
+    ///
+    /// # Errors
+    /// Only where a file can't be read at all. Damage comes as [`Entry::Gap`].
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Option<Entry<'_>>> {
+        loop {
+            let (header, position) = match self.pass()? {
+                Some(Passed::Message(header, position)) => (header, position),
+                Some(Passed::Gap(gap)) => return Ok(Some(Entry::Gap(gap))),
+                None => return Ok(None),
+            };
+            if !self.hold(&header, position)? {
+                // It has changed since it was verified: somebody writes who should not.
+                self.waste.add(header.payload_len as usize);
+                let waste = self.waste;
+                self.go_to(position, header.seq);
+                self.waste = waste;
+                continue;
+            }
+            let start = (position.offset + HEADER_LEN - self.window_start) as usize;
+            let payload = &self.window[start..start + header.payload_len as usize];
+            let Header { msg_type, seq, timestamp_ns, .. } = header;
+            return Ok(Some(Entry::Message(Message { seq, timestamp_ns, msg_type, payload, position })));
+        }
+    }
+
+    /// As [`next`](Self::next), without the payload: needs no memory for it.
+    pub(crate) fn pass(&mut self) -> Result<Option<Passed>> {
+        loop {
+            match self.step()? {
+                Step::Message(header, position) => return Ok(Some(Passed::Message(header, position))),
+                Step::Gap(gap) => return Ok(Some(Passed::Gap(gap))),
+                Step::Again => {}
+                Step::Head => {
+                    self.read_ahead = WINDOW[0];
+                    self.trim(KEEP);
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Sees to it that all of a verified record lies in the window; false if what is there now is not that record.
+    fn hold(&mut self, header: &Header, position: Position) -> Result<bool> {
+        let (len, payload_len) = (HEADER_LEN as usize + header.payload_len as usize, header.payload_len as usize);
+        let start = position.offset.checked_sub(self.window_start).map_or(usize::MAX, |start| start as usize);
+        if start.saturating_add(len) <= self.window.len() {
+            return Ok(true);
+        }
+        let Some(context) = self.segment.as_ref().map(|segment| segment.context) else { return Ok(false) };
+        let Ok((found, rest)) = MessageHeader::ref_from_prefix(self.load_at(position.offset, len, true)?) else {
+            return Ok(false);
+        };
+        let found = UncheckedHeader::parse(found).zip(rest.get(..payload_len));
+        Ok(found.and_then(|(found, payload)| found.verify(&context, position.offset, payload)) == Some(*header))
+    }
+
+    /// Bytes of memory that it keeps.
+    pub(crate) fn kept(&self) -> usize {
+        self.window.capacity()
+    }
+
+    /// Lets go of its memory where that is more than `most` bytes.
+    pub(crate) fn trim(&mut self, most: usize) {
+        if self.window.capacity() > most {
+            self.window = Vec::new();
+        }
+    }
+
+    /// Reads ahead by no more than this many bytes.
+    pub(crate) fn read_ahead_at_most(&mut self, bytes: usize) {
+        self.most_ahead = bytes.clamp(WINDOW[0], WINDOW[1]);
+    }
+
+    /// Where [`next`](Self::next) goes on.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The sequence number that [`next`](Self::next) expects.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Goes to a place that a scan of this queue has reported, with the sequence number that was expected there.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPosition`] if no record can start there.
+    pub fn seek(&mut self, position: Position, seq: u64) -> Result<()> {
+        let size = self.queue.geometry.settings.segment_size;
+        let is_end = position.offset >= RECORDS_START && position.offset <= layout::records_end(size);
+        if seq == 0 || !(is_end && position.offset.is_multiple_of(layout::RECORD_ALIGN)) {
+            let path = self.queue.dir.path().to_path_buf();
+            return Err(Error::NoSuchPosition { path, what: format!("{position}, message {seq}") });
+        }
+        self.go_to(position, seq);
+        Ok(())
+    }
+
+    pub(crate) fn go_to(&mut self, position: Position, seq: u64) {
+        if position.segment != self.position.segment {
+            self.segment = None;
+        }
+        if position.segment != self.position.segment || position.offset <= self.position.offset {
+            self.waste = Waste::default();
+        }
+        self.window.clear();
+        (self.position, self.seq, self.stalled, self.read_ahead) = (position, seq, None, WINDOW[0]);
+    }
+
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.queue
+    }
+
+    fn step(&mut self) -> Result<Step> {
+        if self.segment.is_none() && !self.open_segment()? {
+            return self.go_to_later_segment(GapReason::Segment);
+        }
+        match self.record()? {
+            Found::Record(header) => Ok(self.take(header)),
+            Found::NotCommitted => self.not_committed(false),
+            Found::LeftOver => self.not_committed(true),
+            Found::Bad => self.resync(true),
+            Found::End => self.go_to_later_segment(GapReason::Segment),
+        }
+    }
+
+    /// Whether the record at `position` is the one that seals its segment.
+    pub(crate) fn is_sealed_here(&mut self) -> Result<bool> {
+        Ok(self.open_segment()? && matches!(self.record()?, Found::Record(header) if header.is_seal()))
+    }
+
+    /// Whether a record can start at `position` and none does.
+    pub(crate) fn is_free_here(&mut self) -> Result<bool> {
+        Ok(self.open_segment()? && matches!(self.record()?, Found::NotCommitted | Found::LeftOver))
+    }
+
+    /// Opens the segment at `position`; false if it is missing or not usable.
+    fn open_segment(&mut self) -> Result<bool> {
+        self.window.clear();
+        match self.queue.open_segment(self.position.segment, Access::Read) {
+            Ok(segment) => self.segment = segment,
+            Err(error) if error.is_unusable_file() => self.segment = None,
+            Err(error) => return Err(error),
+        }
+        Ok(self.segment.is_some())
+    }
+
+    /// Goes past a verified record.
+    fn take(&mut self, header: Header) -> Step {
+        let position = self.position;
+        if header.seq > self.seq {
+            let gap = Gap { from: self.seq, to: header.seq - 1, reason: GapReason::Lost, position };
+            self.seq = header.seq;
+            return Step::Gap(gap);
+        }
+        if header.is_seal() {
+            // Nothing can follow the largest number.
+            let Some(next) = position.segment.next() else { return Step::Head };
+            self.position = Position { segment: next, offset: RECORDS_START };
+            self.segment = None;
+            return Step::Again;
+        }
+        self.position.offset += header.record_len();
+        if header.is_padding() || header.seq < self.seq {
+            return Step::Again;
+        }
+        self.seq = self.seq.saturating_add(1);
+        Step::Message(header, position)
+    }
+
+    /// Nothing is committed at `position`: the head, unless something lies behind it. `search`: although nothing that is
+    /// known says so.
+    fn not_committed(&mut self, search: bool) -> Result<Step> {
+        let ahead = match self.queue.head_hint() {
+            Some(hint) => (hint.position > self.position).then_some(hint.next_seq),
+            // The control block can't tell: the files must.
+            None => self.later_started(self.position.segment)?.map(|(id, _)| u64::from(id.0) << 32),
+        };
+        if (ahead.is_none() && !search) || self.stalled == Some((self.position, ahead)) {
+            return Ok(Step::Head);
+        }
+        // Only now: what was committed before that something appeared is visible now.
+        self.window.clear();
+        match self.record()? {
+            Found::NotCommitted | Found::LeftOver => {
+                let step = self.resync(false)?;
+                if matches!(step, Step::Head) {
+                    self.stalled = Some((self.position, ahead));
+                    return Ok(self.lost_end().unwrap_or(step));
+                }
+                Ok(step)
+            }
+            _ => Ok(Step::Again),
+        }
+    }
+
+    /// At the end of what is there: the messages that had been published and are missing. While there may be a writer they
+    /// may only be late, as on a network file system.
+    fn lost_end(&mut self) -> Option<Step> {
+        let next_seq = self.queue.published_seq()?;
+        if next_seq <= self.seq || !self.queue.is_certainly_without_writer() {
+            return None;
+        }
+        Some(self.gap_until(next_seq, GapReason::Lost, self.position))
+    }
+
+    /// Looks for the next record behind damage at `position`. `claimed`: something claims to be committed there.
+    fn resync(&mut self, claimed: bool) -> Result<Step> {
+        let Some(segment) = &self.segment else {
+            return Ok(Step::Again);
+        };
+        let position = self.position;
+        let size = segment.context.segment_size;
+        let (from, end) = (position.offset + layout::RECORD_ALIGN, layout::records_end(size));
+        let found = find_record(segment, from, end, self.seq, &mut self.waste)?;
+        if let Some((offset, header)) = found {
+            self.position.offset = offset;
+            return Ok(self.gap_until(header.seq, GapReason::Checksum, position));
+        }
+        if !claimed || self.later_started(position.segment)?.is_some() {
+            return self.go_to_later_segment(GapReason::Checksum);
+        }
+        if self.queue.closed_at().is_some_and(|head| head.position == position && head.next_seq == self.seq) {
+            return Ok(Step::Head);
+        }
+        // The last record of all is damaged: one message, and the writer will go on in a new segment.
+        let end = match self.queue.head_hint() {
+            // Its length may be what is damaged; the head that was published behind it is where it ends.
+            Some(hint) if hint.position.segment == position.segment && hint.next_seq == self.seq.saturating_add(1) => {
+                Some(hint.position.offset).filter(|&end| end > position.offset)
+            }
+            _ => self.claimed_len().map(|len| position.offset + len),
+        };
+        self.position.offset = end.unwrap_or(layout::records_end(size)).min(layout::records_end(size));
+        Ok(self.gap_until(self.seq.saturating_add(1), GapReason::Checksum, position))
+    }
+
+    /// The length of the record at `position` if what its header claims is possible.
+    fn claimed_len(&mut self) -> Option<u32> {
+        let context = self.segment.as_ref()?.context;
+        let offset = self.position.offset;
+        let (header, _) = MessageHeader::read_from_prefix(self.load(HEADER_LEN as usize, false).ok()?).ok()?;
+        let len = UncheckedHeader::parse(&header)?.payload_len(&context, offset)?;
+        layout::record_len(u32::try_from(len).ok()?)
+    }
+
+    fn gap_until(&mut self, next_seq: u64, reason: GapReason, position: Position) -> Step {
+        let from = self.seq;
+        self.seq = self.seq.max(next_seq);
+        if next_seq > from { Step::Gap(Gap { from, to: next_seq - 1, reason, position }) } else { Step::Again }
+    }
+
+    /// Leaves this segment for the next one in use; at the head if there is none.
+    fn go_to_later_segment(&mut self, reason: GapReason) -> Result<Step> {
+        let Some((id, first_seq)) = self.later_started(self.position.segment)? else {
+            return Ok(Step::Head);
+        };
+        let first = self.queue.segment_ids()?.first().copied();
+        let is_retired = self.segment.is_none() && first.is_some_and(|first| first > self.position.segment);
+        let reason = if is_retired { GapReason::Retired } else { reason };
+        let position = self.position;
+        self.go_to(Position { segment: id, offset: RECORDS_START }, self.seq);
+        Ok(self.gap_until(first_seq.unwrap_or(self.seq), reason, position))
+    }
+
+    /// The next segment after `id` that is in use, with the sequence number that it starts with.
+    fn later_started(&self, id: SegmentId) -> Result<Option<(SegmentId, Option<u64>)>> {
+        let started = |id| match self.queue.open_segment(id, Access::Read) {
+            Ok(Some(segment)) => Ok(segment.is_started()?.then(|| (id, first_seq(&segment)))),
+            Ok(None) => Ok(None),
+            Err(error) if error.is_unusable_file() => Ok(None),
+            Err(error) => Err(error),
+        };
+        let Some(next) = id.next() else { return Ok(None) };
+        if let Some(found) = started(next)? {
+            return Ok(Some(found));
+        }
+        // Segments are only ever missing in between after damage: don't list the directory at every look at the head.
+        if self.queue.head_hint().is_some_and(|hint| hint.position.segment <= id) {
+            return Ok(None);
+        }
+        for later in self.queue.segment_ids()?.into_iter().filter(|&later| later > next) {
+            if let Some(found) = started(later)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The record at `position`. Whatever is not a sound record is read again before it is reported.
+    fn record(&mut self) -> Result<Found> {
+        let found = self.record_in_window(false)?;
+        if matches!(found, Found::Record(_)) {
+            return Ok(found);
+        }
+        // There may be damage all over: no more than is needed.
+        self.read_ahead = WINDOW[0];
+        self.record_in_window(true)
+    }
+
+    fn record_in_window(&mut self, fresh: bool) -> Result<Found> {
+        let Some(context) = self.segment.as_ref().map(|segment| segment.context) else {
+            return Ok(Found::End);
+        };
+        let offset = self.position.offset;
+        if !is_record_offset(offset, context.segment_size) {
+            return Ok(Found::End);
+        }
+        let Ok((header, _)) = MessageHeader::read_from_prefix(self.load(HEADER_LEN as usize, fresh)?) else {
+            return Ok(Found::End);
+        };
+        let Some(unchecked) = UncheckedHeader::parse(&header) else {
+            return Ok(Found::NotCommitted);
+        };
+        let bad = if unchecked.is_left_over(&context, self.seq) { Found::LeftOver } else { Found::Bad };
+        let len = unchecked.payload_len(&context, offset);
+        let Some(len) = len.filter(|&len| self.waste.allows(context.segment_size, offset, len)) else {
+            return Ok(bad);
+        };
+        if len > AT_ONCE
+            && let Some(segment) = &self.segment
+        {
+            let verified = verify_in_pieces(segment, unchecked, offset, len)?;
+            if verified.is_none() {
+                self.waste.add(len);
+            }
+            return Ok(verified.map_or(bad, Found::Record));
+        }
+        // Fresh once more even if the header just was: all of the record must be read after its commit word was seen.
+        fence(Ordering::Acquire);
+        let record = self.load(HEADER_LEN as usize + len, fresh)?;
+        let Ok((header, rest)) = MessageHeader::ref_from_prefix(record) else {
+            return Ok(Found::End);
+        };
+        let unchecked = UncheckedHeader::parse(header).filter(|again| again.payload_len(&context, offset) == Some(len));
+        let verified =
+            unchecked.zip(rest.get(..len)).and_then(|(again, payload)| again.verify(&context, offset, payload));
+        if verified.is_none() {
+            self.waste.add(len);
+        }
+        Ok(verified.map_or(bad, Found::Record))
+    }
+
+    /// The bytes from `position` on: at least `len`, unless the file ends before. `fresh`: not from the window.
+    fn load(&mut self, len: usize, fresh: bool) -> Result<&[u8]> {
+        self.load_at(self.position.offset, len, fresh)
+    }
+
+    fn load_at(&mut self, offset: u32, len: usize, fresh: bool) -> Result<&[u8]> {
+        let start = offset.checked_sub(self.window_start).map_or(usize::MAX, |start| start as usize);
+        if fresh || start.saturating_add(len) > self.window.len() {
+            let Some(segment) = &self.segment else {
+                return Ok(&[]);
+            };
+            // A length from a damaged header must not cost more memory than the file has bytes.
+            let in_file = segment.file.metadata().map_err(Error::io(&segment.path, "look at it"))?.len();
+            let in_file = usize::try_from(in_file.saturating_sub(u64::from(offset))).unwrap_or(usize::MAX);
+            let wanted = len.max(self.read_ahead).min(in_file);
+            let out_of_memory = |_| Error::io(&segment.path, "read it")(std::io::ErrorKind::OutOfMemory.into());
+            self.window.try_reserve(wanted.saturating_sub(self.window.len())).map_err(out_of_memory)?;
+            self.window.resize(wanted, 0);
+            let count = sys::read_some(&segment.file, &mut self.window, offset);
+            self.window.truncate(*count.as_ref().unwrap_or(&0));
+            count.map_err(Error::io(&segment.path, "read it"))?;
+            self.window_start = offset;
+            self.read_ahead = (self.read_ahead * 2).min(self.most_ahead);
+            return Ok(&self.window);
+        }
+        Ok(&self.window[start..])
+    }
+}
+
+/// The sequence number that a segment starts with, if that can be told.
+pub(crate) fn first_seq(segment: &Segment) -> Option<u64> {
+    segment.start().map(|start| start.first_seq).or_else(|| {
+        let header: MessageHeader = read_block(&segment.file, RECORDS_START)?;
+        UncheckedHeader::parse(&header).map(|unchecked| unchecked.trust().seq).filter(|&seq| seq > 0)
+    })
+}

@@ -1,0 +1,4 @@
+//! Sleeping and waking.
+
+pub(in crate::queue) mod handshake;
+pub(in crate::queue) mod wake;

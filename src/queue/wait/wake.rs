@@ -1,0 +1,237 @@
+//! Waking sleepers: `notify_seq` and the sleeping flag in the control block.
+//!
+//! A reader that finds nothing announces itself in the flag, makes a memory barrier that reaches the running writer
+//! (membarrier), looks once more and sleeps on `notify_seq`. The writer stores the commit word, then loads the flag,
+//! without a fence of its own: the sleeper's barrier orders the two. Where membarrier is missing, a writer fences
+//! by itself, and a sleeper that can't reach the writer's processor sleeps in short steps instead.
+//!
+//! Invariants:
+//! - The writer clears the flag, then raises `notify_seq` (Release), then wakes. A sleeper reads `notify_seq` before it
+//!   sets the flag. So either its flag comes after the writer's clearing and stays, or `notify_seq` has changed under
+//!   it and it does not fall asleep.
+//! - The flag is no count: a sleeper that is killed costs the writer one spare wake, no more.
+//! - A sleeper changes no byte of the queue but the flag, and touches the control block by system calls only: if
+//!   somebody truncates it, the answer is an error, not SIGBUS.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::queue::error::Result;
+use crate::queue::format::layout::{CONTROL_LEN, CONTROL_NOTIFY_SEQ, CONTROL_SLEEPING, CONTROL_WRITER_ASYMMETRIC};
+use crate::queue::os::futex;
+use crate::queue::os::mapping::Mapping;
+use crate::queue::wait::handshake;
+use crate::sync::{AtomicU32, Ordering, fence};
+
+/// The longest uninterrupted sleep: bounds what a fault that nobody foresaw can cost.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// The step of sleepers that nobody can wake: no permission to set the flag, or no membarrier.
+const POLL_STEP: Duration = Duration::from_millis(1);
+
+/// The writer's side.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waker {
+    /// Sleepers reach us by membarrier, we need no fence.
+    pub(crate) asymmetric: bool,
+}
+
+impl Waker {
+    pub(crate) fn new() -> Self {
+        Self { asymmetric: futex::join_barriers().is_ok() }
+    }
+
+    /// To be called after a commit word has been stored. Costs a load while nobody sleeps.
+    ///
+    /// SYNC POINT with `Waiter::prepare`.
+    #[inline]
+    pub(crate) fn published(self, control: &Mapping) {
+        if handshake::is_somebody_asleep(control.word(CONTROL_SLEEPING), self.asymmetric) {
+            Self::wake(control);
+        }
+    }
+
+    /// Wakes everybody.
+    #[cold]
+    pub(crate) fn wake(control: &Mapping) {
+        let notify_seq = control.word(CONTROL_NOTIFY_SEQ);
+        handshake::announce_news(control.word(CONTROL_SLEEPING), notify_seq);
+        futex::futex_wake(notify_seq);
+    }
+}
+
+/// The sleeper's side: waits until something may have been committed to a queue.
+///
+/// ```
+/// # use chronfs::queue::{Queue, Settings};
+/// # use std::time::Duration;
+/// # let dir = tempfile::tempdir()?;
+/// let queue = Queue::create(dir.path().join("q"), &Settings::default())?;
+/// let mut messages = queue.scan()?;
+/// let waiter = queue.waiter()?;
+/// let mut writer = queue.writer()?;
+/// # std::thread::spawn(move || writer.append(1, b"hello").unwrap());
+/// let message = loop {
+///     let ticket = waiter.prepare();
+///     if messages.next()?.is_some() {
+///         break;
+///     }
+///     waiter.wait(ticket, Duration::from_secs(5));
+/// };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Waiter {
+    control: File,
+    /// Never read from user space, only its address is used.
+    words: Mapping,
+    can_announce: bool,
+}
+
+/// What [`Waiter::prepare`] saw; to be given to [`Waiter::wait`].
+#[derive(Debug, Clone, Copy)]
+pub struct WaitTicket {
+    notify_seq: u32,
+    /// Nobody may know that we sleep: sleep in short steps.
+    unannounced: bool,
+}
+
+impl Waiter {
+    /// `control`: the control block's file, `can_announce` if it was opened for writing.
+    pub(crate) fn new(control: File, can_announce: bool, path: &Path) -> Result<Self> {
+        let words = Mapping::read_only(&control, path, CONTROL_LEN)?;
+        Ok(Self { control, words, can_announce })
+    }
+
+    /// Announces a sleeper. Look for messages after this call: whatever is committed later ends the wait.
+    pub fn prepare(&self) -> WaitTicket {
+        match self.announce() {
+            Ok(notify_seq) => WaitTicket { notify_seq, unannounced: false },
+            Err(_) => WaitTicket { notify_seq: 0, unannounced: true },
+        }
+    }
+
+    fn announce(&self) -> io::Result<u32> {
+        if !self.can_announce {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let notify_seq = self.word(CONTROL_NOTIFY_SEQ)?;
+        self.control.write_all_at(&1_u32.to_le_bytes(), u64::from(CONTROL_SLEEPING))?;
+        if self.word(CONTROL_WRITER_ASYMMETRIC)? != 0 {
+            futex::barrier_everywhere()?;
+        } else {
+            fence(Ordering::SeqCst);
+        }
+        Ok(notify_seq)
+    }
+
+    fn word(&self, offset: u32) -> io::Result<u32> {
+        let mut bytes = [0; 4];
+        self.control.read_exact_at(&mut bytes, u64::from(offset))?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// Sleeps until something may have been committed after `prepare`, or for `timeout`, or a little longer than
+    /// a second: false if no wake came. Wakes can be spurious.
+    pub fn wait(&self, ticket: WaitTicket, timeout: Duration) -> bool {
+        if ticket.unannounced {
+            std::thread::sleep(timeout.min(POLL_STEP));
+            return false;
+        }
+        futex::futex_wait(self.notify_seq(), ticket.notify_seq, timeout.min(LONGEST_SLEEP)).unwrap_or_else(|_| {
+            std::thread::sleep(timeout.min(POLL_STEP));
+            false
+        })
+    }
+
+    /// Whether something may have been committed since `prepare`.
+    #[cfg(feature = "mount")]
+    pub(crate) fn has_moved(&self, ticket: WaitTicket) -> bool {
+        ticket.unannounced || self.word(CONTROL_NOTIFY_SEQ).map_or(true, |notify_seq| notify_seq != ticket.notify_seq)
+    }
+
+    fn notify_seq(&self) -> &AtomicU32 {
+        self.words.word(CONTROL_NOTIFY_SEQ)
+    }
+
+    /// Ends all waits on this queue, of every process, as spurious wakes. Changes nothing.
+    pub fn wake_all(&self) {
+        futex::futex_wake(self.notify_seq());
+    }
+}
+
+/// Sleeps until something may have been committed to one of several queues after their `prepare`, or for `timeout`, or a
+/// little longer than a second: false if no wake came. Wakes can be spurious. Beyond 128 queues, or where the system
+/// can't wait for several at once, it looks at each group in turn: then a wake can be late by a millisecond a group.
+pub fn wait_any(waits: &[(&Waiter, WaitTicket)], timeout: Duration) -> bool {
+    let words: Vec<_> = waits.iter().map(|(waiter, ticket)| (waiter.notify_seq(), ticket.notify_seq)).collect();
+    let unannounced = waits.iter().any(|(_, ticket)| ticket.unannounced);
+    let groups = words.chunks(futex::MAX_FUTEXES);
+    let longest = if groups.len() > 1 || unannounced { POLL_STEP } else { LONGEST_SLEEP };
+    for group in groups {
+        match futex::futex_wait_any(group, timeout.min(longest)) {
+            Ok(futex::Wake::None) => {}
+            Ok(_) => return true,
+            Err(_) => std::thread::sleep(timeout.min(POLL_STEP)),
+        }
+    }
+    false
+}
+
+/// Ends a sleep for queues from within the process.
+#[cfg(feature = "mount")]
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    rung: AtomicU32,
+}
+
+/// What ended a sleep for several queues.
+#[cfg(feature = "mount")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Woken {
+    Bell,
+    /// This queue.
+    Queue(usize),
+    /// Perhaps a queue, perhaps none.
+    Unknown,
+}
+
+#[cfg(feature = "mount")]
+impl Bell {
+    pub(crate) fn ring(&self) {
+        self.rung.fetch_add(1, Ordering::Release);
+        futex::futex_wake(&self.rung);
+    }
+
+    /// What [`Self::wait_any`] needs: it ends at once if the bell has been rung since.
+    pub(crate) fn listen(&self) -> u32 {
+        self.rung.load(Ordering::Acquire)
+    }
+
+    /// As [`wait_any`], of at most 127 queues, or until the bell rings.
+    pub(crate) fn wait_any(
+        &self,
+        rung: u32,
+        waits: &[(std::sync::Arc<Waiter>, WaitTicket)],
+        timeout: Duration,
+    ) -> Woken {
+        let mut words = vec![(&self.rung, rung)];
+        // Those that nobody can wake are looked at in short steps.
+        let announced = waits.iter().enumerate().filter(|(_, (_, ticket))| !ticket.unannounced);
+        let (indices, sleeps): (Vec<_>, Vec<_>) =
+            announced.map(|(index, (waiter, ticket))| (index, (waiter.notify_seq(), ticket.notify_seq))).unzip();
+        words.extend(sleeps);
+        let longest = if indices.len() < waits.len() { POLL_STEP } else { LONGEST_SLEEP };
+        match futex::futex_wait_any(&words, timeout.min(longest)) {
+            Ok(futex::Wake::Of(0)) => Woken::Bell,
+            Ok(futex::Wake::Of(index)) => indices.get(index - 1).map_or(Woken::Unknown, |index| Woken::Queue(*index)),
+            Ok(_) => Woken::Unknown,
+            Err(_) => {
+                std::thread::sleep(timeout.min(POLL_STEP));
+                Woken::Unknown
+            }
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The writer's helper thread: whatever would make an append wait is done here, ahead of time.
+//!
+//! It makes the next segment before it is needed, unmaps what the writer has left, sees to retention after a roll, syncs
+//! as the policy says, and gives the writer's sign of life. Memory just ahead of the writer is the work of a thread of its
+//! own (`prefault.rs`), since a sync may take long. It ends with the writer: dropping [`Housekeeper`] joins it.
+//!
+//! The appending thread never waits for a lock here except in a roll for which the next segment is not ready.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::queue::error::Error;
+use crate::queue::error::Result;
+use crate::queue::files::dir::Access;
+use crate::queue::files::lock::WriterLock;
+use crate::queue::files::mtime::{self, Progress};
+use crate::queue::files::recycle;
+use crate::queue::files::retained::RetainedMappings;
+use crate::queue::files::segment::Segment;
+use crate::queue::files::store::Store;
+use crate::queue::format::layout::CONTROL_WRITER_HEARTBEAT;
+use crate::queue::options::SyncPolicy;
+use crate::queue::os::mapping::Mapping;
+use crate::queue::os::thread::Joined;
+use crate::queue::position::SegmentId;
+use crate::queue::write::prefault;
+use crate::queue::write::retention::Retire;
+use crate::sync::Ordering;
+
+/// How often the helper looks for work that nobody asked for, and gives a sign of life.
+const IDLE_STEP: Duration = Duration::from_secs(1);
+
+/// A segment ready for use.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) segment: Segment,
+    pub(crate) map: Arc<Mapping>,
+}
+
+/// The writer's side of the helper thread.
+#[derive(Debug)]
+pub(crate) struct Housekeeper {
+    inner: Arc<Inner>,
+    /// Told to stop before it is dropped, and so joined.
+    thread: Joined,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<Store>,
+    control: Arc<Mapping>,
+    writer_lock: Arc<WriterLock>,
+    /// How often everything is written to the disk.
+    interval: Option<Duration>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// What comes after a roll, on a thread for each time: unmapping and removing a file may take long, and the next segment must
+/// not wait for it.
+#[derive(Debug, Default)]
+struct Retention {
+    is_due: bool,
+    /// To be unmapped.
+    gone: Vec<Arc<Mapping>>,
+    thread: Option<Joined>,
+}
+
+impl Retention {
+    /// Unmaps what is to be unmapped and applies retention, if there was a roll and the last time is over.
+    fn apply(&mut self, store: &Arc<Store>) {
+        if !self.is_due || self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        self.is_due = false;
+        let (store, gone) = (Arc::clone(store), std::mem::take(&mut self.gone));
+        let retain = move || {
+            // First: a file that is mapped is not used again.
+            drop(gone);
+            // What can't be removed now is tried again after the next roll; `chron-cli retain` says why.
+            drop(store.retain(Retire::ForReuse));
+        };
+        self.thread = std::thread::Builder::new().name("chronfs-retain".into()).spawn(retain).ok().map(Joined::new);
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stop: bool,
+    wanted: Option<SegmentId>,
+    /// Whether the writer is so fast that large pages pay.
+    is_fast: bool,
+    ready: Option<Result<Prepared>>,
+    active: Option<(SegmentId, Arc<Mapping>)>,
+    /// The first segment that the helper has not synced since it was asked to.
+    sync_from: Option<SegmentId>,
+    sync_wanted: bool,
+    sync_failure: Option<String>,
+    /// What the writer has left.
+    left: Vec<Prepared>,
+}
+
+impl Housekeeper {
+    pub(crate) fn start(
+        store: Arc<Store>,
+        control: Arc<Mapping>,
+        lock: Arc<WriterLock>,
+        sync: SyncPolicy,
+    ) -> Result<Self> {
+        let state = Mutex::new(State::default());
+        let interval = match sync {
+            SyncPolicy::Manual => None,
+            SyncPolicy::Every { interval, .. } => Some(interval),
+        };
+        let inner = Arc::new(Inner { store, control, writer_lock: lock, interval, state, changed: Condvar::new() });
+        let for_thread = Arc::clone(&inner);
+        let thread = std::thread::Builder::new().name("chronfs-helper".into()).spawn(move || for_thread.run());
+        let thread = thread.map_err(Error::io(inner.store.dir.path(), "start the writer's helper thread"))?;
+        Ok(Self { inner, thread: Joined::new(thread) })
+    }
+
+    /// Tells which segment is being written, and gives the one before away.
+    pub(crate) fn set_active(&self, id: SegmentId, map: &Arc<Mapping>, left: Option<Segment>) {
+        let mut state = self.inner.lock();
+        // Writers before us may have ended without a sync.
+        state.sync_from.get_or_insert(SegmentId(0));
+        let before = state.active.replace((id, Arc::clone(map)));
+        state.left.extend(left.zip(before).map(|(segment, (_, map))| Prepared { segment, map }));
+    }
+
+    /// Asks for everything to be written to the disk, in the background.
+    pub(crate) fn request_sync(&self) {
+        self.inner.lock().sync_wanted = true;
+        self.inner.changed.notify_all();
+    }
+
+    /// Why the helper can't vouch any more for what is written: the disk's answer, or that somebody else writes.
+    pub(crate) fn sync_failure(&self) -> Option<String> {
+        self.inner.lock().sync_failure.clone()
+    }
+
+    /// Asks for a segment to be made; at once, in the background.
+    pub(crate) fn want(&self, id: SegmentId, is_fast: bool) {
+        let mut state = self.inner.lock();
+        if state.wanted.is_none() && state.ready.is_none() {
+            (state.wanted, state.is_fast) = (Some(id), is_fast);
+            self.inner.changed.notify_all();
+        }
+    }
+
+    /// The segment asked for (or a later one, where that file is there but damaged), waiting for it where need be. After
+    /// a failure it has to be asked for again.
+    pub(crate) fn take(&self, id: SegmentId) -> Result<Prepared> {
+        loop {
+            self.want(id, false);
+            let mut state = self.inner.lock();
+            while state.ready.is_none() && state.wanted.is_some() {
+                state = self.inner.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            match state.ready.take() {
+                Some(Ok(prepared)) if prepared.segment.id < id => {}
+                Some(answer) => return answer,
+                None => {}
+            }
+        }
+    }
+}
+
+impl Drop for Housekeeper {
+    fn drop(&mut self) {
+        if !self.thread.is_here() {
+            // The thread may have held the lock when the fork copied it.
+            return;
+        }
+        self.inner.lock().stop = true;
+        self.inner.changed.notify_all();
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        let mut synced = Instant::now();
+        let (mut retention, mut left, mut progress) =
+            (Retention::default(), RetainedMappings::default(), Progress::default());
+        loop {
+            self.control.word64(CONTROL_WRITER_HEARTBEAT).store(clock::boot_ns(), Ordering::Relaxed);
+            let is_contested = self.writer_lock.is_contested(&self.store.dir);
+            let mut state = self.lock();
+            if is_contested {
+                let what = "another writer has replaced the lock file, and writes too";
+                state.sync_failure.get_or_insert_with(|| what.to_owned());
+            }
+            if state.stop {
+                drop((state, retention));
+                recycle::discard(&self.store.dir);
+                return;
+            }
+            let just_left = std::mem::take(&mut state.left);
+            let (wanted, is_fast, sync_wanted) = (state.wanted, state.is_fast, state.sync_wanted);
+            let active = state.active.as_ref().map(|(id, map)| (*id, Arc::clone(map)));
+            drop(state);
+            // Retention goes on beside us, so that it may give a file for the segment that is wanted next.
+            for Prepared { segment, map } in just_left {
+                mtime::touch(&segment.file);
+                retention.is_due = true;
+                match self.store.most_sealed() {
+                    Some(retained) => retention.gone.extend(left.add(segment.file, map, retained)),
+                    None => retention.gone.push(map),
+                }
+            }
+            retention.apply(&self.store);
+            // First what the writer may be waiting for.
+            if let Some(id) = wanted {
+                let ready = self.prepare(id, is_fast, &mut left);
+                let mut state = self.lock();
+                (state.wanted, state.ready) = (None, Some(ready));
+                self.changed.notify_all();
+                continue;
+            }
+            if let Some((id, map)) = active {
+                progress.look(&self.store, &self.control, (id, &map));
+            }
+            if sync_wanted || self.interval.is_some_and(|interval| synced.elapsed() >= interval) {
+                self.sync();
+                synced = Instant::now();
+            }
+            let state = self.lock();
+            if !state.stop && state.wanted.is_none() && !state.sync_wanted {
+                let until_sync = self.interval.map_or(IDLE_STEP, |interval| interval.saturating_sub(synced.elapsed()));
+                drop(self.changed.wait_timeout(state, until_sync.min(IDLE_STEP)));
+            }
+        }
+    }
+
+    /// Writes to the disk what has not been written yet. A failure stays: what the disk has refused once is lost to it,
+    /// even if it takes the next write.
+    fn sync(&self) {
+        let (first, last) = {
+            let mut state = self.lock();
+            state.sync_wanted = false;
+            match (state.sync_from, &state.active) {
+                (Some(first), Some((last, _))) if state.sync_failure.is_none() => (first, *last),
+                _ => return,
+            }
+        };
+        let result = self.store.sync_segments(first, last);
+        let mut state = self.lock();
+        match result {
+            Ok(()) => state.sync_from = Some(last),
+            Err(error) => state.sync_failure = Some(error.to_string()),
+        }
+    }
+
+    /// Opens a segment that has been made and not used, or makes it. Where its name is taken by anything else, that stays
+    /// as it is, and the next number that no file has takes its place.
+    fn open_or_make(&self, id: SegmentId, left: &mut RetainedMappings) -> Result<(Segment, Option<Arc<Mapping>>)> {
+        let store = &self.store;
+        let id = match store.open_segment(id, Access::Write) {
+            Ok(Some(segment)) if !segment.is_started()? && !segment.is_cut_short()? => return Ok((segment, None)),
+            Ok(None) => id,
+            Ok(Some(_)) => store.free_id_after(id)?,
+            Err(error) if error.is_unusable_file() => store.free_id_after(id)?,
+            Err(error) => return Err(error),
+        };
+        // Where every processor is busy the other thread may be late: better now than a new file.
+        if !recycle::is_there(&store.dir) {
+            drop(store.retain(Retire::ForReuse));
+        }
+        let made = Segment::create(&store.dir, &store.geometry, id, clock::now_ns(), left)?;
+        store.dir.sync()?;
+        Ok(made)
+    }
+
+    /// Opens or makes a segment, maps it and brings its first pages in.
+    fn prepare(&self, id: SegmentId, is_fast: bool, left: &mut RetainedMappings) -> Result<Prepared> {
+        let (segment, map) = self.open_or_make(id, left)?;
+        let map = match map {
+            Some(map) => map,
+            None => Arc::new(segment.map_for_writing(0, 0)?),
+        };
+        if is_fast {
+            map.expect_use_from(0);
+        }
+        map.populate(0, prefault::AT_FIRST as usize).map_err(Error::io(&segment.path, "bring it into memory"))?;
+        Ok(Prepared { segment, map })
+    }
+}

@@ -1,0 +1,8 @@
+//! The writer, its helper threads, and what they do beside appending.
+
+pub(in crate::queue) mod housekeeper;
+pub(in crate::queue) mod prefault;
+pub(in crate::queue) mod recover;
+pub(in crate::queue) mod reserve;
+pub(in crate::queue) mod retention;
+pub(in crate::queue) mod writer;

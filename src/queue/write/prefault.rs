@@ -1,0 +1,202 @@
+//! The writer's second helper thread: brings pages into memory just ahead of the writer, so that it does not stop for
+//! each. Started by the first report, because many a writer appends one message and goes; dropping [`Prefaulter`] joins it.
+//!
+//! Just ahead, because the system protects pages again when it has written them to the disk.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::queue::format::layout;
+use crate::queue::os::mapping::Mapping;
+use crate::queue::os::thread::Joined;
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
+
+/// How many bytes of a new segment are in memory when it is first used.
+pub(crate) const AT_FIRST: u32 = 4 << 20;
+/// How many bytes ahead of a slow writer pages are kept in memory.
+const AT_LEAST: u32 = 1 << 20;
+/// How many bytes ahead of a fast writer.
+const AT_MOST: u32 = 16 << 20;
+/// In between: so many times what the writer has written from one look to the next. Where every processor is busy, what is
+/// brought in without need is taken from the writer's time.
+const STEPS_AHEAD: u32 = 16;
+/// Pages are brought in so many bytes at a time for a fast writer, as the kernel's large pages are: half the work. For a
+/// slow one a few: it may share its processor with this thread, and waits for as long as that takes.
+const CHUNKS: [u32; 2] = [128 << 10, 2 << 20];
+/// How often the thread looks while the writer is busy.
+const BUSY_STEP: Duration = Duration::from_micros(500);
+/// The writer's speed is measured over at least this time.
+const MEASURED_OVER: Duration = Duration::from_micros(100);
+/// For how long after its last move the writer counts as busy.
+const BUSY_FOR: Duration = Duration::from_millis(20);
+
+/// The writer's side of the thread.
+#[derive(Debug)]
+pub(crate) struct Prefaulter {
+    inner: Arc<Inner>,
+    /// Told to stop before it is dropped, and so joined.
+    thread: Option<Joined>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Offset of the writer in the active segment, as of its last report.
+    progress: AtomicU32,
+    /// The writer is so fast that large pages pay.
+    is_fast: AtomicBool,
+    /// There was no room for the pages that come next.
+    is_short_of_room: AtomicBool,
+    /// The thread sleeps until it is notified.
+    idle: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    stop: bool,
+    active: Arc<Mapping>,
+    /// Pages of `active` are in memory up to here.
+    populated: u32,
+}
+
+impl Prefaulter {
+    /// `populated`: up to where pages of the active mapping are in memory.
+    pub(crate) fn new(active: &Arc<Mapping>, populated: u32) -> Self {
+        let state = Mutex::new(State { stop: false, active: Arc::clone(active), populated });
+        let (progress, is_fast, idle) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
+        let is_short_of_room = AtomicBool::new(false);
+        let inner = Inner { state, changed: Condvar::new(), progress, is_fast, is_short_of_room, idle };
+        Self { inner: Arc::new(inner), thread: None }
+    }
+
+    /// Tells which segment is being written, and how much of it is in memory.
+    pub(crate) fn set_active(&mut self, active: &Arc<Mapping>, populated: u32) {
+        let mut state = self.inner.lock();
+        (state.active, state.populated) = (Arc::clone(active), populated);
+        self.inner.progress.store(0, Ordering::Relaxed);
+        self.inner.is_short_of_room.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether there was no room for pages ahead of the writer. It is for the writer then to bring in those that it needs, and
+    /// to say so when that works.
+    pub(crate) fn is_short_of_room(&self) -> bool {
+        self.inner.is_short_of_room.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_short_of_room(&self, is_short: bool) {
+        self.inner.is_short_of_room.store(is_short, Ordering::Relaxed);
+    }
+
+    /// Whether the writer was fast when that was last measured.
+    pub(crate) fn is_for_fast_writer(&self) -> bool {
+        self.inner.is_fast.load(Ordering::Relaxed)
+    }
+
+    /// Tells how far the writer is. A system call only if the thread sleeps, or is not there yet.
+    pub(crate) fn report(&mut self, offset: u32) {
+        self.inner.progress.store(offset, Ordering::Relaxed);
+        if self.thread.is_none() {
+            let inner = Arc::clone(&self.inner);
+            // Without it appends are slower, no more.
+            self.thread = std::thread::Builder::new()
+                .name("chronfs-pages".into())
+                .spawn(move || inner.run())
+                .ok()
+                .map(Joined::new);
+        } else if self.inner.idle.load(Ordering::Relaxed) {
+            drop(self.inner.lock());
+            self.inner.changed.notify_all();
+        }
+    }
+}
+
+impl Drop for Prefaulter {
+    fn drop(&mut self) {
+        if self.thread.as_ref().is_some_and(|thread| !thread.is_here()) {
+            // It may have held the lock when the fork copied that.
+            return;
+        }
+        self.inner.lock().stop = true;
+        self.inner.changed.notify_all();
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        // Until it is known, the writer may be fast.
+        let (mut last, mut ahead, mut is_fast) = ((0, Instant::now()), AT_LEAST, true);
+        // The last mapping for which the kernel was told to expect much. Not held: its file is to be used again.
+        let mut expected = Weak::new();
+        loop {
+            let state = self.lock();
+            if state.stop {
+                return;
+            }
+            // Loaded under the lock that `set_active` takes: it is the progress in `active`.
+            let progress = self.progress.load(Ordering::Relaxed);
+            let (active, populated) = (Arc::clone(&state.active), state.populated.max(page_of(progress)));
+            let size = u32::try_from(active.len()).unwrap_or(u32::MAX);
+            let elapsed = last.1.elapsed();
+            if progress != last.0 && elapsed >= MEASURED_OVER {
+                ahead = reach(ahead, progress.saturating_sub(last.0), elapsed);
+                is_fast = ahead > AT_FIRST;
+                self.is_fast.store(is_fast, Ordering::Relaxed);
+                last = (progress, Instant::now());
+            }
+            if populated < progress.saturating_add(ahead).min(size) {
+                drop(state);
+                if is_fast && !std::ptr::eq(expected.as_ptr(), Arc::as_ptr(&active)) {
+                    active.expect_use_from(populated);
+                    expected = Arc::downgrade(&active);
+                }
+                let chunk = CHUNKS[usize::from(is_fast)];
+                let worked = active.populate(populated, chunk as usize).is_ok();
+                let mut state = self.lock();
+                if !Arc::ptr_eq(&state.active, &active) {
+                    continue;
+                }
+                if worked {
+                    state.populated = populated.saturating_add(chunk);
+                    continue;
+                }
+                // The writer sees to the pages that it needs, and reports again.
+                self.is_short_of_room.store(true, Ordering::Relaxed);
+                drop(active);
+                self.sleep(state, progress, false);
+                continue;
+            }
+            drop(active);
+            self.sleep(state, progress, last.1.elapsed() < BUSY_FOR);
+        }
+    }
+
+    fn sleep(&self, state: MutexGuard<'_, State>, seen: u32, busy: bool) {
+        if busy {
+            drop(self.changed.wait_timeout(state, BUSY_STEP));
+            return;
+        }
+        // A report that is missed here costs nothing: the next one comes long before the writer is at the end of what is in
+        // memory.
+        self.idle.store(true, Ordering::Relaxed);
+        if self.progress.load(Ordering::Relaxed) == seen {
+            drop(self.changed.wait(state));
+        }
+        self.idle.store(false, Ordering::Relaxed);
+    }
+}
+
+/// How far ahead of a writer pages are to be in memory that has written so many bytes in this time.
+fn reach(before: u32, bytes: u32, elapsed: Duration) -> u32 {
+    let bytes_a_step = u128::from(bytes) * BUSY_STEP.as_nanos() / elapsed.as_nanos().max(1);
+    let wanted = u32::try_from(bytes_a_step).unwrap_or(AT_MOST).saturating_mul(STEPS_AHEAD);
+    wanted.max(before / 2).clamp(AT_LEAST, AT_MOST)
+}
+
+fn page_of(offset: u32) -> u32 {
+    offset / layout::PAGE * layout::PAGE
+}

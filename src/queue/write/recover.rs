@@ -1,0 +1,200 @@
+//! What a writer does before its first append: find out where the queue ends, and leave nothing half done.
+//!
+//! Runs under the writer lock. Trusts checksums, not lengths, and believes hints only where they can't hurt: the published
+//! head counts as the end if the last writer closed the queue, on this boot, so that no power cut came in between, and a
+//! record ends there. Every step can be interrupted and is simply done again by the next writer. Invariants:
+//! - Nothing that was committed is overwritten, and no evidence is: where the last segment does not end cleanly (a
+//!   record that fails its checksum, or records behind a hole), it stays as it is and the queue goes on in a new
+//!   segment. Readers get the gap from the jump in the sequence numbers.
+//! - No sequence number that anybody may have seen is given out again: the next one is after everything that was
+//!   found, that the control block had published, and that any cursor had consumed. Nor is the number of a segment in
+//!   which the head was published: where that segment is gone, the queue goes on in the next one.
+
+use std::sync::Arc;
+
+use crate::queue::entry::{Entry, Gap, GapReason};
+use crate::queue::error::{Error, Result};
+use crate::queue::files::cursor::{self, CursorFile};
+use crate::queue::files::dir::Access;
+use crate::queue::files::segment::{self, Link, Segment, SegmentStart};
+use crate::queue::files::store::Store;
+use crate::queue::format::layout::{self, RECORDS_START};
+use crate::queue::format::record::is_record_offset;
+use crate::queue::position::{MAX_SEQ, Position, SegmentId};
+use crate::queue::read::resync::{Waste, find_record};
+use crate::queue::read::scan::{Scanner, first_seq};
+
+/// Nor is a published segment number from here on: it would leave no numbers for those to come.
+const MAX_HINTED_SEGMENT: SegmentId = SegmentId(1 << 31);
+
+/// Where the writer goes on.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    /// The sequence number of the next message.
+    pub(crate) next_seq: u64,
+    /// Timestamp of the newest message, ns since the epoch.
+    pub(crate) last_timestamp_ns: u64,
+    pub(crate) place: TailPlace,
+}
+
+/// The segment where the writer goes on.
+#[derive(Debug)]
+pub(crate) enum TailPlace {
+    /// This one, at this offset.
+    Segment(Segment, u32),
+    /// One that is not in use yet; made if there is none of this number.
+    Fresh(SegmentId),
+}
+
+/// Finds the tail of the queue, repairs what an interrupted roll left.
+pub(crate) fn recover(store: &Arc<Store>) -> Result<Tail> {
+    remove_temporaries(store)?;
+    let ids = store.segment_ids()?;
+    // Followers may stand in a segment that has been removed: its number is not given out again.
+    let hint = store.head_hint().filter(|hint| hint.next_seq < MAX_SEQ && hint.position.segment < MAX_HINTED_SEGMENT);
+    let published_segment = hint.map(|hint| hint.position.segment);
+    let mut unused = None;
+    let mut tail = None;
+    for (index, &id) in ids.iter().enumerate().rev() {
+        match store.open_segment(id, Access::Write) {
+            Ok(Some(segment)) if segment.is_started()? => {
+                let before = index.checked_sub(1).and_then(|index| ids.get(index));
+                tail = Some(end_of(store, segment, before.copied())?);
+                break;
+            }
+            // Prepared by the last writer and not used.
+            Ok(Some(_)) if unused == id.next() || ids.last() == Some(&id) => unused = Some(id),
+            Ok(_) => {}
+            Err(error) if error.is_unusable_file() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let End { next_seq, last_timestamp_ns, open } =
+        tail.unwrap_or(End { next_seq: 1, last_timestamp_ns: 0, open: None });
+    let open = open.filter(|(segment, _)| published_segment.is_none_or(|published| published <= segment.id));
+    // A power cut may have taken all of the segment that was in use: that one is still there, and nobody follows it.
+    let fresh = || match unused.filter(|&id| published_segment.is_none_or(|published| published <= id)) {
+        Some(unused) => Ok(unused),
+        None => ids.last().copied().max(published_segment).map_or(Ok(SegmentId(0)), |last| store.id_after(last)),
+    };
+    let published = hint.map_or(0, |hint| hint.next_seq);
+    let known = [published, newest_cursor(store)?].into_iter().filter(|&seq| seq < MAX_SEQ).max().unwrap_or(0);
+    if next_seq >= MAX_SEQ {
+        let what = format!("a record claims to be message {next_seq}, which nobody has reached: move the segment away");
+        let last = ids.last().map_or_else(String::new, |&id| crate::queue::format::names::segment_name(id));
+        return Err(Error::damaged(&store.dir.path_of(&last), 0, what));
+    }
+    let place = match open {
+        Some((segment, offset)) => TailPlace::Segment(segment, offset),
+        None => TailPlace::Fresh(fresh()?),
+    };
+    Ok(Tail { next_seq: next_seq.max(known), last_timestamp_ns, place })
+}
+
+/// Where the messages of the last segment in use end.
+struct End {
+    next_seq: u64,
+    last_timestamp_ns: u64,
+    /// Where to go on in it, if it ends cleanly.
+    open: Option<(Segment, u32)>,
+}
+
+/// Finds where the messages of the last segment in use end.
+fn end_of(store: &Arc<Store>, segment: Segment, before: Option<SegmentId>) -> Result<End> {
+    let start = segment.start();
+    let seq = first_seq(&segment).unwrap_or(1);
+    let mut last_timestamp_ns = start.map_or(0, |start| start.previous_timestamp_ns);
+    if let Some(previous) = before {
+        finish_roll(store, previous, seq, segment.previous())?;
+    }
+    let mut scanner = Scanner::at(Arc::clone(store), Position { segment: segment.id, offset: RECORDS_START }, seq);
+    let end = layout::records_end(segment.context.segment_size);
+    let mut clean = !segment.is_cut_short()?;
+    if clean && let Some(hint) = store.closed_at().filter(|hint| hint.position.segment == segment.id) {
+        scanner.go_to(hint.position, hint.next_seq);
+        if store.is_end(hint)? && scanner.is_free_here()? {
+            let open = Some((segment, hint.position.offset));
+            return Ok(End { next_seq: hint.next_seq, last_timestamp_ns: hint.last_timestamp_ns, open });
+        }
+        scanner.go_to(Position { segment: segment.id, offset: RECORDS_START }, seq);
+    }
+    let mut waste = Waste::default();
+    loop {
+        match scanner.next()? {
+            Some(Entry::Message(message)) => last_timestamp_ns = last_timestamp_ns.max(message.timestamp_ns),
+            Some(Entry::Gap(Gap { reason: GapReason::Lost, .. })) => {}
+            Some(Entry::Gap(_)) => clean = false,
+            None => {
+                let position = scanner.position();
+                if position.segment != segment.id {
+                    // It is sealed; the next one has not been started.
+                    return Ok(End { next_seq: scanner.seq(), last_timestamp_ns, open: None });
+                }
+                let behind = position.offset.saturating_add(layout::RECORD_ALIGN);
+                let Some((offset, header)) = find_record(&segment, behind, end, scanner.seq(), &mut waste)? else {
+                    clean &= is_record_offset(position.offset, segment.context.segment_size);
+                    let open = clean.then_some((segment, position.offset));
+                    return Ok(End { next_seq: scanner.seq(), last_timestamp_ns, open });
+                };
+                clean = false;
+                scanner.go_to(Position { segment: segment.id, offset }, header.seq);
+            }
+        }
+    }
+}
+
+/// Seals the segment before the last one if the writer was killed between starting the new segment and sealing the
+/// old one.
+fn finish_roll(store: &Arc<Store>, id: SegmentId, next_seq: u64, link: Option<Link>) -> Result<()> {
+    let segment = match store.open_segment(id, Access::Write) {
+        Ok(Some(segment)) if segment.seal().is_none() && !segment.is_cut_short()? => segment,
+        Ok(_) => return Ok(()),
+        Err(error) if error.is_unusable_file() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let Some(SegmentStart { first_seq: seq, previous_timestamp_ns: mut last_timestamp_ns }) = segment.start() else {
+        return Ok(());
+    };
+    let mut scanner = Scanner::at(Arc::clone(store), Position { segment: id, offset: RECORDS_START }, seq);
+    let mut end = scanner.position();
+    while let Some(entry) = scanner.next()? {
+        match entry {
+            Entry::Message(message) if message.position.segment == id => last_timestamp_ns = message.timestamp_ns,
+            Entry::Message(_) => break,
+            Entry::Gap(_) => return Ok(()),
+        }
+        end = scanner.position();
+    }
+    if end.segment != id || !is_record_offset(end.offset, segment.context.segment_size) {
+        return Ok(());
+    }
+    let mut scanner = Scanner::at(Arc::clone(store), end, next_seq);
+    if scanner.is_sealed_here()? {
+        return Ok(());
+    }
+    // It must end as the one that follows it says; where it does not, it is left as it is.
+    let sum = segment::seal_sum(&segment.context, end.offset, next_seq, last_timestamp_ns);
+    if link.is_some_and(|link| link != (id, sum)) {
+        return Ok(());
+    }
+    segment::seal(&segment, end.offset, next_seq, last_timestamp_ns)
+}
+
+/// The highest sequence number that a registered reader waits for; damaged cursors don't count.
+fn newest_cursor(store: &Store) -> Result<u64> {
+    let seqs = cursor::names(&store.dir)?.into_iter().filter_map(|name| {
+        let cursor = CursorFile::open(&store.dir, &name, Access::Read).ok()?;
+        cursor.read(&store.geometry).ok().map(|(place, _)| place.seq)
+    });
+    Ok(seqs.max().unwrap_or(0))
+}
+
+/// Removes what an interrupted writer was making. Only complete files have names that mean something.
+fn remove_temporaries(store: &Store) -> Result<()> {
+    for name in store.dir.names()? {
+        if name.ends_with(layout::TEMPORARY_SUFFIX) && !name.starts_with('.') {
+            store.dir.remove(&name)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! Retention: which sealed segments may go, what keeps the others, and taking them away.
+//!
+//! A segment goes when a limit of the queue's settings says that it is too much (bytes, segments, age) and no live reader
+//! needs it any more. Segments go in order, oldest first, by unlink or rename only: whoever has one open can finish. A reader that
+//! no longer counts (silent for longer than its time to live, or too far behind) learns of the gap on its next read.
+//! Runs on the writer's helper thread after a roll, and by `chron-cli retain`; never on the append path. Two at a time
+//! do no harm.
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use crate::clock;
+use crate::queue::entry::Bounds;
+use crate::queue::error::Result;
+use crate::queue::files::cursor::{self, CursorFile};
+use crate::queue::files::dir::Access;
+use crate::queue::files::recycle;
+use crate::queue::files::store::Store;
+use crate::queue::format::names::segment_name;
+use crate::queue::inspect::{Filled, SegmentInfo};
+use crate::queue::position::SegmentId;
+
+/// What retention has done, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Retention {
+    /// The segments that were (or would be) removed, oldest first.
+    pub removed: Vec<SegmentInfo>,
+    /// Readers that keep segments which the limits would let go, by name.
+    pub pins: Vec<Pin>,
+    /// Readers that no longer keep anything, by name, and why.
+    pub ignored: Vec<Ignored>,
+}
+
+/// A reader that keeps segments from being removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pin {
+    /// The reader's name.
+    pub reader: String,
+    /// The next sequence number that it will consume; None if its cursor file is damaged.
+    pub seq: Option<u64>,
+    /// How many segments it keeps beyond the limits.
+    pub segments: u64,
+    /// Bytes of those segments' files.
+    pub bytes: u64,
+}
+
+/// A reader that does not count any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ignored {
+    /// The reader's name.
+    pub reader: String,
+    /// Why.
+    pub reason: IgnoredReason,
+}
+
+/// Why a reader no longer keeps segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IgnoredReason {
+    /// No process uses it, and it has given no sign of life for longer than the queue's `reader_ttl_ns`.
+    Dead,
+    /// It is further behind than the queue's `max_lag_bytes`.
+    TooFarBehind,
+}
+
+impl IgnoredReason {
+    /// The words that stand for it in JSON and for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dead => "dead",
+            Self::TooFarBehind => "too far behind",
+        }
+    }
+}
+
+/// What becomes of the segments that may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retire {
+    /// They stay.
+    Not,
+    /// Their files are removed.
+    ForGood,
+    /// Some files are kept for the next segments. For the holder of the writer lock.
+    ForReuse,
+}
+
+/// A reader that counts: it needs everything from this sequence number on.
+struct Needs {
+    reader: String,
+    seq: Option<u64>,
+}
+
+/// Who keeps which of these segments.
+fn pins(needs: &[Needs], kept: impl Iterator<Item = (SegmentInfo, u64)>) -> Vec<Pin> {
+    let pin = |needs: &Needs| Pin { reader: needs.reader.clone(), seq: needs.seq, segments: 0, bytes: 0 };
+    let mut pins: Vec<_> = needs.iter().map(pin).collect();
+    for (info, next_seq) in kept {
+        for pin in pins.iter_mut().filter(|pin| pin.seq.is_none_or(|seq| seq < next_seq)) {
+            (pin.segments, pin.bytes) = (pin.segments + 1, pin.bytes + info.bytes);
+        }
+    }
+    pins.retain(|pin| pin.segments > 0);
+    pins
+}
+
+impl Store {
+    /// Applies the queue's limits, or only says what that would do.
+    pub(crate) fn retain(self: &Arc<Self>, how: Retire) -> Result<Retention> {
+        if !self.geometry.settings.has_retention() {
+            return Ok(Retention::default());
+        }
+        let bounds = self.bounds()?;
+        let ids = self.segment_ids()?;
+        let sealed = &ids[..ids.partition_point(|&id| id < bounds.head.segment)];
+        let (needs, ignored) = self.needs(&bounds)?;
+        let mut retention = Retention { ignored, ..Retention::default() };
+        let mut excess = self.excess(sealed, &ids);
+        while let Some((info, next_seq)) = excess.next() {
+            let is_free = info.first_seq == 0 || needs.iter().all(|needs| needs.seq.is_some_and(|seq| seq >= next_seq));
+            if !is_free {
+                // Whom they are kept for is for people to know; it takes a look at each of them.
+                if how != Retire::ForReuse {
+                    retention.pins = pins(&needs, std::iter::once((info, next_seq)).chain(excess));
+                }
+                break;
+            }
+            let name = segment_name(info.id);
+            match how {
+                Retire::Not => {}
+                Retire::ForReuse => recycle::keep(&self.dir, &name)?,
+                Retire::ForGood => self.dir.remove(&name)?,
+            }
+            retention.removed.push(info);
+        }
+        let free = retention.removed.len();
+        if how != Retire::Not && free > 0 {
+            self.dir.sync()?;
+        }
+        Ok(retention)
+    }
+
+    /// The oldest sealed segments, as many as are more than the limits allow, with the sequence number behind each. Only what
+    /// is asked for is looked at. Stops at a damaged one: that is evidence, and what lies behind it must not go before it.
+    fn excess<'a>(
+        &'a self,
+        sealed: &'a [SegmentId],
+        ids: &'a [SegmentId],
+    ) -> impl Iterator<Item = (SegmentInfo, u64)> + 'a {
+        let too_many = self.count_excess(sealed.len());
+        let (now, age) = (clock::now_ns(), self.geometry.settings.retain_age_ns);
+        let oldest = age.map(|age| now.saturating_sub(age));
+        let is_too_old = move |index| oldest.is_some_and(|oldest| self.ended_before(&sealed[index..], oldest, now));
+        let excess = sealed.iter().enumerate().take_while(move |&(index, _)| index < too_many || is_too_old(index));
+        excess.map_while(|(index, &id)| self.sealed_segment(id, *ids.get(index + 1)?))
+    }
+
+    /// A sealed segment that can be used, with the sequence number behind it.
+    fn sealed_segment(&self, id: SegmentId, next: SegmentId) -> Option<(SegmentInfo, u64)> {
+        let file = self.open_segment(id, Access::Read).ok()??;
+        let next_seq = file.seal().map(|seal| seal.next_seq.get()).or_else(|| self.first_seq_of(next))?;
+        let first_seq = crate::queue::read::scan::first_seq(&file).unwrap_or(0);
+        let bytes = file.file.metadata().map_or(0, |metadata| metadata.len());
+        let info = SegmentInfo { id, first_seq, last_seq: next_seq.saturating_sub(1), bytes, sealed: true };
+        Some((info, next_seq))
+    }
+
+    fn first_seq_of(&self, id: SegmentId) -> Option<u64> {
+        self.open_segment(id, Access::Read).ok()?.as_ref().and_then(crate::queue::read::scan::first_seq)
+    }
+
+    /// How many of this many sealed segments are more than the limits of number and bytes allow.
+    fn count_excess(&self, sealed: usize) -> usize {
+        self.most_sealed().map_or(0, |most| sealed.saturating_sub(most))
+    }
+
+    /// How many sealed segments the limits of number and bytes allow.
+    pub(crate) fn most_sealed(&self) -> Option<usize> {
+        let settings = &self.geometry.settings;
+        let most = settings.retain_segments.map(u64::from);
+        let by_bytes = settings.retain_bytes.map(|most| most / u64::from(settings.segment_size));
+        most.into_iter().chain(by_bytes).min().and_then(|most| usize::try_from(most).ok())
+    }
+
+    /// Whether the first of these segments has no message later than `oldest`. A timestamp in the future, which anybody may
+    /// have given and which later messages inherit, says nothing; nor does a clock that was wrong when the segment was
+    /// sealed. Then a later segment decides: this one is older.
+    fn ended_before(&self, sealed: &[SegmentId], oldest: u64, now: u64) -> bool {
+        let ends = sealed.iter().map_while(|&id| self.ends(id));
+        ends.flatten().find(|&end| end <= now).is_some_and(|end| end < oldest)
+    }
+
+    /// When a sealed segment ended: by its newest message's timestamp, which its seal has, and the start of the next
+    /// segment; and by the file's time of modification.
+    fn ends(&self, id: SegmentId) -> Option<[u64; 2]> {
+        let segment = self.open_segment(id, Access::Read).ok()??;
+        let next = || {
+            self.open_segment(id.next()?, Access::Read).ok()?.and_then(|next| Some(next.start()?.previous_timestamp_ns))
+        };
+        let stamp = segment.seal().map(|seal| seal.last_timestamp_ns.get()).or_else(next)?;
+        let modified = segment.file.metadata().and_then(|metadata| metadata.modified()).ok();
+        let modified = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let modified = modified.and_then(|since| u64::try_from(since.as_nanos()).ok());
+        Some([stamp, modified.unwrap_or(u64::MAX)])
+    }
+
+    /// The readers that count, and those that don't.
+    fn needs(self: &Arc<Self>, bounds: &Bounds) -> Result<(Vec<Needs>, Vec<Ignored>)> {
+        // Only where there is a limit of the lag does it take a look at every segment.
+        let ids = self.geometry.settings.max_lag_bytes.map_or(Ok(Vec::new()), |_| self.segment_ids())?;
+        let filled = Filled::new(self, bounds, ids.into_iter());
+        let (mut needs, mut ignored) = (Vec::new(), Vec::new());
+        for reader in cursor::names(&self.dir)? {
+            // Removed just now: it needs nothing.
+            let Ok(file) = CursorFile::open(&self.dir, &reader, Access::Read) else { continue };
+            let seq = file.read(&self.geometry).ok().map(|(place, _)| place.seq);
+            match self.why_ignored(&file, seq, bounds, &filled) {
+                Some(reason) => ignored.push(Ignored { reader, reason }),
+                None => needs.push(Needs { reader, seq }),
+            }
+        }
+        Ok((needs, ignored))
+    }
+
+    fn why_ignored(
+        self: &Arc<Self>,
+        file: &CursorFile,
+        seq: Option<u64>,
+        bounds: &Bounds,
+        filled: &Filled,
+    ) -> Option<IgnoredReason> {
+        let settings = &self.geometry.settings;
+        // A damaged cursor pins: nobody knows what it needs, until it is set anew.
+        let seq = seq?;
+        if let Some(most) = settings.max_lag_bytes
+            && filled.from(self.next_for(seq, bounds).0) > most
+        {
+            return Some(IgnoredReason::TooFarBehind);
+        }
+        let ttl_ns = settings.reader_ttl_ns?;
+        // Whoever holds its lock lives, however long it has been busy. A registration is a heartbeat, too: see
+        // `cursor::create`.
+        let silent_ns = file.silent_ns();
+        (file.is_in_use() == Some(false) && silent_ns > ttl_ns).then_some(IgnoredReason::Dead)
+    }
+}

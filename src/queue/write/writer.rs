@@ -1,0 +1,550 @@
+//! The writer: appends messages, one writer a queue.
+//!
+//! An append is: check, fill, clear the commit word behind the new record, store the commit word (Release), see
+//! whether somebody sleeps. Everything else (a new segment, pages, the published head) is behind one comparison with
+//! `soft_limit`. Invariants:
+//! - The commit word where the next record will start is zero before the one before it is published: readers and
+//!   recovery never meet what an aborted append or an earlier use of the file left there.
+//! - A record that ends at `soft_limit` or before leaves room for the record that seals the segment.
+//! - The next segment is in place and started before the old one is sealed: behind a seal there is always a segment.
+//! - An error leaves the queue as it was.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use zerocopy::FromZeros;
+
+use crate::clock::{self, FastClock};
+use crate::queue::entry::{Entry, GapReason};
+use crate::queue::error::{Error, Result};
+use crate::queue::files::control;
+use crate::queue::files::control::{HeadHint, HeadPublisher};
+use crate::queue::files::lock::WriterLock;
+use crate::queue::files::mtime;
+use crate::queue::files::segment::{self, Segment};
+use crate::queue::files::store::Store;
+use crate::queue::format::layout::{self, CONTROL_WRITER, HEADER_LEN, RECORDS_START, SEGMENT_SEAL, WriterBlock};
+use crate::queue::format::record::{Header, RecordContext, checked_len};
+use crate::queue::options::{SyncPolicy, WhenFull, WriterOptions};
+use crate::queue::os::mapping::{CUT_SHORT, Mapping};
+use crate::queue::os::origin::Origin;
+use crate::queue::position::{Position, SegmentId};
+use crate::queue::read::scan::Scanner;
+use crate::queue::wait::wake::Waker;
+use crate::queue::write::housekeeper::{Housekeeper, Prepared};
+use crate::queue::write::prefault::{self, Prefaulter};
+use crate::queue::write::recover::{Tail, TailPlace, recover};
+use crate::queue::write::retention::Retire;
+use crate::sync::Ordering;
+
+/// After this many bytes the writer publishes its head and reports to its helper.
+const REPORT_EVERY: u32 = 64 << 10;
+/// How often a writer that waits for room in a full queue looks whether there is some.
+const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(1);
+const MAY_BE_MISSING: &str = "what was appended last may be missing";
+const HALF_STORED: &str =
+    "no space left on device for all of a message, which is there in part; those before it are whole";
+/// How far ahead of the writer cache lines are prefetched.
+const PREFETCH_AHEAD: u32 = 1024;
+
+/// The one writer of a queue. Holds the writer lock until it is dropped.
+///
+/// ```
+/// # use chronfs::queue::{Queue, Settings};
+/// # let dir = tempfile::tempdir()?;
+/// let queue = Queue::create(dir.path().join("orders"), &Settings::default())?;
+/// let mut writer = queue.writer()?;
+/// assert_eq!(writer.append(1, b"hello")?, 1);
+/// assert_eq!(writer.append(1, b"world")?, 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct QueueWriter {
+    pub(in crate::queue) map: Arc<Mapping>,
+    pub(in crate::queue) offset: u32,
+    soft_limit: u32,
+    pub(in crate::queue) context: RecordContext,
+    pub(in crate::queue) next_seq: u64,
+    last_timestamp_ns: u64,
+    max_payload_len: usize,
+    clock: FastClock,
+    pub(in crate::queue) control: Arc<Mapping>,
+    pub(in crate::queue) waker: Waker,
+    /// When this number is reached, the helper is asked to sync.
+    sync_at_seq: u64,
+    // From here on nothing is touched by an append that stays within `soft_limit`.
+    segment: Segment,
+    store: Arc<Store>,
+    head: HeadPublisher,
+    supply: Housekeeper,
+    pages: Prefaulter,
+    /// At this offset the next segment is asked for; at the largest one it has been.
+    ask_at: u32,
+    /// The first segment that may hold what has not been synced.
+    unsynced: SegmentId,
+    poisoned: Option<String>,
+    /// No timestamp that is given may be later, as of the last look at the clock.
+    latest_ns: u64,
+    options: WriterOptions,
+    origin: Origin,
+    _lock: Arc<WriterLock>,
+}
+
+impl QueueWriter {
+    /// Takes the lock, repairs what a killed writer left, and goes on behind the last message.
+    pub(crate) fn open(store: &Arc<Store>, options: &WriterOptions) -> Result<Self> {
+        let lock = WriterLock::take(&store.dir)?;
+        let control = Arc::new(control::map_for_writing(&store.dir, &store.geometry)?);
+        lock.check_alone(&store.dir, &control)?;
+        let lock = Arc::new(lock);
+        let tail = recover(store)?;
+        let supply = Housekeeper::start(Arc::clone(store), Arc::clone(&control), Arc::clone(&lock), options.sync)?;
+        let Tail { next_seq, last_timestamp_ns, place } = tail;
+        let (segment, map, offset) = match place {
+            TailPlace::Segment(segment, offset) => {
+                let map = segment.map_for_writing(offset, REPORT_EVERY)?;
+                map.clear_record(offset);
+                (segment, Arc::new(map), offset)
+            }
+            TailPlace::Fresh(id) => {
+                let Prepared { segment, map } = supply.take(id)?;
+                // The first segment starts with message 1, also where a power cut took what it held: that is a gap.
+                let first_seq = if segment.id == SegmentId(0) { 1 } else { next_seq };
+                segment::start(&map, first_seq, last_timestamp_ns, store.link_before(segment.id)?);
+                (segment, map, RECORDS_START)
+            }
+        };
+        if !map.has_stores() {
+            return Err(map.loss(&segment.file, &segment.path, MAY_BE_MISSING));
+        }
+        // From here on nothing can fail: whoever could not become the writer has left no trace.
+        let waker = Waker::new();
+        announce_writer(&control, waker, &lock);
+        supply.set_active(segment.id, &map, None);
+        let pages = Prefaulter::new(&map, offset);
+        let mut writer = Self {
+            offset,
+            soft_limit: 0,
+            context: segment.context,
+            next_seq,
+            last_timestamp_ns,
+            max_payload_len: store.geometry.settings.max_payload_len(),
+            clock: FastClock::new(),
+            head: HeadPublisher::new(&control),
+            waker,
+            // Writers before us may have ended without a sync.
+            unsynced: SegmentId(0),
+            poisoned: None,
+            latest_ns: 0,
+            options: *options,
+            origin: Origin::here(),
+            sync_at_seq: match options.sync {
+                SyncPolicy::Manual => u64::MAX,
+                SyncPolicy::Every { messages, .. } => next_seq.saturating_add(messages.max(1)),
+            },
+            store: Arc::clone(store),
+            map,
+            segment,
+            control,
+            supply,
+            pages,
+            // Many a writer appends little: the first time it waits for a sign that it will be needed.
+            ask_at: store.geometry.settings.segment_size / 2,
+            _lock: lock,
+        };
+        writer.soft_limit = writer.next_soft_limit(offset);
+        writer.publish_head();
+        // Readers that wait at the end of a segment that we have left must look again.
+        Waker::wake(&writer.control);
+        Ok(writer)
+    }
+
+    /// Appends a message with the current time; when this returns, every reader sees it. Gives its sequence number.
+    ///
+    /// The timestamp is the wall clock's, or the newest message's where the clock has gone back.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::ReservedType`], [`Error::QueueFull`], and [`Error::Io`] where there is no room for
+    /// a new segment. Nothing has changed then, and a later append may work. [`Error::Poisoned`] where this or an earlier
+    /// message could not be stored, in part or whole, though room had been reserved for it.
+    #[inline]
+    pub fn append(&mut self, msg_type: u16, payload: &[u8]) -> Result<u64> {
+        let timestamp_ns = self.now_ns();
+        self.append_record(timestamp_ns, msg_type, payload)
+    }
+
+    /// Appends a message with a given timestamp (nanoseconds since the epoch): for imports and replays.
+    ///
+    /// # Errors
+    /// [`Error::TimestampInPast`] if it lies before the newest message's, [`Error::TimestampInFuture`] if it lies further
+    /// ahead of the clock than [`WriterOptions::max_ahead`]; otherwise as [`append`](Self::append).
+    #[inline]
+    pub fn append_at(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8]) -> Result<u64> {
+        if timestamp_ns < self.last_timestamp_ns {
+            return Err(Error::TimestampInPast { timestamp_ns, last_ns: self.last_timestamp_ns });
+        }
+        if timestamp_ns > self.latest_ns {
+            self.check_ahead(timestamp_ns)?;
+        }
+        self.append_record(timestamp_ns, msg_type, payload)
+    }
+
+    /// Whether a given timestamp is not too far ahead of the wall clock, as it is now.
+    #[cold]
+    fn check_ahead(&mut self, timestamp_ns: u64) -> Result<()> {
+        let (now_ns, max_ahead) = (clock::now_ns(), self.options.max_ahead);
+        self.latest_ns = now_ns.saturating_add(u64::try_from(max_ahead.as_nanos()).unwrap_or(u64::MAX));
+        if timestamp_ns > self.latest_ns {
+            return Err(Error::TimestampInFuture { timestamp_ns, now_ns, max_ahead });
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn append_record(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8]) -> Result<u64> {
+        let seq = self.publish(timestamp_ns, msg_type, payload)?;
+        self.waker.published(&self.control);
+        Ok(seq)
+    }
+
+    /// Appends without waking anybody.
+    #[inline]
+    pub(in crate::queue) fn publish(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8]) -> Result<u64> {
+        let (payload_len, record_len) = self.claim(msg_type, payload.len())?;
+        let header = Header { payload_len, msg_type, flags: 0, seq: self.next_seq, timestamp_ns };
+        let body = self.map.unpublished(self.offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
+        let words = header.words_and_copy(&self.context, self.offset, payload, body);
+        if !self.commit(words, record_len) {
+            return self.publish_again(timestamp_ns, msg_type, payload, record_len);
+        }
+        Ok(self.advance(record_len, timestamp_ns))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn publish_again(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8], record_len: u32) -> Result<u64> {
+        self.map_again(record_len)?;
+        self.publish(timestamp_ns, msg_type, payload)
+    }
+
+    /// Publishes the record at `offset`, whose payload is in place; false if the file does not have all of it. One look
+    /// after the last store: one before it, too, would cost half a nanosecond.
+    #[inline]
+    pub(in crate::queue) fn commit(&mut self, words: [u64; 4], record_len: u32) -> bool {
+        // Late, so that all stores come close together: a polling reader takes the line away.
+        self.map.clear_record(self.offset + record_len);
+        self.map.publish(self.offset, words);
+        self.map.has_stores()
+    }
+
+    /// Maps the segment again after a store into it found no room, and makes room for a record.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there is still none: nothing has changed, and a later append may work. [`Error::Poisoned`] if the
+    /// segment is not as the writer has left it.
+    #[cold]
+    pub(in crate::queue) fn map_again(&mut self, record_len: u32) -> Result<()> {
+        self.soft_limit = 0;
+        if self.segment.is_cut_short()? {
+            return self.check();
+        }
+        if !self.is_as_left()? {
+            self.poisoned = Some(format!("{}: {HALF_STORED}", self.segment.path.display()));
+            return self.check_poison();
+        }
+        self.map = Arc::new(Mapping::read_write(&self.segment.file, &self.segment.path, self.context.segment_size)?);
+        self.supply.set_active(self.segment.id, &self.map, None);
+        self.pages.set_active(&self.map, self.offset);
+        self.pages.set_short_of_room(true);
+        self.make_room(record_len)
+    }
+
+    /// Why the active segment's mapping is lost.
+    pub(in crate::queue) fn loss(&self) -> Error {
+        self.map.loss(&self.segment.file, &self.segment.path, MAY_BE_MISSING)
+    }
+
+    /// Whether the active segment's file has everything that was appended to it, and nothing else.
+    fn is_as_left(&self) -> Result<bool> {
+        let Some(start) = self.segment.start() else {
+            return Ok(false);
+        };
+        let at = |offset| Position { segment: self.segment.id, offset };
+        let mut scanner = Scanner::at(Arc::clone(&self.store), at(RECORDS_START), start.first_seq);
+        while let Some(entry) = scanner.next()? {
+            if matches!(entry, Entry::Gap(gap) if gap.reason != GapReason::Lost) {
+                return Ok(false);
+            }
+        }
+        Ok(scanner.position() == at(self.offset))
+    }
+
+    /// Sees to it that a record of this payload fits at `offset`. Gives the lengths of payload and record.
+    #[inline]
+    pub(in crate::queue) fn claim(&mut self, msg_type: u16, payload_len: usize) -> Result<(u32, u32)> {
+        let path = self.store.dir.path();
+        self.origin.check(path)?;
+        let (payload_len, record_len) = checked_len(payload_len, self.max_payload_len, msg_type, path)?;
+        if self.offset + record_len > self.soft_limit {
+            self.make_room(record_len)?;
+        }
+        Ok((payload_len, record_len))
+    }
+
+    /// Goes past the record just published.
+    #[inline]
+    pub(in crate::queue) fn advance(&mut self, record_len: u32, timestamp_ns: u64) -> u64 {
+        let seq = self.next_seq;
+        self.offset += record_len;
+        self.next_seq = seq + 1;
+        self.last_timestamp_ns = timestamp_ns;
+        self.map.prefetch_for_write(self.offset + PREFETCH_AHEAD, record_len);
+        if self.next_seq >= self.sync_at_seq {
+            self.request_sync();
+        }
+        seq
+    }
+
+    /// The time for the next message: the wall clock's, but never less than the newest message's.
+    #[inline]
+    pub(in crate::queue) fn now_ns(&mut self) -> u64 {
+        self.clock.now_ns().max(self.last_timestamp_ns)
+    }
+
+    /// Asks the helper thread to write everything to the disk.
+    #[cold]
+    fn request_sync(&mut self) {
+        if let SyncPolicy::Every { messages, .. } = self.options.sync {
+            self.sync_at_seq = self.next_seq.saturating_add(messages.max(1));
+        }
+        self.supply.request_sync();
+    }
+
+    /// Starts writing everything appended so far to the disk, and does not wait for it.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] if an earlier such attempt has failed.
+    pub fn flush_async(&mut self) -> Result<()> {
+        self.check()?;
+        self.request_sync();
+        Ok(())
+    }
+
+    /// Whether everything appended so far is in the queue's files: says so if somebody has cut one of them short, or if
+    /// the disk has refused something in the background. An append notices that too, but may do so only every 64 KiB.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`], with the reason. Every later append fails likewise; readers go on.
+    pub fn check(&mut self) -> Result<()> {
+        self.origin.check(self.store.dir.path())?;
+        if self.poisoned.is_none() && self.segment.is_cut_short()? {
+            self.poisoned = Some(format!("{}: {CUT_SHORT}; {MAY_BE_MISSING}", self.segment.path.display()));
+        }
+        self.check_poison()
+    }
+
+    /// Whether the writer has stopped because a store had no place, so that another one may go on. After a sync that has
+    /// failed, one that says that all is well would be a lie.
+    #[cfg_attr(not(feature = "mount"), allow(dead_code))]
+    pub(crate) fn has_lost_its_place(&self) -> bool {
+        let is_lost = self.map.is_lost() || self.control.is_lost();
+        self.poisoned.is_some() && is_lost && self.supply.sync_failure().is_none()
+    }
+
+    /// As [`check`](Self::check), without a system call.
+    fn check_poison(&mut self) -> Result<()> {
+        if self.poisoned.is_none() {
+            self.poisoned = if self.map.is_lost() {
+                Some(self.loss().to_string())
+            } else if self.control.is_lost() {
+                Some(control::loss(&self.store.dir, &self.control, MAY_BE_MISSING).to_string())
+            } else {
+                self.supply.sync_failure()
+            };
+        }
+        match &self.poisoned {
+            Some(reason) => {
+                self.soft_limit = 0;
+                Err(Error::Poisoned { path: self.store.dir.path().to_path_buf(), reason: reason.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What is due now and then: a new segment, the published head, the helper's report.
+    #[cold]
+    fn make_room(&mut self, record_len: u32) -> Result<()> {
+        self.check_poison()?;
+        let limit = self.segment_limit();
+        if self.offset + record_len > limit {
+            self.roll()?;
+        } else {
+            self.publish_head();
+            self.pages.report(self.offset);
+        }
+        let soft_limit = self.next_soft_limit(self.offset + record_len);
+        if self.pages.is_short_of_room() {
+            // The page at the limit holds the word that says that no record follows.
+            self.populate(self.offset, soft_limit - self.offset + layout::PAGE)?;
+            self.pages.set_short_of_room(false);
+        }
+        if self.offset > self.ask_at
+            && let Some(next) = self.segment.id.next()
+            && self.has_room_for_segment().is_ok()
+        {
+            self.supply.want(next, self.pages.is_for_fast_writer());
+            self.ask_at = u32::MAX;
+        }
+        self.soft_limit = soft_limit;
+        Ok(())
+    }
+
+    /// Sees to it that the file has room for what is to be stored there.
+    fn populate(&mut self, offset: u32, len: u32) -> Result<()> {
+        let populated = self.map.populate(offset, len as usize);
+        if populated.is_err() {
+            self.check()?;
+        }
+        populated.map_err(Error::io(&self.segment.path, "make room for a message in it"))
+    }
+
+    /// Where a record of this segment must end at the latest: the seal fits behind it.
+    fn segment_limit(&self) -> u32 {
+        layout::records_end(self.context.segment_size) - HEADER_LEN
+    }
+
+    fn next_soft_limit(&self, after: u32) -> u32 {
+        (after / REPORT_EVERY + 1).saturating_mul(REPORT_EVERY).min(self.segment_limit())
+    }
+
+    /// Goes on in the next segment.
+    fn roll(&mut self) -> Result<()> {
+        self.check()?;
+        self.wait_for_room()?;
+        let Prepared { segment, map } = self.supply.take(self.store.id_after(self.segment.id)?)?;
+        self.populate(SEGMENT_SEAL, HEADER_LEN)?;
+        self.populate(self.offset, HEADER_LEN)?;
+        let sum = segment::seal_sum(&self.context, self.offset, self.next_seq, self.last_timestamp_ns);
+        segment::start(&map, self.next_seq, self.last_timestamp_ns, Some((self.segment.id, sum)));
+        if !map.has_stores() {
+            return Err(map.loss(&segment.file, &segment.path, MAY_BE_MISSING));
+        }
+        segment::seal_map(&self.map, &self.context, self.offset, self.next_seq, self.last_timestamp_ns);
+        (self.offset, self.context) = (RECORDS_START, segment.context);
+        if !self.map.has_stores() {
+            // The next writer seals it.
+            self.poisoned = Some(self.loss().to_string());
+        }
+        self.map = map;
+        let left = std::mem::replace(&mut self.segment, segment);
+        self.supply.set_active(self.segment.id, &self.map, Some(left));
+        self.pages.set_active(&self.map, prefault::AT_FIRST);
+        self.ask_at = 0;
+        self.publish_head();
+        self.waker.published(&self.control);
+        self.check_poison()
+    }
+
+    /// Whether the queue's limit allows one more segment; waits for that if the writer was opened so.
+    fn wait_for_room(&mut self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            match (self.has_room_for_segment(), self.options.when_full) {
+                (Err(Error::QueueFull { .. }), WhenFull::Wait(longest)) if start.elapsed() < longest => {
+                    // Readers commit without a system call: there is nothing that could wake us.
+                    std::thread::sleep(LOOK_FOR_ROOM_EVERY.min(longest.saturating_sub(start.elapsed())));
+                }
+                (answer, _) => return answer,
+            }
+        }
+    }
+
+    /// Whether the queue's limit allows one more segment.
+    fn has_room_for_segment(&self) -> Result<()> {
+        let Some(max_bytes) = self.store.geometry.settings.max_bytes else {
+            return Ok(());
+        };
+        let has_room = || {
+            let ids = self.store.segment_ids()?;
+            let in_use = ids.iter().filter(|&&id| id <= self.segment.id).count() as u64;
+            // There is a new file only where there is no spare, so that spares need not be counted.
+            Ok((in_use + 1) * u64::from(self.context.segment_size) <= max_bytes)
+        };
+        // Retention may have something to give that it could not give after the last roll.
+        if has_room()? || (!self.store.retain(Retire::ForReuse)?.removed.is_empty() && has_room()?) {
+            return Ok(());
+        }
+        Err(Error::QueueFull { path: self.store.dir.path().to_path_buf(), max_bytes })
+    }
+
+    fn publish_head(&mut self) {
+        let position = Position { segment: self.segment.id, offset: self.offset };
+        let (next_seq, last_timestamp_ns) = (self.next_seq, self.last_timestamp_ns);
+        self.head.publish(&self.control, HeadHint { position, next_seq, last_timestamp_ns });
+    }
+
+    /// Makes everything appended so far survive a power cut before it returns.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system can't write it. What has not been written then can't be vouched for any more, so the
+    /// writer refuses further work ([`Error::Poisoned`]); readers go on.
+    pub fn flush_sync(&mut self) -> Result<()> {
+        self.check()?;
+        self.publish_head();
+        let synced = self.store.sync_segments(self.unsynced, self.segment.id);
+        // Once more: what was cut off while it was being synced is not on the disk.
+        let synced = synced.and_then(|()| self.check());
+        match &synced {
+            Ok(()) => self.unsynced = self.segment.id,
+            Err(error) => {
+                self.poisoned = Some(error.to_string());
+                self.soft_limit = 0;
+            }
+        }
+        synced
+    }
+
+    /// The sequence number that the next message gets.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// Timestamp of the newest message in nanoseconds since the epoch, 0 if there is none.
+    pub fn last_timestamp_ns(&self) -> u64 {
+        self.last_timestamp_ns
+    }
+
+    /// The largest payload that can be appended, in bytes.
+    pub fn max_payload_len(&self) -> usize {
+        self.max_payload_len
+    }
+
+    /// The queue's directory.
+    pub fn path(&self) -> PathBuf {
+        self.store.dir.path().to_path_buf()
+    }
+}
+
+impl Drop for QueueWriter {
+    fn drop(&mut self) {
+        if !self.origin.is_here() {
+            return;
+        }
+        self.publish_head();
+        self.control.word(layout::CONTROL_WRITER_PID).store(0, Ordering::Relaxed);
+        mtime::touch(&self.segment.file);
+        mtime::touch_control(&self.store);
+    }
+}
+
+/// Says in the control block who writes.
+fn announce_writer(control: &Mapping, waker: Waker, lock: &WriterLock) {
+    let previous: WriterBlock = control.read(CONTROL_WRITER);
+    let mut block = WriterBlock::new_zeroed();
+    block.epoch = previous.epoch.get().wrapping_add(1).into();
+    block.heartbeat_boot_ns = clock::boot_ns().into();
+    block.asymmetric = u32::from(waker.asymmetric).into();
+    lock.announce(&mut block);
+    control.write(CONTROL_WRITER, &block);
+}
