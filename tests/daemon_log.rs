@@ -64,13 +64,13 @@ fn a_message_that_is_damaged_is_named_and_not_shown() {
 
 #[test]
 fn ordinary_errors_are_logged_where_that_is_asked_for() {
-    let fails = "cat nothing; cat q/nothing; mkdir q; echo x > q/messages.txt; cat q/append.txt";
+    let fails = "cat nothing; cat q/nothing; mkdir q; touch q/x";
     let Some(mount) = TestMount::with_options("log=debug") else { return };
     mount.ok("mkdir q; echo x > q/append.txt");
     mount.fails(fails);
     let log = mount.ok("cat .chronfs/log");
     assert!(lines(&log, " warn ").is_empty() && lines(&log, "nothing").is_empty(), "{log}");
-    assert!(log.contains(" debug open ") && log.contains("/q/append.txt: EACCES"), "{log}");
+    assert!(log.contains(" debug create ") && log.contains("/q/x: EPERM"), "{log}");
     let Some(mount) = TestMount::with_options("log=trace") else { return };
     mount.fails(fails);
     let log = mount.ok("cat .chronfs/log");
@@ -165,4 +165,9 @@ fn a_user_who_holds_too_much_is_named() {
     mount.sh(open);
     let log = mount.ok("cat .chronfs/log");
     assert!(log.contains("/.chronfs/version: ENFILE: user 4210 has "), "{log}");
+}
+
+#[test]
+fn a_plain_user_can_do_all_of_this() {
+    common::plain_user::run_tests_again("a_plain_user_can_do_all_of_this");
 }
