@@ -14,6 +14,7 @@ use std::sync::{Arc, RwLock};
 use super::backing::FileId;
 use super::errno::{Errno, Result};
 use super::{read, write};
+use crate::queue::give_memory_back;
 
 /// An inode number of the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,6 +58,9 @@ impl Key {
         (stable_hash(&[path, &number.to_le_bytes(), &generation.to_le_bytes()]) % MESSAGE_BIT) | 2
     }
 }
+
+/// Names that there is always room for.
+const MIN_CAPACITY: usize = 1024;
 
 /// The table. `N` is what a number stands for.
 #[derive(Debug)]
@@ -138,7 +142,7 @@ impl<N> Inodes<N> {
         if ino == Ino::ROOT {
             return;
         }
-        let gone = {
+        let (gone, has_shrunk) = {
             let mut tables = write(&self.tables);
             let Some(held) = tables.nodes.get_mut(&ino) else { return };
             held.lookups = held.lookups.saturating_sub(lookups);
@@ -149,14 +153,28 @@ impl<N> Inodes<N> {
             if let Some(held) = &gone {
                 tables.numbers.remove(&held.key);
             }
-            gone
+            (gone, tables.shrink())
         };
         // Dropped here, outside the lock: a node may own descriptors and indexes.
         drop(gone);
+        if has_shrunk {
+            give_memory_back();
+        }
     }
 }
 
 impl<N> Tables<N> {
+    /// Lets go of memory when most of the names have gone. Whether it did.
+    fn shrink(&mut self) -> bool {
+        let wanted = self.nodes.len().max(MIN_CAPACITY) * 2;
+        let is_large = self.nodes.capacity() > wanted * 2;
+        if is_large {
+            self.nodes.shrink_to(wanted);
+            self.numbers.shrink_to(wanted);
+        }
+        is_large
+    }
+
     fn number(&self, key: &Key) -> Ino {
         if let Some(ino) = self.numbers.get(key) {
             return *ino;
@@ -193,6 +211,16 @@ mod tests {
         assert_eq!(inodes.number(&elsewhere), first, "whatever device it is on");
         inodes.forget(Ino::ROOT, 100);
         assert!(inodes.get(Ino::ROOT).is_ok());
+    }
+
+    #[test]
+    fn what_the_kernel_has_forgotten_takes_no_memory() {
+        let inodes = Inodes::new(key("", 0), ());
+        let numbers: Vec<_> = (0..100_000).map(|n| inodes.enter(key(&n.to_string(), 0), Arc::new(())).0).collect();
+        numbers.iter().skip(10).for_each(|ino| inodes.forget(*ino, 1));
+        let tables = read(&inodes.tables);
+        assert_eq!((tables.nodes.len(), tables.numbers.len()), (11, 11));
+        assert!(tables.nodes.capacity().max(tables.numbers.capacity()) < 10_000);
     }
 
     #[test]

@@ -49,4 +49,4 @@ pub use write::writer::QueueWriter;
 pub(crate) use files::cursor::CursorFile;
 pub(crate) use files::dir::{Access as FileAccess, Dir};
 pub(crate) use files::process::start_of;
-pub(crate) use os::sys::{close_backing, leave_descriptor_table, leave_shared_umask, set_file_ids};
+pub(crate) use os::sys::{close_backing, give_memory_back, leave_descriptor_table, leave_shared_umask, set_file_ids};

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::fs::attr::{Attr, Ttl};
@@ -53,9 +53,7 @@ struct Snapshot {
     file: Arc<dyn File>,
     size: u64,
     generation: u64,
-    /// Gone when many others have been made since: whoever opens it then has it made again.
-    text: Weak<[u8]>,
-    budget: Arc<Budget>,
+    recent: Arc<Recent>,
 }
 
 /// A snapshot that was made of the file at a path, for a thread, and when.
@@ -68,32 +66,43 @@ struct Last {
 
 /// Bytes of the texts that are kept for whoever has looked up their names and may open them. The last one is, in any case.
 const RECENT: usize = 16 << 20;
+/// What each of them counts for besides: there are many small ones.
+const FOR_EACH: usize = 1 << 10;
 
-/// The last snapshots that were made. The names that the kernel remembers keep none of their text.
-pub(crate) struct Snapshots {
-    /// Until somebody looks at one.
-    last: Mutex<Option<Last>>,
-    recent: Mutex<(VecDeque<Arc<[u8]>>, usize)>,
+/// Those texts, with their generations. The names that the kernel remembers keep none.
+struct Recent {
+    texts: Mutex<VecDeque<(u64, Vec<u8>)>>,
+    /// Of what is kept for handles.
     budget: Arc<Budget>,
+}
+
+impl Recent {
+    fn add(&self, generation: u64, text: Vec<u8>) {
+        let mut texts = lock(&self.texts);
+        texts.push_back((generation, text));
+        while texts.len() > 1 && texts.iter().map(|(_, text)| text.len() + FOR_EACH).sum::<usize>() > RECENT {
+            texts.pop_front();
+        }
+    }
+
+    fn take(&self, generation: u64) -> Option<Vec<u8>> {
+        let mut texts = lock(&self.texts);
+        let at = texts.iter().position(|(other, _)| *other == generation)?;
+        texts.remove(at).map(|(_, text)| text)
+    }
+}
+
+/// The last snapshot that was made, until somebody looks at one, and the texts of a few.
+pub(crate) struct Snapshots {
+    last: Mutex<Option<Last>>,
+    recent: Arc<Recent>,
 }
 
 impl Snapshots {
     /// `budget`: of what is kept for handles.
     pub(crate) fn new(budget: &Arc<Budget>) -> Self {
-        Self { last: Mutex::default(), recent: Mutex::default(), budget: Arc::clone(budget) }
-    }
-
-    fn keep(&self, text: &Arc<[u8]>) {
-        let mut recent = lock(&self.recent);
-        let (texts, bytes) = &mut *recent;
-        *bytes += text.len();
-        texts.push_back(Arc::clone(text));
-        while *bytes > RECENT
-            && texts.len() > 1
-            && let Some(first) = texts.pop_front()
-        {
-            *bytes -= first.len();
-        }
+        let recent = Recent { texts: Mutex::default(), budget: Arc::clone(budget) };
+        Self { last: Mutex::default(), recent: Arc::new(recent) }
     }
 
     /// A snapshot of what the file at a path shows now. When another one is found under a name than before, the kernel asks
@@ -106,12 +115,12 @@ impl Snapshots {
         {
             return Ok(last.snapshot);
         }
-        let text: Arc<[u8]> = read_whole(file, caller)?.into();
-        self.keep(&text);
+        let text = read_whole(file, caller)?;
         let size = u64::try_from(text.len()).unwrap_or(u64::MAX);
         let generation = generation(&**file, &text);
-        let (file, text, budget) = (Arc::clone(file), Arc::downgrade(&text), Arc::clone(&self.budget));
-        let snapshot = Arc::new(Snapshot { file, size, generation, text, budget });
+        self.recent.add(generation, text);
+        let (file, recent) = (Arc::clone(file), Arc::clone(&self.recent));
+        let snapshot = Arc::new(Snapshot { file, size, generation, recent });
         let (path, thread, when) = (path.to_path_buf(), caller.pid, Instant::now());
         *lock(&self.last) = Some(Last { path, thread, when, snapshot: Arc::clone(&snapshot) });
         Ok(snapshot)
@@ -162,15 +171,16 @@ impl File for Snapshot {
         if access != Access::Read {
             return Ok(handle);
         }
-        let text = match self.text.upgrade() {
+        let text = match self.recent.take(self.generation) {
             Some(text) => text,
-            None => read_whole(&self.file, caller)?.into(),
+            // Somebody else has opened it, or many others have been made since.
+            None => read_whole(&self.file, caller)?,
         };
         if generation(&*self.file, &text) != self.generation {
             // The kernel looks the name up again.
             return Err(Errno::ESTALE);
         }
-        let mut kept = Kept::new(&self.budget, caller.uid);
+        let mut kept = Kept::new(&self.recent.budget, caller.uid);
         kept.set(text.len())?;
         Ok(Box::new(SnapshotHandle { text, _kept: kept }))
     }
@@ -201,7 +211,7 @@ impl File for Snapshot {
 }
 
 struct SnapshotHandle {
-    text: Arc<[u8]>,
+    text: Vec<u8>,
     _kept: Kept,
 }
 

@@ -27,6 +27,8 @@ use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 const MAX_RECENT: usize = 64;
 /// Descriptors that there must be for each open queue: its own, up to five, and those of its readers and writers.
 const DESCRIPTORS_FOR_EACH: u64 = 24;
+/// Queues kept open by names only, where descriptors allow more: each takes some 10 KiB with its names.
+const MAX_CROWD: u64 = 4096;
 /// How long the opening of a queue waits for others to be closed, where there are far too many.
 const CROWD_PAUSE: Duration = Duration::from_millis(300);
 /// Plain directories remembered.
@@ -77,7 +79,7 @@ impl Queues {
             log: Arc::clone(log),
         };
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let limit = usize::try_from(descriptors / DESCRIPTORS_FOR_EACH).unwrap_or(usize::MAX);
+        let limit = usize::try_from((descriptors / DESCRIPTORS_FOR_EACH).min(MAX_CROWD)).unwrap_or(usize::MAX);
         let crowd = Crowd { limit, state: Mutex::default(), changed: Condvar::new() };
         let (open, recent, plain) = (Mutex::default(), Mutex::default(), Mutex::default());
         Self { open, recent, plain, crowd, common: Arc::new(common) }

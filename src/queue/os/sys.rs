@@ -146,6 +146,15 @@ pub(crate) fn leave_descriptor_table() -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Gives memory that has been freed back to the system, where the allocator keeps it. May take milliseconds.
+pub(crate) fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointer, and any thread may call it at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// `FUSE_DEV_IOC_BACKING_CLOSE`: the kernel need not read a file itself any more that it was told to by this number.
 pub(crate) fn close_backing(device: BorrowedFd<'_>, id: u32) -> io::Result<()> {
     const BACKING_CLOSE: rustix::ioctl::Opcode = rustix::ioctl::opcode::write::<u32>(229, 2);
