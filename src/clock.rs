@@ -2,7 +2,8 @@
 //!
 //! The wall clock costs about as much as the rest of an append. `FastClock` reads the processor's time stamp counter
 //! instead and sets it by the wall clock once a millisecond, so that it follows every step of that clock. So stamps of two
-//! queues differ from the order of their appends by the error of two such settings, less than a microsecond.
+//! queues differ from the order of their appends by the error of two such settings, less than a microsecond
+//! (`tests/times.rs`).
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
@@ -16,16 +17,19 @@ pub fn now_ns() -> u64 {
 /// Nanoseconds since this machine was started, suspensions included: the machine's own clock, also in a container that
 /// has been given another one (a time namespace). Never jumps; meaningless after a restart.
 pub fn boot_ns() -> u64 {
-    static AHEAD_NS: OnceLock<i64> = OnceLock::new();
-    let ahead_ns = *AHEAD_NS.get_or_init(|| {
-        let offsets = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
-        boot_clock_ahead_ns(&offsets).unwrap_or(0)
-    });
-    read(libc::CLOCK_BOOTTIME).saturating_add_signed(ahead_ns.saturating_neg())
+    read(libc::CLOCK_BOOTTIME).saturating_add_signed(boot_ahead_ns().saturating_neg())
 }
 
-/// How far the boot-time clock of a time namespace is ahead of the machine's, as `timens_offsets` has it: clock, seconds,
-/// nanoseconds.
+/// How far the boot-time clock that this process is shown is ahead of the machine's, in nanoseconds.
+pub(crate) fn boot_ahead_ns() -> i64 {
+    static AHEAD_NS: OnceLock<i64> = OnceLock::new();
+    *AHEAD_NS.get_or_init(|| {
+        let offsets = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+        boot_clock_ahead_ns(&offsets).unwrap_or(0)
+    })
+}
+
+/// As `timens_offsets` has it: clock, seconds, nanoseconds.
 fn boot_clock_ahead_ns(offsets: &str) -> Option<i64> {
     let line = offsets.lines().find_map(|line| line.strip_prefix("boottime"))?;
     let mut numbers = line.split_whitespace().map(str::parse::<i64>);

@@ -3,14 +3,6 @@
 //! One process appends to a queue, any number of others read it; the queue is a directory of files that all of them map.
 //! An append is a copy, a checksum and a store, without a system call; a read lends the payload out of the mapping.
 //!
-//! **fork.** A writer, a reader and a notifier belong to the process that opened them. In a child that was forked while
-//! they were open each call is an error ([`Error::Forked`]; [`QueueReader::commit`] does nothing), and dropping them there
-//! touches neither the queue nor its locks. Open them after the fork. An opened [`Queue`] and its scanners may be used
-//! on both sides. The locks are held for as long as any of the two processes has the descriptors open.
-//!
-//! **Trust.** Whoever may write to a queue's files may change a message while you look at its payload, which a reader lends
-//! from shared memory: see [`Message::payload`].
-//!
 //! ```
 //! use chronfs::Queue;
 //! use chronfs::queue::{Entry, Settings};
@@ -66,8 +58,15 @@
 //!
 //! [`Queue`], [`Waiter`](queue::Waiter) and [`Notifier`](queue::Notifier) are `Send` and `Sync`. [`QueueWriter`],
 //! [`QueueReader`], [`FanInReader`](queue::FanInReader) and [`Scanner`](queue::Scanner) are `Send`: one thread uses them at
-//! a time. A writer has helper threads, which end when it is dropped. Nothing of this may be used in a child after
-//! `fork`, which has the locks' descriptors but not the threads: open the queue again there.
+//! a time. A writer has helper threads, which end when it is dropped.
+//!
+//! A writer, a reader and a notifier belong to the process that opened them. In a child that was forked while they were
+//! open each call is an error ([`Error::Forked`]; [`QueueReader::commit`] does nothing), and dropping them there touches
+//! neither the queue nor its locks: open them after the fork. An opened [`Queue`] and its scanners may be used on both
+//! sides. The locks are held for as long as any of the two processes has the descriptors open.
+//!
+//! A queue that is removed wakes nobody: [`QueueReader::wait`] looks once a second, and ends with an error; whoever waits
+//! with a [`Waiter`](queue::Waiter) asks [`Queue::check_present`]. Its writer refuses further work within a second.
 //!
 //! # Signals
 //!
@@ -82,7 +81,7 @@
 //! is verified before it is lent, and it is memory that others map as well: whoever may write to the queue's files can
 //! change it afterwards, and whoever cuts them short turns it to zeros. A program that reads queues of somebody whom it
 //! does not trust copies the payload before it checks it, or reads with a [`Scanner`](queue::Scanner), which copies
-//! before it verifies. A queue is not protected from those who may write to its directory.
+//! before it verifies; see [`Message::payload`]. A queue is not protected from those who may write to its directory.
 //!
 //! What is tested of this, and how: `docs/reliability.md` in the repository.
 

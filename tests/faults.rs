@@ -76,6 +76,53 @@ fn too_few_descriptors_are_an_error() {
     assert_eq!(queue.writer().unwrap().append(1, b"still sound").unwrap(), before + 1);
 }
 
+/// Whether containers can have clocks of their own.
+fn has_time_namespaces(dir: &Path) -> bool {
+    let is_there = sh(dir, "unshare -T --boottime 100000 true").status.success();
+    if !is_there {
+        common::need::skip("there are no time namespaces");
+    }
+    is_there
+}
+
+/// A container whose boot-time clock is a day ahead: what it stamps is of now, and so is what it is shown.
+#[test]
+fn a_time_namespace_makes_nobody_old_or_of_the_future() {
+    let dir = tempfile::tempdir().unwrap();
+    if !require(Need::Admin) || !has_time_namespaces(dir.path()) {
+        return;
+    }
+    let settings = Settings { reader_ttl_ns: Some(60_000_000_000), retain_segments: Some(1), ..SMALL };
+    let queue = filled(&dir.path().join("q"), &settings, 1, |_| vec![b'x'; 900]);
+    let ahead = "unshare -T --boottime 100000";
+    for (there, here) in [(ahead, ""), ("", ahead), (ahead, "unshare -T --boottime 5")] {
+        let ok = |place: &str, script: &str| {
+            let output = sh(dir.path(), &script.replace("IN", place));
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{script} {place}: {stderr}");
+            common::text(&output.stdout)
+        };
+        ok(there, "IN $cli tail --reader alice --commit q");
+        let idle = ok(here, "IN $cli inspect --json q | jq '.readers[0].heartbeat_age_ms'");
+        assert!(idle.trim().parse::<u64>().is_ok_and(|idle| idle < 50_000), "{there:?} {here:?}: {idle}");
+        // A writer, with his heartbeat from there.
+        let mut writer = Command::new("timeout");
+        let words = there.split_whitespace().chain([CLI, "append", "q"]);
+        writer.arg("60").args(words).current_dir(dir.path()).stdin(Stdio::piped()).stderr(Stdio::null());
+        let mut writer = Running::new(writer.spawn().unwrap());
+        writer.child().stdin.as_mut().unwrap().write_all(b"hello\n").unwrap();
+        until("it writes", || queue.writer_info().pid.is_some());
+        assert_eq!(ok(here, "IN $cli inspect --json q | jq -r .writer.state"), "alive\n", "{there:?} {here:?}");
+        writer.child().stdin = None;
+        assert!(writer.output().status.success());
+    }
+    // Nothing that the reader has not consumed goes.
+    let before = queue.reader_position("alice").unwrap();
+    common::append(&mut common::writer(&queue), 500, |_| vec![b'x'; 900]);
+    queue.apply_retention().unwrap();
+    assert!(queue.bounds().unwrap().first_seq <= before);
+}
+
 /// Detached with the test, also when that fails.
 struct ReadOnly<'a>(&'a Path);
 

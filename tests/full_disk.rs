@@ -3,46 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs::File;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use chronfs::queue::{Entry, Error, Queue, Settings};
 use rustix::fs::{FallocateFlags, fallocate};
 
 mod common;
 
-use common::count;
-use common::need::{Need, require};
-
-struct SmallDisk {
-    dir: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    #[track_caller]
-    fn new(size: &str) -> Option<Self> {
-        if !require(Need::Admin) {
-            return None;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let options = format!("size={size}");
-        let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", &options, "chronfs-test"]).arg(dir.path());
-        assert!(command.status().unwrap().success());
-        Some(Self { dir })
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
-    }
-}
+use common::{SMALL, SmallDisk, count};
 
 fn is_full(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
@@ -73,34 +41,110 @@ fn a_queue_on_a_full_disk_refuses_appends_and_goes_on_when_there_is_room() {
         name.to_string_lossy().ends_with(".tmp")
     });
     assert_eq!(leftovers.count(), 0, "half a segment was left");
-    free(&ballast);
+    common::free(&ballast);
     assert_eq!(writer.append(1, &[7; 500]).unwrap(), appended + 1);
     drop(writer);
     assert_eq!(count(&Queue::open(&path).unwrap()), appended + 1);
 }
 
+/// What lies in a directory.
+fn names(path: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(path).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+}
+
 #[test]
-fn creating_a_queue_on_a_full_disk_fails_and_leaves_no_half_queue() {
-    let Some(disk) = SmallDisk::new("100k") else { return };
-    let path = disk.path("q");
-    let settings = Settings { segment_size: 1 << 20, ..Settings::default() };
-    let error = Queue::create(&path, &settings).unwrap_err();
-    assert!(is_full(&error), "{error}");
-    assert!(!Queue::exists(&path).unwrap());
-    assert!(matches!(Queue::open(&path), Err(Error::NotAQueue { .. })));
+fn creating_a_queue_on_a_full_disk_leaves_nothing_and_works_when_there_is_room() {
+    // By pages, and by files.
+    let limits = (3..26).map(|pages| format!("size={}k", pages * 4)).chain((2..9).map(|n| format!("nr_inodes={n}")));
+    let (mut failed, mut created) = (0, 0);
+    for limit in limits {
+        let Some(disk) = SmallDisk::with(&limit) else { return };
+        let path = disk.path("deep/er/q");
+        match Queue::create(&path, &SMALL) {
+            Ok(queue) => {
+                created += 1;
+                assert_eq!(count(&queue), 0);
+            }
+            Err(error) => {
+                failed += 1;
+                assert!(is_full(&error), "{limit}: {error}");
+                assert_eq!(names(disk.root()), [""; 0], "{limit}");
+                if std::fs::create_dir(disk.path("there")).is_ok() && Queue::create(disk.path("there"), &SMALL).is_err()
+                {
+                    assert_eq!(names(&disk.path("there")), [""; 0], "{limit}");
+                }
+                disk.remount("size=1m,nr_inodes=100");
+                let queue = Queue::create(&path, &SMALL).unwrap();
+                assert_eq!(queue.writer().unwrap().append(1, b"there is room").unwrap(), 1);
+            }
+        }
+    }
+    assert!(failed > 10 && created > 2, "{failed} failed, {created} were created");
 }
 
-/// Takes what room there is left.
-fn fill(disk: &SmallDisk) -> PathBuf {
-    let path = disk.path("fill");
-    let mut file = File::create(&path).unwrap();
-    while file.write_all(&[1; 4096]).is_ok() {}
-    path
+#[test]
+fn a_writer_that_goes_on_where_it_was_needs_no_room() {
+    let Some(disk) = SmallDisk::new("1m") else { return };
+    let queue = Queue::create(disk.path("q"), &SMALL).unwrap();
+    queue.writer().unwrap().append(1, b"before").unwrap();
+    let lock = disk.path("q/writer.lock");
+    // What a process with a longer number has left.
+    std::fs::write(&lock, [&std::fs::read(&lock).unwrap()[..], &[b'\n'; 100]].concat()).unwrap();
+    disk.fill();
+    for seq in 2..5 {
+        assert_eq!(queue.writer().unwrap().append(1, b"more").unwrap(), seq);
+    }
+    let text = std::fs::read_to_string(lock).unwrap();
+    assert!(text.starts_with(&format!("pid {}\n", std::process::id())) && !text.contains("\n\n"), "{text}");
 }
 
-/// Gives that room back; at once, though another test's child may just be inheriting the file.
-fn free(ballast: &Path) {
-    File::options().write(true).open(ballast).unwrap().set_len(0).unwrap();
+#[test]
+fn what_retention_lets_go_is_room_on_a_full_disk() {
+    let Some(disk) = SmallDisk::new("1m") else { return };
+    let queue = Queue::create(disk.path("q"), &Settings { retain_segments: Some(2), ..SMALL }).unwrap();
+    let mut writer = queue.writer().unwrap();
+    common::append(&mut writer, 1000, |_| vec![7; 500]);
+    let ballast = disk.fill();
+    // Each roll needs a segment: that of one that retention has let go. It is refused while another test's child, which
+    // inherits all files for a moment, has that one open.
+    for _ in 0..2000 {
+        common::until("there is room", || writer.append(1, &[7; 500]).is_ok());
+    }
+    drop(writer);
+    assert!(queue.apply_retention().unwrap().pins.is_empty());
+    let mut writer = queue.writer().unwrap();
+    common::append(&mut writer, 2000, |_| vec![7; 500]);
+    drop(writer);
+    let bounds = queue.bounds().unwrap();
+    assert_eq!(bounds.next_seq, 5001);
+    assert!(bounds.first_seq > 4000, "{bounds:?}");
+    common::free(&ballast);
+}
+
+#[test]
+#[cfg(feature = "bus")]
+fn markers_on_a_full_disk_are_written_whole_or_stay_as_they_were() {
+    use chronfs::bus;
+    let Some(disk) = SmallDisk::new("1m") else { return };
+    let queue = Queue::create(disk.path("q"), &SMALL).unwrap();
+    let lease = |payload: &str| bus::write_lease(queue.path(), std::time::Duration::from_secs(60), payload);
+    lease("before").unwrap();
+    let before = names(queue.path());
+    let ballast = disk.fill();
+    assert!(is_full(&lease("after").unwrap_err()));
+    assert_eq!(bus::lease(queue.path()).unwrap().unwrap().payload, b"before");
+    // An empty file takes no room here; if it did, there would be none.
+    let _ = bus::mark_ready(queue.path());
+    bus::unmark_ready(queue.path()).unwrap();
+    let (mut now, mut before) = (names(queue.path()), before);
+    now.sort();
+    before.sort();
+    assert_eq!(now, before, "something was left");
+    common::free(&ballast);
+    lease("after").unwrap();
+    bus::mark_ready(queue.path()).unwrap();
+    assert_eq!(bus::lease(queue.path()).unwrap().unwrap().payload, b"after");
 }
 
 /// Makes a hole in a file: what `cp --sparse=always`, `rsync -S` and `fallocate -d` leave where they find zeros.
@@ -122,15 +166,15 @@ fn a_writer_makes_room_in_a_tail_with_holes_or_is_refused_and_leaves_no_trace() 
     queue.writer().unwrap().append(1, &[7; 500]).unwrap();
     let segment = disk.path("q/000000000.q");
     punch(&segment, 64 << 10, u64::from(SEGMENT) - (128 << 10));
-    let ballast = fill(&disk);
+    let ballast = disk.fill();
     let before = queue.writer_info().epoch;
     let error = queue.writer().unwrap_err();
     assert!(is_full(&error) && error.to_string().contains("000000000.q"), "{error}");
     assert_eq!((queue.writer_info().epoch, queue.writer_info().pid), (before, None));
-    free(&ballast);
+    common::free(&ballast);
     let mut writer = queue.writer().unwrap();
     // All of the segment is the writer's now.
-    fill(&disk);
+    disk.fill();
     while writer.next_seq() < 900 {
         writer.append(1, &[7; 500]).unwrap();
     }
@@ -163,7 +207,7 @@ fn no_message_is_acknowledged_that_had_no_room() {
         let mut appended = writer.append(1, &vec![7; payload]).unwrap();
         let hole = u64::from(queue.bounds().unwrap().head.offset).next_multiple_of(4096) + distance * 4096;
         punch(&path.join("000000000.q"), hole, u64::from(SEGMENT) - 4096 - hole);
-        let ballast = fill(&disk);
+        let ballast = disk.fill();
         for _ in 0..3 {
             let error = loop {
                 match writer.append(1, &vec![7; payload]) {
@@ -176,7 +220,7 @@ fn no_message_is_acknowledged_that_had_no_room() {
             assert!(is_full(&error) || error.to_string().contains("no space left on device"), "{error}");
         }
         check_acknowledged(&path, appended);
-        free(&ballast);
+        common::free(&ballast);
         match writer.append(1, &vec![7; payload]) {
             Ok(seq) => {
                 assert_eq!(seq, appended + 1);
@@ -200,14 +244,14 @@ fn a_record_filled_in_place_that_had_no_room_is_not_acknowledged() {
     let queue = queue_of_large_segments(&disk);
     let mut writer = queue.writer().unwrap();
     punch(&disk.path("q/000000000.q"), 8 << 10, u64::from(SEGMENT) - (16 << 10));
-    let ballast = fill(&disk);
+    let ballast = disk.fill();
     let mut record = writer.reserve(1, 20_000).unwrap();
     record.fill(7);
     let error = record.commit().unwrap_err();
     assert!(is_full(&error), "{error}");
     assert!(is_full(&writer.reserve(1, 20_000).unwrap_err()));
     assert_eq!(count(&Queue::open(disk.path("q")).unwrap()), 0);
-    free(&ballast);
+    common::free(&ballast);
     let mut record = writer.reserve(1, 20_000).unwrap();
     record.fill(7);
     assert_eq!(record.commit().unwrap(), 1);
@@ -222,7 +266,7 @@ fn a_commit_that_has_no_room_is_an_error_that_says_so() {
     let mut reader = queue.reader("alice").unwrap();
     assert!(reader.next().unwrap().is_some());
     punch(&disk.path("q/readers/alice.meta"), 0, 4096);
-    fill(&disk);
+    disk.fill();
     let error = reader.commit_sync().unwrap_err();
     assert!(is_full(&error) && error.to_string().contains("alice.meta"), "{error}");
 }
@@ -232,11 +276,11 @@ fn a_reader_is_opened_or_refused_on_a_full_disk() {
     let Some(disk) = SmallDisk::new("1m") else { return };
     let queue = queue_of_large_segments(&disk);
     drop(queue.reader("alice").unwrap());
-    let ballast = fill(&disk);
+    let ballast = disk.fill();
     drop(queue.reader("alice").unwrap());
     let error = queue.reader("bob").unwrap_err();
     assert!(is_full(&error), "{error}");
     assert_eq!(queue.reader_names().unwrap(), ["alice"]);
-    free(&ballast);
+    common::free(&ballast);
     drop(queue.reader("bob").unwrap());
 }

@@ -6,7 +6,7 @@ mod common;
 
 use chronfs::Queue;
 use chronfs::queue::Settings;
-use common::{TestMount, until};
+use common::{SmallDisk, TestMount, until};
 
 /// A mount with the queue `q`, whose messages fit into 64 KiB.
 fn mount() -> Option<TestMount> {
@@ -112,4 +112,47 @@ def whole():
 print(told(whole), messages()[-1] == lines.split(b"\n")[-2])
 "#;
     assert_eq!(python(&mount, script), "True EMSGSIZE\nEMSGSIZE True\n");
+}
+
+/// Through one handle that stays open, and others.
+#[test]
+fn a_full_disk_is_an_error_until_there_is_room() {
+    let mut disk = None;
+    let settings = Settings { segment_size: 64 << 10, ..Settings::default() };
+    let prepare = |root: &std::path::Path| {
+        disk = SmallDisk::over(root, "size=600k");
+        if disk.is_some() {
+            drop(Queue::create(root.join("q"), &settings).unwrap());
+        }
+    };
+    let Some(mount) = TestMount::over(prepare, "rw,segment_size=64KiB") else { return };
+    let Some(disk) = disk else { return };
+    let script = r#"
+fd, n = append("txt"), 0
+def line(): return b"%d %s\n" % (n, b"x" * 400)
+while told(lambda: os.write(fd, line())) == len(line()): n += 1
+print(told(lambda: os.write(fd, line())), len(messages()) == n > 700)
+print(told(lambda: os.write(append("txt"), b"z" * 500 + b"\n")), told(lambda: os.mkdir("new")) in (None, "ENOSPC"))
+print(told(lambda: open("q/LEASE", "w").write("x")), os.path.exists("q/LEASE"))
+os.truncate("../root/ballast", 0)
+while n < 1000:
+    assert os.write(fd, line()) == len(line())
+    n += 1
+os.close(fd)
+os.write(append("txt"), b"z" * 500 + b"\n")
+open("q/LEASE", "w").write("x")
+print(len(messages()) == n + 1, [m.split()[0] for m in messages()[:-1]] == [b"%d" % i for i in range(n)])
+"#;
+    std::fs::write(disk.path("ballast"), vec![1; 200 << 10]).unwrap();
+    assert_eq!(python(&mount, script), "ENOSPC True\nENOSPC True\nENOSPC False\nTrue True\n");
+    // What is derived is not stored, and read all the same.
+    let read = mount.ok("cksum < q/messages.txt; tail -n 1 q/messages.jsonl | jq -r .payload");
+    disk.fill();
+    assert_eq!(mount.ok("cksum < q/messages.txt; tail -n 1 q/messages.jsonl | jq -r .payload"), read);
+    assert!(mount.ok("cat q/status q/messages/1 q/messages.hex | wc -l").trim().parse::<u64>().unwrap() > 1000);
+}
+
+#[test]
+fn a_plain_user_can_do_all_of_this() {
+    common::plain_user::run_tests_again("a_plain_user_can_do_all_of_this");
 }

@@ -4,7 +4,9 @@
 
 mod common;
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use chronfs::Queue;
 use chronfs::queue::Settings;
@@ -258,6 +260,51 @@ fn a_bus_of_a_thousand_queues_is_listed_and_merged() {
     assert_eq!(mount.ok("ls -l d*/ | grep -c ' q'"), "1000\n");
     assert_eq!(mount.ok("wc -l < .merged/messages.txt"), "1000\n");
     assert_eq!(mount.ok("grep -c ^chronfs_queue_messages .chronfs/metrics"), "1000\n");
+}
+
+/// However fast retention is, and whatever names are opened meanwhile.
+#[test]
+fn a_merged_follower_gets_each_message_once() {
+    let settings = Settings { segment_size: 65536, retain_bytes: Some(2 << 16), ..Settings::default() };
+    let Some(mount) = TestMount::over(|root| drop(Queue::create(root.join("q"), &settings).unwrap()), "rw") else {
+        return;
+    };
+    let queue = Queue::open(mount.root().join("q")).unwrap();
+    let mut follower = mount.start("cat", &[".merged/follow.txt"]);
+    mount.wait_until_blocked(&follower);
+    let mut lines = BufReader::new(follower.child().stdout.take().unwrap()).lines();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (mount, over) = (&mount, &over);
+        scope.spawn(move || {
+            let mut writer = writer(&queue);
+            while !over.load(Ordering::Relaxed) {
+                let seq = writer.next_seq();
+                writer.append(1, format!("{seq} {}", "-".repeat(300)).as_bytes()).unwrap();
+                (0..20_000).for_each(|_| std::hint::spin_loop());
+            }
+        });
+        for name in ["q/messages.txt", "q/messages.jsonl", "q/messages/last"] {
+            let path = mount.mountpoint().join(name);
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    // Retention may win: then it is an error for this one.
+                    drop(std::fs::File::open(&path));
+                }
+            });
+        }
+        let (mut last, mut rolls) = (0, 0);
+        while rolls < 100
+            && let Some(line) = lines.next()
+        {
+            // Overtaken by retention, `cat` ends with an error: fewer rolls, and no line that was there before.
+            let Ok(line) = line else { break };
+            let number: u64 = line.split(' ').next().unwrap().parse().unwrap();
+            assert!(number > last, "{number} after {last}");
+            (last, rolls) = (number, number / 190);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]

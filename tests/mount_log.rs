@@ -261,3 +261,8 @@ fn whatever_is_opened_can_be_read_however_fast_retention_is() {
     });
     assert!(opened.iter().all(|count| *count > 20), "{opened:?}");
 }
+
+#[test]
+fn a_plain_user_can_do_all_of_this() {
+    common::plain_user::run_tests_again("a_plain_user_can_do_all_of_this");
+}

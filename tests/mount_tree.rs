@@ -303,6 +303,54 @@ fn a_lease_is_written_read_and_given_up() {
 }
 
 #[test]
+fn a_follower_of_a_reader_is_told_what_retention_took_meanwhile() {
+    let settings =
+        Settings { segment_size: 65536, retain_segments: Some(1), max_lag_bytes: Some(0), ..Settings::default() };
+    let prepare = |root: &std::path::Path| {
+        let queue = Queue::create(root.join("q"), &settings).unwrap();
+        queue.add_reader("a").unwrap();
+        common::append(&mut writer(&queue), 500, |_| vec![b'x'; 900]);
+        queue.apply_retention().unwrap();
+        assert!(queue.bounds().unwrap().first_seq > 1);
+    };
+    let Some(mount) = TestMount::over(prepare, "rw") else { return };
+    for name in ["follow.txt", "follow.jsonl", "take.txt"] {
+        let script = format!("exec 3< q/readers/a/{name}; cat <&3; head -c 4 <&3");
+        let output = mount.sh(&script);
+        let complaint = text(&output.stderr);
+        assert!(complaint.contains("Broken pipe") && complaint.lines().count() == 1, "{name}: {complaint}");
+        assert_eq!(output.stdout.len(), 4, "{name}: it goes on behind");
+    }
+}
+
+#[test]
+fn who_waits_for_a_queue_that_is_removed_is_told() {
+    let Some(mount) = mount() else { return };
+    mount.ok("mkdir q/readers/a; echo end > q/readers/a/position");
+    let names = ["q/follow.txt", "q/readers/a/follow.jsonl", "q/readers/a/take.txt", "q/since/3/follow.txt"];
+    let waiting = names.map(|name| mount.start("cat", &[name]));
+    waiting.iter().for_each(|waiting| mount.wait_until_blocked(waiting));
+    std::fs::remove_dir_all(mount.root().join("q")).unwrap();
+    drop(Queue::create(mount.root().join("q"), &Settings::default()).unwrap());
+    append(&mount, &[b"of another queue"]);
+    for (name, waiting) in names.iter().zip(waiting) {
+        let output = waiting.output();
+        assert!(text(&output.stderr).contains("Stale file handle"), "{name}: {output:?}");
+    }
+    assert_eq!(mount.ok("cat q/messages.txt"), "of another queue\n");
+}
+
+#[test]
+fn a_directory_that_is_leased_can_become_a_queue() {
+    let Some(mount) = TestMount::new() else { return };
+    mount.ok("mkdir new; echo momentum > new/LEASE; touch new/READY; echo first > new/append.txt");
+    assert_eq!(
+        mount.ok("cat new/messages.txt; jq -r .payload new/LEASE; ls new/READY"),
+        "first\nmomentum\nnew/READY\n"
+    );
+}
+
+#[test]
 fn a_plain_user_can_do_all_of_this() {
     common::plain_user::run_tests_again("a_plain_user_can_do_all_of_this");
 }

@@ -129,3 +129,8 @@ fn a_gap_in_bin_is_an_error_to_whoever_sends_or_maps() {
     mount.ok("mkdir p; printf 'abc\\ndef\\n' > p/append.txt");
     assert_eq!(mount.ok(&format!("python3 -S -c \"{sound}\"")), "b'abcdef'\n");
 }
+
+#[test]
+fn a_plain_user_can_do_all_of_this() {
+    common::plain_user::run_tests_again("a_plain_user_can_do_all_of_this");
+}

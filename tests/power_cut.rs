@@ -11,90 +11,20 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use chronfs::queue::{Entry, Queue, Settings};
 
 mod common;
 
-use common::need::{Need, require};
-use common::{Random, Running, SMALL};
+use common::{Disk, Random, Running, SMALL};
 
 const QUEUE: &str = "CHRONFS_CUT_QUEUE";
 const SEED: &str = "CHRONFS_CUT_SEED";
 
 fn payload(seq: u64) -> Vec<u8> {
     common::payload(seq, 3000)
-}
-
-/// A file system in a file, unmounted and removed at the end whatever happens.
-struct Disk {
-    dir: tempfile::TempDir,
-}
-
-impl Disk {
-    #[track_caller]
-    fn new(kind: &'static str, megabytes: u64) -> Option<Self> {
-        if !require(Need::Mkfs(kind)) {
-            return None;
-        }
-        let disk = Self { dir: tempfile::tempdir().unwrap() };
-        File::create(disk.image()).unwrap().set_len(megabytes << 20).unwrap();
-        std::fs::create_dir(disk.mountpoint()).unwrap();
-        assert!(Command::new(format!("mkfs.{kind}")).arg("-q").arg(disk.image()).status().unwrap().success());
-        assert!(disk.mount(), "cannot mount a {kind} image");
-        Some(disk)
-    }
-
-    fn image(&self) -> PathBuf {
-        self.dir.path().join("image")
-    }
-
-    fn mountpoint(&self) -> PathBuf {
-        self.dir.path().join("mnt")
-    }
-
-    fn mount(&self) -> bool {
-        let mounted = Command::new("mount").args(["-o", "loop"]).arg(self.image()).arg(self.mountpoint()).output();
-        mounted.is_ok_and(|output| output.status.success())
-    }
-
-    /// Cuts the power: nothing that is not on the disk gets there. `with_log`: the journal's memory does.
-    fn cut(&self, with_log: bool) {
-        shut_down(&File::open(self.mountpoint()).unwrap(), if with_log { 1 } else { 2 });
-    }
-
-    fn mount_again(&self) {
-        // The killed child's last system calls may still be ending.
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !self.unmount() {
-            assert!(Instant::now() < deadline, "it can't be unmounted");
-            std::thread::yield_now();
-        }
-        assert!(self.mount(), "it can't be mounted again");
-    }
-
-    fn unmount(&self) -> bool {
-        Command::new("umount").arg(self.mountpoint()).output().is_ok_and(|output| output.status.success())
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        if !self.unmount() {
-            let _ = Command::new("umount").arg("-l").arg(self.mountpoint()).output();
-        }
-    }
-}
-
-#[allow(unsafe_code)]
-fn shut_down(file: &File, flag: u32) {
-    const FS_IOC_SHUTDOWN: libc::c_ulong = 0x8004_587d;
-    // SAFETY: the call reads one number through the pointer.
-    let done = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(file), FS_IOC_SHUTDOWN, &raw const flag) };
-    assert_eq!(done, 0, "shut down: {}", std::io::Error::last_os_error());
 }
 
 /// What the child does until the power goes: appends, syncs, reads, and says what is safe now.

@@ -275,3 +275,49 @@ fn a_scan_close_behind_the_writer_never_takes_a_half_written_record_for_damage()
     }
     writing.join().unwrap();
 }
+
+/// Removes a queue, and creates another one there if it is said so.
+fn remove(queue: &Queue, replace: bool) {
+    std::fs::remove_dir_all(queue.path()).unwrap();
+    if replace {
+        Queue::create(queue.path(), &SMALL).unwrap();
+    }
+}
+
+#[test]
+fn who_waits_for_a_queue_that_is_removed_is_told() {
+    for replace in [false, true] {
+        let (_dir, queue) = new_queue(&SMALL);
+        let mut reader = queue.reader("alice").unwrap();
+        assert!(queue.check_present().is_ok());
+        let error = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| reader.wait(None).unwrap_err());
+            remove(&queue, replace);
+            waiting.join().unwrap()
+        });
+        assert!(error.to_string().contains("it has been removed"), "{error}");
+        assert!(queue.check_present().is_err());
+    }
+    let (dir, queue) = new_queue(&SMALL);
+    std::fs::rename(queue.path(), dir.path().join("moved")).unwrap();
+    assert!(queue.check_present().is_ok(), "it is there, under another name");
+    std::fs::remove_file(dir.path().join("moved/control.meta")).unwrap();
+    assert!(queue.check_present().is_ok(), "it is damaged");
+}
+
+#[test]
+fn a_writer_whose_queue_is_removed_refuses_work() {
+    for replace in [false, true] {
+        let (_dir, queue) = new_queue(&SMALL);
+        let mut writer = queue.writer().unwrap();
+        writer.append(1, b"before").unwrap();
+        remove(&queue, replace);
+        let mut refused = None;
+        common::until("an append is refused", || {
+            refused = writer.append(1, b"after").err();
+            refused.is_some()
+        });
+        let error = refused.unwrap();
+        assert!(matches!(&error, Error::Poisoned { .. }) && error.to_string().contains("removed"), "{error}");
+    }
+}

@@ -3,9 +3,10 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use chronfs::queue::{Error, Queue, Settings, WriterOptions};
+use chronfs::queue::{Entry, Error, Queue, Scanner, Settings, WriterOptions};
 
 const SEGMENT: u32 = 64 << 10;
 const HOUR: u64 = 3_600_000_000_000;
@@ -195,4 +196,50 @@ fn a_cursor_that_was_moved_looks_changed() {
     reader.commit();
     drop(reader);
     assert_ne!(look(&cursor), seen);
+}
+
+/// The timestamp and payload of the next message, and whether there was one before it was `over`.
+fn next_stamp(scanner: &mut Scanner, over: &AtomicBool) -> Option<(u64, u64)> {
+    let mut looks = 0_u32;
+    while !over.load(Ordering::Relaxed) {
+        if let Some(Entry::Message(message)) = scanner.next().unwrap() {
+            return Some((message.timestamp_ns, u64::from_le_bytes(message.payload[..8].try_into().unwrap())));
+        }
+        looks += 1;
+        if looks.is_multiple_of(1000) { std::thread::yield_now() } else { std::hint::spin_loop() }
+    }
+    None
+}
+
+/// The bound that src/clock.rs states: one asks in a queue, another one answers in another queue, with the time of the question.
+#[test]
+fn what_follows_from_a_message_is_stamped_at_most_a_microsecond_before_it() {
+    const BOUND_NS: u64 = 1_000;
+    let rounds = if std::env::var_os("CHRONFS_SOAK").is_some() { 5_000_000 } else { 20_000 };
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { segment_size: 16 << 20, retain_segments: Some(2), ..Settings::default() };
+    let [asked, answered] = ["asked", "answered"].map(|name| Queue::create(dir.path().join(name), &settings).unwrap());
+    let over = AtomicBool::new(false);
+    let (mut early, mut worst) = (0_u64, 0);
+    std::thread::scope(|scope| {
+        let (mut questions, mut answers) = (asked.scan().unwrap(), answered.scan().unwrap());
+        let (over, answered) = (&over, &answered);
+        scope.spawn(move || {
+            let mut writer = answered.writer().unwrap();
+            while let Some((stamp, _)) = next_stamp(&mut questions, over) {
+                writer.append(1, &stamp.to_le_bytes()).unwrap();
+            }
+        });
+        let mut writer = asked.writer().unwrap();
+        for _ in 0..rounds {
+            writer.append(1, &[0; 8]).unwrap();
+            let (answer, question) = next_stamp(&mut answers, over).unwrap();
+            let before = question.saturating_sub(answer);
+            early += u64::from(before > 0);
+            worst = before.max(worst);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    eprintln!("of {rounds} answers {early} were stamped before their question, the worst by {worst} ns");
+    assert!(worst <= BOUND_NS, "{early} of {rounds}, the worst by {worst} ns");
 }

@@ -97,6 +97,8 @@ pub struct Endpoint {
 struct Node {
     watch: Watch,
     endpoint: Option<Endpoint>,
+    /// Why nobody knows what is in it.
+    trouble: Option<i32>,
 }
 
 /// Whether changes in a directory are notified.
@@ -105,8 +107,8 @@ enum Watch {
     On(WatchDescriptor),
     /// The system has no more watches for this user.
     Exhausted,
-    /// This user may not read the directory.
-    Denied,
+    /// The directory can't be read.
+    Off,
 }
 
 /// Finds the queues below a directory, and notices when they come, go, become ready or lose their lease.
@@ -226,10 +228,11 @@ impl RouterDiscovery {
         self.nodes.values().filter(|node| node.watch == Watch::Exhausted).count()
     }
 
-    /// The directories that this user may not read: whatever is in them is not found. They are tried again whenever
-    /// everything is looked at.
-    pub fn denied(&self) -> impl Iterator<Item = &Path> {
-        self.nodes.iter().filter(|(_, node)| node.watch == Watch::Denied).map(|(path, _)| path.as_path())
+    /// The directories that can't be read, and why: this user may not, or they lie on a dead mount, a broken disk. Whatever
+    /// is in them is not found. They are tried again whenever everything is looked at.
+    pub fn denied(&self) -> impl Iterator<Item = (&Path, io::Error)> {
+        let reason = |node: &Node| node.trouble.map(io::Error::from_raw_os_error);
+        self.nodes.iter().filter_map(move |(path, node)| Some((path.as_path(), reason(node)?)))
     }
 
     /// Gathers the directories to look at. True: notifications were lost, or the root has gone.
@@ -301,6 +304,7 @@ impl RouterDiscovery {
                 continue;
             }
             match find_queue(&dir, all) {
+                Found::Error(code) => self.set_trouble(&dir, Some(code)),
                 Found::Queue => {
                     self.forget_below(&dir, |_| false);
                     self.update(&dir);
@@ -316,6 +320,12 @@ impl RouterDiscovery {
         }
     }
 
+    fn set_trouble(&mut self, dir: &Path, trouble: Option<i32>) {
+        if let Some(node) = self.nodes.get_mut(dir) {
+            node.trouble = trouble;
+        }
+    }
+
     /// Sees to it that changes in `dir` are notified, whatever directory is there now. False if there is none.
     fn watch(&mut self, dir: &Path) -> bool {
         let mask = WatchMask::CREATE
@@ -325,17 +335,22 @@ impl RouterDiscovery {
             | WatchMask::MOVE_SELF
             | WatchMask::ONLYDIR
             | WatchMask::DONT_FOLLOW;
+        let mut trouble = None;
         let watch = match self.inotify.watches().add(dir, mask) {
             Ok(watch) => Watch::On(watch),
             Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => Watch::Exhausted,
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Watch::Denied,
-            Err(_) => return false,
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return false,
+            Err(e) => {
+                trouble = e.raw_os_error().or(Some(libc::EIO));
+                Watch::Off
+            }
         };
+        self.set_trouble(dir, trouble);
         match self.nodes.get(dir).map(|node| &node.watch) {
             Some(before) if *before == watch => return true,
             // Another directory under the same name: a watch stays with its directory.
             Some(Watch::On(_)) => self.forget(dir),
-            Some(Watch::Exhausted | Watch::Denied) | None => {}
+            Some(Watch::Exhausted | Watch::Off) | None => {}
         }
         if let Watch::On(watch) = &watch {
             // A directory that was renamed keeps its watch: it belongs to the new name now.
@@ -343,7 +358,7 @@ impl RouterDiscovery {
         }
         match self.nodes.get_mut(dir) {
             Some(node) => node.watch = watch,
-            None => drop(self.nodes.insert(dir.to_path_buf(), Node { watch, endpoint: None })),
+            None => drop(self.nodes.insert(dir.to_path_buf(), Node { watch, endpoint: None, trouble })),
         }
         true
     }
@@ -448,9 +463,10 @@ fn says_something(name: &str) -> bool {
 /// What lies in a directory.
 enum Found {
     Queue,
-    /// Segments without a control block, a queue that somebody is just making, or removing; or something that can't be
-    /// looked at now. What was known of it stays.
+    /// Segments without a control block, a queue that somebody is just making, or removing. What was known of it stays.
     Unclear,
+    /// It can't be looked at now. What was known of it stays.
+    Error(i32),
     Directories(BTreeSet<PathBuf>),
     Nothing,
 }
@@ -467,6 +483,7 @@ fn find_queue(dir: &Path, all: bool) -> Found {
             return if all && !is_held() { Found::Queue } else { Found::Unclear };
         }
         Ok(false) => {}
+        Err(Error::Io { source, .. }) => return Found::Error(source.raw_os_error().unwrap_or(libc::EIO)),
         Err(_) => return Found::Unclear,
     }
     let Ok(entries) = fs::read_dir(dir) else {

@@ -62,8 +62,16 @@ impl Queue {
             // The directory above would look like a queue.
             return Err(Error::InvalidName { name: name.into_owned(), reason: "files of a queue have such names" });
         }
-        std::fs::create_dir_all(path).map_err(Error::io(path, "create the queue's directory"))?;
-        Self::create_in(Dir::open(path).map_err(Error::io(path, "open it"))?, settings)
+        let is_missing = |path: &&Path| !path.as_os_str().is_empty() && path.symlink_metadata().is_err();
+        let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+        let made = std::fs::create_dir_all(path).map_err(Error::io(path, "create the queue's directory"));
+        let dir = made.and_then(|()| Dir::open(path).map_err(Error::io(path, "open it")));
+        dir.and_then(|dir| Self::create_in(dir, settings)).inspect_err(|_| {
+            // Those that are empty: whatever somebody else has put there meanwhile stays.
+            for dir in missing {
+                let _ = std::fs::remove_dir(dir);
+            }
+        })
     }
 
     /// As [`create`](Self::create), in a directory that is open already.
@@ -77,17 +85,24 @@ impl Queue {
         if is_queue(&dir)? {
             return Err(exists());
         }
+        // Under the lock: whoever waits for it sees that its file has gone, and creates another one.
+        let geometry = Self::fill(&dir, settings).inspect_err(|_| drop(dir.remove(layout::LOCK_FILE)))?;
+        Ok(Self { store: Store::new(dir, geometry, None) })
+    }
+
+    /// Creates the files of a queue in a directory that has none.
+    fn fill(dir: &Dir, settings: &Settings) -> Result<Geometry> {
         let queue_id = sys::random_u64().map_err(Error::io(dir.path(), "get a random number for it"))?;
         let geometry = Geometry { queue_id, created_ns: clock::now_ns(), generation: 0, settings: *settings };
-        Segment::create(&dir, &geometry, SegmentId(0), geometry.created_ns, &mut RetainedMappings::default())?;
+        Segment::create(dir, &geometry, SegmentId(0), geometry.created_ns, &mut RetainedMappings::default())?;
         // Last: a directory is a queue from here on.
-        if let Err(error) = control::create(&dir, geometry, false) {
+        if let Err(error) = control::create(dir, geometry, false) {
             // Room for one and not for the other: leave neither.
             let _ = dir.remove(&names::segment_name(SegmentId(0)));
             return Err(error);
         }
         dir.sync()?;
-        Ok(Self { store: Store::new(dir, geometry, None) })
+        Ok(geometry)
     }
 
     /// Opens a queue. Where its control block is damaged, the settings come from the segments, and
@@ -181,6 +196,15 @@ impl Queue {
             Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(false),
             Err(error) => Err(Error::io(path.as_ref(), "open it")(error)),
         }
+    }
+
+    /// Whether the queue is still in its directory, which may have been moved. For whoever waits for messages: nobody is
+    /// woken when a queue is removed. [`QueueReader::wait`] looks once a second.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it has been removed, whether or not there is another one in its place.
+    pub fn check_present(&self) -> Result<()> {
+        self.store.check_present()
     }
 
     /// The queue's directory, for what else lies in it.

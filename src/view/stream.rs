@@ -46,6 +46,12 @@ impl Stream {
         Stream { scanner, format, waiting: Vec::new(), given: 0, gap: None, from }
     }
 
+    /// With a gap to be reported before anything else.
+    #[cfg(feature = "mount")]
+    pub(crate) fn after(self, gap: Option<Gap>) -> Stream {
+        Stream { gap, ..self }
+    }
+
     /// Appends to `out` as many whole units as fit into `max` bytes (a unit larger than `max` comes in several
     /// reads). Appends nothing when there is nothing now.
     ///

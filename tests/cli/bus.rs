@@ -179,3 +179,49 @@ fn what_may_not_be_read_is_named() {
     }
     mode("closed", 0o755);
 }
+
+#[test]
+fn what_lies_on_a_dead_mount_is_named() {
+    if !super::common::need::require(super::common::need::Need::Mount) {
+        return;
+    }
+    let bus = Bus::new();
+    bus.append("bus/q", "txt", b"hello\n");
+    fs::write(bus.path("bus/q/READY"), "").unwrap();
+    fs::create_dir_all(bus.path("bus/dead")).unwrap();
+    fs::create_dir_all(bus.path("other")).unwrap();
+    let mut daemon = bus.command(&["mount", "-f", "other", "bus/dead"]);
+    let daemon = super::common::Running::new(daemon.stderr(Stdio::null()).spawn().unwrap());
+    super::common::until("it is mounted", || super::common::is_mounted(&bus.path("bus/dead")));
+    // `timeout` passes on what it can.
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.id())).unwrap();
+    super::common::signal_to(children.trim().parse().unwrap(), "KILL");
+    drop(daemon.output());
+    for args in [&["merge", "--format", "txt", "bus"][..], &["watch", "--once", "bus"]] {
+        let output = bus.run(args);
+        let (text, printed) = (stderr(&output), String::from_utf8_lossy(&output.stdout).into_owned());
+        assert!(code(&output) == 1 && text.contains("bus/dead: cannot list: "), "{args:?}: {text}");
+        assert!(printed.contains("hello") || printed.contains("ready"), "{args:?}: {printed}");
+    }
+    super::common::detach(&bus.path("bus/dead"));
+}
+
+#[test]
+fn a_place_that_cannot_be_looked_at_is_not_taken_for_one_without_a_queue() {
+    use std::os::unix::fs::PermissionsExt as _;
+    if !super::common::need::require(super::common::need::Need::Admin) {
+        return;
+    }
+    let bus = Bus::new();
+    bus.append("q", "txt", b"hello\n");
+    let program = bus.path("chron-cli");
+    fs::copy(super::PROGRAM, &program).unwrap();
+    for (path, mode) in [("q", 0o733), (".", 0o755), ("chron-cli", 0o755)] {
+        fs::set_permissions(bus.path(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program).args(["create", "q/inner"]);
+    let output = command.current_dir(bus.path("")).output().unwrap();
+    assert_fails(&output, &["q: cannot ", "Permission denied"]);
+    assert!(!bus.path("q/inner").exists());
+}

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
-use super::{Bus, NONE, code, end_quietly, follow, next_line, stderr};
+use super::{Bus, NONE, assert_fails, code, end_quietly, follow, next_line, stderr};
 
 #[test]
 fn tail_prints_these_bytes() {
@@ -199,4 +199,21 @@ fn colours_are_for_terminals() {
         "{coloured:?}"
     );
     assert!(!bus.stdout(&["tail", "q", "--color", "always", "--format", "jsonl"]).contains('\x1b'));
+}
+
+#[test]
+fn tail_f_ends_when_the_queue_is_removed() {
+    let bus = Bus::new();
+    bus.append("q", "txt", b"first\n");
+    let reader = ["tail", "-f", "--reader", "r", "--format", "txt", "q"];
+    let tails = [&["tail", "-f", "--format", "txt", "q"][..], &reader].map(|args| {
+        let mut tail = bus.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        assert_eq!(next_line(&mut tail), "first");
+        tail
+    });
+    fs::remove_dir_all(bus.path("q")).unwrap();
+    bus.append("q", "txt", b"of another queue\n");
+    for tail in tails {
+        assert_fails(&tail.wait_with_output().unwrap(), &["q: cannot go on with the queue: it has been removed"]);
+    }
 }

@@ -1,6 +1,7 @@
 //! What the tests share.
 #![allow(dead_code, unused_imports, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
+mod disk;
 #[cfg(feature = "cli")]
 pub mod market;
 #[cfg(feature = "cli")]
@@ -12,6 +13,7 @@ mod process;
 mod queue;
 mod random;
 
+pub use disk::{Disk, SmallDisk, free};
 #[cfg(feature = "cli")]
 pub use mount::*;
 pub use process::*;

@@ -30,7 +30,7 @@ pub(crate) fn check_place(path: &Path) -> Result<(), Failure> {
         check_queue_name(&name.to_string_lossy()).map_err(|e| refuse(&e))?;
     }
     match path.parent() {
-        Some(parent) if Queue::exists(Path::new(".").join(parent)).unwrap_or(false) => {
+        Some(parent) if Queue::exists(Path::new(".").join(parent))? => {
             Err(refuse(&"a queue can't lie in another queue's directory"))
         }
         _ => Ok(()),

@@ -22,7 +22,7 @@ use crate::output::{Output, exit_when_pipe_closes};
 const DEFAULT_COUNT: u64 = 10;
 /// How far the search for the last matching messages goes back at first.
 const FIRST_SEARCH: u64 = 1024;
-/// A sleep ends earlier, with the next message; this only bounds the harm if one were ever missed.
+/// A sleep ends with the next message, and after a second at the latest.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// The value of -n.
@@ -238,8 +238,8 @@ fn follow(queue: &Queue, scanner: &mut Scanner, printer: &mut Printer<'_>) -> Re
             }
         }
         printer.out.flush()?;
-        if !came {
-            waiter.wait(ticket, LONGEST_SLEEP);
+        if !came && !waiter.wait(ticket, LONGEST_SLEEP) {
+            queue.check_present()?;
         }
     }
 }

@@ -56,7 +56,7 @@ pub(crate) fn discover(root: &Path) -> Result<RouterDiscovery, Failure> {
 #[derive(Default)]
 pub(crate) struct Complaints {
     unwatched: usize,
-    /// Directories that may not be read.
+    /// Directories that can't be read.
     pub(crate) denied: BTreeSet<PathBuf>,
 }
 
@@ -71,9 +71,9 @@ impl Complaints {
             ));
         }
         self.unwatched = unwatched;
-        for path in discovery.denied() {
+        for (path, reason) in discovery.denied() {
             if self.denied.insert(path.to_path_buf()) {
-                Failure::io(path, "list")(rustix::io::Errno::ACCESS.into()).tell();
+                Failure::io(path, "list")(reason).tell();
             }
         }
     }

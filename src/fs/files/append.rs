@@ -52,7 +52,7 @@ pub(crate) fn first(site: &Site, format: InputFormat) -> Result<Arc<dyn File>> {
         return Err(errno);
     }
     let is_nothing = |name: &OsStr| {
-        [bus::READY_FILE, layout::INDEX_DIR].iter().any(|other| name == *other)
+        [bus::READY_FILE, bus::LEASE_FILE, layout::INDEX_DIR].iter().any(|other| name == *other)
             || name.to_str().is_some_and(bus::is_temporary)
     };
     if site.directory.names()?.iter().all(|name| is_nothing(name)) {

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use super::times;
 use crate::fs::attr::{Attr, READ};
 use crate::fs::budget::Kept;
-use crate::fs::errno::Result;
+use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
 use crate::fs::nodes::{Access, Caller, File, Site};
 use crate::fs::queues::OpenQueue;
+use crate::queue::{Gap, GapReason};
 use crate::view::{Format, Stream};
 
 struct Follow {
@@ -63,15 +64,24 @@ impl File for Follow {
     fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
         let mut scanner = self.queue.queue.scan()?;
+        let (first, first_seq) = (scanner.position(), scanner.seq());
+        let mut from = first_seq;
         match &self.from {
             From::End => scanner.seek_end()?,
-            From::Reader(name) => scanner.seek_seq(self.queue.queue.reader_position(name)?)?,
+            From::Reader(name) => {
+                from = self.queue.queue.reader_position(name)?;
+                scanner.seek_seq(from)?;
+            }
             From::Place(place) => times::seek(&self.queue, &mut scanner, place)?,
         }
+        // What retention has taken from a reader while nobody was using it.
+        let reason = GapReason::Retired;
+        let overtaken = (from < first_seq).then(|| Gap { from, to: first_seq - 1, reason, position: first });
+        let stream = Stream::new(scanner, self.format).after(overtaken);
         Ok(Box::new(FollowHandle {
             queue: Arc::clone(&self.queue),
             permission: Permission::new(caller),
-            stream: Mutex::new((Stream::new(scanner, self.format), self.queue.kept_by(caller))),
+            stream: Mutex::new((stream, self.queue.kept_by(caller))),
             max_chunk: self.max_chunk,
         }))
     }
@@ -95,7 +105,8 @@ pub(super) fn below_chunk(size: usize, max_chunk: usize) -> usize {
 /// How long it is believed that whoever waits for messages may still read them.
 const PERMISSION_HOLDS: Duration = Duration::from_millis(350);
 
-/// A stream's right to go on: without the mount its reader could not open the next segment either once that is taken away.
+/// A stream's right to go on: without the mount its reader could not open the next segment either once that is taken away,
+/// or gone.
 pub(super) struct Permission {
     caller: Caller,
     checked: Mutex<Instant>,
@@ -107,11 +118,12 @@ impl Permission {
         Self { caller: caller.clone(), checked: Mutex::new(Instant::now()) }
     }
 
-    /// EACCES once the caller may no longer read all of these queues.
-    pub(super) fn check(&self, queues: &[Arc<OpenQueue>]) -> Result<()> {
+    /// EACCES once the caller may no longer read the queue, ESTALE once it has been removed.
+    pub(super) fn check(&self, queue: &OpenQueue) -> Result<()> {
         let mut checked = lock(&self.checked);
         if checked.elapsed() >= PERMISSION_HOLDS {
-            queues.iter().try_for_each(|queue| queue.check_readable(&self.caller))?;
+            queue.check_readable(&self.caller)?;
+            queue.queue.check_present().map_err(|_| Errno::ESTALE)?;
             *checked = Instant::now();
         }
         Ok(())
@@ -137,7 +149,7 @@ fn charge((stream, kept): &mut (Stream, Kept)) -> Result<()> {
 
 impl Handle for FollowHandle {
     fn read(&self, _offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
-        self.permission.check(std::slice::from_ref(&self.queue))?;
+        self.permission.check(&self.queue)?;
         let size = below_chunk(size, self.max_chunk);
         let start = out.len();
         let mut stream = lock(&self.stream);

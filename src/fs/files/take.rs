@@ -190,7 +190,7 @@ impl Handle for TakeHandle {
         if state.reader.is_none() {
             return Err(Errno::EBADF);
         }
-        self.permission.check(std::slice::from_ref(&self.queue))?;
+        self.permission.check(&self.queue)?;
         if !state.load(self.format)? {
             return Ok(Progress::Wait(vec![Arc::clone(&self.queue)]));
         }

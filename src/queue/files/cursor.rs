@@ -356,7 +356,7 @@ impl Cursor {
     /// Moves the file's time of change, which stores into a mapping need not do: it tells those whose boot-time clock is
     /// another one (a container's) that the reader lives.
     pub(crate) fn touch(&self) {
-        mtime::touch(&self.file);
+        let _ = mtime::touch(&self.file);
     }
 
     fn write_liveness(&self, pid: u32) {

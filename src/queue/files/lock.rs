@@ -46,7 +46,13 @@ impl WriterLock {
             }
             // It may have been deleted since it was opened.
             if is_named(dir, LOCK_FILE, &file) {
-                describe(&file).map_err(Error::io(&lock_path, "write to it"))?;
+                if let Err(error) = describe(&file) {
+                    // A lock file that nobody has held: there may be no room for what it should say.
+                    if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+                        let _ = dir.remove(LOCK_FILE);
+                    }
+                    return Err(Error::io(&lock_path, "write to it")(error));
+                }
                 dir.show_use();
                 return Ok(Self { file, origin: Origin::here() });
             }
@@ -148,9 +154,11 @@ pub(crate) fn lock_holder(file: &File) -> io::Result<Option<LockHolder>> {
 fn describe(file: &File) -> io::Result<()> {
     let me = Identity::of_self();
     let text = format!("pid {}\nstarted {}\nboot {}\npid_namespace {}\n", me.pid, me.started, me.boot, me.namespace);
-    sys::check_size_limit(text.len() as u64)?;
-    file.set_len(0)?;
-    file.write_all_at(text.as_bytes(), 0)
+    let len = text.len() as u64;
+    sys::check_size_limit(len)?;
+    // Over what is there: on a full disk that room is all that there is.
+    file.write_all_at(text.as_bytes(), 0)?;
+    file.set_len(len)
 }
 
 /// Who a lock file says holds it, if that can be told from here.

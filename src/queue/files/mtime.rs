@@ -2,10 +2,12 @@
 //! never, but programs that copy what has changed go by it.
 
 use std::fs::File;
+use std::io;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 
+use crate::queue::error::{Error, Result};
 use crate::queue::files::control;
 use crate::queue::files::dir::Access;
 use crate::queue::files::room;
@@ -20,16 +22,22 @@ use crate::sync::Ordering;
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Says that the file has changed now. Best effort: where it can't be said, the contents are right all the same.
-pub(crate) fn touch(file: &File) {
+pub(crate) fn touch(file: &File) -> io::Result<()> {
     // Both of them: whoever may write to the file may set them to now, but each by itself only its owner.
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-    let _ = futimens(file, &Timestamps { last_access: now, last_modification: now });
+    Ok(futimens(file, &Timestamps { last_access: now, last_modification: now })?)
+}
+
+/// Whether an error says that the file system has given up after an error of its disk (`errors=remount-ro`), or is gone. What
+/// is stored into a mapping there goes into memory and no further, and nothing tells.
+fn has_given_up(error: &io::Error) -> bool {
+    [libc::EROFS, libc::EIO, libc::ENOTCONN].map(Some).contains(&error.raw_os_error())
 }
 
 /// Says so of the control block.
 pub(crate) fn touch_control(store: &Store) {
     if let Ok(Some(file)) = store.dir.open_file(CONTROL_FILE, Access::Write) {
-        touch(&file);
+        let _ = touch(&file);
     }
 }
 
@@ -43,29 +51,39 @@ pub(crate) struct Progress {
 impl Progress {
     /// Moves the active segment's time of modification if the writer has appended since the last look. And takes its room
     /// again, which a copy of the file may have taken away.
-    pub(crate) fn look(&mut self, store: &Store, control: &Mapping, (id, map): (SegmentId, &Mapping)) {
+    ///
+    /// # Errors
+    /// If what is appended reaches no disk any more, or no queue.
+    pub(crate) fn look(&mut self, store: &Store, control: &Mapping, (id, map): (SegmentId, &Mapping)) -> Result<()> {
         if self.looked.is_some_and(|looked| looked.elapsed() < EVERY) {
-            return;
+            return Ok(());
         }
         self.looked = Some(Instant::now());
+        store.check_present()?;
         let head =
             control::newest_head(CONTROL_HEAD.map(|offset| Some(control.read(offset)))).map(|head| head.position);
         let known = [self.seen, head].into_iter().flatten().filter(|known| known.segment == id).max();
         let offset = end_of_records(map, known.map_or(RECORDS_START, |known| known.offset));
         let end = Position { segment: id, offset };
         if self.seen == Some(end) {
-            return;
+            return Ok(());
         }
         self.seen = Some(end);
-        if let Ok(Some(segment)) = store.open_segment(id, Access::Write) {
+        let touched = store.open_segment(id, Access::Write).and_then(|segment| {
+            let Some(segment) = segment else { return Ok(()) };
             // Without room an append fails, as it does without this.
             let _ = room::renew(&segment.file, end.offset.into(), segment.context.segment_size.into());
-            touch(&segment.file);
+            touch(&segment.file).map_err(Error::io(&segment.path, "store into it"))
+        });
+        match touched {
+            Err(Error::Io { ref source, .. }) if has_given_up(source) => return touched,
+            _ => {}
         }
         if let Ok(Some(file)) = store.dir.open_file(CONTROL_FILE, Access::Write) {
             let _ = room::renew(&file, 0, CONTROL_LEN.into());
-            touch(&file);
+            let _ = touch(&file);
         }
+        Ok(())
     }
 }
 

@@ -24,12 +24,18 @@ impl Identity {
     }
 }
 
-/// When a process started, in clock ticks since boot as the kernel prints it; empty where it can't be read.
+/// Nanoseconds of a clock tick as the kernel prints them.
+const TICK_NS: i64 = 10_000_000;
+
+/// When a process started, in clock ticks since the machine's boot; empty where it can't be read. The kernel prints it by the
+/// boot-time clock that whoever asks is shown.
 pub(crate) fn start_of(pid: u32) -> String {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The command name may hold spaces and parentheses: count fields after the last one.
     let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    after.split_whitespace().nth(19).unwrap_or("").to_owned()
+    let ticks: Option<i64> = after.split_whitespace().nth(19).and_then(|ticks| ticks.parse().ok());
+    let ahead = clock::boot_ahead_ns().div_euclid(TICK_NS);
+    ticks.map(|ticks| ticks.saturating_sub(ahead).to_string()).unwrap_or_default()
 }
 
 /// Whether a process lives, judging by its number and start time.

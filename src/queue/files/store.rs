@@ -30,6 +30,21 @@ impl Store {
         Arc::new(Self { dir, geometry, control_damage, control: OnceLock::new() })
     }
 
+    /// Fails if the queue has been removed from its directory, or the directory itself.
+    pub(crate) fn check_present(&self) -> Result<()> {
+        let path = self.control_path();
+        let id = |file| control::read_geometry(&file, &path).map(|geometry| geometry.queue_id);
+        let is_present = match self.dir.open_file(CONTROL_FILE, Access::Read) {
+            Ok(Some(file)) => id(file).map_or(true, |id| id == self.geometry.queue_id),
+            // Segments without it are a queue, a damaged one.
+            Ok(None) => !self.segment_ids()?.is_empty(),
+            // It can't be told now.
+            Err(_) => true,
+        };
+        let removed = || std::io::Error::other("it has been removed; another queue may have taken its place");
+        if is_present { Ok(()) } else { Err(Error::io(self.dir.path(), "go on with the queue")(removed())) }
+    }
+
     pub(crate) fn waiter(&self) -> Result<Waiter> {
         self.dir.show_use();
         let path = self.control_path();

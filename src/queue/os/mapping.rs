@@ -64,6 +64,11 @@ impl Mapping {
         self.entry.is_lost()
     }
 
+    /// Makes the mapping a lost one: its file is out of reach, though the kernel takes what is stored.
+    pub(crate) fn give_up(&self) {
+        self.entry.give_up();
+    }
+
     /// Whether the file has everything that this thread has stored through the mapping.
     #[inline]
     pub(crate) fn has_stores(&self) -> bool {

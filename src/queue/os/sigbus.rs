@@ -93,6 +93,12 @@ impl Entry {
         self.0.lost.load(Ordering::Acquire) != 0
     }
 
+    /// Says that what is stored into the mapping reaches its file no more, though it can be reached.
+    pub(super) fn give_up(&self) {
+        self.0.lost.store(self.0.start.load(Ordering::Relaxed), Ordering::SeqCst);
+        ANY_LOST.store(true, Ordering::SeqCst);
+    }
+
     /// The offset of a byte that could not be reached; meaningless where the mapping is not lost.
     pub(in crate::queue) fn lost_at(&self) -> usize {
         self.0.lost.load(Ordering::Acquire).saturating_sub(self.0.start.load(Ordering::Relaxed))

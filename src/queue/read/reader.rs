@@ -446,6 +446,7 @@ impl QueueReader {
                 self.cursor.heartbeat();
                 self.cursor.touch();
                 self.check()?;
+                self.store.check_present()?;
                 // Once a second, in case files have changed in a way that nobody publishes.
                 self.stalled = None;
             }

@@ -83,6 +83,15 @@ impl Retention {
         };
         self.thread = std::thread::Builder::new().name("chronfs-retain".into()).spawn(retain).ok().map(Joined::new);
     }
+
+    /// Waits for what is under way, and for what is due. False if there is neither.
+    fn finish(&mut self, store: &Arc<Store>) -> bool {
+        let is_under_way = self.thread.take().is_some();
+        let is_due = self.is_due;
+        self.apply(store);
+        self.thread = None;
+        is_under_way || is_due
+    }
 }
 
 #[derive(Debug, Default)]
@@ -96,7 +105,7 @@ struct State {
     /// The first segment that the helper has not synced since it was asked to.
     sync_from: Option<SegmentId>,
     sync_wanted: bool,
-    sync_failure: Option<String>,
+    failure: Option<String>,
     /// What the writer has left.
     left: Vec<Prepared>,
 }
@@ -136,8 +145,8 @@ impl Housekeeper {
     }
 
     /// Why the helper can't vouch any more for what is written: the disk's answer, or that somebody else writes.
-    pub(crate) fn sync_failure(&self) -> Option<String> {
-        self.inner.lock().sync_failure.clone()
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.inner.lock().failure.clone()
     }
 
     /// Asks for a segment to be made; at once, in the background.
@@ -190,11 +199,10 @@ impl Inner {
         loop {
             self.control.word64(CONTROL_WRITER_HEARTBEAT).store(clock::boot_ns(), Ordering::Relaxed);
             let is_contested = self.writer_lock.is_contested(&self.store.dir);
-            let mut state = self.lock();
             if is_contested {
-                let what = "another writer has replaced the lock file, and writes too";
-                state.sync_failure.get_or_insert_with(|| what.to_owned());
+                self.fail("another writer has replaced the lock file, and writes too".to_owned());
             }
+            let mut state = self.lock();
             if state.stop {
                 drop((state, retention));
                 recycle::discard(&self.store.dir);
@@ -206,7 +214,7 @@ impl Inner {
             drop(state);
             // Retention goes on beside us, so that it may give a file for the segment that is wanted next.
             for Prepared { segment, map } in just_left {
-                mtime::touch(&segment.file);
+                let _ = mtime::touch(&segment.file);
                 retention.is_due = true;
                 match self.store.most_sealed() {
                     Some(retained) => retention.gone.extend(left.add(segment.file, map, retained)),
@@ -216,14 +224,20 @@ impl Inner {
             retention.apply(&self.store);
             // First what the writer may be waiting for.
             if let Some(id) = wanted {
-                let ready = self.prepare(id, is_fast, &mut left);
+                let mut ready = self.prepare(id, is_fast, &mut left);
+                // On a full disk what retention lets go is all the room there is.
+                if ready.is_err() && retention.finish(&self.store) {
+                    ready = self.prepare(id, is_fast, &mut left);
+                }
                 let mut state = self.lock();
                 (state.wanted, state.ready) = (None, Some(ready));
                 self.changed.notify_all();
                 continue;
             }
-            if let Some((id, map)) = active {
-                progress.look(&self.store, &self.control, (id, &map));
+            if let Some((id, map)) = active
+                && let Err(error) = progress.look(&self.store, &self.control, (id, &map))
+            {
+                self.fail(error.to_string());
             }
             if sync_wanted || self.interval.is_some_and(|interval| synced.elapsed() >= interval) {
                 self.sync();
@@ -244,15 +258,23 @@ impl Inner {
             let mut state = self.lock();
             state.sync_wanted = false;
             match (state.sync_from, &state.active) {
-                (Some(first), Some((last, _))) if state.sync_failure.is_none() => (first, *last),
+                (Some(first), Some((last, _))) if state.failure.is_none() => (first, *last),
                 _ => return,
             }
         };
         let result = self.store.sync_segments(first, last);
-        let mut state = self.lock();
         match result {
-            Ok(()) => state.sync_from = Some(last),
-            Err(error) => state.sync_failure = Some(error.to_string()),
+            Ok(()) => self.lock().sync_from = Some(last),
+            Err(error) => self.fail(error.to_string()),
+        }
+    }
+
+    /// The writer must not go on: it looks at its mapping after each message, and for the reason only then.
+    fn fail(&self, reason: String) {
+        let mut state = self.lock();
+        state.failure.get_or_insert(reason);
+        if let Some((_, map)) = &state.active {
+            map.give_up();
         }
     }
 

@@ -245,8 +245,8 @@ impl QueueWriter {
     /// segment is not as the writer has left it.
     #[cold]
     pub(in crate::queue) fn map_again(&mut self, record_len: u32) -> Result<()> {
-        self.soft_limit = 0;
-        if self.segment.is_cut_short()? {
+        (self.soft_limit, self.poisoned) = (0, self.supply.failure());
+        if self.poisoned.is_some() || self.segment.is_cut_short()? {
             return self.check();
         }
         if !self.is_as_left()? {
@@ -349,19 +349,17 @@ impl QueueWriter {
     #[cfg_attr(not(feature = "mount"), allow(dead_code))]
     pub(crate) fn has_lost_its_place(&self) -> bool {
         let is_lost = self.map.is_lost() || self.control.is_lost();
-        self.poisoned.is_some() && is_lost && self.supply.sync_failure().is_none()
+        self.poisoned.is_some() && is_lost && self.supply.failure().is_none()
     }
 
     /// As [`check`](Self::check), without a system call.
     fn check_poison(&mut self) -> Result<()> {
         if self.poisoned.is_none() {
-            self.poisoned = if self.map.is_lost() {
-                Some(self.loss().to_string())
-            } else if self.control.is_lost() {
-                Some(control::loss(&self.store.dir, &self.control, MAY_BE_MISSING).to_string())
-            } else {
-                self.supply.sync_failure()
-            };
+            let of_control = || control::loss(&self.store.dir, &self.control, MAY_BE_MISSING).to_string();
+            let lost = self.map.is_lost().then(|| self.loss().to_string());
+            let lost = lost.or_else(|| self.control.is_lost().then(of_control));
+            // The helper has made the mapping a lost one.
+            self.poisoned = self.supply.failure().or(lost);
         }
         match &self.poisoned {
             Some(reason) => {
@@ -533,7 +531,7 @@ impl Drop for QueueWriter {
         }
         self.publish_head();
         self.control.word(layout::CONTROL_WRITER_PID).store(0, Ordering::Relaxed);
-        mtime::touch(&self.segment.file);
+        let _ = mtime::touch(&self.segment.file);
         mtime::touch_control(&self.store);
     }
 }
