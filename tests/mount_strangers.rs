@@ -293,6 +293,70 @@ fn followers_end_when_they_may_no_longer_read() {
 }
 
 #[test]
+fn who_may_no_longer_write_appends_no_more_whoever_has_the_writer() {
+    let Some(mount) = mount(|root| open_queue(&root.join("q"), ANN, b"hello")) else { return };
+    let append = |uid: u32| {
+        let uid = uid.to_string();
+        let script = "exec 3> q/append.txt; for n in {1..200}; do echo $UID >&3 || exit 7; sleep 0.1; done";
+        mount.start("setpriv", &["--reuid", &uid, "--regid", &uid, "--clear-groups", "bash", "-c", script])
+    };
+    let appended = |who: u32| {
+        let queue = Queue::open(mount.root().join("q")).unwrap();
+        let mut scanner = queue.scan().unwrap();
+        let mut count = 0;
+        while let Some(entry) = scanner.next().unwrap() {
+            if let chronfs::queue::Entry::Message(message) = entry {
+                count += u32::from(message.payload == who.to_string().as_bytes());
+            }
+        }
+        count
+    };
+    // Once the writer is the owner's, once that of who loses the right: then the owner goes on with one of his own.
+    for writers in [[ANN, BOB], [BOB, ANN]] {
+        let running = writers.map(|uid| {
+            let before = appended(uid);
+            let running = append(uid);
+            until("it has appended", || appended(uid) > before);
+            (uid, running)
+        });
+        mode(&mount.root().join("q"), 0o755);
+        for (uid, running) in running {
+            if uid == BOB {
+                assert_eq!(running.output().status.code(), Some(7));
+            } else {
+                let before = appended(ANN);
+                until("the owner still appends", || appended(ANN) > before);
+            }
+        }
+        until("the queue is free", || Queue::open(mount.root().join("q")).unwrap().writer().is_ok());
+        mode(&mount.root().join("q"), 0o777);
+    }
+}
+
+#[test]
+fn root_has_no_more_power_than_its_process() {
+    let Some(mount) = mount(|root| {
+        open_queue(&root.join("q"), ANN, b"hello");
+        mode(&root.join("q"), 0o700);
+        open_queue(&root.join("open"), ANN, b"to all");
+    }) else {
+        return;
+    };
+    let weak = "setpriv --bounding-set -all --inh-caps -all --no-new-privs";
+    let as_weak = |script: &str| mount.sh(&format!("{weak} bash -c '{script}'"));
+    assert_eq!(text(&as_weak("cat .merged/messages.txt").stdout), "to all\n");
+    assert!(!text(&as_weak("cat .chronfs/metrics").stdout).contains("\"q\""));
+    for script in ["cat q/messages.txt", "echo x > q/append.txt", "mkdir q/readers/r", "ls q", "touch q/READY"] {
+        assert!(text(&as_weak(script).stderr).contains("denied"), "{script}");
+    }
+    assert!(as_weak("echo x > open/append.txt && cat open/messages.txt").status.success());
+    // As root of a namespace that it makes itself, where that is allowed, it has all of them, but nothing to use them on.
+    let output = as_weak("unshare -Ur cat .merged/messages.txt q/messages.txt");
+    assert!(!text(&output.stdout).contains("hello"), "{output:?}");
+    assert_eq!(mount.ok("cat q/messages.txt .merged/messages.txt | sort -u"), "hello\nto all\nx\n");
+}
+
+#[test]
 fn groups_are_those_of_who_opened() {
     let Some(mount) = mount(|root| {
         open_queue(&root.join("q"), ANN, b"hello");

@@ -9,6 +9,7 @@
 //! | bytes that handles keep between calls (unfinished lines, messages, texts, listings), reads that wait | a quarter of the memory | ENOMEM |
 //! | queues that are appended to, each with its writer's two or three threads | an eighth of the threads, at most 1,024 | EAGAIN |
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
@@ -66,6 +67,15 @@ struct Held {
     by_user: HashMap<u32, [u64; Kind::COUNT]>,
 }
 
+thread_local! {
+    static PAYER: Cell<u32> = const { Cell::new(0) };
+}
+
+/// From now on this thread does something for this user.
+pub(crate) fn set_payer(uid: u32) {
+    PAYER.set(uid);
+}
+
 /// What a user holds of one kind, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
@@ -84,6 +94,11 @@ impl Budget {
 
     fn new(handles: u64, bytes: u64, writers: u64) -> Arc<Self> {
         Arc::new(Self { limits: [handles, bytes, writers], held: Mutex::default() })
+    }
+
+    /// As [`Budget::take`], for whoever this thread does something for.
+    pub(crate) fn charge(self: &Arc<Self>, kind: Kind, amount: u64) -> Result<Share> {
+        self.take(PAYER.get(), kind, amount)
     }
 
     /// Takes a share for a user.
@@ -161,7 +176,8 @@ fn memory() -> u64 {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let total = total.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(1 << 20) << 10;
-    let limits = [control_group("", "memory.max"), control_group("memory", "memory.limit_in_bytes")];
+    let data = getrlimit(Resource::Data).current;
+    let limits = [data, control_group("", "memory.max"), control_group("memory", "memory.limit_in_bytes")];
     limits.into_iter().flatten().fold(total, u64::min)
 }
 

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::backing::Directory;
+use super::budget::set_payer;
 use super::credentials::{Caller, READ, SEARCH};
 use super::daemon_log::Failure;
 use super::errno::{Errno, Reason, Result, set_reason};
@@ -180,6 +181,7 @@ impl<T: Send + 'static> Walk<T> {
     }
 
     fn run(&self, tell: &Sender<Step<T>>, left: &AtomicBool) {
+        set_payer(self.caller.uid);
         while let Some((path, parent)) = self.next() {
             let place = self.relative.join(&path);
             let is_hanging = lock(&self.shared.hanging.0).contains(&place);

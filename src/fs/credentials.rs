@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Gid, Mode, Stat};
+use rustix::process::Pid;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::queue;
@@ -37,14 +38,27 @@ pub(crate) struct Caller {
     /// Supplementary groups; none where they can't be seen.
     groups: Arc<[u32]>,
     umask: u32,
+    /// Of root: what power over files it has; all of what the daemon has if None. Processes in containers often have less.
+    power: Option<CapabilitySet>,
 }
+
+/// What makes root root where files are concerned.
+const POWER: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::SYS_RESOURCE);
 
 impl Caller {
     /// The caller of a request that has not been answered: so long the kernel keeps him waiting, and his number means
     /// nobody else. `needs_umask`: whether something may be created for him of which the request does not tell.
     pub(crate) fn of_request(uid: u32, gid: u32, pid: u32, needs_umask: bool) -> Self {
-        let mut caller = Self { uid, gid, pid, groups: Arc::from([]), umask: USUAL_UMASK };
-        let is_trusted = uid == 0 || uid == rustix::process::geteuid().as_raw();
+        // Elsewhere its number may be that of another process.
+        let pid = if shows_our_processes() { pid } else { 0 };
+        let power = if uid == 0 { power_of(pid) } else { None };
+        let mut caller = Self { uid, gid, pid, groups: Arc::from([]), umask: USUAL_UMASK, power };
+        let is_trusted = power.is_none() && (uid == 0 || uid == rustix::process::geteuid().as_raw());
         if pid != 0
             && (needs_umask || !is_trusted)
             && let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status"))
@@ -55,8 +69,13 @@ impl Caller {
     }
 
     #[cfg(test)]
+    pub(crate) fn with_pid(self, pid: u32) -> Self {
+        Self { pid, ..self }
+    }
+
+    #[cfg(test)]
     pub(crate) fn root() -> Self {
-        Self { uid: 0, gid: 0, pid: 1, groups: Arc::from([]), umask: USUAL_UMASK }
+        Self { uid: 0, gid: 0, pid: 1, groups: Arc::from([]), umask: USUAL_UMASK, power: None }
     }
 
     fn read_status(&mut self, status: &str) {
@@ -90,7 +109,7 @@ impl Caller {
 
     /// Whether root's daemon has to act for somebody else.
     pub(crate) fn is_other(&self) -> bool {
-        self.uid != 0 && rustix::process::geteuid().is_root()
+        (self.uid != 0 || self.power.is_some()) && rustix::process::geteuid().is_root()
     }
 
     /// Whether an ordinary user's daemon serves somebody else.
@@ -117,6 +136,27 @@ impl Caller {
         };
         self.uid == 0 || (stat.st_mode >> shift) & bits == bits
     }
+}
+
+/// Whether /proc is that of the pid namespace that the kernel tells us numbers of.
+fn shows_our_processes() -> bool {
+    static SHOWS: OnceLock<bool> = OnceLock::new();
+    *SHOWS.get_or_init(|| {
+        std::fs::read_link("/proc/self").is_ok_and(|own| own.as_os_str() == std::process::id().to_string().as_str())
+    })
+}
+
+/// What power over files a process of root's has that has less than the daemon; None if it has as much, or can't be seen.
+fn power_of(pid: u32) -> Option<CapabilitySet> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    let power = rustix::thread::capabilities(Some(pid)).ok()?.effective & POWER;
+    let ours = own().ok()?.capabilities.effective & POWER;
+    // In a user namespace of its own it may have all of them, and nothing to use them on.
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/user")).ok();
+    if namespace("self") != namespace(&pid.to_string()) {
+        return Some(CapabilitySet::empty());
+    }
+    Some(power).filter(|power| !power.contains(ours))
 }
 
 /// This thread's umask while it acts for somebody.
@@ -187,7 +227,10 @@ impl Acting {
         // What is left lets its holder take reserved blocks and exceed quotas, among others.
         rustix::thread::set_capabilities(
             None,
-            CapabilitySets { effective: CapabilitySet::empty(), ..own.capabilities },
+            CapabilitySets {
+                effective: caller.power.unwrap_or(CapabilitySet::empty()) & own.capabilities.effective,
+                ..own.capabilities
+            },
         )?;
         Ok(acting)
     }
@@ -214,7 +257,7 @@ impl Drop for Acting {
 
 /// Whether root may act for others at all.
 pub(crate) fn can_act() -> bool {
-    let nobody = Caller { uid: 65534, gid: 65534, pid: 0, groups: Arc::from([]), umask: USUAL_UMASK };
+    let nobody = Caller { uid: 65534, gid: 65534, pid: 0, groups: Arc::from([]), umask: USUAL_UMASK, power: None };
     // On a thread of its own: it stops sharing its umask and working directory with the others.
     let try_it = || std::thread::scope(|scope| scope.spawn(|| nobody.act(|| ()).is_ok()).join().unwrap_or(false));
     !rustix::process::geteuid().is_root() || try_it()

@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::budget::Share;
+use super::budget::{Share, set_payer};
 use super::errno::{self, Errno, Result};
 use super::handles::{OpenFile, Progress};
 use super::{lock, signals};
@@ -210,6 +210,7 @@ impl Parked {
     }
 
     fn run_looks(&self, uid: u32) {
+        set_payer(uid);
         let mut buffer = Vec::new();
         loop {
             std::thread::sleep(LOOK_INTERVAL);

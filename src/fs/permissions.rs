@@ -30,6 +30,38 @@ const MAX_CALLERS: usize = 64;
 const DATA_STAT_HOLDS: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(250)];
 const MANY_SEGMENTS: usize = 16;
 
+/// How long it is believed that who has opened something may go on with it.
+const RIGHT_HOLDS: Duration = Duration::from_millis(350);
+
+/// The right to go on with what has been opened: without the mount its holder could not open the next segment either once
+/// that is taken away.
+pub(crate) struct Permission {
+    caller: Caller,
+    checked: Mutex<Instant>,
+}
+
+impl Permission {
+    /// Of a caller who has been found to have it just now.
+    pub(crate) fn new(caller: &Caller) -> Self {
+        Self { caller: caller.clone(), checked: Mutex::new(Instant::now()) }
+    }
+
+    /// Whose it is.
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// What `check` finds now, or has found just before.
+    pub(crate) fn check(&self, check: impl FnOnce(&Caller) -> Result<()>) -> Result<()> {
+        let mut checked = lock(&self.checked);
+        if checked.elapsed() >= RIGHT_HOLDS {
+            check(&self.caller)?;
+            *checked = Instant::now();
+        }
+        Ok(())
+    }
+}
+
 impl OpenQueue {
     /// Whose bits decide who may read the messages. A native reader needs the control block and the segments, so
     /// nobody gets more here than all of them allow; where the control block or the segments are missing, the others
@@ -91,13 +123,23 @@ impl OpenQueue {
         Ok(())
     }
 
+    /// EACCES once the caller may no longer read the queue, ESTALE once it has been removed.
+    pub(crate) fn check_goes_on(&self, caller: &Caller) -> Result<()> {
+        self.check_readable(caller)?;
+        self.queue.check_present().map_err(|_| Errno::ESTALE)
+    }
+
     /// EACCES unless the caller could write here without the mount, where he would open the same files.
-    pub(super) fn check_writable(&self, caller: &Caller) -> Result<()> {
+    pub(crate) fn check_writable(&self, caller: &Caller) -> Result<()> {
+        if !caller.is_other() {
+            return Ok(());
+        }
         let retained = self.retained_segments()?;
         let (directory, file) = (Access::WRITE_OK | Access::EXEC_OK, Access::READ_OK | Access::WRITE_OK);
         caller.act(|| {
             self.directory.check_access(OsStr::new("."), directory)?;
             self.directory.check_access(OsStr::new(layout::CONTROL_FILE), file)?;
+            self.directory.check_access(OsStr::new(layout::LOCK_FILE), file)?;
             let head = retained.last().map(|&id| segment_name(id));
             head.map_or(Ok(()), |head| self.directory.check_access(head.as_ref(), file))
         })?

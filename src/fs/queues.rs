@@ -23,7 +23,7 @@ use super::errno::{Errno, Result};
 use super::holders::Holders;
 use super::indexer::Indexer;
 use super::lock;
-use super::permissions::Permissions;
+use super::permissions::{Permission, Permissions};
 use super::text::{self, SharedView};
 use super::watch::Watches;
 
@@ -64,11 +64,17 @@ pub(crate) struct OpenQueue {
     pub(super) permissions: Permissions,
     /// When somebody has asked for it last, in questions.
     used: AtomicU64,
+    /// Of descriptors; charged to whoever asked first.
+    _share: Share,
 }
 
 /// Bytes that a scanner keeps which waits for the next question, and what it reads ahead by.
 const SCANNER_MEMORY: usize = 64 << 10;
 const SCANNER_AHEAD: usize = 16 << 10;
+/// Descriptors that a queue keeps, its writer, a view of it, a reader's handle, each beyond the first of the handle itself.
+const OF_A_QUEUE: u64 = 3;
+const OF_A_WRITER: u64 = 4;
+pub(crate) const OF_A_READER: u64 = 3;
 /// How often the first segment is looked for while retention is faster.
 const FIRST_TRIES: u32 = 20;
 
@@ -104,12 +110,12 @@ struct Common {
 #[derive(Default)]
 struct SharedWriter {
     /// With whoever opened it. Its files are his, and come out of his quota, whoever else joins.
-    writer: Option<(QueueWriter, Caller)>,
-    /// Who had opened the last one, which has stopped after a failure.
-    stopped: Option<Caller>,
-    /// Charged to him.
-    share: Option<Share>,
+    writer: Option<(QueueWriter, Permission)>,
+    /// Charged to whoever opened the first one.
+    shares: Vec<Share>,
     handles: usize,
+    /// The mount ends.
+    is_over: bool,
 }
 
 /// A segment file as one can be told from another of the same name.
@@ -122,7 +128,7 @@ pub(crate) struct SegmentFile {
 }
 
 impl OpenQueue {
-    fn new(directory: Arc<Directory>, common: Arc<Common>) -> queue::Result<Self> {
+    fn new(directory: Arc<Directory>, common: Arc<Common>, share: Share) -> queue::Result<Self> {
         let queue = open_queue(&directory)?;
         let indexes = Arc::new(SegmentIndexes::new(&queue, common.may_store));
         let opened = Self {
@@ -140,11 +146,17 @@ impl OpenQueue {
             takes: AtomicU32::new(0),
             permissions: Permissions::default(),
             used: AtomicU64::new(0),
+            _share: share,
         };
         opened.common.open.fetch_add(1, Ordering::Relaxed);
         opened.used.store(opened.common.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         *lock(&opened.first_segment) = opened.look_at_first_segment(None);
         Ok(opened)
+    }
+
+    /// Charges whoever asks now for this many descriptors.
+    pub(crate) fn take_descriptors(&self, count: u64) -> Result<Share> {
+        self.common.budget.charge(Kind::Handles, count)
     }
 
     /// What a handle keeps that this caller opens.
@@ -263,33 +275,35 @@ impl OpenQueue {
 
     /// Joins the append handles; the first takes the writer lock.
     pub(crate) fn join_writer(&self, caller: &Caller) -> Result<()> {
-        if caller.is_other() {
-            self.check_writable(caller)?;
-        }
+        self.check_writable(caller)?;
         let mut shared = lock(&self.writer);
-        if shared.writer.is_none() && shared.stopped.is_none() {
-            let share = self.common.budget.take(caller.uid, Kind::Writers, 1)?;
-            shared.writer = Some((caller.act(|| self.queue.writer())??, caller.clone()));
-            shared.share = Some(share);
+        if shared.handles == 0 {
+            let shares = [(Kind::Writers, 1), (Kind::Handles, OF_A_WRITER)];
+            let shares = shares.map(|(kind, amount)| self.common.budget.take(caller.uid, kind, amount));
+            shared.shares = shares.into_iter().collect::<Result<_>>()?;
+            shared.writer = Some(self.open_writer(caller)?);
         }
         shared.handles += 1;
         Ok(())
     }
 
-    /// Runs with the writer that the append handles share, as whoever opened it.
-    pub(crate) fn with_writer<T>(&self, run: impl FnOnce(&mut QueueWriter) -> T) -> Result<T> {
+    fn open_writer(&self, caller: &Caller) -> Result<(QueueWriter, Permission)> {
+        Ok((caller.act(|| self.queue.writer())??, Permission::new(caller)))
+    }
+
+    /// Runs with the writer that the append handles share, as whoever opened it; for one who has joined.
+    pub(crate) fn with_writer<T>(&self, caller: &Caller, run: impl FnOnce(&mut QueueWriter) -> T) -> Result<T> {
         let mut shared = lock(&self.writer);
-        // What has stopped it may be over: a full disk, for one.
-        if let Some((writer, opener)) = shared.writer.take_if(|(writer, _)| writer.has_lost_its_place()) {
-            close_writer(Some((writer, opener.clone())));
-            shared.stopped = Some(opener);
-        }
-        if let Some(opener) = shared.stopped.clone() {
-            shared.writer = Some((opener.act(|| self.queue.writer())??, opener));
-            shared.stopped = None;
+        // What has stopped it may be over: a full disk, for one. And whoever opened it may have lost the right to.
+        let has_stopped = |(writer, opener): &mut (QueueWriter, Permission)| {
+            writer.has_lost_its_place() || opener.check(|opener| self.check_writable(opener)) == Err(Errno::EACCES)
+        };
+        close_writer(shared.writer.take_if(has_stopped));
+        if shared.writer.is_none() && shared.handles > 0 && !shared.is_over {
+            shared.writer = Some(self.open_writer(caller)?);
         }
         let (writer, opener) = shared.writer.as_mut().ok_or(Errno::EBADF)?;
-        opener.act(|| run(writer))
+        opener.caller().act(|| run(writer))
     }
 
     /// Leaves the append handles; the last lets go of the writer lock.
@@ -298,14 +312,14 @@ impl OpenQueue {
         shared.handles = shared.handles.saturating_sub(1);
         if shared.handles == 0 {
             close_writer(shared.writer.take());
-            (shared.stopped, shared.share) = (None, None);
+            shared.shares.clear();
         }
     }
 
     /// Lets go of the writer lock though append handles may be open: the mount ends.
     pub(crate) fn drop_writer(&self) {
         let mut shared = lock(&self.writer);
-        shared.stopped = None;
+        shared.is_over = true;
         let writer = shared.writer.take();
         drop(shared);
         close_writer(writer);
@@ -317,10 +331,10 @@ fn open_queue(directory: &Directory) -> queue::Result<Queue> {
     Queue::open_in(dir)
 }
 
-fn close_writer(writer: Option<(QueueWriter, Caller)>) {
+fn close_writer(writer: Option<(QueueWriter, Permission)>) {
     if let Some((writer, opener)) = writer {
         // Whatever becomes of it, it is closed.
-        let _ = opener.act(|| drop(writer));
+        let _ = opener.caller().act(|| drop(writer));
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::attr::{Attr, READ};
 use super::backing::Payer;
+use super::budget::{Budget, Kind, Share};
 use super::errno::{Errno, Result};
 use super::kernel::{PageCache, PageFile, Text, is_interrupted};
 use super::lock;
@@ -23,6 +24,8 @@ use crate::view::{Crossed, Format, View};
 
 /// Messages that are indexed between two looks whether anybody still waits: a few milliseconds' worth.
 const STEP: usize = 20_000;
+/// Descriptors that a view takes which is read from.
+const OF_A_VIEW: u64 = 4;
 /// Views that keep their descriptors (two or three each) and pages while nobody has their files open.
 const MAX_WARM: u32 = 64;
 /// A page of the kernel's, in bytes; a multiple does as well.
@@ -71,8 +74,8 @@ impl Told {
 }
 
 /// What all views of a mount share.
-#[derive(Default)]
 pub(crate) struct Common {
+    budget: Arc<Budget>,
     /// How many keep descriptors open without being used.
     warm: AtomicU32,
     pages: Option<Arc<PageCache>>,
@@ -81,8 +84,8 @@ pub(crate) struct Common {
 
 impl Common {
     /// `pages`: where the kernel keeps text, if it can.
-    pub(crate) fn new(pages: Option<Arc<PageCache>>) -> Self {
-        Self { pages, ..Self::default() }
+    pub(crate) fn new(budget: &Arc<Budget>, pages: Option<Arc<PageCache>>) -> Self {
+        Self { budget: Arc::clone(budget), warm: AtomicU32::new(0), pages, told: Arc::default() }
     }
 }
 
@@ -104,6 +107,8 @@ pub(crate) struct SharedView {
 #[derive(Default)]
 struct Use {
     handles: u32,
+    /// Of descriptors, while there are handles; charged to whoever came first.
+    share: Option<Share>,
     /// The file in the page cache: kept for the next handles.
     cached: Option<Arc<Cached>>,
     /// The queue's files when the first of the handles came.
@@ -259,6 +264,15 @@ impl SharedView {
         false
     }
 
+    /// One more handle.
+    fn join(&self, used: &mut Use) -> Result<()> {
+        if used.handles == 0 {
+            used.share = Some(self.common.budget.charge(Kind::Handles, OF_A_VIEW)?);
+        }
+        used.handles += 1;
+        Ok(())
+    }
+
     /// When no handle is open: keeps descriptors and buffers for the next question, if not too many views do.
     fn rest(&self, used: &mut Use) {
         if used.handles > 0 {
@@ -290,10 +304,10 @@ pub(crate) struct Held {
 
 impl Held {
     /// For a handle that reads by requests.
-    pub(crate) fn new(view: &Arc<SharedView>) -> Self {
-        lock(&view.use_now).handles += 1;
+    pub(crate) fn new(view: &Arc<SharedView>) -> Result<Self> {
+        view.join(&mut lock(&view.use_now))?;
         let is_late = !view.view.pin_first(usize::MAX);
-        Self { view: Arc::clone(view), cached: None, is_late }
+        Ok(Self { view: Arc::clone(view), cached: None, is_late })
     }
 
     /// Whether retention had taken something of it already when it was taken hold of.
@@ -309,7 +323,7 @@ impl Held {
     ) -> Result<Self> {
         // In bin a gap is an error to each reader, which pages can't be.
         let Some(pages) = view.common.pages.as_ref().filter(|_| view.view.format() != Format::Bin) else {
-            return Ok(Self::new(view));
+            return Self::new(view);
         };
         view.catch_up()?;
         let files = Files { size: view.known_size(), written: written()? };
@@ -321,8 +335,8 @@ impl Held {
             Some(cached) => Arc::clone(cached),
             None => Cached::new(view, pages)?,
         };
+        view.join(&mut used)?;
         used.cached = Some(Arc::clone(&cached));
-        used.handles += 1;
         drop(used);
         let is_late = !view.view.pin_first(usize::MAX);
         let held = Self { view: Arc::clone(view), cached: Some(cached), is_late };
@@ -344,6 +358,9 @@ impl Drop for Held {
     fn drop(&mut self) {
         let mut used = lock(&self.view.use_now);
         used.handles -= 1;
+        if used.handles == 0 {
+            used.share = None;
+        }
         self.view.rest(&mut used);
     }
 }

@@ -10,15 +10,43 @@ use std::path::Path;
 use super::index::{Mark, Place};
 use super::{Crossed, Format, len_u64, len_usize, render, rendered_len};
 use crate::queue::{Entry, Error, Gap, GapReason, Result, Scanner};
+use crate::sync::{AtomicUsize, Ordering};
 
 /// Units longer than this in bytes are not kept without need.
 const LARGE: usize = 1 << 20;
+
+/// What idle cursors keep of queues for the next read, in bytes: each, and all of the process together. A cursor beyond
+/// that reads again.
+pub(super) const SMALL: usize = 64 << 10;
+const MOST: usize = 64 << 20;
+
+static KEPT: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes of [`KEPT`].
+#[derive(Debug)]
+struct Kept(usize);
+
+impl Kept {
+    fn of(bytes: usize) -> Option<Self> {
+        let charged = if bytes <= SMALL { 0 } else { bytes };
+        let add = |kept: usize| kept.checked_add(charged).filter(|sum| charged == 0 || *sum <= MOST);
+        KEPT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok().map(|_| Self(charged))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Cursor {
     scanner: Scanner,
     end: u64,
     unit: Vec<u8>,
+    /// While it is idle.
+    kept: Option<Kept>,
 }
 
 /// What a read is checked against: the marks from the one at or before it to its end.
@@ -33,11 +61,25 @@ impl Cursor {
     /// Puts a scanner to a place.
     pub(super) fn new(mut scanner: Scanner, place: Place) -> Result<Self> {
         scanner.seek(place.position, place.seq)?;
-        Ok(Self { scanner, end: place.offset, unit: Vec::new() })
+        Ok(Self { scanner, end: place.offset, unit: Vec::new(), kept: None })
     }
 
-    pub(super) fn into_scanner(self) -> Scanner {
+    pub(super) fn into_scanner(mut self) -> Scanner {
+        self.scanner.trim(SMALL);
         self.scanner
+    }
+
+    /// To be kept for the next read, with what all may keep together.
+    pub(super) fn rested(mut self) -> Self {
+        if self.unit.len() > SMALL {
+            self.scanner.trim(SMALL);
+        }
+        self.kept = Kept::of(self.unit.capacity() + self.scanner.kept());
+        if self.kept.is_none() {
+            self.forget_unit();
+            self.scanner.trim(0);
+        }
+        self
     }
 
     /// Where its scanner stands.
@@ -66,6 +108,7 @@ impl Cursor {
     /// Appends the bytes from `from` to `to` to `out`. The index must reach to `to`, and [`Self::serves`] hold, or
     /// the cursor be new at the first of the marks. Returns the first gap in bin that starts in that range.
     pub(super) fn copy(&mut self, span: &Span<'_>, from: u64, to: u64, out: &mut Vec<u8>) -> Result<Option<Crossed>> {
+        self.kept = None;
         let mut crossed = None;
         let mut at = from.max(self.copy_kept(from, to, out));
         while at < to {

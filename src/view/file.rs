@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
-use super::cursor::{Cursor, Span};
+use super::cursor::{Cursor, SMALL, Span};
 use super::index::{Growth, Index, Mark, Place, Whole};
 use super::pins::{MAX_PINS, Pins};
 use super::segments::{Indexed, SegmentIndexes};
@@ -327,7 +327,7 @@ impl View {
         if idle.len() == IDLE_MAX {
             idle.pop_front();
         }
-        idle.push_back(cursor);
+        idle.push_back(cursor.rested());
     }
 
     /// Puts marks within a segment in place of the one for all of it.
@@ -395,6 +395,7 @@ impl View {
             if closed {
                 return Ok(false);
             }
+            scanner.trim(SMALL);
             extender.scanner = Some(scanner);
             if at_head {
                 return Ok(false);

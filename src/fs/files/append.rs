@@ -24,6 +24,7 @@ use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::Handle;
 use crate::fs::lock;
 use crate::fs::nodes::{Access, Caller, File, Shared, Site};
+use crate::fs::permissions::Permission;
 use crate::fs::queues::{Contents, OpenQueue};
 use crate::queue::{Error, QueueWriter, layout};
 use crate::view::{Input, InputFormat, longest_line, parse_line};
@@ -89,7 +90,7 @@ impl File for Append {
             queue: Mutex::new(self.queue.clone()),
             shared: Arc::clone(&self.shared),
             directory: Arc::clone(&self.directory),
-            caller: caller.clone(),
+            permission: Permission::new(caller),
             format: self.format,
             // The kernel cuts larger writes, and unaligned ones up to a page earlier.
             max_write: self.shared.max_chunk.saturating_sub(4096),
@@ -123,7 +124,7 @@ struct AppendHandle {
     queue: Mutex<Option<Arc<OpenQueue>>>,
     shared: Arc<Shared>,
     directory: Arc<Directory>,
-    caller: Caller,
+    permission: Permission,
     format: InputFormat,
     /// A write of this many bytes may be part of a larger one.
     max_write: usize,
@@ -192,9 +193,18 @@ impl AppendHandle {
         if let Some(queue) = &*queue {
             return Ok(Arc::clone(queue));
         }
-        let made = self.shared.queues.create(&self.directory, &self.shared.settings, &self.caller)?;
-        made.join_writer(&self.caller)?;
+        let made = self.shared.queues.create(&self.directory, &self.shared.settings, self.permission.caller())?;
+        made.join_writer(self.permission.caller())?;
         Ok(Arc::clone(queue.insert(made)))
+    }
+
+    /// Runs with the queue's writer. EACCES once the caller may no longer write: he could not begin another segment either.
+    fn with_writer<T>(&self, run: impl FnOnce(&mut QueueWriter) -> T) -> Result<T> {
+        let queue = self.queue()?;
+        if self.permission.check(|caller| queue.check_writable(caller)) == Err(Errno::EACCES) {
+            return Err(Errno::EACCES);
+        }
+        queue.with_writer(self.permission.caller(), run)
     }
 
     /// Whether there is something to make a queue for: a whole line that can be a message.
@@ -214,7 +224,7 @@ impl AppendHandle {
         if data.len() > self.max_write {
             return Err(Errno::EMSGSIZE);
         }
-        self.queue()?.with_writer(|writer| self.append_line(writer, data))?.map_err(|refusal| refusal.errno())?;
+        self.with_writer(|writer| self.append_line(writer, data))?.map_err(|refusal| refusal.errno())?;
         Ok(data.len())
     }
 
@@ -233,7 +243,7 @@ impl AppendHandle {
             return Err(errno);
         }
         let (taken, refusal) = match self.is_worth_a_queue(&lines.partial, data) {
-            Ok(true) => self.queue()?.with_writer(|writer| self.append_lines(writer, &mut lines, data))?,
+            Ok(true) => self.with_writer(|writer| self.append_lines(writer, &mut lines, data))?,
             Ok(false) => (0, None),
             Err(refusal) => (0, Some(refusal)),
         };
@@ -269,7 +279,7 @@ impl AppendHandle {
         }
         self.parse(&lines.partial).map_err(|refusal| refusal.errno())?;
         let partial = std::mem::take(&mut lines.partial);
-        let appended = self.queue().and_then(|queue| queue.with_writer(|writer| self.append_line(writer, &partial)));
+        let appended = self.with_writer(|writer| self.append_line(writer, &partial));
         match appended {
             Ok(Ok(())) => lines.kept.set(0),
             Ok(Err(Refusal::Line(errno))) => Err(errno),
@@ -285,7 +295,9 @@ impl AppendHandle {
     fn check_line(&self, lines: &Lines) -> Result<()> {
         let Some(input) = self.parse(&lines.partial).map_err(|refusal| refusal.errno())? else { return Ok(()) };
         let Some(queue) = lock(&self.queue).clone() else { return Ok(()) };
-        Ok(queue.with_writer(|writer| writer.reserve(input.msg_type, input.payload.len()).map(drop))??)
+        Ok(queue.with_writer(self.permission.caller(), |writer| {
+            writer.reserve(input.msg_type, input.payload.len()).map(drop)
+        })??)
     }
 
     /// Appends the complete lines of `data`, the first one continuing what is kept. Returns how many bytes of `data`
@@ -334,7 +346,7 @@ impl Handle for AppendHandle {
         }
         self.finish_line(&mut lines)?;
         let queue = lock(&self.queue).clone();
-        Ok(queue.map_or(Ok(Ok(())), |queue| queue.with_writer(QueueWriter::flush_sync))??)
+        Ok(queue.map_or(Ok(Ok(())), |queue| queue.with_writer(self.permission.caller(), QueueWriter::flush_sync))??)
     }
 
     fn flush(&self, caller: Caller) -> Result<()> {

@@ -3,15 +3,15 @@
 //! that retention has overtaken gets one EPIPE and goes on at the oldest retained message: never a silent gap.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use super::times;
 use crate::fs::attr::{Attr, READ};
 use crate::fs::budget::Kept;
-use crate::fs::errno::{Errno, Result};
+use crate::fs::errno::Result;
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
 use crate::fs::nodes::{Access, Caller, File, Site};
+use crate::fs::permissions::Permission;
 use crate::fs::queues::OpenQueue;
 use crate::queue::{Gap, GapReason};
 use crate::view::{Format, Stream};
@@ -102,34 +102,6 @@ pub(super) fn below_chunk(size: usize, max_chunk: usize) -> usize {
     if size + 4096 > max_chunk { size.saturating_sub(1).max(1) } else { size }
 }
 
-/// How long it is believed that whoever waits for messages may still read them.
-const PERMISSION_HOLDS: Duration = Duration::from_millis(350);
-
-/// A stream's right to go on: without the mount its reader could not open the next segment either once that is taken away,
-/// or gone.
-pub(super) struct Permission {
-    caller: Caller,
-    checked: Mutex<Instant>,
-}
-
-impl Permission {
-    /// Of a caller who has been found to be able to read just now.
-    pub(super) fn new(caller: &Caller) -> Self {
-        Self { caller: caller.clone(), checked: Mutex::new(Instant::now()) }
-    }
-
-    /// EACCES once the caller may no longer read the queue, ESTALE once it has been removed.
-    pub(super) fn check(&self, queue: &OpenQueue) -> Result<()> {
-        let mut checked = lock(&self.checked);
-        if checked.elapsed() >= PERMISSION_HOLDS {
-            queue.check_readable(&self.caller)?;
-            queue.queue.check_present().map_err(|_| Errno::ESTALE)?;
-            *checked = Instant::now();
-        }
-        Ok(())
-    }
-}
-
 struct FollowHandle {
     queue: Arc<OpenQueue>,
     permission: Permission,
@@ -149,7 +121,7 @@ fn charge((stream, kept): &mut (Stream, Kept)) -> Result<()> {
 
 impl Handle for FollowHandle {
     fn read(&self, _offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
-        self.permission.check(&self.queue)?;
+        self.permission.check(|caller| self.queue.check_goes_on(caller))?;
         let size = below_chunk(size, self.max_chunk);
         let start = out.len();
         let mut stream = lock(&self.stream);

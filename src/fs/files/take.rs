@@ -7,14 +7,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::fs::attr::{Attr, READ, WRITE, narrowed};
-use crate::fs::budget::Kept;
+use crate::fs::budget::{Kept, Share};
 use crate::fs::errno::{Errno, Result};
-use crate::fs::files::follow::{Permission, below_chunk};
+use crate::fs::files::follow::below_chunk;
 use crate::fs::files::readers::cursor_stat;
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
 use crate::fs::nodes::{Access, Caller, File, Shared, Site};
-use crate::fs::queues::OpenQueue;
+use crate::fs::permissions::Permission;
+use crate::fs::queues::{OF_A_READER, OpenQueue};
 use crate::queue::{Entry, Error, GapReason, QueueReader, Scanner};
 use crate::sync::Ordering;
 use crate::view::{Format, render};
@@ -58,6 +59,7 @@ impl File for Take {
             return Err(Errno::EROFS);
         }
         cursor_stat(&self.queue, &self.reader)?;
+        let share = self.queue.take_descriptors(OF_A_READER)?;
         let reader = when_released(&self.queue, || caller.act(|| self.queue.queue.reader(&self.reader)))?;
         let mut scanner = self.queue.queue.scan()?;
         scanner.seek_seq(reader.seq())?;
@@ -69,7 +71,7 @@ impl File for Take {
         let kept = self.queue.kept_by(caller);
         let state = Mutex::new(Taking { reader: Some(reader), scanner, next, kept });
         let (queue, format, max_chunk) = (Arc::clone(&self.queue), self.format, self.shared.max_chunk);
-        Ok(Box::new(TakeHandle { queue, permission, format, max_chunk, state }))
+        Ok(Box::new(TakeHandle { queue, _share: share, permission, format, max_chunk, state }))
     }
 
     fn generation(&self) -> u64 {
@@ -97,6 +99,7 @@ pub(super) fn when_released<T>(queue: &OpenQueue, run: impl Fn() -> Result<crate
 
 struct TakeHandle {
     queue: Arc<OpenQueue>,
+    _share: Share,
     permission: Permission,
     format: Format,
     max_chunk: usize,
@@ -190,7 +193,7 @@ impl Handle for TakeHandle {
         if state.reader.is_none() {
             return Err(Errno::EBADF);
         }
-        self.permission.check(&self.queue)?;
+        self.permission.check(|caller| self.queue.check_goes_on(caller))?;
         if !state.load(self.format)? {
             return Ok(Progress::Wait(vec![Arc::clone(&self.queue)]));
         }

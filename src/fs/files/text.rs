@@ -56,10 +56,10 @@ struct Snapshot {
     recent: Arc<Recent>,
 }
 
-/// A snapshot that was made of the file at a path, for a thread, and when.
+/// A snapshot that was made of the file at a path, for a caller, and when.
 struct Last {
     path: PathBuf,
-    thread: u32,
+    caller: Caller,
     when: Instant,
     snapshot: Arc<Snapshot>,
 }
@@ -110,7 +110,9 @@ impl Snapshots {
     pub(crate) fn take(&self, path: &Path, file: &Arc<dyn File>, caller: &Caller) -> Result<Arc<dyn File>> {
         if let Some(last) = lock(&self.last).take()
             && last.path == path
-            && last.thread == caller.pid
+            // Threads of other pid namespaces have no numbers here.
+            && last.caller == *caller
+            && caller.pid != 0
             && last.when.elapsed() < ASKED_AGAIN
         {
             return Ok(last.snapshot);
@@ -121,8 +123,8 @@ impl Snapshots {
         self.recent.add(generation, text);
         let (file, recent) = (Arc::clone(file), Arc::clone(&self.recent));
         let snapshot = Arc::new(Snapshot { file, size, generation, recent });
-        let (path, thread, when) = (path.to_path_buf(), caller.pid, Instant::now());
-        *lock(&self.last) = Some(Last { path, thread, when, snapshot: Arc::clone(&snapshot) });
+        let (path, caller, when) = (path.to_path_buf(), caller.clone(), Instant::now());
+        *lock(&self.last) = Some(Last { path, caller, when, snapshot: Arc::clone(&snapshot) });
         Ok(snapshot)
     }
 
@@ -230,4 +232,49 @@ impl Handle for SnapshotHandle {
 fn give(text: &[u8], offset: u64, size: usize, out: &mut Vec<u8>) {
     let rest = usize::try_from(offset).ok().and_then(|offset| text.get(offset..)).unwrap_or_default();
     out.extend_from_slice(&rest[..rest.len().min(size)]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::attr::Kind;
+
+    /// A file that shows who looks at it.
+    struct Whose(Arc<Budget>);
+
+    impl File for Whose {
+        fn attr(&self) -> Result<Attr> {
+            let stat = rustix::fs::stat("/").unwrap();
+            Ok(Attr { mode: 0o444, ..Attr::of(&stat, Kind::File) })
+        }
+
+        fn snapshot_max(&self) -> usize {
+            SMALL
+        }
+
+        fn open(&self, _access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
+            let text = format!("{}", caller.uid).into_bytes();
+            Ok(Box::new(TextHandle::new(Kept::new(&self.0, caller.uid), move || Ok(text.clone()))))
+        }
+    }
+
+    #[test]
+    fn nobody_gets_what_another_has_looked_at() {
+        let budget = Budget::of_this_process();
+        let snapshots = Snapshots::new(&budget);
+        let file: Arc<dyn File> = Arc::new(Whose(budget));
+        // Of other pid namespaces; and a thread that becomes somebody else.
+        for pid in [0, 7] {
+            for uid in [64_001, 64_002, 0] {
+                let caller = Caller::of_request(uid, uid, 0, false).with_pid(pid);
+                let seen = snapshots.take(Path::new("x"), &file, &caller).unwrap();
+                let mut text = Vec::new();
+                seen.open(Access::Read, &caller).unwrap().read(0, 10, &mut text).unwrap();
+                assert_eq!(String::from_utf8(text).unwrap(), uid.to_string(), "{pid}");
+            }
+        }
+        // The kernel asks twice.
+        let twice = [(); 2].map(|()| snapshots.take(Path::new("x"), &file, &Caller::root()).unwrap());
+        assert!(Arc::ptr_eq(&twice[0], &twice[1]));
+    }
 }

@@ -270,7 +270,7 @@ impl Handle for MessagesHandle {
         let is_first = offset == 0 && !self.has_read.load(Ordering::Relaxed);
         let crossed = match self.read_view(offset, size, out) {
             Err(Errno::EIO) if is_first && self.shared().is_spoilt() => {
-                let _ = self.renewed.set(Held::new(&(self.renew)()?));
+                let _ = self.renewed.set(Held::new(&(self.renew)()?)?);
                 let crossed = self.read_view(offset, size, out)?;
                 if out.len() == start && crossed.is_none() {
                     // Not even a gap: nothing is left that could be read.

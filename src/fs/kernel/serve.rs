@@ -21,6 +21,7 @@ use zerocopy::IntoBytes;
 use super::device::Device;
 use super::protocol::{InterruptIn, Request, opcode};
 use super::reply::Reply;
+use crate::fs::budget::set_payer;
 use crate::fs::errno::{self, Errno};
 use crate::fs::{lock, signals};
 use crate::sync::{AtomicBool, Ordering};
@@ -204,6 +205,7 @@ impl<S: Service> Server<S> {
     fn serve(&self, request: Request<'_>) {
         errno::set_reason(None);
         let reply = Reply::new(&self.device, &request);
+        set_payer(request.header.uid);
         // The reply is dropped by the panic, which answers EIO.
         let _ = catch_unwind(AssertUnwindSafe(|| self.service.serve(request, reply)));
     }

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit};
 
-use super::{Common, Contents, OpenQueue};
+use super::{Common, Contents, OF_A_QUEUE, OpenQueue};
 use crate::clock;
 use crate::fs::backing::{Directory, FileId};
-use crate::fs::budget::{Budget, Kept};
+use crate::fs::budget::{Budget, Kept, Kind};
 use crate::fs::credentials::Caller;
 use crate::fs::daemon_log::DaemonLog;
 use crate::fs::errno::{Errno, Result};
@@ -66,9 +66,10 @@ struct CrowdState {
 impl Queues {
     /// `may_store`: whether files may be made for what is derived from queues. `pages`: where text is kept, if it can be.
     pub(crate) fn new(may_store: bool, pages: Option<Arc<PageCache>>, log: &Arc<DaemonLog>) -> Self {
-        let views = Arc::new(text::Common::new(pages));
+        let budget = Budget::of_this_process();
+        let views = Arc::new(text::Common::new(&budget, pages));
         let common = Common {
-            budget: Budget::of_this_process(),
+            budget,
             views,
             indexer: Arc::default(),
             watches: Watches::default(),
@@ -173,7 +174,11 @@ impl Queues {
             return Contents::Queue(queue);
         }
         drop(lock(&self.common.making));
-        match OpenQueue::new(Arc::clone(directory), Arc::clone(&self.common)) {
+        let share = match self.common.budget.charge(Kind::Handles, OF_A_QUEUE) {
+            Ok(share) => share,
+            Err(errno) => return Contents::Unreadable(errno),
+        };
+        match OpenQueue::new(Arc::clone(directory), Arc::clone(&self.common), share) {
             Ok(opened) => {
                 let queue = self.enter(id, Arc::new(opened));
                 self.keep(&queue);
