@@ -217,3 +217,31 @@ impl Directory {
         Ok(rustix::fs::unlinkat(self.dir.fd(), name, AtFlags::REMOVEDIR)?)
     }
 }
+
+/// A symlink is shown only if it stays inside the root, whoever resolves it: it is relative, and goes up only at its start,
+/// from where it really is. What comes after a name may be another link, of which nobody knows how deep it leads.
+pub(crate) fn stays_inside(directory: &Path, target: &[u8]) -> bool {
+    use std::os::unix::ffi::OsStringExt;
+    use std::path::Component;
+
+    let target = PathBuf::from(std::ffi::OsString::from_vec(target.to_vec()));
+    let is_up = |component: &Component<'_>| matches!(component, Component::ParentDir | Component::CurDir);
+    let up = target.components().take_while(is_up).filter(|component| *component == Component::ParentDir).count();
+    let mut rest = target.components().skip_while(is_up);
+    up <= directory.components().count() && rest.all(|component| matches!(component, Component::Normal(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn symlinks_that_lead_out_are_not_shown() {
+        assert!(stays_inside(Path::new("a/b"), b"../c"));
+        assert!(stays_inside(Path::new("a"), b"./../c/./d"));
+        assert!(!stays_inside(Path::new("a/b"), b"c/../d"), "c may be a link to a directory that lies higher");
+        assert!(!stays_inside(Path::new("a"), b"../../etc"));
+        assert!(!stays_inside(Path::new(""), b".."));
+        assert!(!stays_inside(Path::new("a/b"), b"/etc/passwd"));
+    }
+}

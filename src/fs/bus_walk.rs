@@ -7,7 +7,6 @@
 //! does not come back in time, another one goes on with the next, and that place is left alone, by everybody, until the
 //! first one returns.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -22,8 +21,9 @@ use super::daemon_log::Failure;
 use super::errno::{Errno, Reason, Result, set_reason};
 use super::kernel::is_interrupted;
 use super::lock;
-use super::nodes::Shared;
-use super::queues::{Contents, OpenQueue};
+use super::open_queue::OpenQueue;
+use super::queue_table::Contents;
+use super::site::Shared;
 use crate::sync::{AtomicBool, Ordering};
 
 /// Directories nested deeper than this are not searched: each level takes a descriptor.
@@ -51,10 +51,6 @@ pub(super) struct Survey<T> {
     /// Directories that did not answer in time.
     pub(super) unanswered: Vec<String>,
 }
-
-/// Places that threads of earlier searches hang in, by their paths below the root.
-#[derive(Default)]
-pub(crate) struct Hanging(Mutex<HashSet<PathBuf>>);
 
 /// Whether an error says nothing about what was looked at: the daemon is short of something.
 pub(super) fn is_scarcity(errno: Errno) -> bool {

@@ -11,9 +11,10 @@ use super::errno::{Errno, Result};
 use super::files::plain::Plain;
 use super::files::{log, numbered, readers, segments, times};
 use super::inodes::Key;
-use super::nodes::{self, Caller, File, Listed, Make, Place, Row, Site};
-use super::queues::Contents;
-use super::tree::{DirectoryKind, DirectoryNode, FileNode, Node};
+use super::node::{DirectoryKind, DirectoryNode, FileNode, Node};
+use super::nodes::{self, Listed, Make, Place, Row};
+use super::queue_table::Contents;
+use super::site::{Caller, File, Site};
 
 type Child = (Key, Arc<Node>);
 

@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex, RwLock};
 use crate::sync::{AtomicU64, Ordering};
 
 use super::budget::Share;
+use super::credentials::Caller;
 use super::errno::{Errno, Result};
-use super::nodes::Caller;
-use super::queues::OpenQueue;
-use super::watch::Notify;
+use super::open_queue::OpenQueue;
 use super::{read, write};
+
+/// Tells the kernel to ask a polled handle again.
+pub(crate) type Notify = Box<dyn FnOnce() + Send>;
 
 /// What a read came to.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, Weak};
 
 use super::callers::process_of;
+use super::generation::Generation;
 use super::lock;
-use super::queues::Generation;
 use super::text::SharedView;
 use crate::view::Format;
 

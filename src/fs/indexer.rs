@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use super::backing::Payer;
 use super::lock;
-use super::queues::OpenQueue;
 use crate::sync::{AtomicBool, Ordering};
 
 /// How long one queue is worked at while others wait.
@@ -31,21 +30,8 @@ pub(crate) trait Work: Send + Sync + 'static {
     fn go_on(&self, is_enough: &dyn Fn() -> bool) -> bool;
 }
 
-impl Work for OpenQueue {
-    fn payer(&self) -> Payer {
-        self.directory.payer()
-    }
-
-    fn go_on(&self, is_enough: &dyn Fn() -> bool) -> bool {
-        self.indexes.make_all(is_enough).unwrap_or_else(|error| {
-            self.failed("index", error.into());
-            true
-        })
-    }
-}
-
 /// What is to be done.
-pub(crate) struct Indexer<W = OpenQueue> {
+pub(crate) struct Indexer<W> {
     late: Duration,
     state: Mutex<State<W>>,
     changed: Condvar,

@@ -12,7 +12,9 @@ use crate::fs::errno::{Errno, Result};
 use crate::fs::files::numbered::{Listed, Numbers};
 use crate::fs::inodes::Ino;
 use crate::fs::lock;
-use crate::fs::nodes::{Caller, File as _, Place};
+use crate::fs::nodes::Place;
+use crate::fs::site::Caller;
+use crate::fs::site::File as _;
 
 /// An open directory.
 pub(super) struct OpenDirectory {

@@ -25,6 +25,7 @@ use rustix::mount::MountFlags;
 use super::backing::Backing;
 use super::credentials::can_act;
 use super::daemon_log::DaemonLog;
+pub use super::error::MountError;
 use super::kernel::{Ended, PageCache, Session, detach};
 use super::mountinfo::{self, Mounted};
 use super::tree::Tree;
@@ -34,21 +35,6 @@ pub use super::options::{LOG_LEVELS, MountOptions};
 /// How long another mount in the same directory is waited for; it takes a fraction of a second.
 const TURN_PATIENCE: Duration = Duration::from_secs(5);
 const TURN_STEP: Duration = Duration::from_millis(5);
-
-/// Why a mount or unmount failed. Each text is one line, with the path, the cause and the remedy where there is one.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum MountError {
-    /// The command line is wrong: an unknown option, paths that can't be mounted on one another.
-    #[error("{0}")]
-    Usage(String),
-    /// The system refused: no FUSE device, no permission.
-    #[error("{0}")]
-    System(String),
-    /// Anything else.
-    #[error("{0}")]
-    Failed(String),
-}
 
 /// A mount in this process. Unmounts when dropped.
 pub struct Mount {

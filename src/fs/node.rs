@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::attr::{Attr, Kind, Ttl};
 use super::backing::FileId;
 use super::inodes::Ino;
-use super::nodes::{File, Place};
+use super::nodes::Place;
+use super::site::File;
 
 /// What an inode number stands for.
 pub(crate) enum Node {

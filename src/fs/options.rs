@@ -5,7 +5,7 @@ use log::LevelFilter;
 use crate::queue::Settings;
 use crate::report::parse_size;
 
-use super::mount::MountError;
+use super::error::MountError;
 
 /// How to mount.
 ///

@@ -1,8 +1,6 @@
 //! Who may read a queue's messages, and who may append.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, Stat};
@@ -11,17 +9,8 @@ use super::attr::narrowed;
 use super::credentials::{Caller, READ};
 use super::errno::{Errno, Result};
 use super::lock;
-use super::queues::OpenQueue;
+use super::open_queue::OpenQueue;
 use crate::queue::{SegmentId, layout, segment_name};
-
-/// What is known of it, for a moment.
-#[derive(Default)]
-pub(super) struct Permissions {
-    /// Who may read by the modes, and until when that is known, where it takes a look at many files.
-    data_stat: Mutex<Option<(Instant, Stat)>>,
-    /// Callers who were found to be able to read, and until when that is known.
-    readable_by: Mutex<HashMap<Caller, Instant>>,
-}
 
 /// Callers that are remembered for a queue.
 const MAX_CALLERS: usize = 64;
@@ -29,38 +18,6 @@ const MAX_CALLERS: usize = 64;
 /// there are more segments to be looked at than these.
 const DATA_STAT_HOLDS: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(250)];
 const MANY_SEGMENTS: usize = 16;
-
-/// How long it is believed that who has opened something may go on with it.
-const RIGHT_HOLDS: Duration = Duration::from_millis(350);
-
-/// The right to go on with what has been opened: without the mount its holder could not open the next segment either once
-/// that is taken away.
-pub(crate) struct Permission {
-    caller: Caller,
-    checked: Mutex<Instant>,
-}
-
-impl Permission {
-    /// Of a caller who has been found to have it just now.
-    pub(crate) fn new(caller: &Caller) -> Self {
-        Self { caller: caller.clone(), checked: Mutex::new(Instant::now()) }
-    }
-
-    /// Whose it is.
-    pub(crate) fn caller(&self) -> &Caller {
-        &self.caller
-    }
-
-    /// What `check` finds now, or has found just before.
-    pub(crate) fn check(&self, check: impl FnOnce(&Caller) -> Result<()>) -> Result<()> {
-        let mut checked = lock(&self.checked);
-        if checked.elapsed() >= RIGHT_HOLDS {
-            check(&self.caller)?;
-            *checked = Instant::now();
-        }
-        Ok(())
-    }
-}
 
 impl OpenQueue {
     /// Whose bits decide who may read the messages. A native reader needs the control block and the segments, so

@@ -11,13 +11,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use rustix::fs::Stat;
+
 use super::attr::{Attr, READ};
 use super::backing::Payer;
 use super::budget::{Budget, Kind, Share};
 use super::errno::{Errno, Result};
 use super::kernel::{PageCache, PageFile, Text, is_interrupted};
 use super::lock;
-use super::queues::OpenQueue;
 use crate::queue::{Error, SegmentId};
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use crate::view::{Crossed, Format, View};
@@ -195,10 +196,9 @@ impl SharedView {
         Ok(())
     }
 
-    /// True size, and the time of the newest message in it.
-    pub(crate) fn attr(&self, queue: &Arc<OpenQueue>) -> Result<Attr> {
+    /// True size, and the time of the newest message in it. `stat`: of whose rights it is.
+    pub(crate) fn attr(&self, stat: impl FnOnce() -> Result<Stat>) -> Result<Attr> {
         self.catch_up()?;
-        queue.index_in_background();
         let (is_open, cached) = {
             let used = lock(&self.use_now);
             (used.handles > 0, used.cached.clone().filter(|_| used.handles > 0))
@@ -207,16 +207,16 @@ impl SharedView {
             // Who is told of a size may read that far, whatever retention does.
             self.view.pin();
         }
-        let attr = self.known_attr(queue)?;
+        let attr = self.known_attr(&stat()?);
         // What a handle is told it can read and map.
         Ok(cached.map_or(attr, |cached| attr.with_size(cached.grow_with(self).unwrap_or_else(|_| *lock(&cached.size)))))
     }
 
-    /// What is known by now.
-    pub(crate) fn known_attr(&self, queue: &OpenQueue) -> Result<Attr> {
+    /// What is known by now, of a file with these rights.
+    pub(crate) fn known_attr(&self, stat: &Stat) -> Attr {
         let (size, modified_ns) = (self.view.known_size(), self.view.modified_ns());
         self.rest(&mut lock(&self.use_now));
-        Ok(Attr::file(&queue.data_stat()?, READ).with_size(size).modified_at(modified_ns))
+        Attr::file(stat, READ).with_size(size).modified_at(modified_ns)
     }
 
     pub(crate) fn known_size(&self) -> u64 {

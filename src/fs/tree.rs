@@ -16,7 +16,6 @@ use crate::sync::{AtomicBool, Ordering};
 use super::attr::{Attr, Kind, Ttl};
 use super::backing::{Backing, Directory, FileId};
 use super::budget::{Kind as Budgeted, Share};
-use super::bus_walk::Hanging;
 use super::callers::is_sending;
 use super::children;
 use super::daemon_log::{Asked, DaemonLog};
@@ -24,17 +23,19 @@ use super::errno::{Errno, Result};
 use super::files::numbered;
 use super::files::readers;
 use super::files::text::Snapshots;
-use super::handles::{Caching, OpenFile, Progress, Table};
+use super::handles::{Caching, Notify, OpenFile, Progress, Table};
 use super::inodes::{Ino, Inodes, Key, MESSAGE_BIT};
 use super::kernel::PageCache;
 use super::lock;
 pub(crate) use super::node::{DirectoryKind, DirectoryNode, Entry, FileNode, Item, Node};
-use super::nodes::{self, Access, Caller, File, Place, Row, Shared, Site};
+use super::nodes::{self, Place, Row};
+use super::open_queue::OpenQueue;
 use super::parked::ParkedRead;
 use super::poll;
-use super::queues::{Contents, OpenQueue, Queues};
+use super::queue_table::{Contents, Queues};
 use super::series::{Home, Series};
-use super::watch::Notify;
+use super::site::{Access, Caller, File, Hanging, Shared, Site};
+use super::watch::Watches;
 
 /// Bytes that a waiting read takes, and those for each queue that it waits for.
 const WAITING_READ: usize = 1 << 10;
@@ -68,7 +69,8 @@ impl Tree {
         let root = DirectoryNode { kind: DirectoryKind::Backing, relative, id };
         let (closing, queues) = (AtomicBool::new(false), Queues::new(!read_only, pages, &log));
         let (snapshots, hanging) = (Snapshots::new(queues.budget()), Hanging::default());
-        let shared = Shared { backing, queues, log, read_only, settings, max_chunk, hanging, closing };
+        let watches = Watches::default();
+        let shared = Shared { backing, queues, watches, log, read_only, settings, max_chunk, hanging, closing };
         Ok(Self {
             shared: Arc::new(shared),
             inodes: Inodes::new(Key { path: PathBuf::new(), id, generation: 0 }, Node::Directory(root)),
@@ -83,6 +85,7 @@ impl Tree {
     pub(crate) fn close(&self) {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.queues.close();
+        self.shared.watches.close();
     }
 
     /// Waits until too many queues are open, and gives the names that hold those that nobody uses. None: the mount ends.
@@ -320,13 +323,18 @@ impl Tree {
 
     /// Has a read that found nothing tried again when one of the queues moves.
     pub(crate) fn park(&self, queues: &[Arc<OpenQueue>], read: &Arc<ParkedRead>) {
-        self.shared.queues.watches().park(queues, read);
+        self.shared.watches.park(queues, read);
+    }
+
+    /// Who waits for queues.
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.shared.watches
     }
 
     /// As [`poll::poll`], of an open handle.
     pub(crate) fn poll(&self, fh: u64, notify: Option<Notify>) -> Result<bool> {
         let open = self.files.get(fh)?;
-        Ok(poll::poll(&open, notify)? || self.shared.closing.load(Ordering::Acquire))
+        Ok(poll::poll(&self.shared.watches, &open, notify)? || self.shared.closing.load(Ordering::Acquire))
     }
 
     pub(crate) fn write(&self, fh: u64, data: &[u8]) -> Result<usize> {
@@ -345,7 +353,7 @@ impl Tree {
         if let Some(open) = self.files.remove(fh) {
             open.handle.release();
             if !std::mem::take(&mut *lock(&open.polled)).is_empty() {
-                self.shared.queues.watches().forget(&open);
+                self.shared.watches.forget(&open);
             }
         }
     }

@@ -15,14 +15,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::errno::{Errno, Result};
-use super::handles::OpenFile;
+use super::handles::{Notify, OpenFile};
 use super::lock;
+use super::open_queue::OpenQueue;
 use super::parked::ParkedRead;
-use super::queues::OpenQueue;
 use crate::queue::{Bell, WaitTicket, Waiter, Woken};
-
-/// Tells the kernel to ask a polled handle again.
-pub(crate) type Notify = Box<dyn FnOnce() + Send>;
 
 /// How often everything is looked at. Only a backstop: waking does not depend on it.
 const SLEEP: Duration = Duration::from_secs(1);

@@ -23,9 +23,10 @@ use crate::fs::callers::{has_open, process_of};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::Handle;
 use crate::fs::lock;
-use crate::fs::nodes::{Access, Caller, File, Shared, Site};
-use crate::fs::permissions::Permission;
-use crate::fs::queues::{Contents, OpenQueue};
+use crate::fs::open_queue::OpenQueue;
+use crate::fs::permission::Permission;
+use crate::fs::queue_table::Contents;
+use crate::fs::site::{Access, Caller, File, Shared, Site};
 use crate::queue::{Error, QueueWriter, layout};
 use crate::view::{Input, InputFormat, longest_line, parse_line};
 

@@ -5,18 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::metrics;
-use super::status::marks;
-use crate::bus;
+use super::seen::{Seen, inspect};
 use crate::doctor::{self, Report};
 use crate::fs::attr::{Attr, READ};
-use crate::fs::bus_walk::{self, Found, is_scarcity};
+use crate::fs::bus_walk::{self, Found};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::files::text::{SMALL, TextHandle};
 use crate::fs::handles::Handle;
-use crate::fs::nodes::{Access, Caller, File, Site};
+use crate::fs::site::{Access, Caller, File, Site};
 use crate::printable::printable;
-use crate::queue::Inspection;
-use crate::report;
 
 type Render = fn(&Site, &Caller) -> Result<String>;
 
@@ -110,59 +107,6 @@ pub(crate) fn version(site: &Site) -> Result<Arc<dyn File>> {
 /// Row constructor of `README`.
 pub(crate) fn readme(site: &Site) -> Result<Arc<dyn File>> {
     make(site, |_, _| Ok(include_str!("readme.txt").to_owned()))
-}
-
-/// A queue as it was found.
-pub(super) struct Seen {
-    /// Its path below the root.
-    pub(super) name: String,
-    pub(super) ready: bool,
-    pub(super) lease: Option<bus::Lease>,
-    /// None where it can't be read.
-    pub(super) inspection: Option<Inspection>,
-    /// Whether its file system has answered in time.
-    pub(super) answers: bool,
-}
-
-impl Seen {
-    fn json(&self) -> String {
-        match &self.inspection {
-            Some(inspection) => {
-                let lease = self.lease.as_ref().map(report::Lease::from);
-                report::inspection_json(inspection, self.ready, lease.as_ref())
-            }
-            None => format!(
-                "{{\"path\":{},\"{}\":true}}",
-                serde_json::to_string(&self.name).unwrap_or_else(|_| "null".to_owned()),
-                if self.answers { "damaged" } else { "unanswered" }
-            ),
-        }
-    }
-}
-
-fn inspect(site: &Site, caller: &Caller) -> Result<Vec<Seen>> {
-    let (shared, who) = (Arc::clone(&site.shared), caller.clone());
-    let see = move |name: &str, found| {
-        let (directory, inspected) = match found {
-            Found::Queue(queue) => (Arc::clone(&queue.directory), queue.queue.inspect().map_err(Errno::from)),
-            Found::Unreadable(directory, errno) => (directory, Err(errno)),
-            Found::Plain(_) | Found::Closed(_) => return Ok(None),
-        };
-        let mut inspection = match inspected {
-            Err(errno) if is_scarcity(errno) => return Err(errno),
-            inspected => inspected.ok(),
-        };
-        if let Some(inspection) = &mut inspection {
-            inspection.path = shared.backing.shown_path(name.as_ref());
-        }
-        let (ready, lease) = who.act(|| marks(&directory)).unwrap_or_default();
-        Ok(Some(Seen { ready, lease, inspection, name: name.to_owned(), answers: true }))
-    };
-    let survey = bus_walk::survey(&site.shared, &site.relative, caller, see)?;
-    let mut seen: Vec<Seen> = survey.seen.into_iter().map(|(_, seen)| seen).collect();
-    let silent = |name| Seen { name, ready: false, lease: None, inspection: None, answers: false };
-    seen.extend(survey.unanswered.into_iter().map(silent));
-    Ok(seen)
 }
 
 impl File for Text {

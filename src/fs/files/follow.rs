@@ -10,9 +10,9 @@ use crate::fs::budget::Kept;
 use crate::fs::errno::Result;
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
-use crate::fs::nodes::{Access, Caller, File, Site};
-use crate::fs::permissions::Permission;
-use crate::fs::queues::OpenQueue;
+use crate::fs::open_queue::OpenQueue;
+use crate::fs::permission::Permission;
+use crate::fs::site::{Access, Caller, File, Site};
 use crate::queue::{Gap, GapReason};
 use crate::view::{Format, Stream};
 

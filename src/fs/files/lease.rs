@@ -13,7 +13,7 @@ use crate::fs::files::plain;
 use crate::fs::files::text::{SMALL, TextHandle};
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
-use crate::fs::nodes::{Access, Caller, File, Site};
+use crate::fs::site::{Access, Caller, File, Site};
 
 /// How long a lease counts that was first written here; later writes keep what it had.
 const TTL: Duration = Duration::from_secs(10);

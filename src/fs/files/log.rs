@@ -8,8 +8,8 @@ use super::views::MessagesHandle;
 use crate::fs::attr::Attr;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::Handle;
-use crate::fs::nodes::{Access, Caller, File};
-use crate::fs::queues::OpenQueue;
+use crate::fs::open_queue::OpenQueue;
+use crate::fs::site::{Access, Caller, File};
 use crate::fs::text::{Held, SharedView};
 use crate::queue::SegmentId;
 use crate::view::{Format, View};
@@ -71,11 +71,11 @@ fn make_view(queue: &OpenQueue, format: Format, segment: SegmentId, first_seq: u
 
 impl File for Log {
     fn attr(&self) -> Result<Attr> {
-        self.view().attr(&self.queue)
+        self.queue.attr_of(&self.view())
     }
 
     fn quick_attr(&self) -> Result<Attr> {
-        self.view().known_attr(&self.queue)
+        self.queue.known_attr_of(&self.view())
     }
 
     fn messages_of(&self) -> Option<&OpenQueue> {

@@ -10,7 +10,7 @@ use crate::fs::errno::{Errno, Result};
 use crate::fs::files::plain::{self, read_file};
 use crate::fs::files::text::{SMALL, TextHandle};
 use crate::fs::handles::Handle;
-use crate::fs::nodes::{Access, Caller, File, Site};
+use crate::fs::site::{Access, Caller, File, Site};
 
 struct Ready {
     site: Site,

@@ -17,8 +17,8 @@ use crate::fs::bus_walk::{self, Found, is_scarcity};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
-use crate::fs::nodes::{Access, Caller, File, Site};
-use crate::fs::queues::OpenQueue;
+use crate::fs::open_queue::OpenQueue;
+use crate::fs::site::{Access, Caller, File, Site};
 use crate::queue::Position;
 use crate::view::{Format, Merge};
 

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use super::chronfs::Seen;
+use super::seen::Seen;
 use crate::bus::LeaseState;
 use crate::queue::{Inspection, ReaderInfo, WriterState};
 

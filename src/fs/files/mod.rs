@@ -11,6 +11,7 @@ mod metrics;
 pub(crate) mod numbered;
 pub(crate) mod plain;
 pub(crate) mod readers;
+mod seen;
 pub(crate) mod segments;
 pub(crate) mod status;
 pub(crate) mod take;

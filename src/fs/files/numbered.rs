@@ -11,8 +11,8 @@ use crate::fs::budget::Kept;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Caching, Handle, Progress};
 use crate::fs::lock;
-use crate::fs::nodes::{Access, Caller, File};
-use crate::fs::queues::OpenQueue;
+use crate::fs::open_queue::OpenQueue;
+use crate::fs::site::{Access, Caller, File};
 use crate::queue::{Entry, Message, Position, Scanner};
 use crate::view::{Format, render, rendered_len};
 

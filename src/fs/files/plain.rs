@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::fs::attr::{Attr, Kind, WRITE};
-use crate::fs::backing::{Directory, FileId};
+use crate::fs::backing::{Directory, FileId, stays_inside};
 use crate::fs::credentials::READ;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Handle, Progress};
-use crate::fs::nodes::{self, Access, Caller, File, Shared, Site};
+use crate::fs::site::{Access, Caller, File, Shared, Site};
 
 /// A regular file or symlink of the backing tree. Holds no descriptor: there may be many.
 pub(crate) struct Plain {
@@ -56,7 +56,7 @@ impl File for Plain {
     fn target(&self) -> Result<Vec<u8>> {
         let target = self.directory()?.read_link(&self.name)?;
         // As if there were none.
-        if nodes::stays_inside(&self.directory, &target) { Ok(target) } else { Err(Errno::ENOENT) }
+        if stays_inside(&self.directory, &target) { Ok(target) } else { Err(Errno::ENOENT) }
     }
 }
 

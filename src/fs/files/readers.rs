@@ -8,11 +8,10 @@ use crate::clock;
 use crate::fs::attr::{Attr, READ, WRITE};
 use crate::fs::credentials;
 use crate::fs::errno::{Errno, Result};
-use crate::fs::files::take::when_released;
 use crate::fs::files::text::{SMALL, TextHandle};
 use crate::fs::handles::{Handle, Progress};
-use crate::fs::nodes::{Access, Caller, File, Site};
-use crate::fs::queues::OpenQueue;
+use crate::fs::open_queue::OpenQueue;
+use crate::fs::site::{Access, Caller, File, Site};
 use crate::queue::{self, CursorFile, FileAccess, check_name, layout};
 use crate::report;
 use crate::view::parse_seek_target;
@@ -58,7 +57,7 @@ pub(crate) fn register(queue: &OpenQueue, name: &OsStr, caller: &Caller) -> Resu
 /// `rmdir readers/<name>`.
 pub(crate) fn remove(queue: &OpenQueue, name: &OsStr, caller: &Caller) -> Result<()> {
     let name = name.to_str().ok_or(Errno::ENOENT)?;
-    when_released(queue, || caller.act(|| queue.queue.remove_reader(name)))
+    queue.when_released(|| caller.act(|| queue.queue.remove_reader(name)))
 }
 
 /// The cursor file's attributes: it is the reader, and its bits are the reader's permissions.
@@ -188,7 +187,7 @@ impl<T: Handle> Handle for PositionHandle<T> {
         let target = parse_seek_target(text.trim(), clock::now_ns()).map_err(|_| Errno::EINVAL)?;
         let queue = &self.queue.queue;
         let seq = target.find_from(queue, || queue.cursor_seq(&self.cursor))?;
-        when_released(&self.queue, || Ok(queue.seek_cursor(&self.cursor, seq)))?;
+        self.queue.when_released(|| Ok(queue.seek_cursor(&self.cursor, seq)))?;
         Ok(data.len())
     }
 }

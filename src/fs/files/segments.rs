@@ -10,8 +10,8 @@ use crate::fs::backing::FileId;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::files::plain::{open, read_file};
 use crate::fs::handles::{Handle, Progress};
-use crate::fs::nodes::{Access, Caller, File};
-use crate::fs::queues::OpenQueue;
+use crate::fs::open_queue::OpenQueue;
+use crate::fs::site::{Access, Caller, File};
 use crate::queue::parse_segment_name;
 
 /// The names of the segment files.

@@ -8,8 +8,8 @@ use crate::fs::backing::Directory;
 use crate::fs::errno::Result;
 use crate::fs::files::text::{SMALL, TextHandle};
 use crate::fs::handles::Handle;
-use crate::fs::nodes::{Access, Caller, File, Site};
-use crate::fs::queues::OpenQueue;
+use crate::fs::open_queue::OpenQueue;
+use crate::fs::site::{Access, Caller, File, Site};
 use crate::queue::Inspection;
 use crate::report;
 

@@ -4,7 +4,6 @@
 //! been returned to its end comes again to whoever takes next.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use crate::fs::attr::{Attr, READ, WRITE, narrowed};
 use crate::fs::budget::{Kept, Share};
@@ -13,18 +12,15 @@ use crate::fs::files::follow::below_chunk;
 use crate::fs::files::readers::cursor_stat;
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::lock;
-use crate::fs::nodes::{Access, Caller, File, Shared, Site};
-use crate::fs::permissions::Permission;
-use crate::fs::queues::{OF_A_READER, OpenQueue};
-use crate::queue::{Entry, Error, GapReason, QueueReader, Scanner};
+use crate::fs::open_queue::{OF_A_READER, OpenQueue};
+use crate::fs::permission::Permission;
+use crate::fs::site::{Access, Caller, File, Shared, Site};
+use crate::queue::{Entry, GapReason, QueueReader, Scanner};
 use crate::sync::Ordering;
 use crate::view::{Format, render};
 
 /// Bytes that its scanner keeps.
 const SCANNER_MEMORY: usize = 1 << 20;
-/// A close is heard of a moment after it has returned: how often, and how long, one's own release is waited for.
-const RELEASE_TRIES: u32 = 100;
-const RELEASE_PAUSE: Duration = Duration::from_millis(1);
 
 struct Take {
     queue: Arc<OpenQueue>,
@@ -60,7 +56,7 @@ impl File for Take {
         }
         cursor_stat(&self.queue, &self.reader)?;
         let share = self.queue.take_descriptors(OF_A_READER)?;
-        let reader = when_released(&self.queue, || caller.act(|| self.queue.queue.reader(&self.reader)))?;
+        let reader = self.queue.when_released(|| caller.act(|| self.queue.queue.reader(&self.reader)))?;
         let mut scanner = self.queue.queue.scan()?;
         scanner.seek_seq(reader.seq())?;
         // What retention removed while no process used the reader is a gap too.
@@ -81,20 +77,6 @@ impl File for Take {
     fn is_current(&self) -> bool {
         self.queue.is_current()
     }
-}
-
-/// Does what needs a reader that nobody uses. If it may be a handle of this mount that was closed just now, waits for
-/// that a little.
-pub(super) fn when_released<T>(queue: &OpenQueue, run: impl Fn() -> Result<crate::queue::Result<T>>) -> Result<T> {
-    for _ in 0..RELEASE_TRIES {
-        match run()? {
-            Err(Error::ReaderInUse { .. }) if queue.takes.load(Ordering::Acquire) > 0 => {
-                std::thread::sleep(RELEASE_PAUSE);
-            }
-            result => return Ok(result?),
-        }
-    }
-    Ok(run()??)
 }
 
 struct TakeHandle {

@@ -12,8 +12,8 @@ use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::{Caching, Handle, Progress};
 use crate::fs::inodes::stable_hash;
 use crate::fs::lock;
-use crate::fs::nodes::{Access, Caller, File};
-use crate::fs::queues::OpenQueue;
+use crate::fs::open_queue::OpenQueue;
+use crate::fs::site::{Access, Caller, File};
 
 /// An open file whose whole text `render` gives.
 pub(super) struct TextHandle<F> {

@@ -10,8 +10,8 @@ use crate::fs::attr::{Attr, Ttl};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::files::numbered::link_attr;
 use crate::fs::handles::Handle;
-use crate::fs::nodes::{Access, Caller, File};
-use crate::fs::queues::OpenQueue;
+use crate::fs::open_queue::OpenQueue;
+use crate::fs::site::{Access, Caller, File};
 use crate::queue::Scanner;
 use crate::view::parse_time;
 

@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, OnceLock};
 use super::times;
 use crate::fs::attr::{Attr, Ttl};
 use crate::fs::errno::{Errno, Result, missing};
+use crate::fs::generation::Generation;
 use crate::fs::handles::{Caching, Handle, Progress};
 use crate::fs::inodes::stable_hash;
 use crate::fs::lock;
-use crate::fs::nodes::{Access, Caller, File, Site};
-use crate::fs::queues::{Generation, OpenQueue};
+use crate::fs::open_queue::OpenQueue;
+use crate::fs::site::{Access, Caller, File, Site};
 use crate::fs::text::{Held, SharedView};
 use crate::queue::{Position, Scanner};
 use crate::sync::{AtomicBool, Ordering};
@@ -52,7 +53,7 @@ impl File for Messages {
 
     fn attr(&self) -> Result<Attr> {
         let view = self.view()?;
-        let attr = view.attr(&self.queue)?;
+        let attr = self.queue.attr_of(&view)?;
         if self.queue.queue.settings().has_retention() {
             view.hold_for_opener();
         }
@@ -65,7 +66,7 @@ impl File for Messages {
     }
 
     fn quick_attr(&self) -> Result<Attr> {
-        self.view()?.known_attr(&self.queue)
+        self.queue.known_attr_of(&*self.view()?)
     }
 
     fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
@@ -166,7 +167,7 @@ impl File for Since {
     }
 
     fn attr(&self) -> Result<Attr> {
-        let attr = self.view().attr(&self.queue)?;
+        let attr = self.queue.attr_of(&self.view())?;
         if self.queue.queue.settings().has_retention() {
             self.view().hold_for_opener();
         }
@@ -174,7 +175,7 @@ impl File for Since {
     }
 
     fn quick_attr(&self) -> Result<Attr> {
-        self.view().known_attr(&self.queue)
+        self.queue.known_attr_of(&self.view())
     }
 
     fn open(&self, access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {

@@ -17,13 +17,13 @@ use super::protocol::{
 use super::reply::{Lines, Reply};
 use super::serve::{Account, Service, is_interrupted};
 use crate::fs::errno::{Errno, Result};
+use crate::fs::handles::Notify;
 use crate::fs::handles::{Caching, OpenFile, Progress};
 use crate::fs::inodes::Ino;
-use crate::fs::nodes::{Access, Caller};
 use crate::fs::parked::{Answer, Parked, ParkedRead};
 use crate::fs::poll;
+use crate::fs::site::{Access, Caller};
 use crate::fs::tree::Tree;
-use crate::fs::watch::Notify;
 
 /// The largest read or write that the kernel passes on in one piece, in bytes.
 pub(crate) const MAX_WRITE: u32 = 1 << 20;
@@ -241,7 +241,7 @@ impl Adapter {
         is_let_in || of_nobody
     }
 
-    fn setattr(&self, request: &mut Request<'_>) -> Result<crate::fs::tree::Entry> {
+    fn setattr(&self, request: &mut Request<'_>) -> Result<crate::fs::node::Entry> {
         let SetattrIn { valid, size, .. } = cut(request.body.take())?;
         let size = (valid & fattr::SIZE != 0).then_some(size);
         let times = valid & (fattr::ATIME | fattr::MTIME | fattr::ATIME_NOW | fattr::MTIME_NOW) != 0;
@@ -296,7 +296,7 @@ impl Adapter {
             match self.tree.read(&open, offset, size, buffer) {
                 Ok(Progress::Done) => reply.data(Ok(buffer)),
                 Ok(Progress::Wait(_)) if flags & libc::O_NONBLOCK != 0 => {
-                    reply.error(poll::found_nothing(&open).err().unwrap_or(Errno::EAGAIN));
+                    reply.error(poll::found_nothing(self.tree.watches(), &open).err().unwrap_or(Errno::EAGAIN));
                 }
                 Ok(Progress::Wait(queues)) => {
                     let share = match self.tree.charge_waiting(&open, &queues) {

@@ -35,7 +35,7 @@ use crate::fs::daemon_log::{Asked, DaemonLog};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::inodes::Ino;
 use crate::fs::lock;
-use crate::fs::tree::Entry;
+use crate::fs::node::Entry;
 use crate::sync::{AtomicU64, Ordering};
 
 /// What a file of the page cache has for content.

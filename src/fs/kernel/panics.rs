@@ -9,7 +9,7 @@ use crate::fs::attr::{Attr, READ};
 use crate::fs::errno::Result;
 use crate::fs::handles::{Handle, Progress};
 use crate::fs::mount::{Mount, MountOptions};
-use crate::fs::nodes::{Access, Caller, File, Site};
+use crate::fs::site::{Access, Caller, File, Site};
 
 struct Panics(Site);
 

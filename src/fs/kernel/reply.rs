@@ -16,7 +16,7 @@ use crate::fs::attr::{Attr, Kind};
 use crate::fs::daemon_log::Asked;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::inodes::Ino;
-use crate::fs::tree::{Entry, Item};
+use crate::fs::node::{Entry, Item};
 
 /// The answer that a request waits for. Dropped without one, it answers EIO: so does a handler that panics.
 #[derive(Debug)]

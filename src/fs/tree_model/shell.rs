@@ -9,7 +9,7 @@ use crate::fs::daemon_log::DaemonLog;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::handles::Progress;
 use crate::fs::inodes::Ino;
-use crate::fs::nodes::{Access, Caller};
+use crate::fs::site::{Access, Caller};
 use crate::fs::tree::{Entry, Item, Tree};
 use crate::queue::Settings;
 

@@ -2,30 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{OpenQueue, SegmentFile};
-use crate::fs::errno::{Errno, Result};
-use crate::fs::inodes::stable_hash;
-use crate::fs::lock;
-use crate::fs::text::SharedView;
+use super::attr::Attr;
+use super::errno::{Errno, Result};
+use super::generation::{Generation, SegmentFile};
+use super::inodes::stable_hash;
+use super::lock;
+use super::open_queue::OpenQueue;
+use super::text::SharedView;
 use crate::queue::SegmentId;
 use crate::view::{Format, View};
-
-/// What a view of everything retained shows: other bytes have another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Generation {
-    first: SegmentFile,
-    /// Rises when damage has changed what was shown before.
-    turn: u32,
-}
-
-impl Generation {
-    /// As a node's generation, of the queue with this identity.
-    pub(crate) fn number(self, identity: u64) -> u64 {
-        let Self { first, turn } = self;
-        let (segment, born) = (first.segment.0.to_le_bytes(), first.born.to_le_bytes());
-        stable_hash(&[&identity.to_le_bytes(), &segment, &born, &turn.to_le_bytes()])
-    }
-}
 
 impl OpenQueue {
     /// What tells the file of one segment from any other. ENOENT where there is none.
@@ -92,5 +77,17 @@ impl OpenQueue {
                 Ok(view)
             }
         }
+    }
+
+    /// True size of what a view shows, and the time of the newest message in it. Has indexes made that it missed.
+    pub(crate) fn attr_of(self: &Arc<Self>, view: &SharedView) -> Result<Attr> {
+        let attr = view.attr(|| self.data_stat())?;
+        self.index_in_background();
+        Ok(attr)
+    }
+
+    /// As [`Self::attr_of`], as far as it is known by now.
+    pub(crate) fn known_attr_of(&self, view: &SharedView) -> Result<Attr> {
+        Ok(view.known_attr(&self.data_stat()?))
     }
 }

@@ -1,44 +1,31 @@
-//! The queues that the mount has open, and what it knows of each: the descriptor, the writer that the append handles
-//! share, the views, who waits.
+//! A queue that the mount has open: its descriptor, the writer that the append handles share, its views.
 //!
 //! Invariants: one [`OpenQueue`] for one queue, however many names and handles lead to it; at most one writer in it,
 //! held exactly while there are append handles. An entry lives while a node or a handle holds it. The table's lock
 //! covers the table only, never I/O.
 
-mod table;
-
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::fs::Stat;
 
 use crate::queue::{self, Queue, QueueWriter, Scanner, SegmentId, layout, segment_name};
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::view::{Format, SegmentIndexes, View};
 
-use super::backing::{Directory, FileId};
+use super::backing::{Directory, Payer};
 use super::budget::{Budget, Kept, Kind, Share};
 use super::credentials::Caller;
 use super::daemon_log::{DaemonLog, Failure};
 use super::errno::{Errno, Result};
+use super::generation::{Generation, SegmentFile};
 use super::holders::Holders;
-use super::indexer::Indexer;
+use super::indexer::{Indexer, Work};
 use super::lock;
-use super::permissions::{Permission, Permissions};
+use super::permission::Permission;
 use super::text::{self, SharedView};
-use super::watch::Watches;
-
-pub(crate) use table::Queues;
-
-/// What a directory of the tree is.
-#[derive(Clone)]
-pub(crate) enum Contents {
-    /// No queue.
-    Plain,
-    /// A queue.
-    Queue(Arc<OpenQueue>),
-    /// A queue that can't be opened, and why.
-    Unreadable(Errno),
-}
 
 /// A queue that the mount has open.
 pub(crate) struct OpenQueue {
@@ -48,11 +35,11 @@ pub(crate) struct OpenQueue {
     /// the queue lives it stays, whatever retention takes.
     pub(crate) identity: u64,
     writer: Mutex<SharedWriter>,
-    views: Mutex<HashMap<Format, (Generation, Arc<SharedView>)>>,
+    pub(super) views: Mutex<HashMap<Format, (Generation, Arc<SharedView>)>>,
     /// Who has a view of everything retained open.
-    holders: Holders,
+    pub(super) holders: Holders,
     /// Of files that damage has changed, by identity, how often.
-    turns: Mutex<HashMap<u64, u32>>,
+    pub(super) turns: Mutex<HashMap<u64, u32>>,
     first_segment: Mutex<Option<SegmentFile>>,
     /// Of its sealed segments.
     pub(crate) indexes: Arc<SegmentIndexes>,
@@ -63,7 +50,7 @@ pub(crate) struct OpenQueue {
     pub(crate) takes: AtomicU32,
     pub(super) permissions: Permissions,
     /// When somebody has asked for it last, in questions.
-    used: AtomicU64,
+    pub(super) used: AtomicU64,
     /// Of descriptors; charged to whoever asked first.
     _share: Share,
 }
@@ -72,9 +59,12 @@ pub(crate) struct OpenQueue {
 const SCANNER_MEMORY: usize = 64 << 10;
 const SCANNER_AHEAD: usize = 16 << 10;
 /// Descriptors that a queue keeps, its writer, a view of it, a reader's handle, each beyond the first of the handle itself.
-const OF_A_QUEUE: u64 = 3;
+pub(super) const OF_A_QUEUE: u64 = 3;
 const OF_A_WRITER: u64 = 4;
 pub(crate) const OF_A_READER: u64 = 3;
+/// A close is heard of a moment after it has returned: how often, and how long, one's own release is waited for.
+const RELEASE_TRIES: u32 = 100;
+const RELEASE_PAUSE: Duration = Duration::from_millis(1);
 /// How often the first segment is looked for while retention is faster.
 const FIRST_TRIES: u32 = 20;
 
@@ -91,20 +81,19 @@ impl std::fmt::Debug for OpenQueue {
 }
 
 /// What all queues of a mount share.
-struct Common {
-    budget: Arc<Budget>,
+pub(super) struct Common {
+    pub(super) budget: Arc<Budget>,
     /// How many queues are open, and how often one has been asked for.
-    open: AtomicUsize,
-    uses: AtomicU64,
-    views: Arc<text::Common>,
-    indexer: Arc<Indexer>,
-    watches: Watches,
+    pub(super) open: AtomicUsize,
+    pub(super) uses: AtomicU64,
+    pub(super) views: Arc<text::Common>,
+    pub(super) indexer: Arc<Indexer<OpenQueue>>,
     /// Whether files may be made for what is derived.
-    may_store: bool,
+    pub(super) may_store: bool,
     /// Held while a queue is made. Its files come one by one, and its maker holds the writer lock meanwhile: whoever
     /// opens it then would take it for another queue, and its maker for another writer.
-    making: Mutex<()>,
-    log: Arc<DaemonLog>,
+    pub(super) making: Mutex<()>,
+    pub(super) log: Arc<DaemonLog>,
 }
 
 #[derive(Default)]
@@ -118,17 +107,30 @@ struct SharedWriter {
     is_over: bool,
 }
 
-/// A segment file as one can be told from another of the same name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct SegmentFile {
-    pub(super) segment: SegmentId,
-    id: FileId,
-    /// Inode numbers are used again at once; the time of birth is not.
-    born: i64,
+/// What is known of who may read, for a moment; see `permissions.rs`.
+#[derive(Default)]
+pub(super) struct Permissions {
+    /// Who may read by the modes, and until when that is known, where it takes a look at many files.
+    pub(super) data_stat: Mutex<Option<(Instant, Stat)>>,
+    /// Callers who were found to be able to read, and until when that is known.
+    pub(super) readable_by: Mutex<HashMap<Caller, Instant>>,
+}
+
+impl Work for OpenQueue {
+    fn payer(&self) -> Payer {
+        self.directory.payer()
+    }
+
+    fn go_on(&self, is_enough: &dyn Fn() -> bool) -> bool {
+        self.indexes.make_all(is_enough).unwrap_or_else(|error| {
+            self.failed("index", error.into());
+            true
+        })
+    }
 }
 
 impl OpenQueue {
-    fn new(directory: Arc<Directory>, common: Arc<Common>, share: Share) -> queue::Result<Self> {
+    pub(super) fn new(directory: Arc<Directory>, common: Arc<Common>, share: Share) -> queue::Result<Self> {
         let queue = open_queue(&directory)?;
         let indexes = Arc::new(SegmentIndexes::new(&queue, common.may_store));
         let opened = Self {
@@ -168,11 +170,6 @@ impl OpenQueue {
     pub(crate) fn failed(&self, op: &'static str, errno: Errno) {
         let path = self.queue.path();
         self.common.log.failed(&Failure { op, path, queue: path, errno, caller: None });
-    }
-
-    /// Who waits for this queue and others.
-    pub(crate) fn watches(&self) -> &Watches {
-        &self.common.watches
     }
 
     /// The first retained segment: as long as it stays, what the views show only grows.
@@ -215,7 +212,7 @@ impl OpenQueue {
         (0..FIRST_TRIES).find_map(|_| self.identify(self.queue.bounds().ok()?.first.segment))
     }
 
-    fn identify(&self, segment: SegmentId) -> Option<SegmentFile> {
+    pub(super) fn identify(&self, segment: SegmentId) -> Option<SegmentFile> {
         let (id, born) = self.directory.identity_of(segment_name(segment).as_ref()).ok()?;
         Some(SegmentFile { segment, id, born })
     }
@@ -271,6 +268,20 @@ impl OpenQueue {
         let mut ids = self.queue.segment_ids()?;
         ids.retain(|id| (bounds.first.segment..=bounds.head.segment).contains(id));
         Ok(ids)
+    }
+
+    /// Does what needs a reader that nobody uses. If it may be a handle of this mount that was closed just now, waits for
+    /// that a little.
+    pub(crate) fn when_released<T>(&self, run: impl Fn() -> Result<queue::Result<T>>) -> Result<T> {
+        for _ in 0..RELEASE_TRIES {
+            match run()? {
+                Err(queue::Error::ReaderInUse { .. }) if self.takes.load(Ordering::Acquire) > 0 => {
+                    std::thread::sleep(RELEASE_PAUSE);
+                }
+                result => return Ok(result?),
+            }
+        }
+        Ok(run()??)
     }
 
     /// Joins the append handles; the first takes the writer lock.
@@ -347,8 +358,3 @@ pub(crate) fn is_internal(name: &OsStr) -> bool {
         || name.ends_with(layout::SEGMENT_SUFFIX)
         || name.ends_with(layout::TEMPORARY_SUFFIX)
 }
-
-#[path = "generations.rs"]
-mod generations;
-
-pub(crate) use generations::Generation;

@@ -10,16 +10,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit};
 
-use super::{Common, Contents, OF_A_QUEUE, OpenQueue};
+use super::backing::{Directory, FileId};
+use super::budget::{Budget, Kept, Kind};
+use super::credentials::Caller;
+use super::daemon_log::DaemonLog;
+use super::errno::{Errno, Result};
+use super::kernel::PageCache;
+use super::open_queue::{Common, OF_A_QUEUE, OpenQueue};
+use super::{lock, text};
 use crate::clock;
-use crate::fs::backing::{Directory, FileId};
-use crate::fs::budget::{Budget, Kept, Kind};
-use crate::fs::credentials::Caller;
-use crate::fs::daemon_log::DaemonLog;
-use crate::fs::errno::{Errno, Result};
-use crate::fs::kernel::PageCache;
-use crate::fs::watch::Watches;
-use crate::fs::{lock, text};
 use crate::queue::{self, Queue, Settings, layout};
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
@@ -33,6 +32,17 @@ const MAX_CROWD: u64 = 4096;
 const CROWD_PAUSE: Duration = Duration::from_millis(300);
 /// Plain directories remembered.
 const MAX_PLAIN: usize = 10_000;
+
+/// What a directory of the tree is.
+#[derive(Clone)]
+pub(crate) enum Contents {
+    /// No queue.
+    Plain,
+    /// A queue.
+    Queue(Arc<OpenQueue>),
+    /// A queue that can't be opened, and why.
+    Unreadable(Errno),
+}
 
 /// All open queues, by their directory.
 pub(crate) struct Queues {
@@ -72,7 +82,6 @@ impl Queues {
             budget,
             views,
             indexer: Arc::default(),
-            watches: Watches::default(),
             may_store,
             making: Mutex::default(),
             open: AtomicUsize::new(0),
@@ -96,15 +105,9 @@ impl Queues {
         Kept::new(&self.common.budget, caller.uid)
     }
 
-    /// Who waits for them.
-    pub(crate) fn watches(&self) -> &Watches {
-        &self.common.watches
-    }
-
-    /// Nobody waits any more, and nothing more is done in the background.
+    /// Nothing more is done in the background.
     pub(crate) fn close(&self) {
         self.common.indexer.close();
-        self.common.watches.close();
         lock(&self.crowd.state).is_over = true;
         self.crowd.changed.notify_all();
     }

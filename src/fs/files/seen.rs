@@ -1,0 +1,65 @@
+//! What the mount's own files tell of all queues.
+
+use std::sync::Arc;
+
+use super::status::marks;
+use crate::bus;
+use crate::fs::bus_walk::{self, Found, is_scarcity};
+use crate::fs::errno::{Errno, Result};
+use crate::fs::site::{Caller, Site};
+use crate::queue::Inspection;
+use crate::report;
+
+/// A queue as it was found.
+pub(super) struct Seen {
+    /// Its path below the root.
+    pub(super) name: String,
+    pub(super) ready: bool,
+    pub(super) lease: Option<bus::Lease>,
+    /// None where it can't be read.
+    pub(super) inspection: Option<Inspection>,
+    /// Whether its file system has answered in time.
+    pub(super) answers: bool,
+}
+
+impl Seen {
+    pub(super) fn json(&self) -> String {
+        match &self.inspection {
+            Some(inspection) => {
+                let lease = self.lease.as_ref().map(report::Lease::from);
+                report::inspection_json(inspection, self.ready, lease.as_ref())
+            }
+            None => format!(
+                "{{\"path\":{},\"{}\":true}}",
+                serde_json::to_string(&self.name).unwrap_or_else(|_| "null".to_owned()),
+                if self.answers { "damaged" } else { "unanswered" }
+            ),
+        }
+    }
+}
+
+/// All queues that the caller may see.
+pub(super) fn inspect(site: &Site, caller: &Caller) -> Result<Vec<Seen>> {
+    let (shared, who) = (Arc::clone(&site.shared), caller.clone());
+    let see = move |name: &str, found| {
+        let (directory, inspected) = match found {
+            Found::Queue(queue) => (Arc::clone(&queue.directory), queue.queue.inspect().map_err(Errno::from)),
+            Found::Unreadable(directory, errno) => (directory, Err(errno)),
+            Found::Plain(_) | Found::Closed(_) => return Ok(None),
+        };
+        let mut inspection = match inspected {
+            Err(errno) if is_scarcity(errno) => return Err(errno),
+            inspected => inspected.ok(),
+        };
+        if let Some(inspection) = &mut inspection {
+            inspection.path = shared.backing.shown_path(name.as_ref());
+        }
+        let (ready, lease) = who.act(|| marks(&directory)).unwrap_or_default();
+        Ok(Some(Seen { ready, lease, inspection, name: name.to_owned(), answers: true }))
+    };
+    let survey = bus_walk::survey(&site.shared, &site.relative, caller, see)?;
+    let mut seen: Vec<Seen> = survey.seen.into_iter().map(|(_, seen)| seen).collect();
+    let silent = |name| Seen { name, ready: false, lease: None, inspection: None, answers: false };
+    seen.extend(survey.unanswered.into_iter().map(silent));
+    Ok(seen)
+}
