@@ -14,8 +14,8 @@ use rustix::fs::{Access, AtFlags, Mode, OFlags, ResolveFlags, Stat, StatVfs, Sta
 
 use crate::queue::Dir;
 
-use super::attr::Kind;
-use super::errno::{Errno, Result};
+use crate::fs::attr::Kind;
+use crate::fs::errno::{Errno, Result};
 
 /// What a directory or file is, whatever its name: device and inode number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

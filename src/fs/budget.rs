@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex};
 
 use rustix::process::{Resource, getrlimit};
 
-use super::errno::{Errno, Result};
-use super::lock;
+use crate::fs::errno::{Errno, Result};
+use crate::fs::lock;
 
 /// What is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::queue;
 
-use super::errno::{Errno, Result};
+use crate::fs::errno::{Errno, Result};
 
 /// The umask of callers whose own can't be seen.
 const USUAL_UMASK: u32 = 0o022;

@@ -19,9 +19,9 @@ use std::{panic, thread};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use super::errno::Errno;
-use super::mount::{Mount, MountError, MountOptions, no_mount_table};
-use super::mountinfo;
+use crate::fs::errno::Errno;
+use crate::fs::mount::{Mount, MountError, MountOptions, no_mount_table};
+use crate::fs::mountinfo;
 use crate::printable::printable;
 
 /// Set in the child that [`run`] starts.

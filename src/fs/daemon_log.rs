@@ -13,11 +13,11 @@ use std::time::Instant;
 
 use log::{Level, LevelFilter};
 
-use super::errno::{Errno, Reason};
-use super::inodes::{Ino, stable_hash};
-use super::lock;
-use super::log_limit::{Counted, LeftOut, Limit};
 use crate::clock;
+use crate::fs::errno::{Errno, Reason};
+use crate::fs::lock;
+use crate::fs::log_limit::{Counted, LeftOut, Limit};
+use crate::fs::tree::inodes::{Ino, stable_hash};
 use crate::printable::printable;
 use crate::time::format_time;
 

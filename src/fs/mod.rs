@@ -14,42 +14,27 @@
 mod attr;
 mod backing;
 mod budget;
-mod bus_walk;
 mod callers;
-mod children;
 mod credentials;
 pub mod daemon;
 mod daemon_log;
 mod errno;
 mod error;
 mod files;
-mod generation;
-mod handles;
-mod holders;
-mod indexer;
-mod inodes;
 mod kernel;
 mod log_limit;
 pub mod mount;
 mod mountinfo;
-mod node;
 mod nodes;
-mod open_queue;
-mod open_views;
 mod options;
-mod parked;
-mod permission;
-mod permissions;
-mod poll;
-mod queue_table;
-mod series;
-mod signals;
+mod page_cache;
+mod queues;
 mod site;
-mod text;
+mod survey;
 mod tree;
 #[cfg(test)]
 mod tree_model;
-mod watch;
+mod waiting;
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

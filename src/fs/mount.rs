@@ -1,8 +1,8 @@
 //! Mounting and unmounting, for programs.
 //!
 //! ```no_run
-//! use chronfs::fs::mount::{Mount, MountOptions};
-//! # fn main() -> Result<(), chronfs::fs::mount::MountError> {
+//! use dot_chronfs::fs::mount::{Mount, MountOptions};
+//! # fn main() -> Result<(), dot_chronfs::fs::mount::MountError> {
 //! let mount = Mount::start("/srv/bus".as_ref(), "/mnt/bus".as_ref(), &MountOptions::default())?;
 //! // /mnt/bus is usable now.
 //! mount.run_until_unmounted()?;
@@ -22,15 +22,16 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
-use super::backing::Backing;
-use super::credentials::can_act;
-use super::daemon_log::DaemonLog;
-pub use super::error::MountError;
-use super::kernel::{Ended, PageCache, Session, detach};
-use super::mountinfo::{self, Mounted};
-use super::tree::Tree;
+use crate::fs::backing::Backing;
+use crate::fs::credentials::can_act;
+use crate::fs::daemon_log::DaemonLog;
+pub use crate::fs::error::MountError;
+use crate::fs::kernel::{Ended, Session, detach};
+use crate::fs::mountinfo::{self, Mounted};
+use crate::fs::page_cache::PageCache;
+use crate::fs::tree::Tree;
 
-pub use super::options::{LOG_LEVELS, MountOptions};
+pub use crate::fs::options::{LOG_LEVELS, MountOptions};
 
 /// How long another mount in the same directory is waited for; it takes a fraction of a second.
 const TURN_PATIENCE: Duration = Duration::from_secs(5);

@@ -4,9 +4,18 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use super::errno::Result;
-use super::files::{append, chronfs, follow, lease, marker, merged, readers, status, take, views};
-use super::site::{Caller, File, Site};
+use crate::fs::errno::Result;
+use crate::fs::files::append;
+use crate::fs::files::dot_chronfs;
+use crate::fs::files::follow;
+use crate::fs::files::lease;
+use crate::fs::files::merged;
+use crate::fs::files::messages;
+use crate::fs::files::readers;
+use crate::fs::files::ready;
+use crate::fs::files::status;
+use crate::fs::files::take;
+use crate::fs::site::{Caller, File, Site};
 use crate::queue::layout;
 use crate::view::{Format, InputFormat};
 
@@ -91,10 +100,10 @@ const ENDPOINT: &[Place] = &[Place::Plain, Place::Queue];
 
 /// Everything virtual, in the order in which it is listed.
 pub(crate) static NODES: &[Row] = &[
-    file("messages.jsonl", QUEUE, Listed::Always, |site| views::messages(site, Format::Jsonl)),
-    file("messages.txt", QUEUE, Listed::Always, |site| views::messages(site, Format::Txt)),
-    file("messages.bin", QUEUE, Listed::Always, |site| views::messages(site, Format::Bin)),
-    file("messages.hex", QUEUE, Listed::Always, |site| views::messages(site, Format::Hex)),
+    file("messages.jsonl", QUEUE, Listed::Always, |site| messages::messages(site, Format::Jsonl)),
+    file("messages.txt", QUEUE, Listed::Always, |site| messages::messages(site, Format::Txt)),
+    file("messages.bin", QUEUE, Listed::Always, |site| messages::messages(site, Format::Bin)),
+    file("messages.hex", QUEUE, Listed::Always, |site| messages::messages(site, Format::Hex)),
     file("follow.jsonl", QUEUE, Listed::Always, |site| follow::follow(site, Format::Jsonl)),
     file("follow.txt", QUEUE, Listed::Always, |site| follow::follow(site, Format::Txt)),
     file("follow.bin", QUEUE, Listed::Always, |site| follow::follow(site, Format::Bin)),
@@ -115,10 +124,10 @@ pub(crate) static NODES: &[Row] = &[
     file("position", READER, Listed::Always, readers::position),
     file("lag", READER, Listed::Always, readers::lag),
     file("status.json", READER, Listed::Always, readers::status),
-    file("messages.jsonl", READER, Listed::Always, |site| views::pending(site, Format::Jsonl)),
-    file("messages.txt", READER, Listed::Always, |site| views::pending(site, Format::Txt)),
-    file("messages.bin", READER, Listed::Always, |site| views::pending(site, Format::Bin)),
-    file("messages.hex", READER, Listed::Always, |site| views::pending(site, Format::Hex)),
+    file("messages.jsonl", READER, Listed::Always, |site| messages::pending(site, Format::Jsonl)),
+    file("messages.txt", READER, Listed::Always, |site| messages::pending(site, Format::Txt)),
+    file("messages.bin", READER, Listed::Always, |site| messages::pending(site, Format::Bin)),
+    file("messages.hex", READER, Listed::Always, |site| messages::pending(site, Format::Hex)),
     file("follow.jsonl", READER, Listed::Always, |site| follow::follow_reader(site, Format::Jsonl)),
     file("follow.txt", READER, Listed::Always, |site| follow::follow_reader(site, Format::Txt)),
     file("follow.bin", READER, Listed::Always, |site| follow::follow_reader(site, Format::Bin)),
@@ -126,10 +135,10 @@ pub(crate) static NODES: &[Row] = &[
     file("take.jsonl", READER, Listed::Always, |site| take::take(site, Format::Jsonl)),
     file("take.txt", READER, Listed::Always, |site| take::take(site, Format::Txt)),
     file("take.bin", READER, Listed::Always, |site| take::take(site, Format::Bin)),
-    file("messages.jsonl", SINCE, Listed::Always, |site| views::since(site, Format::Jsonl)),
-    file("messages.txt", SINCE, Listed::Always, |site| views::since(site, Format::Txt)),
-    file("messages.bin", SINCE, Listed::Always, |site| views::since(site, Format::Bin)),
-    file("messages.hex", SINCE, Listed::Always, |site| views::since(site, Format::Hex)),
+    file("messages.jsonl", SINCE, Listed::Always, |site| messages::since(site, Format::Jsonl)),
+    file("messages.txt", SINCE, Listed::Always, |site| messages::since(site, Format::Txt)),
+    file("messages.bin", SINCE, Listed::Always, |site| messages::since(site, Format::Bin)),
+    file("messages.hex", SINCE, Listed::Always, |site| messages::since(site, Format::Hex)),
     file("follow.jsonl", SINCE, Listed::Always, |site| follow::follow_since(site, Format::Jsonl)),
     file("follow.txt", SINCE, Listed::Always, |site| follow::follow_since(site, Format::Txt)),
     file("follow.bin", SINCE, Listed::Always, |site| follow::follow_since(site, Format::Bin)),
@@ -140,9 +149,9 @@ pub(crate) static NODES: &[Row] = &[
         name: crate::bus::READY_FILE,
         places: ENDPOINT,
         listed: Listed::WhenPresent,
-        make: Make::File(marker::ready),
-        create: Some(marker::mark),
-        remove: Some(marker::unmark),
+        make: Make::File(ready::ready),
+        create: Some(ready::mark),
+        remove: Some(ready::unmark),
     },
     Row {
         name: crate::bus::LEASE_FILE,
@@ -163,14 +172,14 @@ pub(crate) static NODES: &[Row] = &[
     file("follow.hex", MERGED, Listed::Always, |site| merged::follow(site, Format::Hex)),
     // In the root only.
     directory(".chronfs", ENDPOINT, Place::Chronfs),
-    file("metrics", CHRONFS, Listed::Always, chronfs::metrics),
-    file("status.json", CHRONFS, Listed::Always, chronfs::status),
-    file("doctor", CHRONFS, Listed::Always, chronfs::doctor),
-    file("log", CHRONFS, Listed::Always, chronfs::log),
-    file("version", CHRONFS, Listed::Always, chronfs::version),
-    file("README", CHRONFS, Listed::Always, chronfs::readme),
+    file("metrics", CHRONFS, Listed::Always, dot_chronfs::metrics),
+    file("status.json", CHRONFS, Listed::Always, dot_chronfs::status),
+    file("doctor", CHRONFS, Listed::Always, dot_chronfs::doctor),
+    file("log", CHRONFS, Listed::Always, dot_chronfs::log),
+    file("version", CHRONFS, Listed::Always, dot_chronfs::version),
+    file("README", CHRONFS, Listed::Always, dot_chronfs::readme),
     #[cfg(test)]
-    file("panic", CHRONFS, Listed::Never, super::kernel::panics::file),
+    file("panic", CHRONFS, Listed::Never, crate::fs::kernel::panic_tests::file),
 ];
 
 /// The rows of a directory.
@@ -186,7 +195,7 @@ pub(crate) fn find(place: Place, name: &OsStr) -> Option<&'static Row> {
 /// Names of a directory's backing entries that the mount does not show.
 pub(crate) fn is_hidden(place: Place, name: &OsStr) -> bool {
     match place {
-        Place::Queue => super::open_queue::is_internal(name) || find(place, name).is_some(),
+        Place::Queue => crate::fs::queues::open_queue::is_internal(name) || find(place, name).is_some(),
         _ => {
             name.to_str().is_some_and(crate::bus::is_temporary)
                 || name == layout::INDEX_DIR

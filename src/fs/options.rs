@@ -5,17 +5,17 @@ use log::LevelFilter;
 use crate::queue::Settings;
 use crate::report::parse_size;
 
-use super::error::MountError;
+use crate::fs::error::MountError;
 
 /// How to mount.
 ///
 /// ```
-/// use chronfs::fs::mount::MountOptions;
+/// use dot_chronfs::fs::mount::MountOptions;
 ///
 /// let options = MountOptions::parse("ro,allow_other,noauto,x-systemd.automount")?;
 /// assert!(options.read_only && options.allow_other);
 /// assert!(MountOptions::parse("readonly").is_err());
-/// # Ok::<(), chronfs::fs::mount::MountError>(())
+/// # Ok::<(), dot_chronfs::fs::mount::MountError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountOptions {

@@ -4,15 +4,15 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::attr::{Attr, Ttl};
-use super::backing::{Backing, Directory};
-pub(crate) use super::credentials::Caller;
-use super::daemon_log::DaemonLog;
-use super::errno::{Errno, Result};
-use super::handles::Handle;
-use super::open_queue::OpenQueue;
-use super::queue_table::{Contents, Queues};
-use super::watch::Watches;
+use crate::fs::attr::{Attr, Ttl};
+use crate::fs::backing::{Backing, Directory};
+pub(crate) use crate::fs::credentials::Caller;
+use crate::fs::daemon_log::DaemonLog;
+use crate::fs::errno::{Errno, Result};
+use crate::fs::queues::open_queue::OpenQueue;
+use crate::fs::queues::table::{Contents, Queues};
+use crate::fs::tree::handles::Handle;
+use crate::fs::waiting::watch::Watches;
 use crate::queue::Settings;
 use crate::sync::AtomicBool;
 

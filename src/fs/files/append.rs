@@ -21,12 +21,12 @@ use crate::fs::backing::Directory;
 use crate::fs::budget::Kept;
 use crate::fs::callers::{has_open, process_of};
 use crate::fs::errno::{Errno, Result};
-use crate::fs::handles::Handle;
 use crate::fs::lock;
-use crate::fs::open_queue::OpenQueue;
-use crate::fs::permission::Permission;
-use crate::fs::queue_table::Contents;
+use crate::fs::queues::open_queue::OpenQueue;
+use crate::fs::queues::permission::Permission;
+use crate::fs::queues::table::Contents;
 use crate::fs::site::{Access, Caller, File, Shared, Site};
+use crate::fs::tree::handles::Handle;
 use crate::queue::{Error, QueueWriter, layout};
 use crate::view::{Input, InputFormat, longest_line, parse_line};
 

@@ -4,15 +4,15 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::times;
 use crate::fs::attr::{Attr, READ};
 use crate::fs::budget::Kept;
 use crate::fs::errno::Result;
-use crate::fs::handles::{Handle, Progress};
+use crate::fs::files::at_since;
 use crate::fs::lock;
-use crate::fs::open_queue::OpenQueue;
-use crate::fs::permission::Permission;
+use crate::fs::queues::open_queue::OpenQueue;
+use crate::fs::queues::permission::Permission;
 use crate::fs::site::{Access, Caller, File, Site};
+use crate::fs::tree::handles::{Handle, Progress};
 use crate::queue::{Gap, GapReason};
 use crate::view::{Format, Stream};
 
@@ -72,7 +72,7 @@ impl File for Follow {
                 from = self.queue.queue.reader_position(name)?;
                 scanner.seek_seq(from)?;
             }
-            From::Place(place) => times::seek(&self.queue, &mut scanner, place)?,
+            From::Place(place) => at_since::seek(&self.queue, &mut scanner, place)?,
         }
         // What retention has taken from a reader while nobody was using it.
         let reason = GapReason::Retired;
@@ -98,7 +98,7 @@ impl File for Follow {
 /// How much a stream may give for a read of `size` bytes. The kernel cuts a large read into chunks, and asks for the
 /// next one when a chunk came back full: that question would block with data already there, or take what nobody asked
 /// for. So a chunk of that size is never filled.
-pub(super) fn below_chunk(size: usize, max_chunk: usize) -> usize {
+pub(in crate::fs) fn below_chunk(size: usize, max_chunk: usize) -> usize {
     if size + 4096 > max_chunk { size.saturating_sub(1).max(1) } else { size }
 }
 

@@ -9,11 +9,11 @@ use crate::bus::{self, LEASE_FILE, MAX_LEASE_PAYLOAD};
 use crate::fs::attr::{Attr, Kind, Ttl};
 use crate::fs::backing::{Directory, FileId};
 use crate::fs::errno::{Errno, Result};
-use crate::fs::files::plain;
-use crate::fs::files::text::{SMALL, TextHandle};
-use crate::fs::handles::{Handle, Progress};
+use crate::fs::files::backing_file;
+use crate::fs::files::snapshot::{SMALL, TextHandle};
 use crate::fs::lock;
 use crate::fs::site::{Access, Caller, File, Site};
+use crate::fs::tree::handles::{Handle, Progress};
 
 /// How long a lease counts that was first written here; later writes keep what it had.
 const TTL: Duration = Duration::from_secs(10);
@@ -80,7 +80,7 @@ impl File for Lease {
         let file = match access {
             Access::Write => None,
             Access::Read | Access::ReadWrite => {
-                Some(plain::open(directory, OsStr::new(LEASE_FILE), FileId::of(&stat(directory)?), caller)?)
+                Some(backing_file::open(directory, OsStr::new(LEASE_FILE), FileId::of(&stat(directory)?), caller)?)
             }
         };
         let text =

@@ -4,13 +4,13 @@
 use std::ffi::OsString;
 use std::sync::{Arc, OnceLock};
 
-use super::views::MessagesHandle;
 use crate::fs::attr::Attr;
 use crate::fs::errno::{Errno, Result};
-use crate::fs::handles::Handle;
-use crate::fs::open_queue::OpenQueue;
+use crate::fs::files::messages::MessagesHandle;
+use crate::fs::page_cache::shared_view::{Held, SharedView};
+use crate::fs::queues::open_queue::OpenQueue;
 use crate::fs::site::{Access, Caller, File};
-use crate::fs::text::{Held, SharedView};
+use crate::fs::tree::handles::Handle;
 use crate::queue::SegmentId;
 use crate::view::{Format, View};
 

@@ -9,16 +9,16 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::follow::below_chunk;
 use crate::fs::attr::{Attr, READ};
 use crate::fs::backing::FileId;
 use crate::fs::budget::{Kept, Kind as Budgeted, Share};
-use crate::fs::bus_walk::{self, Found, is_scarcity};
 use crate::fs::errno::{Errno, Result};
-use crate::fs::handles::{Handle, Progress};
+use crate::fs::files::follow::below_chunk;
 use crate::fs::lock;
-use crate::fs::open_queue::OpenQueue;
+use crate::fs::queues::open_queue::OpenQueue;
 use crate::fs::site::{Access, Caller, File, Site};
+use crate::fs::survey::{self, Found, is_scarcity};
+use crate::fs::tree::handles::{Handle, Progress};
 use crate::queue::Position;
 use crate::view::{Format, Merge};
 
@@ -136,7 +136,7 @@ impl State {
             }
             Ok(Some((key, queue, scanner, start)))
         };
-        let survey = bus_walk::survey(&site.shared, &site.relative, caller, open);
+        let survey = survey::survey(&site.shared, &site.relative, caller, open);
         let survey = survey.inspect_err(|_| self.share_queues())?;
         for (name, (key, queue, scanner, start)) in survey.seen {
             if self.known.insert(key) {

@@ -2,8 +2,8 @@
 
 use std::fmt::{Display, Write as _};
 
-use super::seen::Seen;
 use crate::bus::LeaseState;
+use crate::fs::files::seen::Seen;
 use crate::queue::{Inspection, ReaderInfo, WriterState};
 
 /// What a gauge says of one queue or reader; None where there is nothing to say.
@@ -49,7 +49,7 @@ const READER: &[(&str, &str, Value<ReaderInfo>)] = &[
 ];
 
 /// The whole text, ending with `# EOF`.
-pub(super) fn render(seen: &[Seen]) -> String {
+pub(in crate::fs) fn render(seen: &[Seen]) -> String {
     let mut out = String::new();
     head(&mut out, "chronfs_build_info", "The version that serves the mount.");
     let _ = writeln!(out, "chronfs_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));

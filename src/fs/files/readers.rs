@@ -8,10 +8,10 @@ use crate::clock;
 use crate::fs::attr::{Attr, READ, WRITE};
 use crate::fs::credentials;
 use crate::fs::errno::{Errno, Result};
-use crate::fs::files::text::{SMALL, TextHandle};
-use crate::fs::handles::{Handle, Progress};
-use crate::fs::open_queue::OpenQueue;
+use crate::fs::files::snapshot::{SMALL, TextHandle};
+use crate::fs::queues::open_queue::OpenQueue;
 use crate::fs::site::{Access, Caller, File, Site};
+use crate::fs::tree::handles::{Handle, Progress};
 use crate::queue::{self, CursorFile, FileAccess, check_name, layout};
 use crate::report;
 use crate::view::parse_seek_target;
@@ -61,7 +61,7 @@ pub(crate) fn remove(queue: &OpenQueue, name: &OsStr, caller: &Caller) -> Result
 }
 
 /// The cursor file's attributes: it is the reader, and its bits are the reader's permissions.
-pub(super) fn cursor_stat(queue: &OpenQueue, name: &str) -> Result<rustix::fs::Stat> {
+pub(in crate::fs) fn cursor_stat(queue: &OpenQueue, name: &str) -> Result<rustix::fs::Stat> {
     check_name(name).map_err(|error| match error {
         queue::Error::NameTooLong { .. } => Errno::ENAMETOOLONG,
         _ => Errno::ENOENT,

@@ -2,28 +2,28 @@
 
 use std::sync::Arc;
 
-use super::status::marks;
 use crate::bus;
-use crate::fs::bus_walk::{self, Found, is_scarcity};
 use crate::fs::errno::{Errno, Result};
+use crate::fs::files::status::marks;
 use crate::fs::site::{Caller, Site};
+use crate::fs::survey::{self, Found, is_scarcity};
 use crate::queue::Inspection;
 use crate::report;
 
 /// A queue as it was found.
-pub(super) struct Seen {
+pub(in crate::fs) struct Seen {
     /// Its path below the root.
-    pub(super) name: String,
-    pub(super) ready: bool,
-    pub(super) lease: Option<bus::Lease>,
+    pub(in crate::fs) name: String,
+    pub(in crate::fs) ready: bool,
+    pub(in crate::fs) lease: Option<bus::Lease>,
     /// None where it can't be read.
-    pub(super) inspection: Option<Inspection>,
+    pub(in crate::fs) inspection: Option<Inspection>,
     /// Whether its file system has answered in time.
-    pub(super) answers: bool,
+    pub(in crate::fs) answers: bool,
 }
 
 impl Seen {
-    pub(super) fn json(&self) -> String {
+    pub(in crate::fs) fn json(&self) -> String {
         match &self.inspection {
             Some(inspection) => {
                 let lease = self.lease.as_ref().map(report::Lease::from);
@@ -39,7 +39,7 @@ impl Seen {
 }
 
 /// All queues that the caller may see.
-pub(super) fn inspect(site: &Site, caller: &Caller) -> Result<Vec<Seen>> {
+pub(in crate::fs) fn inspect(site: &Site, caller: &Caller) -> Result<Vec<Seen>> {
     let (shared, who) = (Arc::clone(&site.shared), caller.clone());
     let see = move |name: &str, found| {
         let (directory, inspected) = match found {
@@ -57,7 +57,7 @@ pub(super) fn inspect(site: &Site, caller: &Caller) -> Result<Vec<Seen>> {
         let (ready, lease) = who.act(|| marks(&directory)).unwrap_or_default();
         Ok(Some(Seen { ready, lease, inspection, name: name.to_owned(), answers: true }))
     };
-    let survey = bus_walk::survey(&site.shared, &site.relative, caller, see)?;
+    let survey = survey::survey(&site.shared, &site.relative, caller, see)?;
     let mut seen: Vec<Seen> = survey.seen.into_iter().map(|(_, seen)| seen).collect();
     let silent = |name| Seen { name, ready: false, lease: None, inspection: None, answers: false };
     seen.extend(survey.unanswered.into_iter().map(silent));

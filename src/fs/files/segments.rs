@@ -8,10 +8,10 @@ use std::sync::Arc;
 use crate::fs::attr::{Attr, Kind, READ};
 use crate::fs::backing::FileId;
 use crate::fs::errno::{Errno, Result};
-use crate::fs::files::plain::{open, read_file};
-use crate::fs::handles::{Handle, Progress};
-use crate::fs::open_queue::OpenQueue;
+use crate::fs::files::backing_file::{open, read_file};
+use crate::fs::queues::open_queue::OpenQueue;
 use crate::fs::site::{Access, Caller, File};
+use crate::fs::tree::handles::{Handle, Progress};
 use crate::queue::parse_segment_name;
 
 /// The names of the segment files.

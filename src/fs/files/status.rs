@@ -6,10 +6,10 @@ use crate::bus;
 use crate::fs::attr::{Attr, READ};
 use crate::fs::backing::Directory;
 use crate::fs::errno::Result;
-use crate::fs::files::text::{SMALL, TextHandle};
-use crate::fs::handles::Handle;
-use crate::fs::open_queue::OpenQueue;
+use crate::fs::files::snapshot::{SMALL, TextHandle};
+use crate::fs::queues::open_queue::OpenQueue;
 use crate::fs::site::{Access, Caller, File, Site};
+use crate::fs::tree::handles::Handle;
 use crate::queue::Inspection;
 use crate::report;
 
@@ -31,7 +31,7 @@ pub(crate) fn for_scripts(site: &Site) -> Result<Arc<dyn File>> {
 }
 
 /// Whether an endpoint is marked as ready, and its lease, as far as that can be read.
-pub(super) fn marks(directory: &Directory) -> (bool, Option<bus::Lease>) {
+pub(in crate::fs) fn marks(directory: &Directory) -> (bool, Option<bus::Lease>) {
     let dir = directory.dir();
     (bus::ready_in(dir).is_ok_and(|ready| ready.is_some()), bus::lease_in(dir).ok().flatten())
 }

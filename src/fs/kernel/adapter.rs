@@ -9,21 +9,21 @@ use std::sync::Arc;
 
 use fuser::SessionACL;
 
-use super::passthrough::Passthrough;
-use super::protocol::{
+use crate::fs::errno::{Errno, Result};
+use crate::fs::kernel::passthrough::Passthrough;
+use crate::fs::kernel::protocol::{
     BatchForgetIn, CreateIn, FlushIn, ForgetIn, ForgetOne, FsyncIn, MkdirIn, OpenIn, POLL_SCHEDULE_NOTIFY, PollIn,
     READ_LOCKOWNER, ReadIn, ReleaseIn, Request, SetattrIn, WriteIn, fattr, fopen, opcode,
 };
-use super::reply::{Lines, Reply};
-use super::serve::{Account, Service, is_interrupted};
-use crate::fs::errno::{Errno, Result};
-use crate::fs::handles::Notify;
-use crate::fs::handles::{Caching, OpenFile, Progress};
-use crate::fs::inodes::Ino;
-use crate::fs::parked::{Answer, Parked, ParkedRead};
-use crate::fs::poll;
+use crate::fs::kernel::reply::{Lines, Reply};
+use crate::fs::kernel::serve::{Account, Service, is_interrupted};
 use crate::fs::site::{Access, Caller};
 use crate::fs::tree::Tree;
+use crate::fs::tree::handles::Notify;
+use crate::fs::tree::handles::{Caching, OpenFile, Progress};
+use crate::fs::tree::inodes::Ino;
+use crate::fs::waiting::parked::{Answer, Parked, ParkedRead};
+use crate::fs::waiting::poll;
 
 /// The largest read or write that the kernel passes on in one piece, in bytes.
 pub(crate) const MAX_WRITE: u32 = 1 << 20;
@@ -40,14 +40,14 @@ thread_local! {
 }
 
 /// The tree as the kernel sees it.
-pub(super) struct Adapter {
-    pub(super) tree: Arc<Tree>,
-    pub(super) parked: Arc<Parked>,
-    pub(super) passthrough: Arc<Passthrough>,
-    pub(super) acl: SessionACL,
-    pub(super) owner: u32,
+pub(in crate::fs) struct Adapter {
+    pub(in crate::fs) tree: Arc<Tree>,
+    pub(in crate::fs) parked: Arc<Parked>,
+    pub(in crate::fs) passthrough: Arc<Passthrough>,
+    pub(in crate::fs) acl: SessionACL,
+    pub(in crate::fs) owner: u32,
     /// Called once when the kernel has let go of the mount.
-    pub(super) ended: Box<dyn Fn() + Send + Sync>,
+    pub(in crate::fs) ended: Box<dyn Fn() + Send + Sync>,
 }
 
 fn caller(request: &Request<'_>) -> Caller {
@@ -241,7 +241,7 @@ impl Adapter {
         is_let_in || of_nobody
     }
 
-    fn setattr(&self, request: &mut Request<'_>) -> Result<crate::fs::node::Entry> {
+    fn setattr(&self, request: &mut Request<'_>) -> Result<crate::fs::tree::node::Entry> {
         let SetattrIn { valid, size, .. } = cut(request.body.take())?;
         let size = (valid & fattr::SIZE != 0).then_some(size);
         let times = valid & (fattr::ATIME | fattr::MTIME | fattr::ATIME_NOW | fattr::MTIME_NOW) != 0;

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use rustix::io::Errno as Os;
 use zerocopy::IntoBytes;
 
-use super::protocol::{self, NotifyInvalEntryOut, NotifyPollOut, OutHeader};
 use crate::fs::daemon_log::Asked;
 use crate::fs::errno::Errno;
+use crate::fs::kernel::protocol::{self, NotifyInvalEntryOut, NotifyPollOut, OutHeader};
 use crate::queue::close_backing;
 
 /// Is told of each request that is answered with an error, by the thread that does so.
-pub(super) type Refused = dyn Fn(&Asked, Errno) + Send + Sync;
+pub(in crate::fs) type Refused = dyn Fn(&Asked, Errno) + Send + Sync;
 
 /// An open device.
-pub(super) struct Device {
+pub(in crate::fs) struct Device {
     file: OwnedFd,
     refused: Box<Refused>,
 }
@@ -28,12 +28,12 @@ impl std::fmt::Debug for Device {
 }
 
 impl Device {
-    pub(super) fn new(file: OwnedFd, refused: Box<Refused>) -> Self {
+    pub(in crate::fs) fn new(file: OwnedFd, refused: Box<Refused>) -> Self {
         Self { file, refused }
     }
 
     /// Waits for a request, which is one read. None: there is no mount any more.
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    pub(in crate::fs) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             match rustix::io::read(&self.file, &mut *buffer) {
                 Ok(count) => return Ok(Some(count)),
@@ -46,7 +46,7 @@ impl Device {
     }
 
     /// Answers a request. A caller that has gone needs no answer.
-    pub(super) fn answer(&self, unique: u64, result: Result<&[&[u8]], Errno>) {
+    pub(in crate::fs) fn answer(&self, unique: u64, result: Result<&[&[u8]], Errno>) {
         let (error, parts) = match result {
             Ok(parts) => (0, parts),
             Err(errno) => (-errno.code(), &[][..]),
@@ -55,21 +55,21 @@ impl Device {
     }
 
     /// Answers a request with an error, and has it logged.
-    pub(super) fn refuse(&self, unique: u64, asked: &Asked, errno: Errno) {
+    pub(in crate::fs) fn refuse(&self, unique: u64, asked: &Asked, errno: Errno) {
         // First: whoever looks there when he has the answer finds it.
         (self.refused)(asked, errno);
         self.answer(unique, Err(errno));
     }
 
     /// Tells the kernel to ask a polled file again.
-    pub(super) fn notify_poll(&self, kh: u64) {
+    pub(in crate::fs) fn notify_poll(&self, kh: u64) {
         // A poll that nobody waits for any more is no error.
         let _ = self.send(0, protocol::NOTIFY_POLL, &[NotifyPollOut { kh }.as_bytes()]);
     }
 
     /// Has the kernel forget a name, and what it stands for if nobody uses it. Must not be called by a thread that serves
     /// requests: the kernel may wait for one of the directory's.
-    pub(super) fn forget_name(&self, parent: u64, name: &[u8]) {
+    pub(in crate::fs) fn forget_name(&self, parent: u64, name: &[u8]) {
         let Ok(name_len) = u32::try_from(name.len()) else { return };
         let out = NotifyInvalEntryOut { parent, name_len, flags: 0 };
         // What it doesn't know it can't forget.
@@ -94,7 +94,7 @@ impl Device {
     }
 
     /// Lets the kernel read a file itself.
-    pub(super) fn open_backing(self: &Arc<Self>, file: BorrowedFd<'_>) -> io::Result<Backing> {
+    pub(in crate::fs) fn open_backing(self: &Arc<Self>, file: BorrowedFd<'_>) -> io::Result<Backing> {
         let id = fuser::BackingId::create_raw(self.file.as_fd(), file)?;
         Ok(Backing { id: i32::try_from(id).map_err(io::Error::other)?, device: Arc::clone(self) })
     }
@@ -102,8 +102,8 @@ impl Device {
 
 /// A file that the kernel may read itself, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Backing {
-    pub(super) id: i32,
+pub(in crate::fs) struct Backing {
+    pub(in crate::fs) id: i32,
     device: Arc<Device>,
 }
 

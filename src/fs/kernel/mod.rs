@@ -4,22 +4,19 @@
 //! `passthrough` hands files over to the kernel, `pages` are those whose text it
 //! keeps in its page cache, `hand` is who writes to them.
 
-mod adapter;
-mod device;
-mod hand;
+pub(in crate::fs) mod adapter;
+pub(in crate::fs) mod device;
 #[cfg(test)]
 #[path = "../../../tests/common/need.rs"]
 #[allow(dead_code, unreachable_pub)]
-mod need;
-mod pages;
+pub(in crate::fs) mod need;
 #[cfg(test)]
-pub(in crate::fs) mod panics;
+pub(in crate::fs) mod panic_tests;
 mod passthrough;
-mod protocol;
-mod reply;
-mod serve;
+pub(in crate::fs) mod protocol;
+pub(in crate::fs) mod reply;
+pub(in crate::fs) mod serve;
 mod session;
 
-pub(crate) use pages::{PageCache, PageFile, Text};
 pub(crate) use serve::is_interrupted;
 pub(crate) use session::{Ended, Session, detach};

@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, Weak};
 
 use fuser::{InitFlags, KernelConfig};
 
-use super::device::Backing;
+use crate::fs::kernel::device::Backing;
 use crate::fs::lock;
 
 /// Which files have a backing.
 #[derive(Default)]
-pub(super) struct Passthrough {
+pub(in crate::fs) struct Passthrough {
     state: Mutex<State>,
 }
 
@@ -34,7 +34,7 @@ struct State {
 
 impl Passthrough {
     /// Asks the kernel for it.
-    pub(super) fn negotiate(&self, config: &mut KernelConfig) {
+    pub(in crate::fs) fn negotiate(&self, config: &mut KernelConfig) {
         // Depth 2: the bus may lie on an overlay.
         let granted =
             config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() && config.set_max_stack_depth(2).is_ok();
@@ -42,7 +42,7 @@ impl Passthrough {
     }
 
     /// How one more handle of an inode is to be read. `register` asks the kernel for a backing if it is the first.
-    pub(super) fn share(
+    pub(in crate::fs) fn share(
         &self,
         inode: u64,
         handle: u64,
@@ -62,7 +62,7 @@ impl Passthrough {
     }
 
     /// A handle was closed.
-    pub(super) fn release(&self, handle: u64) {
+    pub(in crate::fs) fn release(&self, handle: u64) {
         let gone = lock(&self.state).by_handle.remove(&handle);
         drop(gone);
     }

@@ -4,45 +4,45 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// What a request asks for.
-pub(super) mod opcode {
-    pub(in crate::fs::kernel) const LOOKUP: u32 = 1;
-    pub(in crate::fs::kernel) const FORGET: u32 = 2;
-    pub(in crate::fs::kernel) const GETATTR: u32 = 3;
-    pub(in crate::fs::kernel) const SETATTR: u32 = 4;
-    pub(in crate::fs::kernel) const READLINK: u32 = 5;
-    pub(in crate::fs::kernel) const SYMLINK: u32 = 6;
-    pub(in crate::fs::kernel) const MKNOD: u32 = 8;
-    pub(in crate::fs::kernel) const MKDIR: u32 = 9;
-    pub(in crate::fs::kernel) const UNLINK: u32 = 10;
-    pub(in crate::fs::kernel) const RMDIR: u32 = 11;
-    pub(in crate::fs::kernel) const RENAME: u32 = 12;
-    pub(in crate::fs::kernel) const LINK: u32 = 13;
-    pub(in crate::fs::kernel) const OPEN: u32 = 14;
-    pub(in crate::fs::kernel) const READ: u32 = 15;
-    pub(in crate::fs::kernel) const WRITE: u32 = 16;
-    pub(in crate::fs::kernel) const STATFS: u32 = 17;
-    pub(in crate::fs::kernel) const RELEASE: u32 = 18;
-    pub(in crate::fs::kernel) const FSYNC: u32 = 20;
-    pub(in crate::fs::kernel) const SETXATTR: u32 = 21;
-    pub(in crate::fs::kernel) const REMOVEXATTR: u32 = 24;
-    pub(in crate::fs::kernel) const FLUSH: u32 = 25;
-    pub(in crate::fs::kernel) const OPENDIR: u32 = 27;
-    pub(in crate::fs::kernel) const READDIR: u32 = 28;
-    pub(in crate::fs::kernel) const RELEASEDIR: u32 = 29;
-    pub(in crate::fs::kernel) const FSYNCDIR: u32 = 30;
-    pub(in crate::fs::kernel) const CREATE: u32 = 35;
-    pub(in crate::fs::kernel) const INTERRUPT: u32 = 36;
-    pub(in crate::fs::kernel) const DESTROY: u32 = 38;
-    pub(in crate::fs::kernel) const IOCTL: u32 = 39;
-    pub(in crate::fs::kernel) const POLL: u32 = 40;
-    pub(in crate::fs::kernel) const NOTIFY_REPLY: u32 = 41;
-    pub(in crate::fs::kernel) const BATCH_FORGET: u32 = 42;
-    pub(in crate::fs::kernel) const FALLOCATE: u32 = 43;
-    pub(in crate::fs::kernel) const READDIRPLUS: u32 = 44;
-    pub(in crate::fs::kernel) const RENAME2: u32 = 45;
+pub(in crate::fs) mod opcode {
+    pub(in crate::fs) const LOOKUP: u32 = 1;
+    pub(in crate::fs) const FORGET: u32 = 2;
+    pub(in crate::fs) const GETATTR: u32 = 3;
+    pub(in crate::fs) const SETATTR: u32 = 4;
+    pub(in crate::fs) const READLINK: u32 = 5;
+    pub(in crate::fs) const SYMLINK: u32 = 6;
+    pub(in crate::fs) const MKNOD: u32 = 8;
+    pub(in crate::fs) const MKDIR: u32 = 9;
+    pub(in crate::fs) const UNLINK: u32 = 10;
+    pub(in crate::fs) const RMDIR: u32 = 11;
+    pub(in crate::fs) const RENAME: u32 = 12;
+    pub(in crate::fs) const LINK: u32 = 13;
+    pub(in crate::fs) const OPEN: u32 = 14;
+    pub(in crate::fs) const READ: u32 = 15;
+    pub(in crate::fs) const WRITE: u32 = 16;
+    pub(in crate::fs) const STATFS: u32 = 17;
+    pub(in crate::fs) const RELEASE: u32 = 18;
+    pub(in crate::fs) const FSYNC: u32 = 20;
+    pub(in crate::fs) const SETXATTR: u32 = 21;
+    pub(in crate::fs) const REMOVEXATTR: u32 = 24;
+    pub(in crate::fs) const FLUSH: u32 = 25;
+    pub(in crate::fs) const OPENDIR: u32 = 27;
+    pub(in crate::fs) const READDIR: u32 = 28;
+    pub(in crate::fs) const RELEASEDIR: u32 = 29;
+    pub(in crate::fs) const FSYNCDIR: u32 = 30;
+    pub(in crate::fs) const CREATE: u32 = 35;
+    pub(in crate::fs) const INTERRUPT: u32 = 36;
+    pub(in crate::fs) const DESTROY: u32 = 38;
+    pub(in crate::fs) const IOCTL: u32 = 39;
+    pub(in crate::fs) const POLL: u32 = 40;
+    pub(in crate::fs) const NOTIFY_REPLY: u32 = 41;
+    pub(in crate::fs) const BATCH_FORGET: u32 = 42;
+    pub(in crate::fs) const FALLOCATE: u32 = 43;
+    pub(in crate::fs) const READDIRPLUS: u32 = 44;
+    pub(in crate::fs) const RENAME2: u32 = 45;
 
     /// What a request asks for, in the log.
-    pub(in crate::fs::kernel) fn word(opcode: u32) -> &'static str {
+    pub(in crate::fs) fn word(opcode: u32) -> &'static str {
         match opcode {
             LOOKUP => "lookup",
             GETATTR => "getattr",
@@ -69,31 +69,31 @@ pub(super) mod opcode {
 }
 
 /// The codes of notifications: a polled file may be ready; a name is to be forgotten.
-pub(super) const NOTIFY_POLL: i32 = 1;
-pub(super) const NOTIFY_INVAL_ENTRY: i32 = 3;
+pub(in crate::fs) const NOTIFY_POLL: i32 = 1;
+pub(in crate::fs) const NOTIFY_INVAL_ENTRY: i32 = 3;
 /// In a poll request: the kernel wants to be notified.
-pub(super) const POLL_SCHEDULE_NOTIFY: u32 = 1;
+pub(in crate::fs) const POLL_SCHEDULE_NOTIFY: u32 = 1;
 /// In [`ReadIn`]: who reads owns locks, as those do that call read(2).
-pub(super) const READ_LOCKOWNER: u32 = 1 << 1;
+pub(in crate::fs) const READ_LOCKOWNER: u32 = 1 << 1;
 
 /// How the kernel is to treat an open file.
-pub(super) mod fopen {
-    pub(in crate::fs::kernel) const DIRECT_IO: u32 = 1;
-    pub(in crate::fs::kernel) const KEEP_CACHE: u32 = 1 << 1;
-    pub(in crate::fs::kernel) const NOFLUSH: u32 = 1 << 5;
-    pub(in crate::fs::kernel) const PASSTHROUGH: u32 = 1 << 7;
+pub(in crate::fs) mod fopen {
+    pub(in crate::fs) const DIRECT_IO: u32 = 1;
+    pub(in crate::fs) const KEEP_CACHE: u32 = 1 << 1;
+    pub(in crate::fs) const NOFLUSH: u32 = 1 << 5;
+    pub(in crate::fs) const PASSTHROUGH: u32 = 1 << 7;
 }
 
 /// What a SETATTR request changes.
-pub(super) mod fattr {
-    pub(in crate::fs::kernel) const MODE: u32 = 1;
-    pub(in crate::fs::kernel) const UID: u32 = 1 << 1;
-    pub(in crate::fs::kernel) const GID: u32 = 1 << 2;
-    pub(in crate::fs::kernel) const SIZE: u32 = 1 << 3;
-    pub(in crate::fs::kernel) const ATIME: u32 = 1 << 4;
-    pub(in crate::fs::kernel) const MTIME: u32 = 1 << 5;
-    pub(in crate::fs::kernel) const ATIME_NOW: u32 = 1 << 7;
-    pub(in crate::fs::kernel) const MTIME_NOW: u32 = 1 << 8;
+pub(in crate::fs) mod fattr {
+    pub(in crate::fs) const MODE: u32 = 1;
+    pub(in crate::fs) const UID: u32 = 1 << 1;
+    pub(in crate::fs) const GID: u32 = 1 << 2;
+    pub(in crate::fs) const SIZE: u32 = 1 << 3;
+    pub(in crate::fs) const ATIME: u32 = 1 << 4;
+    pub(in crate::fs) const MTIME: u32 = 1 << 5;
+    pub(in crate::fs) const ATIME_NOW: u32 = 1 << 7;
+    pub(in crate::fs) const MTIME_NOW: u32 = 1 << 8;
 }
 
 macro_rules! incoming {
@@ -101,7 +101,7 @@ macro_rules! incoming {
         $($(#[$about])*
         #[repr(C)]
         #[derive(Debug, Clone, Copy, FromBytes, KnownLayout, Immutable)]
-        pub(super) struct $name { $(pub(super) $field: $type,)* })*
+        pub(in crate::fs) struct $name { $(pub(in crate::fs) $field: $type,)* })*
     };
 }
 
@@ -110,7 +110,7 @@ macro_rules! outgoing {
         $($(#[$about])*
         #[repr(C)]
         #[derive(Debug, Clone, Copy, Default, IntoBytes, KnownLayout, Immutable)]
-        pub(super) struct $name { $(pub(super) $field: $type,)* })*
+        pub(in crate::fs) struct $name { $(pub(in crate::fs) $field: $type,)* })*
     };
 }
 
@@ -166,22 +166,22 @@ outgoing! {
 
 /// The rest of a request, to be taken piece by piece.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Body<'a>(&'a [u8]);
+pub(in crate::fs) struct Body<'a>(&'a [u8]);
 
 impl<'a> Body<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(in crate::fs) fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
     /// The structure at the front; None where there are fewer bytes.
-    pub(super) fn take<T: FromBytes + Copy>(&mut self) -> Option<T> {
+    pub(in crate::fs) fn take<T: FromBytes + Copy>(&mut self) -> Option<T> {
         let (value, rest) = T::read_from_prefix(self.0).ok()?;
         self.0 = rest;
         Some(value)
     }
 
     /// The name at the front, which a NUL byte ends.
-    pub(super) fn name(&mut self) -> Option<&'a [u8]> {
+    pub(in crate::fs) fn name(&mut self) -> Option<&'a [u8]> {
         let end = memchr::memchr(0, self.0)?;
         let name = &self.0[..end];
         self.0 = &self.0[end + 1..];
@@ -189,7 +189,7 @@ impl<'a> Body<'a> {
     }
 
     /// Exactly this many bytes from the front.
-    pub(super) fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(in crate::fs) fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
         let (bytes, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(bytes)
@@ -198,14 +198,14 @@ impl<'a> Body<'a> {
 
 /// A request as it came from the device.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Request<'a> {
-    pub(super) header: InHeader,
-    pub(super) body: Body<'a>,
+pub(in crate::fs) struct Request<'a> {
+    pub(in crate::fs) header: InHeader,
+    pub(in crate::fs) body: Body<'a>,
 }
 
 impl<'a> Request<'a> {
     /// None where the bytes are no request: shorter or longer than they say.
-    pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
+    pub(in crate::fs) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (header, body) = InHeader::read_from_prefix(bytes).ok()?;
         let is_whole = usize::try_from(header.len).is_ok_and(|len| len == bytes.len());
         is_whole.then_some(Self { header, body: Body::new(body) })

@@ -7,20 +7,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use zerocopy::IntoBytes;
 
-use super::device::Device;
-use super::protocol::{
-    AttrBlock, AttrOut, CreateIn, CreateOut, Dirent, EntryOut, MkdirIn, OpenOut, PollOut, Request, StatfsOut, WriteOut,
-    opcode,
-};
 use crate::fs::attr::{Attr, Kind};
 use crate::fs::daemon_log::Asked;
 use crate::fs::errno::{Errno, Result};
-use crate::fs::inodes::Ino;
-use crate::fs::node::{Entry, Item};
+use crate::fs::kernel::device::Device;
+use crate::fs::kernel::protocol::{
+    AttrBlock, AttrOut, CreateIn, CreateOut, Dirent, EntryOut, MkdirIn, OpenOut, PollOut, Request, StatfsOut, WriteOut,
+    opcode,
+};
+use crate::fs::tree::inodes::Ino;
+use crate::fs::tree::node::{Entry, Item};
 
 /// The answer that a request waits for. Dropped without one, it answers EIO: so does a handler that panics.
 #[derive(Debug)]
-pub(super) struct Reply {
+pub(in crate::fs) struct Reply {
     device: Arc<Device>,
     unique: u64,
     /// For the log.
@@ -29,15 +29,15 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    pub(super) fn new(device: &Arc<Device>, request: &Request<'_>) -> Self {
+    pub(in crate::fs) fn new(device: &Arc<Device>, request: &Request<'_>) -> Self {
         Self { device: Arc::clone(device), unique: request.header.unique, asked: asked(request), is_given: false }
     }
 
-    pub(super) fn unique(&self) -> u64 {
+    pub(in crate::fs) fn unique(&self) -> u64 {
         self.unique
     }
 
-    pub(super) fn device(&self) -> &Arc<Device> {
+    pub(in crate::fs) fn device(&self) -> &Arc<Device> {
         &self.device
     }
 
@@ -46,39 +46,39 @@ impl Reply {
         self.device.answer(self.unique, Ok(parts));
     }
 
-    pub(super) fn error(mut self, errno: Errno) {
+    pub(in crate::fs) fn error(mut self, errno: Errno) {
         self.is_given = true;
         self.device.refuse(self.unique, &self.asked, errno);
     }
 
     /// For requests that want no answer.
-    pub(super) fn none(mut self) {
+    pub(in crate::fs) fn none(mut self) {
         self.is_given = true;
     }
 
     /// Success without anything to say, or an error.
-    pub(super) fn empty(self, result: Result<()>) {
+    pub(in crate::fs) fn empty(self, result: Result<()>) {
         match result {
             Ok(()) => self.give(&[]),
             Err(errno) => self.error(errno),
         }
     }
 
-    pub(super) fn data(self, result: Result<&[u8]>) {
+    pub(in crate::fs) fn data(self, result: Result<&[u8]>) {
         match result {
             Ok(data) => self.give(&[data]),
             Err(errno) => self.error(errno),
         }
     }
 
-    pub(super) fn entry(self, result: Result<Entry>) {
+    pub(in crate::fs) fn entry(self, result: Result<Entry>) {
         match result {
             Ok(entry) => self.give(&[entry_out(&entry).as_bytes()]),
             Err(errno) => self.error(errno),
         }
     }
 
-    pub(super) fn attr(self, result: Result<Entry>) {
+    pub(in crate::fs) fn attr(self, result: Result<Entry>) {
         match result {
             Ok(entry) => {
                 let (attr_valid, attr_valid_ns) = valid(entry.ttl.attr);
@@ -89,16 +89,16 @@ impl Reply {
         }
     }
 
-    pub(super) fn opened(self, fh: u64, open_flags: u32, backing_id: i32) {
+    pub(in crate::fs) fn opened(self, fh: u64, open_flags: u32, backing_id: i32) {
         self.give(&[OpenOut { fh, open_flags, backing_id }.as_bytes()]);
     }
 
-    pub(super) fn created(self, entry: &Entry, fh: u64, open_flags: u32) {
+    pub(in crate::fs) fn created(self, entry: &Entry, fh: u64, open_flags: u32) {
         let open = OpenOut { fh, open_flags, backing_id: 0 };
         self.give(&[CreateOut { entry: entry_out(entry), open }.as_bytes()]);
     }
 
-    pub(super) fn written(self, result: Result<usize>) {
+    pub(in crate::fs) fn written(self, result: Result<usize>) {
         match result {
             // The kernel sends less than 4 GiB at a time, and no more than that can have been taken.
             Ok(taken) => {
@@ -109,11 +109,11 @@ impl Reply {
         }
     }
 
-    pub(super) fn polled(self, revents: u32) {
+    pub(in crate::fs) fn polled(self, revents: u32) {
         self.give(&[PollOut { revents, padding: 0 }.as_bytes()]);
     }
 
-    pub(super) fn statfs(self, result: Result<rustix::fs::StatVfs>) {
+    pub(in crate::fs) fn statfs(self, result: Result<rustix::fs::StatVfs>) {
         let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         match result {
             Ok(s) => {
@@ -159,24 +159,24 @@ fn asked(request: &Request<'_>) -> Asked {
 }
 
 /// The lines of a listing, as many as the kernel has room for.
-pub(super) struct Lines<'a> {
+pub(in crate::fs) struct Lines<'a> {
     out: &'a mut Vec<u8>,
     room: usize,
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn new(out: &'a mut Vec<u8>, room: usize) -> Self {
+    pub(in crate::fs) fn new(out: &'a mut Vec<u8>, room: usize) -> Self {
         out.clear();
         Self { out, room }
     }
 
     /// Adds a line, if there is room for it.
-    pub(super) fn add(&mut self, item: &Item, next: u64) -> bool {
+    pub(in crate::fs) fn add(&mut self, item: &Item, next: u64) -> bool {
         self.push(&[], item.ino.0, item.kind, &item.name, next)
     }
 
     /// As [`Self::add`], with what a lookup of the name gives.
-    pub(super) fn add_entry(&mut self, name: &OsStr, entry: &Entry, next: u64) -> bool {
+    pub(in crate::fs) fn add_entry(&mut self, name: &OsStr, entry: &Entry, next: u64) -> bool {
         self.push(entry_out(entry).as_bytes(), entry.shown.0, entry.attr.kind, name, next)
     }
 

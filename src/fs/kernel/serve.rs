@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 
 use zerocopy::IntoBytes;
 
-use super::device::Device;
-use super::protocol::{InterruptIn, Request, opcode};
-use super::reply::Reply;
 use crate::fs::budget::set_payer;
 use crate::fs::errno::{self, Errno};
-use crate::fs::{lock, signals};
+use crate::fs::kernel::device::Device;
+use crate::fs::kernel::protocol::{InterruptIn, Request, opcode};
+use crate::fs::kernel::reply::Reply;
+use crate::fs::lock;
+use crate::fs::waiting::signals;
 use crate::sync::{AtomicBool, Ordering};
 
 /// Threads in all. Idle ones cost a few KiB each.
@@ -41,16 +42,16 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Whom a request is charged to.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Account {
-    pub(super) key: u64,
+pub(in crate::fs) struct Account {
+    pub(in crate::fs) key: u64,
     /// How many of its requests are done at the same time.
-    pub(super) at_once: usize,
+    pub(in crate::fs) at_once: usize,
     /// Whether it is told to come again (EAGAIN) when too much waits already.
-    pub(super) may_refuse: bool,
+    pub(in crate::fs) may_refuse: bool,
 }
 
 /// A file system.
-pub(super) trait Service: Send + Sync + 'static {
+pub(in crate::fs) trait Service: Send + Sync + 'static {
     /// Whom a request is charged to; None for what never waits and is done at once.
     fn account(&self, request: &Request<'_>) -> Option<Account>;
 
@@ -66,7 +67,7 @@ pub(super) trait Service: Send + Sync + 'static {
 }
 
 /// A device, its threads and what they serve.
-pub(super) struct Server<S> {
+pub(in crate::fs) struct Server<S> {
     device: Arc<Device>,
     service: S,
     /// Of the buffers that requests are read into, in bytes.
@@ -146,7 +147,12 @@ pub(crate) fn is_interrupted() -> bool {
 impl<S: Service> Server<S> {
     /// Serves a device with this many threads at first. `max_write`: the largest write that the kernel was promised to
     /// be taken, in bytes.
-    pub(super) fn start(device: &Arc<Device>, service: S, max_write: usize, threads: usize) -> io::Result<Arc<Self>> {
+    pub(in crate::fs) fn start(
+        device: &Arc<Device>,
+        service: S,
+        max_write: usize,
+        threads: usize,
+    ) -> io::Result<Arc<Self>> {
         let server = Arc::new(Self {
             device: Arc::clone(device),
             service,

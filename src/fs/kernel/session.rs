@@ -18,14 +18,14 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use crate::fs::daemon_log::Asked;
 use crate::fs::mount::MountOptions;
-use crate::fs::parked::Parked;
 use crate::fs::tree::Tree;
+use crate::fs::waiting::parked::Parked;
 use crate::fs::{lock, mountinfo};
 
-use super::adapter::{Adapter, MAX_WRITE};
-use super::device::Device;
-use super::passthrough::Passthrough;
-use super::serve::Server;
+use crate::fs::kernel::adapter::{Adapter, MAX_WRITE};
+use crate::fs::kernel::device::Device;
+use crate::fs::kernel::passthrough::Passthrough;
+use crate::fs::kernel::serve::Server;
 
 /// How long files may stay open after [`Session::unmount`].
 const GRACE: Duration = Duration::from_secs(2);

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::attr::Kind;
-use super::errno::{Errno, Result};
-use super::inodes::Ino;
+use crate::fs::attr::Kind;
+use crate::fs::errno::{Errno, Result};
+use crate::fs::tree::inodes::Ino;
 use crate::queue::{Error, Queue};
 use shell::{Mount, short};
 

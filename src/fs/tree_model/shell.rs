@@ -7,23 +7,23 @@ use std::path::{Path, PathBuf};
 use crate::fs::backing::Backing;
 use crate::fs::daemon_log::DaemonLog;
 use crate::fs::errno::{Errno, Result};
-use crate::fs::handles::Progress;
-use crate::fs::inodes::Ino;
 use crate::fs::site::{Access, Caller};
+use crate::fs::tree::handles::Progress;
+use crate::fs::tree::inodes::Ino;
 use crate::fs::tree::{Entry, Item, Tree};
 use crate::queue::Settings;
 
 const CHUNK: usize = 1 << 20;
 
 /// The mount as a shell uses it, by paths.
-pub(super) struct Mount {
-    pub(super) tree: Tree,
-    pub(super) root: tempfile::TempDir,
+pub(in crate::fs) struct Mount {
+    pub(in crate::fs) tree: Tree,
+    pub(in crate::fs) root: tempfile::TempDir,
     caller: Caller,
 }
 
 impl Mount {
-    pub(super) fn new() -> Self {
+    pub(in crate::fs) fn new() -> Self {
         let memory = Path::new("/dev/shm");
         let root =
             tempfile::tempdir_in(if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }).unwrap();
@@ -33,7 +33,7 @@ impl Mount {
         Self { tree, root, caller: Caller::root() }
     }
 
-    pub(super) fn look(&self, path: &str) -> Result<Entry> {
+    pub(in crate::fs) fn look(&self, path: &str) -> Result<Entry> {
         let mut entry = self.tree.getattr(Ino::ROOT)?;
         for name in path.split('/').filter(|name| !name.is_empty()) {
             entry = self.tree.lookup(entry.ino, OsStr::new(name), &self.caller)?;
@@ -47,27 +47,27 @@ impl Mount {
         Ok((self.look(parent)?.ino, OsStr::new(name)))
     }
 
-    pub(super) fn mkdir(&self, path: &str) -> Result<()> {
+    pub(in crate::fs) fn mkdir(&self, path: &str) -> Result<()> {
         let (parent, name) = self.parent(path)?;
         self.tree.mkdir(parent, name, 0o755, &self.caller).map(drop)
     }
 
-    pub(super) fn rmdir(&self, path: &str) -> Result<()> {
+    pub(in crate::fs) fn rmdir(&self, path: &str) -> Result<()> {
         let (parent, name) = self.parent(path)?;
         self.tree.rmdir(parent, name, &self.caller)
     }
 
-    pub(super) fn remove(&self, path: &str) -> Result<()> {
+    pub(in crate::fs) fn remove(&self, path: &str) -> Result<()> {
         let (parent, name) = self.parent(path)?;
         self.tree.unlink(parent, name, &self.caller)
     }
 
-    pub(super) fn open(&self, path: &str) -> Result<u64> {
+    pub(in crate::fs) fn open(&self, path: &str) -> Result<u64> {
         self.tree.open(self.look(path)?.ino, Access::Read, &self.caller)
     }
 
     /// As a shell's `>`.
-    pub(super) fn open_for_writing(&self, path: &str) -> Result<u64> {
+    pub(in crate::fs) fn open_for_writing(&self, path: &str) -> Result<u64> {
         match self.look(path) {
             Ok(entry) => self.tree.open(entry.ino, Access::Write, &self.caller),
             Err(Errno::ENOENT) => {
@@ -78,7 +78,7 @@ impl Mount {
         }
     }
 
-    pub(super) fn write(&self, path: &str, pieces: &[&[u8]]) -> Result<()> {
+    pub(in crate::fs) fn write(&self, path: &str, pieces: &[&[u8]]) -> Result<()> {
         let fh = self.open_for_writing(path)?;
         let written = pieces.iter().try_for_each(|piece| {
             assert_eq!(self.tree.write(fh, piece)?, piece.len(), "{path}");
@@ -89,7 +89,7 @@ impl Mount {
     }
 
     /// One read(2); None where it would wait.
-    pub(super) fn read(&self, fh: u64, offset: u64) -> Result<Option<String>> {
+    pub(in crate::fs) fn read(&self, fh: u64, offset: u64) -> Result<Option<String>> {
         let mut out = Vec::new();
         match self.tree.read(&*self.tree.files.get(fh)?, offset, CHUNK, &mut out)? {
             Progress::Done => Ok(Some(String::from_utf8(out).unwrap())),
@@ -97,7 +97,7 @@ impl Mount {
         }
     }
 
-    pub(super) fn cat(&self, path: &str) -> Result<String> {
+    pub(in crate::fs) fn cat(&self, path: &str) -> Result<String> {
         let fh = self.open(path)?;
         let mut text = String::new();
         while let Some(more) = self.read(fh, text.len() as u64)?
@@ -109,7 +109,7 @@ impl Mount {
         Ok(text)
     }
 
-    pub(super) fn list(&self, path: &str) -> BTreeSet<String> {
+    pub(in crate::fs) fn list(&self, path: &str) -> BTreeSet<String> {
         let fh = self.tree.opendir(self.look(path).unwrap().ino, &self.caller).unwrap();
         let mut names = BTreeSet::new();
         let add = |item: &Item, _: &dyn Fn() -> Result<Entry>, _| {
@@ -123,13 +123,13 @@ impl Mount {
         names
     }
 
-    pub(super) fn native(&self, path: &str) -> PathBuf {
+    pub(in crate::fs) fn native(&self, path: &str) -> PathBuf {
         self.root.path().join(path)
     }
 }
 
 /// Runs of filler as their length, so that a failure can be read.
-pub(super) fn short(text: Option<String>) -> Option<String> {
+pub(in crate::fs) fn short(text: Option<String>) -> Option<String> {
     let shorten = |line: &str| match line.trim_end_matches(['x', '\n']) {
         start if line.len() > start.len() + 30 => {
             format!("{start}{}{}", line.len() - start.len(), if line.ends_with('\n') { "\n" } else { "" })

@@ -1,0 +1,304 @@
+//! `messages.*`: everything retained, as a regular file that grows.
+//!
+//! Invariant: the bytes at an offset never change while the file keeps its inode number. So the inode belongs to
+//! the first retained segment: when retention takes that away, the name gets another inode with another view, and
+//! handles of the old one go on with the old view. So it is too when what was shown before is found damaged.
+
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use crate::fs::attr::{Attr, Ttl};
+use crate::fs::errno::{Errno, Result, missing};
+use crate::fs::files::at_since;
+use crate::fs::lock;
+use crate::fs::page_cache::shared_view::{Held, SharedView};
+use crate::fs::queues::generation::Generation;
+use crate::fs::queues::open_queue::OpenQueue;
+use crate::fs::site::{Access, Caller, File, Site};
+use crate::fs::tree::handles::{Caching, Handle, Progress};
+use crate::fs::tree::inodes::stable_hash;
+use crate::queue::{Position, Scanner};
+use crate::sync::{AtomicBool, Ordering};
+use crate::view::{Crossed, Format, View};
+
+struct Messages {
+    queue: Arc<OpenQueue>,
+    format: Format,
+    generation: Generation,
+    view: OnceLock<Arc<SharedView>>,
+}
+
+/// Row constructor.
+pub(crate) fn messages(site: &Site, format: Format) -> Result<Arc<dyn File>> {
+    let queue = Arc::clone(site.queue()?);
+    let (generation, held) = queue.generation_for(format, site.caller)?;
+    let view = held.map_or_else(OnceLock::new, OnceLock::from);
+    Ok(Arc::new(Messages { queue, format, generation, view }))
+}
+
+impl Messages {
+    fn view(&self) -> Result<Arc<SharedView>> {
+        if let Some(view) = self.view.get() {
+            return Ok(Arc::clone(view));
+        }
+        let view = self.queue.view(self.format, self.generation)?;
+        Ok(Arc::clone(self.view.get_or_init(|| view)))
+    }
+}
+
+impl File for Messages {
+    fn messages_of(&self) -> Option<&OpenQueue> {
+        Some(&self.queue)
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        let view = self.view()?;
+        let attr = self.queue.attr_of(&view)?;
+        if self.queue.queue.settings().has_retention() {
+            view.hold_for_opener();
+        }
+        Ok(attr)
+    }
+
+    fn ttl(&self) -> Ttl {
+        // The name stands for another file as soon as retention has taken the beginning of this one.
+        Ttl::NONE
+    }
+
+    fn quick_attr(&self) -> Result<Attr> {
+        self.queue.known_attr_of(&*self.view()?)
+    }
+
+    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
+        access.reading()?;
+        let (queue, format) = (Arc::clone(&self.queue), self.format);
+        let renew = move || queue.view(format, queue.generation(format)?);
+        let view = self.view()?;
+        let is_followed = view.has_handles();
+        let held = Held::through_pages(&view, || self.queue.written()).map_err(|error| match renew() {
+            // Not even a gap: nothing is left that could be read.
+            Ok(view) if error == Errno::ESTALE && view.catch_up().is_ok() && view.known_size() == 0 => {
+                Errno::EIO.because("no message is left that can be read")
+            }
+            _ => error,
+        })?;
+        if held.is_late() && !is_followed && self.queue.generation(self.format) != Ok(self.generation) {
+            // Retention was faster. The kernel looks the name up again.
+            return Err(Errno::ESTALE);
+        }
+        let token = self.queue.opened_by(caller.pid, (self.format, self.generation), &view);
+        Ok(Box::new(MessagesHandle { _opened: token, ..MessagesHandle::new(held, renew) }))
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.number(self.queue.identity)
+    }
+
+    fn is_current(&self) -> bool {
+        let is_held = || self.view.get().is_some_and(|view| view.is_held() && !view.is_spoilt());
+        self.queue.is_current() && (self.queue.generation(self.format) == Ok(self.generation) || is_held())
+    }
+}
+
+/// What is there from a place on, which stays what it was at lookup: as large as it is, and growing; or, of a reader, what
+/// it has not consumed up to the head at lookup.
+struct Since {
+    queue: Arc<OpenQueue>,
+    format: Format,
+    position: Position,
+    seq: u64,
+    end_seq: Option<u64>,
+    identity: u64,
+    generation: u64,
+    view: OnceLock<Arc<SharedView>>,
+}
+
+/// Row constructor, below `since/`.
+pub(crate) fn since(site: &Site, format: Format) -> Result<Arc<dyn File>> {
+    let queue = site.queue()?;
+    let mut scanner = queue.queue.scan()?;
+    at_since::seek(queue, &mut scanner, &site.subject()?)?;
+    Ok(Arc::new(Since::new(queue, format, &scanner, None)))
+}
+
+/// Row constructor, in a reader's directory.
+pub(crate) fn pending(site: &Site, format: Format) -> Result<Arc<dyn File>> {
+    let queue = site.queue()?;
+    let next_seq = queue.queue.bounds()?.next_seq;
+    let mut scanner = queue.queue.scan()?;
+    scanner.seek_seq(queue.queue.reader_position(&site.subject()?)?)?;
+    Ok(Arc::new(Since::new(queue, format, &scanner, Some(next_seq))))
+}
+
+impl Since {
+    fn new(queue: &Arc<OpenQueue>, format: Format, from: &Scanner, end_seq: Option<u64>) -> Self {
+        let (position, seq) = (from.position(), from.seq());
+        let numbers = [queue.identity, u64::from(position.segment.0), u64::from(position.offset), seq];
+        let mut bytes: Vec<u8> = numbers.into_iter().chain(end_seq).flat_map(u64::to_le_bytes).collect();
+        bytes.extend_from_slice(format.name().as_bytes());
+        let identity = stable_hash(&[&bytes]);
+        let (queue, generation) = (Arc::clone(queue), queue.turned(identity));
+        Self { queue, format, position, seq, end_seq, identity, generation, view: OnceLock::new() }
+    }
+
+    fn view(&self) -> &Arc<SharedView> {
+        self.view.get_or_init(|| self.make_view())
+    }
+
+    /// When damage has changed what it shows, the name is to stand for another file.
+    fn turn_if_spoilt(&self) {
+        if self.view.get().is_some_and(|view| view.is_spoilt()) {
+            self.queue.turn(self.identity, self.generation);
+        }
+    }
+
+    fn make_view(&self) -> Arc<SharedView> {
+        let view = View::since(&self.queue.queue, self.format, self.position, self.seq);
+        Arc::new(self.queue.share(match self.end_seq {
+            Some(end_seq) => view.until(end_seq),
+            None => view,
+        }))
+    }
+}
+
+impl File for Since {
+    fn messages_of(&self) -> Option<&OpenQueue> {
+        Some(&self.queue)
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        let attr = self.queue.attr_of(&self.view())?;
+        if self.queue.queue.settings().has_retention() {
+            self.view().hold_for_opener();
+        }
+        Ok(attr)
+    }
+
+    fn quick_attr(&self) -> Result<Attr> {
+        self.queue.known_attr_of(&self.view())
+    }
+
+    fn open(&self, access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
+        access.reading()?;
+        let held = Held::through_pages(self.view(), || self.queue.written());
+        self.turn_if_spoilt();
+        let held = held?;
+        if held.is_late() {
+            return Err(Errno::ESTALE);
+        }
+        let fresh = Self { queue: Arc::clone(&self.queue), view: OnceLock::new(), ..*self };
+        Ok(Box::new(MessagesHandle::new(held, move || Ok(fresh.make_view()))))
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn is_current(&self) -> bool {
+        self.turn_if_spoilt();
+        self.queue.is_current() && self.queue.turned(self.identity) == self.generation
+    }
+
+    fn ttl(&self) -> Ttl {
+        // What a reader has not consumed is another file as soon as it consumes or something comes.
+        if self.end_seq.is_some() { Ttl::NONE } else { Ttl::NAME }
+    }
+}
+
+type Renew = Box<dyn Fn() -> Result<Arc<SharedView>> + Send + Sync>;
+
+pub(in crate::fs) struct MessagesHandle {
+    held: Held,
+    /// Tells the queue that it is open.
+    _opened: Option<Arc<()>>,
+    /// What the name stands for since damage was found in what others had seen: for a handle that had seen nothing.
+    renewed: OnceLock<Held>,
+    renew: Renew,
+    has_read: AtomicBool,
+    /// Where the last gap was that a read of the bin format has failed at.
+    reported: Mutex<Option<u64>>,
+}
+
+impl MessagesHandle {
+    pub(in crate::fs) fn new(held: Held, renew: impl Fn() -> Result<Arc<SharedView>> + Send + Sync + 'static) -> Self {
+        Self {
+            held,
+            _opened: None,
+            renewed: OnceLock::new(),
+            renew: Box::new(renew),
+            has_read: AtomicBool::new(false),
+            reported: Mutex::new(None),
+        }
+    }
+
+    fn shared(&self) -> &SharedView {
+        self.renewed.get().unwrap_or(&self.held).view()
+    }
+
+    fn read_view(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Option<Crossed>> {
+        let shared = self.shared();
+        let end = offset.saturating_add(u64::try_from(size).unwrap_or(u64::MAX));
+        if end > shared.known_size() {
+            shared.catch_up()?;
+            shared.pin();
+        }
+        shared.read_at(offset, size, out)
+    }
+
+    /// Cuts a read of the bin format short before a gap, which its bytes don't show. A read that starts at one fails
+    /// once, then gives a byte, so that what the next one crosses shows too.
+    fn stop_at_gap(&self, crossed: Option<Crossed>, offset: u64, out: &mut Vec<u8>, start: usize) -> Result<()> {
+        let Some(Crossed { gap: lost, offset: gap }) = crossed else { return Ok(()) };
+        if gap > offset {
+            let before = usize::try_from(gap - offset).map_err(|_| Errno::EIO)?;
+            out.truncate(start + before);
+            return Ok(());
+        }
+        let mut reported = lock(&self.reported);
+        if *reported == Some(gap) {
+            out.truncate(start + 1);
+            return Ok(());
+        }
+        *reported = Some(gap);
+        out.truncate(start);
+        Err(Errno::EIO.because(missing(lost)))
+    }
+}
+
+impl Handle for MessagesHandle {
+    fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
+        let start = out.len();
+        let is_first = offset == 0 && !self.has_read.load(Ordering::Relaxed);
+        let crossed = match self.read_view(offset, size, out) {
+            Err(Errno::EIO) if is_first && self.shared().is_spoilt() => {
+                let _ = self.renewed.set(Held::new(&(self.renew)()?)?);
+                let crossed = self.read_view(offset, size, out)?;
+                if out.len() == start && crossed.is_none() {
+                    // Not even a gap: nothing is left that could be read.
+                    return Err(Errno::EIO.because("no message is left that can be read"));
+                }
+                crossed
+            }
+            result => result?,
+        };
+        self.has_read.store(true, Ordering::Relaxed);
+        self.stop_at_gap(crossed, offset, out, start)?;
+        Ok(Progress::Done)
+    }
+
+    fn read_pages(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
+        match self.read_view(offset, size, out)? {
+            // The pages don't show it. Better none.
+            Some(Crossed { gap, .. }) => Err(Errno::EIO.because(missing(gap))),
+            None => Ok(Progress::Done),
+        }
+    }
+
+    fn caching(&self) -> Caching {
+        if self.held.view().is_settled() { Caching::UntilOpened } else { Caching::Nothing }
+    }
+
+    fn backing(&self) -> Option<BorrowedFd<'_>> {
+        self.held.pages()
+    }
+}

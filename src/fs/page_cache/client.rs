@@ -1,0 +1,329 @@
+//! The threads that use the file system of `pages`, which their own process serves.
+//!
+//! A process that waits for a file system of its own can't be killed: the wait ends when the device is closed, the
+//! device is closed with the table of descriptors, and the table goes with the last thread that uses it, which is the
+//! one that waits. So each of these threads has a table of its own, without the device in it. They do nothing but these few
+//! system calls, each with a copy of a descriptor; in between they wait for orders. Nor must the other threads wait
+//! for that file system, not even as they end: the last descriptor of a file is closed here, see [`Order`].
+//!
+//! A write takes as long as its text: for ever, if a file system does not answer. So each order has a thread to itself, and
+//! those that are charged to one payer have a few of them at the same time.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+
+use crate::fs::backing::Payer;
+use crate::fs::lock;
+use crate::queue::leave_descriptor_table;
+
+/// Threads in all. Idle ones cost a few KiB each.
+const MAX_THREADS: usize = 64;
+/// Idle threads beyond this number end.
+const MAX_IDLE: usize = 2;
+
+/// What a thread can be asked to do.
+enum Order {
+    /// Opens a file.
+    Open(u64, Sender<io::Result<Offer>>),
+    /// Writes into the file that has this descriptor in the table of the others, who keep it open meanwhile.
+    Write { fd: RawFd, offset: u64, bytes: Vec<u8>, done: Sender<io::Result<()>> },
+    /// Closes a file when the others have done so.
+    Close { fd: RawFd, has_copy: Sender<()>, are_done: Receiver<()> },
+}
+
+/// A descriptor in the table of a thread, which keeps it until this is dropped.
+struct Offer {
+    thread: Pid,
+    fd: RawFd,
+    _keeps: Sender<()>,
+}
+
+impl Offer {
+    /// Offers a descriptor of this thread's; returns when the other side has its copy, or has given up.
+    fn make(fd: &impl AsRawFd, to: &Sender<io::Result<Self>>) -> bool {
+        let (keeps, kept) = channel();
+        let offer = Self { thread: rustix::thread::gettid(), fd: fd.as_raw_fd(), _keeps: keeps };
+        let is_heard = to.send(Ok(offer)).is_ok();
+        let _ = kept.recv();
+        is_heard
+    }
+
+    fn take(&self) -> io::Result<OwnedFd> {
+        copy_of(&thread(self.thread)?, self.fd)
+    }
+}
+
+/// The threads, from outside.
+pub(in crate::fs) struct Hands {
+    /// The first thread, and the root directory in its table. It never ends.
+    first: (Pid, RawFd),
+    state: Mutex<State>,
+    freed: Condvar,
+}
+
+/// An order, with the way to the thread that does it: none of them has its own, so that they end with [`Hands`].
+type Job = (Order, Jobs);
+
+#[derive(Clone)]
+struct Jobs(Sender<Job>);
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Jobs>,
+    threads: usize,
+    /// Writes by payer.
+    busy: HashMap<Payer, usize>,
+}
+
+impl Hands {
+    /// Starts the first thread, which mounts a file system that has no place in the tree. Returns its device too, to be
+    /// served from now on: nothing else may be asked of the threads before.
+    pub(in crate::fs) fn start() -> io::Result<(Arc<Self>, OwnedFd)> {
+        let (tell, told) = channel();
+        let (give, given) = channel::<(Weak<Self>, Receiver<Job>)>();
+        spawn(move || {
+            let (device, root) = match mount() {
+                Ok(mounted) => mounted,
+                Err(error) => return drop(tell.send(Err(error))),
+            };
+            let (say_root, root_fd) = (tell.clone(), root.as_raw_fd());
+            if !Offer::make(&device, &tell) {
+                return;
+            }
+            drop(device);
+            let (keeps, _) = channel();
+            let _ = say_root.send(Ok(Offer { thread: rustix::thread::gettid(), fd: root_fd, _keeps: keeps }));
+            if let Ok((hands, jobs)) = given.recv() {
+                obey(&root, &hands, &jobs, true);
+            }
+        })?;
+        let hear = || told.recv().map_err(io::Error::other)?;
+        let device = hear()?.take()?;
+        let root: Offer = hear()?;
+        let (sender, jobs) = channel();
+        let state = State { idle: vec![Jobs(sender)], threads: 1, busy: HashMap::new() };
+        let first = (root.thread, root.fd);
+        let hands = Arc::new(Self { first, state: Mutex::new(state), freed: Condvar::new() });
+        give.send((Arc::downgrade(&hands), jobs)).map_err(|_| broken())?;
+        Ok((hands, device))
+    }
+
+    /// Opens a file for reading and writing. To be closed by [`Self::close`].
+    pub(in crate::fs) fn open(self: &Arc<Self>, number: u64) -> io::Result<File> {
+        let (done, answer) = channel();
+        self.order(Order::Open(number, done))?;
+        Ok(answer.recv().map_err(|_| broken())??.take()?.into())
+    }
+
+    /// Writes into a file.
+    pub(in crate::fs) fn write(
+        self: &Arc<Self>,
+        payer: Payer,
+        file: &File,
+        offset: u64,
+        bytes: Vec<u8>,
+    ) -> io::Result<()> {
+        let _turn = Turn::take(self, payer);
+        let (done, answer) = channel();
+        self.order(Order::Write { fd: file.as_raw_fd(), offset, bytes, done })?;
+        answer.recv().map_err(|_| broken())?
+    }
+
+    /// How many writes are being done.
+    #[cfg(test)]
+    pub(in crate::fs) fn writing(&self) -> usize {
+        lock(&self.state).busy.values().sum()
+    }
+
+    /// Closes a file.
+    pub(in crate::fs) fn close(self: &Arc<Self>, file: File) {
+        let (has_copy, copied) = channel();
+        let (done, are_done) = channel::<()>();
+        if self.order(Order::Close { fd: file.as_raw_fd(), has_copy, are_done }).is_ok() {
+            let _ = copied.recv();
+        }
+        drop(file);
+        drop(done);
+    }
+
+    /// Gives an order to a thread that has nothing to do; waits for one where there may be no more.
+    fn order(self: &Arc<Self>, order: Order) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        let thread = loop {
+            if let Some(thread) = state.idle.pop() {
+                break thread;
+            }
+            if state.threads < MAX_THREADS {
+                let thread = self.add_thread()?;
+                state.threads += 1;
+                break thread;
+            }
+            state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        };
+        drop(state);
+        thread.0.send((order, thread.clone())).map_err(|_| broken())
+    }
+
+    fn add_thread(self: &Arc<Self>) -> io::Result<Jobs> {
+        let (sender, jobs) = channel();
+        let (hands, (first, root)) = (Arc::downgrade(self), self.first);
+        spawn(move || {
+            let root = leave_table().and_then(|()| copy_of(&thread(first)?, root));
+            match root {
+                Ok(root) => obey(&root, &hands, &jobs, false),
+                // Its order is dropped, and so answered.
+                Err(_) => drop(hands.upgrade().map(|hands| hands.leave())),
+            }
+        })?;
+        Ok(Jobs(sender))
+    }
+
+    /// A thread has done its order. False: it is to end.
+    fn is_free(&self, thread: Jobs, is_first: bool) -> bool {
+        let mut state = lock(&self.state);
+        if state.idle.len() < MAX_IDLE || is_first {
+            state.idle.push(thread);
+            self.freed.notify_all();
+            return true;
+        }
+        drop(state);
+        self.leave();
+        false
+    }
+
+    fn leave(&self) {
+        lock(&self.state).threads -= 1;
+        self.freed.notify_all();
+    }
+}
+
+/// A payer's right to one of the threads.
+struct Turn<'a>(&'a Hands, Payer);
+
+impl<'a> Turn<'a> {
+    fn take(hands: &'a Hands, payer: Payer) -> Self {
+        let mut state = lock(&hands.state);
+        while !state.may_write(payer) {
+            state = hands.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        *state.busy.entry(payer).or_default() += 1;
+        Self(hands, payer)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let Self(hands, payer) = self;
+        let mut state = lock(&hands.state);
+        if let Some(busy) = state.busy.get_mut(payer) {
+            *busy -= 1;
+            if *busy == 0 {
+                state.busy.remove(payer);
+            }
+        }
+        hands.freed.notify_all();
+    }
+}
+
+impl State {
+    /// A payer gets no more threads than he leaves to others.
+    fn may_write(&self, payer: Payer) -> bool {
+        let own = self.busy.get(&payer).copied().unwrap_or(0);
+        let in_all: usize = self.busy.values().sum();
+        own < payer.at_once() && own + in_all + 2 <= MAX_THREADS
+    }
+}
+
+fn spawn(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name("chronfs-hand".into()).stack_size(256 << 10).spawn(run).map(drop)
+}
+
+fn broken() -> io::Error {
+    io::Error::from_raw_os_error(libc::EIO)
+}
+
+/// A thread, as the owner of a table of descriptors.
+fn thread(tid: Pid) -> io::Result<OwnedFd> {
+    // PIDFD_THREAD has this value.
+    let flags = PidfdFlags::from_bits_retain(libc::O_EXCL.unsigned_abs());
+    Ok(rustix::process::pidfd_open(tid, flags)?)
+}
+
+fn copy_of(owner: &OwnedFd, fd: RawFd) -> io::Result<OwnedFd> {
+    Ok(rustix::process::pidfd_getfd(owner, fd, PidfdGetfdFlags::empty())?)
+}
+
+/// Gets a table of descriptors with nothing in it.
+fn leave_table() -> io::Result<()> {
+    leave_descriptor_table()?;
+    // What a panic has to say must not go into the device; nor may anybody wait for the end of our copy of a pipe.
+    for _standard_stream in 0..3 {
+        std::mem::forget(rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?);
+    }
+    Ok(())
+}
+
+/// The device and the root directory of a new file system, in a table of descriptors with nothing else in it.
+fn mount() -> io::Result<(OwnedFd, OwnedFd)> {
+    leave_table()?;
+    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let context = rustix::mount::fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let words = [
+        ("source", "chronfs-pages".to_owned()),
+        ("fd", device.as_raw_fd().to_string()),
+        ("rootmode", "40000".to_owned()),
+        ("user_id", rustix::process::geteuid().as_raw().to_string()),
+        ("group_id", rustix::process::getegid().as_raw().to_string()),
+    ];
+    for (key, value) in words {
+        rustix::mount::fsconfig_set_string(&context, key, value)?;
+    }
+    rustix::mount::fsconfig_create(&context)?;
+    let safe = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let root = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, safe)?;
+    Ok((device, root))
+}
+
+/// Does what is ordered, until nobody is left who could order anything.
+fn obey(root: &OwnedFd, hands: &Weak<Hands>, jobs: &Receiver<Job>, is_first: bool) {
+    // The first thread of the process has the table of the others.
+    let Ok(others) = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()) else { return };
+    for (order, thread) in jobs {
+        // Whoever has given up waiting needs no answer.
+        match order {
+            Order::Open(number, done) => {
+                let flags = OFlags::RDWR | OFlags::CLOEXEC;
+                let opened = rustix::fs::openat(root, number.to_string(), flags, Mode::empty()).map(File::from);
+                // The first close of all is a request, which teaches the kernel to do without for good. It must not be
+                // the one that the end of the process brings about.
+                let opened = opened.map_err(io::Error::from).and_then(|file| file.try_clone().map(|_| file));
+                match opened {
+                    Ok(file) => drop(Offer::make(&file, &done)),
+                    Err(error) => drop(done.send(Err(error))),
+                }
+            }
+            Order::Write { fd, offset, bytes, done } => {
+                let file = copy_of(&others, fd).map(File::from);
+                let _ = done.send(file.and_then(|file| file.write_all_at(&bytes, offset)));
+            }
+            Order::Close { fd, has_copy, are_done } => {
+                let copy = copy_of(&others, fd);
+                let _ = has_copy.send(());
+                let _ = are_done.recv();
+                drop(copy);
+            }
+        }
+        if !hands.upgrade().is_some_and(|hands| hands.is_free(thread, is_first)) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! A view that handles share, and how they read it: directly, each read a request; or, where the kernel can, through its
+//! page cache (`kernel/pages.rs`).
+//!
+//! A view is read in one way all its life: the kernel does not allow a file to be open in two at a time.
+//!
+//! Lock order: `use_now`, `size` of a [`Cached`], the locks of the view.
+
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::fs::Stat;
+
+use crate::fs::attr::{Attr, READ};
+use crate::fs::backing::Payer;
+use crate::fs::budget::{Budget, Kind, Share};
+use crate::fs::errno::{Errno, Result};
+use crate::fs::kernel::is_interrupted;
+use crate::fs::lock;
+use crate::fs::page_cache::{PageCache, PageFile, Text};
+use crate::queue::{Error, SegmentId};
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
+use crate::view::{Crossed, Format, View};
+
+/// Messages that are indexed between two looks whether anybody still waits: a few milliseconds' worth.
+const STEP: usize = 20_000;
+/// Descriptors that a view takes which is read from.
+const OF_A_VIEW: u64 = 4;
+/// Views that keep their descriptors (two or three each) and pages while nobody has their files open.
+const MAX_WARM: u32 = 64;
+/// A page of the kernel's, in bytes; a multiple does as well.
+const PAGE: u64 = 64 << 10;
+/// Growth up to this is written to the page cache as it is; of more only what is needed, the rest when it is read.
+const AT_ONCE: u64 = 1 << 20;
+/// Why there are fewer bytes than the kernel was told.
+const SHRUNK: &str = "what was indexed can no longer be read";
+
+/// How long what somebody was told of is held open for him, and how many segments of it: retention takes the first first.
+const TOLD: Duration = Duration::from_secs(1);
+const TOLD_SEGMENTS: usize = 4;
+
+/// The views that are held for whoever was told of them, and a thread, while there are any, that lets go of them.
+#[derive(Default)]
+struct Told {
+    state: Mutex<(VecDeque<Weak<SharedView>>, bool)>,
+}
+
+impl Told {
+    fn add(self: &Arc<Self>, view: &Arc<SharedView>) {
+        let mut state = lock(&self.state);
+        state.0.push_back(Arc::downgrade(view));
+        if !state.1 {
+            let this = Arc::clone(self);
+            let thread = std::thread::Builder::new().name("chronfs-told".into()).stack_size(256 << 10);
+            state.1 = thread.spawn(move || this.run()).is_ok();
+        }
+    }
+
+    fn run(&self) {
+        loop {
+            std::thread::sleep(TOLD / 4);
+            let views = std::mem::take(&mut lock(&self.state).0);
+            // A view is kept from going for a moment only.
+            let rest: Vec<_> =
+                views.into_iter().filter(|view| view.upgrade().is_some_and(|view| view.is_told())).collect();
+            let mut state = lock(&self.state);
+            state.0.extend(rest);
+            if state.0.is_empty() {
+                state.1 = false;
+                return;
+            }
+        }
+    }
+}
+
+/// What all views of a mount share.
+pub(crate) struct Common {
+    budget: Arc<Budget>,
+    /// How many keep descriptors open without being used.
+    warm: AtomicU32,
+    pages: Option<Arc<PageCache>>,
+    told: Arc<Told>,
+}
+
+impl Common {
+    /// `pages`: where the kernel keeps text, if it can.
+    pub(crate) fn new(budget: &Arc<Budget>, pages: Option<Arc<PageCache>>) -> Self {
+        Self { budget: Arc::clone(budget), warm: AtomicU32::new(0), pages, told: Arc::default() }
+    }
+}
+
+/// A view and who uses it, shared between the handles of a file.
+pub(crate) struct SharedView {
+    view: View,
+    use_now: Mutex<Use>,
+    /// Damage has changed what it showed: the name is to get another one.
+    spoilt: AtomicBool,
+    /// Keeps descriptors and buffers open though no handle does; counted in `common`.
+    warm: AtomicBool,
+    /// Somebody was told of it just now and may open it: its first segments are held open until then.
+    told: Mutex<Option<Instant>>,
+    common: Arc<Common>,
+    /// Whom rendering is charged to.
+    payer: Payer,
+}
+
+#[derive(Default)]
+struct Use {
+    handles: u32,
+    /// Of descriptors, while there are handles; charged to whoever came first.
+    share: Option<Share>,
+    /// The file in the page cache: kept for the next handles.
+    cached: Option<Arc<Cached>>,
+    /// The queue's files when the first of the handles came.
+    files: Files,
+}
+
+/// What the files of a queue look like.
+#[derive(Default)]
+struct Files {
+    size: u64,
+    written: Vec<(SegmentId, (i64, u64))>,
+}
+
+impl Files {
+    /// Segments that have been written to since, other than by appending.
+    fn suspects(&self, now: &Self) -> Vec<SegmentId> {
+        let head = self.written.last().map(|(segment, _)| *segment).filter(|_| now.size > self.size);
+        // Both are in the order of the segments.
+        let is_same = |file: &(SegmentId, (i64, u64))| now.written.binary_search(file).is_ok();
+        let is_suspect = |file: &&(SegmentId, (i64, u64))| Some(file.0) != head && !is_same(file);
+        self.written.iter().filter(is_suspect).map(|(segment, _)| *segment).collect()
+    }
+}
+
+/// A view's file in the page cache.
+struct Cached {
+    view: Weak<SharedView>,
+    file: OnceLock<PageFile>,
+    /// What the kernel has been told of. Locked while it is being told of more.
+    size: Mutex<u64>,
+}
+
+impl SharedView {
+    pub(crate) fn new(view: View, common: &Arc<Common>, payer: Payer) -> Self {
+        Self {
+            use_now: Mutex::default(),
+            spoilt: AtomicBool::new(false),
+            warm: AtomicBool::new(false),
+            told: Mutex::new(None),
+            common: Arc::clone(common),
+            payer,
+            view,
+        }
+    }
+
+    /// Sees to it that what is told of the file can be read if it is opened at once, whatever retention does meanwhile.
+    pub(crate) fn hold_for_opener(self: &Arc<Self>) {
+        if self.has_handles() {
+            return;
+        }
+        let is_first = lock(&self.told).replace(Instant::now() + TOLD).is_none();
+        self.view.pin_first(TOLD_SEGMENTS);
+        if is_first {
+            self.common.told.add(self);
+        }
+    }
+
+    /// Whether it is held open: by handles, or for whoever was told of it just now.
+    pub(crate) fn is_held(&self) -> bool {
+        lock(&self.told).is_some() || lock(&self.use_now).handles > 0
+    }
+
+    /// Whether handles of it are open.
+    pub(crate) fn has_handles(&self) -> bool {
+        lock(&self.use_now).handles > 0
+    }
+
+    /// Whether its bytes are all there and stay what they are.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.view.is_settled()
+    }
+
+    pub(crate) fn is_spoilt(&self) -> bool {
+        self.spoilt.load(Ordering::Relaxed)
+    }
+
+    /// Brings the index up to the head: seconds, of a large queue that nobody has looked at.
+    pub(crate) fn catch_up(&self) -> Result<()> {
+        while self.view.index_some(STEP)? {
+            if is_interrupted() {
+                return Err(Errno::EINTR);
+            }
+        }
+        Ok(())
+    }
+
+    /// True size, and the time of the newest message in it. `stat`: of whose rights it is.
+    pub(crate) fn attr(&self, stat: impl FnOnce() -> Result<Stat>) -> Result<Attr> {
+        self.catch_up()?;
+        let (is_open, cached) = {
+            let used = lock(&self.use_now);
+            (used.handles > 0, used.cached.clone().filter(|_| used.handles > 0))
+        };
+        if is_open {
+            // Who is told of a size may read that far, whatever retention does.
+            self.view.pin();
+        }
+        let attr = self.known_attr(&stat()?);
+        // What a handle is told it can read and map.
+        Ok(cached.map_or(attr, |cached| attr.with_size(cached.grow_with(self).unwrap_or_else(|_| *lock(&cached.size)))))
+    }
+
+    /// What is known by now, of a file with these rights.
+    pub(crate) fn known_attr(&self, stat: &Stat) -> Attr {
+        let (size, modified_ns) = (self.view.known_size(), self.view.modified_ns());
+        self.rest(&mut lock(&self.use_now));
+        Attr::file(stat, READ).with_size(size).modified_at(modified_ns)
+    }
+
+    pub(crate) fn known_size(&self) -> u64 {
+        self.view.known_size()
+    }
+
+    pub(crate) fn pin(&self) {
+        self.view.pin();
+    }
+
+    /// Appends bytes to `out`; see [`View::read_at`].
+    pub(crate) fn read_at(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Option<Crossed>> {
+        self.view.read_at(offset, size, out).map_err(|error| self.seen(error))
+    }
+
+    fn seen(&self, error: Error) -> Errno {
+        match &error {
+            // Retention took it away: this file is no longer what its name stands for.
+            Error::NoSuchPosition { .. } => return Errno::ESTALE,
+            error if error.is_unusable_file() => self.spoilt.store(true, Ordering::Relaxed),
+            _ => {}
+        }
+        Errno::from(error)
+    }
+
+    /// Whether a segment still has what pages may have been made of.
+    fn check(&self, segment: SegmentId) -> Result<()> {
+        match self.view.check(segment).map_err(|error| self.seen(error)) {
+            // It has another name now, which the kernel asks for.
+            Err(_) if self.is_spoilt() => Err(Errno::ESTALE),
+            checked => checked,
+        }
+    }
+
+    /// Whether it is still to be held for whoever was told of it; lets go of it if not.
+    fn is_told(&self) -> bool {
+        {
+            let mut told = lock(&self.told);
+            if told.is_some_and(|until| Instant::now() < until) {
+                return true;
+            }
+            *told = None;
+        }
+        self.rest(&mut lock(&self.use_now));
+        false
+    }
+
+    /// One more handle.
+    fn join(&self, used: &mut Use) -> Result<()> {
+        if used.handles == 0 {
+            used.share = Some(self.common.budget.charge(Kind::Handles, OF_A_VIEW)?);
+        }
+        used.handles += 1;
+        Ok(())
+    }
+
+    /// When no handle is open: keeps descriptors and buffers for the next question, if not too many views do.
+    fn rest(&self, used: &mut Use) {
+        if used.handles > 0 {
+            return;
+        }
+        if lock(&self.told).is_some() {
+            return;
+        }
+        self.view.unpin();
+        if self.warm.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.common.warm.load(Ordering::Relaxed) >= MAX_WARM {
+            self.view.trim();
+            used.cached = None;
+        } else if !self.warm.swap(true, Ordering::Relaxed) {
+            self.common.warm.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A handle's hold on a view.
+pub(crate) struct Held {
+    view: Arc<SharedView>,
+    cached: Option<Arc<Cached>>,
+    /// Retention had taken something of it already when it was taken hold of.
+    is_late: bool,
+}
+
+impl Held {
+    /// For a handle that reads by requests.
+    pub(crate) fn new(view: &Arc<SharedView>) -> Result<Self> {
+        view.join(&mut lock(&view.use_now))?;
+        let is_late = !view.view.pin_first(usize::MAX);
+        Ok(Self { view: Arc::clone(view), cached: None, is_late })
+    }
+
+    /// Whether retention had taken something of it already when it was taken hold of.
+    pub(crate) fn is_late(&self) -> bool {
+        self.is_late
+    }
+
+    /// For a handle that reads through the page cache, where there is one. Pages outlive what they were made of, but not the
+    /// next open: what was written to, and not by appending, is read again.
+    pub(crate) fn through_pages(
+        view: &Arc<SharedView>,
+        written: impl FnOnce() -> Result<Vec<(SegmentId, (i64, u64))>>,
+    ) -> Result<Self> {
+        // In bin a gap is an error to each reader, which pages can't be.
+        let Some(pages) = view.common.pages.as_ref().filter(|_| view.view.format() != Format::Bin) else {
+            return Self::new(view);
+        };
+        view.catch_up()?;
+        let files = Files { size: view.known_size(), written: written()? };
+        let suspects = lock(&view.use_now).files.suspects(&files);
+        suspects.into_iter().try_for_each(|segment| view.check(segment))?;
+        let mut used = lock(&view.use_now);
+        used.files = files;
+        let cached = match &used.cached {
+            Some(cached) => Arc::clone(cached),
+            None => Cached::new(view, pages)?,
+        };
+        view.join(&mut used)?;
+        used.cached = Some(Arc::clone(&cached));
+        drop(used);
+        let is_late = !view.view.pin_first(usize::MAX);
+        let held = Self { view: Arc::clone(view), cached: Some(cached), is_late };
+        held.cached.iter().try_for_each(|cached| cached.grow_with(view).map(drop))?;
+        Ok(held)
+    }
+
+    pub(crate) fn view(&self) -> &SharedView {
+        &self.view
+    }
+
+    /// What the kernel may read instead of asking.
+    pub(crate) fn pages(&self) -> Option<BorrowedFd<'_>> {
+        self.cached.as_ref()?.file.get().and_then(PageFile::backing)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut used = lock(&self.view.use_now);
+        used.handles -= 1;
+        if used.handles == 0 {
+            used.share = None;
+        }
+        self.view.rest(&mut used);
+    }
+}
+
+impl Cached {
+    fn new(view: &Arc<SharedView>, pages: &Arc<PageCache>) -> Result<Arc<Self>> {
+        let size = view.known_size();
+        let cached = Arc::new(Self { view: Arc::downgrade(view), file: OnceLock::new(), size: Mutex::new(size) });
+        let text: Weak<Self> = Arc::downgrade(&cached);
+        let file = pages.add(text, size, view.payer)?;
+        cached.file.get_or_init(|| file);
+        Ok(cached)
+    }
+
+    /// Lets the file grow to what is indexed by now. Returns its size.
+    fn grow_with(&self, shared: &SharedView) -> Result<u64> {
+        let view = &shared.view;
+        let mut size = lock(&self.size);
+        let end = view.known_size();
+        // Readers may have the last page before the end. It must be whole before there is more; of what follows
+        // they have nothing, and will ask.
+        let needed = *size / PAGE * PAGE + PAGE;
+        if end > needed.saturating_add(AT_ONCE) {
+            let upto = view.unit_end(needed).map_err(|error| shared.seen(error))?;
+            self.write(shared, *size, upto)?;
+            *size = upto;
+        }
+        if end > *size {
+            let from = if end > size.saturating_add(AT_ONCE + PAGE) { end - 1 } else { *size };
+            self.write(shared, from, end)?;
+            *size = end;
+        }
+        Ok(*size)
+    }
+
+    fn write(&self, shared: &SharedView, from: u64, to: u64) -> Result<()> {
+        let len = usize::try_from(to - from).map_err(|_| Errno::EIO)?;
+        let mut bytes = Vec::with_capacity(len);
+        shared.read_at(from, len, &mut bytes)?;
+        let file = self.file.get().ok_or(Errno::EIO)?;
+        if bytes.len() < len { Err(Errno::EIO.because(SHRUNK)) } else { Ok(file.write(from, bytes)?) }
+    }
+}
+
+impl Text for Cached {
+    fn grow(&self) -> Result<u64> {
+        let shared = self.view.upgrade().ok_or(Errno::ESTALE)?;
+        shared.catch_up()?;
+        self.grow_with(&shared)
+    }
+
+    fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
+        let shared = self.view.upgrade().ok_or(Errno::ESTALE)?;
+        let there = usize::try_from(shared.known_size().saturating_sub(offset)).unwrap_or(usize::MAX);
+        let wanted = out.len() + size.min(there);
+        shared.read_at(offset, size.min(there), out)?;
+        // Fewer bytes would be an end of the file to the kernel.
+        if out.len() < wanted { Err(Errno::EIO.because(SHRUNK)) } else { Ok(()) }
+    }
+
+    fn queue(&self) -> PathBuf {
+        self.view.upgrade().map_or_else(PathBuf::new, |shared| shared.view.queue.path().to_path_buf())
+    }
+}
+
+impl Drop for SharedView {
+    fn drop(&mut self) {
+        if self.warm.load(Ordering::Relaxed) {
+            self.common.warm.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}

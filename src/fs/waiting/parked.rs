@@ -1,0 +1,272 @@
+//! Blocked reads: readers of a stream that has nothing for them now.
+//!
+//! The kernel keeps such a caller asleep until the read is answered. So the answer is kept here and given when there is
+//! data (`watch` tries again), when the mount goes away, or when the caller wants to leave, which the kernel tells
+//! (FUSE_INTERRUPT) for signals, freezing and tracing alike: then with EINTR. The kernel offers nothing better: it never
+//! lets a read start again by itself, as it does with pipes.
+//!
+//! Most programs go on after EINTR. Some take it for an error (sed) or the end (mawk), and would not survive that a shell
+//! stops them and lets them go on. So a caller who is only to be stopped is kept waiting for a moment: messages may come,
+//! and throttles let go at once. From then on its signals have to be looked for; the kernel tells only once.
+//!
+//! Lock order: the list of parked reads, then anything. A read's own lock is a leaf: nothing is read under it.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::fs::budget::{Share, set_payer};
+use crate::fs::errno::{self, Errno, Result};
+use crate::fs::lock;
+use crate::fs::tree::handles::{OpenFile, Progress};
+use crate::fs::waiting::signals;
+use crate::sync::{AtomicBool, Ordering};
+
+/// Gives a read its answer, once.
+pub(crate) type Answer = Box<dyn FnOnce(Result<&[u8]>) + Send>;
+
+/// How often those reads are tried again that look around for more than their queues.
+const LOOK_INTERVAL: Duration = Duration::from_millis(400);
+/// How long a caller who is to be stopped is kept waiting, and how often it is looked at.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+const STOP_INTERVAL: Duration = Duration::from_millis(50);
+
+/// A read that waits for its answer.
+pub(crate) struct ParkedRead {
+    state: Mutex<State>,
+    answered: AtomicBool,
+    open: Arc<OpenFile>,
+    offset: u64,
+    size: usize,
+    /// The calling thread; 0 if it is in a pid namespace that can't be seen from here.
+    caller: u32,
+    _share: Share,
+}
+
+struct State {
+    /// None: it has been given.
+    answer: Option<Answer>,
+    /// A thread tries the read now.
+    is_tried: bool,
+    /// There may be news since it began.
+    again: bool,
+    /// What the read ends with if that thread finds nothing.
+    end: Option<Errno>,
+}
+
+impl ParkedRead {
+    /// `share`: what it is charged for.
+    pub(crate) fn new(
+        answer: Answer,
+        open: Arc<OpenFile>,
+        (offset, size): (u64, usize),
+        caller: u32,
+        share: Share,
+    ) -> Self {
+        let state = State { answer: Some(answer), is_tried: false, again: false, end: None };
+        Self { state: Mutex::new(state), answered: AtomicBool::new(false), open, offset, size, caller, _share: share }
+    }
+
+    /// Tries the read again. True when it has its answer, now or from before. A read that another thread is trying is
+    /// left to that one.
+    pub(crate) fn attempt(&self, buffer: &mut Vec<u8>) -> bool {
+        {
+            let mut state = lock(&self.state);
+            if state.answer.is_none() {
+                return true;
+            }
+            if std::mem::replace(&mut state.is_tried, true) {
+                state.again = true;
+                return false;
+            }
+        }
+        loop {
+            buffer.clear();
+            // A panic costs this read an EIO, not the thread its life.
+            errno::set_reason(None);
+            let read = || self.open.handle.read(self.offset, self.size, buffer);
+            let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(Errno::EIO));
+            let mut state = lock(&self.state);
+            let result = match (result, state.end) {
+                (Ok(Progress::Done), _) => Ok(buffer.as_slice()),
+                (Err(errno), _) | (Ok(Progress::Wait(_)), Some(errno)) => Err(errno),
+                (Ok(Progress::Wait(_)), None) if std::mem::take(&mut state.again) => continue,
+                (Ok(Progress::Wait(_)), None) => {
+                    state.is_tried = false;
+                    return false;
+                }
+            };
+            let answer = state.answer.take();
+            drop(state);
+            self.give(answer, result);
+            return true;
+        }
+    }
+
+    /// Ends the read with an error. Never waits: if the read is being tried, it is left to that thread.
+    pub(crate) fn end(&self, errno: Errno) {
+        let mut state = lock(&self.state);
+        if state.is_tried {
+            state.end = Some(errno);
+            return;
+        }
+        let answer = state.answer.take();
+        drop(state);
+        self.give(answer, Err(errno));
+    }
+
+    fn give(&self, answer: Option<Answer>, result: Result<&[u8]>) {
+        if let Some(answer) = answer {
+            self.answered.store(true, Ordering::Release);
+            answer(result);
+        }
+    }
+
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Acquire)
+    }
+
+    /// Who opened the file.
+    pub(crate) fn uid(&self) -> u32 {
+        self.open.uid
+    }
+}
+
+/// All reads that wait, by the number that the kernel gave the request.
+#[derive(Default)]
+pub(crate) struct Parked {
+    reads: Mutex<HashMap<u64, Arc<ParkedRead>>>,
+    /// Those that look around for more than their queues, by user: a thread for each of them.
+    looking: Mutex<HashMap<u32, Vec<Arc<ParkedRead>>>>,
+    /// Those whose callers are to be stopped, or were.
+    stopped: Mutex<Vec<(Arc<ParkedRead>, Instant)>>,
+    /// The mount goes away.
+    closed: AtomicBool,
+}
+
+impl Parked {
+    /// Enters a read. EINTR if its caller wants to leave already.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        unique: u64,
+        read: &Arc<ParkedRead>,
+        leaves: impl Fn() -> bool,
+    ) -> Result<()> {
+        {
+            let mut reads = lock(&self.reads);
+            if leaves() {
+                return Err(Errno::EINTR);
+            }
+            if self.closed.load(Ordering::Acquire) {
+                return Err(Errno::ENOTCONN);
+            }
+            reads.insert(unique, Arc::clone(read));
+        }
+        if read.open.handle.looks_around() { self.look_around(read) } else { Ok(()) }
+    }
+
+    /// Ends all reads, with ENOTCONN: this is no end of their files. From now on nobody waits here.
+    pub(crate) fn close(&self) {
+        let reads: Vec<_> = {
+            let reads = lock(&self.reads);
+            self.closed.store(true, Ordering::Release);
+            reads.values().cloned().collect()
+        };
+        reads.iter().for_each(|read| read.end(Errno::ENOTCONN));
+    }
+
+    /// Forgets a read that gets its answer.
+    pub(crate) fn forget(&self, unique: u64) {
+        let gone = lock(&self.reads).remove(&unique);
+        drop(gone);
+    }
+
+    /// The caller of a read wants to leave. False if no such read waits, and `is_running` doesn't know it either.
+    pub(crate) fn interrupt(self: &Arc<Self>, unique: u64, is_running: &dyn Fn() -> bool) -> bool {
+        let read = {
+            let reads = lock(&self.reads);
+            let Some(read) = reads.get(&unique) else { return is_running() };
+            Arc::clone(read)
+        };
+        let is_stop = signals::of(read.caller).is_some_and(signals::Signals::is_stop);
+        if !is_stop || self.keep_stopped(&read).is_err() {
+            read.end(Errno::EINTR);
+        }
+        true
+    }
+
+    /// Tries a read now and then, whatever its queues do.
+    fn look_around(self: &Arc<Self>, read: &Arc<ParkedRead>) -> Result<()> {
+        let mut looking = lock(&self.looking);
+        let uid = read.uid();
+        if let Some(reads) = looking.get_mut(&uid) {
+            reads.push(Arc::clone(read));
+            return Ok(());
+        }
+        let this = Arc::clone(self);
+        spawn("chronfs-look", move || this.run_looks(uid))?;
+        looking.insert(uid, vec![Arc::clone(read)]);
+        Ok(())
+    }
+
+    fn run_looks(&self, uid: u32) {
+        set_payer(uid);
+        let mut buffer = Vec::new();
+        loop {
+            std::thread::sleep(LOOK_INTERVAL);
+            let reads = {
+                let mut looking = lock(&self.looking);
+                let Some(reads) = looking.get_mut(&uid) else { return };
+                reads.retain(|read| !read.is_answered());
+                if reads.is_empty() {
+                    looking.remove(&uid);
+                    return;
+                }
+                reads.clone()
+            };
+            for read in reads {
+                read.attempt(&mut buffer);
+            }
+        }
+    }
+
+    fn keep_stopped(self: &Arc<Self>, read: &Arc<ParkedRead>) -> Result<()> {
+        let mut stopped = lock(&self.stopped);
+        if stopped.is_empty() {
+            let this = Arc::clone(self);
+            spawn("chronfs-stopped", move || this.run_stopped())?;
+        }
+        stopped.push((Arc::clone(read), Instant::now()));
+        Ok(())
+    }
+
+    fn run_stopped(&self) {
+        loop {
+            std::thread::sleep(STOP_INTERVAL);
+            let mut stopped = lock(&self.stopped);
+            stopped.retain_mut(|(read, since)| {
+                let leaves = match signals::of(read.caller) {
+                    Some(signals) if signals.is_stop() => since.elapsed() >= STOP_LIMIT,
+                    Some(signals) => {
+                        *since = Instant::now();
+                        signals.is_any()
+                    }
+                    None => true,
+                };
+                if leaves {
+                    read.end(Errno::EINTR);
+                }
+                !leaves && !read.is_answered()
+            });
+            if stopped.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+    std::thread::Builder::new().name(name.into()).stack_size(512 << 10).spawn(run).map_err(Errno::from)?;
+    Ok(())
+}

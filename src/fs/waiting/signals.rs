@@ -1,0 +1,95 @@
+//! Which signals wait for a thread, as far as /proc tells.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// Signals that stop a process, unless it catches them (all but the first can be).
+const STOPS: u64 = bit(libc::SIGSTOP) | bit(libc::SIGTSTP) | bit(libc::SIGTTIN) | bit(libc::SIGTTOU);
+
+const fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+/// Signals of a thread, and whether somebody traces it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::fs) struct Signals {
+    /// Those that would be delivered.
+    due: u64,
+    caught: u64,
+    is_traced: bool,
+}
+
+/// The signals of a thread; None where they can't be seen from here: it has gone, or is in a foreign pid namespace (0), or
+/// /proc hides it.
+pub(in crate::fs) fn of(thread: u32) -> Option<Signals> {
+    if thread == 0 {
+        return None;
+    }
+    let mut text = [0; 4096];
+    let count = File::open(format!("/proc/{thread}/status")).and_then(|status| status.read_at(&mut text, 0)).ok()?;
+    Signals::parse(&text[..count])
+}
+
+impl Signals {
+    fn parse(status: &[u8]) -> Option<Self> {
+        // A name may be anything, also bytes that are no text; it is in the first line.
+        let start = memchr::memchr(b'\n', status)?;
+        let text = std::str::from_utf8(&status[start..]).ok()?;
+        let field =
+            |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+        let set = |name| u64::from_str_radix(field(name)?, 16).ok();
+        let pending = set("SigPnd")? | set("ShdPnd")?;
+        let due = pending & !set("SigBlk")? & !set("SigIgn")?;
+        Some(Self { due, caught: set("SigCgt")?, is_traced: field("TracerPid")? != "0" })
+    }
+
+    /// Whether they end the process.
+    pub(in crate::fs) fn is_fatal(self) -> bool {
+        self.due & bit(libc::SIGKILL) != 0
+    }
+
+    /// Whether there are any.
+    pub(in crate::fs) fn is_any(self) -> bool {
+        self.due != 0
+    }
+
+    /// Whether there are any, and all they do is to stop the process, for no debugger's sake.
+    pub(in crate::fs) fn is_stop(self) -> bool {
+        let stops = STOPS & (!self.caught | bit(libc::SIGSTOP));
+        !self.is_traced && self.due != 0 && self.due & !stops == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signals(pending: u64, shared: u64, blocked: u64, ignored: u64, caught: u64, tracer: u32) -> Signals {
+        let text = format!(
+            "Name:\tc\u{e9}t\nTracerPid:\t{tracer}\nSigPnd:\t{pending:016x}\nShdPnd:\t{shared:016x}\n\
+             SigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n"
+        );
+        Signals::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn only_signals_that_would_be_delivered_count() {
+        assert!(!signals(0, 0, 0, 0, 0, 0).is_any());
+        assert!(signals(0x100, 0, 0, 0, 0, 0).is_fatal());
+        assert!(signals(0, 0x2, 0, 0, 0, 0).is_any());
+        assert!(!signals(0, 0x2, 0x2, 0, 0, 0).is_any());
+        assert!(!signals(0, 0x1000, 0, 0x1000, 0, 0).is_any());
+        assert!(Signals::parse(b"nothing of the kind").is_none());
+    }
+
+    #[test]
+    fn a_stop_is_a_stop_unless_it_is_caught_or_a_debuggers() {
+        let (stop, terminal_stop, interrupt) = (bit(libc::SIGSTOP), bit(libc::SIGTSTP), bit(libc::SIGINT));
+        assert!(signals(0, stop, 0, 0, 0, 0).is_stop());
+        assert!(signals(0, terminal_stop, 0, 0, 0, 0).is_stop());
+        assert!(!signals(0, terminal_stop, 0, 0, terminal_stop, 0).is_stop());
+        assert!(!signals(0, stop | interrupt, 0, 0, 0, 0).is_stop());
+        assert!(!signals(stop, 0, 0, 0, 0, 7).is_stop());
+        assert!(!signals(0, 0, 0, 0, 0, 0).is_stop());
+    }
+}
