@@ -21,7 +21,7 @@ use crate::view::{Format, InputFormat};
 
 /// The kinds of directory that rows can be in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum DirKind {
     /// A directory of the backing tree without a queue.
     Plain,
     /// A directory of the backing tree with a queue.
@@ -61,13 +61,13 @@ pub(crate) enum Listed {
 /// What a row makes.
 pub(crate) enum Make {
     File(fn(&Site) -> Result<Arc<dyn File>>),
-    Directory(Place),
+    Directory(DirKind),
 }
 
 /// One name.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
-    pub(crate) places: &'static [Place],
+    pub(crate) places: &'static [DirKind],
     pub(crate) listed: Listed,
     pub(crate) make: Make,
     /// What `touch` does where the name is not there yet.
@@ -78,25 +78,25 @@ pub(crate) struct Row {
 
 const fn file(
     name: &'static str,
-    places: &'static [Place],
+    places: &'static [DirKind],
     listed: Listed,
     make: fn(&Site) -> Result<Arc<dyn File>>,
 ) -> Row {
     Row { name, places, listed, make: Make::File(make), create: None, remove: None }
 }
 
-const fn directory(name: &'static str, places: &'static [Place], place: Place) -> Row {
+const fn directory(name: &'static str, places: &'static [DirKind], place: DirKind) -> Row {
     Row { name, places, listed: Listed::Always, make: Make::Directory(place), create: None, remove: None }
 }
 
-const PLAIN: &[Place] = &[Place::Plain];
-const QUEUE: &[Place] = &[Place::Queue];
-const READER: &[Place] = &[Place::Reader];
-const SINCE: &[Place] = &[Place::Since];
-const MERGED: &[Place] = &[Place::Merged];
-const CHRONFS: &[Place] = &[Place::Chronfs];
+const PLAIN: &[DirKind] = &[DirKind::Plain];
+const QUEUE: &[DirKind] = &[DirKind::Queue];
+const READER: &[DirKind] = &[DirKind::Reader];
+const SINCE: &[DirKind] = &[DirKind::Since];
+const MERGED: &[DirKind] = &[DirKind::Merged];
+const CHRONFS: &[DirKind] = &[DirKind::Chronfs];
 /// Where an endpoint is, or may become one.
-const ENDPOINT: &[Place] = &[Place::Plain, Place::Queue];
+const ENDPOINT: &[DirKind] = &[DirKind::Plain, DirKind::Queue];
 
 /// Everything virtual, in the order in which it is listed.
 pub(crate) static NODES: &[Row] = &[
@@ -115,12 +115,12 @@ pub(crate) static NODES: &[Row] = &[
     file("append.jsonl", PLAIN, Listed::Never, |site| append::first(site, InputFormat::Jsonl)),
     file("append.txt", PLAIN, Listed::Never, |site| append::first(site, InputFormat::Txt)),
     file("append.bin", PLAIN, Listed::Never, |site| append::first(site, InputFormat::Bin)),
-    directory("messages", QUEUE, Place::Messages),
-    directory("at", QUEUE, Place::At),
-    directory("since", QUEUE, Place::SinceAll),
-    directory("readers", QUEUE, Place::Readers),
-    directory("log", QUEUE, Place::Log),
-    directory("segments", QUEUE, Place::Segments),
+    directory("messages", QUEUE, DirKind::Messages),
+    directory("at", QUEUE, DirKind::At),
+    directory("since", QUEUE, DirKind::SinceAll),
+    directory("readers", QUEUE, DirKind::Readers),
+    directory("log", QUEUE, DirKind::Log),
+    directory("segments", QUEUE, DirKind::Segments),
     file("position", READER, Listed::Always, readers::position),
     file("lag", READER, Listed::Always, readers::lag),
     file("status.json", READER, Listed::Always, readers::status),
@@ -161,7 +161,7 @@ pub(crate) static NODES: &[Row] = &[
         create: Some(lease::renew),
         remove: Some(lease::give_up),
     },
-    directory(".merged", PLAIN, Place::Merged),
+    directory(".merged", PLAIN, DirKind::Merged),
     file("messages.jsonl", MERGED, Listed::Always, |site| merged::messages(site, Format::Jsonl)),
     file("messages.txt", MERGED, Listed::Always, |site| merged::messages(site, Format::Txt)),
     file("messages.bin", MERGED, Listed::Always, |site| merged::messages(site, Format::Bin)),
@@ -171,7 +171,7 @@ pub(crate) static NODES: &[Row] = &[
     file("follow.bin", MERGED, Listed::Always, |site| merged::follow(site, Format::Bin)),
     file("follow.hex", MERGED, Listed::Always, |site| merged::follow(site, Format::Hex)),
     // In the root only.
-    directory(".chronfs", ENDPOINT, Place::Chronfs),
+    directory(".chronfs", ENDPOINT, DirKind::Chronfs),
     file("metrics", CHRONFS, Listed::Always, dot_chronfs::metrics),
     file("status.json", CHRONFS, Listed::Always, dot_chronfs::status),
     file("doctor", CHRONFS, Listed::Always, dot_chronfs::doctor),
@@ -183,19 +183,19 @@ pub(crate) static NODES: &[Row] = &[
 ];
 
 /// The rows of a directory.
-pub(crate) fn rows(place: Place) -> impl Iterator<Item = &'static Row> {
+pub(crate) fn rows(place: DirKind) -> impl Iterator<Item = &'static Row> {
     NODES.iter().filter(move |row| row.places.contains(&place))
 }
 
 /// The row of a name.
-pub(crate) fn find(place: Place, name: &OsStr) -> Option<&'static Row> {
+pub(crate) fn find(place: DirKind, name: &OsStr) -> Option<&'static Row> {
     rows(place).find(|row| name == row.name)
 }
 
 /// Names of a directory's backing entries that the mount does not show.
-pub(crate) fn is_hidden(place: Place, name: &OsStr) -> bool {
+pub(crate) fn is_hidden(place: DirKind, name: &OsStr) -> bool {
     match place {
-        Place::Queue => crate::fs::queues::open_queue::is_internal(name) || find(place, name).is_some(),
+        DirKind::Queue => crate::fs::queues::open_queue::is_internal(name) || find(place, name).is_some(),
         _ => {
             name.to_str().is_some_and(crate::bus::is_temporary)
                 || name == layout::INDEX_DIR
@@ -222,11 +222,11 @@ mod tests {
     #[test]
     fn the_engines_files_are_hidden_and_others_are_not() {
         for name in ["control.meta", "writer.lock", "000000000.q", "000000001.q.tmp", "readers", "READY", ".index"] {
-            assert!(is_hidden(Place::Queue, OsStr::new(name)), "{name}");
+            assert!(is_hidden(DirKind::Queue, OsStr::new(name)), "{name}");
         }
         for name in ["notes.md", "snapshot.jsonl", "q"] {
-            assert!(!is_hidden(Place::Queue, OsStr::new(name)), "{name}");
+            assert!(!is_hidden(DirKind::Queue, OsStr::new(name)), "{name}");
         }
-        assert!(is_hidden(Place::Plain, OsStr::new(".READY.17.0.tmp")));
+        assert!(is_hidden(DirKind::Plain, OsStr::new(".READY.17.0.tmp")));
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::queue::files::control::{Geometry, newest_head};
-use crate::queue::files::cursor::{Place, newest, slot, slot_sum};
+use crate::queue::files::cursor::{ReaderPosition, newest, slot, slot_sum};
 use crate::queue::format::crc::{RecordCrc, block_sum};
 use crate::queue::format::layout::{self, CursorSlot, HeadSlot, MessageHeader, SettingsBlock};
 use crate::queue::format::names;
@@ -28,7 +28,7 @@ pub type Target = fn(&[u8]);
 pub fn targets() -> Vec<(&'static str, Target, Vec<u8>)> {
     let settings = Settings { max_bytes: Some(1 << 40), ..Settings::default() };
     let geometry = Geometry { queue_id: QUEUE_ID, created_ns: 1, generation: 2, settings };
-    let place = Place { seq: 7, position: Some(Position { segment: SegmentId(3), offset: 4096 }) };
+    let place = ReaderPosition { seq: 7, position: Some(Position { segment: SegmentId(3), offset: 4096 }) };
     let slots = [slot(4, place, QUEUE_ID), slot(5, place, QUEUE_ID)];
     let header = Header { payload_len: 21, msg_type: 1, flags: 0, seq: 9, timestamp_ns: 1_723_108_500_000_000_000 };
     let payload = b"one message, 21 bytes";

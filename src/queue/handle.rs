@@ -7,7 +7,7 @@ use crate::clock;
 use crate::queue::entry::Bounds;
 use crate::queue::error::{Error, Result};
 use crate::queue::files::control::{self, Geometry};
-use crate::queue::files::cursor::{self, CursorFile, Place};
+use crate::queue::files::cursor::{self, CursorFile, ReaderPosition};
 use crate::queue::files::dir::{Access, Dir};
 use crate::queue::files::lock::WriterLock;
 use crate::queue::files::retained::RetainedMappings;
@@ -385,7 +385,7 @@ impl Queue {
 
     /// As [`add_reader`](Self::add_reader), at the first message of these bounds.
     pub(crate) fn add_reader_at(&self, name: &str, bounds: &Bounds) -> Result<bool> {
-        let place = Place { seq: bounds.first_seq, position: Some(bounds.first) };
+        let place = ReaderPosition { seq: bounds.first_seq, position: Some(bounds.first) };
         cursor::create(&self.store.dir, &self.store.geometry, name, place)
     }
 
@@ -406,7 +406,7 @@ impl Queue {
             let what = format!("message {seq}; the queue has {} to {}", bounds.first_seq, bounds.next_seq);
             return Err(Error::NoSuchPosition { path: self.path().to_path_buf(), what });
         }
-        cursor.set(&self.store.geometry, Place { seq, position: None })
+        cursor.set(&self.store.geometry, ReaderPosition { seq, position: None })
     }
 
     /// What [`inspect`](Self::inspect) says of a reader.

@@ -8,8 +8,6 @@
 //! Invariants: the same entry always renders to the same bytes; [`rendered_len`] is the length of what [`render`]
 //! appends; jsonl is always valid JSON; a unit of jsonl or txt is always one line.
 
-mod cursor;
-mod file;
 mod hex;
 mod index;
 mod input;
@@ -17,18 +15,20 @@ mod json;
 mod merge;
 mod pins;
 mod render;
+mod render_cursor;
+mod rendered;
 mod seek_target;
+mod segment_index_file;
 mod segments;
-mod stored;
 mod stream;
 mod time;
 mod txt;
 
 pub use crate::time::format_time;
-pub use file::{Crossed, View};
 pub use input::{DEFAULT_TYPE, Input, InputFormat, longest_line, parse_line};
 pub use merge::Merge;
 pub use render::{render, rendered_len};
+pub use rendered::{Crossed, View};
 pub use seek_target::{SeekTarget, parse_seek_target};
 pub(crate) use segments::SegmentIndexes;
 pub use stream::Stream;

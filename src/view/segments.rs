@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use super::index::{Index, Place};
-use super::stored::{self, Part, SegmentIndex, slot};
+use super::segment_index_file::{self, Part, SegmentIndex, slot};
 use super::{Format, len_u64, lock, rendered_len};
 use crate::queue::layout::RECORDS_START;
 use crate::queue::{Entry, Position, Queue, Result, Sealed, SegmentId};
@@ -78,7 +78,7 @@ impl SegmentIndexes {
         let bounds = self.queue.bounds()?;
         let (first, head) = (bounds.first.segment, bounds.head.segment);
         if self.may_store {
-            stored::remove_before(self.queue.dir(), first);
+            segment_index_file::remove_before(self.queue.dir(), first);
         }
         lock(&self.state).known.retain(|id, _| *id >= first);
         for id in self.queue.segment_ids()?.into_iter().filter(|id| (first..head).contains(id)) {
@@ -112,7 +112,7 @@ impl SegmentIndexes {
             return Ok(known.as_ref().map_or(Indexed::Unindexable, |known| Indexed::Ready(Arc::clone(&known.index))));
         }
         let Some(sealed) = self.queue.sealed(id)? else { return Ok(Indexed::Unindexable) };
-        Ok(match stored::load(self.queue.dir(), id, &sealed) {
+        Ok(match segment_index_file::load(self.queue.dir(), id, &sealed) {
             Some(index) => Indexed::Ready(self.enter(id, index, None)),
             None => Indexed::Missing { messages: sealed.next_seq.saturating_sub(sealed.first_seq) },
         })
@@ -132,7 +132,8 @@ impl SegmentIndexes {
             return Ok(None);
         };
         let index = SegmentIndex::new(&sealed, &parts);
-        let is_stored = self.may_store && stored::save(self.queue.dir(), id, &sealed, &index, &parts).is_ok();
+        let is_stored =
+            self.may_store && segment_index_file::save(self.queue.dir(), id, &sealed, &index, &parts).is_ok();
         let kept = (!is_stored).then(|| Arc::new(parts.map(|(marks, ..)| coarse(&marks))));
         Ok(Some(self.enter(id, index, kept)))
     }
@@ -145,18 +146,18 @@ impl SegmentIndexes {
         let known = lock(&self.state).known.get(&id).cloned().flatten();
         let marks = match known {
             Some(Known { kept: Some(kept), .. }) => return Some(Arc::clone(&kept[slot(format)])),
-            Some(Known { index, .. }) => stored::load_marks(self.queue.dir(), id, &index, format),
+            Some(Known { index, .. }) => segment_index_file::load_marks(self.queue.dir(), id, &index, format),
             None => None,
         };
         let marks = marks.or_else(|| {
             // Deleted or damaged in the meantime: made anew.
             lock(&self.state).known.remove(&id);
-            stored::remove(self.queue.dir(), id);
+            segment_index_file::remove(self.queue.dir(), id);
             let index = self.make(id).ok().flatten()?;
             let known = lock(&self.state).known.get(&id).cloned().flatten();
             match known {
                 Some(Known { kept: Some(kept), .. }) => Some(kept[slot(format)].to_vec()),
-                _ => stored::load_marks(self.queue.dir(), id, &index, format),
+                _ => segment_index_file::load_marks(self.queue.dir(), id, &index, format),
             }
         })?;
         let marks = Marks::from(marks);
@@ -167,7 +168,7 @@ impl SegmentIndexes {
     /// A segment does not hold what its index says: it has been damaged since.
     pub(super) fn refuse(&self, id: SegmentId) {
         if self.may_store {
-            stored::remove(self.queue.dir(), id);
+            segment_index_file::remove(self.queue.dir(), id);
         }
         let mut state = lock(&self.state);
         state.known.insert(id, None);

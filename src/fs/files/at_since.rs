@@ -19,23 +19,23 @@ use crate::view::parse_time;
 const TIME_DIGITS: usize = 16;
 
 /// What `since/` can be asked for.
-enum Place {
+enum SeekPoint {
     Seq(u64),
     Time(u64),
 }
 
-fn place(text: &str) -> Result<Place> {
+fn place(text: &str) -> Result<SeekPoint> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if is_number && text.len() < TIME_DIGITS {
-        return text.parse().map(Place::Seq).map_err(|_| Errno::ENOENT);
+        return text.parse().map(SeekPoint::Seq).map_err(|_| Errno::ENOENT);
     }
-    parse_time(text, clock::now_ns()).map(Place::Time).map_err(|_| Errno::ENOENT)
+    parse_time(text, clock::now_ns()).map(SeekPoint::Time).map_err(|_| Errno::ENOENT)
 }
 
 /// Whether there is such a place in the queue, for a name in `since/`. Behind the next message there is none.
 pub(crate) fn check(queue: &OpenQueue, text: &str) -> Result<()> {
     match place(text)? {
-        Place::Seq(seq) if seq == 0 || seq > queue.queue.bounds()?.next_seq => Err(Errno::ENOENT),
+        SeekPoint::Seq(seq) if seq == 0 || seq > queue.queue.bounds()?.next_seq => Err(Errno::ENOENT),
         _ => Ok(()),
     }
 }
@@ -43,9 +43,11 @@ pub(crate) fn check(queue: &OpenQueue, text: &str) -> Result<()> {
 /// Puts a scanner to a place; where that is retired already, to the first retained message.
 pub(in crate::fs) fn seek(queue: &OpenQueue, scanner: &mut Scanner, text: &str) -> Result<()> {
     match place(text)? {
-        Place::Seq(seq) => scanner.seek_seq(seq)?,
-        Place::Time(timestamp_ns) if timestamp_ns > queue.queue.bounds()?.last_timestamp_ns => scanner.seek_end()?,
-        Place::Time(timestamp_ns) => scanner.seek_time(timestamp_ns)?,
+        SeekPoint::Seq(seq) => scanner.seek_seq(seq)?,
+        SeekPoint::Time(timestamp_ns) if timestamp_ns > queue.queue.bounds()?.last_timestamp_ns => {
+            scanner.seek_end()?
+        }
+        SeekPoint::Time(timestamp_ns) => scanner.seek_time(timestamp_ns)?,
     }
     Ok(())
 }

@@ -13,14 +13,14 @@ use crate::fs::site::{Access, Caller, File, Shared, Site};
 use crate::fs::tree::handles::{Handle, Progress};
 
 /// A regular file or symlink of the backing tree. Holds no descriptor: there may be many.
-pub(crate) struct Plain {
+pub(crate) struct BackingFile {
     shared: Arc<Shared>,
     directory: Arc<Path>,
     name: OsString,
     id: FileId,
 }
 
-impl Plain {
+impl BackingFile {
     /// The entry `name` of a backing directory, which is the file `id`.
     pub(crate) fn new(site: &Site, name: &OsStr, id: FileId) -> Self {
         let (shared, directory) = (Arc::clone(&site.shared), Arc::clone(&site.relative));
@@ -32,7 +32,7 @@ impl Plain {
     }
 }
 
-impl File for Plain {
+impl File for BackingFile {
     fn attr(&self) -> Result<Attr> {
         let stat = self.directory()?.stat_of(&self.name)?;
         if FileId::of(&stat) != self.id {
@@ -50,7 +50,7 @@ impl File for Plain {
 
     fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
-        Ok(Box::new(PlainHandle { file: open(&self.directory()?, &self.name, self.id, caller)? }))
+        Ok(Box::new(BackingFileHandle { file: open(&self.directory()?, &self.name, self.id, caller)? }))
     }
 
     fn target(&self) -> Result<Vec<u8>> {
@@ -70,11 +70,11 @@ pub(in crate::fs) fn open(directory: &Directory, name: &OsStr, id: FileId, calle
     Ok(file)
 }
 
-struct PlainHandle {
+struct BackingFileHandle {
     file: std::fs::File,
 }
 
-impl Handle for PlainHandle {
+impl Handle for BackingFileHandle {
     fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
         read_file(&self.file, offset, size, out)
     }

@@ -17,7 +17,7 @@ use crate::printable::printable;
 
 type Render = fn(&Site, &Caller) -> Result<String>;
 
-struct Text {
+struct Generated {
     site: Site,
     render: Render,
     /// The permission bits that it may have.
@@ -25,7 +25,7 @@ struct Text {
 }
 
 fn make(site: &Site, render: Render) -> Result<Arc<dyn File>> {
-    Ok(Arc::new(Text { site: site.clone(), render, mask: READ }))
+    Ok(Arc::new(Generated { site: site.clone(), render, mask: READ }))
 }
 
 /// Row constructor of `metrics`.
@@ -46,7 +46,7 @@ pub(crate) fn status(site: &Site) -> Result<Arc<dyn File>> {
 
 /// Row constructor of `doctor`. It tells of every queue, so it is for the root's owner.
 pub(crate) fn doctor(site: &Site) -> Result<Arc<dyn File>> {
-    Ok(Arc::new(Text { site: site.clone(), render: diagnose, mask: 0o400 }))
+    Ok(Arc::new(Generated { site: site.clone(), render: diagnose, mask: 0o400 }))
 }
 
 fn diagnose(site: &Site, caller: &Caller) -> Result<String> {
@@ -96,7 +96,7 @@ fn diagnose(site: &Site, caller: &Caller) -> Result<String> {
 
 /// Row constructor of `log`: what the daemon has logged last, for the root's owner.
 pub(crate) fn log(site: &Site) -> Result<Arc<dyn File>> {
-    Ok(Arc::new(Text { site: site.clone(), render: |site, _| Ok(site.shared.log.text()), mask: 0o400 }))
+    Ok(Arc::new(Generated { site: site.clone(), render: |site, _| Ok(site.shared.log.text()), mask: 0o400 }))
 }
 
 /// Row constructor of `version`.
@@ -109,7 +109,7 @@ pub(crate) fn readme(site: &Site) -> Result<Arc<dyn File>> {
     make(site, |_, _| Ok(include_str!("readme.txt").to_owned()))
 }
 
-impl File for Text {
+impl File for Generated {
     fn attr(&self) -> Result<Attr> {
         Ok(Attr::file(&self.site.directory.stat_now()?, self.mask))
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use crate::fs::attr::Attr;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::files::messages::MessagesHandle;
-use crate::fs::page_cache::shared_view::{Held, SharedView};
+use crate::fs::page_cache::shared_view::{SharedView, ViewHandle};
 use crate::fs::queues::open_queue::OpenQueue;
 use crate::fs::site::{Access, Caller, File};
 use crate::fs::tree::handles::Handle;
@@ -59,7 +59,7 @@ impl Log {
 
     /// When damage has changed what it shows, the name is to stand for another file.
     fn turn_if_spoilt(&self) {
-        if self.view.get().is_some_and(|view| view.is_spoilt()) {
+        if self.view.get().is_some_and(|view| view.is_damaged()) {
             self.queue.turn(self.identity, self.generation);
         }
     }
@@ -84,7 +84,8 @@ impl File for Log {
 
     fn open(&self, access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
-        let held = Held::through_pages(self.view(), || Ok(self.queue.written_at(self.segment).into_iter().collect()));
+        let held =
+            ViewHandle::through_pages(self.view(), || Ok(self.queue.written_at(self.segment).into_iter().collect()));
         self.turn_if_spoilt();
         let held = held?;
         if held.is_late() {

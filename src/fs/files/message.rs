@@ -26,8 +26,8 @@ const JSON: &str = ".json";
 pub(crate) fn find(queue: &Arc<OpenQueue>, name: &str) -> Result<Arc<dyn File>> {
     let queue = Arc::clone(queue);
     match name {
-        "first" => Ok(Arc::new(End { queue, is_last: false })),
-        "last" => Ok(Arc::new(End { queue, is_last: true })),
+        "first" => Ok(Arc::new(EndLink { queue, is_last: false })),
+        "last" => Ok(Arc::new(EndLink { queue, is_last: true })),
         _ => {
             let (number, json) = match name.strip_suffix(JSON) {
                 Some(number) => (number, true),
@@ -35,7 +35,7 @@ pub(crate) fn find(queue: &Arc<OpenQueue>, name: &str) -> Result<Arc<dyn File>> 
             };
             let format = if json { Format::Jsonl } else { Format::Bin };
             let seq = parse(number).ok_or(Errno::ENOENT)?;
-            Ok(Arc::new(with_message(&queue, seq, |message| Numbered::new(&queue, format, message))?))
+            Ok(Arc::new(with_message(&queue, seq, |message| MessageFile::new(&queue, format, message))?))
         }
     }
 }
@@ -61,7 +61,7 @@ fn with_message<T>(queue: &OpenQueue, seq: u64, run: impl FnOnce(&Message<'_>) -
 
 /// A message as a file.
 #[derive(Clone)]
-pub(crate) struct Numbered {
+pub(crate) struct MessageFile {
     queue: Arc<OpenQueue>,
     format: Format,
     seq: u64,
@@ -70,7 +70,7 @@ pub(crate) struct Numbered {
     size: u64,
 }
 
-impl Numbered {
+impl MessageFile {
     fn new(queue: &Arc<OpenQueue>, format: Format, message: &Message<'_>) -> Self {
         let size = rendered_len(format, &Entry::Message(*message), None);
         Self {
@@ -84,7 +84,7 @@ impl Numbered {
     }
 }
 
-impl File for Numbered {
+impl File for MessageFile {
     fn messages_of(&self) -> Option<&OpenQueue> {
         Some(&self.queue)
     }
@@ -185,12 +185,12 @@ impl Handle for NumberedHandle {
 }
 
 /// `first` or `last`.
-struct End {
+struct EndLink {
     queue: Arc<OpenQueue>,
     is_last: bool,
 }
 
-impl File for End {
+impl File for EndLink {
     fn attr(&self) -> Result<Attr> {
         let size = self.target()?.len();
         link_attr(&self.queue, size)
@@ -226,7 +226,7 @@ pub(in crate::fs) fn link_attr(queue: &OpenQueue, target_len: usize) -> Result<A
 
 /// What a listing of `messages/` returns.
 pub(crate) enum Listed {
-    Message(Numbered),
+    Message(MessageFile),
     /// A symlink, of this generation.
     Link(u64),
     /// The directory itself, or the one above.
@@ -234,14 +234,14 @@ pub(crate) enum Listed {
 }
 
 /// A listing of `messages/`, which goes on where it was.
-pub(crate) struct Numbers {
+pub(crate) struct MessageListing {
     queue: Arc<OpenQueue>,
     scanner: Option<Scanner>,
     /// The message after which nothing is listed: what comes while somebody lists would never end.
     last: Option<u64>,
 }
 
-impl Numbers {
+impl MessageListing {
     pub(crate) fn new(queue: &Arc<OpenQueue>) -> Self {
         Self { queue: Arc::clone(queue), scanner: None, last: None }
     }
@@ -274,7 +274,7 @@ impl Numbers {
                 let (seq, before) = (message.seq, message.position);
                 digits.clear();
                 let _ = write!(digits, "{seq}");
-                let file = Numbered::new(&self.queue, Format::Bin, &message);
+                let file = MessageFile::new(&self.queue, Format::Bin, &message);
                 if !add(&digits, Listed::Message(file), seq) {
                     scanner.seek(before, seq)?;
                     scanner.trim(0);

@@ -11,7 +11,7 @@ use crate::fs::attr::{Attr, Ttl};
 use crate::fs::errno::{Errno, Result, missing};
 use crate::fs::files::at_since;
 use crate::fs::lock;
-use crate::fs::page_cache::shared_view::{Held, SharedView};
+use crate::fs::page_cache::shared_view::{SharedView, ViewHandle};
 use crate::fs::queues::generation::Generation;
 use crate::fs::queues::open_queue::OpenQueue;
 use crate::fs::site::{Access, Caller, File, Site};
@@ -75,7 +75,7 @@ impl File for Messages {
         let renew = move || queue.view(format, queue.generation(format)?);
         let view = self.view()?;
         let is_followed = view.has_handles();
-        let held = Held::through_pages(&view, || self.queue.written()).map_err(|error| match renew() {
+        let held = ViewHandle::through_pages(&view, || self.queue.written()).map_err(|error| match renew() {
             // Not even a gap: nothing is left that could be read.
             Ok(view) if error == Errno::ESTALE && view.catch_up().is_ok() && view.known_size() == 0 => {
                 Errno::EIO.because("no message is left that can be read")
@@ -95,7 +95,7 @@ impl File for Messages {
     }
 
     fn is_current(&self) -> bool {
-        let is_held = || self.view.get().is_some_and(|view| view.is_held() && !view.is_spoilt());
+        let is_held = || self.view.get().is_some_and(|view| view.is_held() && !view.is_damaged());
         self.queue.is_current() && (self.queue.generation(self.format) == Ok(self.generation) || is_held())
     }
 }
@@ -147,7 +147,7 @@ impl Since {
 
     /// When damage has changed what it shows, the name is to stand for another file.
     fn turn_if_spoilt(&self) {
-        if self.view.get().is_some_and(|view| view.is_spoilt()) {
+        if self.view.get().is_some_and(|view| view.is_damaged()) {
             self.queue.turn(self.identity, self.generation);
         }
     }
@@ -180,7 +180,7 @@ impl File for Since {
 
     fn open(&self, access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
-        let held = Held::through_pages(self.view(), || self.queue.written());
+        let held = ViewHandle::through_pages(self.view(), || self.queue.written());
         self.turn_if_spoilt();
         let held = held?;
         if held.is_late() {
@@ -208,11 +208,11 @@ impl File for Since {
 type Renew = Box<dyn Fn() -> Result<Arc<SharedView>> + Send + Sync>;
 
 pub(in crate::fs) struct MessagesHandle {
-    held: Held,
+    held: ViewHandle,
     /// Tells the queue that it is open.
     _opened: Option<Arc<()>>,
     /// What the name stands for since damage was found in what others had seen: for a handle that had seen nothing.
-    renewed: OnceLock<Held>,
+    renewed: OnceLock<ViewHandle>,
     renew: Renew,
     has_read: AtomicBool,
     /// Where the last gap was that a read of the bin format has failed at.
@@ -220,7 +220,10 @@ pub(in crate::fs) struct MessagesHandle {
 }
 
 impl MessagesHandle {
-    pub(in crate::fs) fn new(held: Held, renew: impl Fn() -> Result<Arc<SharedView>> + Send + Sync + 'static) -> Self {
+    pub(in crate::fs) fn new(
+        held: ViewHandle,
+        renew: impl Fn() -> Result<Arc<SharedView>> + Send + Sync + 'static,
+    ) -> Self {
         Self {
             held,
             _opened: None,
@@ -270,8 +273,8 @@ impl Handle for MessagesHandle {
         let start = out.len();
         let is_first = offset == 0 && !self.has_read.load(Ordering::Relaxed);
         let crossed = match self.read_view(offset, size, out) {
-            Err(Errno::EIO) if is_first && self.shared().is_spoilt() => {
-                let _ = self.renewed.set(Held::new(&(self.renew)()?)?);
+            Err(Errno::EIO) if is_first && self.shared().is_damaged() => {
+                let _ = self.renewed.set(ViewHandle::new(&(self.renew)()?)?);
                 let crossed = self.read_view(offset, size, out)?;
                 if out.len() == start && crossed.is_none() {
                     // Not even a gap: nothing is left that could be read.

@@ -4,7 +4,7 @@
 //! device is closed with the table of descriptors, and the table goes with the last thread that uses it, which is the
 //! one that waits. So each of these threads has a table of its own, without the device in it. They do nothing but these few
 //! system calls, each with a copy of a descriptor; in between they wait for orders. Nor must the other threads wait
-//! for that file system, not even as they end: the last descriptor of a file is closed here, see [`Order`].
+//! for that file system, not even as they end: the last descriptor of a file is closed here, see [`Call`].
 //!
 //! A write takes as long as its text: for ever, if a file system does not answer. So each order has a thread to itself, and
 //! those that are charged to one payer have a few of them at the same time.
@@ -31,7 +31,7 @@ const MAX_THREADS: usize = 64;
 const MAX_IDLE: usize = 2;
 
 /// What a thread can be asked to do.
-enum Order {
+enum Call {
     /// Opens a file.
     Open(u64, Sender<io::Result<Offer>>),
     /// Writes into the file that has this descriptor in the table of the others, who keep it open meanwhile.
@@ -63,15 +63,15 @@ impl Offer {
 }
 
 /// The threads, from outside.
-pub(in crate::fs) struct Hands {
+pub(in crate::fs) struct Clients {
     /// The first thread, and the root directory in its table. It never ends.
     first: (Pid, RawFd),
     state: Mutex<State>,
     freed: Condvar,
 }
 
-/// An order, with the way to the thread that does it: none of them has its own, so that they end with [`Hands`].
-type Job = (Order, Jobs);
+/// An order, with the way to the thread that does it: none of them has its own, so that they end with [`Clients`].
+type Job = (Call, Jobs);
 
 #[derive(Clone)]
 struct Jobs(Sender<Job>);
@@ -84,7 +84,7 @@ struct State {
     busy: HashMap<Payer, usize>,
 }
 
-impl Hands {
+impl Clients {
     /// Starts the first thread, which mounts a file system that has no place in the tree. Returns its device too, to be
     /// served from now on: nothing else may be asked of the threads before.
     pub(in crate::fs) fn start() -> io::Result<(Arc<Self>, OwnedFd)> {
@@ -102,8 +102,8 @@ impl Hands {
             drop(device);
             let (keeps, _) = channel();
             let _ = say_root.send(Ok(Offer { thread: rustix::thread::gettid(), fd: root_fd, _keeps: keeps }));
-            if let Ok((hands, jobs)) = given.recv() {
-                obey(&root, &hands, &jobs, true);
+            if let Ok((clients, jobs)) = given.recv() {
+                serve(&root, &clients, &jobs, true);
             }
         })?;
         let hear = || told.recv().map_err(io::Error::other)?;
@@ -112,15 +112,15 @@ impl Hands {
         let (sender, jobs) = channel();
         let state = State { idle: vec![Jobs(sender)], threads: 1, busy: HashMap::new() };
         let first = (root.thread, root.fd);
-        let hands = Arc::new(Self { first, state: Mutex::new(state), freed: Condvar::new() });
-        give.send((Arc::downgrade(&hands), jobs)).map_err(|_| broken())?;
-        Ok((hands, device))
+        let clients = Arc::new(Self { first, state: Mutex::new(state), freed: Condvar::new() });
+        give.send((Arc::downgrade(&clients), jobs)).map_err(|_| broken())?;
+        Ok((clients, device))
     }
 
     /// Opens a file for reading and writing. To be closed by [`Self::close`].
     pub(in crate::fs) fn open(self: &Arc<Self>, number: u64) -> io::Result<File> {
         let (done, answer) = channel();
-        self.order(Order::Open(number, done))?;
+        self.order(Call::Open(number, done))?;
         Ok(answer.recv().map_err(|_| broken())??.take()?.into())
     }
 
@@ -134,7 +134,7 @@ impl Hands {
     ) -> io::Result<()> {
         let _turn = Turn::take(self, payer);
         let (done, answer) = channel();
-        self.order(Order::Write { fd: file.as_raw_fd(), offset, bytes, done })?;
+        self.order(Call::Write { fd: file.as_raw_fd(), offset, bytes, done })?;
         answer.recv().map_err(|_| broken())?
     }
 
@@ -148,7 +148,7 @@ impl Hands {
     pub(in crate::fs) fn close(self: &Arc<Self>, file: File) {
         let (has_copy, copied) = channel();
         let (done, are_done) = channel::<()>();
-        if self.order(Order::Close { fd: file.as_raw_fd(), has_copy, are_done }).is_ok() {
+        if self.order(Call::Close { fd: file.as_raw_fd(), has_copy, are_done }).is_ok() {
             let _ = copied.recv();
         }
         drop(file);
@@ -156,7 +156,7 @@ impl Hands {
     }
 
     /// Gives an order to a thread that has nothing to do; waits for one where there may be no more.
-    fn order(self: &Arc<Self>, order: Order) -> io::Result<()> {
+    fn order(self: &Arc<Self>, order: Call) -> io::Result<()> {
         let mut state = lock(&self.state);
         let thread = loop {
             if let Some(thread) = state.idle.pop() {
@@ -175,13 +175,13 @@ impl Hands {
 
     fn add_thread(self: &Arc<Self>) -> io::Result<Jobs> {
         let (sender, jobs) = channel();
-        let (hands, (first, root)) = (Arc::downgrade(self), self.first);
+        let (clients, (first, root)) = (Arc::downgrade(self), self.first);
         spawn(move || {
             let root = leave_table().and_then(|()| copy_of(&thread(first)?, root));
             match root {
-                Ok(root) => obey(&root, &hands, &jobs, false),
+                Ok(root) => serve(&root, &clients, &jobs, false),
                 // Its order is dropped, and so answered.
-                Err(_) => drop(hands.upgrade().map(|hands| hands.leave())),
+                Err(_) => drop(clients.upgrade().map(|clients| clients.leave())),
             }
         })?;
         Ok(Jobs(sender))
@@ -207,30 +207,30 @@ impl Hands {
 }
 
 /// A payer's right to one of the threads.
-struct Turn<'a>(&'a Hands, Payer);
+struct Turn<'a>(&'a Clients, Payer);
 
 impl<'a> Turn<'a> {
-    fn take(hands: &'a Hands, payer: Payer) -> Self {
-        let mut state = lock(&hands.state);
+    fn take(clients: &'a Clients, payer: Payer) -> Self {
+        let mut state = lock(&clients.state);
         while !state.may_write(payer) {
-            state = hands.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = clients.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         *state.busy.entry(payer).or_default() += 1;
-        Self(hands, payer)
+        Self(clients, payer)
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let Self(hands, payer) = self;
-        let mut state = lock(&hands.state);
+        let Self(clients, payer) = self;
+        let mut state = lock(&clients.state);
         if let Some(busy) = state.busy.get_mut(payer) {
             *busy -= 1;
             if *busy == 0 {
                 state.busy.remove(payer);
             }
         }
-        hands.freed.notify_all();
+        clients.freed.notify_all();
     }
 }
 
@@ -294,13 +294,13 @@ fn mount() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Does what is ordered, until nobody is left who could order anything.
-fn obey(root: &OwnedFd, hands: &Weak<Hands>, jobs: &Receiver<Job>, is_first: bool) {
+fn serve(root: &OwnedFd, clients: &Weak<Clients>, jobs: &Receiver<Job>, is_first: bool) {
     // The first thread of the process has the table of the others.
     let Ok(others) = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()) else { return };
     for (order, thread) in jobs {
         // Whoever has given up waiting needs no answer.
         match order {
-            Order::Open(number, done) => {
+            Call::Open(number, done) => {
                 let flags = OFlags::RDWR | OFlags::CLOEXEC;
                 let opened = rustix::fs::openat(root, number.to_string(), flags, Mode::empty()).map(File::from);
                 // The first close of all is a request, which teaches the kernel to do without for good. It must not be
@@ -311,18 +311,18 @@ fn obey(root: &OwnedFd, hands: &Weak<Hands>, jobs: &Receiver<Job>, is_first: boo
                     Err(error) => drop(done.send(Err(error))),
                 }
             }
-            Order::Write { fd, offset, bytes, done } => {
+            Call::Write { fd, offset, bytes, done } => {
                 let file = copy_of(&others, fd).map(File::from);
                 let _ = done.send(file.and_then(|file| file.write_all_at(&bytes, offset)));
             }
-            Order::Close { fd, has_copy, are_done } => {
+            Call::Close { fd, has_copy, are_done } => {
                 let copy = copy_of(&others, fd);
                 let _ = has_copy.send(());
                 let _ = are_done.recv();
                 drop(copy);
             }
         }
-        if !hands.upgrade().is_some_and(|hands| hands.is_free(thread, is_first)) {
+        if !clients.upgrade().is_some_and(|clients| clients.is_free(thread, is_first)) {
             return;
         }
     }

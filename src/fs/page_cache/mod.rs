@@ -36,13 +36,13 @@ use crate::fs::kernel::protocol::{ReadIn, Request, WriteIn, opcode};
 use crate::fs::kernel::reply::Reply;
 use crate::fs::kernel::serve::{Account, Server, Service};
 use crate::fs::lock;
-use crate::fs::page_cache::client::Hands;
+use crate::fs::page_cache::client::Clients;
 use crate::fs::tree::inodes::Ino;
 use crate::fs::tree::node::Entry;
 use crate::sync::{AtomicU64, Ordering};
 
 /// What a file of the page cache has for content.
-pub(crate) trait Text: Send + Sync {
+pub(crate) trait PageSource: Send + Sync {
     /// Its size, when everything appended by now has been written to the file. May take long.
     fn grow(&self) -> Result<u64>;
 
@@ -55,7 +55,7 @@ pub(crate) trait Text: Send + Sync {
 
 /// The file system.
 pub(crate) struct PageCache {
-    hands: Arc<Hands>,
+    clients: Arc<Clients>,
     texts: Arc<Texts>,
     next: AtomicU64,
 }
@@ -74,7 +74,7 @@ type Texts = Mutex<HashMap<u64, Known>>;
 /// What is known of a file.
 #[derive(Clone)]
 struct Known {
-    text: Weak<dyn Text>,
+    text: Weak<dyn PageSource>,
     /// What it began with.
     size: u64,
     payer: Payer,
@@ -83,7 +83,7 @@ struct Known {
 impl PageCache {
     /// Mounts it, where that is allowed.
     pub(crate) fn start(log: &Arc<DaemonLog>) -> io::Result<Self> {
-        let (hands, device) = Hands::start()?;
+        let (clients, device) = Clients::start()?;
         let texts = Arc::new(Texts::default());
         let session = Session::from_fd(Handshake, device.try_clone()?, SessionACL::Owner, Config::default())?;
         // It ends with the process.
@@ -95,14 +95,14 @@ impl PageCache {
             Box::new(move |asked: &Asked, errno| log.refused(asked, errno, || place(&texts, asked.ino)))
         };
         Server::start(&Arc::new(Device::new(device, refused)), files, MAX_WRITE as usize, 2)?;
-        Ok(Self { hands, texts, next: AtomicU64::new(2) })
+        Ok(Self { clients, texts, next: AtomicU64::new(2) })
     }
 
     /// A new file, for a text that has `size` bytes by now.
-    pub(crate) fn add(self: &Arc<Self>, text: Weak<dyn Text>, size: u64, payer: Payer) -> io::Result<PageFile> {
+    pub(crate) fn add(self: &Arc<Self>, text: Weak<dyn PageSource>, size: u64, payer: Payer) -> io::Result<PageFile> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.texts).insert(number, Known { text, size, payer });
-        match self.hands.open(number) {
+        match self.clients.open(number) {
             Ok(file) => Ok(PageFile { cache: Arc::clone(self), number, payer, file: Some(file) }),
             Err(error) => {
                 lock(&self.texts).remove(&number);
@@ -117,7 +117,7 @@ impl PageFile {
     /// by that too.
     pub(crate) fn write(&self, offset: u64, bytes: Vec<u8>) -> io::Result<()> {
         let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        self.cache.hands.write(self.payer, file, offset, bytes)
+        self.cache.clients.write(self.payer, file, offset, bytes)
     }
 
     /// What the kernel can read itself.
@@ -130,7 +130,7 @@ impl Drop for PageFile {
     fn drop(&mut self) {
         lock(&self.cache.texts).remove(&self.number);
         if let Some(file) = self.file.take() {
-            self.cache.hands.close(file);
+            self.cache.clients.close(file);
         }
     }
 }
@@ -156,7 +156,7 @@ struct Files {
 }
 
 impl Files {
-    fn find(&self, number: u64) -> Result<(Arc<dyn Text>, u64)> {
+    fn find(&self, number: u64) -> Result<(Arc<dyn PageSource>, u64)> {
         let Known { text, size, .. } = lock(&self.texts).get(&number).cloned().ok_or(Errno::ESTALE)?;
         Ok((text.upgrade().ok_or(Errno::ESTALE)?, size))
     }
@@ -252,7 +252,7 @@ mod tests {
         waits: Option<Mutex<Receiver<()>>>,
     }
 
-    impl Text for Fake {
+    impl PageSource for Fake {
         fn grow(&self) -> Result<u64> {
             Ok(SIZE as u64)
         }
@@ -303,7 +303,7 @@ mod tests {
                 // The page is being read; the write waits for it.
                 scope.spawn(|| file.write(SIZE as u64, b"more".to_vec()).unwrap());
             }
-            while cache.hands.writing() < count {
+            while cache.clients.writing() < count {
                 std::thread::yield_now();
             }
             let (other, _fake) = add(2, None);
@@ -311,6 +311,6 @@ mod tests {
             other.write(SIZE as u64, b"more".to_vec()).unwrap();
             drop(let_go);
         });
-        assert_eq!(cache.hands.writing(), 0);
+        assert_eq!(cache.clients.writing(), 0);
     }
 }

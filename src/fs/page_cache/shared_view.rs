@@ -1,9 +1,9 @@
 //! A view that handles share, and how they read it: directly, each read a request; or, where the kernel can, through its
-//! page cache (`kernel/pages.rs`).
+//! page cache (`mod.rs`).
 //!
 //! A view is read in one way all its life: the kernel does not allow a file to be open in two at a time.
 //!
-//! Lock order: `use_now`, `size` of a [`Cached`], the locks of the view.
+//! Lock order: `usage`, `size` of a [`Cached`], the locks of the view.
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -19,7 +19,7 @@ use crate::fs::budget::{Budget, Kind, Share};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::kernel::is_interrupted;
 use crate::fs::lock;
-use crate::fs::page_cache::{PageCache, PageFile, Text};
+use crate::fs::page_cache::{PageCache, PageFile, PageSource};
 use crate::queue::{Error, SegmentId};
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use crate::view::{Crossed, Format, View};
@@ -94,9 +94,9 @@ impl Common {
 /// A view and who uses it, shared between the handles of a file.
 pub(crate) struct SharedView {
     view: View,
-    use_now: Mutex<Use>,
+    usage: Mutex<Use>,
     /// Damage has changed what it showed: the name is to get another one.
-    spoilt: AtomicBool,
+    damaged: AtomicBool,
     /// Keeps descriptors and buffers open though no handle does; counted in `common`.
     warm: AtomicBool,
     /// Somebody was told of it just now and may open it: its first segments are held open until then.
@@ -146,8 +146,8 @@ struct Cached {
 impl SharedView {
     pub(crate) fn new(view: View, common: &Arc<Common>, payer: Payer) -> Self {
         Self {
-            use_now: Mutex::default(),
-            spoilt: AtomicBool::new(false),
+            usage: Mutex::default(),
+            damaged: AtomicBool::new(false),
             warm: AtomicBool::new(false),
             told: Mutex::new(None),
             common: Arc::clone(common),
@@ -170,12 +170,12 @@ impl SharedView {
 
     /// Whether it is held open: by handles, or for whoever was told of it just now.
     pub(crate) fn is_held(&self) -> bool {
-        lock(&self.told).is_some() || lock(&self.use_now).handles > 0
+        lock(&self.told).is_some() || lock(&self.usage).handles > 0
     }
 
     /// Whether handles of it are open.
     pub(crate) fn has_handles(&self) -> bool {
-        lock(&self.use_now).handles > 0
+        lock(&self.usage).handles > 0
     }
 
     /// Whether its bytes are all there and stay what they are.
@@ -183,8 +183,8 @@ impl SharedView {
         self.view.is_settled()
     }
 
-    pub(crate) fn is_spoilt(&self) -> bool {
-        self.spoilt.load(Ordering::Relaxed)
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
     }
 
     /// Brings the index up to the head: seconds, of a large queue that nobody has looked at.
@@ -201,7 +201,7 @@ impl SharedView {
     pub(crate) fn attr(&self, stat: impl FnOnce() -> Result<Stat>) -> Result<Attr> {
         self.catch_up()?;
         let (is_open, cached) = {
-            let used = lock(&self.use_now);
+            let used = lock(&self.usage);
             (used.handles > 0, used.cached.clone().filter(|_| used.handles > 0))
         };
         if is_open {
@@ -216,7 +216,7 @@ impl SharedView {
     /// What is known by now, of a file with these rights.
     pub(crate) fn known_attr(&self, stat: &Stat) -> Attr {
         let (size, modified_ns) = (self.view.known_size(), self.view.modified_ns());
-        self.rest(&mut lock(&self.use_now));
+        self.release_if_idle(&mut lock(&self.usage));
         Attr::file(stat, READ).with_size(size).modified_at(modified_ns)
     }
 
@@ -230,14 +230,14 @@ impl SharedView {
 
     /// Appends bytes to `out`; see [`View::read_at`].
     pub(crate) fn read_at(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Option<Crossed>> {
-        self.view.read_at(offset, size, out).map_err(|error| self.seen(error))
+        self.view.read_at(offset, size, out).map_err(|error| self.to_errno(error))
     }
 
-    fn seen(&self, error: Error) -> Errno {
+    fn to_errno(&self, error: Error) -> Errno {
         match &error {
             // Retention took it away: this file is no longer what its name stands for.
             Error::NoSuchPosition { .. } => return Errno::ESTALE,
-            error if error.is_unusable_file() => self.spoilt.store(true, Ordering::Relaxed),
+            error if error.is_unusable_file() => self.damaged.store(true, Ordering::Relaxed),
             _ => {}
         }
         Errno::from(error)
@@ -245,9 +245,9 @@ impl SharedView {
 
     /// Whether a segment still has what pages may have been made of.
     fn check(&self, segment: SegmentId) -> Result<()> {
-        match self.view.check(segment).map_err(|error| self.seen(error)) {
+        match self.view.check(segment).map_err(|error| self.to_errno(error)) {
             // It has another name now, which the kernel asks for.
-            Err(_) if self.is_spoilt() => Err(Errno::ESTALE),
+            Err(_) if self.is_damaged() => Err(Errno::ESTALE),
             checked => checked,
         }
     }
@@ -261,7 +261,7 @@ impl SharedView {
             }
             *told = None;
         }
-        self.rest(&mut lock(&self.use_now));
+        self.release_if_idle(&mut lock(&self.usage));
         false
     }
 
@@ -275,7 +275,7 @@ impl SharedView {
     }
 
     /// When no handle is open: keeps descriptors and buffers for the next question, if not too many views do.
-    fn rest(&self, used: &mut Use) {
+    fn release_if_idle(&self, used: &mut Use) {
         if used.handles > 0 {
             return;
         }
@@ -296,17 +296,17 @@ impl SharedView {
 }
 
 /// A handle's hold on a view.
-pub(crate) struct Held {
+pub(crate) struct ViewHandle {
     view: Arc<SharedView>,
     cached: Option<Arc<Cached>>,
     /// Retention had taken something of it already when it was taken hold of.
     is_late: bool,
 }
 
-impl Held {
+impl ViewHandle {
     /// For a handle that reads by requests.
     pub(crate) fn new(view: &Arc<SharedView>) -> Result<Self> {
-        view.join(&mut lock(&view.use_now))?;
+        view.join(&mut lock(&view.usage))?;
         let is_late = !view.view.pin_first(usize::MAX);
         Ok(Self { view: Arc::clone(view), cached: None, is_late })
     }
@@ -328,9 +328,9 @@ impl Held {
         };
         view.catch_up()?;
         let files = Files { size: view.known_size(), written: written()? };
-        let suspects = lock(&view.use_now).files.suspects(&files);
+        let suspects = lock(&view.usage).files.suspects(&files);
         suspects.into_iter().try_for_each(|segment| view.check(segment))?;
-        let mut used = lock(&view.use_now);
+        let mut used = lock(&view.usage);
         used.files = files;
         let cached = match &used.cached {
             Some(cached) => Arc::clone(cached),
@@ -355,14 +355,14 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for ViewHandle {
     fn drop(&mut self) {
-        let mut used = lock(&self.view.use_now);
+        let mut used = lock(&self.view.usage);
         used.handles -= 1;
         if used.handles == 0 {
             used.share = None;
         }
-        self.view.rest(&mut used);
+        self.view.release_if_idle(&mut used);
     }
 }
 
@@ -385,7 +385,7 @@ impl Cached {
         // they have nothing, and will ask.
         let needed = *size / PAGE * PAGE + PAGE;
         if end > needed.saturating_add(AT_ONCE) {
-            let upto = view.unit_end(needed).map_err(|error| shared.seen(error))?;
+            let upto = view.unit_end(needed).map_err(|error| shared.to_errno(error))?;
             self.write(shared, *size, upto)?;
             *size = upto;
         }
@@ -406,7 +406,7 @@ impl Cached {
     }
 }
 
-impl Text for Cached {
+impl PageSource for Cached {
     fn grow(&self) -> Result<u64> {
         let shared = self.view.upgrade().ok_or(Errno::ESTALE)?;
         shared.catch_up()?;

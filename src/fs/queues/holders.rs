@@ -39,7 +39,7 @@ impl Holders {
         let own = list.iter().rev().filter(|holder| holder.format == now.0 && holder.process == process);
         let own: Vec<_> = own.filter_map(|holder| Some((holder.generation, holder.view.upgrade()?))).collect();
         drop(list);
-        own.into_iter().find(|(_, view)| !view.is_spoilt()).filter(|(generation, _)| *generation != now.1)
+        own.into_iter().find(|(_, view)| !view.is_damaged()).filter(|(generation, _)| *generation != now.1)
     }
 
     /// A process has opened one. It counts as long as the token lives.

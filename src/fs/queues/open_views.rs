@@ -52,7 +52,7 @@ impl OpenQueue {
     pub(crate) fn generation(&self, format: Format) -> Result<Generation> {
         let first = self.first_segment()?;
         let turn = match lock(&self.views).get(&format) {
-            Some((generation, view)) if generation.first == first => generation.turn + u32::from(view.is_spoilt()),
+            Some((generation, view)) if generation.first == first => generation.turn + u32::from(view.is_damaged()),
             _ => 0,
         };
         Ok(Generation { first, turn })

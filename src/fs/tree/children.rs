@@ -9,16 +9,16 @@ use crate::fs::attr::{Attr, Kind};
 use crate::fs::backing::FileId;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::files::at_since;
-use crate::fs::files::backing_file::Plain;
+use crate::fs::files::backing_file::BackingFile;
 use crate::fs::files::log;
 use crate::fs::files::message;
 use crate::fs::files::readers;
 use crate::fs::files::segments;
-use crate::fs::nodes::{self, Listed, Make, Place, Row};
+use crate::fs::nodes::{self, DirKind, Listed, Make, Row};
 use crate::fs::queues::table::Contents;
 use crate::fs::site::{Caller, File, Site};
 use crate::fs::tree::inodes::Key;
-use crate::fs::tree::node::{DirectoryKind, DirectoryNode, FileNode, Node};
+use crate::fs::tree::node::{DirectoryNode, DirectoryOrigin, FileNode, Node};
 
 type Child = (Key, Arc<Node>);
 
@@ -30,27 +30,27 @@ pub(in crate::fs) fn find(directory: &DirectoryNode, site: &Site, name: &OsStr) 
     }
     let text = || name.to_str().ok_or(Errno::ENOENT);
     match place {
-        Place::Reader | Place::Since | Place::Merged | Place::Chronfs => Err(Errno::ENOENT),
-        Place::Readers => {
+        DirKind::Reader | DirKind::Since | DirKind::Merged | DirKind::Chronfs => Err(Errno::ENOENT),
+        DirKind::Readers => {
             let name = text()?;
             readers::reader_attr(site.queue()?, name)?;
-            Ok(make_directory(directory, OsStr::new(name), Place::Reader, Some(name), site.queue()?.identity))
+            Ok(make_directory(directory, OsStr::new(name), DirKind::Reader, Some(name), site.queue()?.identity))
         }
-        Place::SinceAll => {
+        DirKind::SinceAll => {
             let name = text()?;
             at_since::check(site.queue()?, name)?;
-            Ok(make_directory(directory, OsStr::new(name), Place::Since, Some(name), site.queue()?.identity))
+            Ok(make_directory(directory, OsStr::new(name), DirKind::Since, Some(name), site.queue()?.identity))
         }
-        Place::Messages => Ok(make_file(directory, name, message::find(site.queue()?, text()?)?)),
-        Place::At => Ok(make_file(directory, name, at_since::at(site.queue()?, text()?)?)),
-        Place::Log => Ok(make_file(directory, name, log::find(site.queue()?, text()?)?)),
-        Place::Segments => Ok(make_file(directory, name, segments::find(site.queue()?, name)?)),
-        Place::Plain | Place::Queue => {
+        DirKind::Messages => Ok(make_file(directory, name, message::find(site.queue()?, text()?)?)),
+        DirKind::At => Ok(make_file(directory, name, at_since::at(site.queue()?, text()?)?)),
+        DirKind::Log => Ok(make_file(directory, name, log::find(site.queue()?, text()?)?)),
+        DirKind::Segments => Ok(make_file(directory, name, segments::find(site.queue()?, name)?)),
+        DirKind::Plain | DirKind::Queue => {
             if nodes::is_hidden(place, name) {
                 return Err(Errno::ENOENT);
             }
             if let Contents::Unreadable(errno) = site.contents
-                && nodes::find(Place::Queue, name).is_some()
+                && nodes::find(DirKind::Queue, name).is_some()
             {
                 return Err(errno);
             }
@@ -83,22 +83,22 @@ pub(in crate::fs) fn list(
         add(OsStr::new(row.name), make_row(row, directory, site), row.listed == Listed::WhenPresent);
     }
     let names: Vec<OsString> = match place {
-        Place::Readers => readers::names(site.queue()?)?.into_iter().map(OsString::from).collect(),
-        Place::Log => log::names(site.queue()?)?,
-        Place::Segments => segments::names(site.queue()?)?,
-        Place::Plain | Place::Queue => {
+        DirKind::Readers => readers::names(site.queue()?)?.into_iter().map(OsString::from).collect(),
+        DirKind::Log => log::names(site.queue()?)?,
+        DirKind::Segments => segments::names(site.queue()?)?,
+        DirKind::Plain | DirKind::Queue => {
             site.directory.names()?.into_iter().filter(|name| !nodes::is_hidden(place, name)).collect()
         }
-        Place::Reader
-        | Place::Messages
-        | Place::At
-        | Place::SinceAll
-        | Place::Since
-        | Place::Merged
-        | Place::Chronfs => Vec::new(),
+        DirKind::Reader
+        | DirKind::Messages
+        | DirKind::At
+        | DirKind::SinceAll
+        | DirKind::Since
+        | DirKind::Merged
+        | DirKind::Chronfs => Vec::new(),
     };
     for name in names {
-        add(&name, find(directory, site, &name), matches!(place, Place::Plain | Place::Queue));
+        add(&name, find(directory, site, &name), matches!(place, DirKind::Plain | DirKind::Queue));
     }
     Ok(())
 }
@@ -106,40 +106,40 @@ pub(in crate::fs) fn list(
 /// EACCES unless the caller may list a directory, as far as that takes more than to reach it.
 pub(in crate::fs) fn check_listable(directory: &DirectoryNode, site: &Site, caller: &Caller) -> Result<()> {
     match place(directory, site) {
-        Place::Plain | Place::Queue | Place::Merged | Place::Chronfs => {
+        DirKind::Plain | DirKind::Queue | DirKind::Merged | DirKind::Chronfs => {
             caller.act(|| site.directory.check_listable())?
         }
-        Place::Readers => readers::check_listable(site, caller),
-        Place::Messages | Place::Log | Place::Segments => site.queue()?.check_readable(caller),
+        DirKind::Readers => readers::check_listable(site, caller),
+        DirKind::Messages | DirKind::Log | DirKind::Segments => site.queue()?.check_readable(caller),
         // What these list is the same everywhere.
-        Place::Reader | Place::At | Place::SinceAll | Place::Since => Ok(()),
+        DirKind::Reader | DirKind::At | DirKind::SinceAll | DirKind::Since => Ok(()),
     }
 }
 
 /// Attributes of a directory that only the mount has.
-pub(in crate::fs) fn attr(place: Place, site: &Site) -> Result<Attr> {
+pub(in crate::fs) fn attr(place: DirKind, site: &Site) -> Result<Attr> {
     match place {
-        Place::Readers => readers::directory_attr(site),
-        Place::Reader => readers::reader_attr(site.queue()?, &site.subject()?),
-        Place::Merged | Place::Chronfs => Ok(Attr::directory(&site.directory.stat_now()?)),
+        DirKind::Readers => readers::directory_attr(site),
+        DirKind::Reader => readers::reader_attr(site.queue()?, &site.subject()?),
+        DirKind::Merged | DirKind::Chronfs => Ok(Attr::directory(&site.directory.stat_now()?)),
         _ => Ok(Attr::directory(&site.queue()?.data_stat()?)),
     }
 }
 
 /// Which rows a directory has.
-pub(in crate::fs) fn place(directory: &DirectoryNode, site: &Site) -> Place {
+pub(in crate::fs) fn place(directory: &DirectoryNode, site: &Site) -> DirKind {
     match (&directory.kind, &site.contents) {
-        (DirectoryKind::Virtual { place, .. }, _) => *place,
-        (DirectoryKind::Backing, Contents::Queue(_)) => Place::Queue,
-        (DirectoryKind::Backing, Contents::Plain | Contents::Unreadable(_)) => Place::Plain,
+        (DirectoryOrigin::Virtual { place, .. }, _) => *place,
+        (DirectoryOrigin::Backing, Contents::Queue(_)) => DirKind::Queue,
+        (DirectoryOrigin::Backing, Contents::Plain | Contents::Unreadable(_)) => DirKind::Plain,
     }
 }
 
 /// The key of a name in a directory.
 pub(in crate::fs) fn key(directory: &DirectoryNode, name: &OsStr, generation: u64) -> Key {
     let path = match &directory.kind {
-        DirectoryKind::Backing => directory.relative.join(name),
-        DirectoryKind::Virtual { path, .. } => {
+        DirectoryOrigin::Backing => directory.relative.join(name),
+        DirectoryOrigin::Virtual { path, .. } => {
             let mut whole = PathBuf::from(&*directory.relative);
             whole.push(path);
             whole.push(name);
@@ -154,7 +154,7 @@ fn make_row(row: &Row, directory: &DirectoryNode, site: &Site) -> Result<Child> 
     match row.make {
         Make::File(make) => Ok(make_file(directory, name, make(site)?)),
         // There is one for the whole mount.
-        Make::Directory(Place::Chronfs) if !site.relative.as_os_str().is_empty() => Err(Errno::ENOENT),
+        Make::Directory(DirKind::Chronfs) if !site.relative.as_os_str().is_empty() => Err(Errno::ENOENT),
         Make::Directory(place) => {
             let generation = if let Contents::Queue(queue) = &site.contents { queue.identity } else { 0 };
             Ok(make_directory(directory, name, place, None, generation))
@@ -167,12 +167,12 @@ fn make_file(directory: &DirectoryNode, name: &OsStr, file: Arc<dyn File>) -> Ch
 }
 
 /// A virtual directory of the same backing directory.
-fn make_directory(directory: &DirectoryNode, name: &OsStr, place: Place, subject: Option<&str>, of: u64) -> Child {
+fn make_directory(directory: &DirectoryNode, name: &OsStr, place: DirKind, subject: Option<&str>, of: u64) -> Child {
     let path = match &directory.kind {
-        DirectoryKind::Backing => Arc::from(Path::new(name)),
-        DirectoryKind::Virtual { path, .. } => Arc::from(path.join(name)),
+        DirectoryOrigin::Backing => Arc::from(Path::new(name)),
+        DirectoryOrigin::Virtual { path, .. } => Arc::from(path.join(name)),
     };
-    let kind = DirectoryKind::Virtual { place, subject: subject.map(Arc::from), path };
+    let kind = DirectoryOrigin::Virtual { place, subject: subject.map(Arc::from), path };
     let node = DirectoryNode { kind, relative: Arc::clone(&directory.relative), id: directory.id };
     (key(directory, name, of), Arc::new(Node::Directory(node)))
 }
@@ -184,10 +184,10 @@ fn make_backing(directory: &DirectoryNode, site: &Site, name: &OsStr) -> Result<
     let node = match Kind::of(&stat).ok_or(Errno::ENOENT)? {
         Kind::Directory => {
             let relative = Arc::from(path.as_path());
-            Node::Directory(DirectoryNode { kind: DirectoryKind::Backing, relative, id })
+            Node::Directory(DirectoryNode { kind: DirectoryOrigin::Backing, relative, id })
         }
         kind => {
-            let plain = Plain::new(site, name, id);
+            let plain = BackingFile::new(site, name, id);
             if kind == Kind::Symlink {
                 // Which tells whether it is shown.
                 plain.target()?;

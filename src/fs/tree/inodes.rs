@@ -20,7 +20,7 @@ use crate::queue::give_memory_back;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Ino(pub(crate) u64);
 
-/// Set in the numbers of messages (`series.rs`), and in no others. All numbers are below its double.
+/// Set in the numbers of messages (`message_inodes.rs`), and in no others. All numbers are below its double.
 pub(crate) const MESSAGE_BIT: u64 = 1 << 52;
 
 /// A hash for numbers that must not change, whatever compiles this: FNV-1a of the parts with their lengths, mixed as

@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 use crate::fs::attr::Kind;
 use crate::fs::budget::{Kept, Kind as Budgeted, Share};
 use crate::fs::errno::{Errno, Result};
-use crate::fs::files::message::{Listed, Numbers};
+use crate::fs::files::message::{Listed, MessageListing};
 use crate::fs::lock;
-use crate::fs::nodes::Place;
+use crate::fs::nodes::DirKind;
 use crate::fs::site::Caller;
 use crate::fs::site::File as _;
 use crate::fs::tree::children;
 use crate::fs::tree::inodes::Ino;
-use crate::fs::tree::{DirectoryKind, DirectoryNode, Entry, FileNode, Item, Node, Tree, ttl};
+use crate::fs::tree::{DirectoryNode, DirectoryOrigin, Entry, FileNode, Item, Node, Tree, ttl};
 
 /// An open directory.
 pub(in crate::fs) struct OpenDirectory {
@@ -26,7 +26,7 @@ enum Listing {
     /// A snapshot, made anew when it is read from the start again.
     Snapshot { ino: Ino, snapshot: Mutex<Snapshot> },
     /// Of `messages/`: too many for that.
-    Numbers { ino: Ino, directory: DirectoryNode, numbers: Box<Mutex<Numbers>> },
+    MessageListing { ino: Ino, directory: DirectoryNode, numbers: Box<Mutex<MessageListing>> },
 }
 
 struct Snapshot {
@@ -52,9 +52,9 @@ impl Tree {
             children::check_listable(&directory, &self.site(&directory)?, caller)?;
         }
         let share = self.shared.queues.budget().take(caller.uid, Budgeted::Handles, 1)?;
-        let listing = if let DirectoryKind::Virtual { place: Place::Messages, .. } = directory.kind {
-            let numbers = Box::new(Mutex::new(Numbers::new(self.site(&directory)?.queue()?)));
-            Listing::Numbers { ino, directory, numbers }
+        let listing = if let DirectoryOrigin::Virtual { place: DirKind::Messages, .. } = directory.kind {
+            let numbers = Box::new(Mutex::new(MessageListing::new(self.site(&directory)?.queue()?)));
+            Listing::MessageListing { ino, directory, numbers }
         } else {
             let kept = self.shared.queues.kept_by(caller);
             let mut snapshot = Snapshot { items: Arc::default(), is_fresh: true, kept };
@@ -81,7 +81,7 @@ impl Tree {
                 }
                 (*ino, Arc::clone(&snapshot.items))
             }
-            Listing::Numbers { ino, directory, numbers } => {
+            Listing::MessageListing { ino, directory, numbers } => {
                 return lock(numbers).list(offset, |name, listed, next| {
                     let name = OsStr::new(name);
                     let (kind, generation) = match &listed {

@@ -21,7 +21,7 @@ const RECENT: usize = 1024;
 
 /// A queue whose messages have such numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Home {
+pub(crate) struct MessageDir {
     /// Path of its `messages/` in the mount.
     pub(crate) path: PathBuf,
     /// Its backing directory.
@@ -32,11 +32,11 @@ pub(crate) struct Home {
 
 /// The table. `N` is what a number stands for.
 #[derive(Debug)]
-pub(crate) struct Series<N> {
+pub(crate) struct MessageInodes<N> {
     state: Mutex<State<N>>,
 }
 
-impl Home {
+impl MessageDir {
     /// Where its numbers start.
     fn place(&self) -> u64 {
         let (path, number, generation) = (self.path.as_os_str().as_bytes(), self.id.ino, self.generation);
@@ -47,24 +47,24 @@ impl Home {
 #[derive(Debug)]
 struct State<N> {
     /// By place, each with the largest sequence number that was asked for.
-    homes: BTreeMap<u64, (Home, u64)>,
+    homes: BTreeMap<u64, (MessageDir, u64)>,
     recent: HashMap<Ino, Arc<N>>,
     order: VecDeque<Ino>,
 }
 
-impl<N> Default for Series<N> {
+impl<N> Default for MessageInodes<N> {
     fn default() -> Self {
         Self { state: Mutex::new(State { homes: BTreeMap::new(), recent: HashMap::new(), order: VecDeque::new() }) }
     }
 }
 
-impl<N> Series<N> {
+impl<N> MessageInodes<N> {
     /// The number of a message; None where there is no room for it.
-    pub(crate) fn number(&self, home: &Home, seq: u64) -> Option<Ino> {
+    pub(crate) fn number(&self, home: &MessageDir, seq: u64) -> Option<Ino> {
         let mut state = lock(&self.state);
         let place = home.place();
         let number = place.checked_add(seq).filter(|number| *number < MESSAGE_BIT)?;
-        let is_free = |(next, _): (&u64, &(Home, u64))| number < *next;
+        let is_free = |(next, _): (&u64, &(MessageDir, u64))| number < *next;
         if !state.homes.range(place + 1..).next().is_none_or(is_free) {
             return None;
         }
@@ -84,7 +84,7 @@ impl<N> Series<N> {
     }
 
     /// What a number says; None if it is not of this kind.
-    pub(crate) fn find(&self, ino: Ino) -> Option<(Home, u64)> {
+    pub(crate) fn find(&self, ino: Ino) -> Option<(MessageDir, u64)> {
         if ino.0 & MESSAGE_BIT == 0 {
             return None;
         }
@@ -131,13 +131,13 @@ impl<N> Series<N> {
 mod tests {
     use super::*;
 
-    fn home(path: &str, generation: u64) -> Home {
-        Home { path: path.into(), id: FileId { dev: 1, ino: 2 }, generation }
+    fn home(path: &str, generation: u64) -> MessageDir {
+        MessageDir { path: path.into(), id: FileId { dev: 1, ino: 2 }, generation }
     }
 
     #[test]
     fn numbers_say_what_they_stand_for() {
-        let series = Series::<()>::default();
+        let series = MessageInodes::<()>::default();
         for (path, generation, seq) in
             [("a/messages", 1, 1), ("a/messages", 1, 2), ("a/messages", 2, 1), ("b/messages", 1, 1 << 40)]
         {
@@ -145,8 +145,8 @@ mod tests {
             assert_eq!(series.number(&home(path, generation), seq), Some(ino));
             assert_eq!(series.find(ino), Some((home(path, generation), seq)));
             assert!(ino.0 < 1 << 53);
-            let elsewhere = Home { id: FileId { dev: 9, ino: 2 }, ..home(path, generation) };
-            assert_eq!(Series::<()>::default().number(&elsewhere, seq), Some(ino), "in another mount");
+            let elsewhere = MessageDir { id: FileId { dev: 9, ino: 2 }, ..home(path, generation) };
+            assert_eq!(MessageInodes::<()>::default().number(&elsewhere, seq), Some(ino), "in another mount");
         }
         assert_eq!(series.number(&home("a/messages", 1), MESSAGE_BIT), None);
         assert_eq!(series.number(&home("a/messages", 1), u64::MAX), None);
@@ -156,14 +156,14 @@ mod tests {
 
     #[test]
     fn queues_never_share_a_number() {
-        let series = Series::<()>::default();
+        let series = MessageInodes::<()>::default();
         let mut homes: Vec<_> = (0..2).map(|n| home("a", n)).collect();
-        homes.sort_by_key(Home::place);
+        homes.sort_by_key(MessageDir::place);
         let distance = homes[1].place() - homes[0].place();
         // The second queue's place is among the first one's messages.
         assert!(series.number(&homes[0], distance + 5).is_some());
         assert_eq!(series.number(&homes[1], 1), None);
-        let series = Series::<()>::default();
+        let series = MessageInodes::<()>::default();
         let first = series.number(&homes[1], 1).unwrap();
         assert_eq!(series.number(&homes[0], distance + 1), None);
         assert_eq!(series.find(first), Some((homes[1].clone(), 1)));
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn only_the_last_ones_are_remembered() {
-        let series = Series::default();
+        let series = MessageInodes::default();
         (0..5000).for_each(|n| series.remember(Ino(MESSAGE_BIT | n), &Arc::new(n)));
         assert_eq!(series.recent(Ino(MESSAGE_BIT | 4999)).as_deref(), Some(&4999));
         assert_eq!(series.recent(Ino(MESSAGE_BIT | 1)), None);

@@ -30,15 +30,15 @@ use crate::fs::files::message;
 use crate::fs::files::readers;
 use crate::fs::files::snapshot::Snapshots;
 use crate::fs::lock;
-use crate::fs::nodes::{self, Place, Row};
+use crate::fs::nodes::{self, DirKind, Row};
 use crate::fs::page_cache::PageCache;
 use crate::fs::queues::open_queue::OpenQueue;
 use crate::fs::queues::table::{Contents, Queues};
 use crate::fs::site::{Access, Caller, File, Hanging, Shared, Site};
 use crate::fs::tree::handles::{Caching, Notify, OpenFile, Progress, Table};
 use crate::fs::tree::inodes::{Ino, Inodes, Key, MESSAGE_BIT};
-use crate::fs::tree::message_inodes::{Home, Series};
-pub(crate) use crate::fs::tree::node::{DirectoryKind, DirectoryNode, Entry, FileNode, Item, Node};
+use crate::fs::tree::message_inodes::{MessageDir, MessageInodes};
+pub(crate) use crate::fs::tree::node::{DirectoryNode, DirectoryOrigin, Entry, FileNode, Item, Node};
 use crate::fs::waiting::parked::ParkedRead;
 use crate::fs::waiting::poll;
 use crate::fs::waiting::watch::Watches;
@@ -53,7 +53,7 @@ const MAX_NAME_LEN: usize = 255;
 pub(crate) struct Tree {
     shared: Arc<Shared>,
     inodes: Inodes<Node>,
-    messages: Series<Node>,
+    messages: MessageInodes<Node>,
     snapshots: Snapshots,
     pub(crate) files: Table<OpenFile>,
     listings: Table<listing::OpenDirectory>,
@@ -72,7 +72,7 @@ impl Tree {
     ) -> Result<Self> {
         let id = backing.directory(Path::new(""))?.id();
         let relative: Arc<Path> = Arc::from(Path::new(""));
-        let root = DirectoryNode { kind: DirectoryKind::Backing, relative, id };
+        let root = DirectoryNode { kind: DirectoryOrigin::Backing, relative, id };
         let (closing, queues) = (AtomicBool::new(false), Queues::new(!read_only, pages, &log));
         let (snapshots, hanging) = (Snapshots::new(queues.budget()), Hanging::default());
         let watches = Watches::default();
@@ -80,7 +80,7 @@ impl Tree {
         Ok(Self {
             shared: Arc::new(shared),
             inodes: Inodes::new(Key { path: PathBuf::new(), id, generation: 0 }, Node::Directory(root)),
-            messages: Series::default(),
+            messages: MessageInodes::default(),
             snapshots,
             files: Table::default(),
             listings: Table::default(),
@@ -208,7 +208,7 @@ impl Tree {
         let directory = self.directory_for(parent, caller)?;
         let site = self.site(&directory)?;
         match directory.kind {
-            DirectoryKind::Backing => {
+            DirectoryOrigin::Backing => {
                 if nodes::find(children::place(&directory, &site), name).is_some() {
                     return Err(Errno::EEXIST);
                 }
@@ -220,8 +220,8 @@ impl Tree {
                 // The mode has had the umask applied.
                 caller.clone().with_umask(0).act(|| site.directory.make_directory(name, mode))??;
             }
-            DirectoryKind::Virtual { place: Place::Readers, .. } => readers::register(site.queue()?, name, caller)?,
-            DirectoryKind::Virtual { .. } => return Err(Errno::EPERM),
+            DirectoryOrigin::Virtual { place: DirKind::Readers, .. } => readers::register(site.queue()?, name, caller)?,
+            DirectoryOrigin::Virtual { .. } => return Err(Errno::EPERM),
         }
         self.lookup(parent, name, caller)
     }
@@ -233,8 +233,10 @@ impl Tree {
         let site = self.site(&directory)?;
         match (&directory.kind, &*node) {
             (_, Node::File(_)) => Err(Errno::ENOTDIR),
-            (DirectoryKind::Virtual { place: Place::Readers, .. }, _) => readers::remove(site.queue()?, name, caller),
-            (DirectoryKind::Backing, Node::Directory(DirectoryNode { kind: DirectoryKind::Backing, .. })) => {
+            (DirectoryOrigin::Virtual { place: DirKind::Readers, .. }, _) => {
+                readers::remove(site.queue()?, name, caller)
+            }
+            (DirectoryOrigin::Backing, Node::Directory(DirectoryNode { kind: DirectoryOrigin::Backing, .. })) => {
                 caller.act(|| site.directory.remove_directory(name))?
             }
             _ => Err(Errno::EPERM),
@@ -411,8 +413,8 @@ impl Tree {
             _ => directory,
         };
         let subject = match &node.kind {
-            DirectoryKind::Virtual { subject, .. } => subject.clone(),
-            DirectoryKind::Backing => None,
+            DirectoryOrigin::Virtual { subject, .. } => subject.clone(),
+            DirectoryOrigin::Backing => None,
         };
         let (shared, relative) = (Arc::clone(&self.shared), Arc::clone(&node.relative));
         Ok(Site { shared, relative, directory, contents, subject, caller: 0 })
@@ -422,8 +424,8 @@ impl Tree {
         match node {
             Node::File(node) => node.file.attr(),
             Node::Directory(directory) => match &directory.kind {
-                DirectoryKind::Backing => Ok(Attr::of(&self.backing_directory(directory)?.stat, Kind::Directory)),
-                DirectoryKind::Virtual { place, .. } => children::attr(*place, &self.site(directory)?),
+                DirectoryOrigin::Backing => Ok(Attr::of(&self.backing_directory(directory)?.stat, Kind::Directory)),
+                DirectoryOrigin::Virtual { place, .. } => children::attr(*place, &self.site(directory)?),
             },
         }
     }
@@ -449,7 +451,7 @@ impl Tree {
     fn message_number(&self, key: &Key, file: &dyn File) -> Option<Ino> {
         let seq = file.message()?;
         let path = key.path.parent()?.to_path_buf();
-        self.messages.number(&Home { path, id: key.id, generation: key.generation }, seq)
+        self.messages.number(&MessageDir { path, id: key.id, generation: key.generation }, seq)
     }
 
     /// What an inode number stands for.
@@ -462,7 +464,7 @@ impl Tree {
         }
         let (home, seq) = self.messages.find(ino).ok_or(Errno::ESTALE)?;
         let relative = Arc::from(home.path.parent().ok_or(Errno::ESTALE)?);
-        let directory = DirectoryNode { kind: DirectoryKind::Backing, relative, id: home.id };
+        let directory = DirectoryNode { kind: DirectoryOrigin::Backing, relative, id: home.id };
         let site = self.site(&directory)?;
         let queue = site.queue().map_err(|_| Errno::ESTALE)?;
         if queue.identity != home.generation {

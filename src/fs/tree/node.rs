@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::fs::attr::{Attr, Kind, Ttl};
 use crate::fs::backing::FileId;
-use crate::fs::nodes::Place;
+use crate::fs::nodes::DirKind;
 use crate::fs::site::File;
 use crate::fs::tree::inodes::Ino;
 
@@ -43,7 +43,7 @@ impl FileNode {
 /// A directory: where it is, not what is in it.
 #[derive(Clone)]
 pub(crate) struct DirectoryNode {
-    pub(in crate::fs) kind: DirectoryKind,
+    pub(in crate::fs) kind: DirectoryOrigin,
     /// Path of the backing directory below the root.
     pub(in crate::fs) relative: Arc<Path>,
     /// The backing directory.
@@ -51,12 +51,12 @@ pub(crate) struct DirectoryNode {
 }
 
 #[derive(Clone)]
-pub(crate) enum DirectoryKind {
+pub(crate) enum DirectoryOrigin {
     /// The backing directory itself.
     Backing,
     /// One that only the mount has, in the backing directory or in another such directory.
     Virtual {
-        place: Place,
+        place: DirKind,
         /// What it is about: a reader's name, a place to read from.
         subject: Option<Arc<str>>,
         /// Its path below the backing directory.

@@ -32,7 +32,7 @@ use crate::queue::position::{Position, SegmentId};
 
 /// Where a reader stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ReaderPosition {
     /// The next sequence number to be consumed.
     pub(crate) seq: u64,
     /// Where it is, or was expected when it was written: a hint, to be checked.
@@ -85,7 +85,7 @@ pub(crate) fn names(queue: &Dir) -> Result<Vec<String>> {
 }
 
 /// Registers a reader; false if it is registered already.
-pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Place) -> Result<bool> {
+pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: ReaderPosition) -> Result<bool> {
     check_name(name)?;
     let dir = queue.open_or_create_dir(READERS_DIR)?;
     let final_name = file_name(name);
@@ -153,7 +153,7 @@ pub(in crate::queue) fn slot_sum(slot: &CursorSlot, queue_id: u64) -> u32 {
     RecordCrc::new(Checksum::Crc32c).sum([slot.generation.get(), slot.seq.get(), place, owner], &[])
 }
 
-pub(in crate::queue) fn slot(generation: u64, place: Place, queue_id: u64) -> CursorSlot {
+pub(in crate::queue) fn slot(generation: u64, place: ReaderPosition, queue_id: u64) -> CursorSlot {
     let mut slot = CursorSlot::new_zeroed();
     slot.generation = generation.into();
     slot.seq = place.seq.into();
@@ -164,12 +164,12 @@ pub(in crate::queue) fn slot(generation: u64, place: Place, queue_id: u64) -> Cu
 }
 
 /// What the newest sound slot says, and its generation.
-pub(in crate::queue) fn newest(slots: [Option<CursorSlot>; 2], queue_id: u64) -> Option<(Place, u64)> {
+pub(in crate::queue) fn newest(slots: [Option<CursorSlot>; 2], queue_id: u64) -> Option<(ReaderPosition, u64)> {
     let is_sound = |slot: &CursorSlot| slot.crc.get() == slot_sum(slot, queue_id) && slot.seq.get() > 0;
     let slot = slots.into_iter().flatten().filter(is_sound).max_by_key(|slot| slot.generation.get())?;
     let position = Position { segment: SegmentId(slot.segment.get()), offset: slot.offset.get() };
     let position = (position.offset != 0).then_some(position);
-    Some((Place { seq: slot.seq.get(), position }, slot.generation.get()))
+    Some((ReaderPosition { seq: slot.seq.get(), position }, slot.generation.get()))
 }
 
 /// Where the slot of this generation stands.
@@ -202,7 +202,7 @@ impl CursorFile {
     }
 
     /// Where the reader stands, and the generation of the slot that says so.
-    pub(crate) fn read(&self, geometry: &Geometry) -> Result<(Place, u64)> {
+    pub(crate) fn read(&self, geometry: &Geometry) -> Result<(ReaderPosition, u64)> {
         let damaged =
             |offset: u32, what: &str| Error::damaged(&self.path, u64::from(offset), format!("{what}; {SET_ANEW}"));
         let identity: CursorIdentity =
@@ -280,7 +280,7 @@ impl CursorFile {
     }
 
     /// Moves a reader that no process is using. Repairs a damaged cursor.
-    pub(crate) fn set(&self, geometry: &Geometry, place: Place) -> Result<()> {
+    pub(crate) fn set(&self, geometry: &Geometry, place: ReaderPosition) -> Result<()> {
         let _lock = self.lock()?;
         match self.read(geometry) {
             Ok((_, generation)) => {
@@ -295,7 +295,7 @@ impl CursorFile {
         .map_err(Error::io(&self.path, "write it"))
     }
 
-    fn rebuild(&self, geometry: &Geometry, place: Place) -> std::io::Result<()> {
+    fn rebuild(&self, geometry: &Geometry, place: ReaderPosition) -> std::io::Result<()> {
         self.file.set_len(u64::from(CURSOR_LEN))?;
         self.file.write_all_at(CursorSlot::new_zeroed().as_bytes(), u64::from(slot_offset(1)))?;
         self.file.write_all_at(slot(0, place, geometry.queue_id).as_bytes(), u64::from(slot_offset(0)))?;
@@ -303,7 +303,7 @@ impl CursorFile {
     }
 
     /// Takes the cursor into use.
-    pub(crate) fn acquire(self, geometry: &Geometry) -> Result<(Cursor, Place)> {
+    pub(crate) fn acquire(self, geometry: &Geometry) -> Result<(Cursor, ReaderPosition)> {
         let lock = self.lock()?;
         let (place, generation) = self.read(geometry)?;
         room::reserve(&self.file, 0, u64::from(CURSOR_LEN)).map_err(Error::io(&self.path, "make room for it"))?;
@@ -321,7 +321,7 @@ impl CursorFile {
 impl Cursor {
     /// Records where the reader stands. Stores into memory only: survives the process, and a power cut once synced.
     #[inline]
-    pub(crate) fn commit(&mut self, place: Place) {
+    pub(crate) fn commit(&mut self, place: ReaderPosition) {
         if !self.origin.is_here() {
             return;
         }

@@ -14,13 +14,10 @@ use zerocopy::FromBytes;
 
 use crate::queue::entry::{Bounds, Due, Entry, Gap, GapReason};
 use crate::queue::error::Result;
-use crate::queue::files::control;
-use crate::queue::files::cursor::{Cursor, Place};
-use crate::queue::files::dir::Access;
-use crate::queue::files::store::Store;
-use crate::queue::format::layout::{
-    self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, HEADER_LEN, MessageHeader, RECORDS_START,
-};
+use crate::queue::files::cursor::{Cursor, ReaderPosition};
+use crate::queue::files::{control, dir::Access, store::Store};
+use crate::queue::format::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, HEADER_LEN};
+use crate::queue::format::layout::{MessageHeader, RECORDS_START};
 use crate::queue::format::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
 use crate::queue::inspect::WriterInfo;
 use crate::queue::options::{ReaderOptions, Start, WaitStrategy};
@@ -87,7 +84,12 @@ enum Peek {
 }
 
 impl QueueReader {
-    pub(crate) fn open(store: &Arc<Store>, cursor: Cursor, place: Place, options: &ReaderOptions) -> Result<Self> {
+    pub(crate) fn open(
+        store: &Arc<Store>,
+        cursor: Cursor,
+        place: ReaderPosition,
+        options: &ReaderOptions,
+    ) -> Result<Self> {
         let path = store.control_path();
         let control = store.dir.open_existing_file(CONTROL_FILE, Access::Read)?;
         let control = Mapping::read_only(&control, &path, CONTROL_LEN)?;
@@ -396,7 +398,7 @@ impl QueueReader {
     /// process at once and a power cut after [`commit_sync`](Self::commit_sync).
     #[inline]
     pub fn commit(&mut self) {
-        self.cursor.commit(Place { seq: self.seq, position: Some(self.position) });
+        self.cursor.commit(ReaderPosition { seq: self.seq, position: Some(self.position) });
     }
 
     /// Like [`commit`](Self::commit), and survives a power cut when it returns.
@@ -521,7 +523,7 @@ fn as_number(position: Position) -> u64 {
 }
 
 /// Where a cursor's reader goes on, and the gap to tell it of first.
-fn locate(store: &Arc<Store>, bounds: &Bounds, place: Place) -> Result<(Position, u64, Option<Gap>)> {
+fn locate(store: &Arc<Store>, bounds: &Bounds, place: ReaderPosition) -> Result<(Position, u64, Option<Gap>)> {
     let gap = |from, to, reason, position| Some(Gap { from, to, reason, position });
     if place.seq < bounds.first_seq {
         let pending = gap(place.seq, bounds.first_seq - 1, GapReason::Retired, bounds.first);

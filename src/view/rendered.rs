@@ -15,11 +15,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
-use super::cursor::{Cursor, SMALL, Span};
 use super::index::{Growth, Index, Mark, Place, Whole};
 use super::pins::{MAX_PINS, Pins};
+use super::render_cursor::{Cursor, SMALL, Span};
+use super::segment_index_file::SegmentIndex;
 use super::segments::{Indexed, SegmentIndexes};
-use super::stored::SegmentIndex;
 use super::{Format, len_u64, len_usize, lock, rendered_len};
 use crate::queue::layout::RECORDS_START;
 use crate::queue::{Entry, Error, Gap, GapReason, Message, Position, Queue, Result, Scanner, SegmentId};
