@@ -71,11 +71,11 @@ fn make_view(queue: &OpenQueue, format: Format, segment: SegmentId, first_seq: u
 
 impl File for Log {
     fn attr(&self) -> Result<Attr> {
-        self.queue.attr_of(&self.view())
+        self.queue.attr_of(self.view())
     }
 
     fn quick_attr(&self) -> Result<Attr> {
-        self.queue.known_attr_of(&self.view())
+        self.queue.known_attr_of(self.view())
     }
 
     fn messages_of(&self) -> Option<&OpenQueue> {

@@ -167,7 +167,7 @@ impl File for Since {
     }
 
     fn attr(&self) -> Result<Attr> {
-        let attr = self.queue.attr_of(&self.view())?;
+        let attr = self.queue.attr_of(self.view())?;
         if self.queue.queue.settings().has_retention() {
             self.view().hold_for_opener();
         }
@@ -175,7 +175,7 @@ impl File for Since {
     }
 
     fn quick_attr(&self) -> Result<Attr> {
-        self.queue.known_attr_of(&self.view())
+        self.queue.known_attr_of(self.view())
     }
 
     fn open(&self, access: Access, _caller: &Caller) -> Result<Box<dyn Handle>> {
