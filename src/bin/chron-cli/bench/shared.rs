@@ -104,7 +104,7 @@ impl Shared {
 
     /// The second half of `meta` and the payload at `at` that `copy_in` has put there, padded; None if there is none yet.
     /// Does not start over.
-    #[allow(dead_code)] // used where this floor takes two processes: `bench/`
+    #[allow(dead_code)] // used where this floor takes two processes: `bench-peers/`
     #[inline]
     pub(super) fn copied_in(&self, at: &mut usize) -> Option<(u64, &[u8])> {
         let record = self.map.get(*at..*at + 32)?;

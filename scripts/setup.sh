@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-bash examples/tools.sh
+bash scripts/tools.sh
 if [ ! -e /dev/fuse ]; then
     echo "$0: there is no /dev/fuse here; load the module (modprobe fuse) or give the container the device" >&2
     exit 1

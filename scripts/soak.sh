@@ -4,7 +4,7 @@
 # mount's daemon, is killed with SIGKILL and started again, or the mount is taken away, or everything is verified. Each
 # message holds its own number: none may be lost, come late or hold another one. The exit code says so.
 #
-#     nice -n 19 bash examples/soak.sh 3600
+#     nice -n 19 bash scripts/soak.sh 3600
 examples=()
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 seconds=$((SECONDS + ${1:-3600}))

@@ -122,7 +122,7 @@ impl Report {
         let version = first_line(&cli.to_string_lossy(), &["--version"]);
         Ok(Self {
             date: first_line("date", &["-u", "+%F"]),
-            command: format!("bash bench/run.sh {}", args.join(" ")).trim_end().to_owned(),
+            command: format!("bash bench-peers/run.sh {}", args.join(" ")).trim_end().to_owned(),
             machine,
             commit: format!("{version}, commit {}", first_line("git", &["rev-parse", "--short", "HEAD"])),
             results: BTreeMap::new(),
