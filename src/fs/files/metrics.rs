@@ -4,6 +4,7 @@ use std::fmt::{Display, Write as _};
 
 use crate::bus::LeaseState;
 use crate::fs::files::seen::Seen;
+use crate::printable::printable_lines;
 use crate::queue::{Inspection, ReaderInfo, WriterState};
 
 /// What a gauge says of one queue or reader; None where there is nothing to say.
@@ -90,7 +91,8 @@ fn sample(out: &mut String, name: &str, labels: &[(&str, &dyn Display)], value: 
     out.push_str(name);
     for (index, (label, text)) in labels.iter().enumerate() {
         let start = if index == 0 { '{' } else { ',' };
-        let text = text.to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        // Whoever looks at it on a terminal sees escape sequences, and is not subject to them.
+        let text = printable_lines(&text.to_string()).replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
         let _ = write!(out, "{start}{label}=\"{text}\"");
     }
     let _ = writeln!(out, "}} {value}");
@@ -109,6 +111,14 @@ fn flag(value: bool) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_obeys_no_name() {
+        let name = "a\u{1b}]0;x\u{7}\u{9b}31m\u{202e}".to_owned();
+        let text = render(&[Seen { name, ready: true, lease: None, inspection: None, answers: true }]);
+        assert!(text.is_ascii() && !text.contains(|c: char| c.is_control() && c != '\n'), "{text}");
+        assert!(text.contains("chronfs_queue_ready{queue=\"a\\\\u{1b}]0;x"), "{text}");
+    }
 
     #[test]
     fn names_with_quotes_and_newlines_are_escaped() {
