@@ -111,3 +111,7 @@ pub use queue::{Error, ErrorKind, Message, Queue, QueueReader, QueueWriter, Resu
 #[cfg(all(doctest, feature = "cli"))]
 #[doc = include_str!("../README.md")]
 mod readme {}
+
+#[cfg(all(doctest, feature = "cli"))]
+#[doc = include_str!("../docs/library.md")]
+mod library_page {}

@@ -36,7 +36,7 @@ pub(crate) fn all(report: &Report, dir: &Path, name: &str) -> Result<Vec<(String
             Curve { name: link, points }
         };
         let curves: Vec<_> = report.links(test).into_iter().map(curve).filter(|c| c.points.len() > 1).collect();
-        let title = format!("{title}: nanoseconds a message by payload in bytes");
+        let title = format!("{title}: nanoseconds per message by payload in bytes");
         draw(&mut plots, dir, format!("{name}-{test}.svg"), title, &curves, &|bytes| format!("{bytes:.0}"))?;
     }
     for (test, title) in [

@@ -81,11 +81,11 @@ fn first_line(program: &str, args: &[&str]) -> String {
 
 /// Where these links or tests are explained, and in which order they are shown.
 const LINKS: [(&str, &str); 14] = [
-    ("word", "floor: one store of a word that another process sees, whatever the payload; for a wake, a bare futex"),
+    ("word", "floor: one store of a word that another process reads, whatever the payload; for a wake, a bare futex"),
     ("copied", "floor: the same bytes copied into populated memory, then a store; no checksum, no time, not persisted"),
     (
         "copied, checked",
-        "the same with a checksum (the crc-fast crate) and a reading of the clock (quanta), checked by who receives: what the work for each message costs that chronfs adds, without the queue",
+        "the same with a checksum (the crc-fast crate) and a reading of the clock (quanta), verified by the receiver: the cost per message of what chronfs adds, without the queue",
     ),
     (
         "chronfs",
@@ -93,13 +93,13 @@ const LINKS: [(&str, &str); 14] = [
     ),
     ("aeron", "Aeron IPC by its C client; not persisted, no checksum, no time"),
     ("iceoryx2", "publish and subscribe in shared memory; not persisted"),
-    ("commitlog", "the commitlog crate, a message at a time"),
+    ("commitlog", "the commitlog crate, one message at a time"),
     ("commitlog, 100 at once", "the same, in batches"),
-    ("write(2)", "a write to a plain file for each message"),
-    ("pipe", "a named pipe, a write a message"),
-    ("socket", "a UNIX stream socket, a write a message"),
-    ("follow.bin", "a native append, seen by a blocked read of a file in the mount"),
-    ("tail -f", "a line written to a log file, seen behind `tail -f`"),
+    ("write(2)", "one write to a plain file per message"),
+    ("pipe", "a named pipe, one write per message"),
+    ("socket", "a UNIX stream socket, one write per message"),
+    ("follow.bin", "a native append, returned by a blocked read of a file in the mount"),
+    ("tail -f", "a line written to a log file, as printed by `tail -f`"),
     ("mount", ""),
 ];
 
@@ -195,27 +195,26 @@ impl Report {
             self.date, self.command, self.machine, self.commit
         );
         out.push_str(
-            "\nEverything takes turns with everything else, several rounds; a figure is the median of its rounds, a\n\
-             ratio the median of the ratios within each round. Ratios count: nanoseconds say more about the machine and its\n\
-             neighbours.\n",
+            "\nAll candidates take turns, for several rounds. A figure is the median of its rounds, a ratio the median of\n\
+             the ratios within each round. The ratios count: nanoseconds say more about the machine and its neighbours.\n",
         );
         self.by_payload(
             &mut out,
             "append",
             "Append, in bursts",
-            "Nanoseconds a message. Bursts of 2 MiB with 3 ms between them.",
+            "Nanoseconds per message. Bursts of 2 MiB with 3 ms between them.",
         );
-        let text = "Nanoseconds a message, without a pause, over rolls of 64 MiB segments; those who can't remove old files stop at 1 GiB.";
+        let text = "Nanoseconds per message, without a pause, over rolls of 64 MiB segments; logs that can't remove old files stop at 1 GiB. Queues that keep everything need new pages all the time, which cost more than the appends; here retention lets files be reused.";
         self.by_payload(&mut out, "sustained", "Append, sustained", text);
-        let text = "From the end of one append to the end of the next while segments roll, a look at the clock (about 25 ns) included. As many have been appended before: files are used again by then.";
+        let text = "From the end of one append to the end of the next while segments roll, including a reading of the clock (about 25 ns). As many messages have been appended before, so files are reused by then.";
         self.percentiles(&mut out, "single", "Single appends", text);
-        let text = "One process to another, as fast as it goes; the receiver reads every byte. Nanoseconds a message. Bounded logs have been written round before: by 768 MiB.";
+        let text = "From one process to another at full speed; the receiver reads every byte. Nanoseconds per message. Bounded logs have wrapped around before, after 768 MiB. The relative placement of the two cores changes between rounds, and with it everything that passes from one to the other.";
         self.by_payload(&mut out, "stream", "Streaming", text);
-        let text = "100,000 messages a second, from when each *should* have been sent to when it was received; the receiver reads every byte. Bounded logs have been written round before: by 768 MiB.";
+        let text = "100,000 messages per second, from the time each *should* have been sent to the time it was received; the receiver reads every byte. Bounded logs have wrapped around before, after 768 MiB.";
         self.percentiles(&mut out, "one-way", "One way between two processes", text);
-        let text = "There and back between two processes that look without pause and read every byte. Bounded logs have been written round before: by 768 MiB.";
+        let text = "There and back between two processes that poll without pause and read every byte. Bounded logs have wrapped around before, after 768 MiB.";
         self.percentiles(&mut out, "round-trip", "Round trip", text);
-        self.percentiles(&mut out, "wake", "Wake", "From the append to a sleeping process that has the message.");
+        self.percentiles(&mut out, "wake", "Wake", "From the append until a sleeping process has the message.");
         self.mount(&mut out);
         for (title, text, rows) in &self.tables {
             let _ = write!(out, "\n## {title}\n\n{text}\n\n");
@@ -227,7 +226,7 @@ impl Report {
         let shown = |link: &str| self.results.keys().any(|key| key.2 == link);
         let mut notes = LINKS.iter().filter(|(link, text)| !text.is_empty() && shown(link)).peekable();
         if notes.peek().is_some() {
-            out.push_str("\n## Who is who\n\n");
+            out.push_str("\n## What was compared\n\n");
         }
         for (link, text) in notes {
             let _ = writeln!(out, "- **{link}**: {text}.");

@@ -236,7 +236,7 @@ pub(crate) fn readers(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
         eprintln!("{count} readers: {}", human(append));
         rows.push(vec![count.to_string(), human(append), read.load(Ordering::SeqCst).to_string()]);
     }
-    let text = "Bursts of 20,000 messages of 64 bytes, appended on one processor while threads follow on another one, which they share.";
+    let text = "Bursts of 20,000 messages of 64 bytes, appended on one processor while all readers share another one.";
     report.tables.push(("Readers".to_owned(), text.to_owned(), rows));
     plan.scratch.fresh().map(drop)
 }
