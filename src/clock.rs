@@ -1,26 +1,27 @@
-//! The only caller of the clocks: the wall clock for messages' timestamps, the boot-time clock for signs of life.
+//! The only caller of the clocks: the wall clock for message timestamps, the boot-time clock for heartbeats.
 //!
-//! The wall clock costs about as much as the rest of an append. `FastClock` reads the processor's time stamp counter
-//! instead and sets it by the wall clock once a millisecond, so that it follows every step of that clock. So stamps of two
-//! queues differ from the order of their appends by the error of two such settings, less than a microsecond
-//! (`tests/times.rs`).
+//! Reading the wall clock costs about as much as the rest of an append. `FastClock` reads the processor's time stamp
+//! counter instead and synchronises it with the wall clock once a millisecond, so that it follows every step of that
+//! clock. The timestamps of two queues can therefore be off from the order of their appends by the error of two
+//! synchronisations, less than a microsecond (`tests/times.rs`).
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// The wall clock, in nanoseconds since the epoch. It may jump: whoever needs order keeps the newest value itself.
+/// The wall clock, in nanoseconds since the epoch. It may jump: callers that need order keep the newest value
+/// themselves.
 pub fn now_ns() -> u64 {
     read(libc::CLOCK_REALTIME)
 }
 
-/// Nanoseconds since this machine was started, suspensions included: the machine's own clock, also in a container that
-/// has been given another one (a time namespace). Never jumps; meaningless after a restart.
+/// Nanoseconds since this machine booted, suspensions included: the machine's own clock, even in a container with a
+/// different one (a time namespace). Never jumps; meaningless after a reboot.
 pub fn boot_ns() -> u64 {
     read(libc::CLOCK_BOOTTIME).saturating_add_signed(boot_ahead_ns().saturating_neg())
 }
 
-/// How far the boot-time clock that this process is shown is ahead of the machine's, in nanoseconds.
+/// How far this process's boot-time clock is ahead of the machine's, in nanoseconds.
 pub(crate) fn boot_ahead_ns() -> i64 {
     static AHEAD_NS: OnceLock<i64> = OnceLock::new();
     *AHEAD_NS.get_or_init(|| {
@@ -29,7 +30,7 @@ pub(crate) fn boot_ahead_ns() -> i64 {
     })
 }
 
-/// As `timens_offsets` has it: clock, seconds, nanoseconds.
+/// Parses `timens_offsets`: clock, seconds, nanoseconds.
 fn boot_clock_ahead_ns(offsets: &str) -> Option<i64> {
     let line = offsets.lines().find_map(|line| line.strip_prefix("boottime"))?;
     let mut numbers = line.split_whitespace().map(str::parse::<i64>);
@@ -42,7 +43,7 @@ pub(crate) fn monotonic_ns() -> u64 {
     read(libc::CLOCK_MONOTONIC)
 }
 
-/// The identity of this boot, without which a boot-time stamp says nothing; empty where it can't be had.
+/// The identity of this boot, without which a boot-time stamp is meaningless; empty where it is unavailable.
 pub fn boot_id() -> String {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim_end().to_owned()
@@ -50,28 +51,28 @@ pub fn boot_id() -> String {
 
 fn read(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid place for the answer. The clocks named above exist on every Linux that runs Rust.
+    // SAFETY: `time` is valid for writing. The clocks named above exist on every Linux that runs Rust.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     let (secs, nanos) = (u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0));
     u64::try_from(Duration::new(secs, nanos).as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The wall clock by way of the time stamp counter, where the processor has one that runs evenly; else the wall clock.
+/// The wall clock by way of the time stamp counter, where the processor has an invariant one; else the wall clock.
 #[derive(Debug)]
 pub(crate) struct FastClock {
-    /// Counter and wall clock when it was last set.
+    /// Counter and wall clock at the last synchronisation.
     anchor: (u64, u64),
     /// Counter and monotonic clock from which the rate is measured.
     base: Option<(u64, u64)>,
-    /// Nanoseconds a tick, times 2^32; 0 while not known.
+    /// Nanoseconds per tick, times 2^32; 0 while unknown.
     rate: u64,
-    /// Ticks after `anchor` when it is set again.
+    /// Ticks after `anchor` until the next synchronisation.
     valid_ticks: u64,
-    /// Ticks that the quickest reading of all clocks took.
+    /// Ticks of the fastest reading of all clocks so far.
     quickest: u64,
 }
 
-/// What the clocks said at one instant, as nearly as can be had.
+/// The clocks at one instant, as nearly as possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Reading {
     ticks: u64,
@@ -79,20 +80,20 @@ struct Reading {
     monotonic: u64,
 }
 
-/// It is set again after about this many nanoseconds.
+/// The clock is synchronised again after about this many nanoseconds.
 const SET_EVERY_NS: u64 = 1_000_000;
 /// The rate is measured over at least this many nanoseconds.
 const MEASURE_NS: u64 = 5_000_000;
-/// Measurements start afresh after this many nanoseconds, so that they follow a counter that changes its rate.
+/// Measurements restart after this many nanoseconds, so that they follow a counter that changes its rate.
 const MEASURE_AGAIN_NS: u64 = 1_000_000_000;
-/// The clocks are read at most this often until nothing comes in between.
+/// The clocks are read at most this often until a reading is not interrupted.
 const READINGS: u32 = 8;
 
 impl FastClock {
     pub(crate) fn new() -> Self {
         let mut clock = Self { anchor: (0, 0), base: None, rate: 0, valid_ticks: 0, quickest: u64::MAX };
         if has_even_counter() {
-            // How long one takes is not known before there are some.
+            // The duration of a reading is unknown until there have been some.
             let first = [(); 4].map(|()| read_all().1);
             clock.quickest = first.into_iter().fold(u64::MAX, u64::min);
             let Reading { ticks, monotonic, .. } = clock.read_together(read_all);
@@ -101,8 +102,8 @@ impl FastClock {
         clock
     }
 
-    /// Reads until a reading was hardly slower than the quickest of all: whatever stops us in between (an interrupt, another
-    /// thread, the host of a virtual machine) would move all stamps until the clock is set again.
+    /// Reads until a reading took hardly longer than the fastest one: an interruption in between (an interrupt, another
+    /// thread, the host of a virtual machine) would shift all timestamps until the next synchronisation.
     fn read_together(&mut self, mut read: impl FnMut() -> (Reading, u64)) -> Reading {
         let mut best = read();
         for _ in 1..READINGS {
@@ -123,7 +124,7 @@ impl FastClock {
     pub(crate) fn now_ns(&mut self) -> u64 {
         let ticks = counter().wrapping_sub(self.anchor.0);
         if ticks < self.valid_ticks {
-            // `valid_ticks` keeps this far from an overflow.
+            // `valid_ticks` keeps this from overflowing.
             return self.anchor.1 + ((ticks * self.rate) >> 32);
         }
         self.set()
@@ -137,12 +138,12 @@ impl FastClock {
         let Reading { ticks, wall, monotonic } = self.read_together(read_all);
         let (elapsed_ns, elapsed) = (monotonic.saturating_sub(base.1), ticks.wrapping_sub(base.0));
         if elapsed_ns < MEASURE_NS {
-            // No measurement yet: this call took the wall clock, and so will the next one.
+            // No rate yet: return the wall clock, as the next call will.
             return wall;
         }
         let rate = (u128::from(elapsed_ns) << 32) / u128::from(elapsed.max(1));
         match u64::try_from(rate) {
-            // Between 0.05 and 10 ns a tick; anything else is no counter to rely on.
+            // Between 0.05 and 10 ns per tick; anything else is not a usable counter.
             Ok(rate) if (1 << 27..10 << 32).contains(&rate) => {
                 self.rate = rate;
                 self.anchor = (ticks, wall);
@@ -157,7 +158,7 @@ impl FastClock {
     }
 }
 
-/// Reads all clocks; and how many ticks that took.
+/// Reads all clocks; returns how many ticks that took as well.
 fn read_all() -> (Reading, u64) {
     let before = counter();
     let (wall, monotonic) = (now_ns(), monotonic_ns());
@@ -177,7 +178,7 @@ fn counter() -> u64 {
     0
 }
 
-/// Whether the counter runs at one rate in all states of the processor.
+/// Whether the counter runs at one rate in all states of the processor (invariant TSC).
 #[cfg(target_arch = "x86_64")]
 fn has_even_counter() -> bool {
     use std::arch::x86_64::__cpuid;
@@ -217,7 +218,7 @@ mod tests {
             readings += 1;
             off += u64::from(before.saturating_sub(fast).max(fast.saturating_sub(after)) > 1_000_000);
         }
-        // The machine may be stopped between two readings, but not between most of them.
+        // The test may be interrupted between two readings, but not between most of them.
         assert!(off < readings / 2, "{off} of {readings} readings are off by a millisecond");
     }
 

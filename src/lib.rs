@@ -1,7 +1,7 @@
-//! chronfs: a persisted, memory-mapped message queue for one Linux host that can be mounted.
+//! chronfs: a persistent, memory-mapped message queue for one Linux host that can be mounted.
 //!
-//! One process appends to a queue, any number of others read it; the queue is a directory of files that all of them map.
-//! An append is a copy, a checksum and a store, without a system call; a read lends the payload out of the mapping.
+//! One process appends to a queue and any number of others read it; the queue is a directory of files that all of them
+//! map. An append is a copy, a checksum and a store, without a system call; a read lends the payload from the mapping.
 //!
 //! ```
 //! use chronfs::Queue;
@@ -31,59 +31,62 @@
 //! | `view` | `view` | messages as text, as the mount and `chron-cli tail` print them |
 //! | `fs`, `doctor`, `report` | `mount` | the FUSE mount; what is wrong with queues; their state as text and JSON |
 //!
-//! The default feature, `cli`, adds the command. A program that only uses queues asks for `default-features = false`.
+//! The default feature, `cli`, adds the command. Programs that only use queues should set `default-features = false`.
 //!
 //! # Durability
 //!
-//! What [`append`](QueueWriter::append) has returned for survives the process, also one killed at the next
-//! instruction: it is in the page cache. It survives a power cut once [`flush_sync`](QueueWriter::flush_sync) has
-//! returned; [`SyncPolicy`](queue::SyncPolicy) syncs in the background. Likewise a position: [`commit`](QueueReader::commit)
-//! and [`commit_sync`](QueueReader::commit_sync). A reader that is killed between processing and committing gets the
+//! A message for which [`append`](QueueWriter::append) has returned survives the death of the process, even by SIGKILL
+//! at the next instruction: it is in the page cache. It survives a power cut once
+//! [`flush_sync`](QueueWriter::flush_sync) has returned; [`SyncPolicy`](queue::SyncPolicy) syncs in the background. The
+//! same holds for a reader's position with [`commit`](QueueReader::commit) and
+//! [`commit_sync`](QueueReader::commit_sync). A reader that is killed between processing and committing gets the
 //! messages since its last commit again: at least once, in order.
 //!
 //! # Ordering
 //!
 //! A queue has one writer at a time; the kernel's file lock decides. Sequence numbers start at 1 and rise by one;
-//! timestamps (nanoseconds since the epoch) never decrease. Every reader sees all messages in this order. Between queues
-//! there is no order but the timestamps': [`FanInReader`](queue::FanInReader) merges by them.
+//! timestamps (nanoseconds since the epoch) never decrease. Every reader sees all messages in this order. Messages of
+//! different queues are ordered by timestamp only: [`FanInReader`](queue::FanInReader) merges by it.
 //!
 //! # Gaps
 //!
-//! Damage, messages that a power cut took and messages that retention removed before they were read are not errors: they
-//! come in their place as [`Entry::Gap`](queue::Entry::Gap), with the sequence numbers that are missing and the reason.
-//! Reading goes on after them. An [`Error`] says that the system refused something, or that the call was wrong:
-//! [`Error::kind`] says what can be done.
+//! Damage, messages lost in a power cut and messages that retention removed before they were read are not errors. They
+//! are reported in their place as [`Entry::Gap`](queue::Entry::Gap), with the missing sequence numbers and the reason,
+//! and reading continues after them. An [`Error`] means that the system refused something or that the call was wrong;
+//! [`Error::kind`] says what can be done about it.
 //!
 //! # Threads and processes
 //!
 //! [`Queue`], [`Waiter`](queue::Waiter) and [`Notifier`](queue::Notifier) are `Send` and `Sync`. [`QueueWriter`],
-//! [`QueueReader`], [`FanInReader`](queue::FanInReader) and [`Scanner`](queue::Scanner) are `Send`: one thread uses them at
-//! a time. A writer has helper threads, which end when it is dropped.
+//! [`QueueReader`], [`FanInReader`](queue::FanInReader) and [`Scanner`](queue::Scanner) are `Send`: one thread uses
+//! them at a time. A writer has helper threads, which end when it is dropped.
 //!
-//! A writer, a reader and a notifier belong to the process that opened them. In a child that was forked while they were
-//! open each call is an error ([`Error::Forked`]; [`QueueReader::commit`] does nothing), and dropping them there touches
-//! neither the queue nor its locks: open them after the fork. An opened [`Queue`] and its scanners may be used on both
-//! sides. The locks are held for as long as any of the two processes has the descriptors open.
+//! A writer, a reader and a notifier belong to the process that opened them. In a child forked while they were open,
+//! each call returns an error ([`Error::Forked`]; [`QueueReader::commit`] does nothing), and dropping them there
+//! affects neither the queue nor its locks: open them after the fork. An opened [`Queue`] and its scanners may be used
+//! on both sides. The locks are held for as long as either process has the descriptors open.
 //!
-//! A queue that is removed wakes nobody: [`QueueReader::wait`] looks once a second, and ends with an error; whoever waits
-//! with a [`Waiter`](queue::Waiter) asks [`Queue::check_present`]. Its writer refuses further work within a second.
+//! Removing a queue wakes nobody. [`QueueReader::wait`] checks once a second and returns an error; callers that wait
+//! with a [`Waiter`](queue::Waiter) must call [`Queue::check_present`]. The writer of a removed queue refuses further
+//! work within a second.
 //!
 //! # Signals
 //!
-//! Opening a reader or writer installs a handler of SIGBUS, for the addresses of this library's mappings alone, so that a
-//! file that somebody cuts short is an error and does not end the process; faults elsewhere go to the handler that was
-//! there before. A program that wants none calls [`disable_sigbus_handler`](queue::disable_sigbus_handler) first. No other
+//! Opening a reader or writer installs a SIGBUS handler for the addresses of this library's mappings only, so that
+//! truncating a file under it is an error and does not kill the process. Other faults go to the handler that was
+//! installed before. Call [`disable_sigbus_handler`](queue::disable_sigbus_handler) first to do without. No other
 //! signal is touched.
 //!
 //! # Trust
 //!
-//! Files are taken for hostile: whatever is in them, there is no panic, no hang and no access outside a mapping. A payload
-//! is verified before it is lent, and it is memory that others map as well: whoever may write to the queue's files can
-//! change it afterwards, and whoever cuts them short turns it to zeros. A program that reads queues of somebody whom it
-//! does not trust copies the payload before it checks it, or reads with a [`Scanner`](queue::Scanner), which copies
-//! before it verifies; see [`Message::payload`]. A queue is not protected from those who may write to its directory.
+//! Files are treated as hostile: whatever is in them, there is no panic, no hang and no access outside a mapping. A
+//! payload is verified before it is lent, but it lies in memory that other processes map too: a process that may write
+//! to the queue's files can change it afterwards, and one that truncates them turns it to zeros. A program that reads
+//! queues of a writer that it does not trust must copy the payload before checking it, or use a
+//! [`Scanner`](queue::Scanner), which copies before it verifies; see [`Message::payload`]. A queue is not protected
+//! from those who may write to its directory.
 //!
-//! What is tested of this, and how: `docs/reliability.md` in the repository.
+//! How this is tested: `docs/reliability.md` in the repository.
 
 // Parts of the engine and of the views serve the mount only.
 #![cfg_attr(not(feature = "mount"), allow(dead_code, unused_imports))]

@@ -203,7 +203,7 @@ fn a_writer_whose_segment_is_cut_short_gets_an_error_and_the_next_one_goes_on() 
         let appended: u64 = other.expect("appended").parse().unwrap();
         assert!(appended < u64::from(SEGMENT) / PAYLOAD as u64, "noticed after {appended} messages");
         let error = other.expect("error");
-        assert!(error.contains("000000000.q") && error.contains("cut the file short"), "{error}");
+        assert!(error.contains("000000000.q") && error.contains("the file was cut short"), "{error}");
         assert!(other.end().success());
         // What was whole stays whole, and the next writer gives no number twice.
         let next = queue.writer().unwrap().append(1, &payload(0)).unwrap();
@@ -294,7 +294,7 @@ fn a_cursor_or_control_block_that_is_cut_short_is_an_error_that_names_it() {
         other.expect("end 3 bad 0");
         for _ in 0..errors {
             let error = other.expect("error");
-            assert!(error.contains("cut the file short"), "{part}: {error}");
+            assert!(error.contains("the file was cut short"), "{part}: {error}");
             assert!(error.contains(if errors == 2 { "readers" } else { file }), "{part}: {error}");
         }
         assert!(other.end().success());

@@ -1,4 +1,4 @@
-//! What readers of a queue get: messages and gaps.
+//! What readers of a queue return: messages and gaps.
 
 use crate::queue::position::Position;
 
@@ -7,23 +7,22 @@ use crate::queue::position::Position;
 pub struct Message<'a> {
     /// Its sequence number: 1, 2, 3 … in the order of appending.
     pub seq: u64,
-    /// When it was appended, in nanoseconds since the epoch. Never less than the message before.
+    /// When it was appended, in nanoseconds since the epoch. Never less than that of the message before.
     pub timestamp_ns: u64,
     /// Its type, 0 to 65534; what it means is the application's business.
     pub msg_type: u16,
     /// Its bytes.
     ///
-    /// A [`QueueReader`](super::QueueReader) lends them from memory that it shares with the writer: they were verified when
-    /// `next` returned, and a writer that keeps to the protocol never touches them again. A process that may write to the
-    /// queue's files, and does not keep to it, can change them at any time, also after you have checked them. If you must
-    /// not trust everybody who may write there, copy them and check the copy, or read with a
-    /// [`Scanner`](super::Scanner): its messages are verified copies.
+    /// A [`QueueReader`](super::QueueReader) lends it from memory shared with the writer: it was verified when `next`
+    /// returned, and a writer that keeps to the protocol never changes it again. Any other process that may write to
+    /// the queue's files can change it at any time, even after you have checked it. If you cannot trust all of them,
+    /// copy it and check the copy, or read with a [`Scanner`](super::Scanner), whose messages are verified copies.
     pub payload: &'a [u8],
     /// Where its record starts.
     pub position: Position,
 }
 
-/// Sequence numbers that can't be had, and why.
+/// Missing sequence numbers, and why they are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gap {
     /// The first sequence number that is missing.
@@ -32,7 +31,7 @@ pub struct Gap {
     pub to: u64,
     /// Why.
     pub reason: GapReason,
-    /// Where the damage starts; where nothing is left of it, where the next record is.
+    /// Where the damage starts, or, if nothing is left of it, where the next record is.
     pub position: Position,
 }
 
@@ -44,14 +43,14 @@ pub enum GapReason {
     Checksum,
     /// A segment file is missing, cut short, or not what its name says.
     Segment,
-    /// They never reached the disk: a power cut took the end that had not been synced.
+    /// They never reached the disk: a power cut lost the end of the queue, which had not been synced.
     Lost,
     /// Retention removed them before they were read.
     Retired,
 }
 
 impl GapReason {
-    /// The word that stands for it in views and JSON.
+    /// The word for it in views and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Checksum => "checksum",
@@ -81,12 +80,12 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// What comes next: a message, or a gap, which is due at once.
+/// What comes next: a message, or a gap, which is due immediately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Due {
-    /// The message's timestamp, ns since the epoch; 0 of a gap.
+    /// The message's timestamp, ns since the epoch; 0 for a gap.
     pub(crate) timestamp_ns: u64,
-    /// The message's sequence number; the first one of a gap.
+    /// The message's sequence number; for a gap, the first missing one.
     pub(crate) seq: u64,
 }
 
@@ -98,12 +97,12 @@ pub struct Bounds {
     pub first_seq: u64,
     /// Where the records of the first retained segment start.
     pub first: Position,
-    /// The sequence number after the newest message that is there.
+    /// The sequence number after the newest message that exists.
     pub next_seq: u64,
-    /// The same, or, where messages at the end are missing that had been appended (a power cut, an incomplete copy), the
-    /// sequence number after those: the next message gets no smaller one.
+    /// Like `next_seq`, but if messages at the end are missing that had been appended (a power cut, an incomplete
+    /// copy), the sequence number after those: the next message gets this one or a later one.
     pub end_seq: u64,
-    /// Where it goes.
+    /// Where the next message goes.
     pub head: Position,
     /// Timestamp of the newest message in nanoseconds since the epoch, 0 if there is none.
     pub last_timestamp_ns: u64,

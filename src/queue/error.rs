@@ -1,5 +1,6 @@
-//! What can go wrong with a queue. Every variant that concerns a file names it, and where it can, the position
-//! in it and the remedy, in terms of the library: what a command can do about it, the command says. Mapping to errnos is the file system's business (`fs/errno.rs`).
+//! Errors of the queue engine. Every variant that concerns a file names it and, where possible, the position in it and
+//! the remedy, in terms of the library: commands say what to do in terms of commands. The file system maps errors to
+//! errnos (`fs/errno.rs`).
 
 use std::fmt;
 use std::io;
@@ -9,11 +10,11 @@ use std::time::Duration;
 /// The result of a queue operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a program can do about an [`Error`]: from [`Error::kind`].
+/// What a program can do about an [`Error`]; see [`Error::kind`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A system call failed: look at its [`io::Error`].
+    /// A system call failed: see its [`io::Error`].
     Io,
     /// The queue, reader or position does not exist: create it, or choose another one.
     NotFound,
@@ -21,15 +22,15 @@ pub enum ErrorKind {
     AlreadyExists,
     /// Another process uses it: try again later.
     Busy,
-    /// There is no room: try again when readers have gone on and retention has made some.
+    /// There is no room: try again once readers have advanced and retention has removed segments.
     Full,
-    /// An argument is not allowed, here or at all: another one may be.
+    /// An argument is not allowed, always or in this queue: try another one.
     InvalidInput,
-    /// A file does not hold what it should: a case for people.
+    /// A file's contents are not what they should be: an operator has to look.
     Damaged,
     /// A file was written by a newer chronfs.
     Unsupported,
-    /// This writer, or what was opened before a fork, is done for: open a new one.
+    /// This writer, or what was opened before a fork, can't be used any more: open a new one.
     Poisoned,
 }
 
@@ -52,16 +53,16 @@ pub enum Error {
     NotAQueue {
         /// The directory that was opened.
         path: PathBuf,
-        /// Why it is none.
+        /// Why it is not one.
         reason: String,
     },
-    /// A queue is there already.
-    #[error("{}: a queue is there already; open it instead, or choose another path", path.display())]
+    /// A queue exists there already.
+    #[error("{}: a queue exists already; open it instead, or choose another path", path.display())]
     AlreadyExists {
         /// The queue's directory.
         path: PathBuf,
     },
-    /// A file's bytes are not what the format demands.
+    /// A file's bytes violate the format.
     #[error("{}: damaged at offset {offset}: {what}", path.display())]
     Damaged {
         /// The file.
@@ -71,8 +72,8 @@ pub enum Error {
         /// What is wrong, and the remedy where there is one.
         what: String,
     },
-    /// Something has a queue file's name that chronfs does not open or write to: a symbolic link, a FIFO, a file with
-    /// other names (hard links), another queue's file. It is left as it is.
+    /// A queue file's name belongs to something that chronfs does not open or write to: a symbolic link, a FIFO, a file
+    /// with other names (hard links), another queue's file. It is left unchanged.
     #[error("{}: refused: {reason}", path.display())]
     Refused {
         /// The file.
@@ -141,22 +142,22 @@ pub enum Error {
     /// Message type 65535 marks padding and can't be used.
     #[error("message type 65535 is reserved; use 0 to 65534")]
     ReservedType,
-    /// An explicit timestamp lies before the newest one in the queue.
-    #[error("timestamp {timestamp_ns} lies before the newest one in the queue, {last_ns}; timestamps never decrease")]
+    /// An explicit timestamp is before the newest one in the queue.
+    #[error("timestamp {timestamp_ns} is before the newest one in the queue, {last_ns}; timestamps never decrease")]
     TimestampInPast {
         /// The timestamp asked for, ns since the epoch.
         timestamp_ns: u64,
         /// The newest timestamp in the queue, ns since the epoch.
         last_ns: u64,
     },
-    /// An explicit timestamp lies further ahead of the wall clock than the writer allows.
-    #[error("timestamp {timestamp_ns} lies too far ahead of this machine's clock, {now_ns}: at most {} s are allowed, because no later message gets an earlier one", max_ahead.as_secs_f64())]
+    /// An explicit timestamp is further ahead of the wall clock than the writer allows.
+    #[error("timestamp {timestamp_ns} is too far ahead of this machine's clock, {now_ns}: at most {} s are allowed, because no later message can have an earlier one", max_ahead.as_secs_f64())]
     TimestampInFuture {
         /// The timestamp asked for, ns since the epoch.
         timestamp_ns: u64,
         /// The wall clock, ns since the epoch.
         now_ns: u64,
-        /// How far ahead a timestamp may lie.
+        /// How far ahead a timestamp may be.
         max_ahead: Duration,
     },
     /// The queue's `max_bytes` limit is reached.
@@ -168,7 +169,7 @@ pub enum Error {
         max_bytes: u64,
     },
     /// The writer saw a failure after which it can't vouch for what it writes.
-    #[error("{}: the writer has stopped after an earlier failure ({reason}); open a new writer to go on", path.display())]
+    #[error("{}: the writer has stopped after an earlier failure ({reason}); open a new writer to continue", path.display())]
     Poisoned {
         /// The queue's directory.
         path: PathBuf,
@@ -181,7 +182,7 @@ pub enum Error {
         /// The queue's directory, or the file.
         path: PathBuf,
     },
-    /// A setting lies outside what the format allows.
+    /// A setting is outside what the format allows.
     #[error("invalid setting: {0}")]
     InvalidSetting(String),
     /// There is no such position in the queue.
@@ -189,7 +190,7 @@ pub enum Error {
     NoSuchPosition {
         /// The queue's directory.
         path: PathBuf,
-        /// What was asked for, and what is there.
+        /// What was asked for, and what exists.
         what: String,
     },
 }
@@ -225,7 +226,7 @@ impl Error {
         }
     }
 
-    /// Wraps a system error with its path and what was being done.
+    /// Wraps a system error with its path and the attempted operation.
     pub(crate) fn io(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, doing, source }
@@ -236,19 +237,19 @@ impl Error {
         Self::Damaged { path: path.to_path_buf(), offset, what: what.into() }
     }
 
-    /// A file that is not opened or not written to.
+    /// A file that chronfs does not open or write to.
     pub(crate) fn refused(path: &Path, reason: impl Into<String>) -> Self {
         Self::Refused { path: path.to_path_buf(), reason: reason.into() }
     }
 
-    /// Whether the file is there, can be read, and can't be used as what its name says: readers report what it should
-    /// hold as a gap, writers leave it alone and go on in another one.
+    /// Whether the file exists, can be read, and can't be used as what its name says. Readers report its contents as a
+    /// gap; writers leave it alone and continue in another file.
     pub(crate) fn is_unusable_file(&self) -> bool {
         matches!(self, Self::Damaged { .. } | Self::Refused { .. } | Self::UnsupportedVersion { .. })
     }
 }
 
-/// The system's kind of error where the system has failed, else the nearest one. The [`Error`] is the inner error.
+/// The system's error kind if a system call failed, else the nearest one. The [`Error`] is the inner error.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match (error.kind(), &error) {
@@ -266,7 +267,7 @@ impl From<Error> for io::Error {
     }
 }
 
-/// What is known of the process that holds a lock. For people: the kernel's lock decides, this only informs.
+/// What is known of the process that holds a lock. For people: the kernel's lock decides; this is information only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LockHolder {
@@ -277,7 +278,7 @@ pub enum LockHolder {
         /// Its command name, empty where it can't be read.
         command: String,
     },
-    /// Held, but by whom can't be said from here (another pid namespace, or another boot's information).
+    /// Held, but the holder can't be identified from here (another pid namespace, or information from another boot).
     Unknown,
 }
 
@@ -287,7 +288,7 @@ impl fmt::Display for LockHolder {
             Self::Process { pid, command } if command.is_empty() => write!(f, "process {pid}"),
             Self::Process { pid, command } => write!(f, "process {pid} ({command})"),
             Self::Unknown => f.write_str(
-                "a process that can't be told from here (another container's, or forked from one that has ended?)",
+                "a process that can't be identified from here (in another container, or forked from one that has ended?)",
             ),
         }
     }

@@ -1,7 +1,8 @@
-//! What takes untrusted bytes apart in memory, a function each: for `fuzz/`, and for a quick look in the ordinary tests.
+//! The decoders of untrusted bytes, each as a function on memory: for `fuzz/`, and for a short run in the ordinary
+//! tests.
 //!
-//! Each takes any bytes and panics if something that must hold does not. The first byte says whether the checksum is made
-//! right before: what lies behind a checksum is hostile too, but random bytes never get there.
+//! Each takes any bytes and panics if an invariant is violated. The first byte says whether the checksum is corrected
+//! first: bytes with a valid checksum are hostile too, but random ones are never valid.
 
 use std::path::Path;
 
@@ -17,14 +18,14 @@ use crate::queue::format::record::{Header, RecordContext, UncheckedHeader, is_re
 use crate::queue::options::{Checksum, Settings};
 use crate::queue::position::{Position, SegmentId};
 
-/// The queue that cursors belong to, and the salt of the segment that records lie in.
+/// The queue of the cursors, and the salt of the segment of the records.
 const QUEUE_ID: u64 = 0x1234_5678_9ABC_DEF0;
 const CONTEXT_SIZE: u32 = 64 << 10;
 
-/// One thing that takes bytes apart.
+/// One decoder.
 pub type Target = fn(&[u8]);
 
-/// All of them, by name, with bytes to begin with.
+/// All decoders, by name, with seed bytes.
 pub fn targets() -> Vec<(&'static str, Target, Vec<u8>)> {
     let settings = Settings { max_bytes: Some(1 << 40), ..Settings::default() };
     let geometry = Geometry { queue_id: QUEUE_ID, created_ns: 1, generation: 2, settings };
@@ -53,7 +54,7 @@ fn context() -> RecordContext {
     }
 }
 
-/// The mode and the rest.
+/// The mode and the remaining bytes.
 fn split(bytes: &[u8]) -> Option<(bool, &[u8])> {
     bytes.split_first().map(|(mode, rest)| (mode & 1 == 1, rest))
 }
@@ -122,7 +123,7 @@ fn record(bytes: &[u8]) {
     assert!(verified.is_none_or(|verified| verified == trusted));
     assert!(!repair || (verified.is_some() && header.as_bytes() == words.map(u64::to_le).as_bytes()));
     if repair {
-        assert!(unchecked.verify(&context, offset + 8, payload).is_none(), "in another place it is no record");
+        assert!(unchecked.verify(&context, offset + 8, payload).is_none(), "not a record in another place");
     }
 }
 
@@ -142,7 +143,7 @@ fn segment_name(bytes: &[u8]) {
     }
 }
 
-/// A small generator of numbers that look random (xorshift).
+/// A small pseudo-random generator (xorshift).
 #[derive(Debug)]
 pub struct Random(pub u64);
 
@@ -161,7 +162,7 @@ impl Random {
         usize::try_from(self.next() % limit as u64).unwrap_or(0)
     }
 
-    /// A number that programs stumble over, or any.
+    /// A number at the edge of a range, or any.
     fn hostile(&mut self) -> u64 {
         let special = [0, 1, 2, 0x7FFF_FFFF, 0xFFFF_FFFF, 1 << 62, u64::MAX >> 1, u64::MAX - 1, u64::MAX];
         let index = self.below(special.len() + 3);
@@ -169,7 +170,7 @@ impl Random {
     }
 }
 
-/// Puts a changed copy of `seed` into `bytes`.
+/// Writes a mutated copy of `seed` into `bytes`.
 pub fn mutate(random: &mut Random, seed: &[u8], bytes: &mut Vec<u8>) {
     bytes.clear();
     bytes.extend_from_slice(seed);
@@ -217,7 +218,8 @@ mod tests {
         }
     }
 
-    /// CRC-32C finds every change of up to three bits in records of this size: a record of 56 bytes, every pair of bits.
+    /// CRC-32C detects every change of up to three bits in records of this size: a record of 56 bytes, every pair of
+    /// bits.
     #[test]
     fn no_two_flipped_bits_make_another_record() {
         let (_, _, seed) = targets().swap_remove(3);

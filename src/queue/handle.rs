@@ -1,4 +1,4 @@
-//! The handle of a queue: the way to its writer, its readers, and to everything that only looks at it.
+//! The handle of a queue: it opens the writer and the readers, and everything that only inspects the queue.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,9 +27,9 @@ use crate::queue::wait::wake::Waiter;
 use crate::queue::write::retention::{Retention, Retire};
 use crate::queue::write::writer::QueueWriter;
 
-/// An opened queue: the way to its writer, its readers, and to everything that only looks at it.
+/// An opened queue: it opens the writer and the readers, and everything that only inspects the queue.
 ///
-/// Opening takes no lock and changes nothing. Cheap to clone; clones are the same queue.
+/// Opening takes no lock and changes nothing. Cheap to clone; clones are handles of the same queue.
 ///
 /// ```
 /// use chronfs::queue::{Queue, Settings};
@@ -49,32 +49,32 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Makes a queue, and the directories above it.
+    /// Creates a queue, and missing parent directories.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`], [`Error::InvalidSetting`], [`Error::InvalidName`] for a name that a queue's own files have,
-    /// [`Error::Locked`] if somebody else is making it, [`Error::Io`].
+    /// [`Error::AlreadyExists`], [`Error::InvalidSetting`], [`Error::InvalidName`] for a name that a queue's own files
+    /// have, [`Error::Locked`] if another process is creating it, [`Error::Io`].
     pub fn create(path: impl AsRef<Path>, settings: &Settings) -> Result<Self> {
         let path = path.as_ref();
         settings.validate()?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if is_internal_name(&name) {
-            // The directory above would look like a queue.
-            return Err(Error::InvalidName { name: name.into_owned(), reason: "files of a queue have such names" });
+            // Its parent directory would look like a queue.
+            return Err(Error::InvalidName { name: name.into_owned(), reason: "it is the name of a queue's own file" });
         }
         let is_missing = |path: &&Path| !path.as_os_str().is_empty() && path.symlink_metadata().is_err();
         let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
         let made = std::fs::create_dir_all(path).map_err(Error::io(path, "create the queue's directory"));
         let dir = made.and_then(|()| Dir::open(path).map_err(Error::io(path, "open it")));
         dir.and_then(|dir| Self::create_in(dir, settings)).inspect_err(|_| {
-            // Those that are empty: whatever somebody else has put there meanwhile stays.
+            // Only empty ones: what others have put there meanwhile stays.
             for dir in missing {
                 let _ = std::fs::remove_dir(dir);
             }
         })
     }
 
-    /// As [`create`](Self::create), in a directory that is open already.
+    /// Like [`create`](Self::create), in a directory that is open already.
     pub(crate) fn create_in(dir: Dir, settings: &Settings) -> Result<Self> {
         settings.validate()?;
         let exists = || Error::AlreadyExists { path: dir.path().to_path_buf() };
@@ -85,19 +85,19 @@ impl Queue {
         if is_queue(&dir)? {
             return Err(exists());
         }
-        // Under the lock: whoever waits for it sees that its file has gone, and creates another one.
+        // Under the lock: a process that waits for it sees that its file is gone, and creates another one.
         let geometry = Self::fill(&dir, settings).inspect_err(|_| drop(dir.remove(layout::LOCK_FILE)))?;
         Ok(Self { store: Store::new(dir, geometry, None) })
     }
 
-    /// Creates the files of a queue in a directory that has none.
+    /// Creates the files of a queue in a directory without any.
     fn fill(dir: &Dir, settings: &Settings) -> Result<Geometry> {
-        let queue_id = sys::random_u64().map_err(Error::io(dir.path(), "get a random number for it"))?;
+        let queue_id = sys::random_u64().map_err(Error::io(dir.path(), "read random bytes"))?;
         let geometry = Geometry { queue_id, created_ns: clock::now_ns(), generation: 0, settings: *settings };
         Segment::create(dir, &geometry, SegmentId(0), geometry.created_ns, &mut RetainedMappings::default())?;
-        // Last: a directory is a queue from here on.
+        // Last: this makes the directory a queue.
         if let Err(error) = control::create(dir, geometry, false) {
-            // Room for one and not for the other: leave neither.
+            // There was room for one of them only: leave neither.
             let _ = dir.remove(&names::segment_name(SegmentId(0)));
             return Err(error);
         }
@@ -105,8 +105,8 @@ impl Queue {
         Ok(geometry)
     }
 
-    /// Opens a queue. Where its control block is damaged, the settings come from the segments, and
-    /// [`control_damage`](Self::control_damage) tells; the next writer repairs it.
+    /// Opens a queue. If its control block is damaged, the settings come from the segments, and
+    /// [`control_damage`](Self::control_damage) reports it; the next writer repairs it.
     ///
     /// # Errors
     /// [`Error::NotAQueue`], [`Error::Damaged`] if neither control block nor segments can be used,
@@ -125,7 +125,7 @@ impl Queue {
         }
     }
 
-    /// As [`open`](Self::open), of a directory that is open already.
+    /// Like [`open`](Self::open), for a directory that is open already.
     pub(crate) fn open_in(dir: Dir) -> Result<Self> {
         let damage = match dir.open_file(CONTROL_FILE, Access::Read) {
             Ok(Some(file)) => match control::read_geometry(&file, &dir.path_of(CONTROL_FILE)) {
@@ -147,19 +147,19 @@ impl Queue {
         }
     }
 
-    /// A number that no other queue has, but copies of it.
+    /// A number that only copies of this queue share.
     pub(crate) fn id(&self) -> u64 {
         self.store.geometry.queue_id
     }
 
-    /// The settings of a queue that somebody else was still making when its files were looked for.
+    /// The settings of a queue whose creation was not finished when its files were first read.
     fn open_made_meanwhile(dir: &Dir) -> Option<Geometry> {
         let control = dir.open_file(CONTROL_FILE, Access::Read).ok().flatten();
         let geometry = control.and_then(|file| control::read_geometry(&file, &dir.path_of(CONTROL_FILE)).ok());
         geometry.or_else(|| segment::recover_geometry(dir).ok().flatten())
     }
 
-    /// Opens a queue, or makes it where there is none.
+    /// Opens a queue, or creates it if it does not exist.
     ///
     /// # Errors
     /// As [`open`](Self::open) and [`create`](Self::create).
@@ -173,7 +173,7 @@ impl Queue {
         }
     }
 
-    /// As [`open_or_create`](Self::open_or_create), in a directory that is open already.
+    /// Like [`open_or_create`](Self::open_or_create), in a directory that is open already.
     pub(crate) fn open_or_create_in(dir: &Dir, settings: &Settings) -> Result<Self> {
         let reopen = || dir.reopen().map_err(Error::io(dir.path(), "open it"));
         match Self::open_in(reopen()?) {
@@ -185,10 +185,10 @@ impl Queue {
         }
     }
 
-    /// Whether a directory holds a queue, sound or damaged. False where there is no such directory. Cheap.
+    /// Whether a directory holds a queue, sound or damaged. False if there is no such directory. Cheap.
     ///
     /// # Errors
-    /// [`Error::Io`] where that can't be told: it may hold one.
+    /// [`Error::Io`] if that can't be determined: it may hold one.
     pub fn exists(path: impl AsRef<Path>) -> Result<bool> {
         use std::io::ErrorKind::{NotADirectory, NotFound};
         match Dir::open(path.as_ref()) {
@@ -198,16 +198,16 @@ impl Queue {
         }
     }
 
-    /// Whether the queue is still in its directory, which may have been moved. For whoever waits for messages: nobody is
-    /// woken when a queue is removed. [`QueueReader::wait`] looks once a second.
+    /// Checks that the queue is still in its directory, which may have been moved. For callers that wait for messages:
+    /// nobody is woken when a queue is removed. [`QueueReader::wait`] checks once a second.
     ///
     /// # Errors
-    /// [`Error::Io`] if it has been removed, whether or not there is another one in its place.
+    /// [`Error::Io`] if it has been removed, even if there is another one in its place.
     pub fn check_present(&self) -> Result<()> {
         self.store.check_present()
     }
 
-    /// The queue's directory, for what else lies in it.
+    /// The queue's directory, for other files in it.
     pub(crate) fn dir(&self) -> &Dir {
         &self.store.dir
     }
@@ -222,13 +222,13 @@ impl Queue {
         &self.store.geometry.settings
     }
 
-    /// What is wrong with the control block, if anything. The queue can be read all the same.
+    /// What is wrong with the control block, if anything. The queue can be read nevertheless.
     pub fn control_damage(&self) -> Option<&Error> {
         self.store.control_damage.as_ref()
     }
 
-    /// Files in which one of two copies is damaged, and where: the other one stands in for it, and it is written anew when
-    /// its owner next writes it.
+    /// Files in which one of two copies is damaged, with its offset: the other copy is used, and the damaged one is
+    /// rewritten at its owner's next write.
     pub(crate) fn damaged_copies(&self) -> Vec<(PathBuf, u32)> {
         let Store { dir, geometry, .. } = &*self.store;
         let control = dir.open_file(CONTROL_FILE, Access::Read).ok().flatten();
@@ -244,12 +244,12 @@ impl Queue {
         in_control.chain(in_cursors).collect()
     }
 
-    /// The segment that the head was last published in, and the number behind the newest message then.
+    /// The segment of the last published head, and the sequence number after the newest message at that time.
     pub(crate) fn published_head(&self) -> Option<(SegmentId, u64)> {
         self.store.head_hint().map(|head| (head.position.segment, head.next_seq))
     }
 
-    /// The numbers of the segment files that are there, ascending. They may lie far apart: go over these, never over the
+    /// The numbers of the existing segment files, ascending. They may be far apart: iterate over these, never over the
     /// numbers in between.
     pub(crate) fn segment_ids(&self) -> Result<Vec<SegmentId>> {
         self.store.segment_ids()
@@ -271,7 +271,7 @@ impl Queue {
         QueueWriter::open(&self.store, options)
     }
 
-    /// Opens a registered reader; registers it, at the first retained message, if it is new.
+    /// Opens a registered reader; registers a new one at the first retained message.
     ///
     /// # Errors
     /// [`Error::ReaderInUse`], [`Error::InvalidName`], [`Error::Damaged`] if its cursor file is; [`Error::Io`].
@@ -288,14 +288,14 @@ impl Queue {
             let file = CursorFile::open(&self.store.dir, name, Access::Write);
             match file.and_then(|file| file.acquire(&self.store.geometry)) {
                 Ok((cursor, place)) => return QueueReader::open(&self.store, cursor, place, options),
-                // It is new, or somebody has removed it just now.
+                // It is new, or has just been removed.
                 Err(Error::NoSuchReader { .. }) => drop(self.add_reader(name)?),
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Reads from the first retained message on without being registered: nothing is pinned, nothing changes.
+    /// Reads from the first retained message on without registering: nothing is pinned, nothing changes.
     ///
     /// # Errors
     /// [`Error::Io`] if the directory can't be read.
@@ -304,7 +304,7 @@ impl Queue {
         Ok(Scanner::at(Arc::clone(&self.store), bounds.first, bounds.first_seq))
     }
 
-    /// For sleeping until a message may have come.
+    /// A waiter, for sleeping until a message may have come.
     ///
     /// # Errors
     /// [`Error::Damaged`] if the control block is too short, [`Error::Io`].
@@ -315,7 +315,7 @@ impl Queue {
     /// A descriptor for event loops that becomes readable when messages come.
     ///
     /// # Errors
-    /// [`Error::Io`] where there are too many descriptors or threads.
+    /// [`Error::Io`] if there are too many descriptors or threads.
     pub fn notifier(&self) -> Result<Notifier> {
         Notifier::start(&self.store)
     }
@@ -328,7 +328,7 @@ impl Queue {
         self.store.bounds()
     }
 
-    /// Everything there is to say about the queue. Takes no lock, changes nothing.
+    /// All that is known of the queue. Takes no lock, changes nothing.
     ///
     /// # Errors
     /// [`Error::Io`] if a file can't be read.
@@ -341,8 +341,8 @@ impl Queue {
         self.store.writer_info()
     }
 
-    /// Removes what the queue's limits (`retain_bytes`, `retain_segments`, `retain_age_ns`) allow to go and no live reader
-    /// needs any more. The writer does this by itself after each roll.
+    /// Removes the segments that the queue's limits (`retain_bytes`, `retain_segments`, `retain_age_ns`) no longer keep
+    /// and no live reader needs. The writer does this by itself after each roll.
     ///
     /// # Errors
     /// [`Error::Io`] if a file can't be read or removed.
@@ -383,23 +383,24 @@ impl Queue {
         self.add_reader_at(name, &self.bounds()?)
     }
 
-    /// As [`add_reader`](Self::add_reader), at the first message of these bounds.
+    /// Like [`add_reader`](Self::add_reader), at the first message of these bounds.
     pub(crate) fn add_reader_at(&self, name: &str, bounds: &Bounds) -> Result<bool> {
         let place = ReaderPosition { seq: bounds.first_seq, position: Some(bounds.first) };
         cursor::create(&self.store.dir, &self.store.geometry, name, place)
     }
 
-    /// A registered reader's cursor, for [`cursor_seq`](Self::cursor_seq) and others that shall not look for its name again.
+    /// A registered reader's cursor, for [`cursor_seq`](Self::cursor_seq) and others that must not look the name up
+    /// again.
     pub(crate) fn cursor(&self, name: &str, access: Access) -> Result<CursorFile> {
         CursorFile::open(&self.store.dir, name, access)
     }
 
-    /// As [`reader_position`](Self::reader_position).
+    /// Like [`reader_position`](Self::reader_position).
     pub(crate) fn cursor_seq(&self, cursor: &CursorFile) -> Result<u64> {
         cursor.read(&self.store.geometry).map(|(place, _)| place.seq)
     }
 
-    /// As [`seek_reader`](Self::seek_reader).
+    /// Like [`seek_reader`](Self::seek_reader).
     pub(crate) fn seek_cursor(&self, cursor: &CursorFile, seq: u64) -> Result<()> {
         let bounds = self.bounds()?;
         if !(bounds.first_seq..=bounds.next_seq).contains(&seq) {
@@ -409,7 +410,7 @@ impl Queue {
         cursor.set(&self.store.geometry, ReaderPosition { seq, position: None })
     }
 
-    /// What [`inspect`](Self::inspect) says of a reader.
+    /// The part of [`inspect`](Self::inspect) about one reader.
     pub(crate) fn inspect_cursor(&self, cursor: &CursorFile) -> Result<ReaderInfo> {
         self.store.inspect_cursor(cursor)
     }
@@ -422,7 +423,7 @@ impl Queue {
         cursor::remove(&self.store.dir, name)
     }
 
-    /// Moves a reader that no process is using, to a retained message or behind the newest one. Repairs a damaged
+    /// Moves a reader that no process is using to a retained message or to the end of the queue. Repairs a damaged
     /// cursor file.
     ///
     /// # Errors
@@ -432,7 +433,7 @@ impl Queue {
     }
 }
 
-/// What users move to their threads.
+/// What users move to other threads.
 #[allow(dead_code)]
 fn assert_threads() {
     fn send<T: Send>() {}

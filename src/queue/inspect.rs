@@ -1,4 +1,4 @@
-//! What there is to say about a queue, without a lock and without changing a byte.
+//! Inspecting a queue without a lock and without changing a byte.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::queue::options::Settings;
 use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::scan::{Passed, Scanner, first_seq};
 
-/// A writer that has given no sign of life for this long, and still holds the lock, is stuck.
+/// A writer without a heartbeat for this long that still holds the lock is stuck.
 const STUCK_AFTER_MS: u64 = 5_000;
 
-/// For so long a look finds for each reader where exactly it stands; for those that are left, the segment must do.
+/// For this long an inspection finds the exact position of each reader; for the rest, the start of the segment must do.
 const EXACT_FOR: Duration = Duration::from_millis(500);
 
 /// Everything that `chron-cli inspect` shows.
@@ -29,13 +29,13 @@ const EXACT_FOR: Duration = Duration::from_millis(500);
 pub struct Inspection {
     /// The queue's directory.
     pub path: PathBuf,
-    /// Where it starts and ends.
+    /// Its first and last position.
     pub bounds: Bounds,
-    /// Number of retained messages, those in gaps included.
+    /// Number of retained messages, including those in gaps.
     pub messages: u64,
     /// Bytes of the retained records: headers, payloads, alignment.
     pub bytes: u64,
-    /// Who writes.
+    /// The writer.
     pub writer: WriterInfo,
     /// The queue's settings.
     pub settings: Settings,
@@ -51,16 +51,16 @@ pub struct Inspection {
 pub struct WriterInfo {
     /// Its state.
     pub state: WriterState,
-    /// Its process id, where it can be told from here.
+    /// Its process id, if it can be determined from here.
     pub pid: Option<u32>,
-    /// Who holds the lock, if anybody does.
+    /// The holder of the lock, if it is held.
     pub holder: Option<LockHolder>,
-    /// Whether the lock that is held is certainly that of the file `writer.lock` as it is there now. If not, somebody has
-    /// deleted or replaced it under the writer (others are kept out all the same), or this process may not look at it.
+    /// Whether the lock is certainly held on the current file `writer.lock`. If not, that file has been deleted or
+    /// replaced under the writer (others are kept out nevertheless), or this process may not examine it.
     pub holds_file: bool,
     /// How many writers there have been.
     pub epoch: u64,
-    /// Milliseconds since its last heartbeat; None if that can't be told: it was not on this boot, or by another clock (a
+    /// Milliseconds since its last heartbeat; None if unknown: it was on another boot, or by another clock (a
     /// container's).
     pub heartbeat_age_ms: Option<u64>,
 }
@@ -69,20 +69,20 @@ pub struct WriterInfo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WriterState {
-    /// It holds the lock and gives signs of life.
+    /// It holds the lock and its heartbeat is recent.
     Alive,
     /// It ended without closing the queue.
     Dead,
-    /// It holds the lock and gives no sign of life: stopped, or hanging.
+    /// It holds the lock but has no recent heartbeat: stopped, or hanging.
     Stuck,
     /// There is none.
     None,
-    /// The lock can't be looked at.
+    /// The lock can't be examined.
     Unknown,
 }
 
 impl WriterState {
-    /// The word that stands for it in JSON and for people.
+    /// The word for it in JSON and for people.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Alive => "alive",
@@ -100,7 +100,7 @@ impl WriterState {
 pub struct SegmentInfo {
     /// Its number.
     pub id: SegmentId,
-    /// The sequence number it starts with; 0 if it is not in use yet, or can't be read.
+    /// Its first sequence number; 0 if it is not in use yet, or can't be read.
     pub first_seq: u64,
     /// The sequence number of its last message; less than `first_seq` if it holds none.
     pub last_seq: u64,
@@ -120,15 +120,15 @@ pub struct ReaderInfo {
     pub position: Option<u64>,
     /// What is wrong with its cursor file, if anything.
     pub damage: Option<String>,
-    /// Whether a process is using it now, as far as that can be told.
+    /// Whether a process is using it now, as far as is known.
     pub in_use: bool,
     /// Messages that it has not consumed.
     pub lag_messages: u64,
     /// Bytes of their records.
     pub lag_bytes: u64,
-    /// Age in seconds of the newest message less that of the next one it will consume.
+    /// Age in seconds of the newest message minus that of the next one that it will consume.
     pub lag_seconds: f64,
-    /// Milliseconds since its last heartbeat; None if that can't be told: it was not on this boot, or by another clock (a
+    /// Milliseconds since its last heartbeat; None if unknown: it was on another boot, or by another clock (a
     /// container's).
     pub heartbeat_age_ms: Option<u64>,
     /// Segments that retention keeps for it.
@@ -168,7 +168,7 @@ impl Store {
         })
     }
 
-    /// Whether nobody writes, as far as that can be told: False while it can't.
+    /// Whether there is certainly no writer; false if that is unknown.
     pub(crate) fn is_certainly_without_writer(&self) -> bool {
         matches!(self.writer_info().state, WriterState::None | WriterState::Dead)
     }
@@ -184,14 +184,15 @@ impl Store {
             None => Ok(None),
         });
         let holds_file = matches!(held, Ok(Some(_)));
-        // A writer that has not closed the queue: killed, or its lock file is not the one that is there, or not for us.
+        // A writer that has not closed the queue: killed, or holding another lock file than the current one, or not
+        // visible to us.
         let announced = block.as_ref().and_then(|block| Some((block, lock::announced(block)?)));
         let is_fresh = heartbeat_age_ms.is_some_and(|age_ms| age_ms <= STUCK_AFTER_MS);
         let stuck = if is_fresh || heartbeat_age_ms.is_none() { WriterState::Alive } else { WriterState::Stuck };
         let (state, holder) = match (held, announced) {
             (Ok(Some(holder)), _) => (stuck, Some(holder)),
             (Ok(None), None) => (WriterState::None, None),
-            // The lock that it took lies on another file, or it has none.
+            // The lock that it took is on another file, or it has none.
             (Ok(None), Some((block, (life, holder)))) => {
                 let is_its = matches!(&lock_file, Ok(Some(file)) if lock::is_of(block, file));
                 let lives = !is_its && life != Life::Gone && is_fresh;
@@ -232,13 +233,13 @@ impl Store {
         Ok(infos)
     }
 
-    /// What there is to say about the reader of an open cursor.
+    /// Inspects the reader of an open cursor.
     pub(crate) fn inspect_cursor(self: &Arc<Self>, cursor: &CursorFile) -> Result<ReaderInfo> {
         let look = self.look()?;
         Ok(self.cursor_info(cursor.reader_name().to_owned(), Ok(cursor), &look, true))
     }
 
-    /// What readers are measured by.
+    /// What the figures of all readers are computed from.
     fn look(self: &Arc<Self>) -> Result<Look> {
         let bounds = self.bounds()?;
         let segments = self.segment_infos(&bounds)?;
@@ -251,7 +252,7 @@ impl Store {
         self.cursor_info(name, file.as_ref(), look, is_exact)
     }
 
-    /// `is_exact`: whether there is time to find the very message that comes next; else its segment must do.
+    /// `is_exact`: whether there is time to find the exact message that comes next; else its segment must do.
     fn cursor_info(
         self: &Arc<Self>,
         name: String,
@@ -272,7 +273,7 @@ impl Store {
             let start = |info: &SegmentInfo| Position { segment: info.id, offset: RECORDS_START };
             (if seq >= bounds.next_seq { bounds.head } else { in_use.map_or(bounds.first, start) }, 0)
         };
-        // What it still needs starts in this segment; a damaged cursor may need everything.
+        // What it needs starts in this segment; a damaged cursor may need everything.
         let pinned = |info: &&SegmentInfo| info.id >= position.segment && info.sealed;
         ReaderInfo {
             name,
@@ -290,7 +291,7 @@ impl Store {
         }
     }
 
-    /// Where the reader's next message is, and how much older it is than the newest one, in nanoseconds.
+    /// The position of the reader's next message, and how much older it is than the newest one, in nanoseconds.
     pub(super) fn next_for(self: &Arc<Self>, seq: u64, bounds: &Bounds) -> (Position, u64) {
         let mut scanner = Scanner::at(Arc::clone(self), bounds.first, bounds.first_seq);
         if seq >= bounds.next_seq || scanner.seek_seq_within(seq, bounds).is_err() {
@@ -305,14 +306,14 @@ impl Store {
     }
 }
 
-/// What is looked at once for all readers.
+/// What is determined once for all readers.
 struct Look {
     bounds: Bounds,
     segments: Vec<SegmentInfo>,
     filled: Filled,
 }
 
-/// How many bytes of records there are in each segment of a queue; of a damaged end, as much as can be told.
+/// The bytes of records in each segment of a queue; for a damaged end, as far as can be determined.
 pub(super) struct Filled {
     segments: Vec<(SegmentId, u64)>,
 }

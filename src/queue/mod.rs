@@ -1,11 +1,11 @@
 //! The engine: one writer, many independent readers, append-only mapped segment files.
 //!
-//! Files and memory only; no FUSE, no bus, no text. What the bytes mean stands in [`layout`] (its page is `format.md`).
-//! The way of a message: [`QueueWriter::append`] (`writer.rs`) fills a record of the active segment (`record.rs`,
-//! `mapping.rs`), stores its commit word and wakes who sleeps (`wake.rs`); [`QueueReader::next`] (`reader.rs`) loads the
-//! commit word, verifies, and lends the payload; [`QueueReader::commit`] stores the cursor (`cursor.rs`).
+//! Files and memory only; no FUSE, no bus, no text. [`layout`] defines the bytes (its page is `format.md`). The path of
+//! a message: [`QueueWriter::append`] (`writer.rs`) fills a record of the active segment (`record.rs`, `mapping.rs`),
+//! stores its commit word and wakes sleepers (`wake.rs`); [`QueueReader::next`] (`reader.rs`) loads the commit word,
+//! verifies, and lends the payload; [`QueueReader::commit`] stores the cursor (`cursor.rs`).
 //!
-//! Everything that only looks ([`Scanner`], [`Queue::inspect`]) reads by `pread` and changes no byte.
+//! Everything that only inspects ([`Scanner`], [`Queue::inspect`]) reads by `pread` and changes no byte.
 
 mod entry;
 mod error;

@@ -1,24 +1,24 @@
-//! The settings of a queue. They are stored in the queue, once, when it is created; a process that opens it
-//! takes them from there.
+//! The settings of a queue, and options for opening readers and writers. The settings are stored in the queue when it
+//! is created; a process that opens it takes them from there.
 
 use std::time::Duration;
 
 use crate::queue::error::{Error, Result};
 use crate::queue::format::layout;
 
-/// Which checksum a queue's records carry.
+/// The kind of checksum of a queue's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Checksum {
-    /// CRC-32C (Castagnoli): computed by the processor where it can. The default.
+    /// CRC-32C (Castagnoli): computed by the processor if it can. The default.
     #[default]
     Crc32c,
-    /// CRC-32 (ISO-HDLC, as in zip and gzip), for readers that know only that one.
+    /// CRC-32 (ISO-HDLC, as in zip and gzip), for readers that support only that one.
     Crc32,
 }
 
 impl Checksum {
-    /// The word that stands for it in JSON and for people.
+    /// The word for it in JSON and for people.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Crc32c => "crc32c",
@@ -42,20 +42,22 @@ pub struct Settings {
     pub segment_size: u32,
     /// The checksum of the records. Default CRC-32C.
     pub checksum: Checksum,
-    /// Appends fail with [`Error::QueueFull`] when the segments would take more bytes than this. Default None: no limit.
+    /// Appends fail with [`Error::QueueFull`] when the segments would take more bytes than this. Default None: no
+    /// limit.
     pub max_bytes: Option<u64>,
     /// Retention keeps at most about this many bytes of sealed segments that every live reader has passed.
     /// Default None: no such limit. Without any of the three limits everything is kept.
     pub retain_bytes: Option<u64>,
     /// Retention keeps messages at least this long, in nanoseconds. Default None: no such limit.
     pub retain_age_ns: Option<u64>,
-    /// Retention keeps at most this many sealed segments that every live reader has passed. Default None: no such limit.
+    /// Retention keeps at most this many sealed segments that every live reader has passed. Default None: no such
+    /// limit.
     pub retain_segments: Option<u32>,
-    /// A reader whose heartbeat is older than this (boot-time clock, nanoseconds) no longer pins segments. Default None:
-    /// a registered reader pins for ever.
+    /// A reader whose last heartbeat is older than this (boot-time clock, nanoseconds) no longer pins segments. Default
+    /// None: a registered reader pins for ever.
     pub reader_ttl_ns: Option<u64>,
-    /// A reader that lags by more than this many bytes no longer pins segments; it will be told of the gap. Default None:
-    /// no limit.
+    /// A reader that lags by more than this many bytes no longer pins segments; it will get a gap. Default None: no
+    /// limit.
     pub max_lag_bytes: Option<u64>,
 }
 
@@ -78,7 +80,7 @@ impl Settings {
         max_lag_bytes: None,
     };
 
-    /// Whether retention may let anything go at all.
+    /// Whether retention may remove anything at all.
     pub fn has_retention(&self) -> bool {
         self.retain_bytes.is_some() || self.retain_segments.is_some() || self.retain_age_ns.is_some()
     }
@@ -115,11 +117,11 @@ impl Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WaitStrategy {
-    /// Looks without pause: the shortest latency, for the price of a processor.
+    /// Polls without pause: the lowest latency, at the cost of a processor.
     BusySpin,
-    /// Looks without pause for a while, then sleeps until the writer wakes it.
+    /// Polls without pause for a while, then sleeps until the writer wakes it.
     Hybrid {
-        /// For how long it looks without pause.
+        /// For how long it polls.
         spin: Duration,
     },
     /// Sleeps at once.
@@ -130,14 +132,14 @@ pub enum WaitStrategy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Start {
-    /// Where it left off; a new reader at the first retained message.
+    /// At its committed position; a new reader at the first retained message.
     #[default]
     Resume,
     /// At the first retained message.
     First,
-    /// Behind the newest message.
+    /// After the newest message.
     End,
-    /// At this message, or the first one behind it.
+    /// At this message, or the first one after it.
     Seq(u64),
     /// At the first message with this timestamp (ns since the epoch) or a later one.
     Time(u64),
@@ -187,13 +189,12 @@ impl Default for ReaderOptions {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriterOptions {
-    /// When what was appended is written to the disk without being asked. Default [`SyncPolicy::Manual`].
+    /// When appended messages are synced to disk without being asked. Default [`SyncPolicy::Manual`].
     pub sync: SyncPolicy,
     /// What an append does when the queue's `max_bytes` is reached. Default [`WhenFull::Fail`].
     pub when_full: WhenFull,
-    /// How far ahead of the wall clock a timestamp may lie that is given to
-    /// [`append_at`](super::QueueWriter::append_at): all messages after it get no earlier one. Default 1 hour;
-    /// `Duration::MAX` allows any.
+    /// How far ahead of the wall clock a timestamp passed to [`append_at`](super::QueueWriter::append_at) may be: no
+    /// later message gets an earlier one. Default 1 hour; `Duration::MAX` allows any.
     pub max_ahead: Duration,
 }
 
@@ -203,15 +204,15 @@ impl Default for WriterOptions {
     }
 }
 
-/// When a writer writes to the disk by itself. It does so on its helper thread: an append never waits for it, and what
-/// was appended last may not be on the disk yet. [`flush_sync`](super::QueueWriter::flush_sync) waits.
+/// When a writer syncs to disk by itself. It does so on its helper thread: an append never waits for it, and the latest
+/// messages may not be on disk yet. [`flush_sync`](super::QueueWriter::flush_sync) waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum SyncPolicy {
     /// Never, beyond what the operating system does.
     #[default]
     Manual,
-    /// After so many messages, and so long after a message at the latest.
+    /// After this many messages, or this long after the first unsynced one.
     Every {
         /// Messages.
         messages: u64,
@@ -227,6 +228,6 @@ pub enum WhenFull {
     /// It fails with [`Error::QueueFull`] at once.
     #[default]
     Fail,
-    /// It waits for readers to go on and retention to make room, and fails after this long.
+    /// It waits for readers to advance and retention to make room, and fails after this long.
     Wait(Duration),
 }

@@ -19,7 +19,7 @@ impl fmt::Display for SegmentId {
     }
 }
 
-/// Published and consumed sequence numbers above this are not believed: nobody has appended so many messages.
+/// Published and consumed sequence numbers above this are not trusted: nobody has appended this many messages.
 pub(crate) const MAX_SEQ: u64 = 1 << 62;
 
 /// A place in a queue: a segment and a byte offset in its file. Positions order like sequence numbers.

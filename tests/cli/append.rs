@@ -56,7 +56,7 @@ fn a_bad_line_is_named_and_what_came_before_it_stays() {
 
     let output = bus.run_with(&["append", "q", "--format", "jsonl"], b"{\"payload\":\"old\",\"timestamp_ns\":1}\n");
     assert_eq!(code(&output), 1);
-    assert!(stderr(&output).contains("standard input:1: timestamp 1 lies before"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("standard input:1: timestamp 1 is before"), "{}", stderr(&output));
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn create_stores_the_settings() {
     assert_eq!(settings["retain_bytes"], 64 << 10);
     assert_eq!(settings["retain_age_ms"], 604_800_000);
 
-    assert_fails(&bus.run(&["create", "deep/q"]), &["deep/q: a queue is there already"]);
+    assert_fails(&bus.run(&["create", "deep/q"]), &["deep/q: a queue exists already"]);
     assert_is_usage(&bus.run(&["create", "small", "--segment-size", "4KiB"]), &["64KiB to 1GiB"]);
     assert_is_usage(&bus.run(&["create", "odd", "--segment-size", "65537"]), &["multiple of 4096"]);
     for wrong in ["64MB", "big", "-1", "5TiB"] {

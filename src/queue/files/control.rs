@@ -1,7 +1,7 @@
 //! The control block: the queue's settings, a hint of the head, information on the writer, the wake words.
 //!
-//! The settings stand in it twice and once in every segment; the head is only a hint. So nothing is lost with it: the
-//! next writer rebuilds it from the segments.
+//! It has two copies of the settings, and every segment has another one; the head is only a hint. So nothing is lost
+//! with it: the next writer rebuilds it from the segments.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -22,7 +22,7 @@ use crate::queue::options::Settings;
 use crate::queue::os::mapping::Mapping;
 use crate::queue::position::{Position, SegmentId};
 
-/// A queue's settings with what identifies it.
+/// A queue's settings and its identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Geometry {
     pub(crate) queue_id: u64,
@@ -31,7 +31,7 @@ pub(crate) struct Geometry {
     pub(crate) settings: Settings,
 }
 
-/// The head as last published, before it is held against the segments.
+/// The head as last published, before it is verified against the segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HeadHint {
     pub(crate) position: Position,
@@ -90,7 +90,7 @@ impl Geometry {
 
 /// The settings in the control block; the error says what is wrong if neither copy can be used.
 pub(crate) fn read_geometry(file: &File, path: &Path) -> Result<Geometry> {
-    let len = file.metadata().map_err(Error::io(path, "look at it"))?.len();
+    let len = file.metadata().map_err(Error::io(path, "stat it"))?.len();
     if len < u64::from(CONTROL_LEN) {
         return Err(Error::damaged(path, len, format!("the file has {len} bytes instead of {CONTROL_LEN}")));
     }
@@ -100,7 +100,7 @@ pub(crate) fn read_geometry(file: &File, path: &Path) -> Result<Geometry> {
     };
     match CONTROL_SETTINGS.map(copy) {
         [Ok(first), Ok(second)] => Ok(if second.generation > first.generation { second } else { first }),
-        // A newer version is no damage, even if the other copy can be read.
+        // A newer version is not damage, even if the other copy can be read.
         [Err(error @ Error::UnsupportedVersion { .. }), _] | [_, Err(error @ Error::UnsupportedVersion { .. })] => {
             Err(error)
         }
@@ -109,7 +109,7 @@ pub(crate) fn read_geometry(file: &File, path: &Path) -> Result<Geometry> {
     }
 }
 
-/// The head as last published; None where neither slot can be used.
+/// The head as last published; None if neither slot can be used.
 pub(crate) fn read_head(file: &File) -> Option<HeadHint> {
     let slots = CONTROL_HEAD.map(|offset| read_block::<HeadSlot>(file, offset));
     newest_head(slots)
@@ -125,8 +125,8 @@ pub(in crate::queue) fn newest_head(slots: [Option<HeadSlot>; 2]) -> Option<Head
     })
 }
 
-/// Where one of two copies is damaged for which the other one stands in. `is_written`: a writer may be storing into the
-/// head's slots; those are left out.
+/// Offsets of the blocks that are damaged while their other copy is sound. `is_written`: a writer may be storing into
+/// the head's slots; those are left out.
 pub(crate) fn damaged_copies(file: &File, is_written: bool) -> Vec<u32> {
     let settings = CONTROL_SETTINGS.map(|offset| {
         let block = read_block::<SettingsBlock>(file, offset);
@@ -161,16 +161,16 @@ pub(crate) fn create(dir: &Dir, geometry: Geometry, replace: bool) -> Result<()>
     written
 }
 
-/// Makes the control block whole again under the writer lock: from one copy of the settings the other, from none of
-/// them both (the caller has the settings from the segments). The file stays the same one, because readers may be
-/// asleep on it; a copy of a damaged one is kept beside it.
+/// Repairs the control block under the writer lock: one copy of the settings from the other, or both from the caller,
+/// which has the settings from the segments. The file stays the same one, because readers may be asleep on it; a copy
+/// of a damaged one is kept beside it.
 pub(crate) fn repair(dir: &Dir, geometry: &Geometry) -> Result<()> {
     let path = dir.path_of(CONTROL_FILE);
     let Some(file) = dir.open_file(CONTROL_FILE, Access::Write)? else {
         return create(dir, *geometry, false);
     };
     let block = geometry.to_block();
-    let is_whole = file.metadata().map_err(Error::io(&path, "look at it"))?.len() >= u64::from(CONTROL_LEN);
+    let is_whole = file.metadata().map_err(Error::io(&path, "stat it"))?.len() >= u64::from(CONTROL_LEN);
     if is_whole && CONTROL_SETTINGS.iter().all(|&offset| read_block(&file, offset) == Some(block)) {
         return Ok(());
     }
@@ -184,14 +184,14 @@ pub(crate) fn repair(dir: &Dir, geometry: &Geometry) -> Result<()> {
     file.sync_all().map_err(Error::io(&path, "sync it"))
 }
 
-/// Maps the control block for the writer; rebuilds it first where it is damaged or missing.
+/// Maps the control block for the writer; rebuilds it first if it is damaged or missing.
 pub(in crate::queue) fn map_for_writing(dir: &Dir, geometry: &Geometry) -> Result<Mapping> {
     repair(dir, geometry)?;
     let path = dir.path_of(CONTROL_FILE);
     let file = dir.open_existing_file(CONTROL_FILE, Access::Write)?;
-    room::reserve(&file, 0, CONTROL_LEN.into()).map_err(Error::io(&path, "make room for it"))?;
+    room::reserve(&file, 0, CONTROL_LEN.into()).map_err(Error::io(&path, "reserve space for it"))?;
     let map = Mapping::read_write(&file, &path, CONTROL_LEN)?;
-    map.populate(0, CONTROL_LEN as usize).map_err(Error::io(&path, "bring it into memory"))?;
+    map.populate(0, CONTROL_LEN as usize).map_err(Error::io(&path, "prefault it"))?;
     Ok(map)
 }
 
@@ -205,7 +205,7 @@ pub(crate) fn loss(dir: &Dir, map: &Mapping, remedy: &str) -> Error {
     }
 }
 
-/// Copies a damaged control block to `control.meta.damaged`, unless an earlier one is kept there.
+/// Copies a damaged control block to `control.meta.damaged`, unless that file exists.
 fn keep_evidence(dir: &Dir, file: &File, path: &Path) -> Result<()> {
     let name = format!("{CONTROL_FILE}.damaged");
     let mut bytes = vec![0; CONTROL_LEN as usize];
@@ -217,7 +217,7 @@ fn keep_evidence(dir: &Dir, file: &File, path: &Path) -> Result<()> {
     }
 }
 
-/// Publishes the head as a hint, in the slot that is not the newest. For the writer only.
+/// Publishes the head as a hint, in the older slot. For the writer only.
 #[derive(Debug)]
 pub(crate) struct HeadPublisher {
     generation: u64,

@@ -1,8 +1,8 @@
-//! Cursors: where each registered reader stands, in a file of its own below `readers/`.
+//! Cursors: the position of each registered reader, in a file of its own under `readers/`.
 //!
-//! A cursor has two slots. A commit overwrites the older one and ends with its checksum, so that at every instant one
-//! slot is whole: a reader killed in the middle of a commit stands where it stood before. The lock on the file says
-//! that a process is using the reader; whoever holds it is the only one who stores into the slots.
+//! A cursor has two slots. A commit overwrites the older one and ends with its checksum, so that one slot is whole at
+//! any time: a reader that is killed in the middle of a commit keeps its previous position. The lock on the file means
+//! that a process is using the reader; only the process that holds it stores into the slots.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -30,12 +30,12 @@ use crate::queue::os::mapping::Mapping;
 use crate::queue::os::origin::Origin;
 use crate::queue::position::{Position, SegmentId};
 
-/// Where a reader stands.
+/// The position of a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ReaderPosition {
     /// The next sequence number to be consumed.
     pub(crate) seq: u64,
-    /// Where it is, or was expected when it was written: a hint, to be checked.
+    /// Where that message is, or was expected when this was written: a hint, to be checked.
     pub(crate) position: Option<Position>,
 }
 
@@ -64,13 +64,13 @@ pub(crate) struct Cursor {
 }
 
 /// What to do about a damaged cursor.
-const SET_ANEW: &str = "seek the reader to a message to repair it";
+const RESET: &str = "seek the reader to a message to repair it";
 
 pub(crate) fn file_name(name: &str) -> String {
     format!("{name}{CURSOR_SUFFIX}")
 }
 
-/// The names of the registered readers, sorted. A queue without a directory of readers has none.
+/// The names of the registered readers, sorted; empty if the queue has no directory of readers.
 pub(crate) fn names(queue: &Dir) -> Result<Vec<String>> {
     let dir = match queue.open_dir(READERS_DIR) {
         Ok(dir) => dir,
@@ -90,8 +90,8 @@ pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Reader
     let dir = queue.open_or_create_dir(READERS_DIR)?;
     let final_name = file_name(name);
     let path = dir.path_of(&final_name);
-    // Random, so that two threads, or processes of two pid namespaces, don't meet in one temporary file.
-    let random = crate::queue::os::sys::random_u64().map_err(Error::io(&path, "get a random number for it"))?;
+    // Random, so that two threads, or processes of two pid namespaces, don't use the same temporary file.
+    let random = crate::queue::os::sys::random_u64().map_err(Error::io(&path, "read random bytes"))?;
     let temporary = format!("{final_name}.{random:016x}{TEMPORARY_SUFFIX}");
     let mut bytes = vec![0; CURSOR_LEN as usize];
     let identity = identity(geometry);
@@ -101,12 +101,12 @@ pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Reader
     let liveness = liveness(process::boot_id(), 0, (0, 0));
     let at = CURSOR_LIVENESS as usize;
     bytes[at..at + size_of::<LivenessBlock>()].copy_from_slice(liveness.as_bytes());
-    crate::queue::os::sys::check_size_limit(u64::from(CURSOR_LEN)).map_err(Error::io(&path, "make it"))?;
+    crate::queue::os::sys::check_size_limit(u64::from(CURSOR_LEN)).map_err(Error::io(&path, "create it"))?;
     let file = dir.create_file_with(&temporary, queue.mode_of(CONTROL_FILE)).map_err(Error::io(&path, "create it"))?;
     let made = file.write_all_at(&bytes, 0).and_then(|()| file.sync_all()).map_err(Error::io(&path, "write it"));
     match made.and_then(|()| dir.rename(&temporary, &final_name, false)) {
         Ok(()) => {
-            // What retention may keep for a reader depends on its registration: it must survive a power cut.
+            // Retention keeps segments for registered readers: the registration must survive a power cut.
             dir.sync()?;
             queue.sync()?;
             Ok(true)
@@ -123,7 +123,7 @@ pub(crate) fn remove(queue: &Dir, name: &str) -> Result<()> {
     let cursor = CursorFile::open(queue, name, Access::Write)?;
     let _lock = cursor.lock()?;
     cursor.dir.remove(&cursor.name)?;
-    // Last: whoever gets the lock finds no cursor then.
+    // Last: a process that gets the lock then finds no cursor.
     cursor.dir.remove(&lock::reader_lock_name(cursor.reader_name()))
 }
 
@@ -146,7 +146,7 @@ fn liveness(boot_id: [u8; 16], pid: u32, (started, pid_namespace): (u64, u32)) -
     block
 }
 
-/// The checksum of a slot: by the processor's instruction, because a commit should cost next to nothing.
+/// The checksum of a slot: computed by the processor's instruction, because a commit should cost next to nothing.
 pub(in crate::queue) fn slot_sum(slot: &CursorSlot, queue_id: u64) -> u32 {
     let place = u64::from(slot.segment.get()) | u64::from(slot.offset.get()) << 32;
     let owner = queue_id ^ u64::from(slot.reserved.get());
@@ -163,7 +163,7 @@ pub(in crate::queue) fn slot(generation: u64, place: ReaderPosition, queue_id: u
     slot
 }
 
-/// What the newest sound slot says, and its generation.
+/// The content of the newest sound slot, and its generation.
 pub(in crate::queue) fn newest(slots: [Option<CursorSlot>; 2], queue_id: u64) -> Option<(ReaderPosition, u64)> {
     let is_sound = |slot: &CursorSlot| slot.crc.get() == slot_sum(slot, queue_id) && slot.seq.get() > 0;
     let slot = slots.into_iter().flatten().filter(is_sound).max_by_key(|slot| slot.generation.get())?;
@@ -172,7 +172,7 @@ pub(in crate::queue) fn newest(slots: [Option<CursorSlot>; 2], queue_id: u64) ->
     Some((ReaderPosition { seq: slot.seq.get(), position }, slot.generation.get()))
 }
 
-/// Where the slot of this generation stands.
+/// Where the slot of this generation is.
 fn slot_offset(generation: u64) -> u32 {
     CURSOR_SLOTS[usize::from(generation % 2 == 1)]
 }
@@ -201,10 +201,10 @@ impl CursorFile {
         &self.file
     }
 
-    /// Where the reader stands, and the generation of the slot that says so.
+    /// The reader's position, and the generation of the slot that it was read from.
     pub(crate) fn read(&self, geometry: &Geometry) -> Result<(ReaderPosition, u64)> {
         let damaged =
-            |offset: u32, what: &str| Error::damaged(&self.path, u64::from(offset), format!("{what}; {SET_ANEW}"));
+            |offset: u32, what: &str| Error::damaged(&self.path, u64::from(offset), format!("{what}; {RESET}"));
         let identity: CursorIdentity =
             read_block(&self.file, 0).ok_or_else(|| damaged(0, "the cursor file is too short"))?;
         if identity.magic != CURSOR_MAGIC || !is_sound(&identity, identity.crc) {
@@ -214,7 +214,7 @@ impl CursorFile {
         if identity.queue_id.get() != geometry.queue_id {
             return Err(damaged(0, "the cursor belongs to another queue"));
         }
-        // The owner may be storing into the older slot while we read, or into both one after the other: look again.
+        // The owner may be storing into the older slot while we read, or into one after the other: read again.
         for _ in 0..8 {
             let slots = CURSOR_SLOTS.map(|offset| read_block::<CursorSlot>(&self.file, offset));
             if let Some(newest) = newest(slots, geometry.queue_id) {
@@ -224,7 +224,7 @@ impl CursorFile {
         Err(damaged(CURSOR_SLOTS[0], "neither of the cursor's slots matches its checksum"))
     }
 
-    /// Where a slot is damaged for which the other one stands in; None while a process may be storing into it.
+    /// The slot that is damaged while the other one is sound; None while a process may be storing into it.
     pub(crate) fn damaged_slot(&self, geometry: &Geometry) -> Option<u32> {
         self.read(geometry).ok()?;
         let is_damaged = |offset: &u32| {
@@ -234,7 +234,7 @@ impl CursorFile {
         CURSOR_SLOTS.into_iter().find(is_damaged).filter(|_| self.is_in_use() == Some(false))
     }
 
-    /// Whether a process uses the reader; None if that can't be told: its lock may not be looked at, and what the cursor
+    /// Whether a process uses the reader; None if that is unknown: its lock may not be examined, and what the cursor
     /// says of the process can't be checked from here.
     pub(crate) fn is_in_use(&self) -> Option<bool> {
         lock::is_reader_locked(&self.dir, self.reader_name()).or_else(|| {
@@ -250,15 +250,15 @@ impl CursorFile {
         })
     }
 
-    /// Milliseconds since the reader's last heartbeat; None if that can't be told: it is of another boot, or of a container
-    /// with a boot id or a clock of its own.
+    /// Milliseconds since the reader's last heartbeat; None if that is unknown: the heartbeat is of another boot, or of
+    /// a container with a boot id or a clock of its own.
     pub(crate) fn heartbeat_age_ms(&self) -> Option<u64> {
         let block: LivenessBlock = read_block(&self.file, CURSOR_LIVENESS)?;
         process::heartbeat_age_ms(block.heartbeat_boot_ns.get(), block.boot_id)
     }
 
-    /// For how long the reader has certainly been silent, in nanoseconds: by its heartbeat, or where that says nothing, by
-    /// the time when its file was last changed, and no longer than the machine has been running.
+    /// For how long the reader has certainly been silent, in nanoseconds: by its heartbeat or, if that says nothing, by
+    /// the time when its file last changed, and no longer than the machine has been running.
     pub(crate) fn silent_ns(&self) -> u64 {
         if let Some(age_ms) = self.heartbeat_age_ms() {
             return age_ms.saturating_mul(1_000_000);
@@ -302,11 +302,11 @@ impl CursorFile {
         self.file.write_all_at(identity(geometry).as_bytes(), 0)
     }
 
-    /// Takes the cursor into use.
+    /// Locks and maps the cursor.
     pub(crate) fn acquire(self, geometry: &Geometry) -> Result<(Cursor, ReaderPosition)> {
         let lock = self.lock()?;
         let (place, generation) = self.read(geometry)?;
-        room::reserve(&self.file, 0, u64::from(CURSOR_LEN)).map_err(Error::io(&self.path, "make room for it"))?;
+        room::reserve(&self.file, 0, u64::from(CURSOR_LEN)).map_err(Error::io(&self.path, "reserve space for it"))?;
         let map = Mapping::read_write(&self.file, &self.path, CURSOR_LEN)?;
         let (queue_id, boot_id) = (geometry.queue_id, process::boot_id());
         let origin = Origin::here();
@@ -319,7 +319,7 @@ impl CursorFile {
 }
 
 impl Cursor {
-    /// Records where the reader stands. Stores into memory only: survives the process, and a power cut once synced.
+    /// Stores the reader's position. Stores into memory only: survives the process, and a power cut once synced.
     #[inline]
     pub(crate) fn commit(&mut self, place: ReaderPosition) {
         if !self.origin.is_here() {
@@ -329,32 +329,32 @@ impl Cursor {
         self.map.write(slot_offset(self.generation), &slot(self.generation, place, self.queue_id));
     }
 
-    /// Whether the process that took it into use still runs.
+    /// Whether the process that acquired it still runs.
     #[inline]
     pub(crate) fn check_origin(&self) -> Result<()> {
         self.origin.check(&self.path)
     }
 
-    /// Writes the cursor to the disk.
+    /// Syncs the cursor to disk.
     pub(crate) fn sync(&self) -> Result<()> {
         self.touch();
         self.map.sync(0, CURSOR_LEN as usize).map_err(Error::io(&self.path, "sync it"))?;
         self.check()
     }
 
-    /// Fails if what has been committed may not have reached the file.
+    /// Fails if a commit may not have reached the file.
     pub(crate) fn check(&self) -> Result<()> {
         self.check_origin()?;
-        if self.map.is_lost() { Err(self.map.loss(&self.file, &self.path, SET_ANEW)) } else { Ok(()) }
+        if self.map.is_lost() { Err(self.map.loss(&self.file, &self.path, RESET)) } else { Ok(()) }
     }
 
-    /// Gives a sign of life.
+    /// Stores a heartbeat.
     pub(crate) fn heartbeat(&self) {
         self.write_liveness(std::process::id());
     }
 
-    /// Moves the file's time of change, which stores into a mapping need not do: it tells those whose boot-time clock is
-    /// another one (a container's) that the reader lives.
+    /// Updates the file's mtime, which stores into a mapping need not do: it shows those with a different boot-time
+    /// clock (in a container) that the reader is alive.
     pub(crate) fn touch(&self) {
         let _ = mtime::touch(&self.file);
     }

@@ -1,8 +1,8 @@
-//! A queue's directory: the one door to its files. Names are single components, opened relative to a held descriptor,
-//! never through symbolic links, and only regular files come in.
+//! A queue's directory: the only way to its files. Names are single components, opened relative to a held descriptor,
+//! never through symbolic links, and only regular files are opened.
 //!
-//! Others may write to the directory while we work in it. So nothing here changes owner or mode by name: what is made
-//! gets both through the descriptor that made it, before it gets the name under which it is looked for.
+//! Others may write to the directory at the same time. So nothing here changes owner or mode by name: a new file or
+//! directory gets both through the descriptor that created it, before it is renamed to its final name.
 
 use std::fs::File;
 use std::io;
@@ -41,14 +41,14 @@ impl Dir {
         Ok(Self { file, path: path.to_path_buf() })
     }
 
-    /// As [`Dir::open`], for getting at files by name only, which takes no permission to list: this one can't be locked
-    /// or synced.
+    /// Like [`Dir::open`], but needs no permission to list the directory: only for opening files by name; it can't be
+    /// locked or synced.
     pub(crate) fn open_to_search(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self::from_fd(rustix::fs::open(path, flags, Mode::empty())?.into(), path))
     }
 
-    /// A directory that is open already, and the path by which people know it, for messages.
+    /// Wraps a directory that is open already; `path` is its name in messages.
     pub(crate) fn from_fd(file: File, path: &Path) -> Self {
         Self { file, path: path.to_path_buf() }
     }
@@ -65,7 +65,7 @@ impl Dir {
         Ok(Self { file, path: self.path.join(name) })
     }
 
-    /// Opens a directory in this one. Where it is missing, creates it with this directory's permissions: whoever may
+    /// Opens a directory in this one; if it is missing, creates it with this directory's permissions: those who may
     /// create files here may do so there.
     pub(crate) fn open_or_create_dir(&self, name: &str) -> Result<Self> {
         let path = self.path_of(name);
@@ -90,13 +90,14 @@ impl Dir {
     fn create_dir(&self, name: &str) -> io::Result<()> {
         rustix::fs::mkdirat(&self.file, name, Mode::RWXU)?;
         let created = self.open_dir(name)?;
-        // Whoever may rename here may have put another one in its place: what is given away must be ours, and empty.
+        // Others who may rename here may have put another directory in its place: only an empty one of our own may
+        // change owner.
         let metadata = created.file.metadata()?;
         let is_empty = created.names().is_ok_and(|names| names.is_empty());
         if metadata.uid() != sys::file_ids().0 || !is_empty {
             return Err(io::Error::from_raw_os_error(libc::ESTALE));
         }
-        self.give(&created.file, &self.file.metadata()?)?;
+        self.chown_to(&created.file, &self.file.metadata()?)?;
         let mode = self.file.metadata()?.mode() & 0o777 | metadata.mode() & libc::S_ISGID;
         Ok(rustix::fs::fchmod(&created.file, Mode::from_raw_mode(mode))?)
     }
@@ -117,8 +118,8 @@ impl Dir {
         self.file.as_fd()
     }
 
-    /// Opens a regular file; None if there is none of that name. What is not a regular file, or is about to be written
-    /// and has other names elsewhere, is refused.
+    /// Opens a regular file; None if there is no file of that name. Refuses what is not a regular file, and, for
+    /// writing, a file that has other names elsewhere.
     pub(crate) fn open_file(&self, name: &str, access: Access) -> Result<Option<File>> {
         let flags = match access {
             Access::Read => OFlags::RDONLY,
@@ -132,7 +133,7 @@ impl Dir {
             }
             Err(error) => return Err(Error::io(&self.path_of(name), "open it")(error)),
         };
-        let metadata = file.metadata().map_err(Error::io(&self.path_of(name), "look at it"))?;
+        let metadata = file.metadata().map_err(Error::io(&self.path_of(name), "stat it"))?;
         if !metadata.is_file() {
             return Err(self.refused(name, "it is not a regular file"));
         }
@@ -142,42 +143,43 @@ impl Dir {
         Ok(Some(file))
     }
 
-    /// Opens a regular file that must be there.
+    /// Opens a regular file that must exist.
     pub(crate) fn open_existing_file(&self, name: &str, access: Access) -> Result<File> {
         let missing = || Error::io(&self.path_of(name), "open it")(rustix::io::Errno::NOENT.into());
         self.open_file(name, access)?.ok_or_else(missing)
     }
 
     /// Creates a file, for reading and writing. It has the permissions of the control block, so that a private queue
-    /// stays private and a shared one shared; where there is none yet, what the umask leaves. What root creates in somebody
-    /// else's directory belongs to whoever owns that. It must not be there yet, and `name` should be a temporary one.
+    /// stays private and a shared one shared; if there is no control block yet, those that the umask leaves. What root
+    /// creates in another user's directory belongs to the owner of the directory. The file must not exist yet, and
+    /// `name` should be a temporary one.
     ///
     /// # Errors
-    /// [`Error::Io`], of kind `AlreadyExists` if it is there.
+    /// [`Error::Io`], of kind `AlreadyExists` if it exists.
     pub(crate) fn create_file(&self, name: &str) -> Result<File> {
         let mode = self.mode_of(CONTROL_FILE);
         self.create_file_with(name, mode).map_err(Error::io(&self.path_of(name), "create it"))
     }
 
-    /// As [`Dir::create_file`], with this mode; with what the umask leaves if it is None.
+    /// Like [`Dir::create_file`], with this mode; with what the umask leaves if it is None.
     pub(crate) fn create_file_with(&self, name: &str, mode: Option<u32>) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         let file = sys::open_at(self.fd(), name, flags, Mode::from_raw_mode(mode.map_or(0o666, |_| 0o600)))?;
         let finished = self.finish(&file, mode);
         if finished.is_err() {
-            // The error to report is the first one.
+            // Report the first error.
             let _ = self.remove(name);
         }
         finished.map(|()| file)
     }
 
     fn finish(&self, file: &File, mode: Option<u32>) -> io::Result<()> {
-        self.give(file, &self.file.metadata()?)?;
+        self.chown_to(file, &self.file.metadata()?)?;
         // After the change of owner, which clears bits.
         mode.map_or(Ok(()), |mode| Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o777))?))
     }
 
-    /// Gives a file that is used again the permissions that a new one would have.
+    /// Sets the permissions of a reused file to those that a new one would have.
     pub(crate) fn match_mode(&self, file: &File) -> io::Result<()> {
         match self.mode_of(CONTROL_FILE) {
             Some(mode) if file.metadata()?.mode() & 0o777 != mode => {
@@ -187,14 +189,14 @@ impl Dir {
         }
     }
 
-    /// What root has just created belongs to whoever owns this directory.
-    fn give(&self, created: &File, owner: &std::fs::Metadata) -> io::Result<()> {
+    /// What root has just created belongs to the owner of this directory.
+    fn chown_to(&self, created: &File, owner: &std::fs::Metadata) -> io::Result<()> {
         if owner.uid() == 0 || created.metadata()?.uid() != 0 {
             return Ok(());
         }
         let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
         match rustix::fs::fchown(created, Some(uid), Some(gid)) {
-            // Not root everywhere (a container): it stays ours.
+            // Not root in every namespace (a container): it stays ours.
             Err(rustix::io::Errno::PERM | rustix::io::Errno::INVAL) => Ok(()),
             given => Ok(given?),
         }
@@ -206,10 +208,10 @@ impl Dir {
         (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(stat.st_mode & 0o666)
     }
 
-    /// A name for a file in the making that nobody else has: random, because two threads, or processes of two pid
-    /// namespaces, must not meet in it.
+    /// A unique name for a file that is being created: random, because two threads, or processes of two pid namespaces,
+    /// must not use the same one.
     fn temporary_name(&self, name: &str) -> Result<String> {
-        let random = sys::random_u64().map_err(Error::io(&self.path_of(name), "get a random number for it"))?;
+        let random = sys::random_u64().map_err(Error::io(&self.path_of(name), "read random bytes"))?;
         Ok(format!(".{name}.{random:016x}{TEMPORARY_SUFFIX}"))
     }
 
@@ -217,21 +219,21 @@ impl Dir {
         Error::refused(&self.path_of(name), format!("{why}; move it away"))
     }
 
-    /// Shows that the directory is in use, until this is dropped, to programs that clear old files away: a shared `flock`,
-    /// which keeps nobody of ours out.
+    /// Shows programs that remove old files that the directory is in use, until this is dropped: a shared `flock`,
+    /// which excludes no chronfs process.
     pub(crate) fn show_use(&self) {
-        // Whoever holds it alone is clearing away just now, or a file system knows no such locks.
+        // An exclusive holder is just removing files, or the file system does not support such locks.
         let _ = self.file.try_lock_shared();
     }
 
-    /// The names in the directory that are UTF-8; the others are none of ours.
+    /// The names in the directory that are UTF-8; the others are not ours.
     pub(crate) fn names(&self) -> Result<Vec<String>> {
         let names = self.all_names().map_err(Error::io(&self.path, "list it"))?;
         Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
 
-    /// The names in the directory, without `.` and `..`. Read through the held descriptor, so that a replaced directory is
-    /// not looked at instead.
+    /// The names in the directory, without `.` and `..`. Read through the held descriptor, so that a directory that has
+    /// taken its place is not listed instead.
     pub(crate) fn all_names(&self) -> io::Result<Vec<std::ffi::OsString>> {
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::new(self.reopen()?.file)? {
@@ -245,10 +247,10 @@ impl Dir {
 
     /// Renames a file within the directory.
     pub(crate) fn rename(&self, from: &str, to: &str, replace: bool) -> Result<()> {
-        sys::rename_at(self.fd(), from, to, replace).map_err(Error::io(&self.path_of(to), "put it in place"))
+        sys::rename_at(self.fd(), from, to, replace).map_err(Error::io(&self.path_of(to), "rename it into place"))
     }
 
-    /// Removes a file; a missing one is fine.
+    /// Removes a file; a missing one is not an error.
     pub(crate) fn remove(&self, name: &str) -> Result<()> {
         match sys::unlink_at(self.fd(), name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -264,7 +266,7 @@ impl Dir {
     }
 }
 
-/// Whether somebody else was faster.
+/// Whether another process or thread was faster.
 pub(crate) fn is_already_there(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists)
 }

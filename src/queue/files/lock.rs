@@ -1,12 +1,12 @@
-//! Locks: who may write, and who uses a reader. The kernel's locks decide, held through descriptors; nothing is ever
+//! Locks: who may write, and who uses a reader. The kernel's locks decide, held through descriptors; a lock is never
 //! broken by force.
 //!
-//! A lock needs no more than a descriptor, and one that was opened for reading is enough to keep a writer out. So locks lie
-//! on files of their own, which nobody may open, not even to read, who may not write to what they are for. Whoever may not
-//! open one is told what the control block and the cursors say of the process that holds it.
+//! A lock needs only a descriptor, and one opened for reading is enough to keep a writer out. So locks are on files of
+//! their own, which only those who may write to the locked object can open, even to read. Others learn the holder from
+//! the control block and the cursors.
 //!
-//! A lock file can be deleted or replaced under its holder. The control block says which one the writer holds; whoever
-//! gets the lock on another one asks the kernel whether that is still held ([`announced`]).
+//! A lock file can be deleted or replaced under its holder. The control block says which one the writer holds; a
+//! process that gets the lock on another one asks the kernel whether that one is still held ([`announced`]).
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -47,7 +47,7 @@ impl WriterLock {
             // It may have been deleted since it was opened.
             if is_named(dir, LOCK_FILE, &file) {
                 if let Err(error) = describe(&file) {
-                    // A lock file that nobody has held: there may be no room for what it should say.
+                    // A new lock file: there may be no room for its text.
                     if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
                         let _ = dir.remove(LOCK_FILE);
                     }
@@ -59,7 +59,8 @@ impl WriterLock {
         }
     }
 
-    /// Fails if another writer holds the queue by another lock file, which was deleted or replaced before we got this one.
+    /// Fails if another writer holds the queue by another lock file, which was deleted or replaced before we got this
+    /// one.
     pub(crate) fn check_alone(&self, dir: &Dir, control: &Mapping) -> Result<()> {
         let block: WriterBlock = control.read(CONTROL_WRITER);
         let is_held = || is_in_table(&block) || (is_layered(dir) && is_ticking(control, &block));
@@ -70,7 +71,7 @@ impl WriterLock {
         Ok(())
     }
 
-    /// Whether somebody else holds the lock file that is there now: both of us write.
+    /// Whether another process holds the current lock file: then both of us write.
     pub(crate) fn is_contested(&self, dir: &Dir) -> bool {
         if is_named(dir, LOCK_FILE, &self.file) {
             return false;
@@ -79,7 +80,7 @@ impl WriterLock {
         other.is_some_and(|file| sys::is_locked(&file).unwrap_or(false))
     }
 
-    /// Writes into the control block's part for the writer who and where we are.
+    /// Writes who and where we are into the control block's writer block.
     pub(crate) fn announce(&self, block: &mut WriterBlock) {
         let me = Identity::of_self();
         block.pid = me.pid.into();
@@ -101,8 +102,7 @@ impl Drop for WriterLock {
     }
 }
 
-/// Opens a file that is there to be locked; creates it where it is missing. Whoever may write to `like` may open it, and
-/// nobody else.
+/// Opens a lock file; creates it if it is missing. Only those who may write to `like` may open it.
 pub(crate) fn open(dir: &Dir, name: &str, like: &Metadata) -> Result<File> {
     loop {
         if let Some(file) = dir.open_file(name, Access::Write)? {
@@ -121,7 +121,8 @@ pub(crate) fn open(dir: &Dir, name: &str, like: &Metadata) -> Result<File> {
     }
 }
 
-/// Sets the owner and the permissions that a lock file should have. Best effort: who may not change them uses it as it is.
+/// Sets the owner and the permissions that a lock file should have. Best effort: without permission to change them, the
+/// file is used as it is.
 fn mend(file: &File, like: &Metadata) {
     let Ok(metadata) = file.metadata() else { return };
     let is_root = rustix::process::geteuid().is_root();
@@ -156,12 +157,12 @@ fn describe(file: &File) -> io::Result<()> {
     let text = format!("pid {}\nstarted {}\nboot {}\npid_namespace {}\n", me.pid, me.started, me.boot, me.namespace);
     let len = text.len() as u64;
     sys::check_size_limit(len)?;
-    // Over what is there: on a full disk that room is all that there is.
+    // Overwrites the old text: on a full disk there is no other room.
     file.write_all_at(text.as_bytes(), 0)?;
     file.set_len(len)
 }
 
-/// Who a lock file says holds it, if that can be told from here.
+/// The holder of a lock according to its file, if it can be identified from here.
 fn holder(file: &File) -> LockHolder {
     let mut text = [0; 512];
     let count = file.read_at(&mut text, 0).unwrap_or(0);
@@ -179,7 +180,7 @@ fn holder(file: &File) -> LockHolder {
     LockHolder::Process { pid, command: command_of(pid) }
 }
 
-/// The writer that the control block tells of: whether it lives, and who it is. None if it has closed the queue.
+/// The writer that the control block names: whether it is alive, and who it is. None if it has closed the queue.
 pub(crate) fn announced(block: &WriterBlock) -> Option<(Life, LockHolder)> {
     let pid = Some(block.pid.get()).filter(|&pid| pid != 0)?;
     let life = life_of(pid, block.started.get(), block.boot_id, block.pid_namespace.get());
@@ -190,7 +191,7 @@ pub(crate) fn announced(block: &WriterBlock) -> Option<(Life, LockHolder)> {
     Some((life, holder))
 }
 
-/// Who uses a reader, as its cursor tells it.
+/// The process that uses a reader, according to its cursor.
 pub(crate) fn holder_of(block: Option<&LivenessBlock>) -> LockHolder {
     let life =
         |block: &LivenessBlock| life_of(block.pid.get(), block.started.get(), block.boot_id, block.pid_namespace.get());
@@ -211,8 +212,8 @@ fn device_number(metadata: &Metadata) -> u32 {
     libc::major(metadata.dev()) << 20 | libc::minor(metadata.dev())
 }
 
-/// Whether the kernel's table of locks has that of the announced writer. Long where there are many locks: for the rare case
-/// that a lock file has been replaced.
+/// Whether the kernel's table of locks has that of the announced writer. Slow if there are many locks: for the rare
+/// case that a lock file has been replaced.
 fn is_in_table(block: &WriterBlock) -> bool {
     let device = block.lock_device.get();
     let place = format!("{:02x}:{:02x}:{}", device >> 20, device & 0xF_FFFF, block.lock_inode.get());
@@ -224,15 +225,15 @@ fn is_in_table(block: &WriterBlock) -> bool {
     })
 }
 
-/// Whether the file system shows the same files under other numbers elsewhere, or under other ones than the table of locks
-/// has: an overlay, btrfs.
+/// Whether the file system may show the same files with other device or inode numbers elsewhere, or with other numbers
+/// than the table of locks: an overlay, btrfs.
 fn is_layered(dir: &Dir) -> bool {
     const OVERLAY: u64 = 0x794c_7630;
     const BTRFS: u64 = 0x9123_683E;
     fstatfs(dir.file()).is_ok_and(|stat| [OVERLAY, BTRFS].contains(&u64::try_from(stat.f_type).unwrap_or(0)))
 }
 
-/// Whether the announced writer goes on giving heartbeats, one a second.
+/// Whether the announced writer still stores heartbeats, one a second.
 fn is_ticking(control: &Mapping, block: &WriterBlock) -> bool {
     const TWO_TICKS: Duration = Duration::from_millis(2_500);
     let is_old = heartbeat_age_ms(block.heartbeat_boot_ns.get(), block.boot_id).is_some_and(|age_ms| age_ms > 10_000);
@@ -250,7 +251,7 @@ fn is_ticking(control: &Mapping, block: &WriterBlock) -> bool {
     false
 }
 
-/// The name of the file that whoever uses a reader locks.
+/// The name of the file that the user of a reader locks.
 pub(crate) fn reader_lock_name(reader: &str) -> String {
     format!("{reader}{LOCK_SUFFIX}")
 }
@@ -274,7 +275,7 @@ pub(crate) fn take_reader(readers: &Dir, reader: &str, cursor: &File, holder: im
     }
 }
 
-/// Whether somebody holds the lock of a reader; None if that can't be looked at.
+/// Whether the lock of a reader is held; None if it can't be examined.
 pub(crate) fn is_reader_locked(readers: &Dir, reader: &str) -> Option<bool> {
     match readers.open_file(&reader_lock_name(reader), Access::Read) {
         Ok(Some(file)) => sys::is_locked(&file).ok(),

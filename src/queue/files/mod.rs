@@ -1,4 +1,4 @@
-//! The files of a queue and who holds them.
+//! The files of a queue and their locks.
 
 pub(in crate::queue) mod control;
 pub(in crate::queue) mod cursor;

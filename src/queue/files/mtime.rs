@@ -1,5 +1,5 @@
-//! The time of modification of files that are stored into by mappings: the system moves it when it likes, and in memory
-//! never, but programs that copy what has changed go by it.
+//! The mtime of files that are stored into through mappings. The kernel updates it at some later time, and in tmpfs
+//! never, but programs that copy changed files rely on it.
 
 use std::fs::File;
 use std::io;
@@ -18,30 +18,30 @@ use crate::queue::os::mapping::Mapping;
 use crate::queue::position::{Position, SegmentId};
 use crate::sync::Ordering;
 
-/// How long after a message its segment's time of modification moves, at most.
+/// The mtime of a segment is updated at most this long after a message.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Says that the file has changed now. Best effort: where it can't be said, the contents are right all the same.
+/// Sets the mtime to now. Best effort: if it fails, the contents are right nevertheless.
 pub(crate) fn touch(file: &File) -> io::Result<()> {
-    // Both of them: whoever may write to the file may set them to now, but each by itself only its owner.
+    // Both times: anyone who may write to the file may set both to now, but only its owner may set one of them.
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
     Ok(futimens(file, &Timestamps { last_access: now, last_modification: now })?)
 }
 
-/// Whether an error says that the file system has given up after an error of its disk (`errors=remount-ro`), or is gone. What
-/// is stored into a mapping there goes into memory and no further, and nothing tells.
+/// Whether an error means that the file system has given up after a disk error (`errors=remount-ro`), or is gone.
+/// Stores into a mapping then go no further than memory, and no other error reports it.
 fn has_given_up(error: &io::Error) -> bool {
     [libc::EROFS, libc::EIO, libc::ENOTCONN].map(Some).contains(&error.raw_os_error())
 }
 
-/// Says so of the control block.
+/// Updates the mtime of the control block.
 pub(crate) fn touch_control(store: &Store) {
     if let Ok(Some(file)) = store.dir.open_file(CONTROL_FILE, Access::Write) {
         let _ = touch(&file);
     }
 }
 
-/// Looks now and then whether something was appended, without help of the writer's.
+/// Checks from time to time whether something was appended, without help from the writer.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     seen: Option<Position>,
@@ -49,11 +49,11 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Moves the active segment's time of modification if the writer has appended since the last look. And takes its room
-    /// again, which a copy of the file may have taken away.
+    /// Updates the active segment's mtime if the writer has appended since the last check. Reserves its room again as
+    /// well, because a copy of the file may share its blocks.
     ///
     /// # Errors
-    /// If what is appended reaches no disk any more, or no queue.
+    /// If what is appended no longer reaches a disk, or a queue.
     pub(crate) fn look(&mut self, store: &Store, control: &Mapping, (id, map): (SegmentId, &Mapping)) -> Result<()> {
         if self.looked.is_some_and(|looked| looked.elapsed() < EVERY) {
             return Ok(());
@@ -71,7 +71,7 @@ impl Progress {
         self.seen = Some(end);
         let touched = store.open_segment(id, Access::Write).and_then(|segment| {
             let Some(segment) = segment else { return Ok(()) };
-            // Without room an append fails, as it does without this.
+            // Without room an append fails, with or without this.
             let _ = room::renew(&segment.file, end.offset.into(), segment.context.segment_size.into());
             touch(&segment.file).map_err(Error::io(&segment.path, "store into it"))
         });
@@ -87,7 +87,7 @@ impl Progress {
     }
 }
 
-/// Where the records end that follow one another from `offset` on.
+/// The end of the consecutive records from `offset` on.
 fn end_of_records(map: &Mapping, mut offset: u32) -> u32 {
     let size = u32::try_from(map.len()).unwrap_or(u32::MAX);
     while is_record_offset(offset, size) {

@@ -1,8 +1,8 @@
-//! Who a process is, and whether it lives.
+//! Identifying a process, and telling whether it is alive.
 
 use crate::clock;
 
-/// What tells a process from every other one, so that a reused pid is not taken for its predecessor.
+/// What distinguishes a process from every other one, so that a reused pid is not taken for its predecessor.
 pub(in crate::queue) struct Identity {
     pub(in crate::queue) pid: u32,
     pub(in crate::queue) started: String,
@@ -11,7 +11,7 @@ pub(in crate::queue) struct Identity {
 }
 
 impl Identity {
-    /// The namespace's number, as it stands in its name; 0 where it can't be had.
+    /// The namespace's number, from its name; 0 if it is unavailable.
     pub(in crate::queue) fn namespace_number(&self) -> u32 {
         let digits = self.namespace.trim_start_matches("pid:[").trim_end_matches(']');
         digits.parse().unwrap_or(0)
@@ -24,11 +24,11 @@ impl Identity {
     }
 }
 
-/// Nanoseconds of a clock tick as the kernel prints them.
+/// Nanoseconds per clock tick as the kernel prints them.
 const TICK_NS: i64 = 10_000_000;
 
-/// When a process started, in clock ticks since the machine's boot; empty where it can't be read. The kernel prints it by the
-/// boot-time clock that whoever asks is shown.
+/// When a process started, in clock ticks since the machine's boot; empty if that can't be read. The kernel prints it
+/// by the boot-time clock of the calling process.
 pub(crate) fn start_of(pid: u32) -> String {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The command name may hold spaces and parentheses: count fields after the last one.
@@ -38,16 +38,16 @@ pub(crate) fn start_of(pid: u32) -> String {
     ticks.map(|ticks| ticks.saturating_sub(ahead).to_string()).unwrap_or_default()
 }
 
-/// Whether a process lives, judging by its number and start time.
+/// Whether a process is alive, judging by its pid and start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Life {
     Alive,
     Gone,
-    /// It is in another pid namespace or of another boot, or may not be looked at.
+    /// It is in another pid namespace or of another boot, or may not be examined.
     Unknown,
 }
 
-/// Whether the process lives that says in a file that it holds a lock.
+/// Whether the process is alive that a file names as the holder of a lock.
 pub(crate) fn life_of(pid: u32, started: u64, of_boot: [u8; 16], pid_namespace: u32) -> Life {
     let me = Identity::of_self();
     if of_boot != boot_id() || pid_namespace != me.namespace_number() || pid_namespace == 0 {
@@ -70,7 +70,7 @@ pub(in crate::queue) fn command_of(pid: u32) -> String {
     command.trim_end().to_owned()
 }
 
-/// The identity of this boot, as it is stored beside boot-time stamps; zeros where it can't be had.
+/// The identity of this boot, as it is stored beside boot-time stamps; zeros if it is unavailable.
 pub(crate) fn boot_id() -> [u8; 16] {
     let hex: Vec<u8> = clock::boot_id().bytes().filter(u8::is_ascii_hexdigit).collect();
     let mut id = [0; 16];
@@ -81,14 +81,14 @@ pub(crate) fn boot_id() -> [u8; 16] {
     id
 }
 
-/// Milliseconds since a heartbeat; None if there was none, or it can't be compared: it is of another boot, or ahead of our
-/// clock, and so of another one.
+/// Milliseconds since a heartbeat; None if there was none, or it can't be compared: it is of another boot, or ahead of
+/// our clock, and so from a different one.
 pub(crate) fn heartbeat_age_ms(stamp_ns: u64, of_boot: [u8; 16]) -> Option<u64> {
     let is_comparable = stamp_ns != 0 && of_boot == boot_id();
     clock::boot_ns().checked_sub(stamp_ns).filter(|_| is_comparable).map(|age_ns| age_ns / 1_000_000)
 }
 
-/// The numbers by which others can tell this process from every other one: start time, pid namespace.
+/// What distinguishes this process from every other one for others: start time, pid namespace.
 pub(crate) fn own_numbers() -> (u64, u32) {
     let me = Identity::of_self();
     (me.started.parse().unwrap_or(0), me.namespace_number())

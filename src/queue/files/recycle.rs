@@ -1,11 +1,12 @@
-//! The spares: files of retired segments, kept for the next ones. Their blocks are there and their pages are in memory, which
-//! is most of what a new segment costs. There are as many as retention came late by: one, where it is never late.
+//! Spares: files of retired segments, kept for new segments. Their blocks are allocated and their pages are in memory,
+//! which is most of the cost of a new segment. There are as many as the number of segments by which retention was late:
+//! one if it is never late.
 //!
 //! Only for the holder of the writer lock. Invariants:
-//! - A file is used again only if nobody else has it open, mapped or under another name: whoever still reads a retired
-//!   segment can finish, and its file is then removed as any other.
-//! - Meanwhile it has a temporary name, which means nothing: the next writer clears it away.
-//! - What it held is told from what it will hold by the segment's salt; see `format.md` on segments that are used again.
+//! - A file is reused only if nothing else has it open, mapped or under another name: a process that still reads a
+//!   retired segment can finish, and the file is then removed like any other.
+//! - Meanwhile it has a temporary name, which has no meaning: the next writer removes it.
+//! - The segment's salt distinguishes its old contents from the new ones; see `format.md` on reused files.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -23,17 +24,17 @@ use crate::queue::os::mapping::Mapping;
 use crate::queue::os::sys;
 
 const NAMES: [&str; MAX_SPARES] = ["spare-1.q.tmp", "spare-2.q.tmp", "spare-3.q.tmp", "spare-4.q.tmp"];
-/// At most so many places of a file are looked at to tell whether it is in memory.
+/// At most this many places of a file are checked to tell whether it is in memory.
 const SAMPLES: u64 = 64;
 
-/// A file to be used again, with its mapping if this process has it still.
+/// A file to be reused, with its mapping if this process still has it.
 #[derive(Debug)]
 pub(crate) struct Spare {
     pub(crate) file: File,
     pub(crate) map: Option<Arc<Mapping>>,
 }
 
-/// Takes a retired segment out of the queue; its file becomes a spare if there are not enough yet.
+/// Removes a retired segment from the queue; its file becomes a spare if there are too few.
 pub(crate) fn keep(dir: &Dir, segment: &str) -> Result<()> {
     let kept = NAMES.iter().any(|name| dir.rename(segment, name, false).is_ok());
     if kept { Ok(()) } else { dir.remove(segment) }
@@ -47,12 +48,12 @@ pub(crate) fn is_there(dir: &Dir) -> bool {
 /// Removes the spares.
 pub(crate) fn discard(dir: &Dir) {
     for name in NAMES {
-        // What stays is cleared away by the next writer.
+        // A later writer removes what is left.
         let _ = dir.remove(name);
     }
 }
 
-/// A spare that can be used again, under the name `temporary` now. Those that can't are gone.
+/// Takes a usable spare, which is renamed to `temporary`. Removes unusable ones.
 pub(crate) fn take(dir: &Dir, temporary: &str, size: u32, left: &mut RetainedMappings) -> Option<Spare> {
     NAMES.iter().find_map(|name| take_one(dir, name, temporary, size, left))
 }
@@ -66,10 +67,10 @@ fn take_one(dir: &Dir, name: &str, temporary: &str, size: u32, left: &mut Retain
         },
     };
     let spare = spare.filter(|spare| can_be_used(&spare.file, u64::from(size)).unwrap_or(false));
-    // On the disk, too, it must have lost its segment's name before its bytes change.
+    // On disk, too, the file must have lost its segment's name before its bytes change.
     let taken = spare.filter(|_| dir.rename(name, temporary, false).and_then(|()| dir.sync()).is_ok());
     if taken.is_none() {
-        // What stays is cleared away by the next writer.
+        // A later writer removes what is left.
         let _ = dir.remove(name).and_then(|()| dir.remove(temporary));
     }
     taken
@@ -81,7 +82,7 @@ fn can_be_used(file: &File, size: u64) -> io::Result<bool> {
     })
 }
 
-/// Whether the file's pages are in memory: to read them from the disk costs more than new ones.
+/// Whether the file's pages are in memory: reading them from disk costs more than new ones.
 fn is_in_memory(file: &File, size: u64) -> io::Result<bool> {
     let step = (size / SAMPLES).max(u64::from(layout::PAGE));
     for sample in 0..size / step {
@@ -89,7 +90,7 @@ fn is_in_memory(file: &File, size: u64) -> io::Result<bool> {
         let at = sample * step;
         match preadv2(file, &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT) {
             Ok(_) => {}
-            // Where a file system can't say, it is one in memory.
+            // A file system that can't say is in memory.
             Err(Errno::OPNOTSUPP) => return Ok(true),
             Err(Errno::AGAIN) => return Ok(false),
             Err(error) => return Err(error.into()),
@@ -106,7 +107,7 @@ mod tests {
 
     const SIZE: u32 = 64 << 10;
 
-    /// A directory in memory, where every file can be used again.
+    /// A directory in memory, where every file can be reused.
     fn directory() -> (tempfile::TempDir, Dir) {
         let temporary = tempfile::tempdir_in("/dev/shm").unwrap();
         let dir = Dir::open(temporary.path()).unwrap();
@@ -120,7 +121,7 @@ mod tests {
         (file, map)
     }
 
-    /// Leaves segments of these names, and retires those that are `retired`.
+    /// Retains segments of these names, and retires those that are `retired`.
     fn left(dir: &Dir, names: &[&str], retired: &[&str]) -> (RetainedMappings, Vec<Arc<Mapping>>) {
         let mut left = RetainedMappings::default();
         let maps = names.iter().map(|name| {
@@ -169,7 +170,7 @@ mod tests {
         keep(&dir, "a").unwrap();
         let spare = take(&dir, "new", SIZE, &mut left).unwrap();
         assert!(spare.map.is_none());
-        // The first one is removed, and so are its blocks once its mapping is gone.
+        // The first one is removed, and so are its blocks once its mapping is dropped.
         let (file, map) = segment(&dir, "b");
         let gone = left.add(file, map, 2);
         assert!(gone.len() == 1 && Arc::ptr_eq(&gone[0], &maps[0]));

@@ -1,9 +1,9 @@
-//! Room for what is stored into mapped files: it is made certain before the first store, because a store can't fail.
+//! Disk space for stores into mapped files: reserved before the first store, because a store can't fail.
 //!
-//! A block that a file had once is not its own for ever: a copy of the file may have holes, or share its blocks with the
-//! original (`cp --reflink`, which is what `cp` does on XFS). Where a file system writes each block to a new place (btrfs),
-//! no block can be reserved at all. What is stored without room in spite of this is found by its `SIGBUS`
-//! (`sigbus.rs`) before the append says that it is done.
+//! A file does not own its blocks for ever: a copy of the file may have holes, or share its blocks with the original
+//! (`cp --reflink`, the default of `cp` on XFS). If a file system writes each block to a new place (btrfs), blocks
+//! can't be reserved at all. A store for which there is no space nevertheless raises `SIGBUS` (`sigbus.rs`), which is
+//! noticed before the append returns.
 
 use std::fs::File;
 use std::io;
@@ -16,19 +16,20 @@ use rustix::io::Errno;
 const EXT4: u64 = 0xEF53;
 const TMPFS: u64 = 0x0102_1994;
 const XFS: u64 = 0x5846_5342;
-/// The last page of a file in memory may be this large, and reach beyond the file's end.
+/// The last page of a file in memory may be this large, and extend past the file's end.
 const LARGE_PAGE: u64 = 2 << 20;
-/// Bytes that `stat` counts blocks in.
+/// The unit in which `stat` counts blocks, in bytes.
 const STAT_BLOCK: u64 = 512;
-/// Bytes that are copied at once while somebody may store into the file.
+/// Bytes copied at once while others may store into the file.
 const PIECE: u64 = 4 << 20;
-/// Bytes of zeros that are written at once.
+/// Bytes of zeros written at once.
 const ZEROS: usize = 64 << 10;
 
-/// Makes the blocks of `from..to` the file's own: fills holes, and copies what it shares with other files. Changes no byte.
+/// Makes the blocks of `from..to` the file's own: fills holes, and copies what it shares with other files. Changes no
+/// byte.
 ///
 /// # Errors
-/// As the system has it: `ENOSPC` and `EDQUOT` where there is no room.
+/// As the system returns them: `ENOSPC` and `EDQUOT` if there is no space.
 pub(crate) fn reserve(file: &File, from: u64, to: u64) -> io::Result<()> {
     if is_whole_in_memory(file, to)? {
         return Ok(());
@@ -45,8 +46,8 @@ pub(crate) fn reserve(file: &File, from: u64, to: u64) -> io::Result<()> {
     }
 }
 
-/// As [`reserve`], of a file in use: only where another program may have taken what was reserved, and by pieces, because
-/// stores into the file wait for each.
+/// Like [`reserve`], for a file in use: only where another program may have taken what was reserved, and in pieces,
+/// because stores into the file wait for each.
 pub(crate) fn renew(file: &File, from: u64, to: u64) -> io::Result<()> {
     if kind(file)? != XFS {
         return Ok(());
@@ -61,7 +62,7 @@ pub(crate) fn renew(file: &File, from: u64, to: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether storing into the file needs no new blocks, once it has them.
+/// Whether storing into the file needs no new blocks, once they are allocated.
 pub(crate) fn is_overwritten_in_place(file: &File, size: u64) -> io::Result<bool> {
     Ok(match kind(file)? {
         EXT4 | TMPFS => true,
@@ -75,7 +76,7 @@ fn kind(file: &File) -> io::Result<u64> {
     Ok(fstatfs(file)?.f_type as u64)
 }
 
-/// Whether the file is one in memory with all its pages. Saves a look at each of them.
+/// Whether the file is in a file system in memory, with all its pages. Saves checking each of them.
 fn is_whole_in_memory(file: &File, len: u64) -> io::Result<bool> {
     let blocks = file.metadata()?.blocks();
     Ok(len.is_multiple_of(LARGE_PAGE) && blocks * STAT_BLOCK >= len && kind(file)? == TMPFS)
@@ -90,12 +91,12 @@ fn allocate(file: &File, flags: FallocateFlags, from: u64, to: u64) -> Result<()
     }
 }
 
-/// Writes zeros where the file reads as zeros because nothing is there.
+/// Writes zeros into holes.
 fn fill_holes(file: &File, mut from: u64, to: u64) -> io::Result<()> {
     let zeros = [0; ZEROS];
     while from < to {
         let hole = seek(file, SeekFrom::Hole(from))?.min(to);
-        // Up to the end of the file.
+        // Or up to the end of the file.
         let end = seek(file, SeekFrom::Data(hole)).map_or(to, |data| data.min(to));
         let mut at = hole;
         while at < end {

@@ -1,8 +1,8 @@
-//! Segment files: their names, their identity, making a new one, listing those that are there.
+//! Segment files: their names and identity, creating and listing them.
 //!
 //! A segment appears under its final name only when it is complete: allocated, identity at both ends, synced. Its
-//! identity is immutable; start and seal block are hints that the writer fills in when the segment becomes the
-//! active one and when it is sealed.
+//! identity is immutable; start and seal block are hints that the writer fills in when the segment becomes the active
+//! one and when it is sealed.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -45,7 +45,7 @@ pub(crate) fn list(dir: &Dir) -> Result<Vec<SegmentId>> {
     Ok(ids)
 }
 
-/// What a segment starts with.
+/// The content of a segment's start block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SegmentStart {
     /// The sequence number of its first message.
@@ -55,7 +55,7 @@ pub(crate) struct SegmentStart {
 }
 
 impl Segment {
-    /// Opens a segment and checks that it is one of this queue, of the size that the queue has. None if there is no
+    /// Opens a segment and checks that it belongs to this queue and has the queue's segment size. None if there is no
     /// such file.
     pub(crate) fn open(dir: &Dir, geometry: &Geometry, id: SegmentId, access: Access) -> Result<Option<Self>> {
         let name = segment_name(id);
@@ -68,7 +68,7 @@ impl Segment {
             return Err(Error::refused(&path, "the segment belongs to another queue; move it away"));
         }
         if identity.segment_size.get() != geometry.settings.segment_size {
-            return Err(Error::damaged(&path, 0, "the segment has not the size that the queue's segments have"));
+            return Err(Error::damaged(&path, 0, "the segment's size differs from the queue's"));
         }
         let checksum = checksum_of(identity.checksum_kind);
         let summer = RecordCrc::new(checksum.ok_or_else(|| Error::damaged(&path, 0, "unknown checksum kind"))?);
@@ -77,7 +77,7 @@ impl Segment {
         Ok(Some(Self { id, file, path, context }))
     }
 
-    /// What the segment starts with; None while it is not in use.
+    /// The segment's start block; None while it is not in use.
     pub(crate) fn start(&self) -> Option<SegmentStart> {
         read_start(&self.file)
     }
@@ -90,7 +90,7 @@ impl Segment {
         (sum != 0 && id < self.id).then_some((id, sum))
     }
 
-    /// The checksum of the record that seals the segment, if it is sealed and that is sound.
+    /// The checksum of the record that seals the segment, if it is sealed and that record is sound.
     pub(in crate::queue) fn seal_sum(&self) -> Option<u32> {
         let offset = self.seal()?.end_offset.get();
         let header: MessageHeader = read_block(&self.file, offset)?;
@@ -98,7 +98,7 @@ impl Segment {
         sound.filter(Header::is_seal).map(|_| header.checksum.get())
     }
 
-    /// What the segment ended with, if it says so.
+    /// The segment's seal block, if it has one.
     pub(crate) fn seal(&self) -> Option<SealBlock> {
         let block: SealBlock = read_block(&self.file, SEGMENT_SEAL)?;
         let sound = is_sound(&block, block.crc) && block.next_seq.get() > 0;
@@ -106,23 +106,22 @@ impl Segment {
             .then_some(block)
     }
 
-    /// Whether somebody has made the file shorter than its segment.
+    /// Whether the file has been truncated to less than the segment's size.
     pub(crate) fn is_cut_short(&self) -> Result<bool> {
-        let len = self.file.metadata().map_err(Error::io(&self.path, "look at it"))?.len();
+        let len = self.file.metadata().map_err(Error::io(&self.path, "stat it"))?.len();
         Ok(len < u64::from(self.context.segment_size))
     }
 
-    /// Maps the segment for its writer: with room for everything that it will hold, and the pages of `len` bytes from
-    /// `offset` on in memory.
+    /// Maps the segment for its writer, with room reserved for all of it, and prefaults `len` bytes from `offset` on.
     pub(crate) fn map_for_writing(&self, offset: u32, len: u32) -> Result<Mapping> {
         let size = self.context.segment_size;
-        room::reserve(&self.file, 0, size.into()).map_err(Error::io(&self.path, "make room for messages in it"))?;
+        room::reserve(&self.file, 0, size.into()).map_err(Error::io(&self.path, "reserve space for messages in it"))?;
         let map = Mapping::read_write(&self.file, &self.path, size)?;
-        map.populate(offset, len as usize).map_err(Error::io(&self.path, "bring it into memory"))?;
+        map.populate(offset, len as usize).map_err(Error::io(&self.path, "prefault it"))?;
         Ok(map)
     }
 
-    /// Whether the segment has been taken into use: it has a start block, or something where its first record is.
+    /// Whether the segment is in use: it has a start block, or something where its first record is.
     ///
     /// # Errors
     /// If the system can't read it: a segment in use must not be taken for a free one.
@@ -135,7 +134,7 @@ impl Segment {
         Ok(header.is_some_and(|header| header.commit.get() != 0))
     }
 
-    /// Makes a segment, from a spare file if there is one: complete, synced, and only then under its final name. With
+    /// Creates a segment, from a spare file if there is one: complete, synced, and only then under its final name. With
     /// its mapping if that is among those that the writer has `left`.
     pub(crate) fn create(
         dir: &Dir,
@@ -150,7 +149,7 @@ impl Segment {
         dir.remove(&temporary)?;
         let path = dir.path_of(&name);
         let mut spare = recycle::take(dir, &temporary, size, left);
-        // It may be from before somebody made the queue private, or shared it.
+        // Its mode may be from before the queue was made private or shared.
         if spare.take_if(|spare| dir.match_mode(&spare.file).is_err()).is_some() {
             dir.remove(&temporary)?;
         }
@@ -166,7 +165,7 @@ impl Segment {
         let salt = match made {
             Ok(salt) => salt,
             Err(error) => {
-                // Room for nothing or half a file: leave no trace; the error to report is the first one.
+                // There was room for nothing or half a file: leave no trace, and report the first error.
                 let _ = dir.remove(&temporary);
                 return Err(error);
             }
@@ -186,17 +185,17 @@ fn start_in(block: &StartBlock) -> Option<SegmentStart> {
     (is_sound(block, block.crc) && first_seq > 0).then_some(SegmentStart { first_seq, previous_timestamp_ns })
 }
 
-/// The sequence number that a segment started with whose identity is damaged.
+/// The sequence number that a segment with a damaged identity started with.
 pub(crate) fn start_of_damaged(dir: &Dir, id: SegmentId) -> Option<u64> {
     let file = dir.open_file(&segment_name(id), Access::Read).ok()??;
     read_start(&file).map(|start| start.first_seq)
 }
 
-/// Writes identity and settings into a segment file, which is new or used again, and syncs it; returns its salt.
+/// Writes identity and settings into a segment file, new or reused, and syncs it; returns its salt.
 fn fill(file: &File, path: &Path, geometry: &Geometry, (id, is_reused): (SegmentId, bool), now_ns: u64) -> Result<u32> {
     let size = geometry.settings.segment_size;
     sys::allocate(file, u64::from(size)).map_err(Error::io(path, "allocate the segment"))?;
-    let random = sys::random_u64().map_err(Error::io(path, "get a random number for it"))?;
+    let random = sys::random_u64().map_err(Error::io(path, "read random bytes"))?;
     let mut identity = SegmentIdentity::new_zeroed();
     identity.magic = SEGMENT_MAGIC;
     identity.version = layout::VERSION.into();
@@ -211,7 +210,7 @@ fn fill(file: &File, path: &Path, geometry: &Geometry, (id, is_reused): (Segment
     identity.salt = salt.into();
     identity.created_ns = now_ns.into();
     identity.crc = block_sum(identity.as_bytes()).into();
-    // All that stands before the records, and the word that would say that there is one.
+    // Everything before the records, and the first commit word, which must be zero.
     let mut head = [0; RECORDS_START as usize + 8];
     let settings = geometry.to_block();
     for (bytes, offset) in [(identity.as_bytes(), 0), (settings.as_bytes(), SEGMENT_SETTINGS as usize)] {
@@ -219,7 +218,7 @@ fn fill(file: &File, path: &Path, geometry: &Geometry, (id, is_reused): (Segment
     }
     for (bytes, offset) in [(&head[..], 0), (identity.as_bytes(), size - TRAILER_LEN)] {
         let written = if is_reused {
-            // Only these bytes: what the rest of the file holds from before need not go to the disk.
+            // Only these bytes: the old contents of the rest of the file need not be written to disk.
             sys::write_synced(file, bytes, u64::from(offset))
         } else {
             file.write_all_at(bytes, u64::from(offset))
@@ -232,11 +231,11 @@ fn fill(file: &File, path: &Path, geometry: &Geometry, (id, is_reused): (Segment
     Ok(salt)
 }
 
-/// A segment that another one follows, with the checksum of the record that seals it: no copy of it that went on by itself
-/// ends with the same.
+/// The segment that another one follows, with the checksum of the record that seals it: a copy to which a writer has
+/// appended separately has a different one.
 pub(in crate::queue) type Link = (SegmentId, u32);
 
-/// Takes a segment into use.
+/// Makes a segment the active one.
 pub(in crate::queue) fn start(map: &Mapping, first_seq: u64, previous_timestamp_ns: u64, previous: Option<Link>) {
     map.clear_record(RECORDS_START);
     let mut block = StartBlock::new_zeroed();
@@ -260,7 +259,7 @@ pub(in crate::queue) fn seal_sum(context: &RecordContext, offset: u32, next_seq:
     u32::try_from(checksum).unwrap_or(0)
 }
 
-/// Ends a segment: first the record that sends readers on, then the block that tells where it is.
+/// Seals a segment: first the record that sends readers on, then the block that says where it is.
 pub(in crate::queue) fn seal_map(
     map: &Mapping,
     context: &RecordContext,
@@ -277,17 +276,17 @@ pub(in crate::queue) fn seal_map(
     map.write(SEGMENT_SEAL, &block);
 }
 
-/// Ends a segment that an earlier writer has left unsealed. Under the writer lock only.
+/// Seals a segment that an earlier writer has left unsealed. Under the writer lock only.
 pub(crate) fn seal(segment: &Segment, offset: u32, next_seq: u64, last_timestamp_ns: u64) -> Result<()> {
     let map = Mapping::read_write(&segment.file, &segment.path, segment.context.segment_size)?;
     seal_map(&map, &segment.context, offset, next_seq, last_timestamp_ns);
     if map.has_stores() { Ok(()) } else { Err(map.loss(&segment.file, &segment.path, "restore the file from a copy")) }
 }
 
-/// The identity of a segment file, from whichever of its two copies is sound. `size`: where the second copy stands, if
-/// the caller knows; otherwise it is taken from the file's length.
+/// The identity of a segment file, from whichever of its two copies is sound. `size`: where the second copy is, if the
+/// caller knows; otherwise it is taken from the file's length.
 fn read_identity(file: &File, path: &Path, id: SegmentId, size: Option<u32>) -> Result<SegmentIdentity> {
-    let len = file.metadata().map_err(Error::io(path, "look at it"))?.len();
+    let len = file.metadata().map_err(Error::io(path, "stat it"))?.len();
     let size = size.map_or(len, u64::from);
     let trailer = u32::try_from(size).ok().and_then(|size| size.checked_sub(TRAILER_LEN));
     let (mut identity, mut failure) = (None, None);
@@ -302,7 +301,7 @@ fn read_identity(file: &File, path: &Path, id: SegmentId, size: Option<u32>) -> 
         }
     }
     let Some(identity) = identity else {
-        // A disk that can't be read is no damage of the file: whoever takes it for that goes on without its messages.
+        // A disk error is not damage to the file: a caller that took it for that would skip its messages.
         let damaged = || Error::damaged(path, 0, "neither copy of the segment's identity is sound");
         return Err(failure.unwrap_or_else(damaged));
     };
@@ -317,7 +316,7 @@ fn read_identity(file: &File, path: &Path, id: SegmentId, size: Option<u32>) -> 
     Ok(identity)
 }
 
-/// The queue's settings as the first usable segment has them: for a queue whose control block is damaged.
+/// The queue's settings from the first usable segment: for a queue whose control block is damaged.
 pub(crate) fn recover_geometry(dir: &Dir) -> Result<Option<Geometry>> {
     for id in list(dir)? {
         let name = segment_name(id);

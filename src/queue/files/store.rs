@@ -15,7 +15,7 @@ use crate::queue::format::names::segment_name;
 use crate::queue::position::{MAX_SEQ, SegmentId};
 use crate::queue::wait::wake::Waiter;
 
-/// What everything that belongs to one opened queue has in common.
+/// What everything that belongs to one opened queue shares.
 #[derive(Debug)]
 pub(crate) struct Store {
     pub(crate) dir: Dir,
@@ -36,9 +36,9 @@ impl Store {
         let id = |file| control::read_geometry(&file, &path).map(|geometry| geometry.queue_id);
         let is_present = match self.dir.open_file(CONTROL_FILE, Access::Read) {
             Ok(Some(file)) => id(file).map_or(true, |id| id == self.geometry.queue_id),
-            // Segments without it are a queue, a damaged one.
+            // Segments without a control block are a damaged queue.
             Ok(None) => !self.segment_ids()?.is_empty(),
-            // It can't be told now.
+            // Unknown for now.
             Err(_) => true,
         };
         let removed = || std::io::Error::other("it has been removed; another queue may have taken its place");
@@ -50,7 +50,7 @@ impl Store {
         let path = self.control_path();
         match self.dir.open_existing_file(CONTROL_FILE, Access::Write) {
             Ok(file) => Waiter::new(file, true, &path),
-            // Only looking is allowed: nobody will know that we sleep.
+            // Read-only access: nobody will know that we sleep.
             Err(Error::Io { .. } | Error::Refused { .. }) => {
                 let file = self.dir.open_existing_file(CONTROL_FILE, Access::Read)?;
                 Waiter::new(file, false, &path)
@@ -59,12 +59,12 @@ impl Store {
         }
     }
 
-    /// Opens a segment, if it is one of this queue's.
+    /// Opens a segment, if it belongs to this queue.
     pub(crate) fn open_segment(&self, id: SegmentId, access: Access) -> Result<Option<Segment>> {
         let segment = Segment::open(&self.dir, &self.geometry, id, access)?;
         if let Some(segment) = &segment
             && let Some(previous) = self.unlike_previous(segment)
-            // Where that one does not belong here either, this one need not follow it.
+            // If that segment does not belong here either, this one need not follow it.
             && self.unlike_previous(&previous).is_none()
         {
             let what = format!(
@@ -77,21 +77,21 @@ impl Store {
         Ok(segment)
     }
 
-    /// The segment that this one says it follows, if that did not end as this one says.
+    /// The segment that this one claims to follow, if its end differs from what this one says.
     fn unlike_previous(&self, segment: &Segment) -> Option<Segment> {
         let (id, sum) = segment.previous()?;
         let previous = Segment::open(&self.dir, &self.geometry, id, Access::Read).ok()??;
         previous.seal_sum().is_some_and(|found| found != sum).then_some(previous)
     }
 
-    /// What a segment of this number is to say of the one before it.
+    /// What a segment of this number must say of its predecessor.
     pub(in crate::queue) fn link_before(&self, id: SegmentId) -> Result<Option<Link>> {
         let before = self.segment_ids()?.into_iter().rfind(|&before| before < id);
         let segment = before.and_then(|before| self.open_segment(before, Access::Read).ok().flatten());
         Ok(segment.and_then(|segment| Some((segment.id, segment.seal_sum()?))))
     }
 
-    /// The segments that are there, ascending.
+    /// The existing segments, ascending.
     pub(crate) fn segment_ids(&self) -> Result<Vec<SegmentId>> {
         segment::list(&self.dir)
     }
@@ -99,11 +99,11 @@ impl Store {
     /// The number after this one.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if this is the largest: the writer can't go on.
+    /// [`Error::Damaged`] if this is the largest: the writer can't continue.
     pub(crate) fn id_after(&self, id: SegmentId) -> Result<SegmentId> {
         id.next().ok_or_else(|| {
             let what =
-                "no larger segment number exists; move the file away if it has been put here, else make another queue";
+                "no larger segment number exists; move the file away if it was put here, else create another queue";
             Error::damaged(&self.dir.path_of(&segment_name(id)), 0, what)
         })
     }
@@ -122,7 +122,7 @@ impl Store {
         Ok(free)
     }
 
-    /// Writes the segments from the first to the last to the disk, and the directory that names them.
+    /// Syncs the segments from the first to the last, and the directory that names them.
     pub(in crate::queue) fn sync_segments(&self, first: SegmentId, last: SegmentId) -> Result<()> {
         let ids = self.segment_ids()?;
         for id in ids.into_iter().filter(|&id| id >= first && id <= last) {
@@ -137,7 +137,7 @@ impl Store {
         self.dir.sync()
     }
 
-    /// The head as the control block has it. Its file is opened once: repairs keep it.
+    /// The head in the control block. Its file is opened once: repairs keep it.
     pub(crate) fn head_hint(&self) -> Option<HeadHint> {
         if self.control.get().is_none()
             && let Ok(Some(file)) = self.dir.open_file(CONTROL_FILE, Access::Read)
@@ -147,13 +147,13 @@ impl Store {
         control::read_head(self.control.get()?)
     }
 
-    /// The sequence number after the newest message that was published, as far as that can be believed.
+    /// The sequence number after the newest published message, if it is credible.
     pub(crate) fn published_seq(&self) -> Option<u64> {
         self.head_hint().map(|hint| hint.next_seq).filter(|&seq| seq < MAX_SEQ)
     }
 
-    /// The published head, if the last writer closed the queue on this boot: then it is exact, if the segments are those
-    /// that it was published for.
+    /// The published head, if the last writer closed the queue on this boot: then it is exact, provided that the
+    /// segments are those that it was published for.
     pub(crate) fn closed_at(&self) -> Option<HeadHint> {
         let hint = self.head_hint()?;
         let writer: WriterBlock = read_block(self.control.get()?, layout::CONTROL_WRITER)?;

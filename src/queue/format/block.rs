@@ -1,4 +1,4 @@
-//! Blocks of fixed length: reading them, and whether they are sound.
+//! Blocks of fixed length: reading and verifying them.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -33,15 +33,15 @@ pub(crate) fn check_version(found: u16, path: &Path) -> Result<()> {
     Err(Error::UnsupportedVersion { path: path.to_path_buf(), found, supported: layout::VERSION })
 }
 
-/// Reads a block at a place in a file; None where the file ends before.
+/// Reads a block at an offset in a file; None if the file ends before.
 pub(crate) fn read_block<T: FromZeros + FromBytes + IntoBytes + KnownLayout>(file: &File, offset: u32) -> Option<T> {
     let mut block = T::new_zeroed();
     file.read_exact_at(block.as_mut_bytes(), u64::from(offset)).ok()?;
     Some(block)
 }
 
-/// Like [`read_block`], but where the system can't read the block, that is an error: for decisions that must not take
-/// a failing disk for missing or damaged bytes.
+/// Like [`read_block`], but a failure to read the block is an error: for decisions that must not take a failing disk
+/// for missing or damaged bytes.
 pub(crate) fn read_block_strictly<T>(file: &File, path: &Path, offset: u32) -> Result<Option<T>>
 where
     T: FromZeros + FromBytes + IntoBytes + KnownLayout,

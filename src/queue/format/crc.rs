@@ -1,14 +1,14 @@
-//! The checksums. Records carry CRC-32C, by the processor's own instruction where it has one, or CRC-32 by the
-//! queue's choice; the metadata blocks carry CRC-32. `format.md` says what each one covers.
+//! The checksums. Records carry CRC-32C, computed by the processor's own instruction if it has one, or CRC-32 if the
+//! queue is set to it; the metadata blocks carry CRC-32. `format.md` says what each one covers.
 #![allow(unsafe_code)]
 
 use crate::queue::options::Checksum;
 
-/// Payloads from this size on go through the `crc-fast` crate; below it, one instruction after the other is faster.
+/// Payloads of at least this size go through the `crc-fast` crate; below it, one instruction after the other is faster.
 #[cfg(target_arch = "x86_64")]
 const LONG: usize = 384;
 
-/// Computes record checksums; made once for a queue, so that the processor is asked once.
+/// Computes record checksums; created once per queue, so that the processor is asked once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RecordCrc {
     how: How,
@@ -56,7 +56,7 @@ impl RecordCrc {
         }
     }
 
-    /// As [`sum`](Self::sum), of a payload that is added piece by piece.
+    /// Like [`sum`](Self::sum), for a payload that is added piece by piece.
     pub(crate) fn start(self, words: [u64; 4]) -> RunningSum {
         let mut sum = match self.how {
             How::Crc32 => RunningSum::Crc32(crc32fast::Hasher::new()),
@@ -66,8 +66,8 @@ impl RecordCrc {
         sum
     }
 
-    /// Copies a payload and the zeros behind it to `to`, which is just as long, and returns the checksum as
-    /// [`sum`](Self::sum) does. Short payloads are read once.
+    /// Copies a payload and the zeros after it to `to`, which is just as long, and returns the checksum like
+    /// [`sum`](Self::sum). Short payloads are read once.
     #[inline]
     pub(crate) fn sum_and_copy(self, words: [u64; 4], payload: &[u8], to: &mut [u8]) -> u32 {
         #[cfg(target_arch = "x86_64")]
@@ -81,7 +81,7 @@ impl RecordCrc {
     }
 }
 
-/// A checksum in the making, of a payload that comes in pieces.
+/// A checksum being computed, of a payload that comes in pieces.
 #[derive(Debug)]
 // One at a time, for long payloads.
 #[allow(clippy::large_enum_variant)]
@@ -112,7 +112,7 @@ impl RunningSum {
 fn crc32c_from(state: u32, bytes: &[u8]) -> u32 {
     let mut digest = crc_fast::Digest::new_with_init_state(crc_fast::CrcAlgorithm::Crc32Iscsi, u64::from(state));
     digest.update(bytes);
-    // Its 32 bits come as 64.
+    // The 32-bit state is returned in 64 bits.
     !u32::try_from(digest.finalize()).unwrap_or(0)
 }
 
@@ -140,7 +140,7 @@ fn sum_sse42<const COPY: bool>(words: [u64; 4], payload: &[u8], to: &mut [u8]) -
         add_words::<COPY>(state, body, to)
     };
     if !tail.is_empty() {
-        // No call of `memcpy` for so few.
+        // No call of `memcpy` for this few bytes.
         let last = tail.iter().rev().fold(0, |last, byte| last << 8 | u64::from(*byte));
         state = _mm_crc32_u64(state, last);
         if let (true, Some(to)) = (COPY, to_last.first_mut()) {
@@ -150,16 +150,16 @@ fn sum_sse42<const COPY: bool>(words: [u64; 4], payload: &[u8], to: &mut [u8]) -
     !(state as u32)
 }
 
-/// The state after these words, fewer than [`LONG`] bytes, which are copied to as many others with `COPY`.
+/// The state after these words, fewer than [`LONG`] bytes; with `COPY` they are copied to `to` as well.
 ///
-/// The instruction takes three cycles, and one can start in each: from [`LANES_FROM`] words on, three stretches are summed
-/// at once and put together.
+/// The instruction takes three cycles, and one can start in each: from [`LANES_FROM`] words on, three parts are
+/// checksummed in parallel and combined.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2,pclmulqdq")]
 #[inline]
 fn add_words<const COPY: bool>(mut state: u64, words: &[[u8; 8]], to: &mut [[u8; 8]]) -> u64 {
     use std::arch::x86_64::_mm_crc32_u64;
-    // Whoever does not copy has nowhere to copy to.
+    // Without `COPY` there is no destination.
     let part = |len| if COPY { len } else { 0 };
     let (mut words, mut to) = (words, to);
     if words.len() >= LANES_FROM {
@@ -177,7 +177,7 @@ fn add_words<const COPY: bool>(mut state: u64, words: &[[u8; 8]], to: &mut [[u8;
                 (to_first[index], to_second[index], to_third[index]) = (*first, *second, *third);
             }
         }
-        state = behind(state, 2 * len) ^ behind(state_2, len) ^ state_3;
+        state = past_zeros(state, 2 * len) ^ past_zeros(state_2, len) ^ state_3;
         (words, to) = (rest, to_rest);
     }
     for (index, word) in words.iter().enumerate() {
@@ -189,24 +189,24 @@ fn add_words<const COPY: bool>(mut state: u64, words: &[[u8; 8]], to: &mut [[u8;
     state
 }
 
-/// What a state has become behind so many words of zeros: the state times x^(64 words), modulo the polynomial.
+/// The state after this many words of zeros: the state times x^(64 words), modulo the polynomial.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2,pclmulqdq")]
 #[inline]
 #[allow(clippy::cast_possible_wrap, clippy::cast_sign_loss)] // the same 64 bits
-fn behind(state: u64, words: usize) -> u64 {
+fn past_zeros(state: u64, words: usize) -> u64 {
     use std::arch::x86_64::{_mm_clmulepi64_si128, _mm_crc32_u64, _mm_cvtsi64_si128, _mm_cvtsi128_si64};
     let power = _mm_cvtsi64_si128(i64::from(POWERS[words]));
     let product = _mm_clmulepi64_si128::<0>(_mm_cvtsi64_si128(state as i64), power);
     _mm_crc32_u64(0, _mm_cvtsi128_si64(product) as u64)
 }
 
-/// From this many words on, three stretches are summed at once.
+/// From this many words on, three parts are checksummed in parallel.
 #[cfg(target_arch = "x86_64")]
 const LANES_FROM: usize = 16;
 
-/// x^(64 n - 33) modulo the polynomial, reflected, for n words. The instruction multiplies by x^32, and the product of two
-/// reflected numbers lacks one more x.
+/// x^(64 n - 33) modulo the polynomial, reflected, for n words. The instruction multiplies by x^32, and the product of
+/// two reflected numbers lacks one more x.
 #[cfg(target_arch = "x86_64")]
 static POWERS: [u32; LONG / 8] = {
     let mut powers = [0; LONG / 8];

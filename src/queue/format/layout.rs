@@ -1,4 +1,4 @@
-//! The bytes of a queue as types and constants. No input or output, no unsafe code.
+//! The bytes of a queue as types and constants. No I/O, no unsafe code.
 //!
 //! `format.md`, below, is the only statement of what the bytes mean; the golden tests in `tests/format.rs` hold
 //! code and page together.
@@ -19,24 +19,24 @@ pub const PAGE: u32 = 4096;
 pub const MIN_SEGMENT_SIZE: u32 = 64 << 10;
 /// Largest segment.
 pub const MAX_SEGMENT_SIZE: u32 = 1 << 30;
-/// Segment size where nothing else is asked for.
+/// Default segment size.
 pub const DEFAULT_SEGMENT_SIZE: u32 = 64 << 20;
 
 /// Name of the control block's file.
 pub const CONTROL_FILE: &str = "control.meta";
 /// Name of the lock file.
 pub const LOCK_FILE: &str = "writer.lock";
-/// Ending of the name of a reader's lock file.
+/// Suffix of a reader's lock file.
 pub const LOCK_SUFFIX: &str = ".lock";
 /// Name of the directory of cursor files.
 pub const READERS_DIR: &str = "readers";
-/// Ending of a cursor file's name.
+/// Suffix of a cursor file.
 pub const CURSOR_SUFFIX: &str = ".meta";
-/// Name of the directory of what is derived from the segments. No part of the queue.
+/// Name of the directory of data derived from the segments. Not part of the queue.
 pub const INDEX_DIR: &str = ".index";
-/// Ending of a segment file's name.
+/// Suffix of a segment file.
 pub const SEGMENT_SUFFIX: &str = ".q";
-/// Ending of a file that is being made; removed under the writer lock.
+/// Suffix of an unfinished file; removed under the writer lock.
 pub const TEMPORARY_SUFFIX: &str = ".tmp";
 
 /// Size of a record header.
@@ -49,7 +49,7 @@ pub const RECORDS_START: u32 = PAGE;
 pub const TRAILER_LEN: u32 = 64;
 /// The type of padding records.
 pub const PADDING_TYPE: u16 = 0xFFFF;
-/// Flag of the padding record that ends a segment: go on in the next one.
+/// Flag of the padding record that ends a segment: continue in the next one.
 pub const FLAG_SEAL: u16 = 1;
 
 /// First bytes of the control block.
@@ -69,7 +69,7 @@ pub const CONTROL_HEAD: [u32; 2] = [256, 320];
 pub(crate) const HEAD_POSITION: u32 = narrow(offset_of!(HeadSlot, segment));
 /// Offset of the writer block in the control block.
 pub const CONTROL_WRITER: u32 = 384;
-/// Offset of the count of writers in the control block.
+/// Offset of the number of writers so far in the control block.
 pub const CONTROL_WRITER_EPOCH: u32 = CONTROL_WRITER + narrow(offset_of!(WriterBlock, epoch));
 /// Offset of the writer's heartbeat in the control block.
 pub const CONTROL_WRITER_HEARTBEAT: u32 = CONTROL_WRITER + narrow(offset_of!(WriterBlock, heartbeat_boot_ns));
@@ -96,9 +96,9 @@ pub const CURSOR_SLOTS: [u32; 2] = [64, 128];
 /// Offset of the liveness block in a cursor file.
 pub const CURSOR_LIVENESS: u32 = 192;
 
-/// Says "no limit" in a 64-bit setting.
+/// Means "no limit" in a 64-bit setting.
 pub const NO_LIMIT: u64 = u64::MAX;
-/// Says "no limit" in a 32-bit setting.
+/// Means "no limit" in a 32-bit setting.
 pub const NO_LIMIT_32: u32 = u32::MAX;
 
 /// The settings as they lie in the control block and in every segment.
@@ -131,7 +131,7 @@ pub(crate) struct SettingsBlock {
     pub(crate) max_lag_bytes: U64,
     /// Segments to retain, or [`NO_LIMIT_32`].
     pub(crate) retain_segments: U32,
-    /// Rises by one with every change of the settings.
+    /// Incremented by every change of the settings.
     pub(crate) generation: U32,
     /// Zero.
     pub(crate) reserved_b: [u8; 44],
@@ -143,7 +143,7 @@ pub(crate) struct SettingsBlock {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(crate) struct HeadSlot {
-    /// The slot with the higher one is the newer.
+    /// The slot with the higher generation is the newer one.
     pub(crate) generation: U64,
     /// The sequence number that the next message gets.
     pub(crate) next_seq: U64,
@@ -163,9 +163,9 @@ pub(crate) struct HeadSlot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(crate) struct WriterBlock {
-    /// Rises by one with every start of a writer.
+    /// Incremented each time a writer opens the queue.
     pub(crate) epoch: U64,
-    /// The writer's last sign of life on the boot-time clock, ns.
+    /// The writer's last heartbeat on the boot-time clock, ns.
     pub(crate) heartbeat_boot_ns: U64,
     /// Its process id, in its own namespace; 0 once it has closed the queue.
     pub(crate) pid: U32,
@@ -173,13 +173,13 @@ pub(crate) struct WriterBlock {
     pub(crate) asymmetric: U32,
     /// The boot that `heartbeat_boot_ns` belongs to.
     pub(crate) boot_id: [u8; 16],
-    /// When the process started, in clock ticks since boot as `/proc/PID/stat` has it; 0 if not known.
+    /// When the process started, in clock ticks since boot as in `/proc/PID/stat`; 0 if unknown.
     pub(crate) started: U64,
     /// The inode of the lock file that it holds.
     pub(crate) lock_inode: U64,
     /// The device of that file: major number times 2^20, plus minor number.
     pub(crate) lock_device: U32,
-    /// The number of its pid namespace; 0 if not known.
+    /// The number of its pid namespace; 0 if unknown.
     pub(crate) pid_namespace: U32,
 }
 
@@ -193,7 +193,7 @@ pub(crate) struct SegmentIdentity {
     pub(crate) version: U16,
     /// As in [`SettingsBlock`].
     pub(crate) checksum_kind: u8,
-    /// 1 if the file has held another segment before: behind the newest record it may hold anything. Else 0.
+    /// 1 if the file has held another segment before: anything may follow the newest record. Else 0.
     pub(crate) is_reused: u8,
     /// Bytes of this file.
     pub(crate) segment_size: U32,
@@ -203,7 +203,7 @@ pub(crate) struct SegmentIdentity {
     pub(crate) segment_id: U32,
     /// Random, new with every use of the file: part of every record's checksum.
     pub(crate) salt: U32,
-    /// When it was made, ns since the epoch.
+    /// When it was created, ns since the epoch.
     pub(crate) created_ns: U64,
     /// Zero.
     pub(crate) reserved_b: [u8; 20],
@@ -211,7 +211,7 @@ pub(crate) struct SegmentIdentity {
     pub(crate) crc: U32,
 }
 
-/// What a segment starts with; written when it becomes the active one. A hint.
+/// The start of a segment; written when it becomes the active one. A hint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(crate) struct StartBlock {
@@ -221,7 +221,7 @@ pub(crate) struct StartBlock {
     pub(crate) previous_timestamp_ns: U64,
     /// The segment that it follows.
     pub(crate) previous_segment: U32,
-    /// The checksum of the record that seals that one; 0 if it was not sealed, or there is none.
+    /// The checksum of the record that seals that segment; 0 if it was not sealed, or does not exist.
     pub(crate) previous_seal: U32,
     /// Zero.
     pub(crate) reserved: [u8; 36],
@@ -229,7 +229,7 @@ pub(crate) struct StartBlock {
     pub(crate) crc: U32,
 }
 
-/// What a sealed segment ended with. A hint.
+/// The end of a sealed segment. A hint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(crate) struct SealBlock {
@@ -269,13 +269,13 @@ pub(crate) struct CursorIdentity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(crate) struct CursorSlot {
-    /// The slot with the higher one is the newer.
+    /// The slot with the higher generation is the newer one.
     pub(crate) generation: U64,
     /// The next sequence number to be consumed.
     pub(crate) seq: U64,
-    /// The segment where it is, or is expected: a hint.
+    /// The segment where that message is, or is expected: a hint.
     pub(crate) segment: U32,
-    /// Its offset: a hint; 0 if not known.
+    /// Its offset: a hint; 0 if unknown.
     pub(crate) offset: U32,
     /// Zero.
     pub(crate) reserved: U32,
@@ -283,19 +283,19 @@ pub(crate) struct CursorSlot {
     pub(crate) crc: U32,
 }
 
-/// A reader's signs of life; for information and for the reader's time to live.
+/// A reader's heartbeat; for information and for the reader's time to live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(crate) struct LivenessBlock {
-    /// Last sign of life on the boot-time clock, ns.
+    /// Last heartbeat on the boot-time clock, ns.
     pub(crate) heartbeat_boot_ns: U64,
     /// The boot that it belongs to.
     pub(crate) boot_id: [u8; 16],
     /// The process id, in its own namespace; 0 once it has closed the reader.
     pub(crate) pid: U32,
-    /// The number of its pid namespace; 0 if not known.
+    /// The number of its pid namespace; 0 if unknown.
     pub(crate) pid_namespace: U32,
-    /// When the process started, in clock ticks since boot as `/proc/PID/stat` has it; 0 if not known.
+    /// When the process started, in clock ticks since boot as in `/proc/PID/stat`; 0 if unknown.
     pub(crate) started: U64,
     /// Zero.
     pub(crate) reserved: [u8; 24],
@@ -307,7 +307,7 @@ pub(crate) struct LivenessBlock {
 pub(crate) struct MessageHeader {
     /// 0: not committed; else the payload's length in bytes + 1.
     pub(crate) commit: U32,
-    /// The message's type; [`PADDING_TYPE`] is no message.
+    /// The message's type; [`PADDING_TYPE`] is not a message.
     pub(crate) msg_type: U16,
     /// [`FLAG_SEAL`] or zero.
     pub(crate) flags: U16,
@@ -322,8 +322,8 @@ pub(crate) struct MessageHeader {
 }
 
 const _: () = {
-    assert!(usize::BITS == 64, "chronfs maps files of up to 1 GiB many at a time: 64-bit systems only");
-    assert!(cfg!(target_endian = "little"), "words of store memory are loaded and stored as they are");
+    assert!(usize::BITS == 64, "chronfs maps many files of up to 1 GiB at a time: 64-bit systems only");
+    assert!(cfg!(target_endian = "little"), "words of shared memory are loaded and stored as they are");
     assert!(size_of::<SettingsBlock>() == 128);
     assert!(size_of::<HeadSlot>() == 64);
     assert!(size_of::<WriterBlock>() == 64);
@@ -341,7 +341,7 @@ const _: () = {
     assert!(HEADER_LEN.is_multiple_of(RECORD_ALIGN) && RECORDS_START.is_multiple_of(RECORD_ALIGN));
 };
 
-/// An offset within a block as offsets in files are kept.
+/// An offset within a block, in the type of offsets in files.
 const fn narrow(offset: usize) -> u32 {
     assert!(offset < PAGE as usize);
     #[allow(clippy::cast_possible_truncation)] // just checked
@@ -349,7 +349,7 @@ const fn narrow(offset: usize) -> u32 {
     offset
 }
 
-/// Bytes that a record with a payload of `payload_len` bytes takes, if that is a length at all.
+/// Bytes that a record with a payload of `payload_len` bytes takes; None if that overflows.
 pub const fn record_len(payload_len: u32) -> Option<u32> {
     match payload_len.checked_add(HEADER_LEN + RECORD_ALIGN - 1) {
         Some(len) => Some(aligned(len - (RECORD_ALIGN - 1))),

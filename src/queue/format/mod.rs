@@ -1,4 +1,4 @@
-//! The bytes: blocks, records, checksums, names. `format.md` is their page.
+//! The bytes: blocks, records, checksums, names. `format.md` describes them.
 
 pub(in crate::queue) mod block;
 pub(in crate::queue) mod crc;

@@ -1,4 +1,4 @@
-//! Which names readers and queues may have, and the names of segment files.
+//! The allowed names of readers and queues, and the names of segment files.
 
 use crate::queue::error::{Error, Result};
 use crate::queue::format::layout::{CONTROL_FILE, LOCK_FILE, SEGMENT_SUFFIX};
@@ -34,13 +34,13 @@ pub(crate) fn segment_name(id: SegmentId) -> String {
     format!("{:09}{SEGMENT_SUFFIX}", id.0)
 }
 
-/// The segment that a file name stands for. No other name is a segment's, whatever it ends in.
+/// The segment that a file name stands for. Other names are not a segment's, whatever their suffix.
 pub(crate) fn parse_segment_name(name: &str) -> Option<SegmentId> {
     let id = SegmentId(name.strip_suffix(SEGMENT_SUFFIX)?.parse().ok()?);
     (segment_name(id) == name).then_some(id)
 }
 
-/// Whether a file of this name in a directory makes it a queue, or is one of a queue's own.
+/// Whether a file of this name makes its directory a queue, or is one of a queue's own files.
 pub(crate) fn is_internal_name(name: &str) -> bool {
     [CONTROL_FILE, LOCK_FILE].contains(&name) || name.ends_with(SEGMENT_SUFFIX)
 }

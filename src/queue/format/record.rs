@@ -1,10 +1,10 @@
-//! Records: header words, their checksum, and what must hold before a header is believed. Pure.
+//! Records: header words, their checksum, and what is checked before a header is trusted. Pure.
 
 use crate::queue::error::{Error, Result};
 use crate::queue::format::crc::{RecordCrc, RunningSum};
 use crate::queue::format::layout::{self, FLAG_SEAL, HEADER_LEN, MessageHeader, PADDING_TYPE, RECORDS_START};
 
-/// What a record's checksum depends on besides the record: which segment it lies in.
+/// What a record's checksum depends on besides the record: the segment that it is in.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RecordContext {
     pub(crate) summer: RecordCrc,
@@ -14,7 +14,7 @@ pub(crate) struct RecordContext {
     pub(crate) is_reused: bool,
 }
 
-/// A record's header as it is worked with. `format.md` has its bytes.
+/// A record's header in memory. `format.md` defines its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) payload_len: u32,
@@ -24,7 +24,7 @@ pub(crate) struct Header {
     pub(crate) timestamp_ns: u64,
 }
 
-/// A header that claims to be committed, not yet believed.
+/// A header that claims to be committed, not verified yet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct UncheckedHeader {
     header: Header,
@@ -41,7 +41,7 @@ impl Header {
     /// Bytes that the record takes.
     #[inline]
     pub(crate) fn record_len(&self) -> u32 {
-        // The length of a header that is believed was checked by `payload_len` or `checked_len`: it lies in a segment.
+        // The length of a verified header was checked by `payload_len` or `checked_len`: it fits in a segment.
         layout::aligned(HEADER_LEN + self.payload_len)
     }
 
@@ -86,7 +86,7 @@ impl Header {
 }
 
 impl UncheckedHeader {
-    /// Takes a header apart; None where the commit word says that nothing is committed.
+    /// Parses a header; None if the commit word says that nothing is committed.
     #[inline]
     pub(crate) fn parse(header: &MessageHeader) -> Option<Self> {
         let payload_len = header.commit.get().checked_sub(1)?;
@@ -96,15 +96,15 @@ impl UncheckedHeader {
         Some(Self { header: Header { payload_len, msg_type, flags, seq, timestamp_ns }, checksum, spare })
     }
 
-    /// The payload's length, if the record at `offset` fits into its segment at all.
+    /// The payload's length, if the record at `offset` can fit into its segment.
     #[inline]
     pub(crate) fn payload_len(&self, context: &RecordContext, offset: u32) -> Option<usize> {
         let end = offset.checked_add(layout::record_len(self.header.payload_len)?)?;
         (end <= layout::records_end(context.segment_size)).then_some(self.header.payload_len as usize)
     }
 
-    /// Whether this can be the record with sequence number `expected` or one soon after it. A quick test before
-    /// the checksum, for places where a record may or may not start.
+    /// Whether this can be the record with sequence number `expected` or a later one. A quick test before the checksum,
+    /// for places where a record may or may not start.
     pub(crate) fn is_plausible(&self, context: &RecordContext, offset: u32, expected: u64) -> bool {
         let header = &self.header;
         self.payload_len(context, offset).is_some()
@@ -114,19 +114,21 @@ impl UncheckedHeader {
             && header.seq >= expected
     }
 
-    /// Whether this, where message `expected` would be and no sound record is, comes from an earlier use of the file. What was
-    /// written here later and then damaged has its sequence number, or a bit of that wrong.
+    /// Whether this is left over from an earlier use of the file, where message `expected` would be and there is no
+    /// sound record. What was written here later and then damaged has the expected sequence number, or one with a
+    /// single bit wrong.
     pub(crate) fn is_left_over(&self, context: &RecordContext, expected: u64) -> bool {
         context.is_reused && (self.header.seq ^ expected).count_ones() > 1
     }
 
-    /// Believes the header if the checksum of the record at `offset` is right.
+    /// Accepts the header if the checksum of the record at `offset` is right.
     #[inline]
     pub(crate) fn verify(&self, context: &RecordContext, offset: u32, payload: &[u8]) -> Option<Header> {
         (self.header.checksum(context, offset, self.spare, payload) == self.checksum).then_some(self.header)
     }
 
-    /// As [`verify`](Self::verify), of a payload that `add_payload` adds piece by piece; it returns false if it can't.
+    /// Like [`verify`](Self::verify), for a payload that `add_payload` adds piece by piece; it returns false if it
+    /// can't.
     pub(crate) fn verify_pieces(
         &self,
         context: &RecordContext,
@@ -140,14 +142,14 @@ impl UncheckedHeader {
         Ok((is_whole && sum.finish(payload_len as usize) == self.checksum).then_some(self.header))
     }
 
-    /// Believes the header without looking at the checksum: for readers that asked not to.
+    /// Accepts the header without verifying the checksum: for readers opened that way.
     #[inline]
     pub(crate) fn trust(&self) -> Header {
         self.header
     }
 }
 
-/// What a record's checksum says about where it lies.
+/// The part of a record's checksum that says where the record is.
 #[inline]
 fn place(context: &RecordContext, offset: u32, spare: u32) -> u64 {
     u64::from(offset) | u64::from(context.salt ^ spare) << 32

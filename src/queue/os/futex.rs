@@ -1,4 +1,4 @@
-//! Sleeping on a word of shared memory, and memory barriers that reach other processes: where the system has them. Where
+//! Sleeping on a word of shared memory, and memory barriers that reach other processes, if the system supports them. If
 //! it refuses, callers sleep in short steps; builds with `--cfg chronfs_no_futex` always do (`no_futex.rs`).
 
 use std::io;
@@ -11,8 +11,8 @@ use rustix::thread::{ClockId, MembarrierCommand, membarrier};
 use crate::clock;
 use crate::sync::AtomicU32;
 
-/// Sleeps while the word holds `expected`, until it is woken or the timeout ends. False if it timed out. The word
-/// is only touched by the kernel: where its file has been truncated, the answer is EFAULT, not SIGBUS.
+/// Sleeps while the word holds `expected`, until it is woken or the timeout expires. False if it timed out. Only the
+/// kernel accesses the word: if its file has been truncated, the call returns EFAULT and there is no SIGBUS.
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, timeout: Duration) -> io::Result<bool> {
     let timeout = Timespec {
         tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
@@ -21,7 +21,7 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, timeout: Duration) -> 
     wake_or_timeout(futex::wait(word, Flags::empty(), expected, Some(&timeout)))
 }
 
-/// What the answer of a futex wait means: a wake, also where the word had changed already or a signal came, or a timeout.
+/// The result of a futex wait: a wake (also if the word had changed already or a signal came), or a timeout.
 fn wake_or_timeout(result: rustix::io::Result<()>) -> io::Result<bool> {
     match result {
         Ok(()) | Err(Errno::AGAIN | Errno::INTR) => Ok(true),
@@ -33,10 +33,10 @@ fn wake_or_timeout(result: rustix::io::Result<()>) -> io::Result<bool> {
 /// The most words that can be slept on at once.
 pub(crate) const MAX_FUTEXES: usize = 128;
 
-/// What ended a wait for several words.
+/// What ended a wait on several words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wake {
-    /// A wake of this one.
+    /// This word was woken.
     Of(usize),
     /// One of them had changed already, or a signal came.
     Some,
@@ -44,7 +44,7 @@ pub(crate) enum Wake {
     None,
 }
 
-/// Like [`futex_wait`], on several words, each with the value expected in it; at most [`MAX_FUTEXES`].
+/// Like [`futex_wait`], on several words, each with its expected value; at most [`MAX_FUTEXES`].
 pub(crate) fn futex_wait_any(words: &[(&AtomicU32, u32)], timeout: Duration) -> io::Result<Wake> {
     let wait = |&(word, expected): &(&AtomicU32, u32)| {
         let mut wait = Wait::new();
@@ -67,13 +67,13 @@ pub(crate) fn futex_wait_any(words: &[(&AtomicU32, u32)], timeout: Duration) -> 
     }
 }
 
-/// Wakes everybody who sleeps on the word.
+/// Wakes all sleepers on the word.
 pub(crate) fn futex_wake(word: &AtomicU32) {
     // Nothing can be done about a failure, and sleepers wake by timeout.
     let _ = futex::wake(word, Flags::empty(), i32::MAX.unsigned_abs());
 }
 
-/// Asks to be reached by other processes' [`barrier_everywhere`].
+/// Makes this process reachable by other processes' [`barrier_everywhere`].
 pub(crate) fn join_barriers() -> io::Result<()> {
     Ok(membarrier(MembarrierCommand::RegisterGlobalExpedited)?)
 }

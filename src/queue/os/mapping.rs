@@ -5,10 +5,10 @@
 //! 2. what others may be storing into (commit words, wake words) is read and written through atomics only;
 //! 3. a slice is handed out only for bytes that a commit word, loaded with Acquire, has published; a writer that
 //!    keeps to the protocol never touches those again;
-//! 4. whoever maps a file has checked that it is that long, and whoever stores into it has seen to its room (`room.rs`).
-//!    What somebody else cuts off afterwards, or there is no room for in spite of that, reads as zeros, and the mapping is
-//!    *lost* (`sigbus.rs`): what is stored there reaches nobody. Bytes that are lent out may turn to zeros then; whoever
-//!    must not see that reads by `pread` (`scan.rs`).
+//! 4. the caller that maps a file has checked that it is long enough, and one that stores into it has reserved its room
+//!    (`room.rs`). What is truncated afterwards, or turns out to have no room nevertheless, reads as zeros, and the
+//!    mapping is *lost* (`sigbus.rs`): what is stored there reaches nobody. Lent bytes may turn to zeros then; callers
+//!    that must not see that read by `pread` (`scan.rs`).
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -27,7 +27,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 /// Bytes of a cache line.
 #[cfg(target_arch = "x86_64")]
 const CACHE_LINE: u32 = 64;
-/// The longest stretch that is asked for at once.
+/// The longest range prefetched at once.
 #[cfg(target_arch = "x86_64")]
 const MAX_PREFETCH: u32 = 1088;
 
@@ -41,14 +41,14 @@ pub(crate) struct Mapping {
 }
 
 impl Mapping {
-    /// Maps the first `len` bytes for reading; a file that is shorter is reported as damaged.
+    /// Maps the first `len` bytes for reading; a shorter file is reported as damaged.
     pub(crate) fn read_only(file: &File, path: &Path, len: u32) -> Result<Self> {
         check_len(file, path, len)?;
         let raw = MmapOptions::new().len(len as usize).map_raw_read_only(file).map_err(Error::io(path, "map it"))?;
         Ok(Self { entry: sigbus::Entry::new(range(&raw), false), raw, writable: false })
     }
 
-    /// Maps the first `len` bytes for reading and writing; a file that is shorter is reported as damaged.
+    /// Maps the first `len` bytes for reading and writing; a shorter file is reported as damaged.
     pub(crate) fn read_write(file: &File, path: &Path, len: u32) -> Result<Self> {
         check_len(file, path, len)?;
         let raw = MmapOptions::new().len(len as usize).map_raw(file).map_err(Error::io(path, "map it"))?;
@@ -59,12 +59,12 @@ impl Mapping {
         self.raw.len()
     }
 
-    /// Whether a part of the file could not be reached when it was touched: see rule 4.
+    /// Whether a part of the file was out of reach when it was touched: see rule 4.
     pub(crate) fn is_lost(&self) -> bool {
         self.entry.is_lost()
     }
 
-    /// Makes the mapping a lost one: its file is out of reach, though the kernel takes what is stored.
+    /// Marks the mapping as lost: its file is out of reach, though the kernel accepts stores.
     pub(crate) fn give_up(&self) {
         self.entry.give_up();
     }
@@ -72,7 +72,7 @@ impl Mapping {
     /// Whether the file has everything that this thread has stored through the mapping.
     #[inline]
     pub(crate) fn has_stores(&self) -> bool {
-        // A store that faults has been dealt with before the next instruction; only the compiler must keep the order.
+        // A store that faults has been handled before the next instruction; only the compiler must keep the order.
         compiler_fence(Ordering::SeqCst);
         !sigbus::is_any_lost() || self.is_whole()
     }
@@ -83,7 +83,7 @@ impl Mapping {
         !self.is_lost()
     }
 
-    /// Why the mapping is lost; `file` is what it maps. `remedy`: what to do about a file that was cut short.
+    /// Why the mapping is lost; `file` is the mapped file. `remedy`: what to do about a truncated file.
     pub(crate) fn loss(&self, file: &File, path: &Path, remedy: &str) -> Error {
         let at = self.entry.lost_at() as u64;
         match file.read_at(&mut [0], at) {
@@ -96,7 +96,7 @@ impl Mapping {
     /// The address of `len` bytes at `offset`, aligned to `align`.
     ///
     /// # Panics
-    /// If they do not lie within the mapping: a bug of the caller, which checks what it takes from files.
+    /// If they are not within the mapping: a bug of the caller, which must check what it reads from files.
     #[inline]
     fn at(&self, offset: u32, len: usize, align: usize) -> *mut u8 {
         let offset = offset as usize;
@@ -104,7 +104,7 @@ impl Mapping {
             offset.checked_add(len).is_some_and(|end| end <= self.raw.len()) && offset.is_multiple_of(align),
             "access outside the mapping"
         );
-        // SAFETY: just checked that the offset lies within the mapping.
+        // SAFETY: just checked that the offset is within the mapping.
         unsafe { self.raw.as_mut_ptr().add(offset) }
     }
 
@@ -137,7 +137,7 @@ impl Mapping {
         self.word64(offset).store(0, Ordering::Relaxed);
     }
 
-    /// Published bytes (rule 3), or the writer's own that are not published yet.
+    /// Published bytes (rule 3), or the writer's own unpublished ones.
     #[inline]
     pub(crate) fn bytes(&self, offset: u32, len: usize) -> &[u8] {
         // SAFETY: in bounds (checked by `at`); published by a commit word that the caller has loaded with Acquire,
@@ -145,7 +145,7 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts(self.at(offset, len, 1), len) }
     }
 
-    /// Copies a block out. It may be torn when somebody stores into it meanwhile: its checksum tells.
+    /// Copies a block out. It may be torn if another process stores into it meanwhile; its checksum shows that.
     pub(crate) fn read<T: FromBytes>(&self, offset: u32) -> T {
         // SAFETY: in bounds (checked by `at`); any bytes are a valid `T`.
         unsafe { ptr::read_unaligned(self.at(offset, size_of::<T>(), 1).cast::<T>()) }
@@ -154,52 +154,55 @@ impl Mapping {
     /// Copies a block in. Only for blocks that belong to this process by a lock.
     pub(crate) fn write<T: IntoBytes + Immutable>(&self, offset: u32, value: &T) {
         let bytes = value.as_bytes();
-        // SAFETY: in bounds and writable (checked by `at_mut`). Other processes read the block by `pread`, or copy it out with
-        // `read`, where any bytes are a valid value: a torn one fails its checksum or, where the block has none, is a hint.
+        // SAFETY: in bounds and writable (checked by `at_mut`). Other processes read the block by `pread`, or copy it
+        // out with `read`, where any bytes are a valid value: a torn one fails its checksum or, where the block has
+        // none, is a hint.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.at_mut(offset, bytes.len(), 1), bytes.len()) };
     }
 
-    /// Bytes that are not published yet, for filling them.
+    /// Unpublished bytes, for filling them.
     #[inline]
-    #[allow(clippy::mut_from_ref)] // exclusive all the same, see below
+    #[allow(clippy::mut_from_ref)] // exclusive nevertheless, see below
     pub(crate) fn unpublished(&self, offset: u32, len: usize) -> &mut [u8] {
-        // SAFETY: in bounds and writable (checked by `at_mut`). Only the holder of the writer lock stores into uncommitted
-        // bytes; the callers (`writer.rs`, `reserve.rs`) hold its one writer exclusively while they hold the slice.
-        // Readers do not look at the bytes before the commit word.
+        // SAFETY: in bounds and writable (checked by `at_mut`). Only the holder of the writer lock stores into
+        // uncommitted bytes; the callers (`writer.rs`, `reserve.rs`) hold its one writer exclusively while they hold
+        // the slice. Readers do not look at the bytes before the commit word.
         unsafe { std::slice::from_raw_parts_mut(self.at_mut(offset, len, 1), len) }
     }
 
-    /// Publishes the record at `offset`, whose payload is in place: its header words, the commit word last with Release.
+    /// Publishes the record at `offset`, whose payload is in place: writes its header words, the commit word last with
+    /// Release.
     ///
-    /// SYNC POINT with `Reader::next`: whoever loads the commit word with Acquire sees the whole record.
+    /// SYNC POINT with `Reader::next`: a reader that loads the commit word with Acquire sees the whole record.
     #[inline]
     pub(crate) fn publish(&self, offset: u32, header: [u64; 4]) {
         let at = self.at_mut(offset, HEADER_LEN as usize, 8);
         let [first, seq, timestamp, last] = header.map(u64::to_le);
-        // SAFETY: the header lies within the mapping, is writable and 8-aligned (checked by `at_mut`). It is not
-        // published yet, and only the holder of the writer lock, the caller, stores there.
+        // SAFETY: the header is within the mapping, writable and 8-aligned (checked by `at_mut`). It is not published
+        // yet, and only the holder of the writer lock, the caller, stores there.
         unsafe {
             at.add(8).cast::<u64>().write(seq);
             at.add(16).cast::<u64>().write(timestamp);
             at.add(24).cast::<u64>().write(last);
-            // The commit word is the low half of the first word; type and flags go out with it in one store.
+            // The commit word is the low half of the first word; type and flags are published in the same store.
             AtomicU64::from_ptr(at.cast()).store(first, Ordering::Release);
         }
     }
 
-    /// Tells the processor that the cache lines of `offset..offset + len` will be written soon; of a long stretch only
-    /// the first ones, because the processor notices such a one by itself. A hint: any offset is fine.
+    /// Tells the processor that the cache lines of `offset..offset + len` will be written soon; of a long range only
+    /// the first ones, because the processor detects a long one by itself. A hint: any offset is fine.
     #[inline]
     pub(crate) fn prefetch_for_write(&self, offset: u32, len: u32) {
         #[cfg(target_arch = "x86_64")]
         for line in 0..len.min(MAX_PREFETCH).div_ceil(CACHE_LINE) {
             let at = offset as usize + (line * CACHE_LINE) as usize;
             if at < self.raw.len() {
-                // SAFETY: a prefetch never faults, and changes neither memory nor flags; the address lies within the mapping
-                // all the same. Every processor with a long mode knows the instruction, if only to do nothing.
+                // SAFETY: a prefetch never faults, and changes neither memory nor flags; besides, the address is within
+                // the mapping. Every processor with long mode accepts the instruction, if only as a no-op.
                 unsafe {
                     let line = self.raw.as_ptr().add(at);
-                    // The intrinsic for it is one for reading, unless the whole program is built for newer processors.
+                    // The intrinsic would emit a prefetch for reading, unless the whole program is built for newer
+                    // processors.
                     std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
                 }
             }
@@ -208,16 +211,16 @@ impl Mapping {
         let _ = (offset, len);
     }
 
-    /// Tells the system that the bytes from `offset` on will be used to the end, soon: it may bring them in by large
-    /// pieces, which costs half as much. A hint; not for mappings of which little is used, each piece being up to 2 MiB.
+    /// Tells the system that the bytes from `offset` to the end will be used soon: it may use huge pages, which costs
+    /// half as much. A hint; not for mappings of which little is used, as each page is up to 2 MiB.
     pub(crate) fn expect_use_from(&self, offset: u32) {
         let offset = (offset as usize).min(self.raw.len());
-        // Systems without large pages refuse it.
+        // Systems without huge pages refuse it.
         let _ = self.raw.advise_range(Advice::HugePage, offset, self.raw.len() - offset);
     }
 
-    /// Brings the pages of `offset..offset + len` into memory, for writing where the mapping is writable. Where
-    /// there is no room for them, the answer is an error rather than SIGBUS later; the caller knows that the file has them.
+    /// Prefaults the pages of `offset..offset + len`, for writing if the mapping is writable. If there is no room for
+    /// them, this returns an error rather than raising SIGBUS later; the caller must know that the file is long enough.
     pub(crate) fn populate(&self, offset: u32, len: usize) -> std::io::Result<()> {
         let advice = if self.writable { Advice::PopulateWrite } else { Advice::PopulateRead };
         let offset = (offset as usize).min(self.raw.len());
@@ -226,20 +229,20 @@ impl Mapping {
             return Ok(());
         }
         self.raw.advise_range(advice, offset, len).map_err(|error| match error.raw_os_error() {
-            // "The page can't be had": of a file that is long enough, for lack of room.
+            // The page is unavailable, in a file that is long enough: for lack of room.
             Some(libc::EFAULT) if self.writable => std::io::Error::from_raw_os_error(libc::ENOSPC),
             _ => error,
         })
     }
 
-    /// Writes everything in `offset..offset + len` to the disk and waits for it. What was lost is not there: see
+    /// Syncs `offset..offset + len` to disk and waits for it. What was lost is not written: see
     /// [`is_lost`](Self::is_lost).
     pub(crate) fn sync(&self, offset: u32, len: usize) -> std::io::Result<()> {
         self.raw.flush_range(offset as usize, len)
     }
 }
 
-pub(crate) const CUT_SHORT: &str = "somebody has cut the file short while it was in use";
+pub(crate) const CUT_SHORT: &str = "the file was cut short while it was in use";
 
 fn range(raw: &MmapRaw) -> std::ops::Range<*const u8> {
     let start = raw.as_ptr();
@@ -247,7 +250,7 @@ fn range(raw: &MmapRaw) -> std::ops::Range<*const u8> {
 }
 
 fn check_len(file: &File, path: &Path, len: u32) -> Result<()> {
-    let metadata = file.metadata().map_err(Error::io(path, "look at it"))?;
+    let metadata = file.metadata().map_err(Error::io(path, "stat it"))?;
     if metadata.len() < u64::from(len) {
         let what = format!("the file has {} bytes instead of {len}: it was cut short", metadata.len());
         return Err(Error::damaged(path, metadata.len(), what));

@@ -1,4 +1,4 @@
-//! What `futex.rs` offers, for systems that have none of it: everything is refused, and callers sleep in short steps.
+//! Stand-in for `futex.rs` on systems without it: everything is refused, and callers sleep in short steps.
 
 use std::io;
 use std::time::Duration;
@@ -12,7 +12,7 @@ pub(crate) fn futex_wait(_: &AtomicU32, _: u32, _: Duration) -> io::Result<bool>
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// What ended a wait for several words.
+/// What ended a wait on several words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code)]
 pub(crate) enum Wake {

@@ -1,8 +1,8 @@
-//! Which process opened a thing. A process that was forked has copies of its parent's descriptors and memory, and none of
-//! its threads: what it did with them it would do to the parent, whose locks and mappings they are.
+//! Which process opened an object. A forked process has copies of its parent's descriptors and memory, but none of its
+//! threads: what it does with them affects the parent, whose locks and mappings they are.
 //!
-//! Counted by a handler that runs in the child of each `fork`, so that asking costs one load. A child made by a raw system
-//! call, or by `vfork`, is not noticed; such a child must run another program at once anyway.
+//! Counted by a handler that runs in the child of each `fork`, so that checking costs one load. A child created by a
+//! raw system call, or by `vfork`, is not noticed; such a child must run another program at once anyway.
 
 use std::path::Path;
 use std::sync::Once;
@@ -11,15 +11,15 @@ use crate::queue::error::{Error, Result};
 use crate::queue::os::sys;
 use crate::sync::{AtomicU32, Ordering};
 
-/// How many forks lie between the first process and this one, as far as they were noticed.
+/// The number of forks between the first process and this one, as far as they were noticed.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
-/// The process that a thing belongs to.
+/// The process that an object belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Origin(u32);
 
 impl Origin {
-    /// The process that runs now.
+    /// The current process.
     pub(crate) fn here() -> Self {
         static WATCH: Once = Once::new();
         WATCH.call_once(|| sys::call_in_children(count));
@@ -32,7 +32,7 @@ impl Origin {
         self.0 == FORKS.load(Ordering::Relaxed)
     }
 
-    /// As [`is_here`](Self::is_here), as an error.
+    /// Like [`is_here`](Self::is_here), as an error.
     #[inline]
     pub(crate) fn check(self, path: &Path) -> Result<()> {
         if self.is_here() { Ok(()) } else { Err(forked(path)) }

@@ -1,19 +1,19 @@
-//! What happens when a page of a mapped file can't be had, because somebody has cut the file short, because there is no
-//! room for it, or because the disk can't read it: an error, not the death of the process by `SIGBUS`.
+//! Turns an unavailable page of a mapped file (the file was truncated, there is no room for the page, or the disk can't
+//! read it) into an error, instead of the death of the process by `SIGBUS`.
 //!
-//! Every mapping of ours is entered in a table. When the processor can't reach a page of one, the kernel sends `SIGBUS`
-//! to the very thread that touched it; the handler looks the address up, puts a page of zeros in its place, marks the
-//! mapping as *lost* and lets the thread go on. To the protocols a page of zeros reads as "nothing committed"; whoever
-//! then looks at the mark ([`Entry::is_lost`]) reports it or goes on by `pread`. Who stores looks at the one mark of the
-//! whole process ([`is_any_lost`]) before it says that anything is stored. A fault anywhere else goes to the handler that
-//! was there before: the program dies as it would have without us.
+//! Every mapping of ours is entered in a table. If the processor can't reach a page of one, the kernel sends `SIGBUS`
+//! to the very thread that touched it; the handler looks the address up, replaces the page with a page of zeros, marks
+//! the mapping as *lost* and lets the thread continue. To the protocols a page of zeros reads as "nothing committed";
+//! the reader then checks the mark ([`Entry::is_lost`]) and reports it or continues by `pread`. The writer checks the
+//! one mark of the whole process ([`is_any_lost`]) before it reports anything as stored. A fault anywhere else goes to
+//! the handler that was installed before: the program dies as it would have without us.
 //!
 //! Invariants:
-//! - The handler only reads the table (atomics, memory that is never given back) and makes one system call; it takes no
-//!   lock and allocates nothing.
-//! - An entry's range is in the table for as long as its mapping can be touched: entered before the mapping is handed
-//!   out, removed before it is unmapped. So an address that is found belongs to a live mapping of ours.
-//! - A range is changed while its start says [`CLAIMED`], and a reader takes it only if the start is the same before
+//! - The handler only reads the table (atomics, memory that is never freed) and makes one system call; it takes no lock
+//!   and allocates nothing.
+//! - An entry's range is in the table for as long as its mapping can be touched: entered before the mapping is
+//!   returned, removed before it is unmapped. So an address that is found belongs to a live mapping of ours.
+//! - A range is changed while its start is [`CLAIMED`], and a reader accepts it only if the start is the same before
 //!   and after: it never sees a range that is half one mapping's and half another's.
 #![allow(unsafe_code)]
 
@@ -24,11 +24,11 @@ use std::sync::{Once, OnceLock};
 
 use crate::sync::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
-/// The start of an entry that is not in use.
+/// The start of an unused entry.
 const NOWHERE: usize = usize::MAX;
-/// The start of an entry that has been taken and is being filled in. No range begins or ends after it.
+/// The start of an entry that has been claimed and is being filled in. No range begins or ends after it.
 const CLAIMED: usize = usize::MAX - 1;
-/// Entries that are made at once.
+/// Entries allocated at once.
 const CHUNK: usize = 64;
 
 #[derive(Debug)]
@@ -36,7 +36,7 @@ struct Slot {
     start: AtomicUsize,
     end: AtomicUsize,
     writable: AtomicBool,
-    /// The first address that could not be reached; 0: none.
+    /// The first address that was out of reach; 0: none.
     lost: AtomicUsize,
 }
 
@@ -46,7 +46,7 @@ struct Chunk {
     next: AtomicPtr<Chunk>,
 }
 
-/// Chunks are put at the front and never removed.
+/// Chunks are added at the front and never removed.
 static CHUNKS: AtomicPtr<Chunk> = AtomicPtr::new(ptr::null_mut());
 static INSTALL: Once = Once::new();
 static ANY_LOST: AtomicBool = AtomicBool::new(false);
@@ -54,12 +54,12 @@ static LEFT_ALONE: AtomicBool = AtomicBool::new(false);
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 static PAGE: AtomicUsize = AtomicUsize::new(4096);
 
-/// Leaves `SIGBUS` alone: for programs that must be the only ones to handle it. To be called before anything else of
-/// chronfs; false if that is too late.
+/// Leaves `SIGBUS` alone: for programs that must be the only ones to handle it. Must be called before anything else of
+/// chronfs; returns false if it is too late.
 ///
 /// Without the handler, a process that uses a [`QueueWriter`](crate::queue::QueueWriter) or a
-/// [`QueueReader`](crate::queue::QueueReader) dies when somebody makes one of the queue's files shorter under it. A handler
-/// that is installed later must pass on what it does not know, or the same holds.
+/// [`QueueReader`](crate::queue::QueueReader) dies when one of the queue's files is truncated under it. A handler that
+/// is installed later must pass on the faults that it does not know, or the same holds.
 pub fn disable_sigbus_handler() -> bool {
     LEFT_ALONE.store(true, Ordering::SeqCst);
     !INSTALL.is_completed()
@@ -71,12 +71,12 @@ pub(in crate::queue) fn is_any_lost() -> bool {
     ANY_LOST.load(Ordering::Relaxed)
 }
 
-/// A mapping's place in the table, for as long as it lives.
+/// A mapping's entry in the table, for as long as it lives.
 #[derive(Debug)]
 pub(in crate::queue) struct Entry(&'static Slot);
 
 impl Entry {
-    /// Enters the mapping of `range`; installs the handler first, if this is the first one.
+    /// Enters the mapping of `range`; the first call installs the handler before that.
     pub(in crate::queue) fn new(range: Range<*const u8>, writable: bool) -> Self {
         INSTALL.call_once(install);
         let page = PAGE.load(Ordering::Relaxed);
@@ -88,18 +88,18 @@ impl Entry {
         Self(slot)
     }
 
-    /// Whether a part of the file could not be reached, and zeros have taken its place. Stays so.
+    /// Whether a part of the file was out of reach and has been replaced with zeros. Permanent.
     pub(in crate::queue) fn is_lost(&self) -> bool {
         self.0.lost.load(Ordering::Acquire) != 0
     }
 
-    /// Says that what is stored into the mapping reaches its file no more, though it can be reached.
+    /// Marks the mapping as one whose stores no longer reach its file, although it can be touched.
     pub(super) fn give_up(&self) {
         self.0.lost.store(self.0.start.load(Ordering::Relaxed), Ordering::SeqCst);
         ANY_LOST.store(true, Ordering::SeqCst);
     }
 
-    /// The offset of a byte that could not be reached; meaningless where the mapping is not lost.
+    /// The offset of a byte that was out of reach; meaningless unless the mapping is lost.
     pub(in crate::queue) fn lost_at(&self) -> usize {
         self.0.lost.load(Ordering::Acquire).saturating_sub(self.0.start.load(Ordering::Relaxed))
     }
@@ -111,12 +111,12 @@ impl Drop for Entry {
     }
 }
 
-/// Takes an entry that is not in use. Without a lock: a process that is forked while somebody holds one would never get it.
+/// Claims an unused entry. Without a lock: a child forked while another thread holds one would never get it.
 fn claim() -> &'static Slot {
     loop {
         let first = CHUNKS.load(Ordering::SeqCst);
         let mut chunk = first;
-        // SAFETY: the list holds chunks only, complete when they were put there, and never given back.
+        // SAFETY: the list holds chunks only, complete when they were added, and never freed.
         while let Some(this) = unsafe { chunk.as_ref() } {
             let take = |slot: &&Slot| {
                 slot.start.compare_exchange(NOWHERE, CLAIMED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
@@ -135,7 +135,7 @@ fn claim() -> &'static Slot {
         let made = Box::new(Chunk { slots: std::array::from_fn(|_| slot()), next: AtomicPtr::new(first) });
         let made = Box::into_raw(made);
         if CHUNKS.compare_exchange(first, made, Ordering::SeqCst, Ordering::SeqCst).is_err() {
-            // SAFETY: nobody else has seen it.
+            // SAFETY: no other thread has seen it.
             drop(unsafe { Box::from_raw(made) });
         }
     }
@@ -145,7 +145,7 @@ fn install() {
     if LEFT_ALONE.load(Ordering::SeqCst) {
         return;
     }
-    // SAFETY: asks only.
+    // SAFETY: only queries.
     if let Ok(page) = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) {
         PAGE.store(page, Ordering::SeqCst);
     }
@@ -154,22 +154,22 @@ fn install() {
     let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
     let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_sigbus;
     action.sa_sigaction = handler as *const () as usize;
-    // On the thread's alternative stack, where it has one, as the standard library's own handler.
+    // On the thread's alternate stack, if it has one, like the standard library's own handler.
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-    // SAFETY: asks only; `previous` is a valid place for the answer.
+    // SAFETY: only queries; `previous` is valid for writing.
     if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), previous.as_mut_ptr()) } == 0 {
-        // SAFETY: the call has filled it in. Known before our handler can run.
+        // SAFETY: the call has filled it in. Set before our handler can run.
         let _ = PREVIOUS.set(unsafe { previous.assume_init() });
-        // SAFETY: `action` is complete, and the handler does only what a handler may do (see the head of this file).
-        // A failure leaves things as they were.
+        // SAFETY: `action` is complete, and the handler does only what a handler may do (see the head of this file). On
+        // failure nothing changes.
         unsafe { libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut()) };
     }
 }
 
 extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the kernel gives a valid `siginfo_t`, and one of a fault has an address.
+    // SAFETY: the kernel passes a valid `siginfo_t`, and that of a fault has an address.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr().addr()) };
-    // Only "no such page in the file": not a defect of the memory, not a signal that somebody has sent.
+    // Only "no such page in the file": not a memory error, not a signal sent by a process.
     if code == libc::BUS_ADRERR
         && let Some(slot) = find(address)
     {
@@ -183,10 +183,10 @@ extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, context
     pass_on(signal, info, context);
 }
 
-/// The entry of the mapping that an address lies in.
+/// The entry of the mapping that contains an address.
 fn find(address: usize) -> Option<&'static Slot> {
     let mut chunk = CHUNKS.load(Ordering::SeqCst);
-    // SAFETY: the list holds chunks only, complete when they were put there, and never given back.
+    // SAFETY: the list holds chunks only, complete when they were added, and never freed.
     while let Some(this) = unsafe { chunk.as_ref() } {
         let holds = |slot: &&Slot| {
             let (start, end) = (slot.start.load(Ordering::SeqCst), slot.end.load(Ordering::SeqCst));
@@ -200,7 +200,7 @@ fn find(address: usize) -> Option<&'static Slot> {
     None
 }
 
-/// Puts a page of zeros in the place of the page at `address`, which is one of a live mapping of ours.
+/// Replaces the page at `address`, which belongs to a live mapping of ours, with a page of zeros.
 fn put_zeros(address: usize, writable: bool) -> bool {
     let page = PAGE.load(Ordering::SeqCst);
     let start = ptr::without_provenance_mut(address / page * page);
@@ -227,17 +227,17 @@ fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
     if let Some(previous) = previous.filter(is_handler) {
         return if is_left(&previous) { call(previous, signal, info, context) } else { die(signal, info) };
     }
-    // SAFETY: the kernel gives a valid `siginfo_t`.
+    // SAFETY: the kernel passes a valid `siginfo_t`.
     let was_sent = unsafe { (*info).si_code } <= 0;
     if !(was_sent && previous.is_some_and(|previous| previous.sa_sigaction == libc::SIG_IGN)) {
         die(signal, info);
     }
 }
 
-/// Ends the process as the signal does by itself. A fault can't be ignored: the instruction is tried again. A signal that
-/// somebody has sent does not come again by itself.
+/// Ends the process as the signal does by default. A fault can't be ignored: the instruction is retried. A signal sent
+/// by a process is not repeated by itself.
 fn die(signal: libc::c_int, info: *mut libc::siginfo_t) {
-    // SAFETY: plain calls; the kernel gives a valid `siginfo_t`.
+    // SAFETY: plain calls; the kernel passes a valid `siginfo_t`.
     unsafe {
         libc::signal(signal, libc::SIG_DFL);
         if (*info).si_code <= 0 {
@@ -246,7 +246,7 @@ fn die(signal: libc::c_int, info: *mut libc::siginfo_t) {
     }
 }
 
-/// Calls another handler as the kernel would: with the signals blocked, or not, that it asked for.
+/// Calls another handler as the kernel would: with the signals blocked, or not, as it requested.
 fn call(handler: &libc::sigaction, signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: plain calls that a handler may make, with valid sets; the first one fills `before` in.
@@ -261,11 +261,11 @@ fn call(handler: &libc::sigaction, signal: libc::c_int, info: *mut libc::siginfo
     }
     if handler.sa_flags & libc::SA_SIGINFO != 0 {
         type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
-        // SAFETY: who installed it said with SA_SIGINFO that it is such a function.
+        // SAFETY: it was installed with SA_SIGINFO, which says that it is such a function.
         let function = unsafe { std::mem::transmute::<usize, Handler>(handler.sa_sigaction) };
         function(signal, info, context);
     } else {
-        // SAFETY: who installed it said, by leaving SA_SIGINFO out, that it is such a function.
+        // SAFETY: it was installed without SA_SIGINFO, which says that it is such a function.
         let function = unsafe { std::mem::transmute::<usize, extern "C" fn(libc::c_int)>(handler.sa_sigaction) };
         function(signal);
     }

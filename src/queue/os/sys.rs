@@ -1,4 +1,4 @@
-//! The system calls that `std` does not offer, one small safe function each: rustix's where it has them.
+//! The system calls that `std` does not offer, one small safe function each; through rustix if it has them.
 //!
 //! Everything here takes borrowed descriptors and plain values and returns `io::Result`. Interrupted calls are
 //! retried where that is what every caller wants.
@@ -28,11 +28,11 @@ pub(crate) fn open_at(dir: BorrowedFd<'_>, name: &str, flags: OFlags, mode: Mode
     Ok(retry_on_intr(|| rustix::fs::openat(dir, name, flags, mode))?.into())
 }
 
-/// Renames `from` to `to` in `dir`; fails with `AlreadyExists` where `to` is there and `replace` is not wanted.
+/// Renames `from` to `to` in `dir`; fails with `AlreadyExists` if `to` exists and `replace` is false.
 pub(crate) fn rename_at(dir: BorrowedFd<'_>, from: &str, to: &str, replace: bool) -> io::Result<()> {
     let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
     match rustix::fs::renameat_with(dir, from, dir, to, flags) {
-        // Some file systems know no flags: `link` refuses an existing name just as well.
+        // Some file systems support no flags: `link` refuses an existing name just as well.
         Err(Errno::INVAL) if !replace => {
             rustix::fs::linkat(dir, from, dir, to, AtFlags::empty())?;
             unlink_at(dir, from)
@@ -46,8 +46,8 @@ pub(crate) fn unlink_at(dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(dir, name, AtFlags::empty())?)
 }
 
-/// Fails where the process may not make a file this long: to be asked before writing, because the kernel's answer is
-/// SIGXFSZ.
+/// Fails if the process may not create a file this long (RLIMIT_FSIZE): to be called before writing, because the kernel
+/// would send SIGXFSZ.
 pub(crate) fn check_size_limit(len: u64) -> io::Result<()> {
     match rustix::process::getrlimit(Resource::Fsize).current {
         Some(limit) if limit < len => Err(Errno::FBIG.into()),
@@ -78,7 +78,7 @@ fn write_zeros(file: &File, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes bytes, and returns when the disk has them. Nothing else of the file is synced.
+/// Writes bytes and returns once the disk has them. Nothing else of the file is synced.
 pub(crate) fn write_synced(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
     use rustix::io::{ReadWriteFlags, pwritev2};
     while !bytes.is_empty() {
@@ -92,8 +92,8 @@ pub(crate) fn write_synced(file: &File, mut bytes: &[u8], mut offset: u64) -> io
     Ok(())
 }
 
-/// The next offset at or after `from` where the file holds data rather than a hole; None if there is none. Nobody relies on
-/// the file's own offset.
+/// The next offset at or after `from` where the file holds data rather than a hole; None if there is none. Moves the
+/// file's own offset, on which nobody relies.
 pub(crate) fn seek_data(file: &File, from: u64) -> io::Result<Option<u64>> {
     match rustix::fs::seek(file, SeekFrom::Data(from)) {
         Ok(at) => Ok(Some(at)),
@@ -108,7 +108,7 @@ fn whole_file_lock(kind: libc::c_int) -> libc::flock {
     libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 }
 }
 
-/// Takes an exclusive lock on the whole file, owned by its open file description; false if somebody else has it.
+/// Takes an exclusive lock on the whole file, owned by its open file description; false if another one holds it.
 pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     let lock = whole_file_lock(libc::F_WRLCK);
     // SAFETY: `lock` is a valid description of a lock.
@@ -119,34 +119,34 @@ pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Lets go of the lock at once. Closing the file would do it only when no process that was forked in between, and has
-/// not yet run its own program, holds a copy of the descriptor.
+/// Releases the lock at once. Closing the file would not, if a process forked in between that has not yet run its own
+/// program holds a copy of the descriptor.
 pub(crate) fn unlock(file: &File) {
     let lock = whole_file_lock(libc::F_UNLCK);
     // SAFETY: `lock` is a valid description of a lock. Nothing can be done about a failure: closing will unlock.
     unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
 }
 
-/// Whether somebody else holds an exclusive lock on the file. Takes none.
+/// Whether an exclusive lock on the file is held elsewhere. Takes none.
 pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
     let mut lock = whole_file_lock(libc::F_WRLCK);
-    // SAFETY: `lock` is a valid description of a lock and a valid place for the answer.
+    // SAFETY: `lock` is a valid description of a lock and valid for writing.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) })?;
-    // A shared lock is nobody's of ours: it takes no permission to write.
+    // A shared lock is never one of ours: it takes no permission to write.
     Ok(i32::from(lock.l_type) == libc::F_WRLCK)
 }
 
-/// Gives the calling thread a table of descriptors of its own, with nothing in it, not even the standard streams. From then
-/// on the numbers of other threads' descriptors mean nothing here, nor the other way round: the thread must use and
-/// drop none but those that it opens itself.
+/// Unshares the calling thread's descriptor table and empties it, including the standard streams. From then on the
+/// numbers of other threads' descriptors mean nothing here, and vice versa: the thread must use and drop only those
+/// that it opens itself.
 pub(crate) fn leave_descriptor_table() -> io::Result<()> {
-    // SAFETY: the flag makes a copy of the table first, so that nothing is closed that anybody else uses. What the thread
-    // uses of the copy its caller answers for (see above).
+    // SAFETY: the flag copies the table first, so that nothing is closed that other threads use. The caller answers for
+    // what the thread uses of the copy (see above).
     let done = unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Gives memory that has been freed back to the system, where the allocator keeps it. May take milliseconds.
+/// Returns freed memory to the system, if the allocator keeps it. May take milliseconds.
 pub(crate) fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes no pointer, and any thread may call it at any time.
@@ -155,24 +155,26 @@ pub(crate) fn give_memory_back() {
     }
 }
 
-/// `FUSE_DEV_IOC_BACKING_CLOSE`: the kernel need not read a file itself any more that it was told to by this number.
+/// `FUSE_DEV_IOC_BACKING_CLOSE`: ends passthrough to the backing file that was registered under this number.
 pub(crate) fn close_backing(device: BorrowedFd<'_>, id: u32) -> io::Result<()> {
     const BACKING_CLOSE: rustix::ioctl::Opcode = rustix::ioctl::opcode::write::<u32>(229, 2);
-    // SAFETY: this operation reads a u32 and nothing else; other files than a FUSE device know it not.
+    // SAFETY: this operation reads a u32 and nothing else; files other than a FUSE device do not support it.
     let close = unsafe { rustix::ioctl::Setter::<BACKING_CLOSE, u32>::new(id) };
     // SAFETY: as above.
     Ok(unsafe { rustix::ioctl::ioctl(device, close) }?)
 }
 
-/// fcntl(2): which signal tells of a lease that others want. The number is that of most architectures.
+/// fcntl(2): the signal by which the holder of a lease is told that others want it. The number is that of most
+/// architectures.
 const F_SETSIG: libc::c_int = 10;
 
-/// Whether no other descriptor and no other mapping of the file exists, in any process. Takes a write lease for a moment,
-/// which the kernel grants only then; an error where the file system knows none, or the file is somebody else's.
+/// Whether no other descriptor and no other mapping of the file exists, in any process. Takes a write lease for a
+/// moment, which the kernel grants only then; an error if the file system does not support leases, or the file belongs
+/// to another user.
 pub(crate) fn is_open_here_only(file: &File) -> io::Result<bool> {
     let fd = file.as_raw_fd();
-    // Whoever opens the file in this moment makes the kernel tell us, by a signal that is ignored unless somebody asked for
-    // it. The usual one, SIGIO, would end the process.
+    // If the file is opened at this moment, the kernel sends a signal. SIGURG is ignored unless somebody asked for it;
+    // the default, SIGIO, would end the process.
     // SAFETY: a plain call on a descriptor that we borrow.
     check(unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGURG) })?;
     // SAFETY: as above.
@@ -184,11 +186,11 @@ pub(crate) fn is_open_here_only(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Has a function called in each child that is forked from now on, for as long as the program runs.
+/// Registers a function to be called in each child that is forked from now on, for as long as the program runs.
 pub(crate) fn call_in_children(function: extern "C" fn()) {
-    // `From` a safe function: the callee asks nothing of its caller.
+    // `From` a safe function: the callee requires nothing of its caller.
     let function: unsafe extern "C" fn() = function;
-    // SAFETY: the function is never unloaded before the program ends. A failure (no memory) leaves children unnoticed.
+    // SAFETY: the function is never unloaded before the program ends. On failure (no memory) children are not noticed.
     unsafe { libc::pthread_atfork(None, None, Some(function)) };
 }
 
@@ -200,12 +202,12 @@ pub(crate) fn event_counter() -> io::Result<File> {
 /// A random number for identities and salts.
 pub(crate) fn random_u64() -> io::Result<u64> {
     let mut bytes = [0_u8; 8];
-    // Requests this small are answered whole.
+    // Requests this small are answered in full.
     let got = rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty())?;
     if got == bytes.len() { Ok(u64::from_le_bytes(bytes)) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
-/// Gives the calling thread a umask, working directory and root of its own.
+/// Unshares the calling thread's umask, working directory and root.
 pub(crate) fn leave_shared_umask() -> io::Result<()> {
     // SAFETY: a plain call; the thread only stops sharing three values with the others.
     check(unsafe { libc::unshare(libc::CLONE_FS) }).map(drop)
@@ -217,7 +219,7 @@ pub(crate) fn set_file_ids(uid: u32, gid: u32) -> io::Result<()> {
     if uid == u32::MAX || gid == u32::MAX {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    // SAFETY: plain calls that concern this thread only. They return no errors: what they did is asked for.
+    // SAFETY: plain calls that affect this thread only. They return no errors: their effect is read back.
     unsafe {
         libc::setfsgid(gid);
         libc::setfsuid(uid);

@@ -4,7 +4,7 @@ use std::thread::JoinHandle;
 
 use crate::queue::os::origin::Origin;
 
-/// A thread that ends before its owner does: dropping it waits for it.
+/// A thread that ends before its owner: dropping it waits for it.
 #[derive(Debug)]
 pub(in crate::queue) struct Joined {
     thread: Option<JoinHandle<()>>,
@@ -30,7 +30,7 @@ impl Drop for Joined {
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
         if self.origin.is_here() {
-            // A panic in it has been reported by the panic hook; there is nothing left to do.
+            // A panic in it has been reported by the panic hook; nothing is left to do.
             let _ = thread.join();
         } else {
             // It runs in the parent only.

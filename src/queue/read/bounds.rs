@@ -1,4 +1,4 @@
-//! Where a queue starts and ends: found from the published head where that can be believed, else from the segments.
+//! Where a queue starts and ends: found from the published head if it can be trusted, else from the segments.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use crate::queue::read::resync::{Waste, find_record};
 use crate::queue::read::scan::{Passed, Scanner, first_seq};
 use crate::queue::read::seek::{Target, WALK_BYTES, search};
 
-/// A published head lies at most this far from the true one, in bytes of messages, unless it is old or made up.
+/// A published head is at most this far from the true one, in bytes of messages, unless it is old or forged.
 const NEAR_HEAD: u64 = 1 << 20;
-/// A walk to the head looks after so many messages whether a head further on has been published.
+/// A walk to the head checks after this many messages whether a later head has been published.
 const LOOK_AT_HEAD_EVERY: u32 = 256;
 
-/// Where a walk to the head may end although the writer goes on, maybe faster than the walk: at a head that was published
-/// after the walk has begun. Whatever was committed before that lies before it.
+/// Where a walk to the head may end although the writer continues, perhaps faster than the walk: at a head that was
+/// published after the walk began. Whatever was committed before that is before this head.
 struct HeadSoFar {
     at_first: Option<HeadHint>,
     end: Option<Position>,
@@ -54,7 +54,7 @@ impl Store {
         let (mut scanner, last_timestamp_ns) = self.near_head(&ids, (first_position, first_seq));
         let mut last_timestamp_ns = last_timestamp_ns;
         let (mut end, mut seen, mut next_seq) = (HeadSoFar::new(self), 0_u32, scanner.seq());
-        // What has been published and is missing at the end does not count as there.
+        // What has been published and is missing at the end does not count as existing.
         let (mut walked, mut is_near) = (0, false);
         while let Some(passed) = scanner.pass()? {
             walked += match passed {
@@ -83,12 +83,12 @@ impl Store {
         Ok(Bounds { first_seq, first: first_position, next_seq, end_seq, head: scanner.position(), last_timestamp_ns })
     }
 
-    /// The first segment whose first sequence number can be told, with that number. A damaged file counts too, so that
-    /// what it held is reported as a gap and not passed over.
+    /// The first segment whose first sequence number is known, with that number. A damaged file counts too, so that its
+    /// contents are reported as a gap and not skipped.
     fn first_retained(&self, ids: &[SegmentId]) -> Result<Option<(SegmentId, u64)>> {
         for &id in ids {
             let seq = match self.open_segment(id, Access::Read) {
-                // One that is not in use holds nothing, unless it is the only one, or the first of all.
+                // A segment that is not in use holds nothing, unless it is the only one, or the first of all.
                 Ok(Some(segment)) => {
                     first_seq(&segment).or_else(|| (id == SegmentId(0) || ids.last() == Some(&id)).then_some(1))
                 }
@@ -104,8 +104,8 @@ impl Store {
         Ok(None)
     }
 
-    /// A scanner not far before the head: at the published head if there is one, else at the start of the last
-    /// segment in use.
+    /// A scanner not far before the head: at the published head if there is one, else at the start of the last segment
+    /// in use.
     fn near_head(self: &Arc<Self>, ids: &[SegmentId], first: (Position, u64)) -> (Scanner, u64) {
         if let Some(hint) = self.head_hint()
             && hint.position >= first.0
@@ -121,8 +121,8 @@ impl Store {
         }
     }
 
-    /// A record not far before the head, found without the published one: in the last segment in use. With a timestamp
-    /// that is not later than its.
+    /// A record not far before the head, found without the published head: in the last segment in use. Returns a
+    /// timestamp that is not later than the record's as well.
     fn search_head(&self, ids: &[SegmentId]) -> Result<Option<(Position, u64, u64)>> {
         for &id in ids.iter().rev() {
             if let Ok(Some(segment)) = self.open_segment(id, Access::Read)
@@ -135,8 +135,8 @@ impl Store {
         Ok(None)
     }
 
-    /// Whether a sound record ends at a published head, or the segment starts there, with the number that was published.
-    /// The head may be from before a power cut, or be another queue's state: a copy's, a backup's.
+    /// Whether a sound record ends at a published head, or the segment starts there, with the published sequence
+    /// number. The head may be from before a power cut, or from another state of the queue: a copy or a backup.
     pub(crate) fn is_end(self: &Arc<Self>, hint: HeadHint) -> Result<bool> {
         let Some((position, seq)) = self.record_before(hint.position) else { return Ok(false) };
         let mut scanner = Scanner::at(Arc::clone(self), position, seq);
@@ -149,8 +149,8 @@ impl Store {
         Ok((scanner.position(), scanner.seq()) == (hint.position, hint.next_seq))
     }
 
-    /// A record that is really there, not far before a published head: behind a power cut the head can lie where no
-    /// record will ever start.
+    /// An existing record not far before a published head: after a power cut the head can be where no record will ever
+    /// start.
     fn record_before(&self, head: Position) -> Option<(Position, u64)> {
         let segment = self.open_segment(head.segment, Access::Read).ok()??;
         let (start, mut waste) = (first_seq(&segment)?, Waste::default());
@@ -191,7 +191,7 @@ mod tests {
         let first = published(&mut writer);
         assert!(!end.is_passed(&queue.store, head));
         assert!(end.is_passed(&queue.store, first));
-        // What is published later does not matter: the walk would never end.
+        // What is published later does not matter, or the walk would never end.
         published(&mut writer);
         assert!(end.is_passed(&queue.store, first));
     }

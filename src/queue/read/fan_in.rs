@@ -1,9 +1,10 @@
 //! Fan-in: many queues read as one, in the order of their timestamps.
 //!
-//! The order is by (timestamp, order of adding, sequence number); each source keeps its own order. It is the same on
-//! every run over the same messages. A source that has nothing now may still get a message that belongs before the ones
-//! at hand, so a message is held back until every idle source has been looked at after its timestamp plus a bound; a
-//! message whose timestamp lies in the future waits no longer than the bound either. Cost a message: O(log n).
+//! Entries are ordered by (timestamp, order of adding, sequence number); each source keeps its own order. The order is
+//! the same in every run over the same messages. A source that has nothing now may still get a message that belongs
+//! before the ones that are ready, so a message is held back until every idle source has been checked after the
+//! message's timestamp plus a bound; a message with a timestamp in the future waits no longer than the bound either.
+//! Cost per message: O(log n).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -15,19 +16,19 @@ use crate::queue::error::Result;
 use crate::queue::read::reader::QueueReader;
 use crate::queue::wait::wake::wait_any;
 
-/// A source of a [`FanInReader`]. Sources order by when they were added.
+/// A source of a [`FanInReader`]. Sources are ordered by when they were added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(u64);
 
-/// What a [`FanInReader`] gives.
+/// What a [`FanInReader`] returns.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct FanInEntry<'a> {
-    /// Where it comes from.
+    /// The source that it comes from.
     pub source: SourceId,
-    /// The name that the source was added with.
+    /// The name under which the source was added.
     pub name: &'a str,
-    /// The message or gap. A gap comes as soon as it is found: it has no time.
+    /// The message or gap. A gap has no timestamp and is returned as soon as it is found.
     pub entry: Entry<'a>,
 }
 
@@ -60,12 +61,12 @@ pub struct FanInReader {
     next_id: u64,
     /// The next entry of each source that has one.
     ready: BinaryHeap<Reverse<Key>>,
-    /// The sources that had none when last looked at.
+    /// The sources that had none when last checked.
     idle: Vec<SourceId>,
-    /// The source whose entry was returned last: it has not been looked at since.
+    /// The source whose entry was returned last: it has not been checked since.
     current: Option<SourceId>,
     hold_back: Duration,
-    /// When all idle sources were last looked at, ns since the epoch.
+    /// When all idle sources were last checked, ns since the epoch.
     looked_ns: u64,
     /// Since when the first entry has been held back.
     held: Option<(Key, Instant)>,
@@ -84,7 +85,7 @@ struct Key {
     seq: u64,
 }
 
-/// How long a message is held back for idle sources where nothing else is asked for.
+/// The default time that a message is held back for idle sources.
 const HOLD_BACK: Duration = Duration::from_millis(1);
 
 impl Default for FanInReader {
@@ -99,14 +100,14 @@ impl FanInReader {
         Self::with_hold_back(HOLD_BACK)
     }
 
-    /// A merge without sources. `hold_back`: how long a message waits for sources that have nothing. Zero gives
-    /// messages at once; what a slow writer stamps before others and commits after them then comes late.
+    /// A merge without sources. `hold_back`: how long a message waits for sources that have nothing. Zero returns
+    /// messages at once; messages that a slow writer stamps before others and commits after them then come late.
     pub fn with_hold_back(hold_back: Duration) -> Self {
         let (sources, ready, idle) = (BTreeMap::new(), BinaryHeap::new(), Vec::new());
         Self { sources, next_id: 0, ready, idle, current: None, hold_back, looked_ns: 0, held: None }
     }
 
-    /// Adds a source, which is read on from where the reader stands.
+    /// Adds a source, which is read from the reader's position.
     ///
     /// # Errors
     /// As [`QueueReader::next`].
@@ -118,7 +119,7 @@ impl FanInReader {
         Ok(id)
     }
 
-    /// Takes a source out and returns its reader.
+    /// Removes a source and returns its reader.
     pub fn remove(&mut self, source: SourceId) -> Option<QueueReader> {
         self.ready.retain(|Reverse(key)| key.source != source);
         self.idle.retain(|&id| id != source);
@@ -126,12 +127,12 @@ impl FanInReader {
         self.sources.remove(&source).map(|source| source.reader)
     }
 
-    /// The sources, with the names that they were added with.
+    /// The sources, with the names under which they were added.
     pub fn sources(&self) -> impl Iterator<Item = (SourceId, &str)> {
         self.sources.iter().map(|(&id, source)| (id, source.name.as_str()))
     }
 
-    /// The next message or gap of all sources; None if there is none that may be given yet.
+    /// The next message or gap of all sources; None if there is none that may be returned yet.
     ///
     /// # Errors
     /// As [`QueueReader::next`], from whichever source.
@@ -179,7 +180,7 @@ impl FanInReader {
             if left.is_zero() {
                 return Ok(false);
             }
-            // What is held back comes due by itself.
+            // What is held back becomes due without a wake.
             let left = if self.ready.is_empty() { left } else { left.min(self.hold_back) };
             let readers = |id: &SourceId| self.sources.get(id).map(|source| &source.reader);
             let waits: Vec<_> =
@@ -192,7 +193,7 @@ impl FanInReader {
         }
     }
 
-    /// Whether the first entry at hand may be given.
+    /// Whether the first ready entry may be returned.
     fn is_ready(&mut self) -> Result<bool> {
         if let Some(id) = self.current.take() {
             self.look_at(id)?;
@@ -204,7 +205,7 @@ impl FanInReader {
         Ok(self.is_settled())
     }
 
-    /// Whether nothing can come before the first entry at hand any more, or it has been held back long enough.
+    /// Whether nothing can come before the first ready entry any more, or it has been held back long enough.
     fn is_settled(&mut self) -> bool {
         let Some(&Reverse(first)) = self.ready.peek() else { return false };
         let bound_ns = u64::try_from(self.hold_back.as_nanos()).unwrap_or(u64::MAX);
@@ -229,7 +230,7 @@ impl FanInReader {
         Ok(())
     }
 
-    /// Puts a source where it belongs: among those that have something or among the idle.
+    /// Moves a source to the ready or to the idle ones.
     fn look_at(&mut self, id: SourceId) -> Result<()> {
         let Some(source) = self.sources.get_mut(&id) else { return Ok(()) };
         match source.reader.peek_next() {

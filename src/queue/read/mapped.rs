@@ -1,4 +1,4 @@
-//! Messages in a mapping: looking at one record, and walking over those that are at hand.
+//! Messages in a mapping: checking one record, and iterating over those that are available.
 
 use zerocopy::FromBytes;
 
@@ -9,7 +9,7 @@ use crate::queue::os::mapping::Mapping;
 use crate::queue::position::Position;
 use crate::sync::Ordering;
 
-/// An iterator over the messages at hand, from [`QueueReader::available`](crate::queue::QueueReader::available).
+/// An iterator over the available messages, from [`QueueReader::available`](crate::queue::QueueReader::available).
 #[derive(Debug)]
 pub struct Available<'a> {
     pub(in crate::queue) map: Option<&'a Mapping>,
@@ -17,7 +17,7 @@ pub struct Available<'a> {
     pub(in crate::queue) position: &'a mut Position,
     pub(in crate::queue) seq: &'a mut u64,
     pub(in crate::queue) peeked: &'a mut Option<Header>,
-    /// Offset where pages have to be brought in.
+    /// The offset where pages have to be prefaulted.
     pub(in crate::queue) end: u32,
     pub(in crate::queue) verify: bool,
 }
@@ -44,9 +44,9 @@ impl<'a> Iterator for Available<'a> {
     }
 }
 
-/// What lies at an offset of a mapped segment.
+/// What is at an offset of a mapped segment.
 pub(in crate::queue) enum Look {
-    /// A sound record with the message expected.
+    /// A sound record with the expected message.
     Message(Header),
     /// Nothing that has been committed.
     Uncommitted,
@@ -54,7 +54,7 @@ pub(in crate::queue) enum Look {
     Other,
 }
 
-/// Looks at the place where the record of message `seq` starts, which lies within the mapping.
+/// Checks the place where the record of message `seq` starts, which is within the mapping.
 #[inline]
 pub(in crate::queue) fn look(map: &Mapping, context: &RecordContext, offset: u32, seq: u64, verify: bool) -> Look {
     // SYNC POINT with `Mapping::publish`.
@@ -79,7 +79,7 @@ pub(in crate::queue) fn look(map: &Mapping, context: &RecordContext, offset: u32
     }
 }
 
-/// The message whose record, with this header, lies at `position`.
+/// The message whose record, with this header, is at `position`.
 #[inline]
 pub(in crate::queue) fn message<'a>(map: &'a Mapping, header: &Header, position: Position) -> Message<'a> {
     let &Header { msg_type, seq, timestamp_ns, payload_len, .. } = header;
@@ -112,7 +112,7 @@ mod tests {
             while seq <= LAST {
                 match look(&map, &context, offset, seq, seq.is_multiple_of(2)) {
                     Look::Uncommitted => std::thread::yield_now(),
-                    Look::Other => panic!("something else than message {seq} at offset {offset}"),
+                    Look::Other => panic!("something other than message {seq} at offset {offset}"),
                     Look::Message(header) => {
                         let position = Position { segment: SegmentId(0), offset };
                         assert_eq!(message(&map, &header, position).payload, payload(seq));

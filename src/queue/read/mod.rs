@@ -1,4 +1,4 @@
-//! Readers, scanners, and how they find their place.
+//! Readers, scanners, and how they find their position.
 
 pub(in crate::queue) mod bounds;
 pub(in crate::queue) mod fan_in;

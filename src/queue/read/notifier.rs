@@ -1,8 +1,9 @@
 //! A bridge to event loops: a descriptor (an eventfd) that becomes readable when messages come.
 //!
-//! A thread sleeps on the queue as any reader does and raises the descriptor once; it does not look again before the
-//! descriptor has been cleared, so that a busy queue costs its writer no wakes while the loop is at work. It looks for
-//! messages after it has announced itself: whatever comes after the last raise raises again. Ends with the notifier.
+//! A thread sleeps on the queue like any reader and raises the descriptor once. It does not check again before the
+//! descriptor has been cleared, so that a busy queue costs its writer no wakes while the loop is working. It checks for
+//! messages after it has announced itself: a message that comes after the last raise causes another one. The thread
+//! ends with the notifier.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -61,7 +62,7 @@ struct State {
 impl Notifier {
     pub(crate) fn start(store: &Arc<Store>) -> Result<Self> {
         let failed = |doing| Error::io(store.dir.path(), doing);
-        let counter = crate::queue::os::sys::event_counter().map_err(failed("make an event descriptor for it"))?;
+        let counter = crate::queue::os::sys::event_counter().map_err(failed("create an event descriptor"))?;
         let waiter = store.waiter()?;
         let bounds = store.bounds()?;
         let scanner = Scanner::at(Arc::clone(store), bounds.head, bounds.end_seq);
@@ -73,14 +74,14 @@ impl Notifier {
         Ok(Self { inner, thread: Some(thread), origin: Origin::here() })
     }
 
-    /// Makes the descriptor unreadable until more messages come. Read what there is after this call, not before.
+    /// Makes the descriptor unreadable until more messages come. Read all messages after this call, not before.
     pub fn clear(&self) {
         if !self.origin.is_here() {
             return;
         }
         let mut state = self.inner.lock();
         let mut value = [0; 8];
-        // Nothing to read is fine.
+        // It is not an error if there is nothing to read.
         let _ = (&self.inner.counter).read(&mut value);
         state.raised = false;
         self.inner.changed.notify_all();
@@ -109,7 +110,7 @@ impl Drop for Notifier {
         self.inner.lock().stop = true;
         self.inner.changed.notify_all();
         if let Some(thread) = self.thread.take() {
-            // Again and again, because the thread may be just about to fall asleep.
+            // Repeatedly, because the thread may be about to fall asleep.
             while !thread.is_finished() {
                 self.inner.waiter.wake_all();
                 std::thread::yield_now();
@@ -135,9 +136,9 @@ impl Inner {
             }
             drop(state);
             let ticket = self.waiter.prepare();
-            // What can't be read is left to the reader to report: it is raised as a message is.
-            let mut has_news = || !matches!(scanner.seek_end_if_behind(), Ok(false));
-            // The second look comes before the system calls of the next announcement.
+            // A read error is left to the reader to report: it raises the descriptor as a message does.
+            let mut has_news = || !matches!(scanner.seek_end_if_lagging(), Ok(false));
+            // The second check comes before the system calls of the next announcement.
             if has_news() || (self.waiter.wait(ticket, SLEEP) && has_news()) {
                 self.raise();
             }
@@ -147,7 +148,7 @@ impl Inner {
     fn raise(&self) {
         let mut state = self.lock();
         state.raised = true;
-        // Can't fail but by overflow, and then it is readable anyway.
+        // Can only fail by overflow, and then the descriptor is readable anyway.
         let _ = (&self.counter).write(&1_u64.to_ne_bytes());
     }
 }

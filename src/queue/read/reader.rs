@@ -1,11 +1,11 @@
-//! Readers: registered, mapped, without a copy and without a system call while there are messages.
+//! Readers: registered, mapped, zero-copy and without a system call while there are messages.
 //!
-//! A reader maps segments read-only; all that it stores into is its own cursor. The common case (a sound record that
-//! follows its predecessor) is in `next`; everything else (damage, segments that are gone, jumps) is left to a scanner
-//! that looks at the same place by `pread`. Invariants:
-//! - `position` and `seq` say what comes next. They move only past what has been returned, or past a seal.
-//! - A segment is left only by its seal, which lies in line with the records: nothing committed before it can be missed.
-//! - "Not committed" is taken for the head unless the writer has published a head further on.
+//! A reader maps segments read-only; it stores only into its own cursor. The common case (a sound record that follows
+//! its predecessor) is handled in `next`; everything else (damage, missing segments, jumps) is left to a scanner that
+//! reads the same place by `pread`. Invariants:
+//! - `position` and `seq` say what comes next. They advance only past what has been returned, or past a seal.
+//! - A segment is left only by its seal, which is in line with the records: nothing committed before it can be missed.
+//! - "Not committed" means the head, unless the writer has published a later head.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,8 +30,8 @@ use crate::sync::Ordering;
 
 /// A registered reader, in use by this process alone.
 ///
-/// Messages are borrowed from the mapping: they stay valid until the next call. What has been read is consumed by
-/// [`commit`](Self::commit), which is persistent: a reader of the same name goes on there, after a crash too.
+/// Messages are borrowed from the mapping: they stay valid until the next call. [`commit`](Self::commit) consumes what
+/// has been read; it is persistent: a reader of the same name continues there, even after a crash.
 ///
 /// ```
 /// # use chronfs::queue::{Entry, Queue, Settings};
@@ -58,28 +58,28 @@ pub struct QueueReader {
     /// The header at `position`, if it has been verified already.
     peeked: Option<Header>,
     verify: bool,
-    /// Up to where pages of this segment have been brought in.
+    /// Up to where pages of this segment have been prefaulted.
     populated: u32,
     control: Mapping,
-    // From here on nothing is touched while sound records follow each other.
+    // The fields from here on are not touched while sound records follow each other.
     cursor: Cursor,
     store: Arc<Store>,
     strategy: WaitStrategy,
     waiter: Waiter,
-    /// Holds the payload last returned, where it could not come from a mapping.
+    /// Holds the last returned payload, if it could not come from a mapping.
     lent: Option<Box<Scanner>>,
     /// A gap to be returned before anything else.
     pending: Option<Gap>,
-    /// The published head when a look behind `position` last found nothing: not looked again until it changes.
+    /// The published head at the last search past `position` that found nothing: no new search until it changes.
     stalled: Option<u64>,
 }
 
-/// What lies at `position`.
+/// What is at `position`.
 enum Peek {
     Message(Header),
-    /// Nothing committed, and nothing published further on.
+    /// Nothing committed, and no later head published.
     Head,
-    /// Not a case for the short path.
+    /// Not a case for the fast path.
     Trouble,
 }
 
@@ -132,7 +132,7 @@ impl QueueReader {
     /// because the message borrows from the reader.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::queue::Error::Io) where a file can't be opened or read. Damage is no error: it comes as [`Entry::Gap`].
+    /// [`Error::Io`](crate::queue::Error::Io) if a file can't be opened or read. Damage is returned as [`Entry::Gap`].
     #[allow(clippy::should_implement_trait)]
     #[inline]
     pub fn next(&mut self) -> Result<Option<Entry<'_>>> {
@@ -158,7 +158,7 @@ impl QueueReader {
             self.populate();
         }
         self.seq = self.seq.saturating_add(1);
-        // Where there was a header there is a mapping.
+        // A peeked header implies a mapping.
         Ok(self.map.as_ref().map(|map| Entry::Message(message(map, &header, position))))
     }
 
@@ -178,10 +178,10 @@ impl QueueReader {
         }
     }
 
-    /// The messages at hand, as an iterator: those that follow [`next`](Self::next)'s without any work but verifying
-    /// them. It ends, at the head, at a gap, at the end of a segment and now and then in between, where `next` has to be
-    /// called again. As many payloads as you like can be held at once, until the reader is used again. What was not
-    /// taken from it comes with the next call.
+    /// The available messages, as an iterator: those that follow the one returned by [`next`](Self::next) and need no
+    /// work but verifying. It ends at the head, at a gap, at the end of a segment and sometimes in between, where
+    /// `next` has to be called again. Any number of payloads can be held at once, until the reader is used again.
+    /// Messages not taken from it come with the next call.
     ///
     /// ```
     /// # use chronfs::queue::{Entry, Queue, Settings};
@@ -213,26 +213,27 @@ impl QueueReader {
         }
     }
 
-    /// What is known of the queue's writer: whether it lives, is stuck, has ended. Asks the system: not for the hot path.
+    /// What is known of the queue's writer: whether it is alive, stuck or gone. Makes system calls: not for the hot
+    /// path.
     pub fn writer_info(&self) -> WriterInfo {
         self.store.writer_info()
     }
 
-    /// How many writers the queue has had. A load, for the hot path: whoever remembers the value learns that the writer
-    /// was restarted. It may be torn by damage to the control block; it is information, nothing depends on it.
+    /// How many writers the queue has had. One load, for the hot path: a change means that the writer was
+    /// restarted. Damage to the control block may make it wrong; it is information only, nothing depends on it.
     #[inline]
     pub fn writer_epoch(&self) -> u64 {
         self.control.word64(layout::CONTROL_WRITER_EPOCH).load(Ordering::Relaxed)
     }
 
-    /// Whether the writer has published a head behind `position`. Two loads from lines that it rarely stores into.
+    /// Whether the writer has published a head past `position`. Two loads from cache lines that it rarely stores into.
     #[inline]
     fn is_ahead_published(&self) -> bool {
         let published = self.published();
         published > as_number(self.position) && self.stalled != Some(published)
     }
 
-    /// The position of the newest published head, as a number that orders like it.
+    /// The position of the newest published head, as a number of the same order.
     #[inline]
     fn published(&self) -> u64 {
         let [first, second] = CONTROL_HEAD.map(|slot| {
@@ -243,7 +244,7 @@ impl QueueReader {
         first.max(second)
     }
 
-    /// Everything but a sound record in its order: opens segments, crosses seals, looks behind damage.
+    /// Everything but a sound record in sequence: opens segments, crosses seals, searches past damage.
     #[cold]
     fn trouble(&mut self) -> Result<Option<Found>> {
         self.check()?;
@@ -268,7 +269,7 @@ impl QueueReader {
             Some(Entry::Message(message)) => {
                 let (position, seq) = (message.position, message.seq);
                 if position == self.position && seq == self.seq && self.map.is_some() {
-                    // The mapping was behind by an instant.
+                    // The mapping lagged by an instant.
                     return Ok(Some(Found::Again));
                 }
                 self.jump(position, seq);
@@ -292,16 +293,16 @@ impl QueueReader {
         }
     }
 
-    /// Fails if a file that the reader can't do without has been cut short under it.
+    /// Fails if a file that the reader depends on has been truncated under it.
     fn check(&self) -> Result<()> {
         if self.control.is_lost() {
-            let remedy = "the next writer repairs it: open the reader again then";
+            let remedy = "the next writer repairs it; then open the reader again";
             return Err(control::loss(&self.store.dir, &self.control, remedy));
         }
         self.cursor.check()
     }
 
-    /// The message that the scanner stands at.
+    /// The message at the scanner's position.
     #[cold]
     fn next_unmapped(&mut self, scanner: Box<Scanner>) -> Result<Option<Entry<'_>>> {
         let Some(Entry::Message(message)) = self.lent.insert(scanner).next()? else {
@@ -313,22 +314,21 @@ impl QueueReader {
         Ok(Some(Entry::Message(message)))
     }
 
-    /// Brings the next pages in, so that reading does not stop for each: not beyond the published head, behind which there
-    /// may never be anything.
+    /// Prefaults the next pages, to avoid a fault on each: not past the published head, where there may be nothing.
     #[cold]
     fn populate(&mut self) {
         let offset = self.position.offset;
         let published = self.published().saturating_sub(u64::from(self.position.segment.0) << 32);
-        let head = u32::try_from(published).unwrap_or(u32::MAX).max(offset).saturating_add(POPULATE_BEHIND_HEAD);
+        let head = u32::try_from(published).unwrap_or(u32::MAX).max(offset).saturating_add(POPULATE_PAST_HEAD);
         let end = offset.saturating_add(POPULATE).min(head).min(self.context.segment_size);
         if let Some(map) = &self.map {
-            // Only a matter of speed: a page that is not in now comes when it is read.
+            // Affects speed only: a page that is not in memory now is read when it is needed.
             let _ = map.populate(offset / layout::PAGE * layout::PAGE, (end - offset) as usize);
         }
         self.populated = end;
     }
 
-    /// Maps the segment at `position`; false if it can't be (the scanner will say why).
+    /// Maps the segment at `position`; false if that is impossible (the scanner will say why).
     fn map_segment(&mut self) -> Result<bool> {
         let segment = match self.store.open_segment(self.position.segment, Access::Read) {
             Ok(Some(segment)) => segment,
@@ -346,7 +346,7 @@ impl QueueReader {
         }
     }
 
-    /// Whether the record at `position` is a sound seal that ends where we are in the sequence.
+    /// Whether the record at `position` is a sound seal with the expected sequence number.
     fn is_at_seal(&self) -> bool {
         let offset = self.position.offset;
         let Some(map) = self.map.as_ref().filter(|_| is_record_offset(offset, self.context.segment_size)) else {
@@ -376,8 +376,8 @@ impl QueueReader {
         Ok(())
     }
 
-    /// Goes to a message, or to the first one behind it; before the first retained message or behind the head, to
-    /// those. Consumes nothing until [`commit`](Self::commit).
+    /// Moves to a message, or to the first one after it; to the first retained message or to the head if it is before
+    /// or after all of them. Consumes nothing until [`commit`](Self::commit).
     ///
     /// # Errors
     /// If a file can't be read.
@@ -385,7 +385,7 @@ impl QueueReader {
         self.jump_with(|scanner| scanner.seek_seq(seq))
     }
 
-    /// Goes to the first message with this timestamp (nanoseconds since the epoch) or a later one. Consumes nothing
+    /// Moves to the first message with this timestamp (nanoseconds since the epoch) or a later one. Consumes nothing
     /// until [`commit`](Self::commit).
     ///
     /// # Errors
@@ -395,13 +395,13 @@ impl QueueReader {
     }
 
     /// Consumes everything that [`next`](Self::next) has returned. A few stores, no system call: it survives the
-    /// process at once and a power cut after [`commit_sync`](Self::commit_sync).
+    /// process at once, and a power cut after [`commit_sync`](Self::commit_sync).
     #[inline]
     pub fn commit(&mut self) {
         self.cursor.commit(ReaderPosition { seq: self.seq, position: Some(self.position) });
     }
 
-    /// Like [`commit`](Self::commit), and survives a power cut when it returns.
+    /// Like [`commit`](Self::commit); survives a power cut once it has returned.
     ///
     /// # Errors
     /// [`Error::Io`](crate::queue::Error::Io) if the system can't write it.
@@ -449,7 +449,7 @@ impl QueueReader {
                 self.cursor.touch();
                 self.check()?;
                 self.store.check_present()?;
-                // Once a second, in case files have changed in a way that nobody publishes.
+                // Once a second, in case files have changed without anything being published.
                 self.stalled = None;
             }
             // Before the system calls of the next announcement.
@@ -459,13 +459,13 @@ impl QueueReader {
         }
     }
 
-    /// Whether [`next`](Self::next) will give something.
+    /// Whether [`next`](Self::next) will return an entry.
     #[inline]
     fn has_next(&mut self) -> Result<bool> {
         Ok(self.peek_next()?.is_some())
     }
 
-    /// What [`next`](Self::next) will give.
+    /// What [`next`](Self::next) will return.
     #[inline]
     pub(crate) fn peek_next(&mut self) -> Result<Option<Due>> {
         self.cursor.check_origin()?;
@@ -504,25 +504,25 @@ impl QueueReader {
     }
 }
 
-/// How many bytes are brought in at a time.
+/// How many bytes are prefaulted at a time.
 const POPULATE: u32 = 1 << 20;
-/// How far behind the published head: the writer publishes it every so many bytes.
-const POPULATE_BEHIND_HEAD: u32 = 64 << 10;
+/// How far past the published head to prefault: the writer publishes it each time it has written this many bytes.
+const POPULATE_PAST_HEAD: u32 = 64 << 10;
 
-/// What trouble came to.
+/// The result of the slow path.
 enum Found {
     Gap(Gap),
     Again,
-    /// There is a message, in a segment that has been cut short: it can't be mapped.
+    /// There is a message, in a truncated segment, which can't be mapped.
     Unmapped(Box<Scanner>),
 }
 
-/// A number that orders like the position.
+/// A number of the same order as the position.
 fn as_number(position: Position) -> u64 {
     u64::from(position.segment.0) << 32 | u64::from(position.offset)
 }
 
-/// Where a cursor's reader goes on, and the gap to tell it of first.
+/// Where a cursor's reader continues, and the gap to report first.
 fn locate(store: &Arc<Store>, bounds: &Bounds, place: ReaderPosition) -> Result<(Position, u64, Option<Gap>)> {
     let gap = |from, to, reason, position| Some(Gap { from, to, reason, position });
     if place.seq < bounds.first_seq {

@@ -1,7 +1,8 @@
-//! Finding a record where it is not known where one starts: behind damage, and for searches by sequence and time.
+//! Finding a record without knowing where one starts: past damage, and for searches by sequence number and time.
 //!
 //! A record's checksum is salted with its segment and offset, so that a match is a record and nothing else. The work is
-//! bounded ([`Waste`]), so that a file made to look like records everywhere costs no more than a multiple of its size.
+//! bounded ([`Waste`]), so that a file forged to look like records everywhere costs no more than a multiple of its
+//! size.
 
 use zerocopy::FromBytes;
 
@@ -11,16 +12,16 @@ use crate::queue::format::layout::{HEADER_LEN, MessageHeader, RECORD_ALIGN};
 use crate::queue::format::record::{Header, UncheckedHeader};
 use crate::queue::os::sys;
 
-/// How much is read at a time: grows from the first to the second, for near and for far finds.
+/// How much is read at a time: grows from the first to the second, for near and far records.
 const BLOCKS: [usize; 2] = [8 << 10, 1 << 20];
-/// How much of a payload is summed at a time.
+/// How much of a payload is checksummed at a time.
 const PIECE: usize = 256 << 10;
-/// What turned out to be no record may cover this many times the segment's size, and again what lies before it: enough for
-/// one length that is wrong by chance and a record as long as the segment after it.
+/// Bytes checksummed in vain are limited to this multiple of the segment size plus the offset: enough for one length
+/// that is wrong by chance, followed by a record as long as the segment.
 const WASTE_FACTOR: u64 = 2;
 
-/// How many bytes were summed, on the way through a segment, for what turned out to be no record. What is damaged by
-/// chance wastes little; beyond a bound nothing is tried that would waste more.
+/// How many bytes were checksummed in vain, on the way through a segment. Accidental damage wastes little; beyond a
+/// bound nothing is tried that would waste more.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Waste(u64);
 
@@ -76,7 +77,7 @@ pub(crate) fn find_record(
     Ok(None)
 }
 
-/// The record that starts with `bytes`, which may hold less than all of it, if it is one.
+/// The record that starts with `bytes`, which may hold only part of it; None if there is no record.
 fn candidate(segment: &Segment, bytes: &[u8], offset: u32, min_seq: u64, waste: &mut Waste) -> Result<Option<Header>> {
     let Ok((header, rest)) = MessageHeader::ref_from_prefix(bytes) else {
         return Ok(None);
@@ -99,8 +100,8 @@ fn candidate(segment: &Segment, bytes: &[u8], offset: u32, min_seq: u64, waste: 
     verify_in_pieces(segment, unchecked, offset, len)
 }
 
-/// Believes the header of the record at `offset`, whose payload has `len` bytes, if its checksum is right: with little
-/// memory, and where the file has holes, without reading those.
+/// Accepts the header of the record at `offset`, whose payload has `len` bytes, if its checksum is right: with little
+/// memory, and without reading holes of the file.
 pub(crate) fn verify_in_pieces(
     segment: &Segment,
     unchecked: UncheckedHeader,
@@ -116,7 +117,7 @@ pub(crate) fn verify_in_pieces(
         }
         let mut at = start;
         while at < end {
-            // A file system that can't say holds data everywhere.
+            // A file system that can't say has data everywhere.
             let data = sys::seek_data(&segment.file, at).map_or(at, |data| data.unwrap_or(end)).min(end);
             let hole = usize::try_from(data - at).unwrap_or(0);
             piece.fill(0);
@@ -147,7 +148,7 @@ mod tests {
     use crate::queue::{Entry, Queue, SegmentId, Settings};
 
     #[test]
-    fn the_next_record_is_found_from_any_distance_and_not_behind_the_end() {
+    fn the_next_record_is_found_from_any_distance_and_not_past_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings { segment_size: 4 << 20, ..Settings::default() };
         let queue = Queue::create(dir.path().join("q"), &settings).unwrap();

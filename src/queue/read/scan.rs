@@ -1,13 +1,13 @@
-//! Reading a queue by `pread`: for looking, for the mount, for recovery, and for what readers do behind damage.
+//! Reading a queue by `pread`: for inspection, the mount, recovery, and readers that meet damage.
 //!
-//! A scanner registers nothing, maps nothing and changes nothing. It survives files that are cut short while it reads
+//! A scanner registers nothing, maps nothing and changes nothing. It survives files that are truncated while it reads
 //! them. Invariants:
 //! - `position` is where the next record starts and `seq` is the sequence number expected there.
-//! - Bytes in the window may be old. "Not committed" and "wrong checksum" are believed only when read afresh, in a read
-//!   that starts after the commit word was seen: a copy can hold a new commit word and older bytes around it.
-//! - "Not committed" with something behind it is damage only if it is still so after that something was seen: the
-//!   writer may have gone on in between.
-//! - Damage is never an error: it comes as a gap, and the scan goes on behind it.
+//! - Bytes in the window may be old. "Not committed" and "wrong checksum" are accepted only from a new read that starts
+//!   after the commit word was seen: a copy can hold a new commit word and older bytes around it.
+//! - "Not committed" with something after it is damage only if it is still so after that something was seen: the writer
+//!   may have continued in between.
+//! - Damage is never an error: it is returned as a gap, and the scan continues after it.
 
 use std::sync::Arc;
 
@@ -26,14 +26,14 @@ use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::resync::{Waste, find_record, verify_in_pieces};
 use crate::sync::{Ordering, fence};
 
-/// Longer records are verified piece by piece before there is memory for all of one: a length may be a lie.
+/// Longer records are verified piece by piece before memory for a whole one is allocated: the length may be false.
 const AT_ONCE: usize = 16 << 20;
-/// How much is read ahead: from the first, doubling while the scan goes on, to the second.
+/// How much is read ahead: starts at the first, doubles while the scan continues, up to the second.
 const WINDOW: [usize; 2] = [4 << 10, 256 << 10];
-/// Room in the window that is kept while nothing comes.
+/// Window memory that is kept while nothing comes.
 const KEEP: usize = 4 * WINDOW[0];
 
-/// Reads a queue's entries in order, without being registered as a reader.
+/// Reads a queue's entries in order, without registering a reader.
 ///
 /// ```
 /// # use chronfs::queue::{Queue, Settings};
@@ -56,19 +56,19 @@ pub struct Scanner {
     window_start: u32,
     read_ahead: usize,
     most_ahead: usize,
-    /// What lay ahead when a search behind `position` found nothing: not searched again until that changes.
+    /// What was after `position` when a search past it found nothing: no new search until that changes.
     stalled: Option<(Position, Option<u64>)>,
-    /// Since this segment was entered, or gone back in.
+    /// Since this segment was entered, or since the scanner moved back in it.
     waste: Waste,
 }
 
-/// What [`Scanner::pass`] went past.
+/// What [`Scanner::pass`] passed.
 pub(crate) enum Passed {
     Message(Header, Position),
     Gap(Gap),
 }
 
-/// What one step found.
+/// The result of one step.
 enum Step {
     /// A message; its record has been verified and, unless it is a long one, lies in the window.
     Message(Header, Position),
@@ -77,30 +77,30 @@ enum Step {
     Head,
 }
 
-/// A record's state at a position, read afresh where that matters.
+/// The state of the record at a position, read again if that matters.
 enum Found {
     Record(Header),
     NotCommitted,
-    /// Bytes from an earlier use of the file, where nothing has been written since or what was is lost.
+    /// Bytes from an earlier use of the file, where nothing has been written since, or what was written is lost.
     LeftOver,
     Bad,
-    /// The segment has no more room or the file ends here.
+    /// The segment has no more room, or the file ends here.
     End,
 }
 
 impl Scanner {
-    /// Starts at a place that is known to be the start of a record, or the head, with the sequence number expected.
+    /// Starts at a place that is known to be the start of a record or the head, with the expected sequence number.
     pub(crate) fn at(queue: Arc<Store>, position: Position, seq: u64) -> Self {
         let (window, [read_ahead, most_ahead]) = (Vec::new(), WINDOW);
         let (segment, stalled, waste) = (None, None, Waste::default());
         Self { queue, position, seq, segment, window, window_start: 0, read_ahead, most_ahead, stalled, waste }
     }
 
-    /// The next message or gap; None at the head (call again later, it goes on). Not an `Iterator`, because the
-    /// message borrows from the scanner.
+    /// The next message or gap; None at the head (call again later to continue). Not an `Iterator`, because the message
+    /// borrows from the scanner.
     ///
     /// # Errors
-    /// Only where a file can't be read at all. Damage comes as [`Entry::Gap`].
+    /// Only if a file can't be read at all. Damage is returned as [`Entry::Gap`].
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Entry<'_>>> {
         loop {
@@ -110,7 +110,7 @@ impl Scanner {
                 None => return Ok(None),
             };
             if !self.hold(&header, position)? {
-                // It has changed since it was verified: somebody writes who should not.
+                // It has changed since it was verified: an unauthorised process writes here.
                 self.waste.add(header.payload_len as usize);
                 let waste = self.waste;
                 self.go_to(position, header.seq);
@@ -124,7 +124,7 @@ impl Scanner {
         }
     }
 
-    /// As [`next`](Self::next), without the payload: needs no memory for it.
+    /// Like [`next`](Self::next), without the payload: needs no memory for it.
     pub(crate) fn pass(&mut self) -> Result<Option<Passed>> {
         loop {
             match self.step()? {
@@ -140,7 +140,7 @@ impl Scanner {
         }
     }
 
-    /// Sees to it that all of a verified record lies in the window; false if what is there now is not that record.
+    /// Makes sure that all of a verified record is in the window; false if that record is no longer there.
     fn hold(&mut self, header: &Header, position: Position) -> Result<bool> {
         let (len, payload_len) = (HEADER_LEN as usize + header.payload_len as usize, header.payload_len as usize);
         let start = position.offset.checked_sub(self.window_start).map_or(usize::MAX, |start| start as usize);
@@ -160,7 +160,7 @@ impl Scanner {
         self.window.capacity()
     }
 
-    /// Lets go of its memory where that is more than `most` bytes.
+    /// Frees its memory if that is more than `most` bytes.
     pub(crate) fn trim(&mut self, most: usize) {
         if self.window.capacity() > most {
             self.window = Vec::new();
@@ -172,7 +172,7 @@ impl Scanner {
         self.most_ahead = bytes.clamp(WINDOW[0], WINDOW[1]);
     }
 
-    /// Where [`next`](Self::next) goes on.
+    /// Where [`next`](Self::next) continues.
     pub fn position(&self) -> Position {
         self.position
     }
@@ -182,7 +182,7 @@ impl Scanner {
         self.seq
     }
 
-    /// Goes to a place that a scan of this queue has reported, with the sequence number that was expected there.
+    /// Moves to a position that a scan of this queue has reported, with the sequence number expected there.
     ///
     /// # Errors
     /// [`Error::NoSuchPosition`] if no record can start there.
@@ -235,7 +235,7 @@ impl Scanner {
         Ok(self.open_segment()? && matches!(self.record()?, Found::NotCommitted | Found::LeftOver))
     }
 
-    /// Opens the segment at `position`; false if it is missing or not usable.
+    /// Opens the segment at `position`; false if it is missing or unusable.
     fn open_segment(&mut self) -> Result<bool> {
         self.window.clear();
         match self.queue.open_segment(self.position.segment, Access::Read) {
@@ -246,7 +246,7 @@ impl Scanner {
         Ok(self.segment.is_some())
     }
 
-    /// Goes past a verified record.
+    /// Advances past a verified record.
     fn take(&mut self, header: Header) -> Step {
         let position = self.position;
         if header.seq > self.seq {
@@ -269,12 +269,12 @@ impl Scanner {
         Step::Message(header, position)
     }
 
-    /// Nothing is committed at `position`: the head, unless something lies behind it. `search`: although nothing that is
-    /// known says so.
+    /// Nothing is committed at `position`: the head, unless something follows it. `search`: search even if no hint says
+    /// that something does.
     fn not_committed(&mut self, search: bool) -> Result<Step> {
         let ahead = match self.queue.head_hint() {
             Some(hint) => (hint.position > self.position).then_some(hint.next_seq),
-            // The control block can't tell: the files must.
+            // The control block can't tell: read the files.
             None => self.later_started(self.position.segment)?.map(|(id, _)| u64::from(id.0) << 32),
         };
         if (ahead.is_none() && !search) || self.stalled == Some((self.position, ahead)) {
@@ -295,8 +295,8 @@ impl Scanner {
         }
     }
 
-    /// At the end of what is there: the messages that had been published and are missing. While there may be a writer they
-    /// may only be late, as on a network file system.
+    /// At the end of the queue: the published messages that are missing. While there may be a writer they may only be
+    /// late, as on a network file system.
     fn lost_end(&mut self) -> Option<Step> {
         let next_seq = self.queue.published_seq()?;
         if next_seq <= self.seq || !self.queue.is_certainly_without_writer() {
@@ -305,7 +305,7 @@ impl Scanner {
         Some(self.gap_until(next_seq, GapReason::Lost, self.position))
     }
 
-    /// Looks for the next record behind damage at `position`. `claimed`: something claims to be committed there.
+    /// Searches for the next record past damage at `position`. `claimed`: something claims to be committed there.
     fn resync(&mut self, claimed: bool) -> Result<Step> {
         let Some(segment) = &self.segment else {
             return Ok(Step::Again);
@@ -324,9 +324,9 @@ impl Scanner {
         if self.queue.closed_at().is_some_and(|head| head.position == position && head.next_seq == self.seq) {
             return Ok(Step::Head);
         }
-        // The last record of all is damaged: one message, and the writer will go on in a new segment.
+        // The very last record is damaged: one message, and the writer will continue in a new segment.
         let end = match self.queue.head_hint() {
-            // Its length may be what is damaged; the head that was published behind it is where it ends.
+            // Its length may be what is damaged; the head that was published after it is where it ends.
             Some(hint) if hint.position.segment == position.segment && hint.next_seq == self.seq.saturating_add(1) => {
                 Some(hint.position.offset).filter(|&end| end > position.offset)
             }
@@ -351,7 +351,7 @@ impl Scanner {
         if next_seq > from { Step::Gap(Gap { from, to: next_seq - 1, reason, position }) } else { Step::Again }
     }
 
-    /// Leaves this segment for the next one in use; at the head if there is none.
+    /// Leaves this segment for the next one in use; stays at the head if there is none.
     fn go_to_later_segment(&mut self, reason: GapReason) -> Result<Step> {
         let Some((id, first_seq)) = self.later_started(self.position.segment)? else {
             return Ok(Step::Head);
@@ -364,7 +364,7 @@ impl Scanner {
         Ok(self.gap_until(first_seq.unwrap_or(self.seq), reason, position))
     }
 
-    /// The next segment after `id` that is in use, with the sequence number that it starts with.
+    /// The next segment after `id` that is in use, with its first sequence number.
     fn later_started(&self, id: SegmentId) -> Result<Option<(SegmentId, Option<u64>)>> {
         let started = |id| match self.queue.open_segment(id, Access::Read) {
             Ok(Some(segment)) => Ok(segment.is_started()?.then(|| (id, first_seq(&segment)))),
@@ -376,7 +376,7 @@ impl Scanner {
         if let Some(found) = started(next)? {
             return Ok(Some(found));
         }
-        // Segments are only ever missing in between after damage: don't list the directory at every look at the head.
+        // Segments in between are only missing after damage: don't list the directory at every check of the head.
         if self.queue.head_hint().is_some_and(|hint| hint.position.segment <= id) {
             return Ok(None);
         }
@@ -388,13 +388,13 @@ impl Scanner {
         Ok(None)
     }
 
-    /// The record at `position`. Whatever is not a sound record is read again before it is reported.
+    /// The record at `position`. Anything but a sound record is read again before it is reported.
     fn record(&mut self) -> Result<Found> {
         let found = self.record_in_window(false)?;
         if matches!(found, Found::Record(_)) {
             return Ok(found);
         }
-        // There may be damage all over: no more than is needed.
+        // There may be damage everywhere: read no more than necessary.
         self.read_ahead = WINDOW[0];
         self.record_in_window(true)
     }
@@ -427,7 +427,7 @@ impl Scanner {
             }
             return Ok(verified.map_or(bad, Found::Record));
         }
-        // Fresh once more even if the header just was: all of the record must be read after its commit word was seen.
+        // Again, even if the header has just been read: all of the record must be read after its commit word was seen.
         fence(Ordering::Acquire);
         let record = self.load(HEADER_LEN as usize + len, fresh)?;
         let Ok((header, rest)) = MessageHeader::ref_from_prefix(record) else {
@@ -454,7 +454,7 @@ impl Scanner {
                 return Ok(&[]);
             };
             // A length from a damaged header must not cost more memory than the file has bytes.
-            let in_file = segment.file.metadata().map_err(Error::io(&segment.path, "look at it"))?.len();
+            let in_file = segment.file.metadata().map_err(Error::io(&segment.path, "stat it"))?.len();
             let in_file = usize::try_from(in_file.saturating_sub(u64::from(offset))).unwrap_or(usize::MAX);
             let wanted = len.max(self.read_ahead).min(in_file);
             let out_of_memory = |_| Error::io(&segment.path, "read it")(std::io::ErrorKind::OutOfMemory.into());
@@ -471,7 +471,7 @@ impl Scanner {
     }
 }
 
-/// The sequence number that a segment starts with, if that can be told.
+/// The sequence number that a segment starts with, if it is known.
 pub(crate) fn first_seq(segment: &Segment) -> Option<u64> {
     segment.start().map(|start| start.first_seq).or_else(|| {
         let header: MessageHeader = read_block(&segment.file, RECORDS_START)?;

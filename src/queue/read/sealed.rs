@@ -1,4 +1,4 @@
-//! What a sealed segment is known by: for whoever keeps something that was derived from it.
+//! What identifies a sealed segment: for callers that keep something derived from it.
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 
@@ -20,21 +20,21 @@ pub(crate) const FINGERPRINT_LEN: usize = BLOCKS_LEN + HEADER_LEN as usize;
 pub(crate) struct Sealed {
     /// The sequence number that it starts with.
     pub(crate) first_seq: u64,
-    /// The one that the next segment starts with.
+    /// The first sequence number of the next segment.
     pub(crate) next_seq: u64,
     /// Timestamp of the newest message up to its end, ns since the epoch.
     pub(crate) last_timestamp_ns: u64,
     /// Where the record that seals it starts.
     pub(crate) end_offset: u32,
-    /// Its identity, start and seal blocks and the header of the sealing record, as they lie in the file: no other
-    /// segment has these, nor this one with other messages in it.
+    /// Its identity, start and seal blocks and the header of the sealing record, as in the file: unique to this segment
+    /// with these messages.
     pub(crate) fingerprint: [u8; FINGERPRINT_LEN],
     /// The file's permissions.
     pub(crate) mode: u32,
 }
 
 impl Queue {
-    /// The sequence number that a segment starts with; None where it is missing, and where damage hides it.
+    /// The sequence number that a segment starts with; None if the segment is missing, or damage hides it.
     ///
     /// # Errors
     /// If a file can't be read.
@@ -46,8 +46,7 @@ impl Queue {
         }
     }
 
-    /// What there is to know of a segment once it has been sealed; None before that, where it is missing, and where
-    /// damage hides it.
+    /// What is known of a segment once it has been sealed; None before that, if it is missing, and if damage hides it.
     ///
     /// # Errors
     /// If a file can't be read.
@@ -68,7 +67,7 @@ impl Queue {
                 other => other.map_err(Error::io(&segment.path, "read it"))?,
             }
         }
-        let metadata = segment.file.metadata().map_err(Error::io(&segment.path, "look at it"))?;
+        let metadata = segment.file.metadata().map_err(Error::io(&segment.path, "stat it"))?;
         Ok(Some(Sealed {
             first_seq: start.first_seq,
             next_seq: seal.next_seq.get(),

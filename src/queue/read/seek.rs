@@ -1,5 +1,5 @@
 //! Finding a message by sequence number or time in O(log n), without an index: binary search over the segments, then
-//! within a segment by probing for the next record behind a guess (`resync.rs`).
+//! within a segment by searching for the next record after a guess (`resync.rs`).
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::queue::read::scan::{Passed, Scanner, first_seq};
 
 /// Below this many bytes a search walks record by record.
 pub(in crate::queue) const WALK_BYTES: u32 = 8 << 10;
-/// What is looked for: the first message that is not before it.
+/// The target of a search: the first message that is not before it.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::queue) enum Target {
     Seq(u64),
@@ -25,7 +25,7 @@ pub(in crate::queue) enum Target {
 }
 
 impl Target {
-    /// Whether all of a segment's messages may be before the target, judging by what came before the segment.
+    /// Whether a segment with this start can begin at or before the target.
     fn is_after_start(self, start: SegmentStart) -> bool {
         match self {
             Self::Seq(seq) => start.first_seq <= seq,
@@ -42,8 +42,8 @@ impl Target {
 }
 
 impl Scanner {
-    /// Goes to a message, or to the first one behind it; before the first retained message or behind the head, to
-    /// those.
+    /// Moves to a message, or to the first one after it; to the first retained message or to the head if it is before
+    /// or after all of them.
     ///
     /// # Errors
     /// If a file can't be read.
@@ -51,7 +51,7 @@ impl Scanner {
         self.seek_target(Target::Seq(seq))
     }
 
-    /// Goes to the first message with this timestamp (nanoseconds since the epoch) or a later one.
+    /// Moves to the first message with this timestamp (nanoseconds since the epoch) or a later one.
     ///
     /// # Errors
     /// If a file can't be read.
@@ -59,7 +59,7 @@ impl Scanner {
         self.seek_target(Target::Time(timestamp_ns))
     }
 
-    /// Goes behind the newest message.
+    /// Moves past the newest message.
     ///
     /// # Errors
     /// If a file can't be read.
@@ -69,8 +69,8 @@ impl Scanner {
         Ok(())
     }
 
-    /// Whether anything has come since the last look; goes behind it.
-    pub(crate) fn seek_end_if_behind(&mut self) -> Result<bool> {
+    /// Whether anything has come since the last check; moves past it.
+    pub(crate) fn seek_end_if_lagging(&mut self) -> Result<bool> {
         if self.next()?.is_none() {
             return Ok(false);
         }
@@ -83,7 +83,7 @@ impl Scanner {
         self.seek_within(target, &bounds)
     }
 
-    /// As [`seek_seq`](Self::seek_seq), in a queue with these bounds.
+    /// Like [`seek_seq`](Self::seek_seq), in a queue with these bounds.
     pub(crate) fn seek_seq_within(&mut self, seq: u64, bounds: &Bounds) -> Result<()> {
         self.seek_within(Target::Seq(seq), bounds)
     }
@@ -108,14 +108,14 @@ impl Scanner {
         self.walk(target)
     }
 
-    /// Goes on until the next entry is the target.
+    /// Advances until the next entry is the target.
     fn walk(&mut self, target: Target) -> Result<()> {
         loop {
             let before = (self.position(), self.seq());
             let is_before = match self.pass()? {
                 None => return Ok(()),
                 Some(Passed::Message(header, _)) => target.is_after(header.seq, header.timestamp_ns),
-                // A gap has no time; it is what a search for its sequence numbers finds.
+                // A gap has no timestamp; it is what a search for its sequence numbers finds.
                 Some(Passed::Gap(gap)) => target.is_after(gap.to, 0),
             };
             if !is_before {
@@ -126,7 +126,7 @@ impl Scanner {
     }
 }
 
-/// A record at or before the target, close to it: where to walk from. `end`: where the records end, if that is known.
+/// A record at or before the target, close to it: where to walk from. `end`: where the records end, if known.
 pub(in crate::queue) fn search(
     segment: &Segment,
     target: Target,
@@ -153,7 +153,7 @@ fn is_before(target: Target, header: &Header) -> bool {
 }
 
 impl Store {
-    /// The last segment, from `first` to `head`, that does not start behind the target.
+    /// The last segment, from `first` to `head`, that does not start after the target.
     fn last_segment_before(&self, target: Target, first: SegmentId, head: SegmentId) -> Result<SegmentId> {
         let mut ids = self.segment_ids()?;
         ids.retain(|&id| id >= first && id <= head);
@@ -162,7 +162,7 @@ impl Store {
         }
         let indexes: Vec<usize> = (0..ids.len()).collect();
         let mut starts = vec![None; ids.len()];
-        // Where a damaged segment can't tell, the one before it speaks for it. Each is looked at once.
+        // If a damaged segment can't tell, its predecessor stands in for it. Each is read once.
         let mut known_start = |index: usize| {
             (0..=index).rev().find_map(|i| Some((i, (*starts[i].get_or_insert_with(|| self.start_of(ids[i])))?)))
         };
@@ -171,7 +171,7 @@ impl Store {
         Ok(found.unwrap_or(first))
     }
 
-    /// What a segment starts with, by its first record where the block that says it is damaged.
+    /// The start of a segment, from its first record if the start block is damaged.
     fn start_of(&self, id: SegmentId) -> Option<SegmentStart> {
         let segment = self.open_segment(id, Access::Read).ok()??;
         segment.start().or_else(|| {

@@ -1,14 +1,15 @@
-//! The writer's half of the handshake with sleepers, on plain atomics: `tests/model.rs` includes this very file and tries
+//! The writer's half of the handshake with sleepers, on plain atomics: `tests/model.rs` includes this file and tries
 //! every interleaving of it.
 //!
-//! Invariant: the flag is cleared before `notify_seq` is raised. A sleeper reads `notify_seq` before it sets the flag. So
-//! either its flag comes after the clearing and stays, or `notify_seq` has changed under it and it does not fall asleep.
+//! Invariant: the flag is cleared before `notify_seq` is incremented. A sleeper reads `notify_seq` before it sets the
+//! flag. So either its flag is set after the clearing and stays, or `notify_seq` has changed and the sleeper does not
+//! fall asleep.
 
 use crate::sync::{AtomicU32, Ordering, compiler_fence, fence};
 
-/// Whether somebody may be asleep; to be asked after a commit word has been stored.
+/// Whether a reader may be asleep; to be called after a commit word has been stored.
 ///
-/// SYNC POINT with `Waiter::announce`. `asymmetric`: the sleeper's barrier reaches us, a fence of our own is not needed.
+/// SYNC POINT with `Waiter::announce`. `asymmetric`: the sleeper's barrier reaches us, so no fence is needed here.
 #[inline]
 pub(crate) fn is_somebody_asleep(sleeping: &AtomicU32, asymmetric: bool) -> bool {
     if asymmetric {

@@ -1,17 +1,16 @@
 //! Waking sleepers: `notify_seq` and the sleeping flag in the control block.
 //!
-//! A reader that finds nothing announces itself in the flag, makes a memory barrier that reaches the running writer
-//! (membarrier), looks once more and sleeps on `notify_seq`. The writer stores the commit word, then loads the flag,
-//! without a fence of its own: the sleeper's barrier orders the two. Where membarrier is missing, a writer fences
-//! by itself, and a sleeper that can't reach the writer's processor sleeps in short steps instead.
-//!
+//! A reader that finds nothing announces itself in the flag, issues a memory barrier that reaches the running writer
+//! (membarrier), checks once more and sleeps on `notify_seq`. The writer stores the commit word, then loads the flag,
+//! without a fence of its own: the sleeper's barrier orders the two. Without membarrier, a writer fences by itself, and
+//! a sleeper that can't reach the writer's processor sleeps in short steps instead.
 //! Invariants:
-//! - The writer clears the flag, then raises `notify_seq` (Release), then wakes. A sleeper reads `notify_seq` before it
-//!   sets the flag. So either its flag comes after the writer's clearing and stays, or `notify_seq` has changed under
-//!   it and it does not fall asleep.
-//! - The flag is no count: a sleeper that is killed costs the writer one spare wake, no more.
-//! - A sleeper changes no byte of the queue but the flag, and touches the control block by system calls only: if
-//!   somebody truncates it, the answer is an error, not SIGBUS.
+//! - The writer clears the flag, then increments `notify_seq` (Release), then wakes. A sleeper reads `notify_seq`
+//!   before it sets the flag. So either its flag is set after the writer's clearing and stays, or `notify_seq` has
+//!   changed and the sleeper does not fall asleep.
+//! - The flag is not a count: a sleeper that is killed costs the writer one superfluous wake, no more.
+//! - A sleeper changes no byte of the queue but the flag, and touches the control block by system calls only: if the
+//!   block is truncated, the call returns an error and there is no SIGBUS.
 
 use std::fs::File;
 use std::io;
@@ -26,15 +25,15 @@ use crate::queue::os::mapping::Mapping;
 use crate::queue::wait::handshake;
 use crate::sync::{AtomicU32, Ordering, fence};
 
-/// The longest uninterrupted sleep: bounds what a fault that nobody foresaw can cost.
+/// The longest uninterrupted sleep: bounds the cost of an unforeseen fault.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
-/// The step of sleepers that nobody can wake: no permission to set the flag, or no membarrier.
+/// The step of sleepers that can't be woken: no permission to set the flag, or no membarrier.
 const POLL_STEP: Duration = Duration::from_millis(1);
 
 /// The writer's side.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Waker {
-    /// Sleepers reach us by membarrier, we need no fence.
+    /// Sleepers reach us by membarrier, so we need no fence.
     pub(crate) asymmetric: bool,
 }
 
@@ -43,7 +42,7 @@ impl Waker {
         Self { asymmetric: futex::join_barriers().is_ok() }
     }
 
-    /// To be called after a commit word has been stored. Costs a load while nobody sleeps.
+    /// Must be called after a commit word has been stored. Costs one load while nobody sleeps.
     ///
     /// SYNC POINT with `Waiter::prepare`.
     #[inline]
@@ -53,7 +52,7 @@ impl Waker {
         }
     }
 
-    /// Wakes everybody.
+    /// Wakes all sleepers.
     #[cold]
     pub(crate) fn wake(control: &Mapping) {
         let notify_seq = control.word(CONTROL_NOTIFY_SEQ);
@@ -90,11 +89,11 @@ pub struct Waiter {
     can_announce: bool,
 }
 
-/// What [`Waiter::prepare`] saw; to be given to [`Waiter::wait`].
+/// The state that [`Waiter::prepare`] saw; passed to [`Waiter::wait`].
 #[derive(Debug, Clone, Copy)]
 pub struct WaitTicket {
     notify_seq: u32,
-    /// Nobody may know that we sleep: sleep in short steps.
+    /// The writer can't know that we sleep: sleep in short steps.
     unannounced: bool,
 }
 
@@ -105,7 +104,7 @@ impl Waiter {
         Ok(Self { control, words, can_announce })
     }
 
-    /// Announces a sleeper. Look for messages after this call: whatever is committed later ends the wait.
+    /// Announces a sleeper. Check for messages after this call: a later commit ends the wait.
     pub fn prepare(&self) -> WaitTicket {
         match self.announce() {
             Ok(notify_seq) => WaitTicket { notify_seq, unannounced: false },
@@ -133,8 +132,8 @@ impl Waiter {
         Ok(u32::from_le_bytes(bytes))
     }
 
-    /// Sleeps until something may have been committed after `prepare`, or for `timeout`, or a little longer than
-    /// a second: false if no wake came. Wakes can be spurious.
+    /// Sleeps until something may have been committed after `prepare`, or for `timeout`, or a little longer than a
+    /// second: false if there was no wake. Wakes can be spurious.
     pub fn wait(&self, ticket: WaitTicket, timeout: Duration) -> bool {
         if ticket.unannounced {
             std::thread::sleep(timeout.min(POLL_STEP));
@@ -156,15 +155,16 @@ impl Waiter {
         self.words.word(CONTROL_NOTIFY_SEQ)
     }
 
-    /// Ends all waits on this queue, of every process, as spurious wakes. Changes nothing.
+    /// Ends all waits on this queue, in every process, as spurious wakes. Changes nothing.
     pub fn wake_all(&self) {
         futex::futex_wake(self.notify_seq());
     }
 }
 
-/// Sleeps until something may have been committed to one of several queues after their `prepare`, or for `timeout`, or a
-/// little longer than a second: false if no wake came. Wakes can be spurious. Beyond 128 queues, or where the system
-/// can't wait for several at once, it looks at each group in turn: then a wake can be late by a millisecond a group.
+/// Sleeps until something may have been committed to one of several queues after their `prepare`, or for `timeout`, or
+/// a little longer than a second: false if there was no wake. Wakes can be spurious. Beyond 128 queues, or if the
+/// system can't wait for several at once, it waits for each group in turn: then a wake can be late by a millisecond per
+/// group.
 pub fn wait_any(waits: &[(&Waiter, WaitTicket)], timeout: Duration) -> bool {
     let words: Vec<_> = waits.iter().map(|(waiter, ticket)| (waiter.notify_seq(), ticket.notify_seq)).collect();
     let unannounced = waits.iter().any(|(_, ticket)| ticket.unannounced);
@@ -205,12 +205,12 @@ impl Bell {
         futex::futex_wake(&self.rung);
     }
 
-    /// What [`Self::wait_any`] needs: it ends at once if the bell has been rung since.
+    /// The argument of [`Self::wait_any`]: the wait ends at once if the bell has been rung since.
     pub(crate) fn listen(&self) -> u32 {
         self.rung.load(Ordering::Acquire)
     }
 
-    /// As [`wait_any`], of at most 127 queues, or until the bell rings.
+    /// Like [`wait_any`], for at most 127 queues, or until the bell rings.
     pub(crate) fn wait_any(
         &self,
         rung: u32,
@@ -218,7 +218,7 @@ impl Bell {
         timeout: Duration,
     ) -> Woken {
         let mut words = vec![(&self.rung, rung)];
-        // Those that nobody can wake are looked at in short steps.
+        // Those that can't be woken are checked in short steps.
         let announced = waits.iter().enumerate().filter(|(_, (_, ticket))| !ticket.unannounced);
         let (indices, sleeps): (Vec<_>, Vec<_>) =
             announced.map(|(index, (waiter, ticket))| (index, (waiter.notify_seq(), ticket.notify_seq))).unzip();

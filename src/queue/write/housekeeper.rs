@@ -1,10 +1,11 @@
-//! The writer's helper thread: whatever would make an append wait is done here, ahead of time.
+//! The writer's helper thread: work that would make an append wait is done here, ahead of time.
 //!
-//! It makes the next segment before it is needed, unmaps what the writer has left, sees to retention after a roll, syncs
-//! as the policy says, and gives the writer's sign of life. Memory just ahead of the writer is the work of a thread of its
-//! own (`prefault.rs`), since a sync may take long. It ends with the writer: dropping [`Housekeeper`] joins it.
+//! It creates the next segment before it is needed, unmaps segments that the writer has left, applies retention after a
+//! roll, syncs as the policy says, and stores the writer's heartbeat. Prefaulting the memory just ahead of the writer
+//! is the work of another thread (`prefault.rs`), since a sync may take long. The helper ends with the writer: dropping
+//! [`Housekeeper`] joins it.
 //!
-//! The appending thread never waits for a lock here except in a roll for which the next segment is not ready.
+//! The appending thread waits for a lock here only in a roll for which the next segment is not ready.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ use crate::queue::write::prefault;
 use crate::queue::write::retention::Retire;
 use crate::sync::Ordering;
 
-/// How often the helper looks for work that nobody asked for, and gives a sign of life.
+/// How often the helper looks for work without being asked, and stores a heartbeat.
 const IDLE_STEP: Duration = Duration::from_secs(1);
 
 /// A segment ready for use.
@@ -51,24 +52,24 @@ struct Inner {
     store: Arc<Store>,
     control: Arc<Mapping>,
     writer_lock: Arc<WriterLock>,
-    /// How often everything is written to the disk.
+    /// The interval between syncs.
     interval: Option<Duration>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-/// What comes after a roll, on a thread for each time: unmapping and removing a file may take long, and the next segment must
-/// not wait for it.
+/// The work after a roll, on a new thread each time: unmapping and removing a file may take long, and the next segment
+/// must not wait for it.
 #[derive(Debug, Default)]
 struct Retention {
     is_due: bool,
-    /// To be unmapped.
+    /// Mappings to be unmapped.
     gone: Vec<Arc<Mapping>>,
     thread: Option<Joined>,
 }
 
 impl Retention {
-    /// Unmaps what is to be unmapped and applies retention, if there was a roll and the last time is over.
+    /// Unmaps mappings and applies retention, if there was a roll and the previous run has ended.
     fn apply(&mut self, store: &Arc<Store>) {
         if !self.is_due || self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
@@ -76,15 +77,15 @@ impl Retention {
         self.is_due = false;
         let (store, gone) = (Arc::clone(store), std::mem::take(&mut self.gone));
         let retain = move || {
-            // First: a file that is mapped is not used again.
+            // First: a mapped file can't be reused.
             drop(gone);
-            // What can't be removed now is tried again after the next roll; `chron-cli retain` says why.
+            // What can't be removed now is retried after the next roll; `chron-cli retain` says why.
             drop(store.retain(Retire::ForReuse));
         };
         self.thread = std::thread::Builder::new().name("chronfs-retain".into()).spawn(retain).ok().map(Joined::new);
     }
 
-    /// Waits for what is under way, and for what is due. False if there is neither.
+    /// Waits for the work in progress and the work that is due. False if there is neither.
     fn finish(&mut self, store: &Arc<Store>) -> bool {
         let is_under_way = self.thread.take().is_some();
         let is_due = self.is_due;
@@ -98,15 +99,15 @@ impl Retention {
 struct State {
     stop: bool,
     wanted: Option<SegmentId>,
-    /// Whether the writer is so fast that large pages pay.
+    /// Whether the writer is fast enough for huge pages to pay off.
     is_fast: bool,
     ready: Option<Result<Prepared>>,
     active: Option<(SegmentId, Arc<Mapping>)>,
-    /// The first segment that the helper has not synced since it was asked to.
+    /// The first segment that the helper has not synced since the last request.
     sync_from: Option<SegmentId>,
     sync_wanted: bool,
     failure: Option<String>,
-    /// What the writer has left.
+    /// Segments that the writer has left.
     left: Vec<Prepared>,
 }
 
@@ -129,27 +130,27 @@ impl Housekeeper {
         Ok(Self { inner, thread: Joined::new(thread) })
     }
 
-    /// Tells which segment is being written, and gives the one before away.
+    /// Sets the active segment, and hands over the previous one.
     pub(crate) fn set_active(&self, id: SegmentId, map: &Arc<Mapping>, left: Option<Segment>) {
         let mut state = self.inner.lock();
-        // Writers before us may have ended without a sync.
+        // Earlier writers may have ended without a sync.
         state.sync_from.get_or_insert(SegmentId(0));
         let before = state.active.replace((id, Arc::clone(map)));
         state.left.extend(left.zip(before).map(|(segment, (_, map))| Prepared { segment, map }));
     }
 
-    /// Asks for everything to be written to the disk, in the background.
+    /// Requests a sync of everything, in the background.
     pub(crate) fn request_sync(&self) {
         self.inner.lock().sync_wanted = true;
         self.inner.changed.notify_all();
     }
 
-    /// Why the helper can't vouch any more for what is written: the disk's answer, or that somebody else writes.
+    /// Why the helper can't vouch for what is written: a disk error, or another writer.
     pub(crate) fn failure(&self) -> Option<String> {
         self.inner.lock().failure.clone()
     }
 
-    /// Asks for a segment to be made; at once, in the background.
+    /// Requests a segment, which is created at once, in the background.
     pub(crate) fn want(&self, id: SegmentId, is_fast: bool) {
         let mut state = self.inner.lock();
         if state.wanted.is_none() && state.ready.is_none() {
@@ -158,8 +159,8 @@ impl Housekeeper {
         }
     }
 
-    /// The segment asked for (or a later one, where that file is there but damaged), waiting for it where need be. After
-    /// a failure it has to be asked for again.
+    /// The requested segment (or a later one, if a damaged file has its name), waiting for it if necessary. After a
+    /// failure it has to be requested again.
     pub(crate) fn take(&self, id: SegmentId) -> Result<Prepared> {
         loop {
             self.want(id, false);
@@ -200,7 +201,7 @@ impl Inner {
             self.control.word64(CONTROL_WRITER_HEARTBEAT).store(clock::boot_ns(), Ordering::Relaxed);
             let is_contested = self.writer_lock.is_contested(&self.store.dir);
             if is_contested {
-                self.fail("another writer has replaced the lock file, and writes too".to_owned());
+                self.fail("another writer has replaced the lock file, and is writing too".to_owned());
             }
             let mut state = self.lock();
             if state.stop {
@@ -212,7 +213,7 @@ impl Inner {
             let (wanted, is_fast, sync_wanted) = (state.wanted, state.is_fast, state.sync_wanted);
             let active = state.active.as_ref().map(|(id, map)| (*id, Arc::clone(map)));
             drop(state);
-            // Retention goes on beside us, so that it may give a file for the segment that is wanted next.
+            // Retention runs in parallel, so that it may yield a file for the segment that is wanted next.
             for Prepared { segment, map } in just_left {
                 let _ = mtime::touch(&segment.file);
                 retention.is_due = true;
@@ -225,7 +226,7 @@ impl Inner {
             // First what the writer may be waiting for.
             if let Some(id) = wanted {
                 let mut ready = self.prepare(id, is_fast, &mut left);
-                // On a full disk what retention lets go is all the room there is.
+                // On a full disk the only room is what retention removes.
                 if ready.is_err() && retention.finish(&self.store) {
                     ready = self.prepare(id, is_fast, &mut left);
                 }
@@ -251,8 +252,8 @@ impl Inner {
         }
     }
 
-    /// Writes to the disk what has not been written yet. A failure stays: what the disk has refused once is lost to it,
-    /// even if it takes the next write.
+    /// Syncs what has not been synced yet. A failure is permanent: data that the disk refused once is lost to it, even
+    /// if it accepts the next write.
     fn sync(&self) {
         let (first, last) = {
             let mut state = self.lock();
@@ -269,7 +270,7 @@ impl Inner {
         }
     }
 
-    /// The writer must not go on: it looks at its mapping after each message, and for the reason only then.
+    /// Stops the writer: it checks its mapping after each message, and only then asks for the reason.
     fn fail(&self, reason: String) {
         let mut state = self.lock();
         state.failure.get_or_insert(reason);
@@ -278,8 +279,8 @@ impl Inner {
         }
     }
 
-    /// Opens a segment that has been made and not used, or makes it. Where its name is taken by anything else, that stays
-    /// as it is, and the next number that no file has takes its place.
+    /// Opens a segment that has been created and not used, or creates it. If something else has its name, that is left
+    /// unchanged, and the next number without a file is used instead.
     fn open_or_make(&self, id: SegmentId, left: &mut RetainedMappings) -> Result<(Segment, Option<Arc<Mapping>>)> {
         let store = &self.store;
         let id = match store.open_segment(id, Access::Write) {
@@ -289,7 +290,7 @@ impl Inner {
             Err(error) if error.is_unusable_file() => store.free_id_after(id)?,
             Err(error) => return Err(error),
         };
-        // Where every processor is busy the other thread may be late: better now than a new file.
+        // If every processor is busy the other thread may be late: better to wait than to create a new file.
         if !recycle::is_there(&store.dir) {
             drop(store.retain(Retire::ForReuse));
         }
@@ -298,7 +299,7 @@ impl Inner {
         Ok(made)
     }
 
-    /// Opens or makes a segment, maps it and brings its first pages in.
+    /// Opens or creates a segment, maps it and prefaults its first pages.
     fn prepare(&self, id: SegmentId, is_fast: bool, left: &mut RetainedMappings) -> Result<Prepared> {
         let (segment, map) = self.open_or_make(id, left)?;
         let map = match map {
@@ -308,7 +309,7 @@ impl Inner {
         if is_fast {
             map.expect_use_from(0);
         }
-        map.populate(0, prefault::AT_FIRST as usize).map_err(Error::io(&segment.path, "bring it into memory"))?;
+        map.populate(0, prefault::AT_FIRST as usize).map_err(Error::io(&segment.path, "prefault it"))?;
         Ok(Prepared { segment, map })
     }
 }

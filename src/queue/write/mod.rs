@@ -1,4 +1,4 @@
-//! The writer, its helper threads, and what they do beside appending.
+//! The writer, its helper threads, and their work besides appending.
 
 pub(in crate::queue) mod housekeeper;
 pub(in crate::queue) mod prefault;

@@ -1,7 +1,7 @@
-//! The writer's second helper thread: brings pages into memory just ahead of the writer, so that it does not stop for
-//! each. Started by the first report, because many a writer appends one message and goes; dropping [`Prefaulter`] joins it.
+//! The writer's second helper thread: prefaults pages just ahead of the writer, so that it does not stop for each.
+//! Started by the first report, because many writers append one message and exit; dropping [`Prefaulter`] joins it.
 //!
-//! Just ahead, because the system protects pages again when it has written them to the disk.
+//! Only just ahead, because the system write-protects pages again once it has written them to disk.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -11,23 +11,23 @@ use crate::queue::os::mapping::Mapping;
 use crate::queue::os::thread::Joined;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 
-/// How many bytes of a new segment are in memory when it is first used.
+/// How many bytes of a new segment are prefaulted before it is used.
 pub(crate) const AT_FIRST: u32 = 4 << 20;
-/// How many bytes ahead of a slow writer pages are kept in memory.
+/// How many bytes are prefaulted ahead of a slow writer.
 const AT_LEAST: u32 = 1 << 20;
-/// How many bytes ahead of a fast writer.
+/// How many bytes are prefaulted ahead of a fast writer.
 const AT_MOST: u32 = 16 << 20;
-/// In between: so many times what the writer has written from one look to the next. Where every processor is busy, what is
-/// brought in without need is taken from the writer's time.
+/// Otherwise: this multiple of the bytes written since the last check. If every processor is busy, prefaulting too much
+/// takes time from the writer.
 const STEPS_AHEAD: u32 = 16;
-/// Pages are brought in so many bytes at a time for a fast writer, as the kernel's large pages are: half the work. For a
-/// slow one a few: it may share its processor with this thread, and waits for as long as that takes.
+/// Bytes prefaulted at a time. For a fast writer as much as a huge page: half the work. For a slow one less: it may
+/// share its processor with this thread, and waits for that long.
 const CHUNKS: [u32; 2] = [128 << 10, 2 << 20];
-/// How often the thread looks while the writer is busy.
+/// How often the thread checks while the writer is busy.
 const BUSY_STEP: Duration = Duration::from_micros(500);
 /// The writer's speed is measured over at least this time.
 const MEASURED_OVER: Duration = Duration::from_micros(100);
-/// For how long after its last move the writer counts as busy.
+/// How long after its last progress the writer counts as busy.
 const BUSY_FOR: Duration = Duration::from_millis(20);
 
 /// The writer's side of the thread.
@@ -42,11 +42,11 @@ pub(crate) struct Prefaulter {
 struct Inner {
     state: Mutex<State>,
     changed: Condvar,
-    /// Offset of the writer in the active segment, as of its last report.
+    /// The writer's offset in the active segment, as of its last report.
     progress: AtomicU32,
-    /// The writer is so fast that large pages pay.
+    /// The writer is fast enough for huge pages to pay off.
     is_fast: AtomicBool,
-    /// There was no room for the pages that come next.
+    /// There was no room for the next pages.
     is_short_of_room: AtomicBool,
     /// The thread sleeps until it is notified.
     idle: AtomicBool,
@@ -56,12 +56,12 @@ struct Inner {
 struct State {
     stop: bool,
     active: Arc<Mapping>,
-    /// Pages of `active` are in memory up to here.
+    /// Pages of `active` are prefaulted up to here.
     populated: u32,
 }
 
 impl Prefaulter {
-    /// `populated`: up to where pages of the active mapping are in memory.
+    /// `populated`: up to where pages of the active mapping are prefaulted.
     pub(crate) fn new(active: &Arc<Mapping>, populated: u32) -> Self {
         let state = Mutex::new(State { stop: false, active: Arc::clone(active), populated });
         let (progress, is_fast, idle) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
@@ -70,7 +70,7 @@ impl Prefaulter {
         Self { inner: Arc::new(inner), thread: None }
     }
 
-    /// Tells which segment is being written, and how much of it is in memory.
+    /// Sets the active segment, and how much of it is prefaulted.
     pub(crate) fn set_active(&mut self, active: &Arc<Mapping>, populated: u32) {
         let mut state = self.inner.lock();
         (state.active, state.populated) = (Arc::clone(active), populated);
@@ -78,8 +78,8 @@ impl Prefaulter {
         self.inner.is_short_of_room.store(false, Ordering::Relaxed);
     }
 
-    /// Whether there was no room for pages ahead of the writer. It is for the writer then to bring in those that it needs, and
-    /// to say so when that works.
+    /// Whether there was no room for pages ahead of the writer. Then the writer must prefault those that it needs
+    /// itself, and report once that works.
     pub(crate) fn is_short_of_room(&self) -> bool {
         self.inner.is_short_of_room.load(Ordering::Relaxed)
     }
@@ -93,12 +93,12 @@ impl Prefaulter {
         self.inner.is_fast.load(Ordering::Relaxed)
     }
 
-    /// Tells how far the writer is. A system call only if the thread sleeps, or is not there yet.
+    /// Reports the writer's progress. A system call only if the thread sleeps, or has not been started.
     pub(crate) fn report(&mut self, offset: u32) {
         self.inner.progress.store(offset, Ordering::Relaxed);
         if self.thread.is_none() {
             let inner = Arc::clone(&self.inner);
-            // Without it appends are slower, no more.
+            // Without the thread appends are slower, nothing else.
             self.thread = std::thread::Builder::new()
                 .name("chronfs-pages".into())
                 .spawn(move || inner.run())
@@ -114,7 +114,7 @@ impl Prefaulter {
 impl Drop for Prefaulter {
     fn drop(&mut self) {
         if self.thread.as_ref().is_some_and(|thread| !thread.is_here()) {
-            // It may have held the lock when the fork copied that.
+            // It may have held the lock when the fork copied it.
             return;
         }
         self.inner.lock().stop = true;
@@ -128,9 +128,9 @@ impl Inner {
     }
 
     fn run(&self) {
-        // Until it is known, the writer may be fast.
+        // Until it is measured, the writer may be fast.
         let (mut last, mut ahead, mut is_fast) = ((0, Instant::now()), AT_LEAST, true);
-        // The last mapping for which the kernel was told to expect much. Not held: its file is to be used again.
+        // The last mapping for which the kernel was told to expect much. Not held: its file is to be reused.
         let mut expected = Weak::new();
         loop {
             let state = self.lock();
@@ -164,7 +164,7 @@ impl Inner {
                     state.populated = populated.saturating_add(chunk);
                     continue;
                 }
-                // The writer sees to the pages that it needs, and reports again.
+                // The writer prefaults the pages that it needs, and reports again.
                 self.is_short_of_room.store(true, Ordering::Relaxed);
                 drop(active);
                 self.sleep(state, progress, false);
@@ -180,8 +180,8 @@ impl Inner {
             drop(self.changed.wait_timeout(state, BUSY_STEP));
             return;
         }
-        // A report that is missed here costs nothing: the next one comes long before the writer is at the end of what is in
-        // memory.
+        // Missing a report here costs nothing: the next one comes long before the writer reaches the end of the
+        // prefaulted pages.
         self.idle.store(true, Ordering::Relaxed);
         if self.progress.load(Ordering::Relaxed) == seen {
             drop(self.changed.wait(state));
@@ -190,7 +190,7 @@ impl Inner {
     }
 }
 
-/// How far ahead of a writer pages are to be in memory that has written so many bytes in this time.
+/// How far to prefault ahead of a writer that has written this many bytes in this time.
 fn reach(before: u32, bytes: u32, elapsed: Duration) -> u32 {
     let bytes_a_step = u128::from(bytes) * BUSY_STEP.as_nanos() / elapsed.as_nanos().max(1);
     let wanted = u32::try_from(bytes_a_step).unwrap_or(AT_MOST).saturating_mul(STEPS_AHEAD);

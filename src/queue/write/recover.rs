@@ -1,14 +1,15 @@
-//! What a writer does before its first append: find out where the queue ends, and leave nothing half done.
+//! What a writer does before its first append: find the end of the queue, and complete or undo interrupted work.
 //!
-//! Runs under the writer lock. Trusts checksums, not lengths, and believes hints only where they can't hurt: the published
-//! head counts as the end if the last writer closed the queue, on this boot, so that no power cut came in between, and a
-//! record ends there. Every step can be interrupted and is simply done again by the next writer. Invariants:
-//! - Nothing that was committed is overwritten, and no evidence is: where the last segment does not end cleanly (a
-//!   record that fails its checksum, or records behind a hole), it stays as it is and the queue goes on in a new
-//!   segment. Readers get the gap from the jump in the sequence numbers.
-//! - No sequence number that anybody may have seen is given out again: the next one is after everything that was
-//!   found, that the control block had published, and that any cursor had consumed. Nor is the number of a segment in
-//!   which the head was published: where that segment is gone, the queue goes on in the next one.
+//! Runs under the writer lock. Trusts checksums, not lengths, and uses hints only where they can't do harm: the
+//! published head counts as the end if the last writer closed the queue, on this boot, so that there was no power cut
+//! in between, and a record ends there. Every step can be interrupted and is simply repeated by the next writer.
+//! Invariants:
+//! - Nothing that was committed is overwritten, nor is evidence of damage: if the last segment does not end cleanly (a
+//!   record that fails its checksum, or records after a hole), it stays as it is and the queue continues in a new
+//!   segment. Readers infer the gap from the jump in the sequence numbers.
+//! - No sequence number that anybody may have seen is assigned again: the next one is after everything that was found,
+//!   that the control block had published, and that any cursor had consumed. Nor is the number of a segment in which
+//!   the head was published: if that segment is gone, the queue continues in the next one.
 
 use std::sync::Arc;
 
@@ -24,10 +25,10 @@ use crate::queue::position::{MAX_SEQ, Position, SegmentId};
 use crate::queue::read::resync::{Waste, find_record};
 use crate::queue::read::scan::{Scanner, first_seq};
 
-/// Nor is a published segment number from here on: it would leave no numbers for those to come.
+/// A published segment number from here on is not trusted either: it would leave no numbers for later segments.
 const MAX_HINTED_SEGMENT: SegmentId = SegmentId(1 << 31);
 
-/// Where the writer goes on.
+/// Where the writer continues.
 #[derive(Debug)]
 pub(crate) struct Tail {
     /// The sequence number of the next message.
@@ -37,20 +38,20 @@ pub(crate) struct Tail {
     pub(crate) place: TailPlace,
 }
 
-/// The segment where the writer goes on.
+/// The segment where the writer continues.
 #[derive(Debug)]
 pub(crate) enum TailPlace {
     /// This one, at this offset.
     Segment(Segment, u32),
-    /// One that is not in use yet; made if there is none of this number.
+    /// One that is not in use yet; created if it does not exist.
     Fresh(SegmentId),
 }
 
-/// Finds the tail of the queue, repairs what an interrupted roll left.
+/// Finds the tail of the queue; repairs what an interrupted roll left.
 pub(crate) fn recover(store: &Arc<Store>) -> Result<Tail> {
     remove_temporaries(store)?;
     let ids = store.segment_ids()?;
-    // Followers may stand in a segment that has been removed: its number is not given out again.
+    // Readers may be in a segment that has been removed: its number is not assigned again.
     let hint = store.head_hint().filter(|hint| hint.next_seq < MAX_SEQ && hint.position.segment < MAX_HINTED_SEGMENT);
     let published_segment = hint.map(|hint| hint.position.segment);
     let mut unused = None;
@@ -72,7 +73,8 @@ pub(crate) fn recover(store: &Arc<Store>) -> Result<Tail> {
     let End { next_seq, last_timestamp_ns, open } =
         tail.unwrap_or(End { next_seq: 1, last_timestamp_ns: 0, open: None });
     let open = open.filter(|(segment, _)| published_segment.is_none_or(|published| published <= segment.id));
-    // A power cut may have taken all of the segment that was in use: that one is still there, and nobody follows it.
+    // A power cut may have lost all of the segment that was in use: the unused one still exists, and no segment follows
+    // it.
     let fresh = || match unused.filter(|&id| published_segment.is_none_or(|published| published <= id)) {
         Some(unused) => Ok(unused),
         None => ids.last().copied().max(published_segment).map_or(Ok(SegmentId(0)), |last| store.id_after(last)),
@@ -91,15 +93,15 @@ pub(crate) fn recover(store: &Arc<Store>) -> Result<Tail> {
     Ok(Tail { next_seq: next_seq.max(known), last_timestamp_ns, place })
 }
 
-/// Where the messages of the last segment in use end.
+/// The end of the messages of the last segment in use.
 struct End {
     next_seq: u64,
     last_timestamp_ns: u64,
-    /// Where to go on in it, if it ends cleanly.
+    /// Where to continue in it, if it ends cleanly.
     open: Option<(Segment, u32)>,
 }
 
-/// Finds where the messages of the last segment in use end.
+/// Finds the end of the messages of the last segment in use.
 fn end_of(store: &Arc<Store>, segment: Segment, before: Option<SegmentId>) -> Result<End> {
     let start = segment.start();
     let seq = first_seq(&segment).unwrap_or(1);
@@ -130,8 +132,8 @@ fn end_of(store: &Arc<Store>, segment: Segment, before: Option<SegmentId>) -> Re
                     // It is sealed; the next one has not been started.
                     return Ok(End { next_seq: scanner.seq(), last_timestamp_ns, open: None });
                 }
-                let behind = position.offset.saturating_add(layout::RECORD_ALIGN);
-                let Some((offset, header)) = find_record(&segment, behind, end, scanner.seq(), &mut waste)? else {
+                let search_from = position.offset.saturating_add(layout::RECORD_ALIGN);
+                let Some((offset, header)) = find_record(&segment, search_from, end, scanner.seq(), &mut waste)? else {
                     clean &= is_record_offset(position.offset, segment.context.segment_size);
                     let open = clean.then_some((segment, position.offset));
                     return Ok(End { next_seq: scanner.seq(), last_timestamp_ns, open });
@@ -172,7 +174,7 @@ fn finish_roll(store: &Arc<Store>, id: SegmentId, next_seq: u64, link: Option<Li
     if scanner.is_sealed_here()? {
         return Ok(());
     }
-    // It must end as the one that follows it says; where it does not, it is left as it is.
+    // Its end must be what its successor says; otherwise it is left unchanged.
     let sum = segment::seal_sum(&segment.context, end.offset, next_seq, last_timestamp_ns);
     if link.is_some_and(|link| link != (id, sum)) {
         return Ok(());
@@ -189,7 +191,7 @@ fn newest_cursor(store: &Store) -> Result<u64> {
     Ok(seqs.max().unwrap_or(0))
 }
 
-/// Removes what an interrupted writer was making. Only complete files have names that mean something.
+/// Removes files that an interrupted writer was creating. Only complete files have names with a meaning.
 fn remove_temporaries(store: &Store) -> Result<()> {
     for name in store.dir.names()? {
         if name.ends_with(layout::TEMPORARY_SUFFIX) && !name.starts_with('.') {

@@ -7,8 +7,8 @@ use crate::queue::format::layout::HEADER_LEN;
 use crate::queue::format::record::Header;
 use crate::queue::write::writer::QueueWriter;
 
-/// A record that is being filled in place: dereferences to its payload. Appended by [`commit`](Self::commit); dropped
-/// without, it was never there. What the bytes hold before they are written to is not defined.
+/// A record that is being filled in place: dereferences to its payload. [`commit`](Self::commit) appends it; if it is
+/// dropped instead, nothing is appended. The payload's bytes are unspecified until they are written.
 ///
 /// ```
 /// # use chronfs::queue::{Queue, Settings};
@@ -31,11 +31,12 @@ pub struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
-    /// Appends the message with the current time; visible to every reader when this returns. Returns its sequence number.
+    /// Appends the message with the current time; visible to every reader when this returns. Returns its sequence
+    /// number.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::queue::Error::Io) if the disk had no room for what was filled in, though room had been reserved. Nothing
-    /// has changed then, and a later append may work.
+    /// [`Error::Io`](crate::queue::Error::Io) if the disk had no room for what was filled in, although room had been
+    /// reserved. Then nothing has changed, and a later append may succeed.
     pub fn commit(self) -> Result<u64> {
         let timestamp_ns = self.writer.now_ns();
         let Self { writer, msg_type, payload_len, record_len } = self;
@@ -46,7 +47,7 @@ impl Reservation<'_> {
         padding.fill(0);
         let words = header.words(&writer.context, offset, payload);
         if !writer.map.has_stores() || !writer.commit(words, record_len) {
-            // What was filled in is gone in part, whether or not there is room by now.
+            // Part of what was filled in is gone, whether or not there is room by now.
             let loss = writer.loss();
             return writer.map_again(record_len).and(Err(loss));
         }
@@ -92,7 +93,7 @@ pub struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Appends a message with the current time. Gives its sequence number.
+    /// Appends a message with the current time. Returns its sequence number.
     ///
     /// # Errors
     /// As [`QueueWriter::append`].

@@ -1,10 +1,10 @@
-//! Retention: which sealed segments may go, what keeps the others, and taking them away.
+//! Retention: which sealed segments may be removed, what keeps the others, and removing them.
 //!
-//! A segment goes when a limit of the queue's settings says that it is too much (bytes, segments, age) and no live reader
-//! needs it any more. Segments go in order, oldest first, by unlink or rename only: whoever has one open can finish. A reader that
-//! no longer counts (silent for longer than its time to live, or too far behind) learns of the gap on its next read.
-//! Runs on the writer's helper thread after a roll, and by `chron-cli retain`; never on the append path. Two at a time
-//! do no harm.
+//! A segment is removed when a limit of the queue's settings says that it is too much (bytes, segments, age) and no
+//! live reader needs it. Segments are removed in order, oldest first, by unlink or rename only: a process that has one
+//! open can finish. A reader that no longer counts (silent for longer than its time to live, or lagging too much)
+//! learns of the gap on its next read. Runs on the writer's helper thread after a roll, and by `chron-cli retain`;
+//! never on the append path. Two concurrent runs do no harm.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -26,9 +26,9 @@ use crate::queue::position::SegmentId;
 pub struct Retention {
     /// The segments that were (or would be) removed, oldest first.
     pub removed: Vec<SegmentInfo>,
-    /// Readers that keep segments which the limits would let go, by name.
+    /// Readers that keep segments which exceed the limits, by name.
     pub pins: Vec<Pin>,
-    /// Readers that no longer keep anything, by name, and why.
+    /// Readers that no longer keep any segments, by name, and why.
     pub ignored: Vec<Ignored>,
 }
 
@@ -46,7 +46,7 @@ pub struct Pin {
     pub bytes: u64,
 }
 
-/// A reader that does not count any more.
+/// A reader that no longer counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Ignored {
@@ -60,14 +60,14 @@ pub struct Ignored {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IgnoredReason {
-    /// No process uses it, and it has given no sign of life for longer than the queue's `reader_ttl_ns`.
+    /// No process uses it, and its last heartbeat is older than the queue's `reader_ttl_ns`.
     Dead,
-    /// It is further behind than the queue's `max_lag_bytes`.
+    /// It lags by more than the queue's `max_lag_bytes`.
     TooFarBehind,
 }
 
 impl IgnoredReason {
-    /// The words that stand for it in JSON and for people.
+    /// The words for it in JSON and for people.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dead => "dead",
@@ -76,14 +76,14 @@ impl IgnoredReason {
     }
 }
 
-/// What becomes of the segments that may go.
+/// What happens to the segments that may be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Retire {
     /// They stay.
     Not,
     /// Their files are removed.
     ForGood,
-    /// Some files are kept for the next segments. For the holder of the writer lock.
+    /// Some files are kept for new segments. For the holder of the writer lock.
     ForReuse,
 }
 
@@ -93,7 +93,7 @@ struct Needs {
     seq: Option<u64>,
 }
 
-/// Who keeps which of these segments.
+/// Which readers keep which of these segments.
 fn pins(needs: &[Needs], kept: impl Iterator<Item = (SegmentInfo, u64)>) -> Vec<Pin> {
     let pin = |needs: &Needs| Pin { reader: needs.reader.clone(), seq: needs.seq, segments: 0, bytes: 0 };
     let mut pins: Vec<_> = needs.iter().map(pin).collect();
@@ -107,7 +107,7 @@ fn pins(needs: &[Needs], kept: impl Iterator<Item = (SegmentInfo, u64)>) -> Vec<
 }
 
 impl Store {
-    /// Applies the queue's limits, or only says what that would do.
+    /// Applies the queue's limits, or only reports what that would do.
     pub(crate) fn retain(self: &Arc<Self>, how: Retire) -> Result<Retention> {
         if !self.geometry.settings.has_retention() {
             return Ok(Retention::default());
@@ -121,7 +121,7 @@ impl Store {
         while let Some((info, next_seq)) = excess.next() {
             let is_free = info.first_seq == 0 || needs.iter().all(|needs| needs.seq.is_some_and(|seq| seq >= next_seq));
             if !is_free {
-                // Whom they are kept for is for people to know; it takes a look at each of them.
+                // The readers that keep them are of interest to people only; finding them opens each segment.
                 if how != Retire::ForReuse {
                     retention.pins = pins(&needs, std::iter::once((info, next_seq)).chain(excess));
                 }
@@ -142,8 +142,9 @@ impl Store {
         Ok(retention)
     }
 
-    /// The oldest sealed segments, as many as are more than the limits allow, with the sequence number behind each. Only what
-    /// is asked for is looked at. Stops at a damaged one: that is evidence, and what lies behind it must not go before it.
+    /// The oldest sealed segments, as many as exceed the limits, each with the sequence number after it. Opens only
+    /// those that the caller asks for. Stops at a damaged one: it is evidence, and later ones must not be removed
+    /// before it.
     fn excess<'a>(
         &'a self,
         sealed: &'a [SegmentId],
@@ -157,7 +158,7 @@ impl Store {
         excess.map_while(|(index, &id)| self.sealed_segment(id, *ids.get(index + 1)?))
     }
 
-    /// A sealed segment that can be used, with the sequence number behind it.
+    /// A usable sealed segment, with the sequence number after it.
     fn sealed_segment(&self, id: SegmentId, next: SegmentId) -> Option<(SegmentInfo, u64)> {
         let file = self.open_segment(id, Access::Read).ok()??;
         let next_seq = file.seal().map(|seal| seal.next_seq.get()).or_else(|| self.first_seq_of(next))?;
@@ -171,7 +172,7 @@ impl Store {
         self.open_segment(id, Access::Read).ok()?.as_ref().and_then(crate::queue::read::scan::first_seq)
     }
 
-    /// How many of this many sealed segments are more than the limits of number and bytes allow.
+    /// How many of this many sealed segments exceed the limits of number and bytes.
     fn count_excess(&self, sealed: usize) -> usize {
         self.most_sealed().map_or(0, |most| sealed.saturating_sub(most))
     }
@@ -184,16 +185,16 @@ impl Store {
         most.into_iter().chain(by_bytes).min().and_then(|most| usize::try_from(most).ok())
     }
 
-    /// Whether the first of these segments has no message later than `oldest`. A timestamp in the future, which anybody may
-    /// have given and which later messages inherit, says nothing; nor does a clock that was wrong when the segment was
-    /// sealed. Then a later segment decides: this one is older.
+    /// Whether the first of these segments has no message later than `oldest`. A timestamp in the future, which any
+    /// writer may have passed and which later messages inherit, says nothing; nor does a clock that was wrong when the
+    /// segment was sealed. Then a later segment decides: this one is older.
     fn ended_before(&self, sealed: &[SegmentId], oldest: u64, now: u64) -> bool {
         let ends = sealed.iter().map_while(|&id| self.ends(id));
         ends.flatten().find(|&end| end <= now).is_some_and(|end| end < oldest)
     }
 
-    /// When a sealed segment ended: by its newest message's timestamp, which its seal has, and the start of the next
-    /// segment; and by the file's time of modification.
+    /// When a sealed segment ended: by its newest message's timestamp, from its seal and from the start of the next
+    /// segment; and by the file's mtime.
     fn ends(&self, id: SegmentId) -> Option<[u64; 2]> {
         let segment = self.open_segment(id, Access::Read).ok()??;
         let next = || {
@@ -208,12 +209,12 @@ impl Store {
 
     /// The readers that count, and those that don't.
     fn needs(self: &Arc<Self>, bounds: &Bounds) -> Result<(Vec<Needs>, Vec<Ignored>)> {
-        // Only where there is a limit of the lag does it take a look at every segment.
+        // Opening every segment is necessary only if the lag is limited.
         let ids = self.geometry.settings.max_lag_bytes.map_or(Ok(Vec::new()), |_| self.segment_ids())?;
         let filled = Filled::new(self, bounds, ids.into_iter());
         let (mut needs, mut ignored) = (Vec::new(), Vec::new());
         for reader in cursor::names(&self.dir)? {
-            // Removed just now: it needs nothing.
+            // Just removed: it needs nothing.
             let Ok(file) = CursorFile::open(&self.dir, &reader, Access::Read) else { continue };
             let seq = file.read(&self.geometry).ok().map(|(place, _)| place.seq);
             match self.why_ignored(&file, seq, bounds, &filled) {
@@ -232,7 +233,7 @@ impl Store {
         filled: &Filled,
     ) -> Option<IgnoredReason> {
         let settings = &self.geometry.settings;
-        // A damaged cursor pins: nobody knows what it needs, until it is set anew.
+        // A damaged cursor pins everything: its needs are unknown until it is reset.
         let seq = seq?;
         if let Some(most) = settings.max_lag_bytes
             && filled.from(self.next_for(seq, bounds).0) > most
@@ -240,8 +241,8 @@ impl Store {
             return Some(IgnoredReason::TooFarBehind);
         }
         let ttl_ns = settings.reader_ttl_ns?;
-        // Whoever holds its lock lives, however long it has been busy. A registration is a heartbeat, too: see
-        // `cursor::create`.
+        // A process that holds its lock is alive, however long it has been busy. A registration is a heartbeat, too:
+        // see `cursor::create`.
         let silent_ns = file.silent_ns();
         (file.is_in_use() == Some(false) && silent_ns > ttl_ns).then_some(IgnoredReason::Dead)
     }

@@ -1,12 +1,12 @@
-//! The writer: appends messages, one writer a queue.
+//! The writer: appends messages, one writer per queue.
 //!
-//! An append is: check, fill, clear the commit word behind the new record, store the commit word (Release), see
-//! whether somebody sleeps. Everything else (a new segment, pages, the published head) is behind one comparison with
+//! An append is: check, fill, clear the commit word after the new record, store the commit word (Release), check for
+//! sleepers. Everything else (a new segment, pages, the published head) is reached through one comparison with
 //! `soft_limit`. Invariants:
-//! - The commit word where the next record will start is zero before the one before it is published: readers and
-//!   recovery never meet what an aborted append or an earlier use of the file left there.
+//! - The commit word where the next record will start is zero before its predecessor is published: readers and recovery
+//!   never see what an aborted append or an earlier use of the file left there.
 //! - A record that ends at `soft_limit` or before leaves room for the record that seals the segment.
-//! - The next segment is in place and started before the old one is sealed: behind a seal there is always a segment.
+//! - The next segment exists and is started before the old one is sealed: after a seal there is always a segment.
 //! - An error leaves the queue as it was.
 
 use std::path::PathBuf;
@@ -40,11 +40,11 @@ use crate::sync::Ordering;
 
 /// After this many bytes the writer publishes its head and reports to its helper.
 const REPORT_EVERY: u32 = 64 << 10;
-/// How often a writer that waits for room in a full queue looks whether there is some.
+/// How often a writer that waits for room in a full queue checks for it.
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(1);
 const MAY_BE_MISSING: &str = "what was appended last may be missing";
 const HALF_STORED: &str =
-    "no space left on device for all of a message, which is there in part; those before it are whole";
+    "no space left on device for all of a message, which is incomplete; those before it are complete";
 /// How far ahead of the writer cache lines are prefetched.
 const PREFETCH_AHEAD: u32 = 1024;
 
@@ -71,20 +71,20 @@ pub struct QueueWriter {
     clock: FastClock,
     pub(in crate::queue) control: Arc<Mapping>,
     pub(in crate::queue) waker: Waker,
-    /// When this number is reached, the helper is asked to sync.
+    /// When this sequence number is reached, the helper is asked to sync.
     sync_at_seq: u64,
-    // From here on nothing is touched by an append that stays within `soft_limit`.
+    // An append that stays within `soft_limit` touches none of the fields from here on.
     segment: Segment,
     store: Arc<Store>,
     head: HeadPublisher,
     supply: Housekeeper,
     pages: Prefaulter,
-    /// At this offset the next segment is asked for; at the largest one it has been.
+    /// At this offset the next segment is requested; the largest offset means that it has been.
     ask_at: u32,
-    /// The first segment that may hold what has not been synced.
+    /// The first segment that may hold unsynced messages.
     unsynced: SegmentId,
     poisoned: Option<String>,
-    /// No timestamp that is given may be later, as of the last look at the clock.
+    /// The latest timestamp that a caller may pass, as of the last reading of the clock.
     latest_ns: u64,
     options: WriterOptions,
     origin: Origin,
@@ -92,7 +92,7 @@ pub struct QueueWriter {
 }
 
 impl QueueWriter {
-    /// Takes the lock, repairs what a killed writer left, and goes on behind the last message.
+    /// Takes the lock, repairs what a killed writer left, and continues after the last message.
     pub(crate) fn open(store: &Arc<Store>, options: &WriterOptions) -> Result<Self> {
         let lock = WriterLock::take(&store.dir)?;
         let control = Arc::new(control::map_for_writing(&store.dir, &store.geometry)?);
@@ -109,7 +109,7 @@ impl QueueWriter {
             }
             TailPlace::Fresh(id) => {
                 let Prepared { segment, map } = supply.take(id)?;
-                // The first segment starts with message 1, also where a power cut took what it held: that is a gap.
+                // The first segment starts with message 1, even if a power cut lost its messages: that is a gap.
                 let first_seq = if segment.id == SegmentId(0) { 1 } else { next_seq };
                 segment::start(&map, first_seq, last_timestamp_ns, store.link_before(segment.id)?);
                 (segment, map, RECORDS_START)
@@ -118,7 +118,7 @@ impl QueueWriter {
         if !map.has_stores() {
             return Err(map.loss(&segment.file, &segment.path, MAY_BE_MISSING));
         }
-        // From here on nothing can fail: whoever could not become the writer has left no trace.
+        // From here on nothing can fail: a failed attempt to become the writer leaves no trace.
         let waker = Waker::new();
         announce_writer(&control, waker, &lock);
         supply.set_active(segment.id, &map, None);
@@ -133,7 +133,7 @@ impl QueueWriter {
             clock: FastClock::new(),
             head: HeadPublisher::new(&control),
             waker,
-            // Writers before us may have ended without a sync.
+            // Earlier writers may have ended without a sync.
             unsynced: SegmentId(0),
             poisoned: None,
             latest_ns: 0,
@@ -149,35 +149,35 @@ impl QueueWriter {
             control,
             supply,
             pages,
-            // Many a writer appends little: the first time it waits for a sign that it will be needed.
+            // Many writers append little: wait for a sign that the next segment will be needed.
             ask_at: store.geometry.settings.segment_size / 2,
             _lock: lock,
         };
         writer.soft_limit = writer.next_soft_limit(offset);
         writer.publish_head();
-        // Readers that wait at the end of a segment that we have left must look again.
+        // Readers that wait at the end of a segment that we have left must check again.
         Waker::wake(&writer.control);
         Ok(writer)
     }
 
-    /// Appends a message with the current time; when this returns, every reader sees it. Gives its sequence number.
+    /// Appends a message with the current time; when this returns, every reader sees it. Returns its sequence number.
     ///
-    /// The timestamp is the wall clock's, or the newest message's where the clock has gone back.
+    /// The timestamp is the wall clock's, or the newest message's if the clock has gone back.
     ///
     /// # Errors
-    /// [`Error::TooLarge`], [`Error::ReservedType`], [`Error::QueueFull`], and [`Error::Io`] where there is no room for
-    /// a new segment. Nothing has changed then, and a later append may work. [`Error::Poisoned`] where this or an earlier
-    /// message could not be stored, in part or whole, though room had been reserved for it.
+    /// [`Error::TooLarge`], [`Error::ReservedType`], [`Error::QueueFull`], and [`Error::Io`] if there is no room for a
+    /// new segment. Then nothing has changed, and a later append may succeed. [`Error::Poisoned`] if this or an earlier
+    /// message could not be stored, in part or whole, although room had been reserved for it.
     #[inline]
     pub fn append(&mut self, msg_type: u16, payload: &[u8]) -> Result<u64> {
         let timestamp_ns = self.now_ns();
         self.append_record(timestamp_ns, msg_type, payload)
     }
 
-    /// Appends a message with a given timestamp (nanoseconds since the epoch): for imports and replays.
+    /// Appends a message with an explicit timestamp (nanoseconds since the epoch): for imports and replays.
     ///
     /// # Errors
-    /// [`Error::TimestampInPast`] if it lies before the newest message's, [`Error::TimestampInFuture`] if it lies further
+    /// [`Error::TimestampInPast`] if it is before the newest message's, [`Error::TimestampInFuture`] if it is further
     /// ahead of the clock than [`WriterOptions::max_ahead`]; otherwise as [`append`](Self::append).
     #[inline]
     pub fn append_at(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8]) -> Result<u64> {
@@ -190,7 +190,7 @@ impl QueueWriter {
         self.append_record(timestamp_ns, msg_type, payload)
     }
 
-    /// Whether a given timestamp is not too far ahead of the wall clock, as it is now.
+    /// Whether an explicit timestamp is not too far ahead of the current wall clock.
     #[cold]
     fn check_ahead(&mut self, timestamp_ns: u64) -> Result<()> {
         let (now_ns, max_ahead) = (clock::now_ns(), self.options.max_ahead);
@@ -228,21 +228,21 @@ impl QueueWriter {
         self.publish(timestamp_ns, msg_type, payload)
     }
 
-    /// Publishes the record at `offset`, whose payload is in place; false if the file does not have all of it. One look
-    /// after the last store: one before it, too, would cost half a nanosecond.
+    /// Publishes the record at `offset`, whose payload is in place; false if the file does not have all of it. One
+    /// check after the last store: another one before it would cost half a nanosecond.
     #[inline]
     pub(in crate::queue) fn commit(&mut self, words: [u64; 4], record_len: u32) -> bool {
-        // Late, so that all stores come close together: a polling reader takes the line away.
+        // Late, so that all stores are close together: a polling reader takes the cache line away.
         self.map.clear_record(self.offset + record_len);
         self.map.publish(self.offset, words);
         self.map.has_stores()
     }
 
-    /// Maps the segment again after a store into it found no room, and makes room for a record.
+    /// Maps the segment again after a store found no room, and makes room for a record.
     ///
     /// # Errors
-    /// [`Error::Io`] if there is still none: nothing has changed, and a later append may work. [`Error::Poisoned`] if the
-    /// segment is not as the writer has left it.
+    /// [`Error::Io`] if there is still none: nothing has changed, and a later append may succeed. [`Error::Poisoned`]
+    /// if the segment is not as the writer left it.
     #[cold]
     pub(in crate::queue) fn map_again(&mut self, record_len: u32) -> Result<()> {
         (self.soft_limit, self.poisoned) = (0, self.supply.failure());
@@ -265,7 +265,7 @@ impl QueueWriter {
         self.map.loss(&self.segment.file, &self.segment.path, MAY_BE_MISSING)
     }
 
-    /// Whether the active segment's file has everything that was appended to it, and nothing else.
+    /// Whether the active segment's file holds everything that was appended to it, and nothing else.
     fn is_as_left(&self) -> Result<bool> {
         let Some(start) = self.segment.start() else {
             return Ok(false);
@@ -280,7 +280,7 @@ impl QueueWriter {
         Ok(scanner.position() == at(self.offset))
     }
 
-    /// Sees to it that a record of this payload fits at `offset`. Gives the lengths of payload and record.
+    /// Makes sure that a record of this payload fits at `offset`. Returns the lengths of payload and record.
     #[inline]
     pub(in crate::queue) fn claim(&mut self, msg_type: u16, payload_len: usize) -> Result<(u32, u32)> {
         let path = self.store.dir.path();
@@ -292,7 +292,7 @@ impl QueueWriter {
         Ok((payload_len, record_len))
     }
 
-    /// Goes past the record just published.
+    /// Advances past the record just published.
     #[inline]
     pub(in crate::queue) fn advance(&mut self, record_len: u32, timestamp_ns: u64) -> u64 {
         let seq = self.next_seq;
@@ -306,13 +306,13 @@ impl QueueWriter {
         seq
     }
 
-    /// The time for the next message: the wall clock's, but never less than the newest message's.
+    /// The timestamp of the next message: the wall clock's, but never less than the newest message's.
     #[inline]
     pub(in crate::queue) fn now_ns(&mut self) -> u64 {
         self.clock.now_ns().max(self.last_timestamp_ns)
     }
 
-    /// Asks the helper thread to write everything to the disk.
+    /// Asks the helper thread to sync everything.
     #[cold]
     fn request_sync(&mut self) {
         if let SyncPolicy::Every { messages, .. } = self.options.sync {
@@ -321,21 +321,21 @@ impl QueueWriter {
         self.supply.request_sync();
     }
 
-    /// Starts writing everything appended so far to the disk, and does not wait for it.
+    /// Starts syncing everything appended so far to disk, and does not wait for it.
     ///
     /// # Errors
-    /// [`Error::Poisoned`] if an earlier such attempt has failed.
+    /// [`Error::Poisoned`] if an earlier sync has failed.
     pub fn flush_async(&mut self) -> Result<()> {
         self.check()?;
         self.request_sync();
         Ok(())
     }
 
-    /// Whether everything appended so far is in the queue's files: says so if somebody has cut one of them short, or if
-    /// the disk has refused something in the background. An append notices that too, but may do so only every 64 KiB.
+    /// Checks that everything appended so far is in the queue's files: fails if one of them has been truncated, or if
+    /// the disk has refused a write in the background. An append notices that too, but perhaps only every 64 KiB.
     ///
     /// # Errors
-    /// [`Error::Poisoned`], with the reason. Every later append fails likewise; readers go on.
+    /// [`Error::Poisoned`], with the reason. Every later append fails likewise; readers continue.
     pub fn check(&mut self) -> Result<()> {
         self.origin.check(self.store.dir.path())?;
         if self.poisoned.is_none() && self.segment.is_cut_short()? {
@@ -344,21 +344,21 @@ impl QueueWriter {
         self.check_poison()
     }
 
-    /// Whether the writer has stopped because a store had no place, so that another one may go on. After a sync that has
-    /// failed, one that says that all is well would be a lie.
+    /// Whether the writer has stopped because a store had no room, so that another writer may continue. After a failed
+    /// sync it may not: a new writer would report that all is well.
     #[cfg_attr(not(feature = "mount"), allow(dead_code))]
     pub(crate) fn has_lost_its_place(&self) -> bool {
         let is_lost = self.map.is_lost() || self.control.is_lost();
         self.poisoned.is_some() && is_lost && self.supply.failure().is_none()
     }
 
-    /// As [`check`](Self::check), without a system call.
+    /// Like [`check`](Self::check), without a system call.
     fn check_poison(&mut self) -> Result<()> {
         if self.poisoned.is_none() {
             let of_control = || control::loss(&self.store.dir, &self.control, MAY_BE_MISSING).to_string();
             let lost = self.map.is_lost().then(|| self.loss().to_string());
             let lost = lost.or_else(|| self.control.is_lost().then(of_control));
-            // The helper has made the mapping a lost one.
+            // The helper has marked the mapping as lost.
             self.poisoned = self.supply.failure().or(lost);
         }
         match &self.poisoned {
@@ -370,7 +370,7 @@ impl QueueWriter {
         }
     }
 
-    /// What is due now and then: a new segment, the published head, the helper's report.
+    /// Occasional work: a new segment, the published head, the helper's report.
     #[cold]
     fn make_room(&mut self, record_len: u32) -> Result<()> {
         self.check_poison()?;
@@ -398,16 +398,16 @@ impl QueueWriter {
         Ok(())
     }
 
-    /// Sees to it that the file has room for what is to be stored there.
+    /// Makes sure that the file has room for the next stores.
     fn populate(&mut self, offset: u32, len: u32) -> Result<()> {
         let populated = self.map.populate(offset, len as usize);
         if populated.is_err() {
             self.check()?;
         }
-        populated.map_err(Error::io(&self.segment.path, "make room for a message in it"))
+        populated.map_err(Error::io(&self.segment.path, "reserve space for a message in it"))
     }
 
-    /// Where a record of this segment must end at the latest: the seal fits behind it.
+    /// Where a record of this segment must end at the latest: the seal fits after it.
     fn segment_limit(&self) -> u32 {
         layout::records_end(self.context.segment_size) - HEADER_LEN
     }
@@ -416,7 +416,7 @@ impl QueueWriter {
         (after / REPORT_EVERY + 1).saturating_mul(REPORT_EVERY).min(self.segment_limit())
     }
 
-    /// Goes on in the next segment.
+    /// Continues in the next segment.
     fn roll(&mut self) -> Result<()> {
         self.check()?;
         self.wait_for_room()?;
@@ -444,13 +444,13 @@ impl QueueWriter {
         self.check_poison()
     }
 
-    /// Whether the queue's limit allows one more segment; waits for that if the writer was opened so.
+    /// Whether the queue's limit allows one more segment; waits for that if the writer was opened with that option.
     fn wait_for_room(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
             match (self.has_room_for_segment(), self.options.when_full) {
                 (Err(Error::QueueFull { .. }), WhenFull::Wait(longest)) if start.elapsed() < longest => {
-                    // Readers commit without a system call: there is nothing that could wake us.
+                    // Readers commit without a system call: nothing could wake us.
                     std::thread::sleep(LOOK_FOR_ROOM_EVERY.min(longest.saturating_sub(start.elapsed())));
                 }
                 (answer, _) => return answer,
@@ -466,10 +466,10 @@ impl QueueWriter {
         let has_room = || {
             let ids = self.store.segment_ids()?;
             let in_use = ids.iter().filter(|&&id| id <= self.segment.id).count() as u64;
-            // There is a new file only where there is no spare, so that spares need not be counted.
+            // A new file is created only if there is no spare, so that spares need not be counted.
             Ok((in_use + 1) * u64::from(self.context.segment_size) <= max_bytes)
         };
-        // Retention may have something to give that it could not give after the last roll.
+        // Retention may now be able to remove segments that it could not remove after the last roll.
         if has_room()? || (!self.store.retain(Retire::ForReuse)?.removed.is_empty() && has_room()?) {
             return Ok(());
         }
@@ -485,13 +485,13 @@ impl QueueWriter {
     /// Makes everything appended so far survive a power cut before it returns.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system can't write it. What has not been written then can't be vouched for any more, so the
-    /// writer refuses further work ([`Error::Poisoned`]); readers go on.
+    /// [`Error::Io`] if the system can't write it. What was not written can't be vouched for any more, so the writer
+    /// refuses further work ([`Error::Poisoned`]); readers continue.
     pub fn flush_sync(&mut self) -> Result<()> {
         self.check()?;
         self.publish_head();
         let synced = self.store.sync_segments(self.unsynced, self.segment.id);
-        // Once more: what was cut off while it was being synced is not on the disk.
+        // Again: what was truncated during the sync is not on the disk.
         let synced = synced.and_then(|()| self.check());
         match &synced {
             Ok(()) => self.unsynced = self.segment.id,
@@ -536,7 +536,7 @@ impl Drop for QueueWriter {
     }
 }
 
-/// Says in the control block who writes.
+/// Writes the writer's identity into the control block.
 fn announce_writer(control: &Mapping, waker: Waker, lock: &WriterLock) {
     let previous: WriterBlock = control.read(CONTROL_WRITER);
     let mut block = WriterBlock::new_zeroed();
