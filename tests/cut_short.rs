@@ -112,6 +112,32 @@ extern "C" fn leave(_: libc::c_int) {
     unsafe { libc::_exit(42) };
 }
 
+extern "C" fn leave_if_blocked(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: a valid place for the answer; calls that a handler may make.
+    unsafe {
+        let mut blocked: libc::sigset_t = std::mem::zeroed();
+        libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut blocked);
+        libc::_exit(if libc::sigismember(&raw const blocked, libc::SIGUSR1) == 1 { 42 } else { 43 });
+    }
+}
+
+extern "C" fn say_fault(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: a call that a handler may make.
+    unsafe { libc::write(1, c"fault\n".as_ptr().cast(), 6) };
+}
+
+/// Installs a handler with `SIGUSR1` blocked while it runs.
+fn handle(handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void), flags: libc::c_int) {
+    // SAFETY: a complete action, of a handler that does what handlers may do.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | flags;
+        libc::sigaddset(&raw mut action.sa_mask, libc::SIGUSR1);
+        assert_eq!(libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()), 0);
+    }
+}
+
 /// A fault in a mapping that is not the engine's.
 fn fault_elsewhere(path: &Path) {
     let file = File::options().read(true).write(true).create(true).truncate(false).open(path.join("mine")).unwrap();
@@ -134,6 +160,11 @@ fn the_other_process() {
     if part == "elsewhere handled" {
         // SAFETY: the handler does nothing but end the process.
         unsafe { libc::signal(libc::SIGBUS, leave as *const () as usize) };
+    }
+    match part.as_str() {
+        "elsewhere masked" => handle(leave_if_blocked, 0),
+        "elsewhere once" => handle(say_fault, libc::SA_RESETHAND),
+        _ => {}
     }
     let queue = Queue::open(path).unwrap();
     match part.as_str() {
@@ -161,7 +192,7 @@ fn the_other_process() {
             wait_for_parent();
             say(&format!("error {}", writer.flush_sync().unwrap_err()));
         }
-        "elsewhere" | "elsewhere handled" => {
+        "elsewhere" | "elsewhere handled" | "elsewhere masked" | "elsewhere once" => {
             let _writer = queue.writer().unwrap();
             say("ready");
             fault_elsewhere(path);
@@ -310,6 +341,11 @@ fn without_the_handler_and_outside_the_engine_sigbus_is_what_it_always_was() {
     assert_eq!(other.end().signal(), Some(libc::SIGBUS));
     let other = Other::start("elsewhere handled", queue.path());
     assert_eq!(other.end().code(), Some(42), "the handler that was there before is called");
+    let other = Other::start("elsewhere masked", queue.path());
+    assert_eq!(other.end().code(), Some(42), "with the signals blocked that it asked for");
+    let mut other = Other::start("elsewhere once", queue.path());
+    other.expect("fault");
+    assert_eq!(other.end().signal(), Some(libc::SIGBUS), "and only once if it asked for that");
     let mut other = Other::start("reader without", queue.path());
     cut(&queue.path().join("000000000.q"), 0);
     other.go_on();

@@ -320,6 +320,27 @@ fn a_head_that_is_old_or_made_up_costs_no_walk_through_the_queue() {
     assert_eq!(writer.append(1, b"next").unwrap(), 300_001);
 }
 
+#[test]
+fn of_any_number_of_files_that_are_no_segments_each_is_looked_at_once_for_a_search() {
+    const FILES: u32 = 2_000;
+    let dir = tempfile::tempdir().unwrap();
+    let queue = new_queue(dir.path(), 3);
+    for id in 1..=FILES {
+        File::create(segment_path(&queue, id)).unwrap();
+    }
+    append(&queue, 1_000);
+    let calls = || {
+        let io = fs::read_to_string("/proc/thread-self/io").unwrap();
+        io.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap().parse::<u64>().unwrap()
+    };
+    let mut scanner = queue.scan().unwrap();
+    let before = calls();
+    scanner.seek_seq(2).unwrap();
+    let made = calls() - before;
+    assert_eq!(scanner.next().unwrap().and_then(Entry::message).map(|message| message.seq), Some(2));
+    assert!(made < 6 * u64::from(FILES), "{made} reads");
+}
+
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

@@ -292,6 +292,38 @@ fn what_is_mounted_below_and_does_not_belong_to_it_is_not_asked() {
     drop(stuck);
 }
 
+/// Whose own requests don't answer loses them; who wants to leave others can, whatever is being looked at for him.
+#[test]
+fn readers_can_be_killed_whatever_another_users_readers_wait_for() {
+    let Some(mut mount) = mount_with("allow_other,cross_mounts") else { return };
+    let merged = start_as(&mount, FIRST, "cat", &[".merged/follow.txt"]);
+    let readers: Vec<_> = (0..3).map(|_| start_as(&mount, SECOND, "cat", &["second/follow.txt"])).collect();
+    readers.iter().chain([&merged]).for_each(|reader| mount.wait_until_blocked(reader));
+    let daemon = mount.daemon().id();
+    let stuck = Stuck::new(&mount, 1);
+    until("a thread of the daemon hangs in what does not answer", || {
+        let threads = std::fs::read_dir(format!("/proc/{daemon}/task")).unwrap().flatten();
+        let mut places = threads.map(|thread| std::fs::read_to_string(thread.path().join("wchan")).unwrap_or_default());
+        places.any(|place| place.contains("request_wait"))
+    });
+    for reader in readers {
+        reader.signal("KILL");
+        assert!(!reader.output().status.success());
+    }
+    drop(stuck);
+}
+
+#[test]
+fn a_directory_of_any_width_is_searched_with_few_descriptors() {
+    let Some(mut mount) = mount() else { return };
+    for n in 0..1000 {
+        std::fs::create_dir_all(mount.root().join(format!("wide/{n}"))).unwrap();
+    }
+    limit(&mut mount, &["--nofile=300"]);
+    assert_eq!(mount.ok("cat .merged/messages.txt"), "hello\nhello\n");
+    assert!(ok_as(&mount, FIRST, "cat .chronfs/metrics").contains("chronfs_queue_readable{queue=\"second\"} 1\n"));
+}
+
 #[test]
 fn queues_that_nobody_uses_keep_no_descriptors() {
     let Some(mut mount) = mount() else { return };

@@ -8,13 +8,13 @@ mod common;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chronfs::Queue;
 use chronfs::queue::Settings;
 use common::need::{Need, is_root, require};
-use common::{TestMount, text, until};
+use common::{Disk, TestMount, detach, text, until};
 
 const ANN: u32 = 64_001;
 const BOB: u32 = 64_002;
@@ -443,6 +443,27 @@ fn what_root_creates_in_somebodys_queue_is_that_users() {
         assert!(line.starts_with(&format!("{ANN} ")), "{line}");
     }
     ok(&mount, ANN, "echo mine > q/append.txt; rmdir q/readers/y");
+}
+
+/// What a file system keeps for root.
+#[test]
+fn reserved_blocks_are_not_for_users() {
+    let Some(disk) = Disk::new("ext4", 32) else { return };
+    let Some(mount) = mount(|root| {
+        let bound = Command::new("mount").arg("--bind").args([&disk.mountpoint(), root]).status().unwrap();
+        assert!(bound.success());
+        mode(root, 0o777);
+        directory(&root.join("q"), ANN, 0o755);
+    }) else {
+        return;
+    };
+    let room = || rustix::fs::statvfs(mount.root().as_path()).unwrap();
+    let reserved = room().f_bfree - room().f_bavail;
+    let filled = run(&mount, ANN, "yes $(printf %05000d 0) > q/append.txt");
+    let (left, complaint) = (room().f_bfree, text(&filled.stderr));
+    detach(&mount.root());
+    assert!(complaint.contains("No space left"), "{complaint}");
+    assert!(reserved > 0 && left >= reserved, "{left} of {reserved} blocks are left");
 }
 
 #[test]

@@ -245,6 +245,42 @@ fn segments_are_the_raw_files() {
     assert_eq!(size, 65536);
 }
 
+/// The kernel serves files itself from the lower ones of them only.
+#[test]
+fn segments_and_texts_are_read_in_any_order_from_stacked_file_systems() {
+    if !require(Need::Admin) {
+        return;
+    }
+    for order in ["q/segments/000000000.q q/messages.txt", "q/messages.txt q/segments/000000000.q"] {
+        let Some(mount) = TestMount::over(stack, "rw") else { return };
+        let stacked = Stacked(mount.root());
+        mount.ok("mkdir q && echo one > q/append.txt");
+        for _ in 0..2 {
+            mount.ok(&format!("for f in {order}; do cat $f > /dev/null || exit 1; done"));
+        }
+        assert_eq!(mount.ok("cmp q/segments/000000000.q ../root/q/000000000.q; cat q/messages.txt"), "one\n");
+        drop(stacked);
+    }
+}
+
+/// Puts an overlay over an overlay over a file system in memory.
+fn stack(root: &std::path::Path) {
+    let script = "mount -t tmpfs chronfs-test $0 && cd $0 && mkdir a b{1,2}.{up,work} b1 &&\n\
+        mount -t overlay -o lowerdir=a,upperdir=b1.up,workdir=b1.work chronfs-test b1 &&\n\
+        mount -t overlay -o lowerdir=b1,upperdir=b2.up,workdir=b2.work chronfs-test $0";
+    let mounted = std::process::Command::new("bash").args(["-c", script]).arg(root).output().unwrap();
+    assert!(mounted.status.success(), "{}", text(&mounted.stderr));
+}
+
+/// What [`stack`] has mounted, until it is dropped.
+struct Stacked(std::path::PathBuf);
+
+impl Drop for Stacked {
+    fn drop(&mut self) {
+        common::detach(&self.0);
+    }
+}
+
 #[test]
 fn segments_can_be_mapped_where_root_mounts() {
     if !require(Need::Root) {

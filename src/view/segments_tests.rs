@@ -158,6 +158,30 @@ fn deleted_under_way() {
 }
 
 #[test]
+fn no_other_directory_is_cleared_whatever_takes_the_place_of_the_indexes() {
+    const ROUNDS: usize = 2_000;
+    let dir = tempfile::tempdir().unwrap();
+    let queue = queue(dir.path());
+    let [indexes, link] = [INDEX_DIR, "link"].map(|name| queue.path().join(name));
+    let file = dir.path().join("000000000.index");
+    std::fs::write(&file, "of somebody else").unwrap();
+    std::fs::create_dir(&indexes).unwrap();
+    std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                rustix::fs::renameat_with(rustix::fs::CWD, &indexes, rustix::fs::CWD, &link, flags).unwrap();
+            }
+        });
+        (0..ROUNDS).for_each(|_| segment_index_file::remove_before(queue.dir(), SegmentId(1)));
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(file.exists());
+}
+
+#[test]
 fn marks_of_passed_segments_are_folded_and_those_of_gone_ones_removed() {
     let dir = tempfile::tempdir().unwrap();
     let queue = Queue::create(dir.path().join("q"), &Settings { segment_size: 65536, ..Settings::default() }).unwrap();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::common::need::{Need, require};
+use super::common::until;
 use super::{PROGRAM, code};
 
 /// A bus directory and a place to mount it; unmounted at the end, whatever happens.
@@ -193,6 +194,37 @@ fn what_a_killed_daemon_leaves_is_taken_away_and_replaced() {
     site.succeed(&["mount", "bus", "mnt"]);
     assert_eq!(site.shell("mkdir mnt/q && echo x > mnt/q/append.txt && cat mnt/q/messages.txt"), "x\n");
     site.succeed(&["umount", "mnt"]);
+}
+
+/// Each command of the unit as systemd runs it: at a dead mount, and where nothing is mounted.
+#[test]
+fn the_service_comes_back_after_a_kill() {
+    let Some(site) = Site::new() else { return };
+    let unit = include_str!("../../contrib/chronfs.service");
+    let place = |name: &str| site.path(name).display().to_string();
+    let unit = unit.replace("/usr/local/bin/chron-cli", PROGRAM).replace("/mnt/bus", &place("mnt"));
+    let unit = unit.replace("/srv/bus", &place("bus")).replace("-o allow_other ", "");
+    let of = |key: &str| unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect::<Vec<_>>();
+    let start = || {
+        for command in of("ExecStartPre") {
+            let is_optional = command.starts_with('-');
+            let command = command.trim_start_matches('-');
+            let done = Command::new("timeout").args(["20", "bash", "-c", command]).output().unwrap();
+            assert!(is_optional || done.status.success(), "{command}: {}", text(&done.stderr));
+        }
+        let [command] = of("ExecStart")[..] else { panic!("it starts one program: {unit}") };
+        let daemon =
+            Command::new("bash").args(["-c", &format!("exec {command}")]).stdin(Stdio::null()).spawn().unwrap();
+        until("it is mounted", || site.path("mnt/.chronfs/version").exists());
+        daemon
+    };
+    let mut daemon = start();
+    signal(&daemon, "-KILL");
+    daemon.wait().unwrap();
+    assert!(fs::read_dir(site.path("mnt")).is_err(), "a dead mount");
+    let mut daemon = start();
+    site.shell(of("ExecStop")[0]);
+    assert!(daemon.wait().unwrap().success());
 }
 
 #[test]

@@ -365,6 +365,8 @@ fn what_is_kept_between_calls_is_charged_and_where_there_is_no_room_nothing_is_l
     assert_eq!(f.cat("q/messages/1").unwrap(), "first", "what is small costs nothing");
     let waits = f.tree.files.get(f.open("q/follow.txt", Access::Read).unwrap()).unwrap();
     assert_eq!(f.tree.charge_waiting(&waits, &[]).unwrap_err(), Errno::ENOMEM);
+    let line = f.open("big/append.txt", Access::Write).unwrap();
+    assert_eq!(f.tree.write(line, large.as_bytes()), Err(Errno::ENOMEM), "a line without its end");
 
     drop(taken);
     f.tree.releasedir(f.tree.opendir(many, &Caller::root()).unwrap());
