@@ -5,13 +5,13 @@
 # the market data demands, through the mount and with jq: none may be lost, none repeated. The exit code says so.
 #
 # Data: the recording in $CHRONFS_DATA or ../shared/data where there is one, else the sample in testdata/. Everything
-# happens in a temporary directory, which is gone afterwards, whatever happens.
+# happens in a temporary directory, which is always removed at the end.
 examples=(feed strategy router)
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 speed=30 every=5 symbols=(BTCUSDT ETHUSDT)
 [ -z "$is_sample" ] || speed=2 every=2 symbols=(ALPHA BETA)
 
-# Kills one at once, in the middle of whatever it does.
+# Kills one at once, in the middle of its work.
 murder() {
     printf '$ kill -9 %s\n' "$1"
     kill -9 "${pids[$1]}"
@@ -29,7 +29,7 @@ until_so() {
     local deadline=$((SECONDS + 30))
     until eval "$1"; do
         if [ "$SECONDS" -ge "$deadline" ]; then
-            echo "bus: in vain: until $1" >&2
+            echo "bus: timed out: until $1" >&2
             return 1
         fi
         sleep 0.1
@@ -37,7 +37,7 @@ until_so() {
 }
 
 market=market_data/queue/binance
-say "A bus with a mount beside it. The router and the strategies start first: nobody waits for an order of starting."
+say "A bus with a mount beside it. The router and the strategies start first: the order of starting does not matter."
 show 'mkdir bus mnt'
 show 'chron-cli mount bus mnt'
 start router router bus
@@ -67,7 +67,7 @@ for _ in 1 2 3; do
     until_so 'has_orders pairs "$seen" || ! kill -0 "${pids[feed]}" 2> /dev/null'
 done
 
-say "The feed ends; everything is worked off."
+say "The feed ends; everything is processed."
 wait "${pids[feed]}"
 unset 'pids[feed]'
 cat feed.log

@@ -3,7 +3,7 @@
 # ordinary programs read and write the queue through the mount. Every command is shown before its output.
 #
 # Data: the recording in $CHRONFS_DATA or ../shared/data where there is one, else the sample in testdata/. Everything
-# happens in a temporary directory, which is gone afterwards, whatever happens.
+# happens in a temporary directory, which is always removed at the end.
 examples=(feed)
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 speed=40
@@ -29,12 +29,12 @@ show 'wc -l < mnt/market/messages.jsonl'
 show 'grep -c bookTicker mnt/market/messages.txt'
 show 'head -n 1 mnt/market/messages.hex | cut -c 1-100'
 
-say "Mark it ready; see who writes. The feed is the one writer: nobody else gets in between."
+say "Mark it ready; see who writes. The feed is the only writer: no other process can append in between."
 show 'touch mnt/market/READY && cat mnt/market/READY'
 show 'jq -c "{messages, last_seq, writer: .writer.state, ready}" mnt/market/status.json'
 show 'echo hello > mnt/market/append.txt || echo refused'
 
-say "Another queue, made by the shell alone."
+say "Another queue, created by the shell alone."
 show 'mkdir mnt/notes'
 show 'echo hello > mnt/notes/append.txt'
 show 'seq 1000 >> mnt/notes/append.txt'
@@ -47,7 +47,7 @@ show 'echo "{\"e\":\"closed\"}" > mnt/market/append.txt'
 show 'tail -n 1 mnt/market/messages.jsonl'
 show 'jq -r ".payload | fromjson | .data.e // .e // \"snapshot\"" mnt/market/messages.jsonl | sort | uniq -c'
 
-say "Trade numbers rise by one per symbol: what is lost, doubled or out of order would show."
+say "Trade numbers rise by one per symbol: lost, duplicated or reordered ones would show."
 show "jq -r '.payload | fromjson | .data? | select(.e? == \"trade\") | \"\\(.s) \\(.t)\"' mnt/market/messages.jsonl |
     awk '(\$1 in last) && \$2 != last[\$1] + 1 { breaks++ } { last[\$1] = \$2 }
          END { print NR \" trades, \" breaks + 0 \" breaks\"; exit breaks > 0 || NR == 0 }'"

@@ -1,6 +1,6 @@
-# The half that demo.sh, bus.sh and soak.sh have in common; to be sourced, after `examples` has been set to those to
-# build. Builds them, finds the data, makes a temporary directory `$work` that is gone at the end, whatever happens, with everything that was
-# started and mounted in it.
+# What demo.sh, bus.sh and soak.sh have in common; to be sourced after `examples` has been set to those to build. Builds
+# them, finds the data, creates a temporary directory `$work` that is removed at the end, whatever happens, with
+# everything that was started and mounted in it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -31,7 +31,7 @@ cleanup() {
     for pid in "${pids[@]}"; do kill "$pid" 2> /dev/null || true; done
     cd /
     chron-cli umount "$work/mnt" 2> /dev/null || true
-    # Never remove files through a mount that is still there.
+    # Never remove files through a live mount.
     if [ ! -d "$work/mnt" ] || rmdir "$work/mnt"; then rm -rf "$work"; fi
 }
 trap cleanup EXIT

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# An hour (or so many seconds as are given) of a queue in use: a writer appends, rolls every fraction of a second, retires
-# what everybody has read; a native reader and one through a mount follow. Every other second one of them, or the
-# mount's daemon, is killed with SIGKILL and started again, or the mount is taken away, or everything is verified. Each
+# An hour (or the given number of seconds) of a queue in use: a writer appends, rolls every fraction of a second,
+# retires what all readers have read; a native reader and one through a mount follow. Every other second one of them, or the
+# mount's daemon, is killed with SIGKILL and started again, or the mount is unmounted, or everything is verified. Each
 # message holds its own number: none may be lost, come late or hold another one. The exit code says so.
 #
 #     nice -n 19 bash scripts/soak.sh 3600
@@ -21,9 +21,9 @@ chron-cli readers "$queue" add audit
 echo 0 > audit.last
 touch running
 
-# Reads numbers; complains where one is missing. `resume`: whether it goes on behind those that it has read before.
+# Reads numbers; complains where one is missing. `resume`: whether it goes on after those that it has read before.
 check_numbers() {
-    # What a killed process has not finished writing is shorter.
+    # The last line of a killed process is incomplete.
     awk -v name="$1" -v resume="$2" -v last="$(cat "$1.last")" 'length($0) != 12 { next }
         { number = $0 + 0; read++ }
         !resume && read == 1 { last = number; next }
@@ -32,7 +32,7 @@ check_numbers() {
         number > last { last = number }
         END { print last > (name ".last"); print read + 0 >> (name ".count") }'
 }
-# Ends with the directory that it runs in, whatever becomes of us.
+# Ends with the directory that it runs in, whatever happens to this script.
 generate() {
     local number=$1
     while [ -e running ] && seq -f %012.0f "$number" $((number + 499)) 2> /dev/null; do
@@ -40,7 +40,7 @@ generate() {
         sleep 0.005
     done
 }
-# Becomes a command, and leaves its number where `finish` finds it.
+# Executes a command, and leaves its pid where `finish` finds it.
 named() { exec sh -c 'echo $$ > "$0.pid"; exec "$@"' "$@"; }
 last_seq() { chron-cli inspect --json "$queue" | jq .last_seq; }
 start_writer() {
@@ -66,7 +66,7 @@ start_mount() {
     done
     complain "the mount does not come"
 }
-# Ends one with a signal, and waits for it and for who reads what it writes.
+# Ends a process with a signal, and waits for it and for the reader of its output.
 finish() {
     until [ -s "$2.pid" ]; do sleep 0.01; done
     kill "-$1" "$(cat "$2.pid")" 2> /dev/null || true

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the demo and the tests use besides the Rust toolchain: fusermount3 (to mount without being root),
-# jq and tmux; with --all also what the tests skip without: strace, faketime, mkfs.xfs. Does nothing where they are there.
+# jq and tmux; with --all also what tests are skipped without: strace, faketime, mkfs.xfs. Does nothing if they are installed.
 # Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says what is missing.
 set -euo pipefail
 
@@ -20,7 +20,7 @@ give_up() {
     exit 1
 }
 
-command -v apt-get > /dev/null || give_up "there is no apt-get to do it with"
+command -v apt-get > /dev/null || give_up "there is no apt-get"
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
     command -v sudo > /dev/null || give_up "that needs root"

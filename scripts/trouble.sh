@@ -1,6 +1,6 @@
 #!/bin/bash
-# Ordinary trouble around a queue in use, about 20 s, as root: killed writers on a disk that is full now and then, a copy that is
-# put back under a live writer, stopped processes, an overlay below, little memory, a disk that becomes read-only.
+# Ordinary trouble around a queue in use, about 20 s, as root: killed writers on a disk that is full now and then, a copy
+# that is restored under a live writer, stopped processes, an overlay below, little memory, a disk that becomes read-only.
 # CHRON=path of chron-cli bash scripts/trouble.sh; ends with 1 if anything is not as it should be.
 set -u
 C=$(command -v "${CHRON:-chron-cli}") || { echo "no chron-cli; set CHRON"; exit 2; }

@@ -1,4 +1,4 @@
-//! What takes one process: appending, in bursts and sustained over many segments, and how long single appends take.
+//! Tests with one process: appending in bursts, sustained over many segments, and the latency of single appends.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -20,15 +20,15 @@ use crate::report::{Report, Sample};
 use crate::shared::Shared;
 
 const LINKS: [&str; 6] = ["copied", "copied, checked", "chronfs", "commitlog", "commitlog, 100 at once", "write(2)"];
-/// Bytes appended without a pause in a burst, and the pause behind it.
+/// Bytes appended without a pause in a burst, and the pause after it.
 const BURST: u64 = 2 << 20;
 const PAUSE: Duration = Duration::from_millis(3);
-/// Sustained runs of those who are slow end after this long, and of those who can't remove old files after so much.
+/// Sustained runs of slow candidates end after this long, and of those that can't remove old files after this much.
 const LONGEST: Duration = Duration::from_secs(8);
 const MOST_KEPT: u64 = 1 << 30;
-/// Bytes that the floor is written into, round and round.
+/// Bytes of the ring that the floor is written into.
 const FLOOR_BYTES: usize = 64 << 20;
-/// Appends between two looks at the clock.
+/// Appends between two readings of the clock.
 const CHUNK: u64 = 10_000;
 const BATCH: u64 = 100;
 const HEADER: u64 = 32;
@@ -36,7 +36,7 @@ const HEADER: u64 = 32;
 /// Appends a number of messages.
 trait Append {
     fn append(&mut self, payload: &[u8], count: u64) -> Result<()>;
-    /// Whether the disk does not fill, however much is appended.
+    /// Whether old files are removed, so that the disk does not fill.
     fn keeps_little(&self) -> bool {
         true
     }
@@ -121,7 +121,7 @@ fn floor<const CHECKED: bool>(memory: &Path) -> Result<Floor<CHECKED>> {
 }
 
 fn chron(dir: &Path) -> Result<Chron> {
-    // Old segments go, so that ten gigabytes don't stay.
+    // Old segments are removed, or ten gigabytes would stay.
     let settings = Settings { retain_segments: Some(4), ..Settings::default() };
     Ok(Chron { writer: Queue::create(dir.join("queue"), &settings)?.writer()? })
 }
@@ -132,7 +132,7 @@ fn log(dir: &Path, batch: u64) -> Result<Log> {
     Ok(Log { log: CommitLog::new(options)?, batch })
 }
 
-/// Everything that is measured here, in turns.
+/// Measures all of it, in turns.
 pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) {
     for &payload in plan.payloads {
         for round in (0..plan.rounds).take_while(|&round| plan.has_time(round, "append")) {
@@ -184,7 +184,7 @@ fn burst(plan: &Plan<'_>, payload: usize, link: &'static str, report: &mut Repor
 
 fn bursts_of(to: &mut impl Append, payload: &[u8], count: u64, bursts: u64) -> Result<Duration> {
     let mut elapsed = Duration::ZERO;
-    // The first one finds nothing in place.
+    // The first one warms up.
     to.append(payload, count)?;
     for _ in 0..bursts {
         std::thread::sleep(PAUSE);
@@ -217,7 +217,7 @@ fn sustain(to: &mut impl Append, payload: &[u8], bytes: u64) -> Result<(u64, Dur
 
 fn single(plan: &Plan<'_>, payload: usize, link: &'static str, report: &mut Report) -> Result<()> {
     let bytes = vec![b'x'; payload];
-    // Some ten segments.
+    // About ten segments.
     let count = (if plan.quick { 256 << 20 } else { 768 << 20 }) / (HEADER + payload as u64);
     let histogram = with_link!(plan, link, singles, &bytes, count)?;
     let values = histogram.iter_recorded().map(|v| (v.value_iterated_to(), v.count_at_value())).collect();
@@ -225,7 +225,7 @@ fn single(plan: &Plan<'_>, payload: usize, link: &'static str, report: &mut Repo
     Ok(())
 }
 
-/// From the end of one append to the end of the next, a look at the clock included.
+/// From the end of one append to the end of the next, a reading of the clock included.
 fn singles(to: &mut impl Append, payload: &[u8], count: u64) -> Result<Histogram<u64>> {
     let mut histogram = Histogram::new_with_bounds(1, 60_000_000_000, 3)?;
     if to.keeps_little() {

@@ -1,4 +1,4 @@
-//! chronfs beside its peers and beside the least that this machine can do it for.
+//! chronfs beside its peers and beside the floor: the minimum cost on this machine.
 //!
 //! One program plays all parts: it starts itself a second time for whatever takes two processes (`pair.rs`). Every way
 //! to send messages is a [`link`]; the same code drives all of them, in turns, so that all see the same machine.
@@ -23,7 +23,7 @@ use plan::Plan;
 use report::Report;
 use scratch::Scratch;
 
-/// Whatever goes wrong ends up as text for people.
+/// Errors end up as text for people.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const USAGE: &str = "\
@@ -31,10 +31,10 @@ usage: chronfs-bench [--quick] [--scale] [--only TEST,...] [--dir DIR] [--out DI
   --quick      a minute or two instead of a quarter of an hour
   --scale      the tables of growing queues, readers and sources instead
   --only       some of append,stream,one-way,round-trip,wake,mount (or grow,readers,fan-in)
-  --dir        where queues are made (default: the temporary directory); a real file system
+  --dir        where queues are created (default: the temporary directory); a real file system
   --out        where performance.md, performance.json and the plots go (default: docs)
-  --cli        chron-cli, for what is measured through a mount (default: target/release/chron-cli)
-  --max-gb     how far the queue grows with --scale (default: 50, or what the disk has room for)
+  --cli        chron-cli, for the tests with a mount (default: target/release/chron-cli)
+  --max-gb     how far the queue grows with --scale (default: 50, or what fits on the disk)
 ";
 
 fn main() -> ExitCode {

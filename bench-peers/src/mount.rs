@@ -39,7 +39,7 @@ impl Drop for Mount {
 const CHUNK: usize = 128 << 10;
 const PAYLOAD: usize = 256;
 
-/// Reads a file to its end; says how many bytes.
+/// Reads a file to its end; returns how many bytes.
 fn read_all(path: &Path) -> Result<u64> {
     let mut file = File::open(path)?;
     let (mut buffer, mut bytes) = (vec![0; CHUNK], 0);
@@ -51,7 +51,7 @@ fn read_all(path: &Path) -> Result<u64> {
     }
 }
 
-/// Reading `messages.*` and segments, and appending, through a mount and without.
+/// Reads of `messages.*` and segments, and appends, through a mount and without.
 pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
     let (dir, _) = plan.scratch.fresh()?;
     let queue = Queue::create(dir.join("bus/queue"), &Settings::default())?;
@@ -73,7 +73,7 @@ pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
                 fs::copy(shown.join(name), &plain)?;
             }
             for (link, path) in [("plain file", &plain), ("mount", &shown.join(name))] {
-                // The kernel keeps what it has read while a file is open.
+                // The kernel caches what it has read while a file is open.
                 let open = File::open(path)?;
                 for test in [format!("read {name}"), format!("read {name} again")] {
                     let start = Instant::now();

@@ -1,4 +1,4 @@
-//! What takes two processes. The *leader* sends, the *other*, a second process of this program, receives and measures
+//! Tests with two processes. The *leader* sends, the *other*, a second process of this program, receives and measures
 //! (for round trips the leader does). All times are of the boot-time clock, which both share. Before the first message
 //! both ends are set up and pinned to a processor each; helper threads are not.
 
@@ -24,18 +24,18 @@ use crate::shared::Shared;
 
 /// Says that the program plays the other's part.
 pub(crate) const OTHER: &str = "--other";
-/// Messages a second, one way.
+/// Messages per second, one way.
 const RATE: u64 = 100_000;
 /// Pause before a wake, in which the other falls asleep.
 const NAP: Duration = Duration::from_micros(300);
-/// No measurement takes longer.
+/// Longest measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Slots of the memory by which both agree.
 const READY: usize = 0;
 const HEARD: usize = 1;
-/// Bytes in which bounded logs come to use what they have used before.
+/// Bytes after which bounded logs have wrapped around.
 const ROUND: u64 = 768 << 20;
-/// Received at a time, streamed.
+/// Messages received at a time when streaming.
 const BATCH: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +81,7 @@ pub(crate) struct Job {
     pub(crate) dir: PathBuf,
     pub(crate) memory: PathBuf,
     pub(crate) cli: PathBuf,
-    /// Of names that peers make outside of the directories.
+    /// Prefix of names that peers create outside the directories.
     pub(crate) prefix: String,
 }
 
@@ -92,7 +92,7 @@ impl Job {
     }
 }
 
-/// What the other one hands back.
+/// The other one's results.
 #[derive(Serialize, Deserialize)]
 struct Measured {
     values: Vec<(u64, u64)>,
@@ -149,7 +149,7 @@ fn job(plan: &Plan<'_>, test: Test, payload: usize, link: &str) -> Result<Job> {
     let (dir, memory) = plan.scratch.fresh()?;
     let record = 32 + payload as u64;
     let part = if plan.quick { 4 } else { 1 };
-    // Written round and round by then: ours has six files of 64 MiB.
+    // Wrapped around by then: ours has six files of 64 MiB.
     let round = matches!(link, "chronfs" | "aeron").then_some(ROUND / record);
     let is_slow = !matches!(link, "word" | "copied" | "copied, checked" | "chronfs" | "aeron" | "iceoryx2");
     let (warm, count) = match test {
@@ -174,7 +174,7 @@ impl Drop for Other {
     }
 }
 
-/// Looks without pause, but not for ever.
+/// Polls without pause, but not for ever.
 struct Guard {
     end: Instant,
     turns: u32,
@@ -209,7 +209,7 @@ fn values(histogram: &Histogram<u64>) -> Vec<(u64, u64)> {
     histogram.iter_recorded().map(|v| (v.value_iterated_to(), v.count_at_value())).collect()
 }
 
-/// Puts this thread on one of the processors that this program may use.
+/// Pins this thread to one of the processors that this program may use.
 pub(crate) fn pin(number: usize) -> Result<()> {
     let allowed = sched_getaffinity(None)?;
     let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
@@ -292,7 +292,7 @@ fn send<T: Tx, R: Rx>(
             for number in 0..job.count {
                 let due = start + number * 1_000_000_000 / RATE;
                 while boot_ns() < due {}
-                // When it should have been sent: whoever is late pays for it.
+                // When it should have been sent: a late sender pays for it.
                 stamp(payload, due);
                 tx.send(payload)?;
             }
@@ -330,7 +330,7 @@ fn send<T: Tx, R: Rx>(
 
 /// The other's part.
 pub(crate) fn play(job: &str) -> Result<()> {
-    // Without the leader nobody would ever end us.
+    // Nothing else would end us once the leader is gone.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     let job: Job = serde_json::from_str(job)?;
     let measured = with_link!(&job, follow)?;

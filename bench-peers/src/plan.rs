@@ -8,7 +8,7 @@ use crate::scratch::Scratch;
 /// How much is measured, and where.
 pub(crate) struct Plan<'a> {
     pub(crate) quick: bool,
-    /// Everything takes turns so many times; the median counts.
+    /// Rounds; the median counts.
     pub(crate) rounds: usize,
     /// Of each message, in bytes.
     pub(crate) payloads: &'static [usize],
@@ -24,8 +24,8 @@ pub(crate) struct Plan<'a> {
     started: Instant,
 }
 
-/// When each part begins no further rounds, in seconds of the whole run: everything gets one, and a slow machine ends in
-/// time all the same.
+/// When each part starts its last round, in seconds of the whole run: each gets at least one, and the run ends in time
+/// on a slow machine.
 const ENDS: [(&str, u64); 7] = [
     ("append", 90),
     ("single", 210),

@@ -26,7 +26,7 @@ struct Curve {
     points: Vec<(f64, f64)>,
 }
 
-/// Draws whatever was measured; gives titles and file names.
+/// Draws everything that was measured; returns titles and file names.
 pub(crate) fn all(report: &Report, dir: &Path, name: &str) -> Result<Vec<(String, String)>> {
     let mut plots = Vec::new();
     for (test, title) in [("append", "Append in bursts"), ("stream", "Streamed between two processes")] {
@@ -54,7 +54,7 @@ pub(crate) fn all(report: &Report, dir: &Path, name: &str) -> Result<Vec<(String
     Ok(plots)
 }
 
-/// Against 1 / (1 - quantile): each nine takes the same room.
+/// Against 1 / (1 - quantile): each nine takes the same width.
 fn percentiles(report: &Report, test: &'static str, link: &'static str) -> Vec<(f64, f64)> {
     let Some(rounds) = report.results.get(&(test, 64, link)) else {
         return Vec::new();
@@ -66,7 +66,7 @@ fn percentiles(report: &Report, test: &'static str, link: &'static str) -> Vec<(
         seen += count;
         let left = (total - seen).max(1) as f64 / total as f64;
         let x = 1.0 / left;
-        // As many points as can be told apart.
+        // As many points as can be distinguished.
         if points.last().is_none_or(|last| x > last.0 * 1.01) {
             points.push((x, value.max(1) as f64));
         }

@@ -16,19 +16,19 @@ pub(crate) struct Sample {
     pub(crate) link: &'static str,
     pub(crate) payload: usize,
     pub(crate) count: u64,
-    /// Of all of them, 0 where only `values` are of interest.
+    /// Of all of them; 0 if only `values` count.
     pub(crate) elapsed_ns: u64,
     /// Nanoseconds and how often.
     pub(crate) values: Vec<(u64, u64)>,
 }
 
-/// What percentiles are kept.
+/// The percentiles that are kept.
 pub(crate) const QUANTILES: [(f64, &str); 6] =
     [(0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"), (0.9999, "p99.99"), (1.0, "max")];
 
 #[derive(Serialize, Default)]
 pub(crate) struct Rounds {
-    /// Nanoseconds a message, of each round.
+    /// Nanoseconds per message, of each round.
     pub(crate) ns: Vec<f64>,
     /// Quantiles of each round, in nanoseconds, as in `QUANTILES`.
     pub(crate) quantiles: Vec<Vec<u64>>,
@@ -46,7 +46,7 @@ pub(crate) struct Report {
     /// By test, payload and link.
     #[serde(serialize_with = "as_list")]
     pub(crate) results: BTreeMap<(&'static str, usize, &'static str), Rounds>,
-    /// Tables that are no measurement of that kind: title, explanation, rows with the head first.
+    /// Tables of other measurements: title, explanation, rows with the head first.
     pub(crate) tables: Vec<(String, String, Vec<Vec<String>>)>,
     /// What could not be measured, and why.
     failures: BTreeMap<String, String>,
@@ -79,7 +79,7 @@ fn first_line(program: &str, args: &[&str]) -> String {
     String::from_utf8_lossy(&output).lines().next().unwrap_or("?").trim().to_owned()
 }
 
-/// Where these links or tests are explained, and in which order they are shown.
+/// What each link is, in the order in which they are shown.
 const LINKS: [(&str, &str); 14] = [
     ("word", "floor: one store of a word that another process reads, whatever the payload; for a wake, a bare futex"),
     ("copied", "floor: the same bytes copied into populated memory, then a store; no checksum, no time, not persisted"),
@@ -116,7 +116,7 @@ impl Report {
             first_line("uname", &["-r"]).split(['-', '+']).next().unwrap_or("?"),
             first_line("findmnt", &["-n", "-o", "FSTYPE", "-T", &dir]),
         );
-        // What run.sh adds is of no interest.
+        // Without the arguments that run.sh adds.
         let args: Vec<String> =
             std::env::args().skip(1).skip_while(|arg| arg == "--cli" || arg.contains('/')).collect();
         let version = first_line(&cli.to_string_lossy(), &["--version"]);
@@ -165,7 +165,7 @@ impl Report {
         payloads
     }
 
-    /// Nanoseconds a message: the median of the rounds.
+    /// Nanoseconds per message: the median of the rounds.
     pub(crate) fn ns(&self, test: &'static str, payload: usize, link: &'static str) -> Option<f64> {
         median(self.results.get(&(test, payload, link))?.ns.clone())
     }
@@ -332,7 +332,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.get(values.len() / 2).copied()
 }
 
-/// Of values in rising order, with how often each occurs.
+/// Of values in ascending order, with how often each occurs.
 pub(crate) fn quantile(values: impl Iterator<Item = (u64, u64)> + Clone, at: f64) -> u64 {
     let total: u64 = values.clone().map(|(_, count)| count).sum();
     let wanted = ((total as f64 * at).ceil() as u64).max(1);

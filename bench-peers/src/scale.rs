@@ -20,7 +20,7 @@ use crate::scratch::remove;
 pub(crate) type Part = fn(&Plan<'_>, &mut Report) -> Result<()>;
 
 const GB: u64 = 1_000_000_000;
-/// Room that is left on the disk.
+/// Space left free on the disk.
 const SPARE: u64 = 8 * GB;
 /// What fills a queue: a large message, then a small one.
 const LARGE: usize = 64 << 10;
@@ -93,7 +93,7 @@ pub(crate) fn grow(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
     plan.scratch.fresh().map(drop)
 }
 
-/// Appends until the segments take so many bytes.
+/// Appends until the segments take this many bytes.
 fn fill(writer: &mut QueueWriter, path: &Path, bytes: u64) -> Result<()> {
     let (large, small) = (vec![b'x'; LARGE], [b'y'; SMALL]);
     let segments = || -> Result<u64> {
@@ -104,7 +104,7 @@ fn fill(writer: &mut QueueWriter, path: &Path, bytes: u64) -> Result<()> {
         }
         Ok(total)
     };
-    // The segment made ahead does not count.
+    // The segment created ahead does not count.
     while segments()? < bytes + u64::from(Settings::default().segment_size) {
         for _ in 0..500 {
             writer.append(1, &large)?;
@@ -114,7 +114,7 @@ fn fill(writer: &mut QueueWriter, path: &Path, bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// Nanoseconds an append, in bursts.
+/// Nanoseconds per append, in bursts.
 fn burst(writer: &mut QueueWriter) -> Result<f64> {
     let payload = [b'z'; SMALL];
     let mut bursts = Vec::new();
@@ -181,7 +181,7 @@ fn first_timestamp(queue: &Queue) -> Result<u64> {
     first.ok_or_else(|| "the queue is empty".into())
 }
 
-/// Runs a command; how long it took, or how it failed.
+/// Runs a command; returns how long it took, or how it failed.
 fn timed(command: &mut Command) -> Result<String> {
     let start = Instant::now();
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
@@ -241,7 +241,7 @@ pub(crate) fn readers(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
     plan.scratch.fresh().map(drop)
 }
 
-/// What merging many queues costs a message.
+/// What merging many queues costs per message.
 pub(crate) fn fan_in(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
@@ -249,7 +249,7 @@ pub(crate) fn fan_in(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
     let counts = if plan.quick { &[1_u64, 10, 100, 1_000][..] } else { &[1, 10, 100, 1_000, 10_000] };
     for &count in counts {
         eprintln!("== fan-in of {count} queues");
-        // In memory: it is not the disk that is measured, and thousands of new files would take it long.
+        // In memory: the disk is not measured here, and thousands of new files would take it long.
         let (_, memory) = plan.scratch.fresh()?;
         let row = merge(&memory, count);
         remove(&memory);

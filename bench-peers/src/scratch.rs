@@ -1,4 +1,4 @@
-//! Directories of our own, and everything that must not outlive us: files, mounts, other people's shared memory.
+//! Our own directories, and everything that must not outlive us: files, mounts, the peers' shared memory.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,16 +8,16 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::Result;
 
 const PREFIX: &str = "chronfs-bench.";
-/// Of what peers make outside of the directories; they allow no other characters.
+/// Prefix of what peers create outside the directories; they allow no other characters.
 const SHARED_PREFIX: &str = "chronfs_bench_";
 /// Memory as files, where there is such a thing.
 const MEMORY: &str = "/dev/shm";
 
-/// Gone when dropped, with all that is mounted below it.
+/// Removed when dropped, after unmounting everything below it.
 pub(crate) struct Scratch {
     /// On the file system that was asked for.
     pub(crate) dir: PathBuf,
-    /// In memory, for floors and for peers that keep nothing.
+    /// In memory, for floors and for peers that persist nothing.
     pub(crate) memory: PathBuf,
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn remove_shared(pid: u32) {
     }
 }
 
-/// What runs that were killed have left.
+/// Removes what killed runs have left.
 fn remove_of_the_dead(parent: &Path) -> Result<()> {
     for entry in std::fs::read_dir(parent).map_err(|e| format!("{}: {e}", parent.display()))? {
         let name = entry?.file_name().to_string_lossy().into_owned();

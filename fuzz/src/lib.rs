@@ -1,4 +1,4 @@
-//! Everything that takes untrusted bytes, by name: for libFuzzer (`cargo fuzz run NAME`) and for `src/bin/soak.rs`.
+//! Everything that parses untrusted bytes, by name: for libFuzzer (`cargo fuzz run NAME`) and for `src/bin/soak.rs`.
 #![cfg(fuzzing)]
 
 mod queues;
@@ -36,7 +36,7 @@ fn message(payload: &[u8], msg_type: u16, timestamp_ns: u64) -> Entry<'_> {
     Entry::Message(Message { seq: 1, timestamp_ns, msg_type, payload, position })
 }
 
-/// What is accepted is what the view prints again, and accepts again.
+/// Accepted input is printed by the view and accepted again.
 fn jsonl(bytes: &[u8]) {
     let Ok(Some(input)) = parse_line(InputFormat::Jsonl, bytes) else { return };
     let stamp = input.timestamp_ns.unwrap_or(0);

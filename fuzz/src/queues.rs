@@ -22,7 +22,7 @@ fn scratch() -> tempfile::TempDir {
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("a directory")
 }
 
-/// A queue's files as they were when it was sound.
+/// The files of an intact queue.
 struct Template {
     dir: tempfile::TempDir,
     files: Vec<(&'static str, Vec<u8>)>,
@@ -75,7 +75,7 @@ pub fn files(bytes: &[u8]) {
             if let Some(target) = bytes.get_mut(at..at + width) {
                 target.copy_from_slice(&value.to_le_bytes()[..width]);
             }
-            // The checksum of the block that this lies in, where it has one of those lengths at its end.
+            // The checksum of the block around this, if one of those lengths ends at a checksum.
             let len = [64, 128, 0, 0][usize::from(how & 3)];
             if len > 0
                 && let Some(block) = bytes.get_mut(at / len * len..(at / len + 1) * len)
@@ -135,7 +135,7 @@ fn use_queue(path: &Path) {
     }
 }
 
-/// What must be in the queue, and who has it open.
+/// What must be in the queue, and which handles are open.
 struct Model {
     path: PathBuf,
     messages: Vec<Vec<u8>>,
@@ -215,7 +215,7 @@ impl Model {
             }
             13 => self.writer(queue).flush_sync().expect("a disk"),
             14 => {
-                // As a machine that starts again: nothing is known of the writer but what the files say.
+                // As after a reboot: nothing is known of the writer but what the files say.
                 if self.writer.is_none() {
                     let control = self.path.join("control.meta");
                     let mut bytes = fs::read(&control).expect("a file");

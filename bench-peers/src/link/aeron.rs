@@ -13,13 +13,13 @@ use crate::pair::Job;
 
 const CHANNEL: &std::ffi::CStr = c"aeron:ipc";
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The largest that Aeron allows: larger messages come in fragments.
+/// Aeron's maximum: larger messages arrive in fragments.
 const MTU: usize = 65_504;
 
 pub(crate) struct Aeron {
     client: Client,
     payload: usize,
-    /// In the leader. Ends when dropped, behind the client.
+    /// In the leader. Ends when dropped, after the client.
     _driver: Option<EmbeddedDriver>,
 }
 
@@ -109,7 +109,7 @@ impl Tx for AeronTx {
 pub(crate) struct AeronRx {
     subscription: AeronSubscription,
     payload: usize,
-    /// Bytes of the message that has not come completely.
+    /// Bytes of the message that has not arrived completely.
     fragments: usize,
 }
 

@@ -9,7 +9,7 @@ use super::{BACK, Link, Rx, THERE, Tx};
 use crate::Result;
 use crate::pair::{Job, Test};
 
-/// Readers commit after so many messages.
+/// Readers commit after this many messages.
 const COMMIT_EVERY: u64 = 64;
 
 pub(crate) struct Chron {
@@ -21,8 +21,8 @@ impl Link for Chron {
     type Rx = ChronRx;
 
     fn make(job: &Job) -> Result<Self> {
-        // A bounded log, as its peers keep one: what everybody has read goes, its files are used again, and who writes waits
-        // for who reads. Six files: four to be kept, the one in use and the next.
+        // A bounded log, as its peers keep one: what all readers have read is removed, its files are reused, and the
+        // writer waits for the readers. Six files: four to be kept, the one in use and the next.
         let settings = Settings { retain_segments: Some(4), max_bytes: Some(384 << 20), ..Settings::default() };
         for name in [THERE, BACK] {
             Queue::create(job.dir.join(name), &settings)?;

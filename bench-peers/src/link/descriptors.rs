@@ -1,4 +1,4 @@
-//! What every system has: a pipe and a UNIX stream socket. A write a message, as large reads as there is something for.
+//! What every system has: a pipe and a UNIX stream socket. One write per message; each read takes all there is.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -14,7 +14,7 @@ use crate::Result;
 use crate::pair::Job;
 
 const BUFFER: usize = 64 << 10;
-/// Nobody waits longer.
+/// Longest wait.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Pipe {
@@ -58,7 +58,7 @@ impl Link for Pipe {
     }
 
     fn tx(&mut self, name: &str) -> Result<Self::Tx> {
-        // Both ends open it for both: so nobody needs to be first.
+        // Both ends open it for reading and writing, so neither needs to be first.
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let file = std::fs::File::options().read(true).write(true).custom_flags(flags).open(self.job.dir.join(name))?;
         Ok(Sender(file))

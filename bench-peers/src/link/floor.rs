@@ -15,12 +15,12 @@ pub(crate) struct Word {
 }
 
 /// A record copied into memory that is mapped and populated, then a store: no checksum, no time, no wake. With `CHECKED`
-/// the least that both cost.
+/// the minimum that checksum and time cost.
 pub(crate) struct Copied<const CHECKED: bool> {
     job: Job,
 }
 
-/// A time and a checksum by the crates that do nothing else.
+/// A time and a checksum by crates made for each.
 pub(crate) struct Checks {
     clock: quanta::Clock,
 }

@@ -10,7 +10,7 @@ use super::{Link, Rx, Tx};
 use crate::Result;
 use crate::pair::{Job, Test};
 
-/// Messages that the receiver may be behind.
+/// Messages by which the receiver may lag.
 const BUFFER: usize = 1024;
 
 pub(crate) struct Iceoryx {

@@ -19,7 +19,7 @@ pub(crate) use shell::{Follow, TailF};
 use crate::Result;
 use crate::pair::Job;
 
-/// The leader sends `THERE` and hears `BACK`, the other the other way round.
+/// The leader sends `THERE` and receives `BACK`, the other one the reverse.
 pub(crate) const THERE: &str = "there";
 pub(crate) const BACK: &str = "back";
 
@@ -29,7 +29,7 @@ pub(crate) trait Link: Sized {
     type Rx: Rx;
     /// In the leader, before the other is started.
     fn make(job: &Job) -> Result<Self>;
-    /// In the other.
+    /// In the other one.
     fn join(job: &Job) -> Result<Self>;
     fn tx(&mut self, name: &str) -> Result<Self::Tx>;
     fn rx(&mut self, name: &str) -> Result<Self::Rx>;
@@ -40,7 +40,7 @@ pub(crate) trait Tx {
 }
 
 pub(crate) trait Rx {
-    /// Gives what is there to `f`, at most `max` messages; says how many.
+    /// Passes the available messages to `f`, at most `max`; returns how many.
     fn poll(&mut self, max: usize, f: impl FnMut(&[u8])) -> Result<usize>;
     /// Sleeps until there may be one.
     fn wait(&mut self) -> Result<()>;

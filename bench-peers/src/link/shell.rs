@@ -13,7 +13,7 @@ use crate::Result;
 use crate::mount::Mount;
 use crate::pair::Job;
 
-/// A native writer, and a reader that knows nothing but files.
+/// A native writer, and a reader that knows only files.
 pub(crate) struct Follow {
     job: Job,
     _mount: Option<Mount>,
@@ -60,7 +60,7 @@ impl Rx for FollowRx {
     }
 }
 
-/// A line a message, appended to a file that `tail -f` follows.
+/// One line per message, appended to a file that `tail -f` follows.
 pub(crate) struct TailF {
     path: PathBuf,
 }
@@ -101,7 +101,7 @@ pub(crate) struct Lines(File);
 impl Tx for Lines {
     fn send(&mut self, payload: &[u8]) -> Result<()> {
         let stamp = payload.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        // One write a line, as loggers do.
+        // One write per line, as loggers do.
         self.0.write_all(format!("{stamp:063}\n").as_bytes())?;
         Ok(())
     }

@@ -5,8 +5,8 @@
 //! RUSTFLAGS='--cfg fuzzing' cargo run --release --manifest-path fuzz/Cargo.toml --bin soak -- 1000000000 [SEED]
 //! ```
 //!
-//! What a whole queue's input costs is counted in processor time of all threads, because on a busy machine time says
-//! nothing. The bytes that cost most are left in `longest-NAME`; `soak NAME FILE` runs a file's bytes alone.
+//! What a whole queue's input costs is counted in processor time of all threads, because elapsed time means little
+//! on a busy machine. The most expensive input is left in `longest-NAME`; `soak NAME FILE` runs a file's bytes alone.
 
 #[cfg(fuzzing)]
 mod soak {
