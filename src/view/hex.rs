@@ -3,7 +3,7 @@
 
 use super::json::HEX;
 
-/// Bytes shown on a line.
+/// Bytes per line.
 const WIDTH: usize = 16;
 /// Length of a full line: offset, two spaces, the bytes with a gap in the middle, two spaces, the characters.
 const LINE: usize = 79;
@@ -17,7 +17,7 @@ const fn column(index: usize) -> usize {
     10 + 3 * index + index / 8
 }
 
-/// What stands for some bytes of the payload.
+/// A part of the dump.
 enum Shown<'a> {
     Line(usize, &'a [u8]),
     /// The first of a run of lines equal to the one before.
@@ -25,7 +25,7 @@ enum Shown<'a> {
     Nothing,
 }
 
-/// Says how every line of the payload is shown.
+/// Decides how each line of the payload is shown.
 fn lines(payload: &[u8]) -> impl Iterator<Item = Shown<'_>> {
     let mut previous: &[u8] = &[];
     let mut squeezing = false;

@@ -1,16 +1,16 @@
 //! The sparse index of a rendered file: which unit of the queue starts at which offset, about every 64 KiB and where
-//! a segment begins (so that no segment is needed to read what lies in another). Pure.
+//! a segment begins (so that reading one segment needs no other). Pure.
 //!
-//! It is derived from the queue and can be made again at any time. It grows at its end only, by whole units. A segment
+//! It is derived from the queue and can be rebuilt at any time. It grows at its end only, by whole units. A segment
 //! that has an index of its own (`segments.rs`) is a single mark here.
 //!
-//! Invariants: there is always a first mark, at offset 0; the offsets of marks rise strictly; the end is never before
-//! the last mark; where several units start at one offset (empty ones), a mark stands at the first of them.
+//! Invariants: there is always a first mark, at offset 0; the offsets of marks increase strictly; the end is never
+//! before the last mark; if several units start at one offset (empty ones), a mark is at the first of them.
 
 use crate::queue::layout::RECORDS_START;
 use crate::queue::{Position, SegmentId};
 
-/// Rendered bytes between two marks in a segment, at least.
+/// Minimum of rendered bytes between two marks in a segment.
 pub(super) const SPAN: u64 = 64 << 10;
 
 /// Where a unit starts.
@@ -30,7 +30,7 @@ pub(super) struct Mark {
     pub(super) place: Place,
     /// Whether there is a gap between here and the next mark.
     pub(super) has_gap: bool,
-    /// Whether it stands for a whole segment, whose own index has the marks in it.
+    /// Whether it covers a whole segment, whose own index has its marks.
     pub(super) is_whole: bool,
 }
 
@@ -72,7 +72,7 @@ impl Index {
         }
     }
 
-    /// Where the index ends: the size of the file, and where to go on.
+    /// Where the index ends: the size of the file, and where to continue.
     pub(super) fn end(&self) -> Place {
         self.end
     }
@@ -98,14 +98,14 @@ impl Index {
         self.marks.get(first..last).unwrap_or_default().to_vec()
     }
 
-    /// From where to where it has the units of a segment.
+    /// The range of offsets that holds the units of a segment.
     pub(super) fn range(&self, segment: SegmentId) -> (u64, u64) {
         let offset = |at: usize| self.marks.get(at).map_or(self.end.offset, |mark| mark.place.offset);
         let first = self.marks.partition_point(|mark| mark.place.position.segment < segment);
         (offset(first), offset(self.marks.partition_point(|mark| mark.place.position.segment <= segment)))
     }
 
-    /// The first marks of the segments, at most `count` from the start on.
+    /// The first mark of each segment, at most `count` from the start.
     pub(super) fn segment_starts(&self, count: usize) -> Vec<Place> {
         let mut starts = Vec::new();
         let mut at = 0;
@@ -116,8 +116,8 @@ impl Index {
         starts
     }
 
-    /// Something that grows on its own, to be put in with [`Index::put`]: so that readers of the index wait for
-    /// neither input nor rendering. There must be one at a time.
+    /// A growth, to be added by [`Index::put`], so that readers of the index wait for neither input nor rendering. Only
+    /// one may exist at a time.
     pub(super) fn growth(&self) -> Growth {
         let last = self.marks.last().copied().unwrap_or(Mark { place: self.end, has_gap: false, is_whole: false });
         Growth {
@@ -129,7 +129,7 @@ impl Index {
         }
     }
 
-    /// Puts one mark in place of those of segments that have got an index of their own.
+    /// Replaces the marks of segments that now have an index of their own by one mark each.
     pub(super) fn fold(&mut self, find: impl Fn(SegmentId) -> Option<Whole>) {
         let marks = std::mem::take(&mut self.marks);
         let mut groups = marks.chunk_by(|a, b| a.place.position.segment == b.place.position.segment).peekable();
@@ -149,7 +149,7 @@ impl Index {
         }
     }
 
-    /// Takes over what has grown since [`Index::growth`].
+    /// Adds what has grown since [`Index::growth`].
     pub(super) fn put(&mut self, growth: Growth) {
         self.marks.pop();
         self.marks.extend(growth.marks);
@@ -160,7 +160,7 @@ impl Index {
     }
 }
 
-/// A new end of an [`Index`], in the making.
+/// A new end of an [`Index`], under construction.
 #[derive(Debug)]
 pub(super) struct Growth {
     /// Starts with the index's last mark.
@@ -184,8 +184,8 @@ impl Growth {
         self.add(position, len, next).has_gap = true;
     }
 
-    /// Adds a segment that has an index of its own. The end must be where it starts. False: that can't be done, its
-    /// units must be added one by one.
+    /// Adds a segment that has an index of its own. The end must be where it starts. False: its units must be
+    /// added one by one instead.
     pub(super) fn add_whole(&mut self, whole: &Whole) -> bool {
         let position = Position { segment: whole.segment, offset: RECORDS_START };
         let Some(end) = self.end.offset.checked_add(whole.len).filter(|_| !self.end_is_taken) else { return false };
@@ -203,7 +203,7 @@ impl Growth {
         true
     }
 
-    /// The marks, the length, and whether the last unit is empty: of an index that began with a segment.
+    /// The marks, the length, and whether the last unit is empty, of an index that began with a segment.
     pub(super) fn into_part(self) -> (Vec<Place>, u64, bool) {
         (self.marks.into_iter().map(|mark| mark.place).collect(), self.end.offset, self.end_is_taken)
     }
@@ -234,7 +234,7 @@ mod tests {
         Position { segment: SegmentId(0), offset: u32::try_from(4096 + 8 * seq).unwrap() }
     }
 
-    /// An index of units of the given lengths; those divisible by 1000 are gaps. Put in by batches of `batch`.
+    /// An index of units of the given lengths; those divisible by 1000 are gaps. Added in batches of `batch`.
     fn index(lens: &[u64], batch: usize) -> Index {
         let mut index = Index::new(position(1), 1);
         let mut seq = 1;

@@ -1,7 +1,7 @@
-//! What people and programs send in, as messages: lines of append.txt and append.jsonl, writes to append.bin. Pure.
+//! Input of people and programs as messages: lines of append.txt and append.jsonl, writes to append.bin. Pure.
 //!
-//! Invariant: a line of jsonl that [`super::render`] made of a message is accepted, and gives the same payload, type
-//! and timestamp; the line of a gap is accepted too, as no message.
+//! Invariant: a line of jsonl that [`super::render`] made of a message is accepted, and results in the same payload,
+//! type and timestamp; the line of a gap is accepted too, and is not a message.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,10 +11,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserializer as _;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 
-/// The type of a message where nobody says one.
+/// The type of a message if the input names none.
 pub const DEFAULT_TYPE: u16 = 1;
 
-/// What an append file or `chron-cli append` takes in.
+/// The formats that an append file or `chron-cli append` accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InputFormat {
@@ -30,7 +30,7 @@ pub enum InputFormat {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Input<'a> {
-    /// Its type: [`DEFAULT_TYPE`] where the input does not say.
+    /// Its type: [`DEFAULT_TYPE`] if the input does not say.
     pub msg_type: u16,
     /// Its timestamp in ns since the epoch; None: the time of the append.
     pub timestamp_ns: Option<u64>,
@@ -38,7 +38,7 @@ pub struct Input<'a> {
     pub payload: Cow<'a, [u8]>,
 }
 
-/// JSON may write a byte as `\u00XX`: so many times as long as its payload can a line be.
+/// JSON may write a byte as `\u00XX`: a line can be this many times as long as its payload.
 const JSON_EXPANSION: usize = 6;
 /// Room in a line of JSON for keys and numbers.
 const JSON_KEYS: usize = 64 << 10;
@@ -51,12 +51,12 @@ pub fn longest_line(format: InputFormat, max_payload: usize) -> usize {
     }
 }
 
-/// One line of append.txt or append.jsonl, without its newline, or one write to append.bin. None: nothing is to be
-/// appended.
+/// One line of append.txt or append.jsonl, without its newline, or one write to append.bin. None: there is nothing
+/// to append.
 ///
 /// A line of jsonl is an object with `payload` (a string) or `payload_b64` (standard base64, padded), optionally
-/// `type` (0 to 65534) and `timestamp_ns`; other keys are ignored. The line that stands for a gap, an object with `gap`
-/// and no payload, is no message: what is left of a damaged queue can be put into another one.
+/// `type` (0 to 65534) and `timestamp_ns`; other keys are ignored. The line of a gap, an object with `gap` and no
+/// payload, is not a message: so what is left of a damaged queue can be copied into another one.
 ///
 /// # Errors
 /// A short text for people that says what is wrong with the line. Only jsonl can be wrong.
@@ -81,7 +81,7 @@ fn parse_object(line: &[u8]) -> Result<Option<Input<'_>>, String> {
     let mut json = serde_json::Deserializer::from_str(text);
     json.deserialize_map(ObjectVisitor)
         .and_then(|input| json.end().map(|()| input))
-        // There is one line only, so that its number says nothing.
+        // There is only one line: leave out its number.
         .map_err(|error| error.to_string().replace(" at line 1 column ", " at column "))
 }
 
@@ -124,7 +124,7 @@ impl<'de> Visitor<'de> for ObjectVisitor {
     }
 }
 
-/// Keys that count may come once only: which one was meant can't be said.
+/// Known keys may occur only once: otherwise it is unclear which one was meant.
 fn set<T, E: serde::de::Error>(slot: &mut Option<T>, value: T, what: &str) -> Result<(), E> {
     match slot.replace(value) {
         None => Ok(()),
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_no_message() {
+    fn a_gap_is_not_a_message() {
         let line = br#"{"gap":{"from":17,"to":17,"reason":"checksum","segment":0,"offset":4096}}"#;
         assert_eq!(parse_line(InputFormat::Jsonl, line), Ok(None));
         assert_eq!(&*parse(r#"{"gap":{},"payload":"a"}"#).unwrap().payload, b"a");

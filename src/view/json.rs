@@ -1,15 +1,15 @@
 //! Strings in JSON: escaping, fast, and the exact length of the result. Pure.
 //!
-//! Text is taken 64 bytes at a time. One look at a block gives a bit for every byte to be escaped. A block without any
+//! Text is taken 64 bytes at a time. One pass over a block sets a bit for every byte to be escaped. A block without any
 //! becomes part of a run that is copied later. In the others (the JSON text of market data has a quote every four
 //! bytes) what lies between two such bytes is copied in pieces of a fixed 16 bytes, which is much cheaper than copies
-//! of just the right length; what is copied too much is written over by what follows.
+//! of just the right length; excess bytes are overwritten by what follows.
 
-/// Bytes looked at together: a bit of a u64 each.
+/// Bytes examined together: a bit of a u64 each.
 const BLOCK: usize = 64;
 /// Bytes copied at once.
 const PIECE: usize = 16;
-/// Room for a block in which every byte becomes six, and a piece.
+/// Space for a block in which every byte becomes six, and a piece.
 const SCRATCH: usize = 6 * BLOCK + PIECE;
 
 /// The high bit of every byte of a word.
@@ -58,8 +58,8 @@ fn separators(text: &str) -> impl Iterator<Item = (usize, &'static [u8], &'stati
     })
 }
 
-/// Appends `text`, escaped for a JSON string, to `out`: as serde_json does it, and the three separators too, so that a line
-/// is one line to every reader.
+/// Appends `text`, escaped for a JSON string, to `out`: as serde_json does it, and the three separators too, so that a
+/// line is one line to every reader.
 pub(super) fn escape(text: &str, out: &mut Vec<u8>) {
     let mut from = 0;
     for (at, bytes, escape) in separators(text) {
@@ -87,7 +87,7 @@ fn escape_ascii(text: &str, out: &mut Vec<u8>) {
         at += BLOCK;
     }
     out.extend_from_slice(&text[clean..at]);
-    // The rest, filled up with what needs no escaping and is cut off again.
+    // The rest, padded with bytes that need no escaping and are cut off again.
     for rest in text[at..].chunks(BLOCK) {
         let mut block = [b' '; BLOCK + PIECE];
         block[..rest.len()].copy_from_slice(rest);
@@ -97,7 +97,7 @@ fn escape_ascii(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// Escapes a block, of which `mask` tells the bytes to be escaped, into `scratch`. Returns the length of the result.
+/// Escapes a block, whose bytes to be escaped are set in `mask`, into `scratch`. Returns the length of the result.
 #[inline]
 fn escape_block(block: &[u8; BLOCK + PIECE], mut mask: u64, scratch: &mut [u8; SCRATCH]) -> usize {
     let mut from = 0;
@@ -109,7 +109,7 @@ fn escape_block(block: &[u8; BLOCK + PIECE], mut mask: u64, scratch: &mut [u8; S
         let byte = block[at];
         scratch[len] = b'\\';
         if byte >= b' ' {
-            // Itself it comes with the next run.
+            // The byte itself comes with the next run.
             from = at;
             len += 1;
         } else {
@@ -172,7 +172,7 @@ pub(super) fn escaped_len(text: &str) -> usize {
         + blocks.map(|block| usize::from(block.iter().map(|&byte| added_by(byte)).sum::<u8>())).sum::<usize>()
 }
 
-/// By how much escaping makes this byte longer.
+/// How many bytes escaping adds to this one.
 #[inline]
 fn added_by(byte: u8) -> u8 {
     let marked = u8::from(byte == b'"') | u8::from(byte == b'\\');
@@ -193,7 +193,7 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    /// What serde_json makes of it, with the separators escaped.
+    /// The result of serde_json, with the separators escaped.
     fn reference(text: &str) -> String {
         let json = serde_json::to_string(text).unwrap();
         json.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029").replace('\u{85}', "\\u0085")

@@ -1,10 +1,10 @@
 //! Several queues as one stream, by time: what `.merged/` shows.
 //!
-//! Entries come in the order of (timestamp, place of the queue in the list, sequence number), as far as they are
-//! there: of two queues that are both behind, the older message comes first; a live stream does not wait for a queue
-//! that has nothing. A gap has the time of the message before it.
+//! Entries come in the order of (timestamp, place of the queue in the list, sequence number), as far as they exist: of
+//! two queues that both have entries, the older message comes first; a live stream does not wait for a queue that has
+//! none. A gap has the time of the message before it.
 //!
-//! Memory: a scanner and a small unit a queue. A large unit is rendered when its turn comes.
+//! Memory: a scanner and a small unit per queue. A large unit is rendered when its turn comes.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,9 +13,9 @@ use super::stream::{KEEP, KEEP_AHEAD};
 use super::{Format, render};
 use crate::queue::{Entry, Gap, GapReason, Position, Result, Scanner};
 
-/// Bytes that are read ahead of all queues together.
+/// Bytes read ahead of all queues together.
 const AHEAD: usize = 64 << 20;
-/// What there is for each queue besides.
+/// Bytes for each queue in addition.
 const FOR_EACH: usize = 512;
 
 /// A queue in the merge.
@@ -29,9 +29,9 @@ struct Source {
     unit: Vec<u8>,
     gap: Option<Gap>,
     timestamp_ns: u64,
-    /// Where that comes from.
+    /// Where that one starts.
     from: (Position, u64),
-    /// It is too large to be kept until its turn.
+    /// Whether it is too large to be kept until its turn.
     is_left: bool,
 }
 
@@ -57,24 +57,24 @@ pub struct Merge {
     sources: Vec<Source>,
     /// Sources with an entry, the oldest on top: (timestamp, source).
     ready: BinaryHeap<Reverse<(u64, usize)>>,
-    /// Sources without one, to be asked again.
+    /// Sources without one, to be polled again.
     waiting: Vec<usize>,
     /// What did not fit, or the rest of it.
     rest: Vec<u8>,
     given: usize,
-    /// Of which queue it is.
+    /// The queue that it belongs to.
     rest_of: usize,
 }
 
 impl Merge {
-    /// A merge of nothing yet.
+    /// A merge without queues.
     pub fn new(format: Format) -> Merge {
         let (sources, ready, waiting) = (Vec::new(), BinaryHeap::new(), Vec::new());
         Merge { format, sources, ready, waiting, rest: Vec::new(), given: 0, rest_of: 0 }
     }
 
-    /// Adds a queue under a name (its path, for jsonl), from where `scanner` stands to before message `end_seq`, or
-    /// without end. Queues added earlier come first at the same time.
+    /// Adds a queue under a name (its path, for jsonl), from the scanner's position to before message `end_seq`, or
+    /// without end. At equal times, queues added earlier come first.
     pub fn add(&mut self, name: &str, scanner: Scanner, end_seq: Option<u64>) {
         self.waiting.push(self.sources.len());
         let (name, from) = (name.to_owned(), (scanner.position(), scanner.seq()));
@@ -83,7 +83,7 @@ impl Merge {
     }
 
     /// Appends as many whole units as fit into `max` bytes to `out` (one larger than `max` comes in several reads);
-    /// nothing when there is nothing now. A gap that the format does not show is returned instead, as by
+    /// nothing if there is nothing now. A gap that the format does not show is returned instead, as by
     /// [`Stream::read`](super::Stream::read).
     ///
     /// # Errors
@@ -127,13 +127,13 @@ impl Merge {
         self.rest.shrink_to(KEEP);
     }
 
-    /// Bytes of memory that it keeps.
+    /// Bytes of memory that it holds.
     pub(crate) fn kept(&self) -> usize {
         let of_each = |source: &Source| FOR_EACH + source.unit.capacity() + source.scanner.kept();
         self.rest.capacity() + self.sources.iter().map(of_each).sum::<usize>()
     }
 
-    /// Keeps no more than it must: what is large and not begun comes again.
+    /// Frees what it can: a large unit that has not been started is rendered again later.
     pub(crate) fn put_back(&mut self) {
         if self.given == 0
             && !self.rest.is_empty()
@@ -150,7 +150,7 @@ impl Merge {
         }
     }
 
-    /// Whether the next read has something to give.
+    /// Whether the next read will return something.
     ///
     /// # Errors
     /// I/O errors.

@@ -1,9 +1,9 @@
-//! Messages as bytes: how a queue looks as a file, and what a file looks like as messages.
+//! Messages as bytes: queues rendered as files, and files parsed as messages.
 //!
 //! [`render`] turns one message or gap into one *unit* of bytes in one of four formats; [`View`] is everything
-//! retained of a queue as a file with a true size and random access; [`Stream`] gives whole units one after the
-//! other, [`Merge`] those of several queues by time; [`parse_line`] goes the other way. The mount and `chron-cli tail` both print through this module, so that
-//! they print the same bytes.
+//! retained of a queue as a file with a true size and random access; [`Stream`] returns whole units one after
+//! the other, [`Merge`] those of several queues by time; [`parse_line`] goes the other way. The mount and `chron-cli
+//! tail` both print through this module, and so print the same bytes.
 //!
 //! Invariants: the same entry always renders to the same bytes; [`rendered_len`] is the length of what [`render`]
 //! appends; jsonl is always valid JSON; a unit of jsonl or txt is always one line.
@@ -38,7 +38,7 @@ pub use time::{parse_span, parse_time};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
-    /// One JSON object a line; nothing is lost.
+    /// One JSON object per line; nothing is lost.
     Jsonl,
     /// The payload as one line of text, for eyes and grep; not reversible.
     Txt,
@@ -80,7 +80,7 @@ impl std::str::FromStr for Format {
     }
 }
 
-/// Locks; nothing that the locks of views guard is left half changed by a panic.
+/// Locks, even if poisoned: a panic leaves nothing half changed that a view's lock guards.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

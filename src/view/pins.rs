@@ -1,7 +1,8 @@
-//! The segments that a view holds open, so that it can go on reading them when retention has taken their names away.
+//! The segments that a view holds open, so that it can go on reading them after retention has removed them.
 //!
-//! A pin is a scanner that stands in a segment: it keeps that file open and never looks at the directory as long as it
-//! stays there. Bounded in number, per view and in the whole process; the oldest segments come first, as they go first.
+//! A pin is a scanner positioned in a segment: it keeps that file open and does not read the directory as long as it
+//! stays there. Bounded in number, per view and in the process; the oldest segments are pinned first, as they are
+//! removed first.
 
 use std::collections::BTreeMap;
 
@@ -14,19 +15,19 @@ pub(super) const MAX_PINS: usize = 64;
 /// Segments that all views of the process hold open.
 const MAX_ALL: u32 = 1024;
 
-/// How many there are in the process.
+/// The number of pins in the process.
 static ALL: AtomicU32 = AtomicU32::new(0);
 
 #[derive(Debug, Default)]
 pub(super) struct Pins {
     scanners: BTreeMap<SegmentId, Scanner>,
-    /// Where the index ended when segments were last looked for, how many were wanted, and whether all of them were there.
+    /// Where the index ended when segments were last looked for, how many were wanted, and whether all of them were
+    /// there.
     looked: Option<(SegmentId, usize, bool)>,
 }
 
 impl Pins {
-    /// Takes hold of the first `count` segments that the index has come to know. What can't be had is left out. False if
-    /// one of them is gone.
+    /// Pins the first `count` segments of the index, as far as limits allow. False if one of them has been removed.
     pub(super) fn extend(&mut self, queue: &Queue, index: &Index, count: usize) -> bool {
         let end = index.end().position.segment;
         if let Some((looked, wanted, all)) = self.looked
@@ -59,7 +60,7 @@ impl Pins {
         all
     }
 
-    /// Takes hold of a segment before the index tells of it, if those before it are held. False if it is gone already.
+    /// Pins a segment that the index does not have yet, if those before it are pinned. False if it has been removed.
     pub(super) fn hold_next(&mut self, queue: &Queue, place: Place) -> bool {
         let segment = place.position.segment;
         if self.looked.is_none() || self.scanners.len() >= MAX_PINS || self.scanners.contains_key(&segment) {
@@ -81,7 +82,7 @@ impl Pins {
         }
     }
 
-    /// Lends out a segment, which must come back by [`Pins::put`] or is gone.
+    /// Lends out a pin, which must be returned by [`Pins::put`] or is lost.
     pub(super) fn take(&mut self, segment: SegmentId) -> Option<Scanner> {
         let scanner = self.scanners.remove(&segment)?;
         ALL.fetch_sub(1, Ordering::Relaxed);
@@ -93,7 +94,7 @@ impl Pins {
         self.scanners.insert(segment, scanner);
     }
 
-    /// Lets go of all.
+    /// Releases all pins.
     pub(super) fn clear(&mut self) {
         let count = u32::try_from(self.scanners.len()).unwrap_or(0);
         ALL.fetch_sub(count, Ordering::Relaxed);
@@ -111,7 +112,7 @@ impl Drop for Pins {
 fn hold(queue: &Queue, place: Place) -> Result<Scanner> {
     let mut scanner = queue.scan()?;
     scanner.seek(place.position, place.seq)?;
-    // Opens the file; where exactly it stands then does not matter.
+    // Opens the file; the exact position does not matter.
     match scanner.next()? {
         Some(Entry::Gap(Gap { from, reason: GapReason::Retired, .. })) => {
             let what = format!("message {from} is gone");

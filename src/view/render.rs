@@ -1,4 +1,4 @@
-//! One message or gap, as bytes in a format, and how long that will be. Pure.
+//! One message or gap as bytes in a format, and their length. Pure.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,8 +12,8 @@ use crate::time::{Stamp, TIME_LEN};
 /// Appends the bytes of one entry (message or gap), a whole unit, to `out`.
 ///
 /// `queue` is the queue's path relative to the root, for the jsonl lines of merged queues: a message shows it after
-/// `seq`, a gap after the gap; the other formats do not show it. A gap is a line in every format but bin, where it
-/// is nothing.
+/// `seq`, a gap after the gap; the other formats do not show it. A gap is a line in every format but bin, which
+/// does not show it.
 ///
 /// ```
 /// use chronfs::queue::{Entry, Message, Position, SegmentId};
@@ -23,7 +23,8 @@ use crate::time::{Stamp, TIME_LEN};
 /// let message = Message { seq: 1, timestamp_ns: 1_723_108_500_123_456_789, msg_type: 1, payload: b"hello", position };
 /// let mut line = Vec::new();
 /// render(Format::Jsonl, &Entry::Message(message), None, &mut line);
-/// assert_eq!(line, br#"{"seq":1,"timestamp_ns":1723108500123456789,"time":"2024-08-08T09:15:00.123456789Z","type":1,"payload":"hello"}
+/// assert_eq!(line,
+/// br#"{"seq":1,"timestamp_ns":1723108500123456789,"time":"2024-08-08T09:15:00.123456789Z","type":1,"payload":"hello"}
 /// "#);
 /// ```
 pub fn render(format: Format, entry: &Entry<'_>, queue: Option<&str>, out: &mut Vec<u8>) {
@@ -50,7 +51,7 @@ pub fn rendered_len(format: Format, entry: &Entry<'_>, queue: Option<&str>) -> u
         (Entry::Message(message), Format::Hex) => hex_head_len(message) + hex::dump_len(message.payload),
         (Entry::Gap(_), Format::Bin) => 0,
         (Entry::Gap(_), Format::Jsonl | Format::Txt | Format::Hex) => {
-            // Gaps are rare: making them once more is cheap enough, and can't disagree.
+            // Gaps are rare: rendering them once more is cheap enough, and can't disagree.
             let mut line = Vec::new();
             render(format, entry, queue, &mut line);
             line.len()
@@ -58,7 +59,7 @@ pub fn rendered_len(format: Format, entry: &Entry<'_>, queue: Option<&str>) -> u
     }
 }
 
-/// What a line of jsonl is made of besides its values.
+/// The constant parts of a line of jsonl.
 const SEQ: &[u8] = b"{\"seq\":";
 const QUEUE: &[u8] = b",\"queue\":\"";
 const TIMESTAMP: &[u8] = b",\"timestamp_ns\":";
@@ -135,7 +136,7 @@ fn jsonl(message: &Message<'_>, queue: Option<&str>, out: &mut Vec<u8>) {
         head.flush(out);
         let start = out.len();
         out.resize(start + base64_len(message.payload.len()), b'=');
-        // The room is exact, so that this can't fail.
+        // The space is exact, so this can't fail.
         let _ = STANDARD.encode_slice(message.payload, &mut out[start..]);
     }
     out.extend_from_slice(END);

@@ -1,9 +1,9 @@
-//! A scanner that knows at which offset of the rendered file it stands, and so can give the bytes from there on.
+//! A scanner that knows its offset in the rendered file, and so can render the bytes from there on.
 //!
-//! Invariants: `end` is the offset of the unit that the scanner gives next; `unit` holds the last bytes before it,
+//! Invariants: `end` is the offset of the unit that the scanner returns next; `unit` holds the last bytes before it,
 //! so that a read may end within a unit and the next one goes on there. Several units can start at one offset (empty
 //! payloads, and gaps in bin): a cursor stands before the first of them when a read has ended at that offset. After
-//! an error a cursor is of no use.
+//! an error a cursor must be dropped.
 
 use std::path::Path;
 
@@ -12,10 +12,10 @@ use super::{Crossed, Format, len_u64, len_usize, render, rendered_len};
 use crate::queue::{Entry, Error, Gap, GapReason, Result, Scanner};
 use crate::sync::{AtomicUsize, Ordering};
 
-/// Units longer than this in bytes are not kept without need.
+/// Units longer than this, in bytes, are not kept unless needed.
 const LARGE: usize = 1 << 20;
 
-/// What idle cursors keep of queues for the next read, in bytes: each, and all of the process together. A cursor beyond
+/// What idle cursors keep of queues for the next read, in bytes: each, and all of the process together. A cursor past
 /// that reads again.
 pub(super) const SMALL: usize = 64 << 10;
 const MOST: usize = 64 << 20;
@@ -58,7 +58,7 @@ pub(super) struct Span<'a> {
 }
 
 impl Cursor {
-    /// Puts a scanner to a place.
+    /// Moves a scanner to a place.
     pub(super) fn new(mut scanner: Scanner, place: Place) -> Result<Self> {
         scanner.seek(place.position, place.seq)?;
         Ok(Self { scanner, end: place.offset, unit: Vec::new(), kept: None })
@@ -69,7 +69,7 @@ impl Cursor {
         self.scanner
     }
 
-    /// To be kept for the next read, with what all may keep together.
+    /// Prepares it to be kept for the next read, within what all may keep together.
     pub(super) fn rested(mut self) -> Self {
         if self.unit.len() > SMALL {
             self.scanner.trim(SMALL);
@@ -82,12 +82,12 @@ impl Cursor {
         self
     }
 
-    /// Where its scanner stands.
+    /// Its scanner's position.
     pub(super) fn end(&self) -> u64 {
         self.end
     }
 
-    /// Whether it can give the bytes at `offset` at less cost than one put to the mark at `mark_offset`.
+    /// Whether it can render the bytes at `offset` at less cost than one moved to the mark at `mark_offset`.
     pub(super) fn serves(&self, offset: u64, mark_offset: u64) -> bool {
         let start = self.end - len_u64(self.unit.len());
         // Where the kept unit itself starts, empty ones may lie before it.
@@ -100,7 +100,7 @@ impl Cursor {
         self.unit.len() > LARGE
     }
 
-    /// Lets go of the unit that it keeps.
+    /// Drops the unit that it keeps.
     pub(super) fn forget_unit(&mut self) {
         self.unit = Vec::new();
     }
@@ -139,7 +139,7 @@ impl Cursor {
                 at = to.min(self.end);
                 continue;
             }
-            // A unit that starts before the range, or one so long that most of it lies behind.
+            // A unit that starts before the range, or one so long that most of it lies past it.
             let len = len_u64(rendered_len(span.format, &entry, None));
             self.end += len;
             if self.end > at {
@@ -172,8 +172,8 @@ fn payload_len(entry: &Entry<'_>) -> usize {
 }
 
 impl Span<'_> {
-    /// Checks that the queue still has at `start` what it had when the index was made. Otherwise the bytes from here
-    /// on would stand at other offsets than before.
+    /// Checks that the queue still has at `start` what it had when the index was built. Otherwise the bytes from here
+    /// on would be at other offsets than before.
     fn check(&self, entry: &Entry<'_>, start: u64, queue_offset: u32) -> Result<()> {
         let seq = match entry {
             Entry::Message(message) => message.seq,

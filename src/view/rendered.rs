@@ -5,10 +5,10 @@
 //! other reads need; only one thread at a time extends the index.
 //!
 //! Invariants: the bytes at an offset never change, and the size never shrinks; the size counts whole units only;
-//! nothing behind the size is ever given. If the queue no longer has what the index says (damage, retention), a read
+//! nothing past the size is ever returned. If the queue no longer has what the index says (damage, retention), a read
 //! fails rather than shift bytes.
 //!
-//! Sealed segments that have an index of their own ([`SegmentIndexes`]) are not scanned: it says what they come to.
+//! Sealed segments that have an index of their own ([`SegmentIndexes`]) are not scanned: the index has their length.
 //!
 //! Lock order: `extender` before `index` before `pins`; `idle` alone.
 
@@ -24,7 +24,7 @@ use super::{Format, len_u64, len_usize, lock, rendered_len};
 use crate::queue::layout::RECORDS_START;
 use crate::queue::{Entry, Error, Gap, GapReason, Message, Position, Queue, Result, Scanner, SegmentId};
 
-/// Idle cursors kept per view: as many sequential readers go on without looking anything up.
+/// Idle cursors kept per view: this many sequential readers continue without a lookup.
 const IDLE_MAX: usize = 4;
 /// Messages scanned between two publications of a growing index.
 const BATCH: usize = 4096;
@@ -39,16 +39,16 @@ const WHOLE_COST: usize = 64;
 pub struct Crossed {
     /// The gap.
     pub gap: Gap,
-    /// The byte offset in the rendered file where it would be: what is before it was before the gap.
+    /// The byte offset in the rendered file where it would be: what is before that offset was before the gap.
     pub offset: u64,
 }
 
 /// Everything retained of a queue in one format, as a file: random access through a sparse index from rendered
 /// offset to position. Shared between threads.
 ///
-/// A view starts at a fixed message. When retention removes that, the view goes on with what it holds ([`View::pin`]) and
-/// what is left for it: its size stays, reads of other removed messages fail with [`Error::NoSuchPosition`]. A new view
-/// then starts at the first retained message.
+/// A view starts at a fixed message. When retention removes that, the view goes on with what it holds ([`View::pin`])
+/// and what is retained: its size stays, reads of other removed messages fail with [`Error::NoSuchPosition`]. A new
+/// view then starts at the first retained message.
 ///
 /// ```no_run
 /// use chronfs::queue::Queue;
@@ -70,18 +70,18 @@ pub struct View {
     index: RwLock<Index>,
     segments: Option<Arc<SegmentIndexes>>,
     extender: Mutex<Extender>,
-    /// The last used one at the back.
+    /// The most recently used one last.
     idle: Mutex<VecDeque<Cursor>>,
     pins: Mutex<Pins>,
 }
 
-/// What brings the index forward.
+/// Extends the index.
 #[derive(Debug, Default)]
 struct Extender {
-    /// Stands at the end of the index, if it is open.
+    /// At the end of the index, if it is open.
     scanner: Option<Scanner>,
     /// The segment that the index ends in, and where that ends if it was sealed when the index came there: the
-    /// sealing record's offset and the sequence number behind it.
+    /// sealing record's offset and the sequence number after it.
     segment: Option<(SegmentId, Option<(u32, u64)>)>,
 }
 
@@ -89,13 +89,13 @@ impl View {
     /// From the first retained message on. Reads no messages yet.
     ///
     /// # Errors
-    /// What [`Queue::bounds`] gives.
+    /// Those of [`Queue::bounds`].
     pub fn new(queue: &Queue, format: Format) -> Result<View> {
         let bounds = queue.bounds()?;
         Ok(View::since(queue, format, bounds.first, bounds.first_seq))
     }
 
-    /// From a place on that the queue's [`Scanner::position`] and [`Scanner::seq`] gave, or [`Queue::bounds`].
+    /// From a place on, as returned by the queue's [`Scanner::position`] and [`Scanner::seq`], or by [`Queue::bounds`].
     pub fn since(queue: &Queue, format: Format, position: Position, seq: u64) -> View {
         View {
             queue: queue.clone(),
@@ -116,14 +116,14 @@ impl View {
         View { last_segment: Some(segment), ..View::since(queue, format, start, first_seq) }
     }
 
-    /// Lets the file end before message `end_seq`: for a snapshot, the sequence number that the next message was
-    /// going to get. To be set before anything is read.
+    /// Ends the file before message `end_seq`: for a snapshot, the sequence number of the next message at that time.
+    /// Must be set before anything is read.
     #[must_use]
     pub fn until(self, end_seq: u64) -> View {
         View { end_seq: Some(end_seq), ..self }
     }
 
-    /// Shares the indexes of sealed segments with other views. To be set before anything is read.
+    /// Shares the indexes of sealed segments with other views. Must be set before anything is read.
     #[must_use]
     pub(crate) fn with_segments(self, segments: &Arc<SegmentIndexes>) -> View {
         View { segments: Some(Arc::clone(segments)), ..self }
@@ -134,8 +134,8 @@ impl View {
         self.format
     }
 
-    /// The size in bytes now: brings the index up to the head first. Where the index is far behind, this takes as
-    /// long as scanning the rest; [`View::known_size`] and [`View::index_some`] help.
+    /// The size in bytes now: extends the index to the head first. If the index lags far, this takes as long as
+    /// scanning the rest; [`View::known_size`] and [`View::index_some`] help.
     ///
     /// # Errors
     /// I/O errors.
@@ -154,15 +154,15 @@ impl View {
         self.index().modified_ns()
     }
 
-    /// Appends up to `len` bytes from `offset` on to `out`: fewer only at the end, and before what retention has removed.
-    /// Extends the index where it does not reach that far.
+    /// Appends up to `len` bytes from `offset` on to `out`: fewer only at the end, and before what retention has
+    /// removed. Extends the index if it does not reach that far.
     ///
     /// In bin, gaps are not in the bytes: the first one that the read crosses is returned, one at `offset` included,
     /// one at the end of what was read not. The other formats show gaps, and never return any.
     ///
     /// # Errors
     /// [`Error::NoSuchPosition`] if retention has removed messages of that range, [`Error::Damaged`] if the queue no
-    /// longer has there what it had before; I/O errors. `out` is as it was then.
+    /// longer has there what it had before; I/O errors. `out` is unchanged then.
     pub fn read_at(&self, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<Option<Crossed>> {
         let wanted = offset.saturating_add(len_u64(len));
         if wanted > self.known_size() {
@@ -194,7 +194,7 @@ impl View {
         result
     }
 
-    /// Brings the index forward by at most about `budget` messages; false when at the head. For a background thread.
+    /// Extends the index by at most about `budget` messages; false when at the head. For a background thread.
     ///
     /// # Errors
     /// I/O errors.
@@ -202,8 +202,8 @@ impl View {
         self.extend(u64::MAX, budget)
     }
 
-    /// Holds the segments open that are known by now, so that they can be read when retention has removed them. Within
-    /// bounds: not every segment of a large queue, and not of any number of views.
+    /// Holds the segments of the index open, so that they can be read after retention has removed them. Bounded: not
+    /// every segment of a large queue, and not for any number of views.
     pub fn pin(&self) {
         self.pin_first(usize::MAX);
     }
@@ -214,18 +214,18 @@ impl View {
         lock(&self.pins).extend(&self.queue, &index, count.min(MAX_PINS))
     }
 
-    /// Whether nothing more comes, and all there is shows in the bytes.
+    /// Whether the file is complete and shows everything, without gaps.
     pub(crate) fn is_settled(&self) -> bool {
         let index = self.index();
         index.is_closed() && (self.format != Format::Bin || !index.has_gap())
     }
 
-    /// Lets go of what [`View::pin`] holds.
+    /// Releases what [`View::pin`] holds.
     pub fn unpin(&self) {
         lock(&self.pins).clear();
     }
 
-    /// Gives the open files and buffers back; the index stays. For when nobody has the file open.
+    /// Closes files and frees buffers; the index stays. For when the file is not open.
     pub fn trim(&self) {
         self.unpin();
         lock(&self.extender).scanner = None;
@@ -247,10 +247,10 @@ impl View {
         Ok(self.copy(&marks, offset, offset + 1, &mut Vec::new())?.1)
     }
 
-    /// Reads all there is of a segment once more.
+    /// Reads all of a segment once more.
     ///
     /// # Errors
-    /// As [`View::read_at`]: that is what it is for.
+    /// As [`View::read_at`]; it exists to find them.
     pub(crate) fn check(&self, segment: SegmentId) -> Result<()> {
         let (mut at, end) = self.index().range(segment);
         let mut bytes = Vec::new();
@@ -262,7 +262,7 @@ impl View {
         Ok(())
     }
 
-    /// Returns the gap that was crossed, and where the last unit ends that was read of.
+    /// Returns the gap that was crossed, and the end of the last unit that was read from.
     fn copy(&self, marks: &[Mark], from: u64, to: u64, out: &mut Vec<u8>) -> Result<(Option<Crossed>, u64)> {
         let Some(first) = marks.first() else { return Ok((None, to)) };
         let mut cursor = self.cursor(from, first.place)?;
@@ -321,7 +321,7 @@ impl View {
     fn give_back(&self, cursor: Cursor) {
         let mut idle = lock(&self.idle);
         if cursor.is_large() {
-            // One large unit in memory is enough; the others are rendered again if they are wanted.
+            // One large unit in memory is enough; the others are rendered again if needed.
             idle.iter_mut().filter(|other| other.is_large()).for_each(Cursor::forget_unit);
         }
         if idle.len() == IDLE_MAX {
@@ -330,7 +330,7 @@ impl View {
         idle.push_back(cursor.rested());
     }
 
-    /// Puts marks within a segment in place of the one for all of it.
+    /// Replaces the one mark of a segment by the marks within it.
     fn unfold(&self, marks: Vec<Mark>, from: u64, to: u64) -> Vec<Mark> {
         let Some(segments) = self.segments.as_ref().filter(|_| marks.iter().any(|mark| mark.is_whole)) else {
             return marks;
@@ -374,7 +374,7 @@ impl View {
                 Next::TooMuch => return Ok(true),
                 Next::Whole(_) | Next::Messages => {}
             }
-            // Taken, so that after an error it is opened anew, at the end of the index.
+            // Taken, so that after an error it is opened again, at the end of the index.
             let mut scanner = match extender.scanner.take() {
                 Some(scanner) => scanner,
                 None => match self.scanner_at(growth.end) {
@@ -409,7 +409,7 @@ impl View {
         let end = growth.end;
         let segment = end.position.segment;
         if extender.segment.is_none_or(|(last, _)| last != segment) {
-            // What the index has passed may have got an index of its own by now.
+            // Segments that the index has passed may have an index of their own by now.
             let is_first = extender.segment.is_none();
             extender.segment = Some((segment, self.queue.sealed(segment)?.map(|s| (s.end_offset, s.next_seq))));
             if !is_first {
@@ -456,7 +456,7 @@ impl View {
         }
     }
 
-    /// How many segments it has as a whole.
+    /// The number of segments that it covers as a whole.
     #[cfg(test)]
     pub(super) fn whole_segments(&self) -> usize {
         self.index().span(0, u64::MAX).iter().filter(|mark| mark.is_whole).count()
@@ -520,7 +520,7 @@ impl View {
                     }
                     growth.add_message(position, len, timestamp_ns, (scanner.position(), scanner.seq()));
                 }
-                // Overtaken by retention: a line that says so would be another one every time that it is read.
+                // Overtaken by retention: a line that says so would differ with every read.
                 Entry::Gap(Gap { reason: GapReason::Retired, .. }) => growth.closed = true,
                 Entry::Gap(_) => growth.add_gap(position, len, (scanner.position(), scanner.seq())),
             }
@@ -534,7 +534,7 @@ enum Next {
     Whole(Whole),
     /// To be scanned.
     Messages,
-    /// A segment whose index is yet to be made, and that takes longer than there is time.
+    /// A segment whose index must still be built, which takes longer than the budget allows.
     TooMuch,
 }
 

@@ -1,9 +1,10 @@
-//! Where in a queue, as people name them: in `readers/<name>/position`, and after `chron-cli readers QUEUE seek NAME`.
+//! Places in a queue, as people write them: in `readers/<name>/position`, and after `chron-cli readers QUEUE seek
+//! NAME`.
 
 use super::parse_time;
 use crate::queue::{Error, Queue, Result};
 
-/// Where a reader shall go, as a person says it.
+/// Where a reader should seek to, as people write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SeekTarget {
@@ -11,11 +12,11 @@ pub enum SeekTarget {
     Seq(u64),
     /// The first retained message.
     First,
-    /// Behind the newest message.
+    /// After the newest message.
     End,
-    /// So many messages further on than the reader is now.
+    /// This many messages after the reader's position.
     Forward(u64),
-    /// So many messages further back than the reader is now.
+    /// This many messages before the reader's position.
     Back(u64),
     /// The first message at this time or later, ns since the epoch.
     Time(u64),
@@ -32,7 +33,7 @@ pub fn parse_seek_target(text: &str, now_ns: u64) -> std::result::Result<SeekTar
         ("end", _) => Ok(SeekTarget::End),
         (_, Some(("+", digits))) => number(digits, text).map(SeekTarget::Forward),
         (_, Some(("-", digits))) => number(digits, text).map(SeekTarget::Back),
-        // The at sign is ours; before plain seconds it belongs to the time as well.
+        // The at sign is ours; before plain seconds it is part of the time as well.
         (_, Some(("@", time))) => {
             let parsed = parse_time(time, now_ns);
             parsed.or_else(|error| parse_time(text, now_ns).map_err(|_| error)).map(SeekTarget::Time)
@@ -44,12 +45,12 @@ pub fn parse_seek_target(text: &str, now_ns: u64) -> std::result::Result<SeekTar
 fn number(digits: &str, text: &str) -> std::result::Result<u64, String> {
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     digits.parse().ok().filter(|_| is_number).ok_or_else(|| {
-        format!("{text:?} is no position; use a sequence number, first, end, +10, -10 or @2024-08-08T09:30:00Z")
+        format!("{text:?} is not a position; use a sequence number, first, end, +10, -10 or @2024-08-08T09:30:00Z")
     })
 }
 
 impl SeekTarget {
-    /// The sequence number of this place in a queue, seen from where this reader is now.
+    /// The sequence number of this place in a queue, relative to this reader's position.
     ///
     /// # Errors
     /// [`Error::NoSuchPosition`] if there is no such place now; for `+` and `-`, as
@@ -58,7 +59,7 @@ impl SeekTarget {
         self.find_from(queue, || queue.reader_position(reader))
     }
 
-    /// As [`SeekTarget::find`], of a reader that stands where `position` says.
+    /// As [`SeekTarget::find`], of a reader at `position`.
     pub(crate) fn find_from(self, queue: &Queue, position: impl Fn() -> Result<u64>) -> Result<u64> {
         let bounds = queue.bounds()?;
         let seq = match self {

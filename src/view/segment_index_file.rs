@@ -1,8 +1,8 @@
-//! The index of one sealed segment as a file. What its bytes mean stands in `queue/format.md`.
+//! The index of one sealed segment as a file. `queue/format.md` specifies its bytes.
 //!
-//! It is derived: it may be missing, and whoever may write the directory may have put anything there. So nothing in
-//! it is believed without its checksum, without the segment's fingerprint, and without being possible at all; and
-//! reads check what they find in the segment against it. A file appears whole or not at all.
+//! It is derived: it may be missing, and a user who may write to the directory may have put anything there. So it
+//! is used only if its checksum and the segment's fingerprint match and its contents are plausible; and reads check
+//! what they find in the segment against it. A file appears whole or not at all.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -20,9 +20,9 @@ const MAGIC: [u8; 8] = *b"CHRONIDX";
 /// Of the file and of the rendering that it was made from.
 const VERSION: u16 = 2;
 const SUFFIX: &str = ".index";
-/// More than a byte of any segment renders to, in bytes.
+/// More bytes than one byte of any segment renders to.
 const MAX_RENDERED: u64 = 16;
-/// Marks are read so many at a time: memory grows with what has been read and found possible, not with what a count says.
+/// Marks are read this many at a time: memory grows with what has been read and verified, not with what a count claims.
 const MARKS_AT_ONCE: usize = 1024;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -59,7 +59,7 @@ struct MarkBlock {
 /// One format's marks, the length, and whether the last unit is empty.
 pub(super) type Part = (Vec<Place>, u64, bool);
 
-/// What is to be known of one format's [`Part`] without having it.
+/// Summary of one format's [`Part`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Section {
     /// Bytes that the segment renders to.
@@ -71,7 +71,7 @@ pub(super) struct Section {
     crc: u32,
 }
 
-/// What a sealed segment renders to. Its marks are fetched when they are needed.
+/// What a sealed segment renders to. Its marks are loaded when needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SegmentIndex {
     pub(super) first_seq: u64,
@@ -156,7 +156,7 @@ fn open(queue: &Dir, id: SegmentId) -> Option<File> {
     open_directory(queue).ok()?.open_file(&file_name(id), FileAccess::Read).ok()?
 }
 
-/// What is stored of a segment, if it is of this segment as it is now.
+/// The stored index of a segment, if it matches the segment as it is now.
 pub(super) fn load(queue: &Dir, id: SegmentId, sealed: &Sealed) -> Option<SegmentIndex> {
     let mut file = open(queue, id)?;
     let mut header = Header::new_zeroed();
@@ -177,7 +177,7 @@ pub(super) fn load(queue: &Dir, id: SegmentId, sealed: &Sealed) -> Option<Segmen
     (index.is_possible() && file.metadata().ok()?.len() == len).then_some(index)
 }
 
-/// The marks of one format, with offsets from the segment's start; None if the file is no longer what it was.
+/// The marks of one format, with offsets from the segment's start; None if the file has changed.
 pub(super) fn load_marks(queue: &Dir, id: SegmentId, index: &SegmentIndex, format: Format) -> Option<Vec<Place>> {
     let file = open(queue, id)?;
     let section = index.section(format);
@@ -221,7 +221,7 @@ fn can_follow(before: Option<&Place>, mark: &Place, index: &SegmentIndex) -> boo
         && (mark.seq < index.next_seq || mark.seq == index.first_seq)
 }
 
-/// Stores the index of a segment. Whoever may read the segment may read this.
+/// Stores the index of a segment, readable by those who may read the segment.
 pub(super) fn save(
     queue: &Dir,
     id: SegmentId,
@@ -231,7 +231,7 @@ pub(super) fn save(
 ) -> io::Result<()> {
     let directory = queue.open_or_create_dir(INDEX_DIR).map_err(io::Error::other)?;
     let temporary = format!("{}{TEMPORARY_SUFFIX}", file_name(id));
-    // Of no use to others who may not read the segment.
+    // Not readable by others who may not read the segment.
     let mode = Some(if sealed.mode & 0o004 == 0 { 0o600 } else { 0o644 });
     let mut file = match directory.create_file_with(&temporary, mode) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -253,14 +253,14 @@ pub(super) fn save(
     written
 }
 
-/// Removes what is stored of a segment. Best effort: what stays is checked before it is used.
+/// Removes the stored index of a segment. Best effort: a file that stays is checked before it is used.
 pub(super) fn remove(queue: &Dir, id: SegmentId) {
     if let Ok(directory) = open_directory(queue) {
         let _ = directory.remove(&file_name(id));
     }
 }
 
-/// Removes what is stored of segments before `first`: retention has taken them. Best effort.
+/// Removes the stored indexes of segments before `first`, which retention has removed. Best effort.
 pub(super) fn remove_before(queue: &Dir, first: SegmentId) {
     let Ok(directory) = open_directory(queue) else { return };
     for name in directory.names().unwrap_or_default() {

@@ -1,10 +1,10 @@
-//! The indexes of a queue's sealed segments, shared by all views of the queue: kept in files where that is allowed,
+//! The indexes of a queue's sealed segments, shared by all views of the queue: kept in files if that is allowed,
 //! else in memory, coarser.
 //!
-//! A segment's index depends on that segment alone, so that it can be made in any order, in the background, and
-//! outlives retention of what was before. Segments with gaps in them have none: views scan those themselves.
+//! A segment's index depends on that segment alone, so it can be built in any order, in the background, and
+//! stays valid when retention removes earlier segments. Segments with gaps have none: views scan those themselves.
 //!
-//! Memory: a few words for a segment, and the marks of the [`LOADED`] last used ones.
+//! Memory: a few words per segment, and the marks of the [`LOADED`] most recently used ones.
 //!
 //! Lock order: `building` before `state`; neither is held while the other kind of locks of a view are taken.
 
@@ -20,7 +20,7 @@ use crate::sync::{AtomicBool, Ordering};
 
 /// Marks of this many segments and formats stay in memory.
 const LOADED: usize = 8;
-/// Where marks can't be stored every so many bytes' ones are kept in memory.
+/// Marks that can't be stored are kept in memory, at most one per this many bytes.
 const COARSE: u64 = 1 << 20;
 
 type Marks = Arc<[Place]>;
@@ -31,7 +31,7 @@ pub(crate) struct SegmentIndexes {
     queue: Queue,
     may_store: bool,
     state: Mutex<State>,
-    /// One at a time; who waits finds what the other has made.
+    /// One build at a time; a waiting thread finds the result of the other one.
     building: Mutex<()>,
     wanted: AtomicBool,
 }
@@ -40,16 +40,16 @@ pub(crate) struct SegmentIndexes {
 struct State {
     /// None: there is no index of that segment, and there won't be one.
     known: HashMap<SegmentId, Option<Known>>,
-    /// The last used one at the back.
+    /// The most recently used one last.
     loaded: VecDeque<(SegmentId, Format, Marks)>,
 }
 
 /// What is known of a segment's index.
 #[derive(Debug)]
 pub(super) enum Indexed {
-    /// Here it is.
+    /// It exists.
     Ready(Arc<SegmentIndex>),
-    /// It can be made by reading this many messages.
+    /// It can be built by reading this many messages.
     Missing { messages: u64 },
     /// The segment can't have one now: it is not sealed, or damaged.
     Unindexable,
@@ -63,14 +63,14 @@ struct Known {
 }
 
 impl SegmentIndexes {
-    /// Of a queue. `may_store`: whether files may be made for it.
+    /// Of a queue. `may_store`: whether files may be created for it.
     pub(crate) fn new(queue: &Queue, may_store: bool) -> Self {
         let (state, building) = (Mutex::default(), Mutex::default());
         Self { queue: queue.clone(), may_store, state, building, wanted: AtomicBool::new(false) }
     }
 
-    /// Makes what is missing of the segments that are sealed now, until `is_enough` says so; clears away what
-    /// is left of segments that are gone. False: it was enough before all were made.
+    /// Builds missing indexes of the segments that are sealed now, until `is_enough` says so; removes those of segments
+    /// that no longer exist. False: stopped before all were built.
     ///
     /// # Errors
     /// If the queue can't be read.
@@ -90,7 +90,7 @@ impl SegmentIndexes {
         Ok(true)
     }
 
-    /// Other segments have got the numbers of those that are known.
+    /// Other segments have taken the numbers of the known ones.
     pub(crate) fn forget(&self) {
         let mut state = lock(&self.state);
         state.known.clear();
@@ -118,7 +118,7 @@ impl SegmentIndexes {
         })
     }
 
-    /// Finds a segment's index, or makes it.
+    /// Finds a segment's index, or builds it.
     pub(super) fn make(&self, id: SegmentId) -> Result<Option<Arc<SegmentIndex>>> {
         let _alone = lock(&self.building);
         match self.find(id)? {
@@ -150,7 +150,7 @@ impl SegmentIndexes {
             None => None,
         };
         let marks = marks.or_else(|| {
-            // Deleted or damaged in the meantime: made anew.
+            // Deleted or damaged in the meantime: built again.
             lock(&self.state).known.remove(&id);
             segment_index_file::remove(self.queue.dir(), id);
             let index = self.make(id).ok().flatten()?;
@@ -165,7 +165,7 @@ impl SegmentIndexes {
         Some(marks)
     }
 
-    /// A segment does not hold what its index says: it has been damaged since.
+    /// A segment does not match its index: it has been damaged since.
     pub(super) fn refuse(&self, id: SegmentId) {
         if self.may_store {
             segment_index_file::remove(self.queue.dir(), id);

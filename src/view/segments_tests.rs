@@ -128,7 +128,7 @@ fn what_is_wrong_is_made_again() {
         file.set_len(344 + 4 * 24 * u64::from(count)).unwrap();
         let segments = Arc::new(SegmentIndexes::new(&queue, true));
         assert_eq!(is_stored(&segments, 0), count == 14, "{count} marks of {len} bytes");
-        assert!(segments.marks(SegmentId(0), Format::Hex).is_some(), "made anew");
+        assert!(segments.marks(SegmentId(0), Format::Hex).is_some(), "built again");
         drop(segments);
         check(&queue, &Arc::new(SegmentIndexes::new(&queue, true)));
         assert_eq!(files(&queue), sound);

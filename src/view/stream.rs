@@ -6,9 +6,9 @@
 use super::{Format, render};
 use crate::queue::{Entry, Gap, GapReason, Position, Result, Scanner};
 
-/// Room kept for the next unit, in bytes; more is given back.
+/// Buffer kept for the next unit, in bytes; more is freed.
 pub(super) const KEEP: usize = 64 << 10;
-/// Room kept in a scanner while units are read.
+/// Buffer kept in a scanner while units are read.
 pub(super) const KEEP_AHEAD: usize = 1 << 20;
 
 /// A queue in one format, as a stream of whole units.
@@ -31,16 +31,16 @@ pub struct Stream {
     format: Format,
     /// A unit that did not fit, or the rest of one.
     waiting: Vec<u8>,
-    /// How much of `waiting` has been given.
+    /// How much of `waiting` has been returned.
     given: usize,
     /// A gap to be reported before anything else.
     gap: Option<Gap>,
-    /// Where the unit that waits comes from.
+    /// The position of the waiting unit.
     from: (Position, u64),
 }
 
 impl Stream {
-    /// Streams what `scanner` gives from where it stands.
+    /// Streams what `scanner` returns from its position on.
     pub fn new(scanner: Scanner, format: Format) -> Stream {
         let from = (scanner.position(), scanner.seq());
         Stream { scanner, format, waiting: Vec::new(), given: 0, gap: None, from }
@@ -53,15 +53,15 @@ impl Stream {
     }
 
     /// Appends to `out` as many whole units as fit into `max` bytes (a unit larger than `max` comes in several
-    /// reads). Appends nothing when there is nothing now.
+    /// reads). Appends nothing if there is nothing now.
     ///
-    /// A gap that the format does not show is returned instead, before anything behind it, and nothing is appended
-    /// by that read; the next one goes on behind the gap. In bin these are all gaps. In every format they are
+    /// A gap that the format does not show is returned instead, before anything after it, and nothing is appended
+    /// by that read; the next one goes on after the gap. In bin these are all gaps. In every format they are
     /// those that retention has left ([`GapReason::Retired`]): the stream has been overtaken, and goes on at the
-    /// oldest retained message. Whoever wants a line of it can [`render`] it.
+    /// oldest retained message. To show it as a line, [`render`] it.
     ///
     /// # Errors
-    /// I/O errors. What was read before stays in `out` and counts as given.
+    /// I/O errors. What was read before stays in `out` and counts as returned.
     pub fn read(&mut self, max: usize, out: &mut Vec<u8>) -> Result<Option<Gap>> {
         let mut room = max;
         while self.load()? {
@@ -80,7 +80,7 @@ impl Stream {
         Ok(None)
     }
 
-    /// Whether the next read has something to give: bytes or a gap.
+    /// Whether the next read will return something: bytes or a gap.
     ///
     /// # Errors
     /// I/O errors.
@@ -88,12 +88,12 @@ impl Stream {
         self.load()
     }
 
-    /// Bytes of memory that it keeps.
+    /// Bytes of memory that it holds.
     pub(crate) fn kept(&self) -> usize {
         self.waiting.capacity() + self.scanner.kept()
     }
 
-    /// Keeps no more than it must: what waits and is not begun comes again.
+    /// Frees what it can: a waiting unit that has not been started is rendered again later.
     pub(crate) fn put_back(&mut self) {
         if self.given == 0 && !self.waiting.is_empty() {
             self.waiting = Vec::new();
@@ -102,7 +102,7 @@ impl Stream {
         self.scanner.trim(0);
     }
 
-    /// Sees to it that there is a unit or a gap to give; false if there is none now.
+    /// Makes sure that there is a unit or a gap to return; false if there is none now.
     fn load(&mut self) -> Result<bool> {
         while self.given == self.waiting.len() && self.gap.is_none() {
             self.given = 0;

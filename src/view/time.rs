@@ -2,14 +2,14 @@
 
 use crate::time::{DAY_S, SECOND_NS};
 
-/// What [`parse_time`] takes, for its error texts.
+/// What [`parse_time`] accepts, for its error texts.
 const TIMES: &str = "use 2024-08-08T09:30:00Z, 2024-08-08, @unix seconds, 15m or -15m";
 
 /// A time as people write it, in ns since the epoch; `now_ns` is what relative ones count from.
 ///
 /// - RFC 3339: `2024-08-08T09:30:00Z`, `2024-08-08T11:30:00.5+02:00`; or a date alone: its midnight, UTC
 /// - `@1723108500` or `@1723108500.123456789`: seconds since the epoch
-/// - `15m`, `-15m`, `15m ago`: so long before `now_ns`. Units ns, us, ms, s, m, h, d, w; they add up as in `1h30m`
+/// - `15m`, `-15m`, `15m ago`: this long before `now_ns`. Units ns, us, ms, s, m, h, d, w; they add up as in `1h30m`
 /// - 16 digits or more: ns since the epoch
 ///
 /// # Errors
@@ -33,18 +33,18 @@ pub fn parse_time(text: &str, now_ns: u64) -> Result<u64, String> {
     };
     let timestamp = timestamp.map_err(|_| {
         if text.parse::<jiff::civil::DateTime>().is_ok() {
-            return format!("time {text:?} does not say in which zone; add Z or an offset like +02:00");
+            return format!("time {text:?} has no time zone; add Z or an offset like +02:00");
         }
-        format!("{text:?} is no time; {TIMES}")
+        format!("{text:?} is not a time; {TIMES}")
     })?;
-    u64::try_from(timestamp.as_nanosecond()).map_err(|_| format!("time {text:?} lies outside 1970 to 2554"))
+    u64::try_from(timestamp.as_nanosecond()).map_err(|_| format!("time {text:?} is outside 1970 to 2554"))
 }
 
 fn parse_digits(text: &str) -> Result<u64, String> {
     if text.len() < 16 {
         return Err(format!("time {text:?} has no unit; {TIMES}"));
     }
-    text.parse().map_err(|_| format!("time {text:?} lies outside 1970 to 2554"))
+    text.parse().map_err(|_| format!("time {text:?} is outside 1970 to 2554"))
 }
 
 /// Seconds since the epoch with up to nine decimals, as ns.
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time() {
+    fn what_is_not_a_time() {
         for text in [
             "",
             "-",

@@ -1,13 +1,12 @@
 //! A payload as one line of text: for eyes and grep, not reversible. Pure.
 //!
 //! Text stays as it is. Newline and carriage return become `\n` and `\r`; other control characters (C0 but the tab,
-//! DEL, and C1, which terminals obey too), the line and paragraph separators of Unicode and bytes that are no UTF-8 become
-//! `\xNN`. One walk over the payload feeds
-//! both rendering and counting, so that the two agree.
+//! DEL, and C1, which terminals obey too), the line and paragraph separators of Unicode and bytes that are not UTF-8
+//! become `\xNN`. One walk over the payload feeds both rendering and counting, so that the two agree.
 
 use super::json::HEX;
 
-/// Takes the pieces of the line.
+/// Receives the pieces of the line.
 trait Sink {
     /// Bytes as they are.
     fn plain(&mut self, bytes: &[u8]);
