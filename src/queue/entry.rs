@@ -2,7 +2,7 @@
 
 use crate::queue::position::Position;
 
-/// One message as it lies in the queue.
+/// One message in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message<'a> {
     /// Its sequence number: 1, 2, 3 … in the order of appending.
@@ -41,7 +41,7 @@ pub struct Gap {
 pub enum GapReason {
     /// A record's checksum does not match its bytes.
     Checksum,
-    /// A segment file is missing, cut short, or not what its name says.
+    /// A segment file is missing, truncated, or not what its name says.
     Segment,
     /// They never reached the disk: a power cut lost the end of the queue, which had not been synced.
     Lost,

@@ -69,7 +69,7 @@ pub enum Error {
         path: PathBuf,
         /// Byte offset in the file.
         offset: u64,
-        /// What is wrong, and the remedy where there is one.
+        /// What is wrong, and the remedy if there is one.
         what: String,
     },
     /// A queue file's name belongs to something that chronfs does not open or write to: a symbolic link, a FIFO, a file
@@ -275,7 +275,7 @@ pub enum LockHolder {
     Process {
         /// Its process id.
         pid: u32,
-        /// Its command name, empty where it can't be read.
+        /// Its command name, empty if it can't be read.
         command: String,
     },
     /// Held, but the holder can't be identified from here (another pid namespace, or information from another boot).

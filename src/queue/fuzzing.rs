@@ -9,8 +9,8 @@ use std::path::Path;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::queue::files::control::{Geometry, newest_head};
-use crate::queue::files::cursor::{ReaderPosition, newest, slot, slot_sum};
-use crate::queue::format::crc::{RecordCrc, block_sum};
+use crate::queue::files::cursor::{ReaderPosition, newest, slot, slot_checksum};
+use crate::queue::format::crc::{RecordCrc, block_checksum};
 use crate::queue::format::layout::{self, CursorSlot, HeadSlot, MessageHeader, SettingsBlock};
 use crate::queue::format::names;
 use crate::queue::format::names::check_name;
@@ -63,7 +63,7 @@ fn settings_block(bytes: &[u8]) {
     let Some((repair, bytes)) = split(bytes) else { return };
     let Ok((mut block, _)) = SettingsBlock::read_from_prefix(bytes) else { return };
     if repair {
-        block.crc = block_sum(block.as_bytes()).into();
+        block.crc = block_checksum(block.as_bytes()).into();
     }
     let path = Path::new("control.meta");
     if let Ok(geometry) = Geometry::from_block(&block, path, 0) {
@@ -78,7 +78,7 @@ fn head(bytes: &[u8]) {
     let Ok((mut slots, _)) = <[HeadSlot; 2]>::read_from_prefix(bytes) else { return };
     for slot in &mut slots {
         if repair {
-            slot.crc = block_sum(slot.as_bytes()).into();
+            slot.crc = block_checksum(slot.as_bytes()).into();
         }
     }
     if let Some(hint) = newest_head(slots.map(Some)) {
@@ -93,7 +93,7 @@ fn cursor(bytes: &[u8]) {
     let Ok((mut slots, _)) = <[CursorSlot; 2]>::read_from_prefix(bytes) else { return };
     for slot in &mut slots {
         if repair {
-            slot.crc = slot_sum(slot, QUEUE_ID).into();
+            slot.crc = slot_checksum(slot, QUEUE_ID).into();
         }
     }
     if let Some((place, generation)) = newest(slots.map(Some), QUEUE_ID) {

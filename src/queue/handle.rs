@@ -258,7 +258,7 @@ impl Queue {
     /// Becomes the queue's writer: takes the lock and repairs what a killed writer left.
     ///
     /// # Errors
-    /// [`Error::Locked`], with who holds it; [`Error::Io`] where there is no room or no permission.
+    /// [`Error::Locked`], with its holder; [`Error::Io`] if there is no room or no permission.
     pub fn writer(&self) -> Result<QueueWriter> {
         self.writer_with(&WriterOptions::default())
     }

@@ -13,7 +13,7 @@ use crate::queue::error::{Error, Result};
 use crate::queue::files::dir::{Access, Dir, is_already_there};
 use crate::queue::files::room;
 use crate::queue::format::block::{check_version, checksum_kind, checksum_of, is_sound, read_block};
-use crate::queue::format::crc::block_sum;
+use crate::queue::format::crc::block_checksum;
 use crate::queue::format::layout::{
     self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, CONTROL_MAGIC, CONTROL_SETTINGS, HeadSlot, NO_LIMIT, NO_LIMIT_32,
     SettingsBlock,
@@ -57,7 +57,7 @@ impl Geometry {
         block.max_lag_bytes = limit(settings.max_lag_bytes);
         block.retain_segments = settings.retain_segments.unwrap_or(NO_LIMIT_32).into();
         block.generation = self.generation.into();
-        block.crc = block_sum(block.as_bytes()).into();
+        block.crc = block_checksum(block.as_bytes()).into();
         block
     }
 
@@ -67,7 +67,7 @@ impl Geometry {
         if block.magic != CONTROL_MAGIC {
             return Err(damaged("the settings' magic is missing"));
         }
-        if block.crc.get() != block_sum(block.as_bytes()) {
+        if block.crc.get() != block_checksum(block.as_bytes()) {
             return Err(damaged("the settings' checksum does not match"));
         }
         check_version(block.version.get(), path)?;
@@ -238,7 +238,7 @@ impl HeadPublisher {
         slot.last_timestamp_ns = head.last_timestamp_ns.into();
         slot.segment = head.position.segment.0.into();
         slot.offset = head.position.offset.into();
-        slot.crc = block_sum(slot.as_bytes()).into();
+        slot.crc = block_checksum(slot.as_bytes()).into();
         control.write(CONTROL_HEAD[usize::from(self.generation % 2 == 1)], &slot);
     }
 }

@@ -19,7 +19,7 @@ use crate::queue::files::mtime;
 use crate::queue::files::process::{self, Life};
 use crate::queue::files::room;
 use crate::queue::format::block::{check_version, is_sound, read_block};
-use crate::queue::format::crc::{RecordCrc, block_sum};
+use crate::queue::format::crc::{RecordCrc, block_checksum};
 use crate::queue::format::layout::{
     self, CONTROL_FILE, CURSOR_LEN, CURSOR_LIVENESS, CURSOR_MAGIC, CURSOR_SLOTS, CURSOR_SUFFIX, CursorIdentity,
     CursorSlot, LivenessBlock, READERS_DIR, TEMPORARY_SUFFIX,
@@ -133,7 +133,7 @@ fn identity(geometry: &Geometry) -> CursorIdentity {
     identity.version = layout::VERSION.into();
     identity.queue_id = geometry.queue_id.into();
     identity.created_ns = clock::now_ns().into();
-    identity.crc = block_sum(identity.as_bytes()).into();
+    identity.crc = block_checksum(identity.as_bytes()).into();
     identity
 }
 
@@ -147,7 +147,7 @@ fn liveness(boot_id: [u8; 16], pid: u32, (started, pid_namespace): (u64, u32)) -
 }
 
 /// The checksum of a slot: computed by the processor's instruction, because a commit should cost next to nothing.
-pub(in crate::queue) fn slot_sum(slot: &CursorSlot, queue_id: u64) -> u32 {
+pub(in crate::queue) fn slot_checksum(slot: &CursorSlot, queue_id: u64) -> u32 {
     let place = u64::from(slot.segment.get()) | u64::from(slot.offset.get()) << 32;
     let owner = queue_id ^ u64::from(slot.reserved.get());
     RecordCrc::new(Checksum::Crc32c).sum([slot.generation.get(), slot.seq.get(), place, owner], &[])
@@ -159,13 +159,13 @@ pub(in crate::queue) fn slot(generation: u64, place: ReaderPosition, queue_id: u
     slot.seq = place.seq.into();
     slot.segment = place.position.map_or(0, |position| position.segment.0).into();
     slot.offset = place.position.map_or(0, |position| position.offset).into();
-    slot.crc = slot_sum(&slot, queue_id).into();
+    slot.crc = slot_checksum(&slot, queue_id).into();
     slot
 }
 
 /// The content of the newest sound slot, and its generation.
 pub(in crate::queue) fn newest(slots: [Option<CursorSlot>; 2], queue_id: u64) -> Option<(ReaderPosition, u64)> {
-    let is_sound = |slot: &CursorSlot| slot.crc.get() == slot_sum(slot, queue_id) && slot.seq.get() > 0;
+    let is_sound = |slot: &CursorSlot| slot.crc.get() == slot_checksum(slot, queue_id) && slot.seq.get() > 0;
     let slot = slots.into_iter().flatten().filter(is_sound).max_by_key(|slot| slot.generation.get())?;
     let position = Position { segment: SegmentId(slot.segment.get()), offset: slot.offset.get() };
     let position = (position.offset != 0).then_some(position);
@@ -229,7 +229,7 @@ impl CursorFile {
         self.read(geometry).ok()?;
         let is_damaged = |offset: &u32| {
             let slot = read_block::<CursorSlot>(&self.file, *offset).filter(|slot| *slot != CursorSlot::new_zeroed());
-            slot.is_some_and(|slot| slot.crc.get() != slot_sum(&slot, geometry.queue_id))
+            slot.is_some_and(|slot| slot.crc.get() != slot_checksum(&slot, geometry.queue_id))
         };
         CURSOR_SLOTS.into_iter().find(is_damaged).filter(|_| self.is_in_use() == Some(false))
     }

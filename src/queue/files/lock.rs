@@ -146,7 +146,7 @@ pub(crate) fn is_named(dir: &Dir, name: &str, file: &File) -> bool {
     matches!((named, this), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.dev(), b.ino()))
 }
 
-/// Says who holds the lock on this file; None if nobody does.
+/// The holder of the lock on this file; None if it is not held.
 pub(crate) fn lock_holder(file: &File) -> io::Result<Option<LockHolder>> {
     Ok(sys::is_locked(file)?.then(|| holder(file)))
 }

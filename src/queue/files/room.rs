@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, fstatfs, seek};
 use rustix::io::Errno;
 
-/// Kinds of file systems, as `statfs` tells them: see statfs(2).
+/// File system types as in `statfs`: see statfs(2).
 const EXT4: u64 = 0xEF53;
 const TMPFS: u64 = 0x0102_1994;
 const XFS: u64 = 0x5846_5342;

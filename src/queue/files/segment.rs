@@ -18,7 +18,7 @@ use crate::queue::files::recycle::{self, Spare};
 use crate::queue::files::retained::RetainedMappings;
 use crate::queue::files::room;
 use crate::queue::format::block::{self, check_version, checksum_of, is_sound, read_block, read_block_strictly};
-use crate::queue::format::crc::{RecordCrc, block_sum};
+use crate::queue::format::crc::{RecordCrc, block_checksum};
 use crate::queue::format::layout::{
     self, FLAG_SEAL, MessageHeader, PADDING_TYPE, RECORDS_START, SEGMENT_MAGIC, SEGMENT_SEAL, SEGMENT_SETTINGS,
     SEGMENT_START, SealBlock, SegmentIdentity, SettingsBlock, StartBlock, TEMPORARY_SUFFIX, TRAILER_LEN,
@@ -91,7 +91,7 @@ impl Segment {
     }
 
     /// The checksum of the record that seals the segment, if it is sealed and that record is sound.
-    pub(in crate::queue) fn seal_sum(&self) -> Option<u32> {
+    pub(in crate::queue) fn seal_checksum(&self) -> Option<u32> {
         let offset = self.seal()?.end_offset.get();
         let header: MessageHeader = read_block(&self.file, offset)?;
         let sound = UncheckedHeader::parse(&header)?.verify(&self.context, offset, &[]);
@@ -209,7 +209,7 @@ fn fill(file: &File, path: &Path, geometry: &Geometry, (id, is_reused): (Segment
     let salt = random as u32;
     identity.salt = salt.into();
     identity.created_ns = now_ns.into();
-    identity.crc = block_sum(identity.as_bytes()).into();
+    identity.crc = block_checksum(identity.as_bytes()).into();
     // Everything before the records, and the first commit word, which must be zero.
     let mut head = [0; RECORDS_START as usize + 8];
     let settings = geometry.to_block();
@@ -244,7 +244,7 @@ pub(in crate::queue) fn start(map: &Mapping, first_seq: u64, previous_timestamp_
     if let Some((id, sum)) = previous {
         (block.previous_segment, block.previous_seal) = (id.0.into(), sum.into());
     }
-    block.crc = block_sum(block.as_bytes()).into();
+    block.crc = block_checksum(block.as_bytes()).into();
     map.write(SEGMENT_START, &block);
 }
 
@@ -254,7 +254,12 @@ fn seal_header(next_seq: u64, last_timestamp_ns: u64) -> Header {
 }
 
 /// The checksum of the record that [`seal_map`] writes there.
-pub(in crate::queue) fn seal_sum(context: &RecordContext, offset: u32, next_seq: u64, last_timestamp_ns: u64) -> u32 {
+pub(in crate::queue) fn seal_checksum(
+    context: &RecordContext,
+    offset: u32,
+    next_seq: u64,
+    last_timestamp_ns: u64,
+) -> u32 {
     let [.., checksum] = seal_header(next_seq, last_timestamp_ns).words(context, offset, &[]);
     u32::try_from(checksum).unwrap_or(0)
 }
@@ -272,7 +277,7 @@ pub(in crate::queue) fn seal_map(
     block.next_seq = next_seq.into();
     block.last_timestamp_ns = last_timestamp_ns.into();
     block.end_offset = offset.into();
-    block.crc = block_sum(block.as_bytes()).into();
+    block.crc = block_checksum(block.as_bytes()).into();
     map.write(SEGMENT_SEAL, &block);
 }
 

@@ -50,7 +50,7 @@ impl Store {
         let path = self.control_path();
         match self.dir.open_existing_file(CONTROL_FILE, Access::Write) {
             Ok(file) => Waiter::new(file, true, &path),
-            // Read-only access: nobody will know that we sleep.
+            // Read-only access: the writer can't know that we sleep.
             Err(Error::Io { .. } | Error::Refused { .. }) => {
                 let file = self.dir.open_existing_file(CONTROL_FILE, Access::Read)?;
                 Waiter::new(file, false, &path)
@@ -81,14 +81,14 @@ impl Store {
     fn unlike_previous(&self, segment: &Segment) -> Option<Segment> {
         let (id, sum) = segment.previous()?;
         let previous = Segment::open(&self.dir, &self.geometry, id, Access::Read).ok()??;
-        previous.seal_sum().is_some_and(|found| found != sum).then_some(previous)
+        previous.seal_checksum().is_some_and(|found| found != sum).then_some(previous)
     }
 
     /// What a segment of this number must say of its predecessor.
     pub(in crate::queue) fn link_before(&self, id: SegmentId) -> Result<Option<Link>> {
         let before = self.segment_ids()?.into_iter().rfind(|&before| before < id);
         let segment = before.and_then(|before| self.open_segment(before, Access::Read).ok().flatten());
-        Ok(segment.and_then(|segment| Some((segment.id, segment.seal_sum()?))))
+        Ok(segment.and_then(|segment| Some((segment.id, segment.seal_checksum()?))))
     }
 
     /// The existing segments, ascending.

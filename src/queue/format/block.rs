@@ -7,7 +7,7 @@ use std::path::Path;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::queue::error::{Error, Result};
-use crate::queue::format::crc::block_sum;
+use crate::queue::format::crc::block_checksum;
 use crate::queue::format::layout;
 use crate::queue::options::Checksum;
 
@@ -56,5 +56,5 @@ where
 
 /// Whether a block's last four bytes are the checksum of the others.
 pub(crate) fn is_sound<T: IntoBytes + Immutable>(block: &T, crc: layout::U32) -> bool {
-    crc.get() == block_sum(block.as_bytes())
+    crc.get() == block_checksum(block.as_bytes())
 }

@@ -223,7 +223,7 @@ static POWERS: [u32; LONG / 8] = {
 };
 
 /// The checksum of a metadata block: everything before its last four bytes.
-pub(crate) fn block_sum(block: &[u8]) -> u32 {
+pub(crate) fn block_checksum(block: &[u8]) -> u32 {
     crc32fast::hash(&block[..block.len().saturating_sub(4)])
 }
 

@@ -101,7 +101,7 @@ pub const NO_LIMIT: u64 = u64::MAX;
 /// Means "no limit" in a 32-bit setting.
 pub const NO_LIMIT_32: u32 = u32::MAX;
 
-/// The settings as they lie in the control block and in every segment.
+/// The settings in the control block and in every segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub(crate) struct SettingsBlock {

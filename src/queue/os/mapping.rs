@@ -166,7 +166,7 @@ impl Mapping {
     pub(crate) fn unpublished(&self, offset: u32, len: usize) -> &mut [u8] {
         // SAFETY: in bounds and writable (checked by `at_mut`). Only the holder of the writer lock stores into
         // uncommitted bytes; the callers (`writer.rs`, `reserve.rs`) hold its one writer exclusively while they hold
-        // the slice. Readers do not look at the bytes before the commit word.
+        // the slice. Readers do not read the bytes until the commit word is stored.
         unsafe { std::slice::from_raw_parts_mut(self.at_mut(offset, len, 1), len) }
     }
 

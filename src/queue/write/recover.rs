@@ -175,7 +175,7 @@ fn finish_roll(store: &Arc<Store>, id: SegmentId, next_seq: u64, link: Option<Li
         return Ok(());
     }
     // Its end must be what its successor says; otherwise it is left unchanged.
-    let sum = segment::seal_sum(&segment.context, end.offset, next_seq, last_timestamp_ns);
+    let sum = segment::seal_checksum(&segment.context, end.offset, next_seq, last_timestamp_ns);
     if link.is_some_and(|link| link != (id, sum)) {
         return Ok(());
     }

@@ -208,7 +208,7 @@ impl QueueWriter {
         Ok(seq)
     }
 
-    /// Appends without waking anybody.
+    /// Appends without waking readers.
     #[inline]
     pub(in crate::queue) fn publish(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8]) -> Result<u64> {
         let (payload_len, record_len) = self.claim(msg_type, payload.len())?;
@@ -423,7 +423,7 @@ impl QueueWriter {
         let Prepared { segment, map } = self.supply.take(self.store.id_after(self.segment.id)?)?;
         self.populate(SEGMENT_SEAL, HEADER_LEN)?;
         self.populate(self.offset, HEADER_LEN)?;
-        let sum = segment::seal_sum(&self.context, self.offset, self.next_seq, self.last_timestamp_ns);
+        let sum = segment::seal_checksum(&self.context, self.offset, self.next_seq, self.last_timestamp_ns);
         segment::start(&map, self.next_seq, self.last_timestamp_ns, Some((self.segment.id, sum)));
         if !map.has_stores() {
             return Err(map.loss(&segment.file, &segment.path, MAY_BE_MISSING));
