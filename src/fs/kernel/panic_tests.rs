@@ -72,7 +72,7 @@ fn a_panic_costs_its_caller_an_error_and_nobody_else_anything() {
     assert!(output.status.success() && output.stdout.starts_with(b"well\nchronfs "), "{output:?}");
     let output = sh(&mountpoint, "cat .chronfs/log");
     let log = String::from_utf8_lossy(&output.stdout);
-    let place = format!("{}/.chronfs/panic: EIO: panicked at src/fs/kernel/panics.rs:", mountpoint.display());
+    let place = format!("{}/.chronfs/panic: EIO: panicked at {}:", mountpoint.display(), file!());
     for op in ["open", "read", "write"] {
         let line = log.lines().find(|line| line.contains(&format!(" error {op} {place}")));
         assert!(line.is_some_and(|line| line.contains(", on purpose (uid 0, pid ")), "{op}: {log}");
