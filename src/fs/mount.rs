@@ -1,8 +1,8 @@
 //! Mounting and unmounting, for programs.
 //!
 //! ```no_run
-//! use dot_chronfs::fs::mount::{Mount, MountOptions};
-//! # fn main() -> Result<(), dot_chronfs::fs::mount::MountError> {
+//! use chronfs::fs::mount::{Mount, MountOptions};
+//! # fn main() -> Result<(), chronfs::fs::mount::MountError> {
 //! let mount = Mount::start("/srv/bus".as_ref(), "/mnt/bus".as_ref(), &MountOptions::default())?;
 //! // /mnt/bus is usable now.
 //! mount.run_until_unmounted()?;

@@ -10,12 +10,12 @@ use crate::fs::error::MountError;
 /// How to mount.
 ///
 /// ```
-/// use dot_chronfs::fs::mount::MountOptions;
+/// use chronfs::fs::mount::MountOptions;
 ///
 /// let options = MountOptions::parse("ro,allow_other,noauto,x-systemd.automount")?;
 /// assert!(options.read_only && options.allow_other);
 /// assert!(MountOptions::parse("readonly").is_err());
-/// # Ok::<(), dot_chronfs::fs::mount::MountError>(())
+/// # Ok::<(), chronfs::fs::mount::MountError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountOptions {
