@@ -1,6 +1,6 @@
-//! What the mount costs, beside the same work without it, measured turn by turn in the same run.
+//! What the mount costs, beside the same work without it, measured in turns in the same run.
 //!
-//! `cargo bench --bench mount -- [--messages N] [--rounds N] [--json] [--quick]`. Needs what mounting needs. 100 million
+//! `cargo bench --bench mount -- [--messages N] [--rounds N] [--json] [--quick]`. Needs the right to mount. 100 million
 //! messages (`--messages 100000000`) take about 20 GB below the temporary directory.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_precision_loss)]
 
@@ -68,7 +68,7 @@ struct Row {
     unit: &'static str,
     ours: f64,
     plain: Option<f64>,
-    /// Ours by the plain one's, where larger is better; the other way round where less is.
+    /// Ours divided by the plain one's, where larger is better; the inverse where smaller is.
     goal: Option<(f64, bool)>,
 }
 
@@ -174,8 +174,8 @@ fn tails(mount: &Mount, rounds: usize, rows: &mut Vec<Row>) {
     let view = mount.at("q/messages.jsonl");
     let _ = std::fs::remove_dir_all(mount.root().join("q/.index"));
     mount.again();
-    add("stat, no index (waits until it is made)", run_time("stat", &[], &view), None);
-    // Made for sealed segments, and read again by the next mount.
+    add("stat, no index (waits until it is built)", run_time("stat", &[], &view), None);
+    // Stored for sealed segments, and read by the next mount.
     let first = || {
         mount.again();
         run_time("tail", &["-n", "5"], &view)
@@ -197,7 +197,7 @@ fn appends(mount: &Mount, rounds: usize, count: usize, rows: &mut Vec<Row>) {
         count as f64 / started.elapsed().as_secs_f64()
     });
     let by_lines = median(by_lines.collect());
-    let what = "append.txt, lines of 64 bytes, 128 KiB a write".to_owned();
+    let what = "append.txt, lines of 64 bytes, 128 KiB per write".to_owned();
     rows.push(Row { what, unit: "lines/s", ours: by_lines, plain: None, goal: None });
     let writes = count / 20;
     let by_writes = (0..rounds).map(|_| {

@@ -1,8 +1,8 @@
 //! Append, read and commit, each beside this machine's floor: the same record copied into a populated mapping without a
-//! checksum, a timestamp or a wake, and read back. Look at the ratios within one run, not at the nanoseconds. Then seeks,
+//! checksum, a timestamp or a wake, and read back. Compare ratios within one run, not nanoseconds. Then seeks,
 //! fan-in, rolls, and taking over from a killed writer.
 //!
-//! `cargo bench --bench queue`; `CHRONFS_BENCH_DIR` says where the queues are made (default: the temporary directory).
+//! `cargo bench --bench queue`; `CHRONFS_BENCH_DIR` is where the queues are created (default: the temporary directory).
 #![allow(missing_docs, unsafe_code, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 use std::hint::black_box;
@@ -15,7 +15,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 
 const PAYLOADS: [usize; 4] = [16, 64, 256, 1024];
 const HEADER: usize = 32;
-/// Messages between two looks at the disk.
+/// Messages between two checks of the disk.
 const CHUNK: u64 = 200_000;
 /// Bytes appended without a pause in the burst benches.
 const BURST_BYTES: u64 = 2 << 20;
@@ -38,7 +38,7 @@ impl Floor {
         let path = dir.join("floor");
         let file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
         file.set_len(64 << 20).unwrap();
-        // SAFETY: nobody else knows the file.
+        // SAFETY: no other process knows the file.
         let mut map = unsafe { memmap2::MmapMut::map_mut(&file).unwrap() };
         map.fill(1);
         Self { map, at: 0 }
@@ -82,7 +82,7 @@ fn append(criterion: &mut Criterion) {
         });
         let queue = Queue::create(dir.path().join("q"), &Settings::default()).unwrap();
         let mut writer = queue.writer().unwrap();
-        // Bursts find their pages in place: the helper has the pauses between them to bring in the next ones.
+        // Bursts find their pages prefaulted: the helper prefaults the next ones in the pauses between them.
         let burst = BURST_BYTES / (HEADER + len.next_multiple_of(8)) as u64;
         for (name, chunk, pause) in [("burst", burst, PAUSE), ("sustained", CHUNK, Duration::ZERO)] {
             group.bench_function(BenchmarkId::new(name, len), |bencher| {
@@ -194,7 +194,7 @@ fn seek(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A message of many queues that interleave.
+/// One message from many interleaved queues.
 fn fan_in(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fan-in");
     group.throughput(Throughput::Elements(1));
@@ -233,8 +233,7 @@ fn fan_in(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// An append that goes on in the next segment, with a payload of which only one fits into each; beside the same payload
-/// in a segment that holds many.
+/// An append that rolls: only one payload fits into each segment; beside the same payload in a segment that holds many.
 fn roll(criterion: &mut Criterion) {
     const LEN: usize = 33 << 10;
     let mut group = criterion.benchmark_group("roll");
@@ -246,7 +245,7 @@ fn roll(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter_custom(|iterations| {
                 in_chunks(iterations, 1, |count| {
-                    // The helper makes the next segment.
+                    // The helper creates the next segment.
                     std::thread::sleep(10 * PAUSE);
                     let start = Instant::now();
                     for _ in 0..count {
@@ -294,7 +293,7 @@ fn recovery(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Appends what the head that was published last does not know of, and dies.
+/// Appends past the last published head, and dies.
 fn append_and_die(path: &Path) -> ! {
     let mut writer = Queue::open(path).unwrap().writer().unwrap();
     for _ in 0..600 {

@@ -1,5 +1,5 @@
 //! A queue in an async program: the notifier's descriptor in tokio's reactor, so that one thread serves many queues and
-//! sockets, and nobody polls.
+//! sockets without polling.
 //!
 //! `cargo run --example async`: a thread appends a thousand messages, a task reads them.
 
@@ -15,7 +15,7 @@ const MESSAGES: u64 = 1000;
 struct AsyncReader {
     reader: QueueReader,
     notifier: AsyncFd<Notifier>,
-    /// Last, because a reader in use is not removed: then nothing is kept for it any more.
+    /// Dropped last, because a reader in use is not removed. After that nothing is kept for it.
     _registration: ReaderRegistration,
 }
 
@@ -23,13 +23,13 @@ impl AsyncReader {
     fn new(queue: &Queue, name: &str) -> Result<Self, Box<dyn std::error::Error>> {
         let registration = ReaderRegistration::new(queue.path(), name)?;
         let reader = registration.queue().reader(name)?;
-        // SAFETY: a notifier always gives the same descriptor, and owns it as long as it lives.
+        // SAFETY: a notifier always returns the same descriptor, and owns it as long as it lives.
         #[allow(unsafe_code)]
         let notifier = unsafe { AsyncFd::register(queue.notifier()?)? };
         Ok(Self { reader, notifier, _registration: registration })
     }
 
-    /// Waits for the next message or gap, without keeping the thread.
+    /// Waits for the next message or gap, without blocking the thread.
     async fn next(&mut self) -> Result<Entry<'_>, Box<dyn std::error::Error>> {
         // Nothing is missed: the descriptor is cleared before the queue is found empty.
         while !self.reader.wait(Some(Duration::ZERO))? {
@@ -37,7 +37,7 @@ impl AsyncReader {
             self.notifier.get_ref().clear();
             ready.clear_ready();
         }
-        self.reader.next()?.ok_or_else(|| "the message has gone".into())
+        self.reader.next()?.ok_or_else(|| "the message is gone".into())
     }
 }
 

@@ -1,11 +1,11 @@
-//! Text from elsewhere on its way to a terminal. Names, messages' text and what other programs wrote may hold escape
-//! sequences, newlines and marks that turn the direction of writing: a terminal would obey them. Pure.
+//! Untrusted text on its way to a terminal. Names, messages and what other programs wrote may hold escape sequences,
+//! newlines and bidirectional controls, which a terminal would obey. Pure.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// Whether a terminal may obey this character instead of showing it: control characters (C0, DEL, C1), line and
-/// paragraph separators, and what changes the direction of writing.
+/// paragraph separators, bidirectional controls.
 fn is_obeyed(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -27,8 +27,8 @@ pub fn printable_lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| is_obeyed(c) && !matches!(c, '\n' | '\t'), |c, out| out.extend(c.escape_default()))
 }
 
-/// The same for JSON, whose value does not change: such characters can only be in its strings, and become `\u009b`
-/// there. Newlines stay, as between the objects of JSON Lines.
+/// The same for JSON, whose value does not change: such characters occur only in its strings, where they become
+/// `\u009b`. Newlines stay, as between the objects of JSON Lines.
 pub fn printable_json(json: &str) -> Cow<'_, str> {
     escaped(
         json,
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_write_stays() {
+    fn what_people_write_is_kept() {
         for text in ["", "a b", "é\u{301}", "日本語", "العربية", "👩\u{200d}👩", "\u{a0}\u{feff}\\"] {
             assert!(matches!(printable(text), Cow::Borrowed(same) if same == text));
             assert!(matches!(printable_json(text), Cow::Borrowed(same) if same == text));

@@ -1,10 +1,10 @@
 //! The state of a queue for people and for scripts: what `chron-cli inspect` prints, and what the mount shows as
 //! `status` and `status.json`. Both call the same two functions, so the bytes are the same.
 //!
-//! The JSON keys are stable: more may be added, none is renamed or removed. A number that is not known is `null`;
+//! The JSON keys are stable: keys may be added, but not renamed or removed. An unknown number is `null`;
 //! an empty queue has `first_seq` 1 and `last_seq` 0.
 //!
-//! Also here: sizes, spans and tables in the form in which chronfs writes them for people everywhere.
+//! Also here: how chronfs formats sizes, time spans and tables for people.
 
 use std::fmt::Write as _;
 
@@ -21,7 +21,7 @@ const NS_PER_MS: u64 = 1_000_000;
 pub struct Lease {
     /// `live`, `expired` or `unknown`.
     pub state: String,
-    /// Milliseconds since it was renewed; `None` where that can't be said.
+    /// Milliseconds since it was renewed; `None` if unknown.
     pub age_ms: Option<u64>,
 }
 
@@ -113,7 +113,7 @@ pub fn inspection_json(inspection: &Inspection, ready: bool, lease: Option<&Leas
             .segments
             .iter()
             .map(|s| {
-                // As an empty queue: one that is to be filled starts at the next message.
+                // As for an empty queue: the next message is the first.
                 let is_empty = s.first_seq == 0 && s.id >= inspection.bounds.head.segment;
                 let first_seq = if is_empty { inspection.bounds.next_seq } else { s.first_seq };
                 let last_seq = if is_empty { first_seq.saturating_sub(1) } else { s.last_seq };
@@ -195,7 +195,7 @@ fn reader(info: &ReaderInfo) -> Reader<'_> {
 
 /// One JSON object on one line, without a newline, that a terminal can show ([`printable_json`]).
 ///
-/// Structures with string keys can't fail; of others the error is in the object.
+/// Structures with string keys can't fail; for others the object holds the error.
 pub fn to_json<T: Serialize>(value: &T) -> String {
     let json = serde_json::to_string(value);
     let json = json.unwrap_or_else(|e| serde_json::json!({ "error": e.to_string() }).to_string());
@@ -215,7 +215,7 @@ pub fn inspection_text(inspection: &Inspection, ready: bool, lease: Option<&Leas
             human_bytes(inspection.bytes)
         )
     } else {
-        format!("none; the next one is seq {}", bounds.next_seq)
+        format!("none; the next is seq {}", bounds.next_seq)
     };
     let newest = if bounds.last_timestamp_ns == 0 { "-".to_owned() } else { human_time(bounds.last_timestamp_ns) };
     let facts = [
@@ -311,9 +311,9 @@ fn settings_text(settings: &queue::Settings) -> String {
         retention_text(settings),
     ];
     facts.extend(
-        reader_ttl_ns.map(|ns| format!("a reader counts for {} after its heartbeat", human_span_ms(ns / NS_PER_MS))),
+        reader_ttl_ns.map(|ns| format!("readers expire {} after their heartbeat", human_span_ms(ns / NS_PER_MS))),
     );
-    facts.extend(max_lag_bytes.map(|bytes| format!("a reader counts up to a lag of {}", human_bytes(bytes))));
+    facts.extend(max_lag_bytes.map(|bytes| format!("readers expire at a lag of {}", human_bytes(bytes))));
     facts.push(format!("checksum {}", checksum.as_str()));
     facts.join(", ")
 }
@@ -361,7 +361,7 @@ pub fn human_bytes(bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// `65536`, `64KiB`, `64K`, `1GiB` as people type sizes, in bytes. Decimal units (kB, MB) are refused rather than guessed at.
+/// A size as people type it, in bytes: `65536`, `64KiB`, `64K`, `1GiB`. Decimal units (kB, MB) are refused.
 ///
 /// # Errors
 /// What is wrong with it, with the text.
@@ -381,10 +381,10 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 fn size_help(text: &str) -> String {
-    format!("{text:?} is no size; write bytes, or KiB, MiB, GiB, TiB as in 64MiB")
+    format!("{text:?} is not a size; write bytes, or KiB, MiB, GiB, TiB as in 64MiB")
 }
 
-/// A span of time for people: `250 ms`, `3.2 s`, `15 min`, `7.0 h`, `3.5 days`.
+/// A time span for people: `250 ms`, `3.2 s`, `15 min`, `7.0 h`, `3.5 days`.
 ///
 /// ```
 /// assert_eq!(chronfs::report::human_span_ms(3_200), "3.2 s");
@@ -401,8 +401,8 @@ pub fn human_span_ms(ms: u64) -> String {
     }
 }
 
-/// Columns two spaces apart, as wide as their widest cell; numbers and sizes to the right, words to the left. The
-/// first row is the heading.
+/// Columns two spaces apart, as wide as their widest cell; numbers and sizes align right, words left. The first row is
+/// the heading.
 ///
 /// ```
 /// let rows = [["queue", "messages"], ["ticks", "168609"]].map(|row| row.map(str::to_owned));
@@ -449,7 +449,7 @@ mod tests {
     };
 
     #[test]
-    fn every_setting_is_told() {
+    fn every_setting_is_shown() {
         let text = settings_text(&ALL);
         for fact in ["64.0 KiB", "crc32", "1.0 MiB", "2.0 MiB", "3.0 s", "4 sealed", "5.0 s", "6.0 MiB"] {
             assert!(text.contains(fact), "{fact}: {text}");
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_retained_only_where_no_limit_lets_anything_go() {
+    fn everything_is_retained_only_without_limits() {
         let everything = |settings: &queue::Settings| settings_text(settings).contains("everything is retained");
         let none = queue::Settings::default();
         assert!(everything(&none));

@@ -1,4 +1,4 @@
-//! Discovery as a router sees it: endpoints that come, go, are replaced and renamed while it looks; lost
+//! Discovery as a router sees it: endpoints that are added, removed, replaced and renamed meanwhile; lost
 //! notifications; ten thousand endpoints.
 #![cfg(feature = "bus")]
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -17,7 +17,7 @@ mod common;
 
 use common::need;
 
-/// How long anything that must happen may take.
+/// Time limit for anything that must happen.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// So rare that no rescan hides what the notifications miss.
 const NEVER: Duration = Duration::from_secs(100_000);
@@ -68,7 +68,7 @@ fn endpoints_come_become_ready_and_go() {
     assert_eq!(bus.poll(), [(name.clone(), Change::Ready), (name.clone(), Change::LeaseLive)]);
     bus::mark_ready(queue.path()).unwrap();
     bus::write_lease(queue.path(), Duration::from_secs(3600), "renewed").unwrap();
-    assert_eq!(bus.poll(), [], "what is as it was is not reported");
+    assert_eq!(bus.poll(), [], "what has not changed is not reported");
     let (_, endpoint) = bus.discovery.endpoints().next().unwrap();
     assert_eq!((endpoint.ready, endpoint.lease), (true, Some(LeaseState::Live)));
     bus::unmark_ready(queue.path()).unwrap();
@@ -80,7 +80,7 @@ fn endpoints_come_become_ready_and_go() {
 }
 
 #[test]
-fn what_is_there_at_the_start_is_found_and_links_are_not_followed() {
+fn existing_endpoints_are_found_and_links_are_not_followed() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
     for name in ["root/a", "root/deep/down/b", "outside"] {
@@ -125,7 +125,7 @@ fn an_endpoint_that_is_replaced_is_removed_and_added() {
     assert_eq!(bus.changes(), [Change::Added, Change::Ready]);
     let replaced = [Change::Removed, Change::Added];
 
-    // The directory: even while its old self is held open, so that the kernel keeps it.
+    // The directory: even while the old one is held open, so that the kernel keeps it.
     let held = fs::File::open(queue.path()).unwrap();
     fs::remove_dir_all(queue.path()).unwrap();
     bus.create("s/out");
@@ -167,7 +167,7 @@ fn a_queue_that_is_being_removed_is_removed_once() {
     fs::write(queue.path().join("000000007.q.tmp"), "").unwrap();
     fs::remove_file(queue.path().join("000000007.q.tmp")).unwrap();
     assert_eq!(bus.changes(), [], "its segments are still there, and are going, too");
-    // If not, it is a damaged queue, and found by looking at everything.
+    // If not, it is a damaged queue, and a full scan finds it.
     let mut fresh = RouterDiscovery::new(bus.dir.path()).unwrap();
     assert_eq!(fresh.poll().unwrap()[0].change, Change::Added);
     fs::remove_dir_all(queue.path()).unwrap();
@@ -212,7 +212,7 @@ fn the_root_may_go_and_come_back() {
     }
 }
 
-/// The kernel keeps 16,384 notifications or so for us; then it says only that some were lost.
+/// The kernel queues about 16,384 notifications; then it reports only that some were lost.
 #[test]
 fn lost_notifications_lose_no_endpoint() {
     let mut bus = Bus::new();
@@ -230,7 +230,7 @@ fn lost_notifications_lose_no_endpoint() {
         fs::write(&file, "").unwrap();
         fs::remove_file(&file).unwrap();
     }
-    // Nothing of this is notified any more.
+    // No notification of this arrives any more.
     fs::remove_dir_all(bus.path("goes")).unwrap();
     let queue = bus.create("comes/q");
     bus::mark_ready(queue.path()).unwrap();
@@ -240,10 +240,10 @@ fn lost_notifications_lose_no_endpoint() {
     assert_eq!(bus.poll(), [("comes/q".to_owned(), Change::Unready)], "and it is watched");
 }
 
-/// While one thread makes, marks, renames and removes endpoints, another one looks without pause. At the end it knows
-/// what is there, and its reports add up to that.
+/// While one thread creates, marks, renames and removes endpoints, another one polls without pause. At the end it knows
+/// what exists, and its reports add up to that.
 #[test]
-fn races_between_looking_and_changing_leave_nothing_out() {
+fn races_between_polling_and_changing_leave_nothing_out() {
     let mut bus = Bus::new();
     let root = bus.dir.path().to_path_buf();
     let done = AtomicBool::new(false);
@@ -279,7 +279,7 @@ fn races_between_looking_and_changing_leave_nothing_out() {
         }
     });
     apply(&mut bus);
-    // What is there, found by another one that starts afresh.
+    // What exists, found by a new one.
     let mut fresh = RouterDiscovery::new(&root).unwrap();
     let there: BTreeSet<PathBuf> =
         fresh.poll().unwrap().into_iter().filter(|e| e.change == Change::Added).map(|e| e.path).collect();
@@ -295,7 +295,7 @@ fn ten_thousand_endpoints() {
     const COUNT: usize = 10_000;
     let mut bus = Bus::new();
     let layout = BusLayout::new(bus.dir.path());
-    // What discovery looks at: a control block is what makes a directory a queue. Whole ones would take 640 MiB.
+    // What discovery checks: a control block makes a directory a queue. Whole queues would take 640 MiB.
     let made = bus.create("template");
     let control = fs::read(made.path().join("control.meta")).unwrap();
     for n in 0..COUNT {
@@ -318,7 +318,7 @@ fn ten_thousand_endpoints() {
     eprintln!("a hundred of them marked and noticed in {:?}", started.elapsed());
     let started = Instant::now();
     assert_eq!(bus.poll(), []);
-    assert!(started.elapsed() < Duration::from_secs(1), "a poll without news does not look at everything");
+    assert!(started.elapsed() < Duration::from_secs(1), "a poll without news does not scan everything");
     fs::remove_dir_all(layout.strategies()).unwrap();
     assert_eq!(bus.changes(), vec![Change::Removed; COUNT]);
 }

@@ -1,8 +1,9 @@
-//! A writer and readers killed with SIGKILL at random moments, over and over: nothing that was visible is lost, nothing comes
-//! twice, and nobody has to repair anything.
+//! A writer and readers killed with SIGKILL at random moments, over and over: nothing that was visible is lost, nothing
+//! comes twice, and nothing needs a repair.
 //!
 //! The victims are forked by a process of one thread, which is this program again with `CHRONFS_CRASH_ALONE` set: that
-//! makes hundreds of kills a second. `CHRONFS_CRASH_CYCLES` sets their number; the soak is the same test with a large one:
+//! makes hundreds of kills a second. `CHRONFS_CRASH_CYCLES` sets their number; the soak is the same test with a large
+//! one:
 //!
 //! ```text
 //! CHRONFS_CRASH_CYCLES=1000000 cargo test --release --test crash -- --nocapture
@@ -22,14 +23,14 @@ use common::{Random, SMALL, scratch};
 
 const ALONE: &str = "CHRONFS_CRASH_ALONE";
 const CYCLES: &str = "CHRONFS_CRASH_CYCLES";
-// What the checker has seen goes after a while, by the victims' own hand: they are killed in that too.
+// The victims retire what the checker has seen, and are killed while doing so, too.
 const SETTINGS: Settings = Settings { retain_bytes: Some(256 << 10), ..SMALL };
 
 fn payload(seq: u64) -> Vec<u8> {
     common::payload(seq, 600)
 }
 
-/// Appends in every way there is, until killed.
+/// Appends in every way, until killed.
 fn write(queue: &Queue) -> ! {
     let mut writer = queue.writer().unwrap();
     loop {
@@ -61,7 +62,7 @@ fn read(queue: &Queue, committed: PipeWriter) -> ! {
     }
 }
 
-/// Runs a test in a process that has no other thread, so that what it forks is whole.
+/// Runs a test in a process without other threads, so that it can fork safely.
 fn alone(test: &str, run: impl FnOnce()) {
     if std::env::var_os(ALONE).is_some() {
         return run();
@@ -76,14 +77,14 @@ struct Victim(libc::pid_t);
 
 impl Victim {
     fn start(work: impl FnOnce()) -> Self {
-        // SAFETY: this process has one thread (see `alone`), so that the child is whole.
+        // SAFETY: this process has one thread (see `alone`), so that no lock is held in the child.
         let pid = unsafe { libc::fork() };
         assert!(pid >= 0, "{}", std::io::Error::last_os_error());
         if pid == 0 {
             // SAFETY: takes plain numbers.
             unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
             let _ = catch_unwind(AssertUnwindSafe(work));
-            // SAFETY: ends this process, without what its parent would do at its end.
+            // SAFETY: exits this process, without its parent's exit handlers.
             unsafe { libc::_exit(101) };
         }
         Self(pid)
@@ -104,7 +105,7 @@ fn cycles(default: u64) -> u64 {
     std::env::var(CYCLES).ok().map_or(default, |cycles| cycles.parse().unwrap())
 }
 
-/// Waits without looking at a clock: a machine may stand still for longer than anybody is ready to wait.
+/// Waits without reading a clock: a machine may stand still longer than any time limit.
 fn wait_until(waiter: &Waiter, mut reached: impl FnMut() -> bool) {
     let mut in_vain = 0;
     loop {
@@ -113,7 +114,7 @@ fn wait_until(waiter: &Waiter, mut reached: impl FnMut() -> bool) {
             return;
         }
         in_vain += u32::from(!waiter.wait(ticket, Duration::from_millis(100)));
-        assert!(in_vain < 600, "the writer does not get on");
+        assert!(in_vain < 600, "the writer makes no progress");
     }
 }
 
@@ -121,7 +122,7 @@ fn spin(count: u64) {
     (0..count).for_each(|_| std::hint::spin_loop());
 }
 
-/// Says how far a long run is.
+/// Reports the progress of a long run.
 fn report(what: &str, cycle: u64, cycles: u64, seen: u64, started: Instant) {
     if cycle == cycles || cycle.is_multiple_of(1000) {
         eprintln!("{what}: {cycle} kills in {:.0?}, {seen} messages", started.elapsed());
@@ -154,11 +155,11 @@ fn kill_writers() {
             checker.commit();
             seen >= target
         };
-        // Now and then it dies before it has appended anything, in what the one before has left.
+        // Sometimes it dies before it has appended anything, on what the previous one has left.
         if random.below(8) > 0 {
             wait_until(&waiter, &mut check);
         }
-        // A little further, to die anywhere in the work.
+        // A little longer, to die anywhere in its work.
         spin(random.below(30_000));
         victim.kill();
         check();
@@ -181,8 +182,8 @@ fn a_reader_killed_at_any_moment_goes_on_at_its_last_commit_or_the_one_before() 
     alone("a_reader_killed_at_any_moment_goes_on_at_its_last_commit_or_the_one_before", kill_readers);
 }
 
-/// The lock is the dead process's until the system has taken all of it apart, which may be a moment after its end where
-/// somebody looks at its memory.
+/// The lock is the dead process's until the kernel has torn it down, which may be a moment after its exit while another
+/// process reads its memory.
 fn open_after_death(queue: &Queue) -> QueueReader {
     for _ in 0..1000 {
         match queue.reader("victim") {
@@ -206,7 +207,7 @@ fn kill_readers() {
     for cycle in 1..=cycles {
         let (mut committed, pipe) = std::io::pipe().unwrap();
         let victim = Victim::start(|| read(&Queue::open(&path).unwrap(), pipe));
-        // Now and then it dies before it has committed anything.
+        // Sometimes it dies before it has committed anything.
         if random.below(8) > 0 {
             committed.read_exact(&mut [0]).unwrap();
         }

@@ -1,8 +1,8 @@
-//! Somebody makes a mapped file shorter under those who use it: they get an error or a gap, never `SIGBUS`, and what was
-//! whole before stays whole. Real processes, because what is tested is that they don't die.
+//! A mapped file is truncated while processes use it: they get an error or a gap, never `SIGBUS`, and what was whole
+//! before stays whole. Real processes, because what is tested is that they don't die.
 //!
-//! The test is its own child: with `CHRONFS_CUT_QUEUE` set it plays the part that `CHRONFS_CUT_PART` names, line by line
-//! with its parent.
+//! The test is its own child: with `CHRONFS_CUT_QUEUE` set it plays the part that `CHRONFS_CUT_PART` names, line by
+//! line with its parent.
 #![allow(clippy::unwrap_used, clippy::panic, unsafe_code)]
 
 use std::fs::File;
@@ -59,7 +59,7 @@ impl Other {
         other
     }
 
-    /// Reads on until a line that begins so; gives the rest of it.
+    /// Reads on until a line that begins so; returns the rest of it.
     fn expect(&mut self, word: &str) -> String {
         let mut line = String::new();
         while self.output.read_line(&mut line).unwrap() > 0 {
@@ -68,7 +68,7 @@ impl Other {
             }
             line.clear();
         }
-        panic!("the other process has ended, {:?}, before it said {word:?}", self.child.wait().unwrap());
+        panic!("the other process exited, {:?}, before it said {word:?}", self.child.wait().unwrap());
     }
 
     fn go_on(&mut self) {
@@ -108,7 +108,7 @@ fn say_what_is_read(reader: &mut QueueReader) {
 }
 
 extern "C" fn leave(_: libc::c_int) {
-    // SAFETY: ends the process at once.
+    // SAFETY: exits the process at once.
     unsafe { libc::_exit(42) };
 }
 
@@ -158,7 +158,7 @@ fn the_other_process() {
         assert!(disable_sigbus_handler());
     }
     if part == "elsewhere handled" {
-        // SAFETY: the handler does nothing but end the process.
+        // SAFETY: the handler only exits the process.
         unsafe { libc::signal(libc::SIGBUS, leave as *const () as usize) };
     }
     match part.as_str() {
@@ -236,7 +236,7 @@ fn a_writer_whose_segment_is_cut_short_gets_an_error_and_the_next_one_goes_on() 
         let error = other.expect("error");
         assert!(error.contains("000000000.q") && error.contains("the file was cut short"), "{error}");
         assert!(other.end().success());
-        // What was whole stays whole, and the next writer gives no number twice.
+        // What was whole stays whole, and the next writer assigns no number twice.
         let next = queue.writer().unwrap().append(1, &payload(0)).unwrap();
         assert!(next > 50, "{next}");
         let (mut scanner, mut whole, mut lost) = (queue.scan().unwrap(), 0, 0);
@@ -276,7 +276,7 @@ fn a_flush_into_a_file_that_was_cut_short_does_not_succeed() {
 
 fn newest_segment(queue: &Path) -> String {
     let names = std::fs::read_dir(queue).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    // The last one may be prepared and not in use: the writers of this test stay in the one that they begin with.
+    // The last one may be prepared and not in use: the writers of this test stay in the one that they start with.
     names.filter(|name| name.ends_with(".q")).max().unwrap()
 }
 
@@ -332,7 +332,7 @@ fn a_cursor_or_control_block_that_is_cut_short_is_an_error_that_names_it() {
     }
 }
 
-/// What this file's other tests would see without the protection; and that the protection is the engine's own affair.
+/// What this file's other tests would see without the protection; and that it is limited to the engine.
 #[test]
 fn without_the_handler_and_outside_the_engine_sigbus_is_what_it_always_was() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The daemon's log: that it says why something failed, to whom it says it, and that nobody can fill it.
+//! The daemon's log: it says why something failed, only to those who may know, and no user can flood it.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -145,7 +145,7 @@ fn it_is_for_the_owner_of_the_root() {
     for reader in [as_user(OWNER, ".chronfs/log"), "cat .chronfs/log".to_owned()] {
         assert!(mount.ok(&reader).contains("/b/messages.txt: EIO: "), "{reader}");
     }
-    // Whoever has had it opened for him reads what he was given.
+    // A process that inherits an open descriptor can read it.
     let given = format!("exec 3< .chronfs/log; {} <&3", as_user(OWNER + 1, ""));
     assert!(mount.ok(&given).contains("/b/messages.txt: EIO: "));
 }

@@ -1,5 +1,5 @@
-//! Damaged files: what can be read is read, what can't is a gap that says so, and nothing ever ends in a panic, a hang or
-//! a lost message that was whole.
+//! Damaged files: what can be read is read, what can't is a gap that says so, and nothing ever leads to a panic, a hang
+//! or the loss of an undamaged message.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::os::unix::fs::FileExt;
@@ -15,7 +15,7 @@ fn payload(seq: u64) -> Vec<u8> {
     common::payload(seq, 1500)
 }
 
-/// A queue of three segments, the last one partly used. How far the writer is ahead with files does not matter.
+/// A queue of three segments, the last one partly used. The number of prepared files does not matter.
 fn new_queue(dir: &Path) -> (Queue, u64) {
     const MESSAGES: u64 = 190;
     let queue = filled(dir, &SMALL, MESSAGES, payload);
@@ -62,7 +62,7 @@ fn scan(scanner: &mut Scanner) -> Outcome {
     outcome
 }
 
-/// Reads by both ways, which must agree.
+/// Reads in both ways, which must agree.
 fn read(path: &Path) -> Outcome {
     let queue = Queue::open(path).unwrap();
     let by_scan = scan(&mut queue.scan().unwrap());
@@ -82,7 +82,7 @@ fn flip(path: &Path, byte: u64, bit: u32) {
     file.write_all_at(&[value[0] ^ 1 << bit], byte).unwrap();
 }
 
-/// Makes the queue one that was last written before the machine was started.
+/// Makes the queue look as if last written before this boot.
 fn restart_machine(queue: &Path) {
     let control = std::fs::OpenOptions::new().write(true).open(queue.join("control.meta")).unwrap();
     control.write_all_at(&[0xB0; 16], 384 + 24).unwrap();
@@ -114,7 +114,7 @@ fn one_flipped_bit_costs_at_most_one_message_and_is_reported() {
 }
 
 #[test]
-fn a_flipped_bit_in_the_length_of_the_newest_message_costs_no_number_behind_it() {
+fn a_flipped_bit_in_the_length_of_the_newest_message_costs_no_number_after_it() {
     let dir = scratch();
     let path = dir.path().join("q");
     let (queue, last) = new_queue(&path);
@@ -131,7 +131,7 @@ fn a_flipped_bit_in_the_length_of_the_newest_message_costs_no_number_behind_it()
         assert_eq!((outcome.lost(last), outcome.is_complete(last)), (1, true), "byte {byte} bit {bit}");
         flip(&file, byte, bit);
     }
-    // Where the next message will be there is none to be lost.
+    // The next message's place holds none that could be lost.
     for bit in 0..32 {
         let (byte, bit) = (u64::from(head.offset + bit / 8), bit % 8);
         flip(&file, byte, bit);
@@ -141,7 +141,7 @@ fn a_flipped_bit_in_the_length_of_the_newest_message_costs_no_number_behind_it()
     }
 }
 
-/// The bytes of the three segments, one segment behind the other, that a long run is to damage: all, or
+/// The bytes of the three segments, one segment after the other, that a long run is to damage: all, or
 /// `CHRONFS_DAMAGE=65536..131072`.
 fn places() -> impl DoubleEndedIterator<Item = (u32, u64)> {
     let size = u64::from(SMALL.segment_size);
@@ -169,7 +169,7 @@ fn every_bit() {
         let file = path.join(format!("{segment:09}.q"));
         for bit in 0..8 {
             flip(&file, byte, bit);
-            // Both ways to read, at every eighth; they have the same code behind damage.
+            // Both ways to read, at every eighth; they share the code that handles damage.
             let outcome = if (byte + u64::from(bit)).is_multiple_of(8) {
                 read(&path)
             } else {
@@ -226,7 +226,7 @@ fn every_length() {
 }
 
 #[test]
-fn after_a_flipped_bit_a_writer_goes_on_and_gives_no_number_twice() {
+fn after_a_flipped_bit_a_writer_goes_on_and_assigns_no_number_twice() {
     let dir = tempfile::tempdir().unwrap();
     let template = dir.path().join("template");
     let (queue, last) = new_queue(&template);
@@ -384,7 +384,7 @@ fn one_damaged_copy_of_the_settings_is_repaired_in_silence() {
 }
 
 #[test]
-fn a_damaged_cursor_stops_its_reader_alone_and_can_be_set_anew() {
+fn a_damaged_cursor_stops_only_its_reader_and_can_be_reset() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("q");
     let (queue, last) = new_queue(&path);
@@ -429,7 +429,7 @@ fn a_torn_commit_leaves_the_cursor_where_it_was() {
 }
 
 #[test]
-fn what_is_no_queue_is_named_so() {
+fn what_is_not_a_queue_is_reported_as_such() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "hello").unwrap();
@@ -453,7 +453,7 @@ fn what_is_no_queue_is_named_so() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused_without_waiting() {
+fn what_is_not_a_regular_file_is_refused_without_waiting() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("q");
     new_queue(&path);
@@ -479,7 +479,7 @@ fn what_is_no_regular_file_is_refused_without_waiting() {
 }
 
 #[test]
-fn messages_that_a_power_cut_took_are_a_gap_and_their_numbers_are_not_used_again() {
+fn messages_lost_in_a_power_cut_are_a_gap_and_their_numbers_are_not_used_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("q");
     let (queue, last) = new_queue(&path);

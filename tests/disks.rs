@@ -1,4 +1,4 @@
-//! What kinds of file systems do that others don't. Needs root and loop devices.
+//! Peculiarities of certain file systems. Needs root and loop devices.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs::File;
@@ -11,7 +11,7 @@ mod common;
 
 use common::{Disk, SMALL, until};
 
-/// Whatever is stored into a mapping of a file there goes into memory and no further, without an error.
+/// Stores to a mapping of a file there stay in memory and never reach the disk, without an error.
 #[test]
 fn a_writer_on_a_file_system_that_has_given_up_refuses_work() {
     let Some(disk) = Disk::new("ext4", 64) else { return };
@@ -30,7 +30,7 @@ fn a_writer_on_a_file_system_that_has_given_up_refuses_work() {
     assert!(writer.append(1, b"after").is_err() && writer.check().is_err(), "and so it stays");
 }
 
-/// `cp` shares blocks there without being asked; then none of them is the queue's own.
+/// `cp` shares blocks there by default; then none of them belongs to the queue alone.
 #[test]
 fn room_that_a_copy_has_taken_is_taken_back_from_it() {
     let Some(disk) = Disk::new("xfs", 320) else { return };

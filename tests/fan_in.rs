@@ -25,7 +25,7 @@ fn reader(queue: &Queue) -> QueueReader {
     queue.reader("merge").unwrap()
 }
 
-/// Everything at hand: name of the source, timestamp, sequence number.
+/// Everything available: name of the source, timestamp, sequence number.
 fn drain(merged: &mut FanInReader) -> Vec<(String, u64, u64)> {
     let mut all = Vec::new();
     while let Some(next) = merged.next().unwrap() {
@@ -104,7 +104,7 @@ fn an_idle_source_holds_nobody_back_for_long() {
     let mut merged = FanInReader::with_hold_back(Duration::from_millis(5));
     merged.add("idle", reader(&idle)).unwrap();
     merged.add("busy", reader(&busy)).unwrap();
-    // Far in the future: no clock will ever say that nothing can come before it.
+    // Far in the future: by no clock can an earlier message be ruled out.
     append_all(&busy, &[u64::MAX / 2]);
     assert!(merged.next().unwrap().is_none(), "not at once");
     assert!(merged.wait(Some(Duration::from_secs(20))).unwrap());

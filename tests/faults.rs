@@ -1,5 +1,5 @@
-//! Limits and strange surroundings: file size and descriptor limits, a read-only file system, another pid namespace, a
-//! writer that is stopped in its tracks, sleepers that are killed, words that wrap, clocks that jump.
+//! Limits and unusual environments: file size and descriptor limits, a read-only file system, another pid namespace, a
+//! writer that is stopped, sleepers that are killed, words that wrap, clocks that jump.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -29,7 +29,7 @@ fn sh(dir: &Path, script: &str) -> Output {
     Command::new("timeout").args(["-k", "1", "20", "bash", "-c", &script]).current_dir(dir).output().unwrap()
 }
 
-/// It has failed by itself, with words and without a panic or a signal.
+/// It has failed with a message, not by a panic or a signal.
 fn assert_clean_failure(output: &Output, context: &str) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{context}: {} {stderr}", output.status);
@@ -76,7 +76,7 @@ fn too_few_descriptors_are_an_error() {
     assert_eq!(queue.writer().unwrap().append(1, b"still sound").unwrap(), before + 1);
 }
 
-/// Whether containers can have clocks of their own.
+/// Whether containers can have their own clocks.
 fn has_time_namespaces(dir: &Path) -> bool {
     let is_there = sh(dir, "unshare -T --boottime 100000 true").status.success();
     if !is_there {
@@ -85,7 +85,7 @@ fn has_time_namespaces(dir: &Path) -> bool {
     is_there
 }
 
-/// A container whose boot-time clock is a day ahead: what it stamps is of now, and so is what it is shown.
+/// A container whose boot-time clock is a day ahead: its stamps are current, and so are those that it reads.
 #[test]
 fn a_time_namespace_makes_nobody_old_or_of_the_future() {
     let dir = tempfile::tempdir().unwrap();
@@ -105,7 +105,7 @@ fn a_time_namespace_makes_nobody_old_or_of_the_future() {
         ok(there, "IN $cli tail --reader alice --commit q");
         let idle = ok(here, "IN $cli inspect --json q | jq '.readers[0].heartbeat_age_ms'");
         assert!(idle.trim().parse::<u64>().is_ok_and(|idle| idle < 50_000), "{there:?} {here:?}: {idle}");
-        // A writer, with his heartbeat from there.
+        // A writer, with a heartbeat from there.
         let mut writer = Command::new("timeout");
         let words = there.split_whitespace().chain([CLI, "append", "q"]);
         writer.arg("60").args(words).current_dir(dir.path()).stdin(Stdio::piped()).stderr(Stdio::null());
@@ -116,7 +116,7 @@ fn a_time_namespace_makes_nobody_old_or_of_the_future() {
         writer.child().stdin = None;
         assert!(writer.output().status.success());
     }
-    // Nothing that the reader has not consumed goes.
+    // Nothing that the reader has not consumed is removed.
     let before = queue.reader_position("alice").unwrap();
     common::append(&mut common::writer(&queue), 500, |_| vec![b'x'; 900]);
     queue.apply_retention().unwrap();
@@ -157,7 +157,7 @@ fn a_queue_on_a_read_only_file_system_can_be_read_and_not_written() {
 }
 
 #[test]
-fn a_writer_in_another_pid_namespace_is_kept_out_and_not_given_a_wrong_name() {
+fn a_writer_in_another_pid_namespace_is_kept_out_and_not_misidentified() {
     if !require(Need::Admin) {
         return;
     }
@@ -192,7 +192,7 @@ fn a_stopped_writer_keeps_its_lock_and_is_called_stuck() {
     assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
     until("it is noticed", || queue.writer_info().state == WriterState::Stuck);
     assert_eq!(queue.writer_info().pid, Some(child.id()));
-    assert!(matches!(queue.writer(), Err(Error::Locked { .. })), "nobody breaks the lock of a stopped writer");
+    assert!(matches!(queue.writer(), Err(Error::Locked { .. })), "a stopped writer keeps its lock");
     assert!(Command::new("kill").args(["-CONT", &pid]).status().unwrap().success());
     until("it is back", || queue.writer_info().state == WriterState::Alive);
     child.child().stdin = None;
@@ -200,7 +200,7 @@ fn a_stopped_writer_keeps_its_lock_and_is_called_stuck() {
     assert_eq!(count(&queue), 4);
 }
 
-/// A word of the control block, as it stands there.
+/// A word of the control block, as stored.
 fn word(queue: &Queue, offset: u32) -> u32 {
     let bytes = std::fs::read(queue.path().join("control.meta")).unwrap();
     u32::from_le_bytes(bytes[offset as usize..][..4].try_into().unwrap())
@@ -235,7 +235,7 @@ fn the_wake_word_may_wrap() {
         }
     });
     let wrapped = word(&queue, layout::CONTROL_NOTIFY_SEQ);
-    assert!(wrapped < 1000, "it was to wrap: {wrapped}");
+    assert!(wrapped < 1000, "it should have wrapped: {wrapped}");
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_sleeper_that_is_killed_costs_at_most_one_wake() {
     drop(child);
     let before = word(&queue, layout::CONTROL_NOTIFY_SEQ);
     (0..1000).for_each(|_| assert!(writer.append(1, b"x").is_ok()));
-    // Each wake raises the word by one. The flag that it left costs one, more would be a system call an append.
+    // Each wake increments the word. The flag that it left costs one wake; more would be a system call per append.
     assert!(word(&queue, layout::CONTROL_NOTIFY_SEQ).wrapping_sub(before) <= 1);
     assert!(!is_somebody_asleep(&queue));
 }
@@ -277,13 +277,13 @@ fn a_process_that_has_the_number_of_the_writer_is_not_taken_for_it() {
         assert_eq!((info.state, info.pid), (WriterState::Alive, None), "{name}");
         assert!(matches!(queue.writer(), Err(Error::Locked { holder: LockHolder::Unknown, .. })), "{name}");
     }
-    // Nor is a killed one's number worth anything: without a lock there is no writer.
+    // Nor does a killed one's id matter: without a lock there is no writer.
     std::fs::write(&path, &text).unwrap();
     drop(_writer);
     assert_eq!(queue.writer_info().state, WriterState::None);
 }
 
-/// `chron-cli` with the wall clock set off by so many seconds, in its own eyes.
+/// `chron-cli` with its view of the wall clock shifted by this many seconds.
 fn with_clock(dir: &Path, offset: &str, arguments: &str) -> Output {
     let script = format!("faketime -f '{offset}' {CLI} {arguments}");
     let mut command = Command::new("timeout");
@@ -324,12 +324,12 @@ fn a_wall_clock_that_jumps_expires_no_reader_and_turns_no_timestamp_back() {
         assert!(message.timestamp_ns >= last, "{}", message.seq);
         (last, count) = (message.timestamp_ns, count + 1);
     }
-    assert_eq!(count, 303, "what alice needs was taken");
-    assert!(last > chronfs::clock::now_ns() + 900 * 86_400_000_000_000, "the clock was to jump");
+    assert_eq!(count, 303, "what alice needs was removed");
+    assert!(last > chronfs::clock::now_ns() + 900 * 86_400_000_000_000, "the clock should have jumped");
 }
 
 #[test]
-fn retention_takes_nothing_from_a_registered_reader_and_tells_the_others() {
+fn retention_removes_nothing_that_a_registered_reader_needs_and_others_get_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings { segment_size: 64 << 10, retain_segments: Some(1), ..Settings::default() };
     let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
@@ -337,7 +337,7 @@ fn retention_takes_nothing_from_a_registered_reader_and_tells_the_others() {
     writer.append(1, &[7; 700]).unwrap();
     let last = 20_000;
     let mut reader = queue.reader("alice").unwrap();
-    // Unregistered, and stopped behind its first message: nothing waits for it.
+    // Unregistered, and stopped after its first message: nothing waits for it.
     let mut scanner = queue.scan().unwrap();
     scanner.next().unwrap().unwrap();
     std::thread::scope(|scope| {
@@ -355,7 +355,7 @@ fn retention_takes_nothing_from_a_registered_reader_and_tells_the_others() {
     queue.apply_retention().unwrap();
     let first = queue.bounds().unwrap().first_seq;
     assert!(first > last / 2, "retention has been at work: {first}");
-    // What it holds open it may finish; then it is told of everything that is gone.
+    // It can finish what it has mapped; then it gets everything that is gone as a gap.
     let (mut next, mut gaps) = (2, Vec::new());
     while let Some(entry) = scanner.next().unwrap() {
         match entry {
@@ -371,7 +371,7 @@ fn retention_takes_nothing_from_a_registered_reader_and_tells_the_others() {
 }
 
 #[test]
-fn looking_deep_at_a_queue_that_is_written_to_and_retired_from_raises_no_alarm() {
+fn a_deep_examination_beside_a_writer_and_retention_has_no_findings() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings { segment_size: 64 << 10, retain_segments: Some(2), ..Settings::default() };
     let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
@@ -391,7 +391,7 @@ fn looking_deep_at_a_queue_that_is_written_to_and_retired_from_raises_no_alarm()
         let start = queue.bounds().unwrap().first_seq;
         let mut looks = 0;
         let mut found = Vec::new();
-        // Until much has been retired under it.
+        // Until much has been retired meanwhile.
         while found.is_empty() && (looks < 40 || queue.bounds().unwrap().first_seq < start + 2000) {
             let report = chronfs::doctor::examine(dir.path(), options, &mut |_| {}).unwrap();
             found.extend(report.findings.into_iter().filter(|f| f.severity > chronfs::doctor::Severity::Info));

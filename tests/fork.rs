@@ -1,4 +1,5 @@
-//! What is open when a process forks belongs to the parent: the child gets errors, and harms nobody by dropping its copies.
+//! What is open when a process forks belongs to the parent: the child gets errors, and dropping its copies does no
+//! harm.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::path::Path;
@@ -6,11 +7,11 @@ use std::time::Duration;
 
 use chronfs::queue::{Entry, Error, Queue, QueueReader, QueueWriter, Settings};
 
-/// Runs `work` in a child that is forked, and says whether it returned true. It is ended if it hangs.
+/// Runs `work` in a forked child and returns its result. The child is killed if it hangs.
 #[allow(unsafe_code)]
 fn in_child(work: impl FnOnce() -> bool) -> bool {
-    // SAFETY: the child does what a forked child of a program with threads may not do by the letter, allocating, which the
-    // C libraries here allow; it ends by `_exit`, so that nothing of the test program's runs in it.
+    // SAFETY: the child allocates, which POSIX does not allow in a forked child of a program with threads, but the C
+    // libraries here do; it ends by `_exit`, so that no exit handler of the test program runs in it.
     unsafe {
         let pid = libc::fork();
         assert!(pid >= 0);
@@ -58,7 +59,7 @@ fn a_forked_child_can_neither_append_nor_let_go_of_the_writers_lock() {
         refused
     }));
     let mut writer = slot.take().unwrap();
-    assert!(matches!(queue.writer(), Err(Error::Locked { .. })), "the child's drop has let go of the lock");
+    assert!(matches!(queue.writer(), Err(Error::Locked { .. })), "the child's drop has released the lock");
     assert_eq!(queue.writer_info().pid, Some(std::process::id()));
     for seq in 2..2_000 {
         assert_eq!(writer.append(1, &[b'x'; 100]).unwrap(), seq);
@@ -112,7 +113,7 @@ fn a_forked_child_neither_reads_nor_commits_nor_frees_the_reader() {
     }));
     let mut reader = slot.take().unwrap();
     assert_eq!(queue.reader_position("r").unwrap(), 2, "the child has committed");
-    assert!(matches!(queue.reader("r"), Err(Error::ReaderInUse { .. })), "the child's drop has let go of the lock");
+    assert!(matches!(queue.reader("r"), Err(Error::ReaderInUse { .. })), "the child's drop has released the lock");
     assert_eq!(next(&mut reader), Some(3));
     reader.commit();
     assert_eq!(queue.reader_position("r").unwrap(), 4);

@@ -1,4 +1,4 @@
-//! Golden tests: the bytes that `src/queue/format.md` states, written down once more by hand. If one of these fails, the
+//! Golden tests: the bytes that `src/queue/format.md` states, repeated by hand. If one of these fails, the
 //! format has changed: that needs a new version number.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -115,7 +115,7 @@ fn the_control_block_is_as_the_page_says() {
     assert_eq!(u64_at(&control, 384), 1, "epoch");
     assert_eq!(u32_at(&control, 400), 0, "the writer has closed the queue");
     assert_eq!(u32_at(&control, 512), 1, "woken once, by the writer's start");
-    assert_eq!(u32_at(&control, 640), 0, "nobody sleeps");
+    assert_eq!(u32_at(&control, 640), 0, "no reader sleeps");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! A full disk: a clean error before anything has changed, and work goes on when there is room again. Uses a small tmpfs, so
-//! it needs root.
+//! A full disk: a clean error before anything has changed, and work resumes when there is room again. Uses a small
+//! tmpfs, so it needs root.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs::File;
@@ -47,7 +47,7 @@ fn a_queue_on_a_full_disk_refuses_appends_and_goes_on_when_there_is_room() {
     assert_eq!(count(&Queue::open(&path).unwrap()), appended + 1);
 }
 
-/// What lies in a directory.
+/// The entries of a directory.
 fn names(path: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(path).unwrap();
     entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
@@ -55,7 +55,7 @@ fn names(path: &Path) -> Vec<String> {
 
 #[test]
 fn creating_a_queue_on_a_full_disk_leaves_nothing_and_works_when_there_is_room() {
-    // By pages, and by files.
+    // Limited by pages, and by files.
     let limits = (3..26).map(|pages| format!("size={}k", pages * 4)).chain((2..9).map(|n| format!("nr_inodes={n}")));
     let (mut failed, mut created) = (0, 0);
     for limit in limits {
@@ -89,7 +89,7 @@ fn a_writer_that_goes_on_where_it_was_needs_no_room() {
     let queue = Queue::create(disk.path("q"), &SMALL).unwrap();
     queue.writer().unwrap().append(1, b"before").unwrap();
     let lock = disk.path("q/writer.lock");
-    // What a process with a longer number has left.
+    // Left by a process with a longer id.
     std::fs::write(&lock, [&std::fs::read(&lock).unwrap()[..], &[b'\n'; 100]].concat()).unwrap();
     disk.fill();
     for seq in 2..5 {
@@ -100,13 +100,13 @@ fn a_writer_that_goes_on_where_it_was_needs_no_room() {
 }
 
 #[test]
-fn what_retention_lets_go_is_room_on_a_full_disk() {
+fn what_retention_removes_is_room_on_a_full_disk() {
     let Some(disk) = SmallDisk::new("1m") else { return };
     let queue = Queue::create(disk.path("q"), &Settings { retain_segments: Some(2), ..SMALL }).unwrap();
     let mut writer = queue.writer().unwrap();
     common::append(&mut writer, 1000, |_| vec![7; 500]);
     let ballast = disk.fill();
-    // Each roll needs a segment: that of one that retention has let go. It is refused while another test's child, which
+    // Each roll needs a segment: one that retention has removed. It is refused while another test's child, which
     // inherits all files for a moment, has that one open.
     for _ in 0..2000 {
         common::until("there is room", || writer.append(1, &[7; 500]).is_ok());
@@ -147,7 +147,7 @@ fn markers_on_a_full_disk_are_written_whole_or_stay_as_they_were() {
     assert_eq!(bus::lease(queue.path()).unwrap().unwrap().payload, b"after");
 }
 
-/// Makes a hole in a file: what `cp --sparse=always`, `rsync -S` and `fallocate -d` leave where they find zeros.
+/// Punches a hole in a file, as `cp --sparse=always`, `rsync -S` and `fallocate -d` do where they find zeros.
 fn punch(path: &Path, from: u64, len: u64) {
     let file = File::options().write(true).open(path).unwrap();
     fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, from, len).unwrap();
@@ -181,7 +181,7 @@ fn a_writer_makes_room_in_a_tail_with_holes_or_is_refused_and_leaves_no_trace() 
     assert_eq!(count(&Queue::open(disk.path("q")).unwrap()), 899);
 }
 
-/// Checks that messages 1 to `acknowledged` are there, and after them no message, though perhaps a part of one.
+/// Checks that messages 1 to `acknowledged` exist, and no message after them, though perhaps a part of one.
 fn check_acknowledged(path: &Path, acknowledged: u64) {
     let mut scanner = Queue::open(path).unwrap().scan().unwrap();
     let mut next = 1;
@@ -195,7 +195,7 @@ fn check_acknowledged(path: &Path, acknowledged: u64) {
     assert!(next > acknowledged, "{acknowledged} were acknowledged, {next} is not there");
 }
 
-/// Holes that are made while the writer is open: nobody can reserve anything then.
+/// Holes that are punched while the writer is open: nothing can be reserved then.
 #[test]
 fn no_message_is_acknowledged_that_had_no_room() {
     for (payload, distance) in [50, 500, 3000, 9000].into_iter().flat_map(|payload| [0, 1, 2, 20].map(|d| (payload, d)))

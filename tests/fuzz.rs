@@ -1,5 +1,5 @@
-//! Arbitrary and hostile bytes in every file of a queue, and long sequences of operations against a list as the model: no
-//! panic (overflow checks are on in tests), no hang, nothing allocated or believed from a made-up number.
+//! Arbitrary and hostile bytes in every file of a queue, and long sequences of operations against a list as the model:
+//! no panic (overflow checks are on in tests), no hang, nothing allocated or believed because of an invented number.
 //!
 //! A fixed seed here; `CHRONFS_FUZZ` sets the number of rounds of each test, `CHRONFS_FUZZ_SEED` the seed:
 //!
@@ -18,7 +18,7 @@ mod common;
 
 use common::{Random, SMALL, scratch};
 
-/// What is promised of a release build; another one has more time.
+/// The promise for a release build; other builds get more time.
 const LONGEST: Duration = Duration::from_secs(if cfg!(debug_assertions) { 4 } else { 1 });
 
 impl Random {
@@ -48,7 +48,7 @@ fn make_queue(path: &Path) {
     }
 }
 
-/// Everything that can be done with a queue, whatever it holds. Numbers rise, time is bounded.
+/// Every operation on a queue, whatever it holds. Numbers rise, time is bounded.
 fn use_queue(path: &Path, context: &str) -> Duration {
     let started = Instant::now();
     let Ok(queue) = Queue::open(path) else { return started.elapsed() };
@@ -92,7 +92,7 @@ fn use_queue(path: &Path, context: &str) -> Duration {
     took
 }
 
-/// Puts something else into a file, with the checksums right where `repair` says so.
+/// Damages a file, with correct checksums if `repair` says so.
 fn damage(random: &mut Random, bytes: &mut Vec<u8>) {
     match random.index(6) {
         0 => {
@@ -212,7 +212,7 @@ fn whatever_the_files_hold_nothing_panics_or_hangs() {
     eprintln!("{rounds} damaged queues in {:?}, the longest took {longest:?}", started.elapsed());
 }
 
-/// What must be in the queue, and who has it open.
+/// What the queue must hold, and what has it open.
 struct Model {
     messages: Vec<(u64, Vec<u8>)>,
     consumed: usize,
@@ -297,8 +297,8 @@ fn bytes_read() -> u64 {
     io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
 }
 
-/// Every other record claims to reach to the end of its segment, with nothing else wrong about it: each would have to be
-/// summed to the end to be refused.
+/// Every other record claims to reach to the end of its segment, with nothing else wrong about it: each would have to
+/// be checksummed to the end to be refused.
 #[test]
 fn lengths_that_lie_everywhere_cost_a_multiple_of_the_segment_not_its_square() {
     const SIZE: u32 = 1 << 20;
@@ -326,7 +326,7 @@ fn lengths_that_lie_everywhere_cost_a_multiple_of_the_segment_not_its_square() {
     while let Some(entry) = scanner.next().unwrap() {
         found += u64::from(matches!(entry, Entry::Message(_)));
     }
-    assert_eq!(found, count / 2, "what is whole is read");
+    assert_eq!(found, count / 2, "undamaged records are read");
     assert_eq!(Queue::open(&path).unwrap().writer().unwrap().next_seq(), count + 1);
     let multiple = (bytes_read() - before) / u64::from(SIZE);
     assert!(multiple < 2000, "{multiple} times the segment was read");

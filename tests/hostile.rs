@@ -1,5 +1,5 @@
-//! Queue directories that somebody has made up: numbers, lengths and hints that say what is not there. Whoever looks at
-//! one, and whoever writes to it, comes to an end soon and with little memory.
+//! Forged queue directories: numbers, lengths and hints that don't match what exists. Reading or writing one ends soon
+//! and takes little memory.
 #![cfg(feature = "mount")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -17,7 +17,7 @@ mod common;
 
 use common::{SMALL, filled, writer};
 
-/// How long anything here may take on a machine that does much else besides.
+/// Time limit for anything here, on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn new_queue(dir: &Path, messages: u64) -> Queue {
@@ -32,32 +32,32 @@ fn segment_path(queue: &Queue, id: u32) -> PathBuf {
     queue.path().join(format!("{id:09}.q"))
 }
 
-/// Runs `work` on a thread; panics if it does not come to an end.
+/// Runs `work` on a thread; panics if it does not end.
 fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     let thread = std::thread::spawn(move || sender.send(work()));
     match receiver.recv_timeout(DEADLINE) {
         Ok(result) => result,
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{what} goes on and on"),
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{what} does not end"),
         Err(mpsc::RecvTimeoutError::Disconnected) => match thread.join() {
             Err(panic) => std::panic::resume_unwind(panic),
-            Ok(_) => panic!("{what} has ended without a result"),
+            Ok(_) => panic!("{what} ended without a result"),
         },
     }
 }
 
-/// Puts bytes into a block.
+/// Writes bytes into a block.
 fn put<const N: usize>(block: &mut [u8], at: usize, value: [u8; N]) {
     block[at..at + N].copy_from_slice(&value);
 }
 
-/// Makes the checksum right of a block of 64 bytes.
+/// Corrects the checksum of a block of 64 bytes.
 fn sum(block: &mut [u8]) {
     let crc = crc32fast::hash(&block[..60]);
     put(block, 60, crc.to_le_bytes());
 }
 
-/// Puts a copy of a segment beside it, as the one of another number that starts with another message.
+/// Copies a segment to one of another number that starts with another message.
 fn forge_segment(queue: &Queue, from: u32, to: u32, first_seq: u64) {
     let mut bytes = fs::read(segment_path(queue, from)).unwrap();
     let trailer = bytes.len() - layout::TRAILER_LEN as usize;
@@ -72,7 +72,7 @@ fn forge_segment(queue: &Queue, from: u32, to: u32, first_seq: u64) {
     fs::write(segment_path(queue, to), bytes).unwrap();
 }
 
-/// All that looks at a queue without changing it.
+/// Everything that reads a queue without changing it.
 fn look(queue: &Queue) -> Vec<String> {
     queue.inspect().unwrap();
     queue.plan_retention().unwrap();
@@ -133,7 +133,7 @@ fn after_the_largest_segment_number_a_writer_stops_and_says_why() {
 }
 
 #[test]
-fn a_writer_passes_any_number_of_files_that_are_no_segments() {
+fn a_writer_passes_any_number_of_files_that_are_not_segments() {
     let dir = tempfile::tempdir().unwrap();
     let queue = new_queue(dir.path(), 1);
     let last = 5_000;
@@ -165,7 +165,7 @@ fn a_writer_does_not_write_over_a_segment_that_is_in_its_way() {
     assert_eq!(fs::read(segment_path(&queue, 1)).unwrap(), before);
 }
 
-/// Fills the first segment with `claims` headers, each of which says that it is followed by all that fits.
+/// Fills the first segment with `claims` headers, each of which claims the largest payload that fits.
 fn forge_claims(queue: &Queue, segment_size: u32, claims: u32) {
     let file = File::options().write(true).open(segment_path(queue, 0)).unwrap();
     let mut headers = Vec::new();
@@ -195,7 +195,7 @@ fn lengths_that_are_lies_cost_neither_time_nor_memory() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings { segment_size: SIZE, checksum: Checksum::Crc32, ..Settings::default() };
     let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
-    // As sparse as somebody would make it who wants to do harm.
+    // Sparse, as an attacker would make it.
     let path = segment_path(&queue, 0);
     let head = fs::read(&path).unwrap().drain(..layout::RECORDS_START as usize).collect::<Vec<_>>();
     fs::remove_file(&path).unwrap();
@@ -214,7 +214,7 @@ fn lengths_that_are_lies_cost_neither_time_nor_memory() {
     });
     assert!(seen.iter().any(|what| what.contains("checksum")), "{seen:?}");
     let more = peak_memory().saturating_sub(before);
-    // The reader maps the segment; what it touches of a hole is memory of the system's.
+    // The reader maps the segment; the pages of a hole that it touches are page cache.
     assert!(more < 256 << 20, "{} MiB more", more >> 20);
     in_time("writing", move || append(&queue, 1));
 }
@@ -226,7 +226,7 @@ fn a_record_of_many_megabytes_is_read_by_pieces_and_returned_whole() {
         let settings = Settings { segment_size: 64 << 20, checksum, ..Settings::default() };
         let queue = Queue::create(dir.path().join(format!("{checksum:?}")), &settings).unwrap();
         let mut payload: Vec<u8> = (0..40 << 20).map(|at: u32| at.to_le_bytes()[1]).collect();
-        // Zeros that a copy may turn into a hole.
+        // Zeros, which a copy may turn into a hole.
         payload[8 << 20..30 << 20].fill(0);
         let mut writer = queue.writer().unwrap();
         writer.append(1, &payload).unwrap();
@@ -288,14 +288,14 @@ fn a_head_that_is_too_far_on_hides_nothing_and_what_is_missing_is_named() {
         let named = report.findings.iter().filter(|finding| finding.detail.contains("101 to 150")).count();
         assert_eq!(named, 1, "deep {deep}: {:?}", report.findings);
     }
-    // A writer goes on after the missing ones, in the same place, and nobody is told twice.
+    // A writer goes on after the missing ones, in the same place, and no gap is reported twice.
     append(&queue, 2);
     assert_eq!(follow(&mut scanner), ["151", "152"]);
     assert_eq!(reader.next().unwrap().and_then(Entry::message).map(|message| message.seq), Some(151));
 }
 
 #[test]
-fn a_head_that_is_old_or_made_up_costs_no_walk_through_the_queue() {
+fn an_old_or_forged_head_costs_no_walk_through_the_queue() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings { segment_size: 4 << 20, ..Settings::default() };
     let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
@@ -313,7 +313,7 @@ fn a_head_that_is_old_or_made_up_costs_no_walk_through_the_queue() {
         let read = bytes_read() - before;
         assert!(read < 10 << 20, "{read} bytes read for a head at {segment} {offset}");
     }
-    // Whoever closed the queue must have been at an end of it.
+    // The writer that closed the queue must have been at an end of it.
     let middle = queue.scan().and_then(|mut scanner| scanner.seek_seq(50_000).map(|()| scanner.position())).unwrap();
     forge_head(&queue, 50_000, middle.segment.0, middle.offset);
     let mut writer = Queue::open(queue.path()).unwrap().writer().unwrap();
@@ -361,7 +361,7 @@ fn a_segment_of_a_copy_that_went_on_by_itself_is_not_read() {
     let segments = queue.inspect().unwrap().segments;
     let (second, last) = (segments[1], segments[segments.len() - 1]);
     assert!(second.sealed && segments.len() >= 4);
-    // One in the middle: what is before and after it is there.
+    // One in the middle: what is before and after it is read.
     let own = fs::read(segment_path(&queue, 1)).unwrap();
     fs::copy(segment_path(&clone, 1), segment_path(&queue, 1)).unwrap();
     let queue = Queue::open(queue.path()).unwrap();
@@ -409,7 +409,7 @@ fn segments_follow_one_another_over_kills_and_restarts() {
     assert_eq!(look(&queue), [""; 0]);
 }
 
-/// What a follower that stands at the end of the queue gets: messages and gaps.
+/// What a follower at the end of the queue gets: messages and gaps.
 fn follow(scanner: &mut chronfs::queue::Scanner) -> Vec<String> {
     let mut seen = Vec::new();
     while let Some(entry) = scanner.next().unwrap() {
@@ -423,7 +423,7 @@ fn follow(scanner: &mut chronfs::queue::Scanner) -> Vec<String> {
 
 #[test]
 fn followers_of_a_segment_that_is_removed_go_on_in_the_next_one() {
-    // How many segments from the newest one on.
+    // How many segments, counted from the newest one.
     for removed in [1, 2, u32::MAX] {
         let dir = tempfile::tempdir().unwrap();
         let queue = new_queue(dir.path(), 1_500);
@@ -443,6 +443,6 @@ fn followers_of_a_segment_that_is_removed_go_on_in_the_next_one() {
             seqs.extend(entry.message().map(|message| message.seq));
         }
         assert_eq!(seqs, [1501, 1502], "{removed} removed");
-        assert!(queue.bounds().unwrap().head.segment.0 > head, "a number that was in use is not given out again");
+        assert!(queue.bounds().unwrap().head.segment.0 > head, "a number that was in use is not assigned again");
     }
 }

@@ -1,4 +1,4 @@
-//! Locks against those who may read a queue and not write to it.
+//! Locks of users who may read a queue but not write to it.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -13,7 +13,7 @@ mod common;
 
 use common::need::{Need, require};
 
-/// Nobody's on any machine.
+/// Unused on any machine.
 const READER: u32 = 64_001;
 const OWNER: u32 = 64_002;
 
@@ -27,8 +27,8 @@ impl Drop for Killed {
     }
 }
 
-/// Takes every lock that it can get on every file below a directory, and on that, as a user who may only read; returns
-/// when it has them.
+/// Takes every lock that it can get on a directory and every file below it, as a user who may only read; returns when
+/// it has them.
 fn lock_all(path: &Path) -> Killed {
     const SCRIPT: &str = r#"
 import fcntl, os, struct, sys, time
@@ -76,7 +76,7 @@ fn give(path: &Path) {
 }
 
 #[test]
-fn who_may_only_read_keeps_nobody_out() {
+fn a_user_who_may_only_read_locks_nobody_out() {
     if !require(Need::Root) {
         return;
     }
@@ -101,7 +101,7 @@ fn who_may_only_read_keeps_nobody_out() {
     for _ in 0..2_000 {
         writer.append(1, &[b'x'; 100]).unwrap();
     }
-    // The locks were there before the files that have come since: again.
+    // Files have been created since the locks were taken: again.
     drop(holder);
     let _holder = lock_all(queue.path());
     let ignored = queue.plan_retention().unwrap().ignored;
@@ -117,14 +117,14 @@ fn who_may_only_read_keeps_nobody_out() {
 }
 
 #[test]
-fn who_may_only_read_is_told_whether_there_is_a_writer() {
+fn a_user_who_may_only_read_learns_whether_there_is_a_writer() {
     if !require(Need::Root) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     let queue = Queue::create(dir.path().join("q"), &Settings::default()).unwrap();
-    // Where it was built others may not get at it.
+    // Others may not have access to where it was built.
     let program = dir.path().join("chron-cli");
     std::fs::copy(env!("CARGO_BIN_EXE_chron-cli"), &program).unwrap();
     let inspect = || {

@@ -79,7 +79,10 @@ fn the_sample_is_what_its_generator_makes() {
     sample::generate(2000, &mut made).unwrap();
     let mut kept = Vec::new();
     MultiGzDecoder::new(File::open(sample_file()).unwrap()).read_to_end(&mut kept).unwrap();
-    assert!(made == kept, "make it anew: cargo run --example feed -- --generate 2000 > testdata/market-sample.log.gz");
+    assert!(
+        made == kept,
+        "generate it again: cargo run --example feed -- --generate 2000 > testdata/market-sample.log.gz"
+    );
 }
 
 #[test]

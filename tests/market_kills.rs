@@ -1,9 +1,9 @@
 //! Recorded market data through a queue whose writer, readers and mount daemon are killed at random: each reader sees
 //! every message, once, in order, by the data's own proof.
 //!
-//! The program is its own children; `PART` says which. A reader keeps a state on disk as a careful consumer does: what it
-//! has seen, and the newest numbers of each symbol, so that the proof goes on over its deaths. `CHRONFS_MARKET_KILLS` makes
-//! a soak of it, over as many rounds through the whole recording as that takes:
+//! The program is its own children; `PART` says which. A reader keeps a state on disk, as a careful consumer does: what
+//! it has seen, and the newest numbers of each symbol, so that the proof goes on over its deaths.
+//! `CHRONFS_MARKET_KILLS` makes a soak of it, over as many rounds through the whole recording as that takes:
 //!
 //! ```text
 //! CHRONFS_MARKET_KILLS=10000 cargo test --release --test market_kills -- --nocapture
@@ -29,15 +29,15 @@ use serde::{Deserialize, Serialize};
 /// In a child: its part, and the directory that holds everything.
 const PART: [&str; 2] = ["CHRONFS_MARKET_PART", "CHRONFS_MARKET_DIR"];
 const READERS: [&str; 3] = ["native", "follow", "messages"];
-/// How long nothing may happen.
+/// Time limit without progress.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What a reader knows of what it has read.
+/// What a reader knows about what it has read.
 #[derive(Default, Serialize, Deserialize)]
 struct State {
     /// The last message.
     seq: u64,
-    /// Where the line behind it begins in `messages.jsonl`.
+    /// Where the line after it begins in `messages.jsonl`.
     offset: u64,
     links: Links,
 }
@@ -60,7 +60,7 @@ impl Consumer {
         self.state.seq == self.total
     }
 
-    /// A message that was kept before the last death, and is not yet committed, comes again; none is left out.
+    /// A message that was kept before the last death, and is not yet committed, is read again; none is left out.
     fn see(&mut self, seq: u64, message: &[u8]) {
         if seq > self.state.seq {
             assert_eq!(seq, self.state.seq + 1, "{}: messages are missing", self.file.display());
@@ -190,7 +190,7 @@ fn start(part: &str, dir: &Path) -> Running {
     Running::new(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
 }
 
-/// The whole recording through a queue of its own, with so many kills; how many there were of each part.
+/// The whole recording through its own queue, with this many kills; returns how many there were of each part.
 fn round(lines: &[(u64, Vec<u8>)], links: u64, kills: u64, random: &mut Random) -> Option<[u64; 5]> {
     let mut mount = TestMount::new()?;
     let dir = mount.root().parent().unwrap().to_path_buf();
@@ -213,7 +213,7 @@ fn round(lines: &[(u64, Vec<u8>)], links: u64, kills: u64, random: &mut Random) 
         while head < target {
             let ticket = waiter.prepare();
             head = queue.bounds().unwrap().next_seq - 1;
-            assert!(Instant::now() < deadline, "the writer does not get on");
+            assert!(Instant::now() < deadline, "the writer makes no progress");
             if head < target {
                 waiter.wait(ticket, Duration::from_millis(100));
             }
@@ -248,10 +248,10 @@ fn round(lines: &[(u64, Vec<u8>)], links: u64, kills: u64, random: &mut Random) 
     Some(killed)
 }
 
-const TEST: &str = "nothing_is_lost_whoever_dies";
+const TEST: &str = "nothing_is_lost_whichever_process_dies";
 
 #[test]
-fn nothing_is_lost_whoever_dies() {
+fn nothing_is_lost_whichever_process_dies() {
     if let [Some(part), Some(dir)] = PART.map(std::env::var_os) {
         return play(part.to_str().unwrap(), dir.as_ref());
     }

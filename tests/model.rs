@@ -2,11 +2,11 @@
 //! retention beside a reader.
 //!
 //! The writer's half of the wake-up is the engine's own file, included here over loom's atomics. The rest is modelled:
-//! what a sleeper does by system calls on the control block (`Waiter::announce`), the futex, and membarrier, which makes
-//! a full barrier on both sides and so stands as a SeqCst fence on each. Where a model wakes nobody, loom reports the
+//! what a sleeper does by system calls on the control block (`Waiter::announce`), the futex, and membarrier, which
+//! makes a full barrier on both sides and so is a SeqCst fence on each. Where a model loses a wake-up, loom reports the
 //! deadlock; where one reads what has not been published, the race.
 //!
-//! Limits of the tool: loads are not moved behind later stores (load buffering).
+//! Limits of the tool: loads are not moved after later stores (load buffering).
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use loom::cell::UnsafeCell;
@@ -28,7 +28,7 @@ mod handshake;
 
 /// A queue's words, as far as they matter here.
 struct Queue {
-    /// How many messages have been committed: stands for their commit words.
+    /// How many messages have been committed, instead of their commit words.
     committed: AtomicU32,
     sleeping: AtomicU32,
     notify_seq: AtomicU32,
@@ -118,7 +118,7 @@ fn two_sleepers_are_both_woken() {
     });
 }
 
-/// A record's place: the commit word, and bytes that are no atomics.
+/// A record: the commit word, and bytes that are not atomics.
 struct Place {
     commit: AtomicU32,
     payload: UnsafeCell<u32>,
@@ -134,7 +134,7 @@ fn a_reader_that_sees_the_commit_word_sees_the_whole_record() {
         let writer = thread::spawn(move || {
             for index in 0..2 {
                 // As in `append`: first the payload, then the successor's commit word, then this one's.
-                // SAFETY: loom checks that nobody reads it meanwhile.
+                // SAFETY: loom checks that no thread reads it meanwhile.
                 writer[index].payload.with_mut(|payload| unsafe { *payload = 7 });
                 writer[index + 1].commit.store(0, Ordering::Relaxed);
                 writer[index].commit.store(1, Ordering::Release);
@@ -144,7 +144,7 @@ fn a_reader_that_sees_the_commit_word_sees_the_whole_record() {
             if place.commit.load(Ordering::Acquire) == 0 {
                 break;
             }
-            // SAFETY: loom checks that nobody stores into it meanwhile.
+            // SAFETY: loom checks that no thread stores to it meanwhile.
             assert_eq!(place.payload.with(|payload| unsafe { *payload }), 7);
         }
         writer.join().unwrap();
@@ -211,7 +211,7 @@ fn the_model_notices_a_seal_before_the_next_segment() {
     roll(Roll::SealFirst);
 }
 
-/// A reader sees "not committed", is held up, then sees "sealed": what came in between would be lost to it.
+/// A reader sees "not committed", is delayed, then sees "sealed": messages committed in between would be lost to it.
 #[test]
 #[should_panic(expected = "left a segment before its end")]
 fn the_model_notices_a_seal_that_is_not_in_line() {
@@ -242,7 +242,7 @@ fn checksum(generation: u32, value: u32) -> u32 {
 }
 
 #[test]
-fn whoever_looks_at_a_cursor_during_a_commit_sees_what_was_committed_once() {
+fn a_cursor_read_during_a_commit_is_one_that_was_committed() {
     explore(3, || {
         let slots = Arc::new([Slot::default(), Slot::default()]);
         slots[0].store(0, 100);
@@ -253,7 +253,7 @@ fn whoever_looks_at_a_cursor_during_a_commit_sees_what_was_committed_once() {
             }
         });
         let sound = slots.iter().filter_map(Slot::load).max();
-        // Between two commits in a row both slots can be half written: the engine looks again then.
+        // During two commits in a row both slots can be half written: the engine reads again then.
         assert!(sound.is_none_or(|(generation, value)| value == 100 + generation), "{sound:?}");
         owner.join().unwrap();
         assert_eq!(slots.iter().filter_map(Slot::load).max(), Some((2, 102)));
@@ -270,7 +270,7 @@ fn retention_never_takes_what_a_registered_reader_has_not_passed() {
             let (exists, cursor) = (Arc::clone(&exists), Arc::clone(&cursor));
             thread::spawn(move || {
                 for _ in 0..2 {
-                    // First what readers need, then the removals: never the other way round.
+                    // First what readers need, then the removals, never the reverse.
                     let needed = cursor.load(Ordering::Relaxed);
                     for id in 1..needed {
                         exists[id as usize - 1].store(0, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The life of a mount: how it comes, how it goes, and what happens when one side dies.
+//! The life of a mount: how it starts, how it ends, and what happens when one side dies.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
@@ -88,7 +88,7 @@ fn a_dead_mount_of_something_else_is_left_alone() {
     let [root, mountpoint] = ["root", "mnt"].map(|name| scratch.path().join(name));
     std::fs::create_dir(&root).unwrap();
     std::fs::create_dir(&mountpoint).unwrap();
-    // Dead from the start: nobody has the device open any more when the shell has ended.
+    // Dead from the start: nothing has the device open once the shell has exited.
     let script = "mount -i -t fuse.other -o fd=9,rootmode=40000,user_id=0,group_id=0 other \"$0\" 9<> /dev/fuse";
     assert!(std::process::Command::new("bash").args(["-c", script]).arg(&mountpoint).status().unwrap().success());
     let output = chron_cli().arg("mount").args([&root, &mountpoint]).output().unwrap();
@@ -152,7 +152,7 @@ fn unmounting_ends_blocked_readers() {
         unmount(&mut mount);
         for reader in readers {
             let output = reader.output();
-            // That is no end of the file.
+            // Not an end of file.
             let complained = text(&output.stderr);
             assert!(complained.contains("endpoint is not connected"), "{way}: {output:?}");
         }
@@ -190,7 +190,7 @@ fn a_copy_in_another_namespace_goes_on() {
     let mut said = [0; 7];
     child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
     detach(&mount.mountpoint());
-    // Its place is free, but the copy is used.
+    // The mountpoint is free, but the copy is in use.
     child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
     let reader = common::Running::new(child);
     mount.wait_until_blocked(&reader);
@@ -357,7 +357,7 @@ fn a_second_user_sees_what_the_backing_modes_allow() {
             let path = root.join("common").join(name);
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).unwrap();
         }
-        // Group and owner of one file are not those of the other.
+        // The files differ in group and owner.
         for (name, mode, control, segments) in
             [("group", 0o640, 65534, 0), ("wide", 0o640, 0, 65534), ("later", 0o644, 0, 0)]
         {
@@ -410,16 +410,16 @@ fn a_second_user_sees_what_the_backing_modes_allow() {
     mount.ok(&other("touch theirs/READY && echo mine > theirs/append.txt && mkdir theirs/readers/me"));
     for name in ["READY", "control.meta", "000000000.q", "readers", "readers/me.meta"] {
         let metadata = std::fs::metadata(mount.root().join("theirs").join(name)).unwrap();
-        assert_eq!(metadata.uid(), 65534, "{name} belongs to whoever made it");
+        assert_eq!(metadata.uid(), 65534, "{name} belongs to its creator");
     }
     assert_eq!(mount.ok(&other("cat theirs/messages.txt")), "mine\n");
-    // Whoever may write to a queue's directory may register readers, renew what somebody else has marked, and remove it.
+    // A user who may write to a queue's directory may register readers, renew another user's marker, and remove it.
     let shared = "mkdir shared/readers/one shared/readers/two && echo +0 > shared/readers/two/position && \
                   rmdir shared/readers/one && touch shared/READY && echo mine > shared/LEASE && \
                   rm shared/READY shared/LEASE";
     mount.ok("touch shared/READY; echo theirs > shared/LEASE");
     mount.ok(&other(shared));
-    // What comes while they go on writing is theirs at once, not only at the end.
+    // Segments that are created while they write are theirs at once, not only at the end.
     let rolls = "exec 5> rolling/append.txt; for i in {1..300}; do printf %01000d 0 >&5; echo >&5; done; \
                  echo last >&5; stat -c \"%u %n\" $ROOT/rolling/*.q";
     let shown = mount.ok(&format!("export ROOT={}; {}", mount.root().display(), other(rolls)));
@@ -428,7 +428,7 @@ fn a_second_user_sees_what_the_backing_modes_allow() {
         segments.len() > 4 && segments[..segments.len() - 1].iter().all(|line| line.starts_with("65534 ")),
         "{shown}"
     );
-    // Without allow_other nobody else gets in at all.
+    // Without allow_other no other user has access.
     let Some(mount) = TestMount::new() else { return };
     assert!(mount.fails(&other("cd / && ls $OLDPWD")).contains("Permission denied"));
 }

@@ -1,4 +1,4 @@
-//! What write, fsync and close say yes to is in the queue, and an error is told while somebody can hear it.
+//! What write, fsync and close acknowledge is in the queue, and an error is reported to a call that can return it.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
@@ -114,7 +114,7 @@ print(told(whole), messages()[-1] == lines.split(b"\n")[-2])
     assert_eq!(python(&mount, script), "True EMSGSIZE\nEMSGSIZE True\n");
 }
 
-/// Through one handle that stays open, and others.
+/// Through one handle that stays open, and through others.
 #[test]
 fn a_full_disk_is_an_error_until_there_is_room() {
     let mut disk = None;
@@ -145,7 +145,7 @@ print(len(messages()) == n + 1, [m.split()[0] for m in messages()[:-1]] == [b"%d
 "#;
     std::fs::write(disk.path("ballast"), vec![1; 200 << 10]).unwrap();
     assert_eq!(python(&mount, script), "ENOSPC True\nENOSPC True\nENOSPC False\nTrue True\n");
-    // What is derived is not stored, and read all the same.
+    // What is derived is not stored, and can still be read.
     let read = mount.ok("cksum < q/messages.txt; tail -n 1 q/messages.jsonl | jq -r .payload");
     disk.fill();
     assert_eq!(mount.ok("cksum < q/messages.txt; tail -n 1 q/messages.jsonl | jq -r .payload"), read);

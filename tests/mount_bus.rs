@@ -104,7 +104,7 @@ fn a_merged_follower_hears_of_all_queues_and_of_new_ones() {
         text(&follower.output().stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let shown: Vec<_> = lines.iter().map(|l| format!("{}:{}", l["queue"], l["payload"])).collect();
     assert_eq!(shown, ["\"feeds/a\":\"x\"", "\"other\":\"y\"", "\"fresh\":\"z\""]);
-    // In an empty bus there is nothing to wait for yet; signals and unmounting end it all the same.
+    // In an empty bus there is nothing to wait for yet; signals and unmounting end the read nevertheless.
     mount.ok("mkdir empty");
     let follower = mount.start("cat", &["empty/.merged/follow.txt"]);
     mount.wait_until_blocked(&follower);
@@ -136,7 +136,7 @@ assert p.poll(50) == []
 }
 
 #[test]
-fn nobody_sees_through_the_merge_what_he_may_not_read() {
+fn nobody_reads_through_the_merge_what_they_may_not_read() {
     if !require(Need::Root) {
         return;
     }
@@ -200,7 +200,7 @@ fn the_metrics_are_sound() {
         } else if let Some(rest) = line.strip_prefix("# HELP ") {
             assert!(rest.starts_with(&format!("{family} ")), "{line}");
         } else {
-            assert!(line.starts_with(&format!("{family}{{")), "{line} is not of {family}");
+            assert!(line.starts_with(&format!("{family}{{")), "{line} does not belong to {family}");
             check_sample(line);
         }
     }
@@ -262,7 +262,7 @@ fn a_bus_of_a_thousand_queues_is_listed_and_merged() {
     assert_eq!(mount.ok("grep -c ^chronfs_queue_messages .chronfs/metrics"), "1000\n");
 }
 
-/// However fast retention is, and whatever names are opened meanwhile.
+/// However fast retention is, and whichever names are opened meanwhile.
 #[test]
 fn a_merged_follower_gets_each_message_once() {
     let settings = Settings { segment_size: 65536, retain_bytes: Some(2 << 16), ..Settings::default() };

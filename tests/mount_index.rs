@@ -1,4 +1,4 @@
-//! The stored indexes of sealed segments: kept across mounts, checked, made anew, out of sight.
+//! The stored indexes of sealed segments: kept across mounts, checked, rebuilt, hidden.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
@@ -54,7 +54,7 @@ fn again(mount: &mut TestMount, options: &str) {
 #[test]
 fn an_index_is_made_in_the_background_and_used_by_the_next_mount() {
     let Some(mut mount) = TestMount::over(prepare, "rw") else { return };
-    // To look at the directory is enough.
+    // Reading the directory is enough.
     mount.ok("ls q");
     until("all sealed segments have their index", || indexes(&mount).len() == sealed(&mount));
     assert!(!mount.ok("ls -A q").contains("index"));
@@ -69,7 +69,7 @@ fn an_index_is_made_in_the_background_and_used_by_the_next_mount() {
     assert_eq!(mount.ok("stat -c %s q/messages.jsonl").trim(), size.to_string());
     assert_eq!((indexes(&mount), kept()), (before.clone(), file), "nothing was made again");
 
-    // That it is used shows when it says something else. A length that is wrong costs one error, and shows no byte of
+    // That it is used shows when it is wrong. A wrong length costs one error, and shows no byte of
     // another place.
     stop(&mut mount);
     let mut bytes = before[1].1.clone();
@@ -107,11 +107,11 @@ fn indexes_can_be_deleted_and_damaged_at_any_time() {
         assert_eq!(again_sum, sum);
         until("they are made again", || indexes(&mount) == sound);
     }
-    // The queue is none the worse for it.
+    // The queue is not affected.
     let diagnosis = common::chron_cli().arg("doctor").arg(mount.root()).output().unwrap();
     assert!(diagnosis.status.success(), "{diagnosis:?}");
     assert!(common::text(&diagnosis.stdout).contains("all well"), "{diagnosis:?}");
-    // Retention takes the indexes with it.
+    // Retention removes the indexes, too.
     std::fs::remove_file(mount.root().join("q/000000000.q")).unwrap();
     again(&mut mount, "rw");
     mount.ok("ls q");
@@ -127,7 +127,7 @@ fn a_read_only_mount_stores_nothing() {
 }
 
 #[test]
-fn damage_that_comes_later_gives_the_name_another_inode() {
+fn later_damage_changes_the_inode_of_the_name() {
     let Some(mount) = TestMount::over(prepare, "rw") else { return };
     let before = mount.ok("stat -c %i q/messages.jsonl");
     until("all sealed segments have their index", || indexes(&mount).len() == sealed(&mount));
@@ -136,7 +136,7 @@ fn damage_that_comes_later_gives_the_name_another_inode() {
     let at = bytes.windows(7).position(|window| window == b"message").unwrap();
     bytes[at] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
-    // No shifted bytes under the old inode; under the new one a gap. Where opening has noticed, it is the new one.
+    // No shifted bytes under the old inode; under the new one a gap. If opening noticed it, it is the new one.
     let begun = mount.sh("{ head -c 1; cat; } < q/messages.jsonl > ../begun");
     if begun.status.success() {
         assert_eq!(mount.ok("grep -c gap ../begun; wc -l < ../begun"), format!("1\n{LINES}\n"));

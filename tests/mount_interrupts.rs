@@ -15,7 +15,7 @@ fn mount() -> Option<TestMount> {
     Some(mount)
 }
 
-/// The state of a process, as ps shows it.
+/// The state of a process, as shown by ps.
 fn state(process: &Running) -> char {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
     stat.rsplit(") ").next().unwrap().chars().next().unwrap()
@@ -40,7 +40,7 @@ fn readers_sleep_as_others_do_whoever_was_interrupted() {
 #[test]
 fn a_reader_that_is_stopped_for_a_moment_never_knows() {
     let Some(mount) = mount() else { return };
-    // It takes EINTR for an error.
+    // It treats EINTR as an error.
     let sed = mount.start("sed", &["-u", "2q", "q/follow.txt"]);
     mount.wait_until_blocked(&sed);
     sed.signal("STOP");
@@ -60,7 +60,7 @@ fn a_stop_takes_hold_and_a_signal_after_it_is_heard() {
     until("it is stopped", || state(&cat) == 'T');
     cat.signal("CONT");
     mount.wait_until_blocked(&cat);
-    // Now for a moment only, and then for good.
+    // First for a moment, then for good.
     cat.signal("STOP");
     until("the kernel has told the daemon", || state(&cat) == 'D');
     cat.signal("CONT");

@@ -18,7 +18,7 @@ fn prepare(root: &Path) {
     writer(&Queue::create(root.join("q"), &settings).unwrap()).append(1, b"hello").unwrap();
 }
 
-/// A program with this many threads that all block in reads of a follower, and says so.
+/// A program with this many threads that all block in reads of a follower; it reports when they do.
 fn blocked(mount: &TestMount, count: usize) -> common::Running {
     let program = format!(
         "import os, threading\n\
@@ -75,7 +75,7 @@ fn killed_daemons_are_replaced_whoever_waits() {
             let output = reader.output();
             assert!(!output.status.success() && text(&output.stderr).contains("onnect"), "{output:?}");
         }
-        // The lock went with the daemon, whoever still holds a descriptor.
+        // The lock died with the daemon, although a descriptor is still held.
         mount.ok(&format!("echo {cycle} > q/append.txt; tail -n 1 q/messages.txt | grep -x {cycle}"));
         drop(writer);
     }
@@ -158,11 +158,11 @@ for place in places:
 "#;
     std::fs::write(mount.root().with_file_name("names.py"), program).unwrap();
     assert_eq!(mount.ok("python3 -S ../names.py"), "");
-    assert_eq!(std::fs::read_dir(mount.root()).unwrap().count(), 1, "nothing was made");
+    assert_eq!(std::fs::read_dir(mount.root()).unwrap().count(), 1, "nothing was created");
     assert!(mount.daemon().try_wait().unwrap().is_none());
 }
 
-/// What each message of a test comes to, so that any range can be checked.
+/// The rendered form of each message, so that any range can be checked.
 struct Reference {
     /// Rendered bytes of all messages, and where each one starts.
     bytes: [Vec<u8>; 4],
@@ -196,7 +196,7 @@ fn any_range_is_right_while_a_writer_appends_rolls_and_retires() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(state >> 33).unwrap() % below
     };
-    // Each says which it is.
+    // Each holds its number.
     let payloads: Vec<Vec<u8>> = (1..=COUNT)
         .map(|seq| [format!("{seq}:").into_bytes(), vec![b'a'; chance(150)], vec![7, 0xff]].concat())
         .collect();

@@ -1,4 +1,4 @@
-//! Rotation: nothing is seen twice by whoever follows, nothing missed, and no open fails because retention is fast.
+//! Rotation: a follower sees nothing twice and misses nothing, and no open fails because retention is fast.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ use chronfs::Queue;
 use chronfs::queue::{QueueWriter, Settings};
 use common::{DEADLINE, TestMount, until, writer};
 
-/// A mount of the queue `q`, which keeps so many segments of 64 KiB.
+/// A mount of the queue `q`, which keeps this many segments of 64 KiB.
 fn mount(segments: u64) -> Option<(TestMount, Queue)> {
     let settings = Settings { segment_size: 64 << 10, retain_bytes: Some(segments << 16), ..Settings::default() };
     let mount = TestMount::over(|root| drop(Queue::create(root.join("q"), &settings).unwrap()), "rw")?;
@@ -109,7 +109,7 @@ impl Shipper {
             let Ok(metadata) = file.metadata() else { continue };
             let offset = self.offsets.entry(metadata.ino()).or_default();
             if metadata.len() < *offset {
-                // As filebeat, fluent-bit and others do with what has been cut short.
+                // As filebeat, fluent-bit and others do with a truncated file.
                 *offset = 0;
             }
             let mut reader = BufReader::new(file);
@@ -152,7 +152,7 @@ fn tail_by_name_prints_each_line_once_over_retention() {
     let mut sent = 5000;
     append(&mut writer(&queue), 0..sent);
     let printed = mount.root().with_file_name("tail.out");
-    // It looks at the name again each time that nothing has come.
+    // It checks the name again each time that nothing new has been read.
     let script = format!("exec tail -n 1 -s 0.02 --max-unchanged-stats=1 -F q/messages.txt > {}", printed.display());
     let tail = mount.start("bash", &["-c", &script]);
     let lines = || {

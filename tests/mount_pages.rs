@@ -23,7 +23,7 @@ fn payload(seq: u64) -> Vec<u8> {
     [format!("{seq}:").into_bytes(), vec![b'a'; len], vec![7, 0xff]].concat()
 }
 
-/// What `count` messages come to, and where each one ends.
+/// The rendered bytes of `count` messages, and where each one ends.
 fn reference(format: Format, count: u64) -> (Vec<u8>, Vec<usize>) {
     let (mut bytes, mut ends) = (Vec::new(), vec![0]);
     for seq in 1..=count {
@@ -40,8 +40,8 @@ fn offset(at: usize) -> u64 {
     u64::try_from(at).unwrap()
 }
 
-/// Reads anywhere, mostly at the end, until told to stop, and compares. `started` and `done` are the sequence numbers of
-/// the last message whose append has begun and has returned.
+/// Reads anywhere, mostly at the end, until told to stop, and compares. `started` and `done` are the sequence numbers
+/// of the last message whose append has begun and has returned.
 fn read_and_compare(
     file: &File,
     (bytes, ends): &(Vec<u8>, Vec<usize>),

@@ -40,7 +40,7 @@ fn append(queue: &Queue, lines: &[&str]) {
     }
 }
 
-/// `tail` on messages.txt that looks twenty times a second, and what it has printed so far.
+/// `tail` on messages.txt that polls twenty times a second, and what it has printed so far.
 fn tail(mount: &TestMount, how: &str) -> (Running, impl Fn() -> String) {
     let path = mount.root().with_file_name("tail.out");
     let script = format!("exec tail -s 0.05 -n 1 {how} q/messages.txt > {}", path.display());
@@ -112,7 +112,7 @@ fn messages_grow_under_tail_f() {
 }
 
 #[test]
-fn retention_gives_the_name_another_inode() {
+fn retention_changes_the_inode_of_the_name() {
     let Some(mount) = mount() else { return };
     let line = "x".repeat(1000);
     mount.ok(&format!("for i in {{1..200}}; do echo {line}; done > q/append.txt"));
@@ -126,9 +126,9 @@ fn retention_gives_the_name_another_inode() {
     assert!(after.size() < before.size() && after.size() > 0);
     assert_eq!(mount.ok("wc -l < q/messages.txt").trim().parse::<u64>().unwrap() * 1001, after.size());
     assert_eq!(mount.ok("cat q/messages.txt | tr -d 'x\\n'"), "");
-    mount.ok("echo behind > q/append.txt");
-    assert_eq!(mount.ok("tail -n 1 q/messages.txt"), "behind\n");
-    until("tail follows", || output().ends_with("\nbehind\n"));
+    mount.ok("echo after > q/append.txt");
+    assert_eq!(mount.ok("tail -n 1 q/messages.txt"), "after\n");
+    until("tail follows", || output().ends_with("\nafter\n"));
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn the_first_append_makes_the_queue() {
     );
     assert_eq!(mount.ok("cat a/messages.txt b/messages.txt c/messages.txt"), "hello\nhi\nx\n");
     assert_eq!(Queue::open(mount.root().join("a")).unwrap().settings().segment_size, 65536);
-    // Neither an open nor what is no message is an append.
+    // Neither an open nor an invalid line is an append.
     mount.ok("mkdir e && : > e/append.txt && touch e/append.bin && printf '' > e/append.jsonl");
     assert!(mount.fails("echo bad > e/append.jsonl").contains("Invalid argument"));
     assert!(mount.fails("printf bad > e/append.jsonl; cat e/messages.txt").contains("No such file"));
@@ -194,7 +194,7 @@ fn many_first_appends_make_one_queue() {
 #[test]
 fn lines_are_messages() {
     let Some(mount) = mount() else { return };
-    // One handle: pieces of lines, an empty line, bytes that are no text, an end without a newline.
+    // One handle: pieces of lines, an empty line, bytes that are not text, an end without a newline.
     mount.ok("(printf 'a'; printf 'b\\n\\nc'; printf 'd\\n\\xff\\x00\\te'; printf 'nd') > q/append.txt");
     until("the last line is in", || payloads(&queue(&mount)).len() == 7);
     assert_eq!(payloads(&queue(&mount))[3..], ["ab", "", "cd", "\u{fffd}\0\tend"]);
@@ -276,7 +276,7 @@ fn there_is_one_writer() {
         assert!(mount.ok("cat q/status").contains(&std::process::id().to_string()));
     }
     mount.ok("echo x > q/append.txt");
-    // While an append handle is open the mount holds the lock; afterwards it lets go.
+    // While an append handle is open the mount holds the lock; afterwards it releases it.
     let holder = mount.start("bash", &["-c", "exec 5> q/append.txt; echo held >&5; exec sleep 60"]);
     until("it holds the lock", || payloads(&queue).last().is_some_and(|line| line == "held"));
     assert!(matches!(queue.writer(), Err(chronfs::Error::Locked { .. })));
@@ -341,7 +341,7 @@ fn programs_that_mistake_interruption_for_an_error_are_left_alone() {
     let Some(mount) = mount() else { return };
     let sed = mount.start("sed", &["-u", "2q", "q/follow.txt"]);
     mount.wait_until_blocked(&sed);
-    // That nothing happens can only be waited for: several rounds of looking for signals.
+    // The absence of an effect can only be waited for: several rounds of checks for signals.
     std::thread::sleep(Duration::from_millis(400));
     append(&queue(&mount), &["a", "b"]);
     let output = sed.output();
@@ -428,7 +428,7 @@ fn readers_are_directories() {
         let complained = mount.fails(script);
         assert!(complained.contains(complaint), "{script}: {complained}");
     }
-    // A native process uses the reader: seen live, and in nobody's hands but its own.
+    // A native process uses the reader: it shows as live, and no other process can use it.
     let queue = queue(&mount);
     let mut native = queue.reader("alice").unwrap();
     native.next().unwrap();
@@ -453,7 +453,7 @@ fn damage(mount: &TestMount) {
 }
 
 #[test]
-fn what_is_damaged_after_it_was_listed_is_a_gap_to_whoever_opens_it_next() {
+fn damage_after_a_listing_is_a_gap_to_the_next_open() {
     let Some(mount) = mount() else { return };
     mount.ok("ls -l q; cat q/messages.*; ls -l q/since/2; cat q/since/2/messages.*");
     damage(&mount);
@@ -463,7 +463,7 @@ fn what_is_damaged_after_it_was_listed_is_a_gap_to_whoever_opens_it_next() {
 }
 
 #[test]
-fn what_retention_has_shortened_is_another_file_at_once() {
+fn a_file_shortened_by_retention_is_another_file_at_once() {
     let Some(mount) = mount() else { return };
     let settings = Settings { segment_size: 64 << 10, retain_bytes: Some(64 << 10), ..Settings::default() };
     let queue = Queue::create(mount.root().join("short"), &settings).unwrap();
@@ -494,7 +494,7 @@ fn damage_in_one_queue_leaves_the_others_alone() {
         mount.ok("mkdir saved && cp q/messages.jsonl saved/append.jsonl && wc -l < saved/messages.jsonl"),
         "2\n"
     );
-    // In bin there is no line for it: one error, then what is behind it.
+    // In bin there is no line for it: one error, then what is after it.
     let python = "import os; fd = os.open('q/messages.bin', os.O_RDONLY); print(os.read(fd, 100))\n\
                   try: os.read(fd, 100)\n\
                   except OSError as e: print(e.strerror)\n\
@@ -502,7 +502,7 @@ fn damage_in_one_queue_leaves_the_others_alone() {
     std::fs::write(mount.root().with_file_name("gap.py"), python).unwrap();
     assert_eq!(mount.ok("python3 ../gap.py"), "b'1 one'\nInput/output error\nb'3 three'\n");
     assert_eq!(mount.ok("cat sound/messages.txt"), "sound\n");
-    // A queue of which nothing is left to read is still listed, and its siblings work.
+    // An unreadable queue is still listed, and its siblings work.
     std::fs::write(mount.root().join("q/control.meta"), "nonsense").unwrap();
     std::fs::write(&path, "nonsense").unwrap();
     mount.ok("ls q . sound");

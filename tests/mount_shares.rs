@@ -1,4 +1,4 @@
-//! What one user does in a mount of root's, and what that leaves to others: threads, descriptors, requests.
+//! What one user does in a mount of root's, and what remains for others: threads, descriptors, requests.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
@@ -45,7 +45,7 @@ fn mount_with(options: &str) -> Option<TestMount> {
     )
 }
 
-/// A program of a user's, in the mount.
+/// A user's program in the mount.
 fn start_as(mount: &TestMount, user: u32, program: &str, arguments: &[&str]) -> common::Running {
     let user = user.to_string();
     let words = ["--reuid", &user, "--regid", &user, "--clear-groups", program];
@@ -65,8 +65,8 @@ fn limit(mount: &mut TestMount, limits: &[&str]) {
     mount.mount_limited("allow_other", &[&["prlimit"], limits].concat());
 }
 
-/// A program of the first user's that opens something again and again, `n` times so far, and keeps all of it, until it gets
-/// an error, which must be this one.
+/// A program of the first user that opens files repeatedly (`n` so far) and keeps them open, until it gets an error,
+/// which must be this one.
 fn greedy(mount: &TestMount, open: &str, error: i32) -> common::Running {
     let greedy = format!(
         "import os, sys, itertools\n\
@@ -194,8 +194,8 @@ fn many_followed_queues_take_few_threads() {
     assert_eq!(text(&follower.output().stdout), "300\n");
 }
 
-/// Another mount, at several places inside the bus directory, whose daemon is stopped: a backing file system that answers
-/// nobody.
+/// Another mount, at several places inside the bus directory, whose daemon is stopped: a backing file system that never
+/// replies.
 struct Stuck {
     daemon: Child,
     places: Vec<PathBuf>,
@@ -235,7 +235,7 @@ impl Drop for Stuck {
 fn a_users_requests_that_hang_hold_up_nobody_else() {
     const COUNT: usize = 24;
     let Some(mount) = mount_with("allow_other,cross_mounts") else { return };
-    // Dropped last: what hangs can't be killed while it does.
+    // Dropped last: hanging processes can't be killed.
     let mut hanging = Vec::new();
     let stuck = Stuck::new(&mount, COUNT);
     hanging.extend((0..COUNT).map(|n| start_as(&mount, FIRST, "cat", &[&format!("stuck{n}/x")])));
@@ -260,7 +260,7 @@ fn a_queue_that_does_not_answer_is_named_and_left_out() {
     };
     assert_eq!(of("stuck0")["unanswered"], true, "{status}");
     assert_eq!(of("first")["messages"], 1);
-    // From now on it is left alone, and what is there comes first.
+    // From now on it is left out, and existing messages come first.
     let metrics = mount.ok("cat .chronfs/metrics");
     assert!(metrics.contains("chronfs_queue_answers{queue=\"stuck0\"} 0\n"), "{metrics}");
     assert!(metrics.contains("chronfs_queue_answers{queue=\"second\"} 1\n"));

@@ -1,5 +1,5 @@
-//! Users who do not trust one another on one mount of root's: nobody gets through it at what he could not have without
-//! it, and nobody makes root change what he could not change himself. Needs root.
+//! Users who do not trust one another on one mount of root's: through it no user reads what they could not read without
+//! it, or makes root change what they could not change themselves. Needs root.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -42,7 +42,7 @@ fn file(path: &Path, owner: u32, bits: u32, content: &str) -> PathBuf {
     path.to_path_buf()
 }
 
-/// A queue with one message that belongs to somebody, its directory 0777 and its files 0666.
+/// A queue with one message that belongs to a user, its directory 0777 and its files 0666.
 fn open_queue(path: &Path, owner: u32, message: &[u8]) {
     let queue = Queue::create(path, &small()).unwrap();
     queue.writer().unwrap().append(1, message).unwrap();
@@ -56,7 +56,7 @@ fn open_queue(path: &Path, owner: u32, message: &[u8]) {
     mode(path, 0o777);
 }
 
-/// A mount for everybody. None where the tests do not run as root.
+/// A mount for all users. None where the tests do not run as root.
 fn mount(prepare: impl FnOnce(&Path)) -> Option<TestMount> {
     mount_with("allow_other,segment_size=64KiB", prepare)
 }
@@ -100,7 +100,7 @@ fn denied(mount: &TestMount, uid: u32, script: &str) {
     assert!(complained.contains("denied") || complained.contains("not permitted"), "{script}: {complained}");
 }
 
-/// Does something again and again beside `run`.
+/// Repeats `work` beside `run`.
 fn beside(again: impl Fn() + Sync, run: impl FnOnce()) {
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -124,7 +124,7 @@ impl Drop for End<'_> {
 }
 
 #[test]
-fn a_link_in_the_place_of_readers_changes_no_other_files_permissions() {
+fn a_link_instead_of_readers_changes_no_other_files_permissions() {
     let prepare = |root: &Path| {
         open_queue(&root.join("q"), ANN, b"hello");
         mode(&root.join("q"), 0o6777);
@@ -165,7 +165,7 @@ fn files_that_are_not_new_keep_their_owner() {
 }
 
 #[test]
-fn a_directory_that_takes_the_place_of_a_new_one_stays_whose_it_is() {
+fn a_directory_that_replaces_a_new_one_keeps_its_owner() {
     let Some(mount) = mount(|root| {
         directory(&root.join("private"), 0, 0o700);
         file(&root.join("private/secret"), 0, 0o600, "secret");
@@ -213,11 +213,11 @@ fn what_is_read_is_what_was_opened() {
 }
 
 #[test]
-fn messages_are_taken_by_those_only_who_may_read_them() {
+fn messages_are_taken_only_by_users_who_may_read_them() {
     let Some(mount) = mount(|root| open_queue(&root.join("q"), ANN, b"secret")) else { return };
     ok(&mount, BOB, "mkdir q/readers/mine && cat q/readers/mine/messages.txt");
     ok(&mount, ANN, "chmod 600 $ROOT/q/*.q $ROOT/q/control.meta");
-    // Attributes hold a moment.
+    // Attributes are cached for a moment.
     until("the messages are private", || !run(&mount, BOB, "cat q/messages.txt").status.success());
     denied(&mount, BOB, "timeout 5 cat q/readers/mine/take.txt");
     assert_eq!(ok(&mount, BOB, "cat q/readers/mine/position"), "1\n");
@@ -293,7 +293,7 @@ fn followers_end_when_they_may_no_longer_read() {
 }
 
 #[test]
-fn who_may_no_longer_write_appends_no_more_whoever_has_the_writer() {
+fn a_user_who_may_no_longer_write_can_not_append() {
     let Some(mount) = mount(|root| open_queue(&root.join("q"), ANN, b"hello")) else { return };
     let append = |uid: u32| {
         let uid = uid.to_string();
@@ -311,7 +311,7 @@ fn who_may_no_longer_write_appends_no_more_whoever_has_the_writer() {
         }
         count
     };
-    // Once the writer is the owner's, once that of who loses the right: then the owner goes on with one of his own.
+    // Once the writer is the owner's, once it belongs to the user who loses the right: then the owner gets another one.
     for writers in [[ANN, BOB], [BOB, ANN]] {
         let running = writers.map(|uid| {
             let before = appended(uid);
@@ -350,14 +350,14 @@ fn root_has_no_more_power_than_its_process() {
         assert!(text(&as_weak(script).stderr).contains("denied"), "{script}");
     }
     assert!(as_weak("echo x > open/append.txt && cat open/messages.txt").status.success());
-    // As root of a namespace that it makes itself, where that is allowed, it has all of them, but nothing to use them on.
+    // As root of its own namespace, where that is allowed, it has all capabilities, but nothing to use them on.
     let output = as_weak("unshare -Ur cat .merged/messages.txt q/messages.txt");
     assert!(!text(&output.stdout).contains("hello"), "{output:?}");
     assert_eq!(mount.ok("cat q/messages.txt .merged/messages.txt | sort -u"), "hello\nto all\nx\n");
 }
 
 #[test]
-fn groups_are_those_of_who_opened() {
+fn groups_are_those_of_the_opener() {
     let Some(mount) = mount(|root| {
         open_queue(&root.join("q"), ANN, b"hello");
         for name in ["q", "q/control.meta", "q/000000000.q"] {
@@ -485,7 +485,7 @@ fn symlinks_lead_nowhere_but_inside() {
 }
 
 #[test]
-fn other_file_systems_are_crossed_into_only_where_that_is_wanted() {
+fn other_file_systems_are_entered_only_on_request() {
     if !require(Need::Admin) {
         return;
     }

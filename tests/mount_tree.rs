@@ -1,4 +1,4 @@
-//! Messages one by one, places in time, readers that take, segments, leases: the directories of a queue.
+//! Single messages, points in time, readers that take, segments, leases: the directories of a queue.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
@@ -53,7 +53,7 @@ fn messages_are_files_by_number() {
         assert!(mount.fails(&format!("cat q/messages/{name}")).contains("No such file"), "{name}");
     }
     assert!(mount.fails("echo x > q/messages/1").contains("Permission denied"));
-    // The directory's mode stops everybody but root.
+    // The directory's mode stops all users but root.
     let refusal = if need::is_root() { "Operation not permitted" } else { "Permission denied" };
     assert!(mount.fails("rm -f q/messages/1").contains(refusal));
     append(&mount, &[b"four"]);
@@ -97,7 +97,7 @@ fn a_hundred_thousand_messages_are_listed_and_found_and_cost_the_daemon_nothing(
 fn retired_messages_are_not_there() {
     let Some(mount) = TestMount::over(
         |root| {
-            // So much that the writer itself takes nothing away.
+            // So much that the writer itself removes nothing.
             let settings = Settings { segment_size: 65536, retain_bytes: Some(1 << 20), ..Settings::default() };
             let mut writer = writer(&Queue::create(root.join("q"), &settings).unwrap());
             for _ in 0..3 {
@@ -116,7 +116,7 @@ fn retired_messages_are_not_there() {
     assert!(mount.fails("cat q/messages/1").contains("No such file"));
     assert_eq!(mount.ok("readlink q/messages/first; ls q/messages"), "2\n2\n3\nfirst\nlast\n");
     let mut byte = [0];
-    assert_eq!(held.read_at(&mut byte, 39_999).unwrap(), 1, "who has it open goes on reading it");
+    assert_eq!(held.read_at(&mut byte, 39_999).unwrap(), 1, "an open file can still be read");
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn times_lead_to_messages() {
 }
 
 #[test]
-fn since_a_place_there_are_all_views() {
+fn since_has_all_views() {
     let Some(mount) = mount() else { return };
     for (place, lines) in [
         ("1", 3),
@@ -217,7 +217,7 @@ fn takers_take_turns_and_give_way_to_native_readers() {
     let payloads: Vec<String> = (0..200).map(|n| format!("m{n}")).collect();
     append(&mount, &payloads.iter().map(String::as_bytes).collect::<Vec<_>>());
     mount.ok("echo 4 > q/readers/a/position");
-    // One close after the other: the next open waits for the release.
+    // Each open waits for the release of the close before it.
     let taken = mount.ok("for i in {1..200}; do head -n 1 q/readers/a/take.txt || exit 1; done");
     assert_eq!(taken.lines().map(str::to_owned).collect::<Vec<_>>(), payloads);
     let queue = queue(&mount);
@@ -232,10 +232,10 @@ fn takers_take_turns_and_give_way_to_native_readers() {
     }
     drop(native);
     mount.ok("echo end > q/readers/a/position; rmdir q/readers/a");
-    // An empty message in bin is no end of the file.
+    // An empty message in bin is not an end of file.
     mount.ok("mkdir q/readers/b; echo end > q/readers/b/position");
-    append(&mount, &[b"", b"behind"]);
-    assert_eq!(mount.ok("head -c 6 q/readers/b/take.bin"), "behind");
+    append(&mount, &[b"", b"second"]);
+    assert_eq!(mount.ok("head -c 6 q/readers/b/take.bin"), "second");
 }
 
 #[test]
@@ -322,7 +322,7 @@ except PermissionError: pass
 }
 
 #[test]
-fn a_lease_is_written_read_and_given_up() {
+fn a_lease_is_written_read_and_removed() {
     let Some(mount) = mount() else { return };
     for place in ["q", "endpoint"] {
         mount.ok(&format!("mkdir -p {place}; echo momentum > {place}/LEASE"));
@@ -344,7 +344,7 @@ fn a_lease_is_written_read_and_given_up() {
 }
 
 #[test]
-fn a_follower_of_a_reader_is_told_what_retention_took_meanwhile() {
+fn a_follower_of_a_reader_learns_of_messages_that_retention_removed() {
     let settings =
         Settings { segment_size: 65536, retain_segments: Some(1), max_lag_bytes: Some(0), ..Settings::default() };
     let prepare = |root: &std::path::Path| {
@@ -360,12 +360,12 @@ fn a_follower_of_a_reader_is_told_what_retention_took_meanwhile() {
         let output = mount.sh(&script);
         let complaint = text(&output.stderr);
         assert!(complaint.contains("Broken pipe") && complaint.lines().count() == 1, "{name}: {complaint}");
-        assert_eq!(output.stdout.len(), 4, "{name}: it goes on behind");
+        assert_eq!(output.stdout.len(), 4, "{name}: it goes on after them");
     }
 }
 
 #[test]
-fn who_waits_for_a_queue_that_is_removed_is_told() {
+fn waiting_for_a_queue_that_is_removed_ends() {
     let Some(mount) = mount() else { return };
     mount.ok("mkdir q/readers/a; echo end > q/readers/a/position");
     let names = ["q/follow.txt", "q/readers/a/follow.jsonl", "q/readers/a/take.txt", "q/since/3/follow.txt"];

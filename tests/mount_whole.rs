@@ -1,4 +1,4 @@
-//! Sizes are true, and whoever believes them, or has the kernel send what he does not read himself, gets the whole.
+//! Sizes are true: a program that trusts them, or has the kernel send the file, gets all of it.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
@@ -31,7 +31,7 @@ fn python(mount: &TestMount, script: &str) -> String {
 }
 
 #[test]
-fn what_is_small_says_its_size_and_can_be_sent() {
+fn small_files_have_true_sizes_and_can_be_sent() {
     let Some(mount) = TestMount::new() else { return };
     mount.ok("mkdir q; seq 100 > q/append.txt; mkdir q/readers/r; touch q/READY; echo alive > q/LEASE");
     let names = "q/status q/status.json q/READY q/LEASE q/readers/r/position q/readers/r/lag q/readers/r/status.json \
@@ -51,7 +51,7 @@ for name in "{names}".split():
     );
     assert_eq!(python(&mount, &script), "");
     mount.ok("for f in q/status q/readers/r/position .chronfs/metrics; do cp $f ../a; tar -cf - $f | tar -xOf - | wc -c; done");
-    // One look, one state; the next look, the next state; and its number stays.
+    // Each open shows one state, the next open the next state; the inode number stays.
     let script = r#"
 before = os.stat("q/readers/r/position")
 with open("q/readers/r/position") as f:
@@ -65,7 +65,7 @@ print(before.st_ino == after.st_ino, before.st_size, after.st_size)
 }
 
 #[test]
-fn what_grows_is_sent_right_or_refused_so_that_the_sender_reads() {
+fn growing_files_are_sent_whole_or_refused_so_that_the_sender_reads() {
     let Some(mount) = TestMount::new() else { return };
     let queue = Queue::create(mount.root().join("q"), &Settings::default()).unwrap();
     let mut writer = writer(&queue);
@@ -103,7 +103,7 @@ print(bad)
 }
 
 #[test]
-fn a_gap_in_bin_is_an_error_to_whoever_sends_or_maps() {
+fn a_gap_in_bin_is_an_error_to_sendfile_and_mmap() {
     let damage = |root: &std::path::Path| {
         let queue = Queue::create(root.join("q"), &Settings::default()).unwrap();
         let mut writer = writer(&queue);

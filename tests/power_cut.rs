@@ -1,7 +1,7 @@
-//! Power cuts: what was synced before the cut is there behind it, whole, once, in order; what is missing is said to be.
+//! Power cuts: what was synced before the cut exists after it, whole, once, in order; what is missing is reported.
 //!
-//! A file system in a file of its own is shut down under a writer without its caches being written
-//! (`FS_IOC_SHUTDOWN`), mounted again and looked at. Needs root and loop devices.
+//! A file system in an image file is shut down under a writer without its caches being written
+//! (`FS_IOC_SHUTDOWN`), mounted again and read. Needs root and loop devices.
 //! `CHRONFS_CUTS` sets the number of cuts of each file system:
 //!
 //! ```text
@@ -27,7 +27,7 @@ fn payload(seq: u64) -> Vec<u8> {
     common::payload(seq, 3000)
 }
 
-/// What the child does until the power goes: appends, syncs, reads, and says what is safe now.
+/// What the child does until the power cut: appends, syncs, reads, and reports what is safe now.
 fn work(path: &Path, seed: u64) {
     let mut random = Random(seed);
     let queue = Queue::open(path).unwrap();
@@ -41,7 +41,7 @@ fn work(path: &Path, seed: u64) {
             writer.append(1, &payload(seq)).unwrap();
         }
         match random.below(8) {
-            // What a writer leaves that ends without a sync, its successor's sync must cover.
+            // A writer's sync must also cover what its predecessor left unsynced.
             0 => {
                 drop(writer);
                 writer = queue.writer().unwrap();
@@ -51,7 +51,7 @@ fn work(path: &Path, seed: u64) {
                 reader.commit_sync().unwrap();
                 writeln!(out, "consumed {}", reader.seq()).unwrap();
             }
-            // The system may write what it likes, when it likes.
+            // The system may write back anything at any time.
             2 => control.sync_all().unwrap(),
             3 => {
                 let first = std::fs::read_dir(path).unwrap().next().unwrap().unwrap().path();
@@ -99,12 +99,12 @@ impl Promised {
     }
 }
 
-/// One cut in the middle of the child's work. Gives what had been promised.
+/// One cut in the middle of the child's work. Returns what had been promised.
 fn cut(disk: &Disk, path: &Path, random: &mut Random, mut promised: Promised) -> Promised {
     let mut child = child(path, random.below(u64::MAX) | 1);
     let mut lines = BufReader::new(child.child().stdout.take().unwrap()).lines();
     for _ in 0..=random.below(12) {
-        let line = lines.next().unwrap_or_else(|| panic!("the child has ended by itself")).unwrap();
+        let line = lines.next().unwrap_or_else(|| panic!("the child has exited by itself")).unwrap();
         promised.hear(&line);
     }
     for _ in 0..random.below(300_000) {
@@ -116,7 +116,7 @@ fn cut(disk: &Disk, path: &Path, random: &mut Random, mut promised: Promised) ->
     promised
 }
 
-/// Reads everything; gives the number behind the last message.
+/// Reads everything; returns the number after the last message.
 fn check(path: &Path, promised: Promised, cut: u64) -> u64 {
     let queue = Queue::open(path).unwrap();
     let consumed = match queue.reader_position("alice") {
@@ -125,7 +125,7 @@ fn check(path: &Path, promised: Promised, cut: u64) -> u64 {
     };
     assert!(consumed >= promised.consumed, "cut {cut}: {promised:?}, the reader is at {consumed}");
     let mut scanner = queue.scan().unwrap();
-    // Retention takes what has been consumed.
+    // Retention removes what has been consumed.
     let mut next = queue.inspect().unwrap().bounds.first_seq;
     while let Some(entry) = scanner.next().unwrap() {
         match entry {
@@ -145,7 +145,7 @@ fn check(path: &Path, promised: Promised, cut: u64) -> u64 {
     next
 }
 
-/// How many of the segments lie in files that have held another one before.
+/// How many of the segments are in files that held another one before.
 fn reused_files(path: &Path) -> usize {
     let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     let segments = entries.filter(|path| path.extension().is_some_and(|ending| ending == "q"));
@@ -161,7 +161,7 @@ fn cut_often(kind: &'static str, cuts: u64) {
         // Every other queue retires segments, and uses their files again.
         let retain_segments = (number % 2 == 0).then_some(1);
         let settings = Settings { retain_segments, ..SMALL };
-        // A new queue for each: what is missing behind a cut would hide what the next one takes.
+        // A new queue for each: what is missing after a cut would hide what the next one loses.
         let _ = std::fs::remove_dir_all(&path);
         Queue::create(&path, &settings).unwrap().add_reader("alice").unwrap();
         let promised = cut(&disk, &path, &mut random, Promised::default());
@@ -169,7 +169,7 @@ fn cut_often(kind: &'static str, cuts: u64) {
         reused += reused_files(&path);
         let next = check(&path, promised, number);
         let mut writer = Queue::open(&path).unwrap().writer().unwrap();
-        assert!(writer.next_seq() >= next.max(promised.consumed), "cut {number}: a number is given twice");
+        assert!(writer.next_seq() >= next.max(promised.consumed), "cut {number}: a number is assigned twice");
         let seq = writer.next_seq();
         writer.append(1, &payload(seq)).unwrap();
         writer.flush_sync().unwrap();

@@ -1,4 +1,4 @@
-//! What power cuts leave when writes reach the disk in any order, made by hand: the control block ahead of the segments,
+//! What power cuts leave when writes reach the disk in any order, simulated: the control block ahead of the segments,
 //! pages missing at the end. The cuts themselves are in `power_cut.rs`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -38,13 +38,13 @@ fn when_only_the_control_block_reached_the_disk_everything_before_is_a_gap() {
     let queue = Queue::open(&path).unwrap();
     assert_eq!(queue.writer().unwrap().append(1, b"eleven").unwrap(), 11);
     let mut scanner = queue.scan().unwrap();
-    let Some(Entry::Gap(gap)) = scanner.next().unwrap() else { panic!("the loss of messages 1 to 10 goes unsaid") };
+    let Some(Entry::Gap(gap)) = scanner.next().unwrap() else { panic!("the loss of messages 1 to 10 is not reported") };
     assert_eq!((gap.from, gap.to), (1, 10));
     assert_eq!(scanner.next().unwrap().and_then(Entry::message).map(|message| message.seq), Some(11));
 }
 
 #[test]
-fn who_starts_at_the_end_after_a_cut_misses_nothing_that_comes() {
+fn a_reader_at_the_end_after_a_cut_misses_no_new_message() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("q");
     let queue = filled(&path, &SMALL, 100, payload);
@@ -60,11 +60,11 @@ fn who_starts_at_the_end_after_a_cut_misses_nothing_that_comes() {
     assert!(at_end.next().unwrap().is_none());
     let mut writer = queue.writer().unwrap();
     let first = writer.next_seq();
-    assert_eq!(first, 101, "published numbers are not given out again");
+    assert_eq!(first, 101, "published numbers are not assigned again");
     for seq in first..first + 100 {
         writer.append(1, &payload(seq)).unwrap();
     }
-    // Whoever stood at the published end gets every new message, and of the lost ones a gap at most.
+    // A reader at the published end gets every new message, and for the lost ones at most a gap.
     let check = |entry: Entry, next: &mut u64| match entry {
         Entry::Message(message) => {
             assert_eq!(message.seq, *next);

@@ -53,7 +53,7 @@ fn a_reader_goes_on_where_it_has_committed() {
             assert_eq!(seq, consumed, "round {round}");
             reader.commit();
         }
-        // Read but not consumed: comes again.
+        // Read but not consumed: read again.
         reader.next().unwrap();
     }
     assert_eq!(queue.reader_position("alice").unwrap(), consumed + 1);
@@ -181,7 +181,7 @@ fn a_full_queue_says_so_and_goes_on_when_there_is_room() {
         }
     };
     assert!(matches!(error, Error::QueueFull { max_bytes, .. } if max_bytes == 192 << 10), "{error}");
-    assert!(matches!(writer.append(1, &[7; 1000]), Err(Error::QueueFull { .. })), "and says so again");
+    assert!(matches!(writer.append(1, &[7; 1000]), Err(Error::QueueFull { .. })), "and reports so again");
     assert!(appended > 150, "{appended}");
     std::fs::remove_file(queue.path().join("000000000.q")).unwrap();
     writer.append(1, &[7; 1000]).unwrap();
@@ -250,7 +250,7 @@ fn a_reader_that_lost_the_race_with_retention_gets_the_gap() {
 }
 
 #[test]
-fn a_scan_close_behind_the_writer_never_takes_a_half_written_record_for_damage() {
+fn a_scan_close_to_the_head_never_takes_a_half_written_record_for_damage() {
     let (_dir, queue) = new_queue(&SMALL);
     let mut scanner = queue.scan().unwrap();
     let mut writer = queue.writer().unwrap();
@@ -276,7 +276,7 @@ fn a_scan_close_behind_the_writer_never_takes_a_half_written_record_for_damage()
     writing.join().unwrap();
 }
 
-/// Removes a queue, and creates another one there if it is said so.
+/// Removes a queue, and creates another one in its place if asked to.
 fn remove(queue: &Queue, replace: bool) {
     std::fs::remove_dir_all(queue.path()).unwrap();
     if replace {
@@ -285,7 +285,7 @@ fn remove(queue: &Queue, replace: bool) {
 }
 
 #[test]
-fn who_waits_for_a_queue_that_is_removed_is_told() {
+fn waiting_for_a_queue_that_is_removed_is_an_error() {
     for replace in [false, true] {
         let (_dir, queue) = new_queue(&SMALL);
         let mut reader = queue.reader("alice").unwrap();
@@ -300,7 +300,7 @@ fn who_waits_for_a_queue_that_is_removed_is_told() {
     }
     let (dir, queue) = new_queue(&SMALL);
     std::fs::rename(queue.path(), dir.path().join("moved")).unwrap();
-    assert!(queue.check_present().is_ok(), "it is there, under another name");
+    assert!(queue.check_present().is_ok(), "it exists, under another name");
     std::fs::remove_file(dir.path().join("moved/control.meta")).unwrap();
     assert!(queue.check_present().is_ok(), "it is damaged");
 }

@@ -1,5 +1,4 @@
-//! Several at once: making and opening one queue, writing to it, registering one reader, removing it while somebody opens
-//! it.
+//! Races: creating and opening one queue, writing to it, registering one reader, removing it while it is opened.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::path::Path;
@@ -34,7 +33,7 @@ fn a_reader_registered_by_many_at_once_is_registered_once_and_whole() {
         let name = format!("reader-{round}");
         let made = together(6, |_| {
             let made = queue.add_reader(&name).unwrap_or_else(|error| panic!("round {round}: {error}"));
-            // Whoever comes second finds a cursor that can be used at once.
+            // The second one finds a cursor that can be used at once.
             assert_eq!(queue.reader_position(&name).unwrap(), 1);
             made
         });
@@ -68,13 +67,13 @@ fn a_reader_that_is_removed_while_it_is_opened_is_never_used_without_its_file() 
 }
 
 #[test]
-fn a_queue_made_by_many_at_once_is_one_queue() {
+fn a_queue_created_by_many_at_once_is_one_queue() {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..30 {
         let path = dir.path().join(format!("q{round}"));
         let appended = together(4, |_| {
             loop {
-                // Who is too late for making it may find it not yet made.
+                // One that is too late to create it may find it incomplete.
                 let queue = match Queue::open_or_create(&path, &SMALL) {
                     Ok(queue) => queue,
                     Err(Error::Locked { .. }) => continue,
@@ -139,7 +138,7 @@ fn processes_that_race_for_a_queue_write_one_after_the_other() {
 }
 
 #[test]
-fn a_lock_that_is_let_go_is_free_at_once_while_programs_are_being_started() {
+fn a_released_lock_is_free_at_once_while_programs_are_being_started() {
     let dir = tempfile::tempdir().unwrap();
     let queue = Queue::create(dir.path().join("q"), &SMALL).unwrap();
     let done = std::sync::atomic::AtomicBool::new(false);

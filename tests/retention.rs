@@ -1,4 +1,4 @@
-//! Retention: what goes, what stays for whom, and who learns of it.
+//! Retention: what is removed, what is kept for which readers, and who is told.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs::File;
@@ -35,7 +35,7 @@ fn sealed(queue: &Queue) -> Vec<chronfs::queue::SegmentInfo> {
     queue.inspect().unwrap().segments.into_iter().filter(|segment| segment.sealed).collect()
 }
 
-/// The settings come from the queue: a copy of it with others.
+/// A copy of the queue with other settings.
 fn with_limits(queue: &Queue, change: impl FnOnce(&mut Vec<u8>)) -> Queue {
     let path = queue.path().join("control.meta");
     let mut bytes = std::fs::read(&path).unwrap();
@@ -51,7 +51,7 @@ fn set_u64(at: usize, value: u64) -> impl FnOnce(&mut Vec<u8>) {
     move |bytes| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes())
 }
 
-/// Makes a block of 64 bytes one that was never written.
+/// Makes a block of 64 bytes look as if never written.
 fn clear_block(queue: &Queue, file: &str, at: u64) {
     let file = File::options().write(true).open(queue.path().join(file)).unwrap();
     file.write_all_at(&[0; 64], at).unwrap();
@@ -110,7 +110,7 @@ fn retention_by_age_asks_for_the_newest_message_of_a_segment() {
     }
     drop(writer);
     let infos = sealed(&queue);
-    // Without its seal block the next segment tells when this one ended.
+    // Without a seal block, the next segment tells when this one ended.
     clear_block(&queue, "000000001.q", 128);
     let queue = with_limits(&queue, set_u64(48, 3_600_000_000_000));
     assert_eq!(queue.plan_retention().unwrap().removed, infos[..2]);
@@ -145,7 +145,7 @@ fn a_pin_counts_what_its_reader_keeps_and_nothing_else() {
 }
 
 #[test]
-fn a_reader_is_too_far_behind_from_one_byte_more_than_the_limit_on() {
+fn a_reader_expires_when_it_lags_one_byte_more_than_the_limit() {
     let (_dir, queue) = retained(SMALL, &[("alice", 1)]);
     let lag_bytes = queue.inspect().unwrap().readers[0].lag_bytes;
     for (most, reasons) in [(lag_bytes, &[][..]), (lag_bytes - 1, &[IgnoredReason::TooFarBehind])] {
@@ -163,11 +163,11 @@ fn a_reader_is_too_far_behind_from_one_byte_more_than_the_limit_on() {
 #[test]
 fn a_reader_is_dead_after_a_longer_silence_than_the_limit_unless_it_is_in_use() {
     let (_dir, queue) = retained(SMALL, &[("alice", 1)]);
-    // Without a sign of life since the machine was started, which is more than a nanosecond ago.
+    // Without a heartbeat since boot, which is more than a nanosecond ago.
     let silence = || clear_block(&queue, "readers/alice.meta", 192);
     silence();
     let shortest = with_limits(&queue, set_u64(56, 1));
-    assert_eq!(shortest.plan_retention().unwrap(), Retention::default(), "where nothing is retired nobody is judged");
+    assert_eq!(shortest.plan_retention().unwrap(), Retention::default(), "without retention no reader expires");
     let longest = with_limits(&queue, |bytes| {
         bytes[40..48].copy_from_slice(&0_u64.to_le_bytes());
         bytes[56..64].copy_from_slice(&(u64::MAX - 1).to_le_bytes());
@@ -189,14 +189,14 @@ fn a_heartbeat_that_cannot_be_compared_does_not_mean_death() {
     let file = File::options().write(true).open(&path).unwrap();
     let queue = with_limits(&queue, |bytes| {
         bytes[40..48].copy_from_slice(&0_u64.to_le_bytes());
-        // Shorter than any machine has been running that runs this.
+        // Shorter than any machine's uptime.
         bytes[56..64].copy_from_slice(&10_000_000_000_u64.to_le_bytes());
     });
     let ignored =
         || queue.plan_retention().unwrap().ignored.into_iter().map(|ignored| ignored.reason).collect::<Vec<_>>();
     let stamp = |ns: u64| file.write_all_at(&ns.to_le_bytes(), 192).unwrap();
     assert_eq!(ignored(), []);
-    // Another boot's, or a container's with a boot id of its own; and one ahead of this machine's clock.
+    // Another boot's, or a container's with its own boot id; and one ahead of this machine's clock.
     let mut boot_id = [0; 16];
     std::os::unix::fs::FileExt::read_exact_at(&File::open(&path).unwrap(), &mut boot_id, 200).unwrap();
     for (ns, of_boot) in [(1, [7; 16]), (u64::MAX / 2, boot_id), (chronfs::clock::boot_ns() + HOUR_NS, boot_id)] {
@@ -205,17 +205,17 @@ fn a_heartbeat_that_cannot_be_compared_does_not_mean_death() {
         file.set_modified(std::time::SystemTime::now()).unwrap();
         assert_eq!(ignored(), [], "{ns}");
         assert_eq!(queue.inspect().unwrap().readers[0].heartbeat_age_ms, None);
-        // Nor has anybody touched its file for long.
+        // Nor has its file been modified for long.
         file.set_modified(std::time::UNIX_EPOCH).unwrap();
         assert_eq!(ignored(), [IgnoredReason::Dead], "{ns}");
     }
 }
 
 #[test]
-fn a_dead_reader_and_one_too_far_behind_keep_nothing_and_learn_of_the_gap() {
+fn a_dead_reader_and_one_that_lags_too_far_keep_nothing_and_get_the_gap() {
     let (_dir, queue) = retained(SMALL, &[("alice", 1)]);
     let infos = sealed(&queue);
-    // Everything more than 100 KiB behind is too far behind; no sealed segment need stay.
+    // A lag of more than 100 KiB is too much; no sealed segment need stay.
     let queue = with_limits(&queue, |bytes| {
         bytes[40..48].copy_from_slice(&0_u64.to_le_bytes());
         bytes[64..72].copy_from_slice(&(100_u64 << 10).to_le_bytes());
@@ -258,7 +258,7 @@ fn the_writer_applies_retention_by_itself_after_a_roll() {
 }
 
 #[test]
-fn a_damaged_cursor_keeps_everything_until_it_is_set_anew() {
+fn a_damaged_cursor_keeps_everything_until_it_is_reset() {
     let settings = Settings { segment_size: 64 << 10, retain_segments: Some(1), ..Settings::default() };
     let (_dir, queue) = new_queue(&settings);
     queue.add_reader("alice").unwrap();

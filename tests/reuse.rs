@@ -1,7 +1,7 @@
-//! Retired segments whose files are used again: never under somebody who still reads them, and what they held is never
-//! taken for messages or for damage.
+//! Retired segments whose files are reused: never while a process still reads them, and what they held is never taken
+//! for messages or for damage.
 //!
-//! Everything lies in /dev/shm, because not every file system's files are used again.
+//! Everything is in /dev/shm, because files are not reused on every file system.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::HashSet;
@@ -43,14 +43,14 @@ fn is_reused(segment: &Path) -> bool {
     head[11] == 1
 }
 
-/// A queue whose active segment has held another one before, and holds ten messages and more. Its writer has ended.
+/// A queue whose active segment's file held another one before, and holds ten messages or more. Its writer has exited.
 fn reused() -> (tempfile::TempDir, Queue) {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let queue = Queue::create(dir.path().join("q"), &SETTINGS).unwrap();
     let mut writer = queue.writer().unwrap();
     let start = Instant::now();
     loop {
-        // Retention runs beside us: sooner or later there is a file to be used again.
+        // Retention runs concurrently: sooner or later there is a file to reuse.
         assert!(start.elapsed() < DEADLINE, "no file was used again");
         let segment = queue.inspect().unwrap().bounds.head.segment;
         while queue.inspect().unwrap().bounds.head.segment == segment {
@@ -81,14 +81,14 @@ fn scan(queue: &Queue) -> (Vec<u64>, Vec<(u64, u64, GapReason)>) {
     (seqs, gaps)
 }
 
-/// As if the machine had been started again: the published head is no longer known to be exact.
+/// As if the machine had been rebooted: the published head is no longer known to be exact.
 fn restart(queue: &Queue) {
     let control = File::options().write(true).open(queue.path().join("control.meta")).unwrap();
     control.write_all_at(b"another boot id.", BOOT_ID).unwrap();
 }
 
 #[test]
-fn a_file_that_somebody_reads_is_not_used_again() {
+fn a_file_that_is_being_read_is_not_reused() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let queue = Queue::create(dir.path().join("q"), &SETTINGS).unwrap();
     let mut writer = queue.writer().unwrap();
@@ -119,7 +119,7 @@ fn a_file_that_somebody_reads_is_not_used_again() {
 }
 
 #[test]
-fn files_to_be_used_again_count_as_the_queues() {
+fn files_to_be_reused_count_as_the_queues() {
     const MOST: usize = 3;
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let settings = Settings { max_bytes: Some(MOST as u64 * u64::from(SETTINGS.segment_size)), ..SETTINGS };
@@ -144,13 +144,13 @@ fn files_to_be_used_again_count_as_the_queues() {
 }
 
 #[test]
-fn what_a_file_held_before_is_no_message_and_no_damage() {
+fn what_a_file_held_before_is_neither_a_message_nor_damage() {
     let (_dir, queue) = reused();
     let head = queue.inspect().unwrap().bounds.head;
     let (seqs, gaps) = scan(&queue);
     assert_eq!(gaps, []);
     let next = seqs.last().unwrap() + 1;
-    // A record of an earlier use, where the next one would be, as a power cut can leave it.
+    // A record of an earlier use where the next one would be, as a power cut can leave it.
     let path = active(&queue);
     let file = File::options().read(true).write(true).open(&path).unwrap();
     let mut old = vec![0; 200];

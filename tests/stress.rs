@@ -1,7 +1,7 @@
-//! One writer and several readers, each a process of its own, at full speed over many rolls, with retention behind them.
+//! One writer and several readers, each its own process, at full speed over many rolls, with retention after them.
 //!
-//! The program is its own children: `CHRONFS_STRESS_ROLE` says which. `CHRONFS_SOAK_SECONDS` makes the soak longer than the few
-//! seconds that it takes among the other tests.
+//! The program is its own children: `CHRONFS_STRESS_ROLE` says which. `CHRONFS_SOAK_SECONDS` makes the soak longer than
+//! the few seconds that it takes among the other tests.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};
@@ -105,7 +105,7 @@ fn stress_single_writer() {
         assert_eq!(queue.reader_position(name).unwrap(), 200_002);
     }
     let kept = queue.apply_retention().map(|_| queue.inspect().unwrap().segments.len()).unwrap();
-    assert!(kept <= 5, "everybody has passed, yet {kept} segments are kept");
+    assert!(kept <= 5, "all readers have passed, yet {kept} segments are kept");
 }
 
 #[test]
@@ -128,13 +128,13 @@ fn soak_writer_reader() {
     let steady = Process::start(TEST, &path, "steady");
     let mut writer = Process::start(TEST, &path, "writer");
     let mut kills = 0;
-    // The victim is killed whenever it has got on a little; it goes on at its last commit.
+    // The victim is killed whenever it has made some progress; it goes on at its last commit.
     while writer.0.try_wait().unwrap().is_none() {
         let victim = Process::start(TEST, &path, "victim");
         let before = queue.reader_position("victim").unwrap();
         let start = Instant::now();
         while queue.reader_position("victim").unwrap() == before && writer.0.try_wait().unwrap().is_none() {
-            assert!(start.elapsed() < Duration::from_secs(60), "the reader does not get on");
+            assert!(start.elapsed() < Duration::from_secs(60), "the reader makes no progress");
             std::thread::yield_now();
         }
         drop(victim);

@@ -1,4 +1,4 @@
-//! Every system call that can fail, fails: the Nth one, once and from then on for ever. No panic, a clean error, nothing
+//! Every system call that can fail, fails: the Nth one, once or from then on. No panic, a clean error, nothing
 //! lost afterwards, and the next run works.
 //!
 //! `strace` makes them fail in the real `chron-cli`. Here a few N of each; every N with:
@@ -55,7 +55,7 @@ fn payload(seq: u64) -> String {
 struct Operation {
     name: &'static str,
     arguments: &'static [&'static str],
-    /// Messages there must be when it has succeeded.
+    /// The number of messages after success.
     after: u64,
 }
 
@@ -123,12 +123,12 @@ fn check(path: &Path, context: &str) -> u64 {
 fn check_run(scratch: &Path, operation: &Operation, output: &Output, context: &str) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     let context = format!("{context}: {}\n{stderr}", output.status);
-    // Nothing can be done where there is no memory for the program itself: its own words for that are allowed.
+    // Nothing can be done without memory for the program itself: the runtime's messages for that are allowed.
     let is_out_of_memory = ["memory allocation of", "alternative stack", "shared libraries"];
     let excused = context.contains("mmap") && is_out_of_memory.iter().any(|words| stderr.contains(words));
     assert!(excused || !stderr.contains("panicked"), "{context}");
     assert!(excused || matches!(output.status.code(), Some(0 | 1 | 2 | 127)), "{context}");
-    assert!(output.status.success() || !stderr.is_empty(), "it fails without a word: {context}");
+    assert!(output.status.success() || !stderr.is_empty(), "it fails without a message: {context}");
     let count = check(&scratch.join("q"), &context);
     assert!((BEFORE..=operation.after).contains(&count), "{context}: {count} messages");
     if output.status.success() {
@@ -143,12 +143,12 @@ fn check_run(scratch: &Path, operation: &Operation, output: &Output, context: &s
     assert_eq!(writer.append(1, payload(count + 1).as_bytes()).unwrap(), count + 1, "{context}");
     drop(writer);
     assert_eq!(check(&scratch.join("q"), &context), count + 1);
-    // A queue that was being made is one or none, and can be made or used now.
+    // A queue that was being created exists or does not, and can be created or used now.
     drop(Queue::open_or_create(scratch.join("new"), &Settings::default()).unwrap().writer().unwrap());
     Queue::open(scratch.join("q")).unwrap().reader("bob").unwrap_or_else(|error| panic!("{context}: {error}"));
 }
 
-/// Which of the calls fail (`more`: and all behind it): every one behind the program's own start in a soak, else a few.
+/// Which of the calls fail (`more`: and all after it): every one after the program's start in a soak, else a few.
 fn numbers(start: u64, count: u64, more: &str) -> Vec<u64> {
     if std::env::var_os("CHRONFS_SOAK").is_some() {
         return (start + 1..=count).collect();
@@ -246,7 +246,7 @@ fn an_interrupted_call_is_made_again() {
     let Some((template, scratch)) = prepare(dir.path()) else { return };
     let append = &OPERATIONS[0];
     let mut runs = 0;
-    // Not `futex`: a call that wakes would be swallowed, which no system does.
+    // Not `futex`: that would drop a wake, which no system does.
     for call in ["openat", "fallocate", "pread64", "pwrite64", "fsync", "fdatasync", "ftruncate"] {
         let nothing = Operation { name: "nothing", arguments: &["--version"], after: BEFORE };
         let start = count_calls(&template, &scratch, &nothing, call);

@@ -1,4 +1,4 @@
-//! The main job, as it is used: one process appends recorded market data with its own timestamps and is killed in the
+//! The main use case: one process appends recorded market data with its own timestamps and is killed in the
 //! middle of it, a second one follows through the mount, a third reads natively. All see every message, once, in
 //! order, byte for byte.
 #![cfg(feature = "cli")]
@@ -79,7 +79,7 @@ fn three_ways(test: &str, recording: &Path, kills: usize) {
     through_programs(&mount, &lines);
 }
 
-/// What ordinary programs say of the mounted queue.
+/// What ordinary programs find in the mounted queue.
 fn through_programs(mount: &TestMount, lines: &[(u64, Vec<u8>)]) {
     let number = |script: &str| mount.ok(script).trim().parse::<usize>().unwrap();
     assert_eq!(number("wc -l < market/messages.jsonl"), lines.len());

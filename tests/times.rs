@@ -1,4 +1,4 @@
-//! Times that others go by: timestamps that are given, ages that retention goes by, times of modification that backups go by.
+//! Times that others rely on: given timestamps, ages for retention, modification times for backups.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs::File;
@@ -63,7 +63,7 @@ fn a_given_timestamp_too_far_in_the_future_is_refused_and_changes_nothing() {
     assert!(queue.writer_with(&none).unwrap().append_at(u64::MAX, 1, b"x").is_err());
 }
 
-/// Fills some segments with messages that all have the stamp of the first one.
+/// Fills some segments with messages that all have the timestamp of the first one.
 fn with_stamps_from_the_future(dir: &Path) -> Queue {
     let queue = queue(dir, Settings { retain_age_ns: Some(HOUR), ..Settings::default() });
     let mut writer = queue.writer_with(&any_time()).unwrap();
@@ -76,7 +76,7 @@ fn with_stamps_from_the_future(dir: &Path) -> Queue {
 }
 
 #[test]
-fn retention_by_age_goes_by_the_files_times_where_timestamps_lie_in_the_future() {
+fn retention_by_age_uses_the_files_times_where_timestamps_are_in_the_future() {
     let dir = tempfile::tempdir().unwrap();
     let queue = with_stamps_from_the_future(dir.path());
     assert_eq!(queue.plan_retention().unwrap().removed, [], "they are new");
@@ -99,19 +99,19 @@ fn a_segment_from_before_the_clock_was_right_is_as_old_as_the_next_one() {
 }
 
 #[test]
-fn retention_by_age_goes_by_timestamps_where_they_can_be_right() {
+fn retention_by_age_uses_timestamps_where_they_can_be_right() {
     let dir = tempfile::tempdir().unwrap();
     let queue = queue(dir.path(), Settings { retain_age_ns: Some(HOUR), ..Settings::default() });
     let mut writer = queue.writer().unwrap();
     while segments(&queue).len() < 3 {
         writer.append(1, &[7; 1000]).unwrap();
     }
-    // Restored from a copy that has kept an old time, or copied by one that has not.
+    // Restored from a copy with the old time, or copied with a new one.
     segments(&queue).iter().for_each(|path| set_modified(path, ago(9)));
     assert_eq!(queue.plan_retention().unwrap().removed, []);
 }
 
-/// What a program that copies what has changed goes by.
+/// What a program that copies changed files checks.
 fn look(path: &Path) -> (u64, SystemTime) {
     let metadata = std::fs::metadata(path).unwrap();
     (metadata.len(), metadata.modified().unwrap())
@@ -165,7 +165,7 @@ fn files_that_nobody_appends_to_look_unchanged() {
     writer.append(1, b"x").unwrap();
     let segment = queue.path().join("000000000.q");
     let heartbeat = || queue.writer_info().heartbeat_age_ms.unwrap();
-    // The helper looks at what was appended, and then once more, which shows by its heartbeats.
+    // The helper checks what was appended, and then once more, which its heartbeats show.
     let mut seen = look(&segment);
     for _ in 0..3 {
         let mut before = heartbeat();
@@ -180,7 +180,7 @@ fn files_that_nobody_appends_to_look_unchanged() {
         }
         seen = look(&segment);
     }
-    panic!("it goes on changing");
+    panic!("it keeps changing");
 }
 
 #[test]
@@ -211,7 +211,8 @@ fn next_stamp(scanner: &mut Scanner, over: &AtomicBool) -> Option<(u64, u64)> {
     None
 }
 
-/// The bound that src/clock.rs states: one asks in a queue, another one answers in another queue, with the time of the question.
+/// The bound that src/clock.rs states: one thread asks in a queue, another answers in another one, with the question's
+/// timestamp.
 #[test]
 fn what_follows_from_a_message_is_stamped_at_most_a_microsecond_before_it() {
     const BOUND_NS: u64 = 1_000;

@@ -1,5 +1,5 @@
 //! Views and streams over a real queue: whatever range is read, in whatever order and by however many threads, is
-//! what rendering one message after the other gives.
+//! what rendering one message after the other returns.
 #![cfg(feature = "view")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -124,7 +124,7 @@ fn any_range_while_the_queue_grows() {
     for round in 0..30 {
         for view in &views {
             let expected = reference(&queue, view.format());
-            // Every other round the reads find the index behind.
+            // Every other round the index lags when the reads start.
             if round % 2 == 0 {
                 assert_eq!(size(view), expected.len());
             }
@@ -270,7 +270,7 @@ fn a_view_starts_and_ends_where_it_is_told() {
 }
 
 #[test]
-fn streams_give_whole_units() {
+fn streams_return_whole_units() {
     let dir = tempfile::tempdir().unwrap();
     let queue = create(&dir);
     let mut writer = queue.writer().unwrap();
@@ -354,7 +354,7 @@ fn a_damaged_record_is_a_line() {
 }
 
 #[test]
-fn bin_tells_of_the_gap_that_a_read_crosses() {
+fn bin_reports_the_gap_that_a_read_crosses() {
     let dir = tempfile::tempdir().unwrap();
     let queue = damaged(&dir, 20, &[3]);
     let view = View::new(&queue, Format::Bin).unwrap();
@@ -406,19 +406,19 @@ fn bytes_never_shift_when_a_record_is_damaged_later() {
             }
         }
         assert!((1..=3).contains(&failed), "{format}: {failed}");
-        // Put it right again for the next format.
+        // Undo the damage for the next format.
         damage(&queue, positions[9_999]);
     }
 }
 
 #[test]
-fn after_retention_what_is_gone_is_an_error() {
+fn retired_messages_are_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let queue = damaged(&dir, 5000, &[]);
     let view = View::new(&queue, Format::Txt).unwrap();
     let expected = reference(&queue, Format::Txt);
     assert_eq!(size(&view), expected.len());
-    let behind = View::new(&queue, Format::Txt).unwrap();
+    let late = View::new(&queue, Format::Txt).unwrap();
     view.trim();
     std::fs::remove_file(queue.path().join(format!("{:09}{SEGMENT_SUFFIX}", 0))).unwrap();
 
@@ -427,7 +427,7 @@ fn after_retention_what_is_gone_is_an_error() {
     let mut end = b"kept".to_vec();
     view.read_at(view.known_size() - 13, 100, &mut end).unwrap();
     assert_eq!(end, b"keptmessage 5000\n");
-    assert_eq!(size(&behind), 0, "a file that never saw them does not grow a hole");
+    assert_eq!(size(&late), 0, "a file that never saw them does not grow a hole");
     assert!(!read(&View::new(&queue, Format::Txt).unwrap(), 0, 100).starts_with(b"message 1\n"));
 }
 

@@ -1,4 +1,4 @@
-//! Waiting through rolls and writers that come and go, the writer's epoch, reading by the batch. Also run without futexes:
+//! Waiting through rolls and writer restarts, the writer's epoch, reading in batches. Also run without futexes:
 //! `RUSTFLAGS='--cfg chronfs_no_futex' cargo test --test wake --test queue --test fan_in`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -21,7 +21,7 @@ fn a_wait_lasts_through_rolls_and_through_writers_that_come_and_go() {
         let (ask, asked) = std::sync::mpsc::channel();
         let writing = std::thread::spawn(move || {
             // One message for each request: the reader is waiting, or about to. Every third one fills the segment, and
-            // every fifth one comes from a writer of its own.
+            // every fifth one comes from a new writer.
             let mut writer = queue.writer().unwrap();
             for number in 1..=MESSAGES {
                 asked.recv().unwrap();
@@ -53,11 +53,11 @@ fn a_reader_sees_that_the_writer_was_restarted() {
     assert_eq!(reader.writer_epoch(), epoch + 1);
     assert_eq!(reader.writer_info().pid, Some(std::process::id()));
     drop(writer);
-    assert_eq!(reader.writer_epoch(), epoch + 1, "an end is no restart");
+    assert_eq!(reader.writer_epoch(), epoch + 1, "an exit is not a restart");
 }
 
 #[test]
-fn batches_hold_what_single_steps_give() {
+fn batches_hold_what_single_steps_return() {
     let (_dir, queue) = new_queue(&SMALL);
     let mut writer = queue.writer().unwrap();
     for number in 0..5000_u32 {
@@ -91,7 +91,7 @@ fn batches_hold_what_single_steps_give() {
 }
 
 #[test]
-fn a_batch_ends_at_damage_and_the_next_step_tells_of_it() {
+fn a_batch_ends_at_damage_and_the_next_step_reports_it() {
     let (_dir, queue) = new_queue(&SMALL);
     let mut writer = queue.writer().unwrap();
     let mut places = Vec::new();

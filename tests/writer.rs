@@ -184,7 +184,7 @@ fn no_thread_outlives_its_writer() {
             writer.append(1, &[1; 40_000]).unwrap();
         }
     }
-    // Other tests of this program run beside this one and have writers of their own: look until they are gone.
+    // Other tests of this program run beside this one and have their own writers: check until they are gone.
     let start = Instant::now();
     while threads().any(|name| name.starts_with("chronfs-")) {
         assert!(start.elapsed() < Duration::from_secs(60), "a helper thread is still there");
@@ -207,7 +207,7 @@ fn a_notifier_is_readable_exactly_when_something_has_come() {
     let mut writer = queue.writer().unwrap();
     for seq in 1..=300 {
         writer.append(1, b"x").unwrap();
-        assert!(is_readable(true), "message {seq} was not told");
+        assert!(is_readable(true), "message {seq} was not notified");
         notifier.clear();
         assert_eq!(reader.next().unwrap().unwrap().message().unwrap().seq, seq);
         assert_eq!(reader.next().unwrap(), None);
@@ -215,7 +215,7 @@ fn a_notifier_is_readable_exactly_when_something_has_come() {
     let appending = std::thread::spawn(move || (0..50_000).for_each(|_| assert!(writer.append(1, b"y").unwrap() > 0)));
     let mut count = 0;
     while count < 50_000 {
-        assert!(is_readable(true), "nothing was told after {count}");
+        assert!(is_readable(true), "nothing was notified after {count}");
         notifier.clear();
         while reader.next().unwrap().is_some() {
             count += 1;

@@ -2,14 +2,14 @@
 //! native writer.
 //!
 //! Input: lines of `<nanoseconds since the epoch> <message>`, plain or gzipped. Each message is appended with its
-//! recorded time, when that time has come: the first one at once, the others as far behind it as in the recording,
+//! recorded time, when that time has come: the first one at once, the others as long after it as in the recording,
 //! divided by --speed.
 //!
 //! ```text
 //! cargo run --release --example feed -- /tmp/bus/market testdata/market-sample.log.gz --speed 10
 //! ```
 //!
-//! `feed --generate 2000` makes a recording instead (see `sample.rs`), which is how the sample was made.
+//! `feed --generate 2000` writes a recording instead (see `sample.rs`): the sample was made this way.
 
 mod sample;
 
@@ -29,21 +29,21 @@ const MARKET_DATA: u16 = 1;
 /// Replay recorded market data into a queue
 #[derive(Debug, Parser)]
 struct Args {
-    /// The queue; it is made if it is not there
+    /// The queue; created if missing
     #[arg(required_unless_present = "generate", requires = "recording")]
     queue: Option<PathBuf>,
     /// The recording, plain or gzipped
     recording: Option<PathBuf>,
-    /// How many times faster than recorded; 0: as fast as it goes
+    /// How many times faster than recorded; 0: as fast as possible
     #[arg(long, default_value_t = 1.0)]
     speed: f64,
-    /// Stop after so many messages
+    /// Stop after this many messages
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
     /// Start again at the end, with later times, until interrupted
     #[arg(long = "loop")]
     endless: bool,
-    /// Write a made-up recording of N messages to standard output, gzipped, and end
+    /// Write a synthetic recording of N messages to standard output, gzipped, and exit
     #[arg(long, value_name = "N", conflicts_with_all = ["queue", "recording"])]
     generate: Option<u32>,
 }
@@ -57,7 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let (Some(queue), Some(recording)) = (&args.queue, &args.recording) else {
-        return Err("a queue and a recording are needed".into());
+        return Err("a queue and a recording are required".into());
     };
     let queue = if queue.exists() { Queue::open(queue)? } else { Queue::create(queue, &Settings::default())? };
     let mut feed =

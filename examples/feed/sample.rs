@@ -1,4 +1,4 @@
-//! A made-up recording of two instruments, the same at every run: prices walk at random, messages come in bursts.
+//! A synthetic recording of two instruments, the same at every run: prices walk at random, messages come in bursts.
 //!
 //! It keeps what real feeds keep, so that loss, duplication and reordering show from the messages alone: within a
 //! symbol each depth update's `pu` is the previous one's `u`, and trade numbers `t` rise by exactly one. Times never

@@ -1,7 +1,7 @@
-//! The router: finds the strategies on the bus, takes in their orders in the order of their timestamps, acknowledges
-//! each one. Strategies come, go, are killed and come again while it runs; it may be killed and started again itself.
+//! The router: finds the strategies on the bus, reads their orders by timestamp, acknowledges each one. Strategies
+//! come, go, are killed and come back while it runs; it may be killed and restarted itself.
 //!
-//! An acknowledgement says which order it answers; an order is committed behind its acknowledgement. So after a kill
+//! An acknowledgement says which order it answers; an order is committed after its acknowledgement. So after a kill
 //! the newest acknowledgement tells where to go on, and no order is answered twice.
 //!
 //! ```text
@@ -46,7 +46,7 @@ struct Strategy {
     source: SourceId,
     answers: QueueWriter,
     routed: u64,
-    /// It has said goodbye: it is let go when its last order has been routed.
+    /// It is no longer ready: it is detached when its last order has been routed.
     leaving: bool,
 }
 
@@ -105,7 +105,7 @@ impl Router {
                         self.orders.remove(strategy.source);
                     }
                 }
-                // One whose lease has expired may be dead. What it has ordered is routed all the same.
+                // One whose lease has expired may be dead. Its orders are routed all the same.
                 _ => {}
             }
         }
@@ -126,13 +126,13 @@ impl Router {
         let from = committed.max(behind_last);
         let options = ReaderOptions { start: Start::Seq(from), ..ReaderOptions::default() };
         let source = self.orders.add(name, orders.reader_with(READER, &options)?)?;
-        eprintln!("router: {name}: attached, from order {from} on");
+        eprintln!("router: {name}: attached, starting at order {from}");
         let strategy = Strategy { source, answers: writer, routed: 0, leaving: false };
         self.strategies.insert(path.to_path_buf(), strategy);
         Ok(())
     }
 
-    /// Routes what is there, for a while; whether there was anything.
+    /// Routes pending orders, for a while; returns whether there were any.
     fn route(&mut self) -> Result<bool, Box<dyn Error>> {
         let before = self.routed;
         while self.routed < before + 1000 {
@@ -154,14 +154,14 @@ impl Router {
                 }
                 Entry::Gap(gap) => eprintln!("router: {}: orders {} to {} are missing", next.name, gap.from, gap.to),
             }
-            // Behind the acknowledgement: see above.
+            // After the acknowledgement: see above.
             self.orders.commit(source);
             self.routed += 1;
         }
         Ok(self.routed > before)
     }
 
-    /// Nothing is left to be routed: those that leave have left.
+    /// Nothing is left to route: detaches the strategies that are leaving.
     fn let_go(&mut self) {
         let leaving = self.strategies.extract_if(.., |_, strategy| strategy.leaving);
         for (path, strategy) in leaving {

@@ -2,8 +2,8 @@
 //! killed at any instruction and started again, and neither loses nor repeats an order.
 //!
 //! How: an order says which market data message it answers, and what it says depends on that message alone. A message
-//! is committed only behind the order that it led to. So whoever starts finds in `orders_out` how far the last one came,
-//! and goes on behind that, whether or not it was committed before the kill.
+//! is committed only after the order that it led to. So a new process finds in `orders_out` how far the last one came,
+//! and goes on after that, whether or not it was committed before the kill.
 //!
 //! ```text
 //! cargo run --release --example strategy -- /tmp/bus momentum --feed binance --symbol BTCUSDT
@@ -26,7 +26,7 @@ use serde::Deserialize;
 
 /// Message type of an order.
 const ORDER: u16 = 10;
-/// How long a lease counts, and how often it is renewed.
+/// How long a lease is valid, and how often it is renewed.
 const LEASE_TTL: Duration = Duration::from_secs(1);
 const LEASE_EVERY: Duration = Duration::from_millis(300);
 /// A wait ends earlier, with the next message.
@@ -42,7 +42,7 @@ struct Args {
     /// The feed that it listens to
     #[arg(long)]
     feed: String,
-    /// A symbol that it trades; may be given several times
+    /// A symbol that it trades; may be repeated
     #[arg(long = "symbol", required = true)]
     symbols: Vec<String>,
     /// It orders at every trade whose number is divisible by this
@@ -97,7 +97,7 @@ impl Strategy {
         let feed = open_feed(&layout, &args.feed)?;
         let orders = Queue::open_or_create(&endpoints.orders_out, &Settings::default())?;
         let answers = Queue::open_or_create(&endpoints.orders_in, &Settings::default())?;
-        // First the lock: from here on nobody else is this strategy, and what it finds stays as it is.
+        // First the lock: from here on no other process is this strategy, and what it finds does not change.
         let writer = orders.writer()?;
         feed.add_reader(&args.name)?;
         let committed = feed.reader_position(&args.name)?;
@@ -105,7 +105,7 @@ impl Strategy {
         let from = committed.max(behind_last);
         let options = ReaderOptions { start: Start::Seq(from), ..ReaderOptions::default() };
         let market = feed.reader_with(&args.name, &options)?;
-        eprintln!("strategy {}: from market message {from} on", args.name);
+        eprintln!("strategy {}: starting at market message {from}", args.name);
         let answers = answers.reader(&args.name)?;
         bus::write_lease(&endpoints.orders_out, LEASE_TTL, args.symbols.join(","))?;
         bus::mark_ready(&endpoints.orders_out)?;
@@ -113,7 +113,7 @@ impl Strategy {
         Ok(Self { args, market, orders: writer, answers, endpoints, renewed, sent, acknowledged })
     }
 
-    /// Everything that is there now, then a wait.
+    /// Reads everything pending, then waits.
     fn step(&mut self) -> Result<(), Box<dyn Error>> {
         if self.renewed.is_none_or(|renewed| renewed.elapsed() > LEASE_EVERY) {
             bus::write_lease(&self.endpoints.orders_out, LEASE_TTL, self.args.symbols.join(","))?;
@@ -139,7 +139,7 @@ impl Strategy {
                 }
                 Entry::Gap(gap) => eprintln!("strategy {}: {} to {} are missing", self.args.name, gap.from, gap.to),
             }
-            // Behind the order: whoever is killed before this finds the order, and does not make it again.
+            // After the order: if killed before this, the next process finds the order and does not repeat it.
             self.market.commit();
             if self.renewed.is_none_or(|renewed| renewed.elapsed() > LEASE_EVERY) {
                 break;
@@ -157,7 +157,7 @@ impl Strategy {
     }
 }
 
-/// The order that a market data message leads to, if it does. Depends on nothing else.
+/// The order that a market data message leads to, if any. Depends on nothing else.
 fn decide(args: &Args, market_seq: u64, payload: &[u8]) -> Option<Order> {
     let trade = serde_json::from_slice::<Market>(payload).ok()?.data?;
     let (symbol, number) = (trade.s?, trade.t?);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// What a strategy writes into its `orders_out`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
-    /// Made of the strategy's name and `market_seq`: the same order has the same id whenever it is made.
+    /// Made of the strategy's name and `market_seq`, so that a repeated order has the same id.
     pub(crate) id: String,
     /// The market data message that it answers.
     pub(crate) market_seq: u64,
@@ -24,7 +24,7 @@ pub(crate) struct Ack {
     pub(crate) order_seq: u64,
 }
 
-/// The newest message of a queue: where its writer stopped, also if it was killed.
+/// The newest message of a queue: where its writer stopped, even if it was killed.
 pub(crate) fn newest<T: DeserializeOwned>(queue: &Queue) -> Result<Option<T>, Box<dyn std::error::Error>> {
     let bounds = queue.bounds()?;
     if bounds.next_seq == bounds.first_seq {

@@ -1,12 +1,11 @@
-//! Which queues there are below a directory, which are READY, whose LEASE is live: kept up to date.
+//! Which queues exist below a directory, which are READY, which have a live LEASE: kept up to date.
 //!
-//! [`RouterDiscovery::poll`] never waits. What it knows comes from looking; inotify only says where to look again, so
-//! that a lost, doubled or late notification can do no harm: when the kernel's queue of them overflows, when there
-//! are no more watches to be had, and every so often in any case, everything is looked at again. A directory is
-//! watched before it is looked at: what comes in between is seen twice rather than not at all, and what did not change
-//! is not reported.
+//! [`RouterDiscovery::poll`] never waits. What it knows comes from scanning; inotify only says where to scan again, so
+//! a lost, duplicate or late notification does no harm: when the kernel's event queue overflows, when watches run out,
+//! and periodically in any case, everything is scanned again. A directory is watched before it is scanned: what changes
+//! in between is seen twice rather than not at all, and what did not change is not reported.
 //!
-//! Symbolic links are not followed, and what lies in a queue's own directory is not searched.
+//! Symbolic links are not followed, and a queue's own directory is not searched.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -23,20 +22,20 @@ use crate::queue::layout::CONTROL_FILE;
 use crate::queue::parse_segment_name;
 use crate::queue::{Error, Queue, Result, WriterState};
 
-/// Everything is looked at again after this long, notified or not.
+/// Everything is scanned again after this long, notified or not.
 const RESCAN_EVERY: Duration = Duration::from_secs(10);
 /// The same, while some directories could not be watched.
 const RESCAN_UNWATCHED: Duration = Duration::from_secs(1);
-/// Between two rescans there is at least so many times the time that one takes.
+/// The interval between rescans is at least this multiple of a rescan's duration.
 const RESCAN_SHARE: u32 = 10;
-/// Bytes of notifications that are taken at once.
+/// Bytes of notifications that are read at once.
 const EVENT_BUFFER: usize = 64 << 10;
 
 /// Something that changed, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DiscoveryEvent {
-    /// The queue's directory: the root as it was given, and what lies below it.
+    /// The queue's directory: the root as it was given, and the path below it.
     pub path: PathBuf,
     /// What happened.
     pub change: Change,
@@ -46,19 +45,19 @@ pub struct DiscoveryEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Change {
-    /// It is gone: its directory, or the queue in it. Whatever was open of it should be closed.
+    /// It is gone: its directory, or the queue in it. Close whatever is open of it.
     Removed,
-    /// A queue is there that was not there before, or another one in the place of one that was removed.
+    /// A queue that did not exist before, or one that replaces a removed one.
     Added,
     /// It is no longer marked as ready.
     Unready,
     /// It is marked as ready.
     Ready,
-    /// Its lease was given up.
+    /// Its lease was removed.
     LeaseRemoved,
     /// Its lease was not renewed in time.
     LeaseExpired,
-    /// It has a lease of which nobody can say whether it is live.
+    /// It has a lease that may or may not be live.
     LeaseUnknown,
     /// It has a live lease.
     LeaseLive,
@@ -92,26 +91,26 @@ pub struct Endpoint {
     expires: Option<Instant>,
 }
 
-/// A directory that is known.
+/// A known directory.
 #[derive(Debug)]
 struct Node {
     watch: Watch,
     endpoint: Option<Endpoint>,
-    /// Why nobody knows what is in it.
+    /// Why its contents are unknown.
     trouble: Option<i32>,
 }
 
-/// Whether changes in a directory are notified.
+/// Whether a directory is watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Watch {
     On(WatchDescriptor),
-    /// The system has no more watches for this user.
+    /// This user has no watches left.
     Exhausted,
     /// The directory can't be read.
     Off,
 }
 
-/// Finds the queues below a directory, and notices when they come, go, become ready or lose their lease.
+/// Finds the queues below a directory, and notices when they are added or removed, become ready or lose their lease.
 ///
 /// ```
 /// use chronfs::bus::{self, Change, RouterDiscovery};
@@ -141,10 +140,10 @@ pub struct RouterDiscovery {
 }
 
 impl RouterDiscovery {
-    /// Watches the queues below `root`. The first [`poll`](Self::poll) gives what is there already.
+    /// Watches the queues below `root`. The first [`poll`](Self::poll) reports the existing ones.
     ///
     /// # Errors
-    /// [`Error::Io`] if `root` is no directory that can be listed, or where there are no inotify instances left
+    /// [`Error::Io`] if `root` is not a directory that can be listed, or if there are no inotify instances left
     /// (`/proc/sys/fs/inotify/max_user_instances`).
     pub fn new(root: impl AsRef<Path>) -> Result<Self> {
         let root = root.as_ref().to_path_buf();
@@ -162,18 +161,18 @@ impl RouterDiscovery {
         })
     }
 
-    /// Everything is looked at again after this long even if nothing was notified; 10 s by default.
+    /// Everything is scanned again after this long even without notifications; 10 s by default.
     #[must_use]
     pub fn with_rescan(mut self, every: Duration) -> Self {
         self.rescan_every = every;
         self
     }
 
-    /// What has changed since the last call; never waits. What came and went in between is not reported, what went
-    /// and came again is reported as removed and then added. Sorted by path.
+    /// What has changed since the last call; never waits. What was added and removed in between is not reported; what
+    /// was removed and added again is reported as removed and then added. Sorted by path.
     ///
     /// # Errors
-    /// [`Error::Io`] if notifications can't be read. A root that has gone is no error: its queues are removed.
+    /// [`Error::Io`] if notifications can't be read. A root that is gone is not an error: its queues are removed.
     pub fn poll(&mut self) -> Result<Vec<DiscoveryEvent>> {
         let mut dirty = BTreeSet::new();
         let mut all = Instant::now() >= self.next_rescan;
@@ -187,7 +186,7 @@ impl RouterDiscovery {
         }
         self.expire();
         let mut events = std::mem::take(&mut self.events);
-        // Stable: the changes of an endpoint stay in their order.
+        // Stable: an endpoint's changes stay in order.
         events.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(events)
     }
@@ -222,20 +221,20 @@ impl RouterDiscovery {
         self.nodes.iter().filter_map(|(path, node)| Some((path.as_path(), node.endpoint.as_ref()?)))
     }
 
-    /// How many directories can't be watched because the system has no more watches for this user
-    /// (`/proc/sys/fs/inotify/max_user_watches`). They are looked at every second instead.
+    /// How many directories can't be watched because this user has no watches left
+    /// (`/proc/sys/fs/inotify/max_user_watches`). They are scanned every second instead.
     pub fn unwatched(&self) -> usize {
         self.nodes.values().filter(|node| node.watch == Watch::Exhausted).count()
     }
 
-    /// The directories that can't be read, and why: this user may not, or they lie on a dead mount, a broken disk. Whatever
-    /// is in them is not found. They are tried again whenever everything is looked at.
+    /// The directories that can't be read, and why: no permission, a dead mount, a broken disk. What is in them is not
+    /// found. They are tried again whenever everything is scanned.
     pub fn denied(&self) -> impl Iterator<Item = (&Path, io::Error)> {
         let reason = |node: &Node| node.trouble.map(io::Error::from_raw_os_error);
         self.nodes.iter().filter_map(move |(path, node)| Some((path.as_path(), reason(node)?)))
     }
 
-    /// Gathers the directories to look at. True: notifications were lost, or the root has gone.
+    /// Collects the directories to scan. True: notifications were lost, or the root is gone.
     fn take_notifications(&mut self, dirty: &mut BTreeSet<PathBuf>) -> Result<bool> {
         let mut all = false;
         let mut buffer = vec![0; EVENT_BUFFER];
@@ -254,7 +253,7 @@ impl RouterDiscovery {
                 }
                 let Some(dir) = self.watches.get(&event.wd) else { continue };
                 if event.mask.intersects(EventMask::IGNORED | EventMask::DELETE_SELF | EventMask::MOVE_SELF) {
-                    // What lies above is watched, too, but the root's parent is not.
+                    // Parents are watched too, but the root's parent is not.
                     all |= *dir == self.root;
                     dirty.insert(dir.clone());
                 } else if let Some(name) = event.name.and_then(|name| name.to_str()) {
@@ -266,26 +265,26 @@ impl RouterDiscovery {
                         dirty.insert(dir.clone());
                     }
                     if event.mask.contains(EventMask::ISDIR) && away {
-                        // Another directory may have taken the name already, and as long as somebody holds the old
-                        // one open, nothing is notified of it.
+                        // Another directory may have taken the name already, and as long as the old one is held
+                        // one open, no notification about it comes.
                         dirty.insert(dir.join(name));
                     }
                 }
             }
             for dir in gone {
-                // The queue was taken out of its directory. What is there now is another one.
+                // The queue was moved out of its directory. What is there now is another one.
                 self.forget_endpoint(&dir);
             }
         }
     }
 
-    /// Looks at everything.
+    /// Scans everything.
     fn rescan(&mut self) {
         let started = Instant::now();
         let known: Vec<PathBuf> = self.nodes.keys().cloned().collect();
         self.look_at(self.root.clone(), true);
         for dir in known {
-            // Its parent was looked at before it, so that it is known whether it is still there.
+            // Its parent was scanned first, so it is known whether it still exists.
             if self.nodes.contains_key(&dir) {
                 self.look_at(dir, true);
             }
@@ -295,7 +294,7 @@ impl RouterDiscovery {
         self.next_rescan = Instant::now() + every.max(started.elapsed() * RESCAN_SHARE);
     }
 
-    /// Looks at a directory, and at those in it that were not known. `all`: as part of looking at everything.
+    /// Scans a directory, and those in it that were not known. `all`: as part of scanning everything.
     fn look_at(&mut self, dir: PathBuf, all: bool) {
         let mut waiting = vec![dir];
         while let Some(dir) = waiting.pop() {
@@ -326,7 +325,7 @@ impl RouterDiscovery {
         }
     }
 
-    /// Sees to it that changes in `dir` are notified, whatever directory is there now. False if there is none.
+    /// Watches `dir`, whichever directory has that name now. False if there is none.
     fn watch(&mut self, dir: &Path) -> bool {
         let mask = WatchMask::CREATE
             | WatchMask::DELETE
@@ -363,7 +362,7 @@ impl RouterDiscovery {
         true
     }
 
-    /// Compares what is known of an endpoint with what is there.
+    /// Compares what is known of an endpoint with its files.
     fn update(&mut self, dir: &Path) {
         let Some(node) = self.nodes.get_mut(dir) else { return };
         let before = node.endpoint;
@@ -405,7 +404,7 @@ impl RouterDiscovery {
         self.events.push(DiscoveryEvent { path: dir.to_path_buf(), change });
     }
 
-    /// Looks again at the endpoints whose lease should have been renewed by now.
+    /// Checks the endpoints whose lease should have been renewed by now.
     fn expire(&mut self) {
         while let Some((expiry, dir)) = self.expiries.first().cloned()
             && expiry <= Instant::now()
@@ -415,7 +414,7 @@ impl RouterDiscovery {
         }
     }
 
-    /// The directory is gone, with all below it.
+    /// The directory is gone, with everything below it.
     fn forget(&mut self, dir: &Path) {
         self.forget_below(dir, |_| false);
         self.forget_endpoint(dir);
@@ -428,7 +427,7 @@ impl RouterDiscovery {
         }
     }
 
-    /// The directories in `dir` are gone, but for those to be kept.
+    /// The directories in `dir` are gone, except those to be kept.
     fn forget_below(&mut self, dir: &Path, keep: impl Fn(&PathBuf) -> bool) {
         let below = self.nodes.range(dir.to_path_buf()..).map(|(path, _)| path);
         let below = below.skip_while(|path| *path == dir).take_while(|path| path.starts_with(dir));
@@ -455,24 +454,24 @@ impl AsFd for RouterDiscovery {
     }
 }
 
-/// Whether a file of this name says whether there is a queue, and in which state.
+/// Whether a file of this name tells that a queue exists, or its state.
 fn says_something(name: &str) -> bool {
     [READY_FILE, LEASE_FILE, CONTROL_FILE].contains(&name) || parse_segment_name(name).is_some()
 }
 
-/// What lies in a directory.
+/// What a directory holds.
 enum Found {
     Queue,
-    /// Segments without a control block, a queue that somebody is just making, or removing. What was known of it stays.
+    /// Segments without a control block: a queue that is just being created or removed. What was known of it stays.
     Unclear,
-    /// It can't be looked at now. What was known of it stays.
+    /// It can't be read now. What was known of it stays.
     Error(i32),
     Directories(BTreeSet<PathBuf>),
     Nothing,
 }
 
-/// A queue without its control block is damaged and yet a queue; but when something has just changed, it is more likely
-/// that it is being made, when the control block comes last, or removed. That is left to the next look at everything.
+/// A queue without its control block is damaged and still a queue; but when something has just changed, it is more
+/// likely being created (the control block comes last) or removed. That is left to the next full scan.
 fn find_queue(dir: &Path, all: bool) -> Found {
     if fs::symlink_metadata(dir.join(CONTROL_FILE)).is_ok() {
         return Found::Queue;

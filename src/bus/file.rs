@@ -1,4 +1,4 @@
-//! Small files that are there whole or not at all: READY and LEASE are written and read through here.
+//! Small files that exist whole or not at all: READY and LEASE are written and read through here.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::queue::{Dir, Error, Result};
 use crate::sync::{AtomicU32, Ordering};
 
-/// How the names of files in the making end.
+/// Suffix of files that are still being written.
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
 /// The endpoint's directory, which need not be listable.
@@ -23,8 +23,8 @@ pub(super) fn find_dir(path: &Path) -> Result<Option<Dir>> {
     }
 }
 
-/// Puts `content` in the place of the file `name` in `dir`: readers see the old file or the new one, never a mix. The
-/// new one has the permissions of the old one.
+/// Replaces the file `name` in `dir` by one that holds `content`: readers see the old file or the new one, never a mix.
+/// The new one has the permissions of the old one.
 pub(super) fn replace(dir: &Dir, name: &str, content: &[u8]) -> Result<()> {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
 
@@ -32,7 +32,7 @@ pub(super) fn replace(dir: &Dir, name: &str, content: &[u8]) -> Result<()> {
     let temporary = format!(".{name}.{}.{number}{TEMPORARY_SUFFIX}", std::process::id());
     let failed = |error| Error::io(&dir.path_of(&temporary), "write")(error);
     let mut file = match dir.create_file_with(&temporary, dir.mode_of(name)) {
-        // Left by a process of the same number that was killed.
+        // Left by a killed process of the same id.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             dir.remove(&temporary)?;
             dir.create_file_with(&temporary, dir.mode_of(name)).map_err(failed)?
@@ -41,7 +41,7 @@ pub(super) fn replace(dir: &Dir, name: &str, content: &[u8]) -> Result<()> {
     };
     let result = file.write_all(content).map_err(failed).and_then(|()| dir.rename(&temporary, name, true));
     if result.is_err() {
-        // Best effort: the error that matters is the one already there.
+        // Best effort: the first error is the one that matters.
         let _ = dir.remove(&temporary);
     }
     result
@@ -60,7 +60,7 @@ pub(super) fn read_some(file: &File, max_len: u64) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Whether a file of this name is a READY or LEASE in the making, which no listing should show.
+/// Whether a file of this name is a temporary READY or LEASE, which no listing should show.
 pub fn is_temporary(name: &str) -> bool {
     let marker = name.starts_with(".READY.") || name.starts_with(".LEASE.");
     marker && name.ends_with(TEMPORARY_SUFFIX)
@@ -71,7 +71,7 @@ pub(super) fn open(dir: &Dir, name: &str) -> Result<Option<File>> {
     dir.open_file(name, crate::queue::FileAccess::Read)
 }
 
-/// Without another process: a fork would hold other tests' locks for a moment longer.
+/// Without another process: a fork would hold other tests' locks a moment longer.
 #[cfg(test)]
 pub(super) fn make_fifo(path: &Path) {
     use rustix::fs::{CWD, FileType, Mode, mknodat};

@@ -8,16 +8,16 @@ use crate::queue::{Error, Result, check_name, is_internal_name};
 /// Names that the mount shows in every directory that may become a queue.
 const VIRTUAL: [&str; 5] = [READY_FILE, LEASE_FILE, "append.jsonl", "append.txt", "append.bin"];
 
-/// Checks the name of a queue's directory, or of one above it: what [`check_name`] allows, but no name that means
-/// something else in the directory that it lies in. (A directory that held a queue named `control.meta` would look like a
-/// queue itself.)
+/// Checks the name of a queue's directory, or of one above it: what [`check_name`] allows, except names that mean
+/// something else in the parent directory. (A directory that held a queue named `control.meta` would look like a queue
+/// itself.)
 ///
 /// # Errors
 /// [`Error::InvalidName`] or [`Error::NameTooLong`].
 pub fn check_queue_name(name: &str) -> Result<()> {
     check_name(name)?;
     if is_internal_name(name) || VIRTUAL.contains(&name) {
-        let reason = "it has a meaning of its own in the directory of a queue";
+        let reason = "the name is reserved in the directory of a queue";
         return Err(Error::InvalidName { name: name.to_owned(), reason });
     }
     Ok(())

@@ -1,9 +1,8 @@
-//! The LEASE: a small JSON file by which a process says, again and again, that it is alive and holds an endpoint.
+//! The LEASE: a small JSON file by which a process says, repeatedly, that it is alive and holds an endpoint.
 //!
-//! What is stored is when it was renewed and for how long that counts. Whether it is live is never stored: it is
-//! derived from the boot-time clock when somebody looks, so that no step of the wall clock makes it expire or live on,
-//! and a lease from before a restart of the machine is `unknown` rather than wrong. Written to a temporary file and
-//! renamed, so it is never seen half written.
+//! It stores when it was renewed and for how long. Whether it is live is never stored: that is derived from the
+//! boot-time clock on each read, so that no step of the wall clock expires or prolongs it, and a lease from before a
+//! reboot is `unknown` rather than wrong. Written to a temporary file and renamed, so it is never seen half written.
 
 use std::fs::File;
 use std::io::Seek as _;
@@ -22,10 +21,10 @@ use crate::queue::{Dir, Error, Result, start_of};
 pub const LEASE_FILE: &str = "LEASE";
 /// The longest payload of a lease, in bytes.
 pub const MAX_LEASE_PAYLOAD: usize = 64 << 10;
-/// No lease file is longer (a payload escaped in JSON, and its keys); what lies beyond is not read.
+/// No lease file is longer (a payload escaped in JSON, and its keys); the rest is not read.
 const MAX_LEN: u64 = 6 * MAX_LEASE_PAYLOAD as u64 + 4096;
 
-/// Whether a lease counts.
+/// Whether a lease is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LeaseState {
@@ -33,7 +32,7 @@ pub enum LeaseState {
     Live,
     /// Not renewed in time.
     Expired,
-    /// From another boot of the machine, or not written by chronfs: its age can't be told.
+    /// From another boot of the machine, or not written by chronfs: its age is unknown.
     Unknown,
 }
 
@@ -48,27 +47,27 @@ impl LeaseState {
     }
 }
 
-/// A lease as it was found.
+/// A lease as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lease {
-    /// The process that holds it; None if it is not said.
+    /// The process that holds it; None if unknown.
     pub pid: Option<u32>,
-    /// Rises by one whenever another process takes the lease; 0 if it is not said.
+    /// Incremented whenever another process takes the lease; 0 if unknown.
     pub epoch: u64,
-    /// When it was renewed, nanoseconds since the epoch by the wall clock, for people; 0 if it is not said.
+    /// When it was renewed, in nanoseconds since the epoch by the wall clock, for people; 0 if unknown.
     pub timestamp_ns: u64,
-    /// Milliseconds since it was renewed, by the boot-time clock; None if that can't be told.
+    /// Milliseconds since it was renewed, by the boot-time clock; None if unknown.
     pub age_ms: Option<u64>,
-    /// Milliseconds after a renewal when it expires; 0 if it is not said.
+    /// Milliseconds from a renewal until it expires; 0 if unknown.
     pub ttl_ms: u64,
-    /// Whether it counts, as of when it was read.
+    /// Whether it was in force when it was read.
     pub state: LeaseState,
-    /// What its holder wrote into it.
+    /// What its holder stored in it.
     pub payload: Vec<u8>,
 }
 
-/// What stands in the file.
+/// The contents of the file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Stored {
@@ -79,7 +78,7 @@ struct Stored {
     /// Boot-time clock when it was renewed, in nanoseconds.
     boot_ns: u64,
     boot_id: String,
-    /// Start of the process as the kernel counts it: tells it from a later one with the same id.
+    /// Start time of the process as the kernel counts it: tells it from a later one with the same id.
     started: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<String>,
@@ -120,11 +119,11 @@ impl Lease {
             payload,
             payload_b64,
         };
-        // The keys are strings, which is all that could fail.
+        // The keys are strings: nothing else could fail.
         serde_json::to_string(&shown).unwrap_or_default()
     }
 
-    /// How long it still counts; None if it does not, or if that can't be told.
+    /// How long it remains in force; None if it is not, or if that is unknown.
     pub fn remaining(&self) -> Option<Duration> {
         let left_ms = self.ttl_ms.checked_sub(self.age_ms?)?;
         (self.state == LeaseState::Live).then(|| Duration::from_millis(left_ms))
@@ -132,7 +131,7 @@ impl Lease {
 
     fn of(stored: Stored) -> Self {
         let comparable = stored.ttl_ms > 0 && !stored.boot_id.is_empty() && stored.boot_id == clock::boot_id();
-        // A stamp from the future is none of this boot's.
+        // A stamp from the future is from another boot.
         let age_ns = comparable.then(|| clock::boot_ns().checked_sub(stored.boot_ns)).flatten();
         let age_ms = age_ns.map(|ns| ns / 1_000_000);
         let state = match age_ms {
@@ -147,10 +146,10 @@ impl Lease {
     }
 }
 
-/// Takes or renews the lease of the endpoint in `dir` for `ttl` from now, in the name of the calling process.
+/// Takes or renews the lease of the endpoint in `dir` for `ttl` from now, for the calling process.
 ///
-/// Gives back the lease as written. Its epoch has risen if another process held it before: a lease says who is alive,
-/// it does not exclude anybody (the writer's lock does).
+/// Returns the lease as written. Its epoch has risen if another process held it before: a lease says which process is
+/// alive, it excludes none (the writer's lock does).
 ///
 /// ```
 /// use std::time::Duration;
@@ -167,12 +166,12 @@ impl Lease {
 ///
 /// # Errors
 /// [`Error::InvalidSetting`] for a `ttl` of less than a millisecond or a payload longer than [`MAX_LEASE_PAYLOAD`];
-/// [`Error::Io`] when the directory is not there or can't be written.
+/// [`Error::Io`] if the directory does not exist or can't be written.
 pub fn write_lease(dir: impl AsRef<Path>, ttl: Duration, payload: impl AsRef<[u8]>) -> Result<Lease> {
     write_lease_in(&file::open_dir(dir.as_ref())?, ttl, payload.as_ref(), std::process::id())
 }
 
-/// Like [`write_lease`], in the name of another process of this pid namespace and in a directory that is open already.
+/// Like [`write_lease`], for another process of this pid namespace, in a directory that is open already.
 pub(crate) fn write_lease_in(dir: &Dir, ttl: Duration, payload: &[u8], pid: u32) -> Result<Lease> {
     let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
     if ttl_ms == 0 {
@@ -182,7 +181,7 @@ pub(crate) fn write_lease_in(dir: &Dir, ttl: Duration, payload: &[u8], pid: u32)
         let what = format!("a lease's payload of {} bytes; at most {MAX_LEASE_PAYLOAD} are allowed", payload.len());
         return Err(Error::InvalidSetting(what));
     }
-    // One that may be replaced but not read was somebody else's.
+    // One that may be replaced but not read belonged to another process.
     let previous = match stored(dir) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => {
             Some(Stored::default())
@@ -217,11 +216,11 @@ pub(crate) fn write_lease_in(dir: &Dir, ttl: Duration, payload: &[u8], pid: u32)
     Ok(Lease::of(stored))
 }
 
-/// The lease of the endpoint in `dir`, with what can be derived from it now; None if there is none. One that chronfs
-/// did not write (an empty file, say) is a lease of state unknown.
+/// The lease of the endpoint in `dir`, with its current state and age; None if there is none. One that chronfs did not
+/// write (an empty file, say) has the state unknown.
 ///
 /// # Errors
-/// [`Error::Io`] or [`Error::Damaged`] when that can't be found out.
+/// [`Error::Io`] or [`Error::Damaged`] if it can't be read.
 pub fn lease(dir: impl AsRef<Path>) -> Result<Option<Lease>> {
     file::find_dir(dir.as_ref())?.map_or(Ok(None), |dir| lease_in(&dir))
 }
@@ -231,16 +230,16 @@ pub(crate) fn lease_in(dir: &Dir) -> Result<Option<Lease>> {
     Ok(stored(dir)?.map(Lease::of))
 }
 
-/// What an open LEASE file says, with what can be derived from it now.
+/// The lease in an open LEASE file, with its current state and age.
 pub(crate) fn read_lease(mut file: &File) -> std::io::Result<Lease> {
     file.rewind()?;
     Ok(Lease::of(parse(&file::read_some(file, MAX_LEN)?)))
 }
 
-/// Gives the lease up. An endpoint without one is left as it is.
+/// Removes the lease. An endpoint without one is left as it is.
 ///
 /// # Errors
-/// [`Error::Io`] when it can't be removed.
+/// [`Error::Io`] if it can't be removed.
 pub fn remove_lease(dir: impl AsRef<Path>) -> Result<()> {
     file::find_dir(dir.as_ref())?.map_or(Ok(()), |dir| remove_lease_in(&dir))
 }
@@ -271,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_lives_expires_and_is_given_up() {
+    fn a_lease_lives_expires_and_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         assert_eq!(lease(dir).unwrap(), None);
@@ -286,7 +285,7 @@ mod tests {
         assert_eq!((found.state, found.remaining()), (LeaseState::Expired, None));
         remove_lease(dir).unwrap();
         remove_lease(dir).unwrap();
-        assert_eq!(fs::read_dir(dir).unwrap().count(), 0, "no temporary file stays behind");
+        assert_eq!(fs::read_dir(dir).unwrap().count(), 0, "no temporary file is left over");
     }
 
     #[test]
@@ -333,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_and_a_fifo_does_not_block() {
+    fn invalid_leases_are_refused_and_a_fifo_does_not_block() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         assert!(matches!(write_lease(dir, Duration::ZERO, ""), Err(Error::InvalidSetting(_))));

@@ -1,9 +1,9 @@
-//! Conventions about queues that belong together: where they lie below a bus directory, the READY marker by which an
-//! endpoint says that it may be used, the LEASE by which a process says that it lives, and how a router finds both.
+//! Conventions for queues that belong together: where they are below a bus directory, the READY marker that says an
+//! endpoint may be used, the LEASE by which a process says that it is alive, and how a router finds both.
 //! Returns paths; opens no queue to read from it.
 //!
-//! Invariants: READY and LEASE appear and change by rename, so whoever sees them sees all of them; nothing here
-//! follows a symlink in the last component or blocks on a FIFO that somebody put there.
+//! Invariants: READY and LEASE appear and change by rename, so nobody sees a part of them; nothing here
+//! follows a symlink in the last component or blocks on a FIFO in its place.
 
 mod discovery;
 mod file;

@@ -1,4 +1,4 @@
-//! The READY marker: a small JSON file in an endpoint's directory that is there exactly while the endpoint may be
+//! The READY marker: a small JSON file in an endpoint's directory that exists exactly while the endpoint may be
 //! used. Written to a temporary file and renamed, so it is never seen half written.
 
 use std::fs;
@@ -14,10 +14,10 @@ use crate::queue::{Dir, Error, Result};
 
 /// The marker's file name.
 pub const READY_FILE: &str = "READY";
-/// No marker is longer; what lies beyond is not read.
+/// No marker is longer; the rest is not read.
 const MAX_LEN: u64 = 4096;
 
-/// Who marks an endpoint.
+/// The process that marks an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Marker {
     /// Process id.
@@ -54,7 +54,7 @@ pub struct Ready {
     pub timestamp_ns: Option<u64>,
 }
 
-/// Marks the endpoint in `dir` as ready, in the name of the calling process. Marking again renews the marker.
+/// Marks the endpoint in `dir` as ready, for the calling process. Marking again renews the marker.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -72,12 +72,12 @@ pub struct Ready {
 /// ```
 ///
 /// # Errors
-/// [`Error::Io`] when the directory is not there or can't be written.
+/// [`Error::Io`] if the directory does not exist or can't be written.
 pub fn mark_ready(dir: impl AsRef<Path>) -> Result<()> {
     mark_ready_in(&file::open_dir(dir.as_ref())?, &Marker::this_process())
 }
 
-/// Like [`mark_ready`], in the name of another process and in a directory that is open already.
+/// Like [`mark_ready`], for another process, in a directory that is open already.
 pub(crate) fn mark_ready_in(dir: &Dir, marker: &Marker) -> Result<()> {
     let timestamp_ns = clock::now_ns();
     let ready = Ready {
@@ -95,7 +95,7 @@ pub(crate) fn mark_ready_in(dir: &Dir, marker: &Marker) -> Result<()> {
 /// Removes the marker. An endpoint that is not marked is left as it is.
 ///
 /// # Errors
-/// [`Error::Io`] when the marker can't be removed.
+/// [`Error::Io`] if the marker can't be removed.
 pub fn unmark_ready(dir: impl AsRef<Path>) -> Result<()> {
     file::find_dir(dir.as_ref())?.map_or(Ok(()), |dir| unmark_ready_in(&dir))
 }
@@ -108,8 +108,7 @@ pub(crate) fn unmark_ready_in(dir: &Dir) -> Result<()> {
 /// Whether the endpoint in `dir` is marked as ready, and by whom.
 ///
 /// # Errors
-/// [`Error::Io`] or [`Error::Damaged`] when that can't be found out; a marker that says nothing (an empty file) is no
-/// error.
+/// [`Error::Io`] or [`Error::Damaged`] if it can't be read; an empty marker is not an error.
 pub fn ready(dir: impl AsRef<Path>) -> Result<Option<Ready>> {
     file::find_dir(dir.as_ref())?.map_or(Ok(None), |dir| ready_in(&dir))
 }
@@ -121,8 +120,7 @@ pub(crate) fn ready_in(dir: &Dir) -> Result<Option<Ready>> {
     };
     let mut ready: Ready = serde_json::from_slice(&text).unwrap_or_default();
     if ready.timestamp_ns.is_none() {
-        let marked =
-            file.metadata().and_then(|m| m.modified()).map_err(Error::io(&dir.path_of(READY_FILE), "look at"))?;
+        let marked = file.metadata().and_then(|m| m.modified()).map_err(Error::io(&dir.path_of(READY_FILE), "stat"))?;
         ready.timestamp_ns = marked.duration_since(UNIX_EPOCH).ok().and_then(|d| u64::try_from(d.as_nanos()).ok());
         ready.time = ready.timestamp_ns.map(rfc3339);
     }
@@ -140,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_marker_comes_goes_and_says_who() {
+    fn the_marker_appears_disappears_and_names_its_process() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(ready(dir.path()).unwrap(), None);
         mark_ready(dir.path()).unwrap();
@@ -149,7 +147,7 @@ mod tests {
         assert!(first.time.as_deref().unwrap().ends_with('Z'));
         mark_ready_in(&file::open_dir(dir.path()).unwrap(), &Marker { pid: 7, comm: "x".into() }).unwrap();
         assert_eq!(ready(dir.path()).unwrap().unwrap().pid, Some(7));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays behind");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left over");
         unmark_ready(dir.path()).unwrap();
         unmark_ready(dir.path()).unwrap();
         assert_eq!(ready(dir.path()).unwrap(), None);

@@ -4,11 +4,10 @@ use std::path::Path;
 
 use crate::queue::{Queue, Result};
 
-/// Registers a reader and removes it when dropped, so that a process that ends in order pins nothing any more.
+/// Registers a reader and removes it when dropped, so that a process that exits normally no longer pins anything.
 ///
-/// A process that is killed leaves the reader registered; the next registration of the same name takes it over, at
-/// the position where it stood. Drop the [`QueueReader`](crate::QueueReader) that uses it first: a reader in use is
-/// not removed.
+/// A process that is killed leaves the reader registered; the next registration of the same name takes it over, at its
+/// position. Drop the [`QueueReader`](crate::QueueReader) that uses it first: a reader in use is not removed.
 ///
 /// ```
 /// use chronfs::bus::ReaderRegistration;
@@ -55,7 +54,7 @@ impl ReaderRegistration {
         &self.name
     }
 
-    /// Whether nobody had registered it before.
+    /// Whether it was not registered before.
     pub fn is_new(&self) -> bool {
         self.is_new
     }
@@ -65,7 +64,7 @@ impl ReaderRegistration {
         self.keep = true;
     }
 
-    /// Removes the reader, and says whether that worked; dropping can't.
+    /// Removes the reader and reports errors, which dropping can't.
     ///
     /// # Errors
     /// As [`Queue::remove_reader`].
@@ -78,7 +77,7 @@ impl ReaderRegistration {
 impl Drop for ReaderRegistration {
     fn drop(&mut self) {
         if !self.keep {
-            // Somebody else may have removed it, or use it now: then it is theirs.
+            // Another process may have removed it, or use it now: then it is theirs.
             let _ = self.queue.remove_reader(&self.name);
         }
     }
@@ -90,7 +89,7 @@ mod tests {
     use crate::queue::Settings;
 
     #[test]
-    fn it_goes_with_its_value_unless_it_is_kept_or_in_use() {
+    fn it_is_removed_with_its_value_unless_kept_or_in_use() {
         let dir = tempfile::tempdir().unwrap();
         let queue = Queue::create(dir.path().join("q"), &Settings::default()).unwrap();
         queue.writer().unwrap().append(1, b"x").unwrap();

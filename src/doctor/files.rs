@@ -1,4 +1,4 @@
-//! What lies in directories: leftovers of killed processes, evidence, links, and whatever else does not belong there.
+//! What directories hold: leftovers of killed processes, evidence, links, and whatever else does not belong there.
 
 use std::io;
 use std::path::Path;
@@ -11,15 +11,14 @@ use crate::bus;
 use crate::clock;
 use crate::queue::{check_name, layout, parse_segment_name};
 
-/// A file in the making that no lock protects, and that is older than this, has been left behind: making one takes
-/// microseconds.
+/// A temporary file that no lock protects and that is older than this is a leftover: writing one takes microseconds.
 const LEFTOVER_AFTER_NS: u64 = 60_000_000_000;
 
 fn finding(severity: Severity, kind: &'static str, path: &Path, detail: &str, remedy: String) -> Finding {
     Finding { severity, kind, path: path.to_path_buf(), detail: detail.to_owned(), remedy, fixable: false }
 }
 
-/// What lies in a directory. Where that can't be told it is said: nothing is taken for "nothing".
+/// The entries of a directory. If it can't be listed, that is reported: an error is never taken for "empty".
 fn entries(dir: &Directory, report: &mut Report) -> Vec<Entry> {
     dir.entries().unwrap_or_else(|error| {
         report.unchecked.push(format!("{}: cannot list: {error}", dir.path().display()));
@@ -27,25 +26,25 @@ fn entries(dir: &Directory, report: &mut Report) -> Vec<Entry> {
     })
 }
 
-/// A directory that holds no queue.
+/// A directory without a queue.
 pub(super) fn plain_directory(dir: &Directory, report: &mut Report) {
     for entry in entries(dir, report) {
         let name = entry.text();
         if bus::is_temporary(&name) {
             left_behind(&entry, MARKER, &mut report.findings);
         } else if name == layout::LOCK_FILE {
-            let detail = "a writer's lock, but no queue: making one was interrupted, or its files are gone";
+            let detail = "a writer's lock, but no queue: creating one was interrupted, or its files are gone";
             let remedy =
-                format!("'chron-cli create {}' makes a queue here; or remove the directory", dir.path().display());
+                format!("'chron-cli create {}' creates a queue here; or remove the directory", dir.path().display());
             report.findings.push(finding(Severity::Warning, "unfinished-queue", &entry.path, detail, remedy));
         }
     }
 }
 
-const MARKER: &str = "whoever was writing a READY or LEASE was killed meanwhile; nobody reads this file";
-const REGISTRATION: &str = "left by a process that was killed while registering a reader; nobody reads it";
+const MARKER: &str = "left by a process that was killed while writing a READY or LEASE; nothing reads it";
+const REGISTRATION: &str = "left by a process that was killed while registering a reader; nothing reads it";
 
-/// A file in the making, if it is old enough that nobody is making it any more.
+/// A temporary file, if it is old enough that no process is writing it any more.
 fn left_behind(entry: &Entry, detail: &str, findings: &mut Vec<Finding>) {
     let age_ns = clock::now_ns().saturating_sub(entry.modified_ns());
     if entry.is_file() && age_ns > LEFTOVER_AFTER_NS {
@@ -55,7 +54,7 @@ fn left_behind(entry: &Entry, detail: &str, findings: &mut Vec<Finding>) {
     }
 }
 
-/// A queue's own directory. `has_writer`: somebody holds the lock, so that temporary files are in use.
+/// A queue's own directory. `has_writer`: a process holds the lock, so temporary files are in use.
 pub(super) fn queue_directory(dir: &Directory, has_writer: bool, report: &mut Report) {
     for entry in entries(dir, report) {
         let (path, name) = (&entry.path, entry.text());
@@ -69,18 +68,18 @@ pub(super) fn queue_directory(dir: &Directory, has_writer: bool, report: &mut Re
         }
         let findings = &mut report.findings;
         if entry.is_dir() && name == ASIDE {
-            let detail = "what 'doctor --fix' has moved out of the way, as it was found";
-            let remedy = "keep it for as long as somebody may want to know why; then remove it".to_owned();
+            let detail = "files that 'doctor --fix' has moved aside, as they were found";
+            let remedy = "keep it until the cause is known; then remove it".to_owned();
             findings.push(finding(Severity::Info, "evidence", path, detail, remedy));
         } else if entry.is_dir() {
             if !name.starts_with('.') {
                 let detail =
-                    "a directory in a queue's directory: whatever it holds is not shown, and no queue in it is found";
+                    "a directory in a queue's directory: its contents are not shown, and queues in it are not found";
                 findings.push(finding(Severity::Info, "foreign", path, detail, "move it elsewhere".to_owned()));
             }
         } else if name == layout::READERS_DIR {
-            let detail = "no directory: readers can't be registered or looked at";
-            let remedy = "move it elsewhere; the next reader makes a directory".to_owned();
+            let detail = "not a directory: readers can't be registered or read";
+            let remedy = "move it elsewhere; the next reader creates the directory".to_owned();
             findings.push(finding(Severity::Error, "refused", path, detail, remedy));
         } else if !entry.is_file() {
             refused(&entry, is_own, findings);
@@ -90,19 +89,19 @@ pub(super) fn queue_directory(dir: &Directory, has_writer: bool, report: &mut Re
             left_behind(&entry, MARKER, findings);
         } else if name.ends_with(layout::TEMPORARY_SUFFIX) {
             if !has_writer {
-                let remedy = "the next writer clears it away; 'chron-cli doctor --fix' does it now".to_owned();
-                let detail = "left by a writer that was killed while making the file";
+                let remedy = "the next writer removes it; 'chron-cli doctor --fix' does so now".to_owned();
+                let detail = "left by a writer that was killed while creating the file";
                 let fixable = !name.starts_with('.');
                 findings.push(Finding { fixable, ..finding(Severity::Info, LEFTOVER, path, detail, remedy) });
             }
         } else if name.ends_with(".damaged") {
-            let detail = "a damaged file, kept as it was found when its place was taken by a repaired one";
-            let remedy = "keep it for as long as somebody may want to know why; then remove it".to_owned();
+            let detail = "a damaged file, kept as it was found when a repaired one replaced it";
+            let remedy = "keep it until the cause is known; then remove it".to_owned();
             findings.push(finding(Severity::Info, "evidence", path, detail, remedy));
         } else if name.ends_with(layout::SEGMENT_SUFFIX) {
-            let detail = "it ends like a segment, but no segment has such a name: nobody reads it";
-            let remedy = "if it was renamed, give it its name back: nine digits or more and .q; else move it elsewhere"
-                .to_owned();
+            let detail = "it ends like a segment, but no segment has such a name: nothing reads it";
+            let remedy =
+                "if it was renamed, restore its name: nine digits or more and .q; else move it elsewhere".to_owned();
             findings.push(finding(Severity::Warning, "foreign", path, detail, remedy));
         }
     }
@@ -110,13 +109,10 @@ pub(super) fn queue_directory(dir: &Directory, has_writer: bool, report: &mut Re
 
 fn refused(entry: &Entry, is_own: bool, findings: &mut Vec<Finding>) {
     let severity = if is_own { Severity::Error } else { Severity::Warning };
-    let what = if entry.kind() == FileType::Symlink { "a symbolic link" } else { "no regular file" };
+    let what = if entry.kind() == FileType::Symlink { "a symbolic link" } else { "not a regular file" };
     let detail = format!("{what}; chronfs does not follow or open it");
-    let remedy = if is_own {
-        "move it elsewhere, and put the real one in its place if there is one"
-    } else {
-        "move it elsewhere"
-    };
+    let remedy =
+        if is_own { "move it elsewhere, and replace it by the real one if there is one" } else { "move it elsewhere" };
     findings.push(finding(severity, "refused", &entry.path, &detail, remedy.to_owned()));
 }
 
@@ -124,7 +120,7 @@ fn hard_links(entry: &Entry, findings: &mut Vec<Finding>) {
     if entry.links() > 1 {
         let path = &entry.path;
         let detail =
-            format!("the file has {} names; it is not written to, as it would change under all of them", entry.links());
+            format!("the file has {} hard links; it is not written to: it would change under all names", entry.links());
         let remedy = format!("find the others with 'find DIR -samefile {}', and remove or copy them", path.display());
         findings.push(finding(Severity::Warning, "hard-link", path, &detail, remedy));
     }
@@ -141,7 +137,7 @@ fn readers_directory(dir: &Directory, report: &mut Report) {
             .iter()
             .all(|suffix| name.strip_suffix(suffix).is_none_or(|name| check_name(name).is_err()))
         {
-            let detail = "no reader can have such a name: nobody reads it";
+            let detail = "no reader can have such a name: nothing reads it";
             findings.push(finding(Severity::Info, "foreign", &entry.path, detail, "move it elsewhere".to_owned()));
         } else {
             hard_links(&entry, findings);
@@ -149,7 +145,7 @@ fn readers_directory(dir: &Directory, report: &mut Report) {
     }
 }
 
-/// Moves a leftover out of the way, into a directory beside it. Nothing is deleted, and nothing there is replaced.
+/// Moves a leftover into a directory beside it. Nothing is deleted or replaced.
 pub(super) fn move_aside(root: &Directory, path: &Path) -> io::Result<()> {
     let relative = path.strip_prefix(root.path()).map_err(io::Error::other)?;
     let (Some(parent), Some(name)) = (relative.parent(), relative.file_name()) else {
@@ -158,9 +154,9 @@ pub(super) fn move_aside(root: &Directory, path: &Path) -> io::Result<()> {
     let dir = root.below(parent)?;
     let entry = dir.look_at(name)?;
     if !entry.is_file() {
-        return Err(io::Error::other("somebody has put something else in its place meanwhile"));
+        return Err(io::Error::other("it has been replaced meanwhile"));
     }
-    // A queue has one place for it.
+    // A queue has one directory for it.
     match parent.parent().filter(|_| parent.ends_with(layout::READERS_DIR)) {
         Some(queue) => dir.move_aside(&entry, &root.below(queue)?),
         None => dir.move_aside(&entry, &dir),

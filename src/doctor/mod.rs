@@ -1,12 +1,12 @@
-//! What is wrong below a bus directory, where, and what to do about it: `chron-cli doctor`.
+//! Problems below a bus directory, and what to do about them: `chron-cli doctor`.
 //!
-//! Looking takes no lock and changes no byte. Repairing does what the next writer would do by itself (rebuild the
-//! control block, clear away the half-written end and the temporary files that a killed one left), and does it only
-//! where no writer is; and it moves aside what killed processes left that no writer cares for. Nothing is ever deleted
-//! or reset that somebody may still need, and what can't be repaired safely is named with the command that does it.
+//! Examining takes no lock and changes no byte. Repairing does what the next writer would do by itself (rebuild the
+//! control block, remove the half-written end and the temporary files of a killed one), and only where there is no
+//! writer; and it moves aside leftovers of killed processes that no writer removes. It never deletes or resets anything
+//! that may still be needed; what can't be repaired safely is reported with the command that does it.
 //!
-//! Severities: an *error* is damage, messages may be lost; a *warning* wants somebody's attention; an *info* is good
-//! to know. Only errors and warnings are problems.
+//! Severities: an *error* is damage, messages may be lost; a *warning* needs attention; an *info* is good to know. Only
+//! errors and warnings are problems.
 
 mod files;
 mod place;
@@ -29,7 +29,7 @@ use place::{Directory, Entry};
 pub enum Severity {
     /// Good to know.
     Info,
-    /// Wants somebody's attention.
+    /// Needs attention.
     Warning,
     /// Damage.
     Error,
@@ -46,18 +46,18 @@ impl Severity {
     }
 }
 
-/// Something that was found.
+/// One finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
-    /// What kind of thing it is: a stable word for scripts, such as `gap` or `dead-writer`.
+    /// Its kind: a stable word for scripts, such as `gap` or `dead-writer`.
     pub kind: &'static str,
     /// The file or directory.
     #[serde(serialize_with = "as_text")]
     pub path: PathBuf,
-    /// What is the matter, for people.
+    /// What is wrong, for people.
     pub detail: String,
     /// What to do about it, for people.
     pub remedy: String,
@@ -72,7 +72,7 @@ fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S:
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
-    /// Verify every record's checksum, not only what shows without reading the messages.
+    /// Verify every record's checksum, too; otherwise messages are not read.
     pub deep: bool,
     /// Repair what is safe to repair.
     pub fix: bool,
@@ -82,21 +82,21 @@ pub struct Options {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// Where it was looked.
+    /// The directory that was examined.
     #[serde(serialize_with = "as_text")]
     pub root: PathBuf,
-    /// How many queues were looked at.
+    /// How many queues were examined.
     pub checked: u64,
-    /// What was found; with [`Options::fix`], what is left. By path.
+    /// What was found; with [`Options::fix`], what remains. By path.
     pub findings: Vec<Finding>,
     /// What was repaired.
     pub fixed: Vec<Finding>,
-    /// What could not be looked at, and why.
+    /// What could not be checked, and why.
     pub unchecked: Vec<String>,
 }
 
 impl Report {
-    /// Adds what was found elsewhere.
+    /// Adds another report.
     pub(crate) fn add(&mut self, other: Self) {
         self.checked += other.checked;
         self.findings.extend(other.findings);
@@ -107,20 +107,20 @@ impl Report {
         self.findings.sort_by(|a, b| a.path.cmp(&b.path).then(b.severity.cmp(&a.severity)));
     }
 
-    /// Whether something was found that somebody should do something about.
+    /// Whether there are findings that need attention.
     pub fn has_problems(&self) -> bool {
         self.findings.iter().any(|finding| finding.severity > Severity::Info)
     }
 }
 
-/// How far a deep examination has come.
+/// Progress of a deep examination.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress<'a> {
     /// The queue that is being read.
     pub queue: &'a Path,
     /// Bytes of segment files that have been read, of all queues.
     pub done_bytes: u64,
-    /// Bytes of segment files that there are, of all queues.
+    /// Bytes of all segment files, of all queues.
     pub total_bytes: u64,
 }
 
@@ -136,7 +136,7 @@ pub struct Progress<'a> {
 /// ```
 ///
 /// # Errors
-/// If `root` itself can't be listed. Whatever else can't be looked at is in [`Report::unchecked`].
+/// If `root` itself can't be listed. What else can't be checked is in [`Report::unchecked`].
 pub fn examine(root: &Path, options: Options, progress: &mut dyn FnMut(Progress<'_>)) -> std::io::Result<Report> {
     let mut report = Report { root: root.to_path_buf(), ..Report::default() };
     let root = Directory::root(root)?;
@@ -171,7 +171,7 @@ pub fn examine(root: &Path, options: Options, progress: &mut dyn FnMut(Progress<
     Ok(report)
 }
 
-/// Examines one directory, without what is below it, and without reading messages. `holds_queue`: whether it is a queue's.
+/// Examines one directory, not those below it, without reading messages. `holds_queue`: whether it is a queue's.
 pub(crate) fn examine_one(dir: Dir, holds_queue: bool) -> Report {
     let mut report = Report::default();
     let dir = Directory::opened(dir);
@@ -190,7 +190,7 @@ const LEFTOVER: &str = "leftover";
 /// The directory that leftovers are moved into.
 pub(crate) const ASIDE: &str = ".aside";
 
-/// Moves leftovers aside, lets a writer come and go, which repairs whatever else it can, and looks again.
+/// Moves leftovers aside, opens and closes a writer, which repairs what else it can, and examines again.
 fn fix(root: &Directory, dir: &Directory, deep: bool, from: usize, report: &mut Report) {
     let before = report.findings.split_off(from);
     let is_aside = |finding: &Finding| finding.fixable && finding.kind == LEFTOVER && !is_writers(&finding.path);
@@ -198,7 +198,7 @@ fn fix(root: &Directory, dir: &Directory, deep: bool, from: usize, report: &mut 
         move_aside(root, &leftover.path, &mut report.unchecked);
     }
     let is_for_writer = |finding: &Finding| finding.fixable && !is_aside(finding);
-    // It holds the lock, so nobody else is writing.
+    // It holds the lock, so no other process is writing.
     if before.iter().any(is_for_writer)
         && let Err(error) = dir.queue().and_then(|queue| queue.writer().map(drop))
     {
@@ -213,7 +213,7 @@ fn fix(root: &Directory, dir: &Directory, deep: bool, from: usize, report: &mut 
     report.fixed.extend(fixed);
 }
 
-/// Whether a leftover is one that the next writer clears away.
+/// Whether the next writer removes this leftover.
 fn is_writers(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let in_readers = path.parent().and_then(Path::file_name).is_some_and(|name| name == layout::READERS_DIR);
@@ -229,11 +229,11 @@ fn move_aside(root: &Directory, path: &Path, unchecked: &mut Vec<String>) -> boo
     moved.is_ok()
 }
 
-/// Opens a directory below the root; None, with a word in the report, if it can't be looked at.
+/// Opens a directory below the root; None, with an entry in the report, if it can't.
 fn open(root: &Directory, relative: &Path, report: &mut Report) -> Option<Directory> {
     let error = match root.below(relative) {
         Ok(dir) => return Some(dir),
-        // Removed while we looked.
+        // Removed during the examination.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => error,
     };
@@ -241,7 +241,7 @@ fn open(root: &Directory, relative: &Path, report: &mut Report) -> Option<Direct
     None
 }
 
-/// Why there is nothing about a directory.
+/// Why a directory was not checked.
 pub(crate) fn unopened(path: &Path, error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::CrossesDevices {
         format!("{0}: another file system is mounted there; if it holds queues: chron-cli doctor {0}", path.display())
@@ -303,7 +303,7 @@ fn endpoint(dir: &Directory, findings: &mut Vec<Finding>) {
         kind,
         path: dir.path().join(name),
         detail,
-        remedy: "move it away".to_owned(),
+        remedy: "move it elsewhere".to_owned(),
         fixable: false,
     };
     let ready = match bus::ready_in(dir.dir()) {
@@ -331,14 +331,14 @@ fn endpoint(dir: &Directory, findings: &mut Vec<Finding>) {
             let ttl = human_span_ms(lease.ttl_ms);
             let detail = format!("{holder} renewed it {age} ago, for {ttl}{still_ready}");
             let mut finding = marker("expired-lease", bus::LEASE_FILE, detail);
-            finding.remedy = format!("start what held it again, or remove {}", lease_path.display());
+            finding.remedy = format!("start its holder again, or remove {}", lease_path.display());
             findings.push(finding);
         }
         LeaseState::Unknown => {
-            let detail = format!("it was not written since this machine was started, or not by chronfs{still_ready}");
+            let detail = format!("it was not written since this machine was booted, or not by chronfs{still_ready}");
             let mut finding = marker("unknown-lease", bus::LEASE_FILE, detail);
             finding.severity = if ready { Severity::Warning } else { Severity::Info };
-            finding.remedy = format!("start what holds the endpoint, or remove {}", lease_path.display());
+            finding.remedy = format!("start the holder of the endpoint, or remove {}", lease_path.display());
             findings.push(finding);
         }
     }

@@ -1,6 +1,6 @@
-//! Directories as doctor gets at them. Others may write in them while it looks, and root runs it: so everything below the
-//! root is opened from the root's descriptor, through no symbolic link and into no other file system (whoever mounts one
-//! there serves our requests, or does not), and is moved between directories that are held open.
+//! Directories as doctor opens them. Others may write to them meanwhile, and root may run it: so everything below the
+//! root directory is opened from its descriptor, through no symbolic link and into no other file system (its server may
+//! never reply), and is moved between directories that are held open.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -19,7 +19,7 @@ const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
 
-/// Of an entry that may be a link, which is opened as itself.
+/// For an entry that may be a link, which is opened itself.
 const ITSELF: ResolveFlags = RESOLVE.difference(ResolveFlags::NO_SYMLINKS);
 
 /// A directory held open.
@@ -27,9 +27,9 @@ pub(super) struct Directory {
     dir: Dir,
 }
 
-/// Something in a directory.
+/// An entry of a directory.
 pub(super) struct Entry {
-    /// Where people find it.
+    /// Its path, for people.
     pub(super) path: PathBuf,
     pub(super) name: OsString,
     /// None: another file system is mounted there.
@@ -37,7 +37,7 @@ pub(super) struct Entry {
 }
 
 impl Directory {
-    /// The directory that was asked for. Here, and only here, links are followed: the path comes from the user.
+    /// The directory that was asked for. Only here are links followed: the path comes from the user.
     pub(super) fn root(path: &Path) -> io::Result<Self> {
         Ok(Self { dir: Dir::open(path)? })
     }
@@ -46,7 +46,7 @@ impl Directory {
         self.dir.path()
     }
 
-    /// A directory that somebody else has opened.
+    /// A directory that the caller has opened.
     pub(super) fn opened(dir: Dir) -> Self {
         Self { dir }
     }
@@ -56,7 +56,7 @@ impl Directory {
         &self.dir
     }
 
-    /// The queue that it holds.
+    /// The queue in it.
     pub(super) fn queue(&self) -> crate::queue::Result<Queue> {
         Queue::open_in(self.dir.reopen().map_err(Error::io(self.path(), "open it"))?)
     }
@@ -70,14 +70,14 @@ impl Directory {
             return Ok(Self { dir: self.dir.reopen()? });
         }
         let file = match rustix::fs::openat2(self.dir.fd(), relative, DIRECTORY, Mode::empty(), RESOLVE) {
-            // Linux before 5.6, or a container that does not let it through.
+            // Linux before 5.6, or a container that refuses the call.
             Err(Errno::NOSYS | Errno::PERM) => step_by_step(self.dir.file(), relative)?,
             opened => opened?.into(),
         };
         Ok(Self { dir: Dir::from_fd(file, &self.path().join(relative)) })
     }
 
-    /// Everything in it, in no order.
+    /// Its entries, in no particular order.
     pub(super) fn entries(&self) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for name in self.dir.all_names()? {
@@ -89,7 +89,7 @@ impl Directory {
         Ok(entries)
     }
 
-    /// What has this name now. Another file system that is mounted there is not asked: it may not answer.
+    /// What has this name now. Another file system mounted there is not asked: it may not reply.
     pub(super) fn look_at(&self, name: &OsStr) -> io::Result<Entry> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let stat = match rustix::fs::openat2(self.dir.fd(), name, flags, Mode::empty(), ITSELF) {
@@ -103,12 +103,12 @@ impl Directory {
         Ok(Entry { path: self.path().join(name), name: name.to_owned(), stat })
     }
 
-    /// Moves a file into the directory for evidence in `place`, which is this directory or the one above it. Nothing
-    /// there is replaced; what somebody has exchanged meanwhile is put back.
+    /// Moves a file into the evidence directory in `place`, which is this directory or its parent. Nothing there is
+    /// replaced; a file that has been exchanged meanwhile is moved back.
     pub(super) fn move_aside(&self, entry: &Entry, place: &Self) -> io::Result<()> {
         let refuse = |what: &str| Err(io::Error::other(what.to_owned()));
         if !self.is_as_owned(place)? {
-            return refuse("the directory that it lies in belongs to somebody else than the one above it");
+            return refuse("its directory and the parent directory have different owners");
         }
         let aside = place.aside()?;
         let name = &entry.name;
@@ -120,21 +120,21 @@ impl Directory {
             return Ok(());
         }
         rename(&aside, self)?;
-        refuse("somebody has put another file in its place meanwhile")
+        refuse("it has been replaced by another file meanwhile")
     }
 
-    /// Opens the directory for evidence, or creates it, for whoever owns this directory.
+    /// Opens or creates the evidence directory, with the owner of this directory.
     fn aside(&self) -> io::Result<Self> {
         let aside = Self { dir: self.dir.open_or_create_dir(ASIDE)? };
         if aside.is_as_owned(self)? {
             Ok(aside)
         } else {
-            Err(io::Error::other(format!("{ASIDE} belongs to somebody else than the directory that it lies in")))
+            Err(io::Error::other(format!("{ASIDE} and its parent directory have different owners")))
         }
     }
 
-    /// Whether it belongs to whoever owns `place`, or, where that isn't root, to us: then nobody gets at more through it
-    /// than they do already.
+    /// Whether it belongs to the owner of `place`, or, where that isn't root, to us: then it grants nobody more access
+    /// than they have already.
     fn is_as_owned(&self, place: &Self) -> io::Result<bool> {
         let (owner, us) = (self.stat()?.st_uid, rustix::process::geteuid().as_raw());
         Ok(owner == place.stat()?.st_uid || (owner == us && us != 0))
@@ -145,7 +145,7 @@ impl Directory {
     }
 }
 
-/// What `openat2` does, but for looking whether it is the same file system.
+/// Like `openat2`, but without checking for the same file system.
 fn step_by_step(root: &File, relative: &Path) -> io::Result<File> {
     let mut at = root.try_clone()?;
     for component in relative.components() {
@@ -162,7 +162,7 @@ impl Entry {
     }
 
     pub(super) fn kind(&self) -> FileType {
-        // What can be mounted over and holds queues is a directory.
+        // Only a directory can hold queues.
         self.stat.map_or(FileType::Directory, |stat| FileType::from_raw_mode(stat.st_mode))
     }
 
@@ -178,12 +178,12 @@ impl Entry {
         self.stat.and_then(|stat| u64::try_from(stat.st_size).ok()).unwrap_or(0)
     }
 
-    /// How many names it has.
+    /// How many hard links it has.
     pub(super) fn links(&self) -> u64 {
         self.stat.map_or(1, |stat| stat.st_nlink)
     }
 
-    /// When it was last written to, in ns since the epoch.
+    /// When it was last modified, in ns since the epoch.
     pub(super) fn modified_ns(&self) -> u64 {
         let Some(stat) = self.stat else { return 0 };
         let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_moved_is_what_was_looked_at() {
+    fn what_is_moved_is_what_was_examined() {
         let (dir, root) = site();
         let (queue, readers) = (root.below(Path::new("q")).unwrap(), root.below(Path::new("q/readers")).unwrap());
         let seen = readers.look_at(OsStr::new("x.tmp")).unwrap();

@@ -1,4 +1,4 @@
-//! One queue: its control block, writer, readers, segments; and every record, when asked to look deep.
+//! One queue: its control block, writer, readers, segments; and with `deep` every record.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,19 +12,19 @@ use crate::queue::{
 };
 use crate::report::{human_bytes, human_span_ms};
 
-/// A reader that pins segments and whose last heartbeat is older than this is named.
+/// A reader that pins segments and whose last heartbeat is older than this is reported.
 const IDLE_AFTER_MS: u64 = 3_600_000;
-/// Of its limit, in percent: a queue that takes more is nearly full.
+/// Percentage of its size limit above which a queue is nearly full.
 const NEARLY_FULL: u64 = 90;
-/// A reader in use that lags and whose last heartbeat is older than this is looked at twice.
+/// A reader in use that lags and whose last heartbeat is older than this is checked twice.
 const STUCK_AFTER_MS: u64 = 60_000;
-/// Between the two looks.
+/// Time between the two checks.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
-/// A newest message that lies further in the future is named.
+/// A newest message further in the future is reported.
 const FUTURE_NS: u64 = 60_000_000_000;
 /// Entries read between two reports of progress.
 const STEP: u32 = 4096;
-/// So many gaps of one queue are named; the others are counted.
+/// At most this many gaps of one queue are listed; the others are counted.
 const MAX_GAPS: u64 = 1000;
 
 /// Everything about one queue. `step` takes the bytes that have been read.
@@ -37,7 +37,7 @@ pub(super) fn examine(dir: &Directory, deep: bool, step: &mut dyn FnMut(u64), re
     let (queue, inspection) = match inspected {
         Ok(found) => found,
         Err(error) if error.is_unusable_file() || matches!(error, Error::NotAQueue { .. }) => {
-            let remedy = "restore it from a copy; nothing here can be read without it".to_owned();
+            let remedy = "restore it from a copy; the queue can't be read without it".to_owned();
             let detail = without_path(&error);
             let path = path_of(&error).unwrap_or_else(|| dir.path().to_path_buf());
             let (severity, kind) = (Severity::Error, "unreadable-queue");
@@ -92,7 +92,7 @@ impl Exam<'_> {
         self.queue.path()
     }
 
-    /// What lies in the queue's directory under this path's name now.
+    /// What has this path's name in the queue's directory now.
     fn look_at(&self, path: &Path) -> Option<place::Entry> {
         self.dir.look_at(path.file_name()?).ok()
     }
@@ -105,11 +105,11 @@ impl Exam<'_> {
         self.findings.push(Finding { severity, kind, path, detail, remedy, fixable: false });
     }
 
-    /// As [`found`](Self::found), of what a writer repairs that comes and goes.
+    /// As [`found`](Self::found), for what a writer repairs on opening.
     fn repairable(&mut self, severity: Severity, kind: &'static str, path: PathBuf, detail: String) {
         let fixable = self.inspection.writer.holder.is_none();
         let remedy = if fixable {
-            "the next writer repairs it; 'chron-cli doctor --fix' does it now".to_owned()
+            "the next writer repairs it; 'chron-cli doctor --fix' does so now".to_owned()
         } else {
             "start the writer again: it repairs this when it starts".to_owned()
         };
@@ -120,29 +120,29 @@ impl Exam<'_> {
         if let Some(damage) = self.queue.control_damage() {
             let path = path_of(damage).unwrap_or_else(|| self.path().join(layout::CONTROL_FILE));
             if self.look_at(&path).is_some_and(|entry| !entry.is_file()) {
-                // Named as such, with what lies in the directory; the writer does not touch it.
+                // Reported with the directory's entries; the writer does not touch it.
                 return;
             }
-            let detail = format!("{}; nothing is lost, the settings stand in the segments too", without_path(damage));
+            let detail = format!("{}; nothing is lost, the segments hold the settings too", without_path(damage));
             self.repairable(Severity::Error, "control-block", path, detail);
         }
     }
 
-    /// Damage that harms nobody yet.
+    /// Damage that does no harm yet.
     fn copies(&mut self) {
         if self.queue.control_damage().is_some() {
             return;
         }
         for (path, offset) in self.queue.damaged_copies() {
             if path.ends_with(layout::CONTROL_FILE) {
-                let detail = format!("one of two copies is damaged, at offset {offset}; the other one counts");
+                let detail = format!("one of two copies is damaged, at offset {offset}; the other one is used");
                 self.repairable(Severity::Warning, "damaged-copy", path, detail);
             } else {
                 let detail = format!(
-                    "one of its two slots is damaged, at offset {offset}; the other one counts: if that is the older \
-                     one, messages come again"
+                    "one of its two slots is damaged, at offset {offset}; the other one is used: if that is the older \
+                     one, messages are read again"
                 );
-                let remedy = "none needed: the reader's next commits write it anew".to_owned();
+                let remedy = "none needed: the reader's next commits rewrite it".to_owned();
                 self.found(Severity::Warning, "damaged-copy", path, detail, remedy);
             }
         }
@@ -157,18 +157,18 @@ impl Exam<'_> {
                 let lock = self.path().join(layout::LOCK_FILE);
                 let who = writer.pid.map_or_else(|| "the writer".to_owned(), |pid| format!("process {pid}"));
                 let detail = format!(
-                    "{who} writes, but this is not the lock file that it holds: somebody has deleted or replaced that. \
-                     Other writers are kept out all the same"
+                    "{who} writes, but this is not the lock file that it holds: that one was deleted or replaced. \
+                     Other writers are kept out nevertheless"
                 );
-                let remedy = format!("end {who} and start it again, which makes the lock file anew");
+                let remedy = format!("end {who} and start it again, which creates the lock file again");
                 self.found(Severity::Warning, "lock-replaced", lock, detail, remedy);
             }
             WriterState::Alive | WriterState::None => {}
             WriterState::Dead => {
-                let detail = format!("the writer ended without closing the queue{age}; what it appended is there");
+                let detail = format!("the writer ended without closing the queue{age}; what it appended is not lost");
                 self.repairable(Severity::Warning, "dead-writer", self.path().to_path_buf(), detail);
                 let lock = self.path().join(layout::LOCK_FILE);
-                let detail = "it still names the writer that ended; nobody holds the lock, the text is for people only";
+                let detail = "it still names a writer that has ended; the lock is free, the text is for people only";
                 let remedy = "none needed: the next writer writes its own".to_owned();
                 self.found(Severity::Info, "stale-lock", lock, detail.to_owned(), remedy);
             }
@@ -178,17 +178,15 @@ impl Exam<'_> {
                         format!("process {pid} ({command})"),
                         format!("if it was stopped, let it go on: kill -CONT {pid}; if it hangs, end it: kill {pid}"),
                     ),
-                    _ => {
-                        ("a process that can't be seen from here".to_owned(), "look in the other containers".to_owned())
-                    }
+                    _ => ("a process of another pid namespace".to_owned(), "look in the other containers".to_owned()),
                 };
                 let detail = format!("{who} holds the lock and has no heartbeat{age}");
                 self.found(Severity::Warning, "stuck-writer", self.path().to_path_buf(), detail, remedy);
             }
             WriterState::Unknown => {
                 let lock = self.path().join(layout::LOCK_FILE);
-                let detail = "the lock can't be looked at, so that nobody knows whether there is a writer";
-                let remedy = "look at its permissions and at what kind of file it is".to_owned();
+                let detail = "the lock can't be read, so it is unknown whether there is a writer";
+                let remedy = "check its permissions and its file type".to_owned();
                 self.found(Severity::Warning, "lock", lock, detail.to_owned(), remedy);
             }
         }
@@ -201,15 +199,15 @@ impl Exam<'_> {
             let (queue, name) = (self.path().display().to_string(), &reader.name);
             if let Some(damage) = &reader.damage {
                 let detail =
-                    format!("{}; until then it keeps everything from being retired", strip_path(damage, &cursor));
+                    format!("{}; until repaired it keeps everything from being retired", strip_path(damage, &cursor));
                 let remedy = format!(
-                    "say where it shall go on: chron-cli readers {queue} seek {name} first (or end, or a number)"
+                    "choose where it goes on: chron-cli readers {queue} seek {name} first (or end, or a number)"
                 );
                 self.found(Severity::Error, "damaged-reader", cursor, detail, remedy);
             } else if let Some(position) = reader.position.filter(|&position| position < inspection.bounds.first_seq) {
                 let last = inspection.bounds.first_seq - 1;
-                let detail = format!("messages {position} to {last} were retired before it has read them");
-                let remedy = "none: it is told so on its next read, and goes on behind them".to_owned();
+                let detail = format!("messages {position} to {last} were retired before it read them");
+                let remedy = "none: its next read reports the gap, and it goes on after them".to_owned();
                 self.found(Severity::Warning, "missed", cursor, detail, remedy);
             } else if is_idle(reader) && !self.retention.ignored.iter().any(|ignored| ignored.reader == *name) {
                 let seen = reader.heartbeat_age_ms.map_or_else(
@@ -217,18 +215,18 @@ impl Exam<'_> {
                     |ms| format!("has not been used for {}", human_span_ms(ms)),
                 );
                 let detail = format!(
-                    "it {seen}, is {} messages behind and keeps {} in {} segments from being retired",
+                    "it {seen}, lags by {} messages and keeps {} in {} segments from being retired",
                     reader.lag_messages,
                     human_bytes(reader.pins_bytes),
                     reader.pins_segments
                 );
-                let remedy = format!("start it again, or, if nobody needs it: chron-cli readers {queue} rm {name}");
+                let remedy = format!("start it again, or, if it is not needed: chron-cli readers {queue} rm {name}");
                 self.found(Severity::Warning, "dead-reader", cursor, detail, remedy);
             }
         }
     }
 
-    /// Readers in use that neither move nor wait: two looks, the first of them `first` ago.
+    /// Readers in use that neither move nor wait: two checks, the first of them `first` ago.
     fn stuck_readers(&mut self, first: Instant) {
         let is_suspect = |r: &&ReaderInfo| {
             r.in_use && r.lag_messages > 0 && r.heartbeat_age_ms.is_some_and(|ms| ms > STUCK_AFTER_MS)
@@ -249,7 +247,7 @@ impl Exam<'_> {
                 now.lag_messages
             );
             let cursor = self.cursor_path(&reader.name);
-            let remedy = format!("see who it is with 'fuser {}'; let it go on, or end it", cursor.display());
+            let remedy = format!("find it with 'fuser {}'; let it go on, or end it", cursor.display());
             self.found(Severity::Warning, "stuck-reader", cursor, detail, remedy);
         }
     }
@@ -258,18 +256,18 @@ impl Exam<'_> {
         self.path().join(layout::READERS_DIR).join(format!("{reader}{}", layout::CURSOR_SUFFIX))
     }
 
-    /// Timestamps never decrease: what comes from a clock that was ahead stays.
+    /// Timestamps never decrease: a stamp from a clock that was ahead remains.
     fn clock(&mut self) {
         let ahead_ns = self.inspection.bounds.last_timestamp_ns.saturating_sub(clock::now_ns());
         if ahead_ns > FUTURE_NS {
             let ahead = human_span_ms(ahead_ns / 1_000_000);
             let detail = format!(
-                "its newest message is stamped {ahead} in the future; messages until then get that stamp, and count as new \
-                 for --since; retention by age goes by the files' times meanwhile"
+                "its newest message is stamped {ahead} in the future; messages until then get that stamp, and count as \
+                 new for --since; retention by age uses the files' times meanwhile"
             );
             let remedy = format!(
-                "look at this machine's clock, and at who gave the stamp; nothing is lost. To be rid of it, copy what is to be \
-                 kept: chron-cli tail -n +1 --format jsonl {} | jq -c 'del(.timestamp_ns)' | chron-cli append --format \
+                "check this machine's clock, and where the stamp came from; nothing is lost. To get rid of it, copy \
+                 what is to be kept: chron-cli tail -n +1 --format jsonl {} | jq -c 'del(.timestamp_ns)' | chron-cli append --format \
                  jsonl NEW",
                 self.path().display()
             );
@@ -290,13 +288,13 @@ impl Exam<'_> {
             }
             let expected = u64::from(inspection.settings.segment_size);
             if seen.is_some_and(|entry| !entry.is_file()) {
-                // Named as such, with what lies in the directory.
+                // Reported with the directory's entries.
             } else if len < expected {
-                let detail = format!("it is cut short: {len} bytes instead of {expected}");
+                let detail = format!("it is truncated: {len} bytes instead of {expected}");
                 self.found(Severity::Error, "truncated-segment", path.clone(), detail, restore());
             } else if segment.bytes == 0 {
-                let detail = "its beginning is damaged, or it belongs elsewhere: its name, its queue or its size is another, or it does not \
-                     follow the one before it (one of them comes from a copy of the queue)";
+                let detail = "its beginning is damaged, or it belongs elsewhere: its name, queue or size differs, or it \
+                     does not follow the one before it (one of them comes from a copy of the queue)";
                 let remedy = "if it was renamed or copied here, put it back; else restore it from a copy".to_owned();
                 self.found(Severity::Error, "damaged-segment", path.clone(), detail.to_owned(), remedy);
             }
@@ -311,7 +309,7 @@ impl Exam<'_> {
         self.newest_segment();
     }
 
-    /// A queue whose newest segments are gone ends early, and without a gap until there is a writer again.
+    /// A queue whose newest segments are missing ends early, without a gap until the next writer.
     fn newest_segment(&mut self) {
         let Some((segment, next_seq)) = self.queue.published_head() else { return };
         let path = self.segment_path(segment);
@@ -326,11 +324,11 @@ impl Exam<'_> {
             _ => format!("with it, messages {} to {}", last_seq + 1, next_seq - 1),
         };
         let remedy =
-            "restore the file from a copy before anybody writes; the next writer goes on behind these messages";
+            "restore the file from a copy before the next append; the next writer goes on after these messages";
         self.found(Severity::Error, "missing-segment", path, format!("missing: {what}"), remedy.to_owned());
     }
 
-    /// Messages at the end that are missing though the file is there: readers are told so, too, unless somebody writes.
+    /// Messages missing at the end although the file exists: readers are told so, too, unless there is a writer.
     fn lost_end(&mut self) {
         let bounds = &self.inspection.bounds;
         if self.is_deep || bounds.end_seq <= bounds.next_seq || self.inspection.writer.holder.is_some() {
@@ -340,7 +338,7 @@ impl Exam<'_> {
         self.gap(&Gap { from, to, reason: GapReason::Lost, position: bounds.head });
     }
 
-    /// Whether retention has taken a segment since the queue was looked at, or what was in front of it.
+    /// Whether retention has removed a segment since the queue was examined, or the one before it.
     fn is_retired(&self, id: SegmentId) -> bool {
         let is_gone = || self.look_at(&self.segment_path(id)).is_none();
         is_gone() && self.queue.bounds().is_ok_and(|bounds| id < bounds.first.segment)
@@ -357,42 +355,43 @@ impl Exam<'_> {
                     self.path().display()
                 )
             } else {
-                "appends are refused when it is full, and it keeps everything: go on in another queue, made with --retain-bytes".to_owned()
+                "appends are refused when it is full; nothing is ever removed: create another with --retain-bytes"
+                    .to_owned()
             };
             self.found(Severity::Warning, "nearly-full", self.path().to_path_buf(), detail, remedy);
         }
     }
 
-    /// What retention would remove now, and who keeps it from more.
+    /// What retention would remove now, and which readers keep more.
     fn retention(&mut self) {
         let retention = self.retention;
         let queue = self.path().display().to_string();
         if !retention.removed.is_empty() {
             let bytes = retention.removed.iter().map(|segment| segment.bytes).sum();
-            let detail = format!("{} in {} segments can go", human_bytes(bytes), retention.removed.len());
+            let detail = format!("{} in {} segments can be removed", human_bytes(bytes), retention.removed.len());
             let remedy = format!("the writer removes it at its next segment; now: chron-cli retain {queue}");
             self.found(Severity::Info, "retention", self.path().to_path_buf(), detail, remedy);
         }
         for pin in retention.pins.iter().filter(|pin| pin.segments > 0) {
             let what = human_bytes(pin.bytes);
-            let detail = format!("it keeps {what} in {} segments that the queue's limits would let go", pin.segments);
+            let detail = format!("it keeps {what} in {} segments that exceed the queue's limits", pin.segments);
             let remedy =
-                format!("let it catch up; or, if nobody needs it: chron-cli readers {queue} rm {}", pin.reader);
+                format!("let it catch up; or, if it is not needed: chron-cli readers {queue} rm {}", pin.reader);
             self.found(Severity::Info, "pinned", self.cursor_path(&pin.reader), detail, remedy);
         }
         let is_behind = |name: &str| self.inspection.readers.iter().any(|r| r.name == name && r.lag_messages > 0);
         for ignored in retention.ignored.iter().filter(|ignored| is_behind(&ignored.reader)) {
             let (why, remedy) = match ignored.reason {
-                IgnoredReason::TooFarBehind => ("is further behind than the queue's limit", "let it catch up soon"),
-                IgnoredReason::Dead => ("has been silent for longer than the queue's limit", "start it again soon"),
+                IgnoredReason::TooFarBehind => ("lags by more than the queue's limit", "let it catch up soon"),
+                IgnoredReason::Dead => ("has no heartbeat for longer than the queue's limit", "start it again soon"),
             };
-            let detail = format!("it {why}: nothing is kept for it any more, and it will be told of what it missed");
-            let remedy = format!("{remedy}; or, if nobody needs it: chron-cli readers {queue} rm {}", ignored.reader);
+            let detail = format!("it {why}: nothing is kept for it any more, and its next read reports what it missed");
+            let remedy = format!("{remedy}; or, if it is not needed: chron-cli readers {queue} rm {}", ignored.reader);
             self.found(Severity::Warning, "ignored-reader", self.cursor_path(&ignored.reader), detail, remedy);
         }
     }
 
-    /// Quick: whether each segment starts with a sound record.
+    /// Quick: whether each segment starts with a valid record.
     fn first_records(&mut self) -> crate::queue::Result<()> {
         let inspection = self.inspection;
         let mut scanner = self.queue.scan()?;
@@ -413,7 +412,7 @@ impl Exam<'_> {
         let first = self.inspection.bounds.first.segment.0;
         let segment_size = u64::from(self.inspection.settings.segment_size);
         let mut scanner = self.queue.scan()?;
-        // A queue that is being written to has an end all the same.
+        // The end as it is now: a writer may move it.
         let end = self.inspection.bounds.end_seq;
         let (mut count, mut gaps) = (0_u32, 0_u64);
         while scanner.seq() < end {
@@ -450,15 +449,15 @@ impl Exam<'_> {
         let path = self.segment_path(position.segment);
         let what = match reason {
             GapReason::Checksum => "a record does not match its checksum",
-            GapReason::Segment => "the segment is missing, cut short or another one",
+            GapReason::Segment => "the segment is missing, truncated or not this queue's",
             GapReason::Lost => {
-                "a power cut took what had not been synced, the copy is incomplete, or somebody has removed the file"
+                "a power cut lost what had not been synced, the copy is incomplete, or the file was removed"
             }
             GapReason::Retired => "retention removed them",
         };
         let messages = if from == to { format!("message {from} is") } else { format!("messages {from} to {to} are") };
         let detail = format!("{messages} missing: {what}, at offset {}", position.offset);
-        let remedy = "restore the segment from a copy, if there is one; readers go on behind the gap".to_owned();
+        let remedy = "restore the segment from a copy, if there is one; readers go on after the gap".to_owned();
         let severity = match reason {
             GapReason::Checksum | GapReason::Segment => Severity::Error,
             GapReason::Lost | GapReason::Retired => Severity::Warning,
@@ -482,7 +481,7 @@ fn path_of(error: &Error) -> Option<PathBuf> {
     }
 }
 
-/// An error's text without the file's name, which stands beside it.
+/// An error's text without the file's name, which is printed beside it.
 fn without_path(error: &Error) -> String {
     let text = error.to_string();
     path_of(error).map_or_else(|| text.clone(), |path| strip_path(&text, &path))

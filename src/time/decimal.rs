@@ -17,7 +17,7 @@ const PAIRS: [[u8; 2]; 100] = {
     pairs
 };
 
-/// A usize from a number known to be small.
+/// A number known to be small, as a usize.
 fn small(n: u64) -> usize {
     usize::try_from(n).unwrap_or(0)
 }
@@ -28,7 +28,7 @@ pub(crate) fn two_digits(n: u64) -> [u8; 2] {
     PAIRS[small(n % 100)]
 }
 
-/// The nine digits of `n`, which is below 10^9.
+/// The nine digits of `n`, which is less than 10^9.
 #[inline]
 pub(crate) fn nine_digits(n: u64) -> [u8; 9] {
     let (high, low) = (n / 100_000, n % 100_000);

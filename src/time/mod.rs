@@ -13,8 +13,8 @@ pub(crate) const TIME_LEN: usize = 30;
 pub(crate) const SECOND_NS: u64 = 1_000_000_000;
 pub(crate) const DAY_S: u64 = 86_400;
 
-/// Appends `2024-08-08T09:15:00.123456789Z`, for ns since the epoch, to `out`: always UTC, always nine decimals, so
-/// that times sort as text.
+/// Appends ns since the epoch to `out` as `2024-08-08T09:15:00.123456789Z`: always UTC, always nine decimals, so that
+/// times sort as text.
 pub fn format_time(timestamp_ns: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&Stamp::new(timestamp_ns).time);
 }
@@ -27,7 +27,7 @@ pub(crate) struct Stamp {
     pub(crate) ns: Decimal,
 }
 
-/// What timestamps within one second have in common.
+/// The part that timestamps of one second share.
 #[derive(Clone, Copy)]
 struct Second {
     seconds: u64,
@@ -36,7 +36,7 @@ struct Second {
 }
 
 thread_local! {
-    /// The last one: messages mostly come many to a second.
+    /// The last one: many messages usually share a second.
     static SECOND: Cell<Second> = const {
         let time = *b"1970-01-01T00:00:00.000000000Z";
         Cell::new(Second { seconds: 0, time, digits: Decimal { bytes: [b'0'; 20], len: 1 } })
@@ -79,8 +79,8 @@ impl Second {
     }
 }
 
-/// Year, month and day of a day counted from the epoch (Gregorian; years that start in March make leap days come
-/// last, which is what the odd numbers are for).
+/// Year, month and day of a day counted from the epoch (Gregorian). Years start in March, so that leap days come last:
+/// hence the odd numbers.
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);

@@ -1,4 +1,4 @@
-//! `chron-cli append`: what becomes a message, what is refused, and where a queue comes into being.
+//! `chron-cli append`: what becomes a message, what is refused, and where a queue is created.
 
 use std::fs;
 use std::io::Write as _;
@@ -35,7 +35,7 @@ fn append_bin_makes_one_message_of_each_file() {
 }
 
 #[test]
-fn a_bad_line_is_named_and_what_came_before_it_stays() {
+fn a_bad_line_is_reported_and_what_came_before_it_stays() {
     let bus = Bus::new();
     fs::write(bus.path("in.jsonl"), "{\"payload\":\"good\"}\n{\"payload\":\"good too\"}\n{\"paylod\":1}\n{}\n")
         .unwrap();
@@ -90,7 +90,7 @@ fn a_payload_over_the_limit_is_refused_in_every_format() {
 }
 
 #[test]
-fn append_makes_a_queue_only_where_nothing_else_is() {
+fn append_creates_a_queue_only_in_an_empty_place() {
     let bus = Bus::new();
     fs::create_dir_all(bus.path("ready")).unwrap();
     fs::write(bus.path("ready/READY"), "{}").unwrap();
@@ -105,15 +105,15 @@ fn append_makes_a_queue_only_where_nothing_else_is() {
 }
 
 #[test]
-fn queues_have_decent_names_and_do_not_lie_in_one_another() {
+fn queues_have_valid_names_and_do_not_nest() {
     let bus = Bus::new();
     bus.append("q", "txt", b"x\n");
     for (place, part) in [
         ("q/inner", "another queue's directory"),
         ("a b", "invalid name"),
         (".hidden", "invalid name"),
-        ("control.meta", "meaning of its own"),
-        ("READY", "meaning of its own"),
+        ("control.meta", "reserved"),
+        ("READY", "reserved"),
     ] {
         assert_fails(&bus.run(&["create", place]), &[place, part]);
         assert_fails(&bus.run_with(&["append", place], b"x\n"), &[place, part]);
@@ -145,7 +145,7 @@ fn the_second_writer_is_told_who_the_first_one_is() {
         .unwrap();
     let mut stdin = first.stdin.take().unwrap();
     stdin.write_all(b"here\n").unwrap();
-    // Its message has been seen: it holds the lock.
+    // Its message is visible: it holds the lock.
     let mut tail = follow(&bus, "q");
     assert_eq!(next_line(&mut tail), "here");
 
@@ -162,7 +162,7 @@ fn the_second_writer_is_told_who_the_first_one_is() {
     end_quietly(tail);
 }
 
-/// Directly, without `timeout`: it is signals that matter.
+/// Directly, without `timeout`: signals matter here.
 fn start_append(bus: &Bus, script: &str) -> Child {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("{script}; exec {PROGRAM} append q")]).current_dir(bus.0.path());
@@ -209,7 +209,7 @@ fn a_signal_in_the_middle_of_much_input_loses_nothing_of_what_is_reported() {
     let said = stderr(&output);
     let last: u64 = said.split(" to ").nth(1).and_then(|rest| rest.split(',').next()).unwrap().parse().unwrap();
     assert_eq!(bus.json(&["inspect", "--json", "q"])["last_seq"], last);
-    assert_eq!(output.status.signal(), Some(2), "all {last} were appended before the signal came");
+    assert_eq!(output.status.signal(), Some(2), "all {last} were appended before the signal arrived");
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_fifo_is_read_from_its_first_byte_and_waiting_for_one_can_be_stopped() {
 
     let mut child = start();
     let deadline = Instant::now() + Duration::from_secs(20);
-    // It is the writer: from here on it does nothing but wait.
+    // It is the writer: from here on it only waits.
     while bus.json(&["inspect", "--json", "q"])["writer"]["pid"] != child.id() && Instant::now() < deadline {}
     signal(&child, "-TERM");
     let mut status = None;

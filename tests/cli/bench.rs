@@ -1,4 +1,4 @@
-//! `chron-cli bench`: that it measures, says what was promised, and leaves nothing behind.
+//! `chron-cli bench`: that it measures, has the promised output, and leaves no files.
 
 use std::fs;
 
@@ -26,13 +26,13 @@ fn bench_has_the_promised_keys_and_floors() {
             assert!(json[part][key].as_f64().unwrap() > 0.0, "{part} {key}: {json}");
         }
     }
-    // Nobody wakes another process in less than a microsecond.
+    // No process wakes another in less than a microsecond.
     assert!(json["wake"]["floor_p50_ns"].as_u64().unwrap() > 1000, "{json}");
     assert!(json["wake"]["p50_ns"].as_u64().unwrap() > 1000, "{json}");
     let counted: u64 =
         json["one_way"]["histogram"].as_array().unwrap().iter().map(|bucket| bucket[1].as_u64().unwrap()).sum();
     assert_eq!(counted, 1000);
-    assert_eq!(fs::read_dir(bus.0.path()).unwrap().count(), 0, "nothing stays behind");
+    assert_eq!(fs::read_dir(bus.0.path()).unwrap().count(), 0, "nothing is left over");
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn bench_keeps_a_queue_that_was_asked_for_and_touches_no_other() {
     }
     assert_eq!(bus.json(&["inspect", "--json", "q"])["messages"], 1000);
     assert_eq!(fs::read_dir(bus.0.path()).unwrap().count(), 1);
-    assert_fails(&bus.run(&["bench", "q"]), &["q: it is there already", "choose another path"]);
+    assert_fails(&bus.run(&["bench", "q"]), &["q: it exists already", "choose another path"]);
     for wrong in ["7", "2MiB", "x"] {
         assert_eq!(code(&bus.run(&["bench", "--payload-bytes", wrong])), 2, "{wrong}");
     }

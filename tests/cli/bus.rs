@@ -13,7 +13,7 @@ fn lines(text: &str) -> Vec<Value> {
 }
 
 #[test]
-fn watch_tells_what_is_there_and_what_happens() {
+fn watch_reports_the_current_state_and_changes() {
     let bus = Bus::new();
     bus.numbered("a", 1);
     fs::write(bus.path("a/READY"), "").unwrap();
@@ -67,7 +67,7 @@ fn timed(messages: &[(&str, u64)]) -> String {
 }
 
 #[test]
-fn merge_puts_ready_queues_in_the_order_of_time() {
+fn merge_orders_ready_queues_by_time() {
     let bus = Bus::new();
     bus.append("b", "jsonl", timed(&[("b1", 1), ("b3", 3), ("b5", 5)]).as_bytes());
     bus.append("deep/a", "jsonl", timed(&[("a1", 1), ("a2", 2), ("a5", 5)]).as_bytes());
@@ -107,7 +107,7 @@ fn merge_f_follows_queues_that_become_ready_later() {
 }
 
 #[test]
-fn merge_names_what_is_missing() {
+fn merge_reports_missing_messages() {
     let bus = Bus::new();
     bus.append("q", "txt", b"before\ndamaged\nafter\n");
     fs::write(bus.path("q/READY"), "").unwrap();
@@ -122,7 +122,7 @@ fn merge_names_what_is_missing() {
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 3);
 }
 
-/// A queue of four segments or so, of which retention may keep one.
+/// A queue of about four segments, of which retention keeps one.
 fn several_segments(bus: &Bus) {
     bus.stdout(&["create", "q", "--segment-size", "64KiB", "--retain-bytes", "64KiB"]);
     bus.stdout(&["readers", "q", "add", "slow"]);
@@ -131,7 +131,7 @@ fn several_segments(bus: &Bus) {
 }
 
 #[test]
-fn retain_says_what_goes_and_who_keeps_the_rest() {
+fn retain_says_what_is_removed_and_which_readers_keep_the_rest() {
     let bus = Bus::new();
     several_segments(&bus);
     let segments = || bus.json(&["inspect", "--json", "q"])["segments"].as_array().unwrap().len();
@@ -156,14 +156,14 @@ fn retain_says_what_goes_and_who_keeps_the_rest() {
 }
 
 #[test]
-fn what_may_not_be_read_is_named() {
+fn unreadable_directories_are_reported() {
     use std::os::unix::fs::PermissionsExt as _;
     let bus = Bus::new();
     bus.numbered("open", 1);
     bus.numbered("closed", 1);
     let mode = |name: &str, mode| fs::set_permissions(bus.path(name), fs::Permissions::from_mode(mode)).unwrap();
     mode("closed", 0o000);
-    // Root may read everything: another user is asked, for whom there is a copy, as others may not look where this was
+    // Root may read everything: another user runs a copy, because others may not have access to where this was
     // built.
     mode(".", 0o755);
     fs::copy(super::PROGRAM, bus.path("chron-cli")).unwrap();
@@ -174,14 +174,14 @@ fn what_may_not_be_read_is_named() {
         command.args(["-k", "1", "60"]).args(words).arg("./chron-cli").args(args).current_dir(bus.path("."));
         let output = command.output().unwrap();
         assert_eq!(code(&output), 1, "{args:?}");
-        assert!(stderr(&output).contains("./closed: cannot list: Permission denied; run it as"), "{args:?}");
-        assert!(!output.stdout.is_empty(), "the others are shown all the same");
+        assert!(stderr(&output).contains("./closed: cannot list: Permission denied; run as"), "{args:?}");
+        assert!(!output.stdout.is_empty(), "the others are still shown");
     }
     mode("closed", 0o755);
 }
 
 #[test]
-fn what_lies_on_a_dead_mount_is_named() {
+fn dead_mounts_are_reported() {
     if !super::common::need::require(super::common::need::Need::Mount) {
         return;
     }
@@ -193,7 +193,7 @@ fn what_lies_on_a_dead_mount_is_named() {
     let mut daemon = bus.command(&["mount", "-f", "other", "bus/dead"]);
     let daemon = super::common::Running::new(daemon.stderr(Stdio::null()).spawn().unwrap());
     super::common::until("it is mounted", || super::common::is_mounted(&bus.path("bus/dead")));
-    // `timeout` passes on what it can.
+    // `timeout` forwards the signals that it can.
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.id())).unwrap();
     super::common::signal_to(children.trim().parse().unwrap(), "KILL");
     drop(daemon.output());
@@ -207,7 +207,7 @@ fn what_lies_on_a_dead_mount_is_named() {
 }
 
 #[test]
-fn a_place_that_cannot_be_looked_at_is_not_taken_for_one_without_a_queue() {
+fn an_unreadable_directory_is_not_taken_for_one_without_a_queue() {
     use std::os::unix::fs::PermissionsExt as _;
     if !super::common::need::require(super::common::need::Need::Admin) {
         return;

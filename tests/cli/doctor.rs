@@ -1,5 +1,5 @@
 //! `chron-cli doctor`: every state of the fault table that can be made by hand is found, with the path and the remedy;
-//! what is safe is repaired; a sound bus raises no alarm.
+//! what is safe is repaired; a healthy bus has no findings.
 
 use std::fs;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Bus, PROGRAM, code, follow, next_line, stderr};
 
-/// What doctor says: exit code and findings.
+/// Doctor's exit code and findings.
 fn findings(bus: &Bus, options: &[&str]) -> (i32, Vec<Value>) {
     let output = bus.run(&[&["doctor", "--json", "."][..], options].concat());
     let json: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
@@ -40,7 +40,7 @@ fn overwrite(bus: &Bus, file: &str, at: u64, bytes: &[u8]) {
 }
 
 #[test]
-fn a_sound_bus_is_all_well() {
+fn a_healthy_bus_is_all_well() {
     let bus = Bus::new();
     several_segments(&bus);
     bus.numbered("deep/b", 3);
@@ -55,7 +55,7 @@ fn a_sound_bus_is_all_well() {
 }
 
 #[test]
-fn a_queue_that_is_being_written_to_raises_no_alarm() {
+fn a_queue_that_is_being_written_to_has_no_findings() {
     let bus = Bus::new();
     let mut writer = Command::new(PROGRAM)
         .args(["append", "q"])
@@ -92,7 +92,7 @@ fn a_damaged_control_block_is_repaired_and_its_evidence_kept() {
     overwrite(&bus, "q/control.meta", 0, &[0xff; 256]);
     let before = fs::read(bus.path("q/control.meta")).unwrap();
     expect(&bus, &[], "error", "control-block", "q/control.meta");
-    assert!(fs::read(bus.path("q/control.meta")).unwrap() == before, "looking changes nothing");
+    assert!(fs::read(bus.path("q/control.meta")).unwrap() == before, "examining changes nothing");
     assert!(bus.stdout(&["doctor", "--fix", "."]).contains("control-block"));
     expect(&bus, &[], "info", "evidence", "q/control.meta.damaged");
     assert_eq!(bus.tail(&["q"]), [1, 2, 3]);
@@ -101,7 +101,7 @@ fn a_damaged_control_block_is_repaired_and_its_evidence_kept() {
 }
 
 #[test]
-fn a_damaged_reader_is_named_with_the_command_that_resets_it() {
+fn a_damaged_reader_is_reported_with_the_command_that_resets_it() {
     let bus = Bus::new();
     bus.numbered("q", 3);
     bus.stdout(&["readers", "q", "add", "alice"]);
@@ -115,23 +115,23 @@ fn a_damaged_reader_is_named_with_the_command_that_resets_it() {
 }
 
 #[test]
-fn every_damaged_message_is_found_by_looking_deep() {
+fn every_damaged_message_is_found_by_deep() {
     let bus = Bus::new();
     several_segments(&bus);
     let segment = bus.path("q/000000001.q");
     let bytes = fs::read(&segment).unwrap();
-    // In the middle of the segment: it shows only to who reads it.
+    // In the middle of the segment: only reading it shows the damage.
     overwrite(&bus, "q/000000001.q", bytes.len() as u64 / 2, &[bytes[bytes.len() / 2] ^ 1]);
     assert_eq!(findings(&bus, &[]).0, 0);
     let finding = expect(&bus, &["--deep"], "error", "gap", "q/000000001.q");
     assert!(finding["detail"].as_str().unwrap().contains("at offset"), "{finding}");
-    // The first record of a segment shows without.
+    // The first record of a segment is always read.
     overwrite(&bus, "q/000000001.q", 4096 + 40, b"\xff\xff\xff");
     expect(&bus, &[], "error", "gap", "q/000000001.q");
 }
 
 #[test]
-fn segments_that_are_cut_short_missing_renamed_or_copied_are_found() {
+fn truncated_missing_renamed_and_copied_segments_are_found() {
     let bus = Bus::new();
     several_segments(&bus);
     let (first, second) = (bus.path("q/000000001.q"), bus.path("q/000000002.q"));
@@ -152,7 +152,7 @@ fn segments_that_are_cut_short_missing_renamed_or_copied_are_found() {
 }
 
 #[test]
-fn newest_segments_that_are_gone_are_found() {
+fn missing_newest_segments_are_found() {
     let bus = Bus::new();
     several_segments(&bus);
     // Four segments: 0 to 2 are full, 3 was prepared or has the last messages.
@@ -172,7 +172,7 @@ fn newest_segments_that_are_gone_are_found() {
 }
 
 #[test]
-fn a_flipped_bit_for_which_a_copy_stands_in_is_found() {
+fn a_flipped_bit_in_one_of_two_copies_is_found() {
     let bus = Bus::new();
     bus.numbered("q", 10);
     bus.stdout(&["readers", "q", "add", "alice"]);
@@ -200,7 +200,7 @@ fn a_flipped_bit_for_which_a_copy_stands_in_is_found() {
 }
 
 #[test]
-fn a_queue_of_which_nothing_can_be_read_is_an_error() {
+fn an_unreadable_queue_is_an_error() {
     let bus = Bus::new();
     bus.numbered("q", 3);
     overwrite(&bus, "q/control.meta", 0, &[0xff; 4096]);
@@ -209,7 +209,7 @@ fn a_queue_of_which_nothing_can_be_read_is_an_error() {
 }
 
 #[test]
-fn leases_markers_leftovers_and_things_that_do_not_belong_there() {
+fn leases_markers_leftovers_and_foreign_files_are_found() {
     let bus = Bus::new();
     bus.numbered("q", 1);
     chronfs::bus::mark_ready(bus.path("q")).unwrap();
@@ -249,7 +249,7 @@ fn age(bus: &Bus, file: &str) {
 }
 
 #[test]
-fn what_killed_processes_left_is_moved_aside_and_nothing_is_deleted() {
+fn leftovers_are_moved_aside_and_nothing_is_deleted() {
     let bus = Bus::new();
     bus.numbered("q", 1);
     bus.stdout(&["readers", "q", "add", "alice"]);
@@ -263,12 +263,12 @@ fn what_killed_processes_left_is_moved_aside_and_nothing_is_deleted() {
         );
         fs::write(bus.path(file), file).unwrap();
     }
-    assert_eq!(findings(&bus, &["--fix"]), (0, vec![]), "somebody may be making them now");
+    assert_eq!(findings(&bus, &["--fix"]), (0, vec![]), "they may be in use");
     for file in left {
         age(&bus, file);
         assert_eq!(expect(&bus, &[], "info", "leftover", file)["fixable"], true);
     }
-    // What is moved aside does not take the place of what is there already.
+    // Moving aside replaces no existing file.
     fs::create_dir(bus.path("q/.aside")).unwrap();
     fs::write(bus.path("q/.aside/bob.meta.0123.tmp"), "earlier").unwrap();
     let output = bus.run(&["doctor", "--fix", "."]);
@@ -284,7 +284,7 @@ fn what_killed_processes_left_is_moved_aside_and_nothing_is_deleted() {
 }
 
 #[test]
-fn a_lock_file_that_was_replaced_under_a_writer_is_named() {
+fn a_lock_file_that_was_replaced_under_a_writer_is_reported() {
     let bus = Bus::new();
     bus.numbered("q", 1);
     let queue = chronfs::Queue::open(bus.path("q")).unwrap();
@@ -314,7 +314,7 @@ fn silence(bus: &Bus, cursor: &str) {
 }
 
 #[test]
-fn a_reader_that_is_in_use_and_stands_still_is_named() {
+fn a_reader_that_is_in_use_and_does_not_move_is_reported() {
     let bus = Bus::new();
     bus.numbered("q", 3);
     let queue = chronfs::Queue::open(bus.path("q")).unwrap();
@@ -325,14 +325,14 @@ fn a_reader_that_is_in_use_and_stands_still_is_named() {
     silence(&bus, "q/readers/alice.meta");
     let finding = expect(&bus, &[], "warning", "stuck-reader", "q/readers/alice.meta");
     assert!(finding["detail"].as_str().unwrap().contains("lags by 2 messages"), "{finding}");
-    // Whoever has read everything may be silent.
+    // A reader that has read everything needs no heartbeat.
     while reader.next().unwrap().is_some() {}
     reader.commit();
     assert_eq!(findings(&bus, &[]), (0, vec![]));
 }
 
 #[test]
-fn a_reader_for_which_nothing_is_kept_any_more_is_named() {
+fn an_expired_reader_is_reported() {
     let bus = Bus::new();
     let settings = chronfs::queue::Settings {
         segment_size: 64 << 10,
@@ -352,12 +352,12 @@ fn a_reader_for_which_nothing_is_kept_any_more_is_named() {
     queue.add_reader("dead").unwrap();
     queue.seek_reader("dead", 25).unwrap();
     silence(&bus, "q/readers/dead.meta");
-    for (reader, why) in [("dead", "silent"), ("slow", "further behind")] {
+    for (reader, why) in [("dead", "no heartbeat"), ("slow", "lags by more")] {
         let finding = expect(&bus, &[], "warning", "ignored-reader", &format!("q/readers/{reader}.meta"));
         assert!(finding["detail"].as_str().unwrap().contains(why), "{finding}");
     }
 
-    // As after retention has taken what nothing was kept for.
+    // As after retention has removed what the reader had not read.
     let queue = fill(&chronfs::queue::Settings { retain_bytes: None, ..settings }, "r");
     queue.add_reader("late").unwrap();
     fs::remove_file(bus.path("r/000000000.q")).unwrap();
@@ -366,7 +366,7 @@ fn a_reader_for_which_nothing_is_kept_any_more_is_named() {
 }
 
 #[test]
-fn stamps_from_the_future_and_what_is_no_file_are_named() {
+fn future_timestamps_and_non_files_are_reported() {
     let bus = Bus::new();
     let line = b"{\"payload\":\"x\",\"timestamp_ns\":4000000000000000000}\n";
     let output = bus.run_with(&["append", "q", "--format", "jsonl", "--max-ahead", "40000d"], line);
@@ -400,11 +400,11 @@ fn stamps_from_the_future_and_what_is_no_file_are_named() {
 }
 
 #[test]
-fn a_queue_that_is_nearly_full_is_named() {
+fn a_queue_that_is_nearly_full_is_reported() {
     let bus = Bus::new();
     bus.stdout(&["create", "q", "--segment-size", "64KiB", "--max-bytes", "64KiB"]);
     let finding = expect(&bus, &[], "warning", "nearly-full", "q");
-    // There is nothing that retention could take.
+    // There is nothing that retention could remove.
     assert!(finding["remedy"].as_str().unwrap().contains("--retain-bytes"), "{finding}");
     bus.stdout(&["create", "r", "--segment-size", "64KiB", "--max-bytes", "64KiB", "--retain-bytes", "0"]);
     let finding = expect(&bus, &[], "warning", "nearly-full", "r");
@@ -412,11 +412,11 @@ fn a_queue_that_is_nearly_full_is_named() {
 }
 
 #[test]
-fn what_cannot_be_looked_at_is_4() {
+fn exit_code_4_is_for_what_cannot_be_checked() {
     let bus = Bus::new();
     let output = bus.run(&["doctor", "missing"]);
     assert_eq!(code(&output), 4);
-    assert!(stderr(&output).starts_with("chron-cli: missing: cannot list: No such file or directory; give a queue"));
+    assert!(stderr(&output).starts_with("chron-cli: missing: cannot list: No such file or directory; name a queue"));
     assert_eq!(code(&bus.run(&["doctor"])), 2);
     bus.numbered("q", 1);
     fs::set_permissions(bus.path("q"), fs::Permissions::from_mode(0o000)).unwrap();

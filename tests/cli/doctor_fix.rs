@@ -1,5 +1,5 @@
-//! `doctor --fix` in directories that others may write to: it goes through no link, into no other file system, and moves
-//! nothing but what it has looked at.
+//! `doctor --fix` in directories that others may write to: it follows no link, enters no other file system, and moves
+//! only what it has examined.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown, symlink};
@@ -11,14 +11,14 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use super::common::need::{Need, require};
 use super::{Bus, code, stderr};
 
-/// A file that was left behind two minutes ago.
+/// A leftover file, two minutes old.
 fn leave(bus: &Bus, file: &str) {
     fs::write(bus.path(file), file).unwrap();
     let output = Command::new("touch").args(["-d", "2 minutes ago"]).arg(bus.path(file)).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
 }
 
-/// A bus in `bus/`, and `elsewhere/` with a file that nobody may move.
+/// A bus in `bus/`, and `elsewhere/` with a file that must not be moved.
 fn site() -> Bus {
     let bus = Bus::new();
     bus.numbered("bus/q", 1);
@@ -37,7 +37,7 @@ fn names(bus: &Bus, dir: &str) -> Vec<String> {
 }
 
 #[test]
-fn links_in_the_place_of_directories_are_not_followed() {
+fn links_instead_of_directories_are_not_followed() {
     let bus = site();
     leave(&bus, "bus/q/readers/evil.tmp");
     leave(&bus, "bus/q/.READY.x.tmp");
@@ -61,9 +61,9 @@ fn links_in_the_place_of_directories_are_not_followed() {
     assert_eq!(names(&bus, "bus/q/.aside"), [".READY.x.tmp"]);
 }
 
-/// The readers' directory is a link to somewhere else, and is none, in quick succession.
+/// The readers' directory is alternately a directory and a link to somewhere else, in quick succession.
 #[test]
-fn whoever_exchanges_directories_gains_nothing() {
+fn exchanging_directories_gains_nothing() {
     let bus = site();
     leave(&bus, "bus/q/readers/private.tmp");
     symlink(bus.path("elsewhere"), bus.path("bus/q/link")).unwrap();
@@ -80,7 +80,7 @@ fn whoever_exchanges_directories_gains_nothing() {
             if !bus.path("elsewhere/private.tmp").exists() {
                 break;
             }
-            // Moved aside it would not be found again.
+            // Moved aside, it would not be found again.
             let aside = bus.path("bus/q/.aside/private.tmp");
             if fs::read_to_string(&aside).is_ok_and(|text| text.starts_with("bus")) {
                 let _ = renameat_with(CWD, &aside, CWD, bus.path("bus/q/readers/private.tmp"), RenameFlags::NOREPLACE);
@@ -92,7 +92,7 @@ fn whoever_exchanges_directories_gains_nothing() {
 }
 
 #[test]
-fn what_root_moves_stays_its_owners() {
+fn files_that_root_moves_keep_their_owner() {
     if !require(Need::Root) {
         return;
     }
@@ -108,22 +108,22 @@ fn what_root_moves_stays_its_owners() {
         assert_eq!((metadata.uid(), metadata.gid()), (4242, 4343), "{path}");
     }
 
-    // A directory of somebody else's in that place is left alone: whatever is put there might mean something there.
+    // Another user's directory in that place is left alone: a file put there might mean something there.
     leave(&bus, "bus/q/readers/left.tmp");
     fs::remove_dir_all(bus.path("bus/q/.aside")).unwrap();
     fs::create_dir(bus.path("bus/q/.aside")).unwrap();
     let output = bus.run(&["doctor", "--fix", "bus"]);
-    assert!(stderr(&output).contains(".aside belongs to somebody else"), "{}", stderr(&output));
+    assert!(stderr(&output).contains(".aside and its parent directory have different owners"), "{}", stderr(&output));
     assert_eq!(fs::read_dir(bus.path("bus/q/.aside")).unwrap().count(), 0);
 }
 
 #[test]
-fn another_file_system_below_is_named_and_not_entered() {
+fn another_file_system_below_is_reported_and_not_entered() {
     if !require(Need::Admin) {
         return;
     }
     let bus = site();
-    // In a mount namespace of its own, which takes the mount away again.
+    // In its own mount namespace, with which the mount goes away.
     let script = format!("mount -t tmpfs none bus/plain && exec {} doctor bus", super::PROGRAM);
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", &script]).current_dir(bus.0.path());

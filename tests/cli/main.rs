@@ -1,7 +1,7 @@
 //! The command line as people and scripts use it: what is printed where, exit codes, what stays unchanged.
 //!
-//! Every test runs the built program in a directory of its own. Nothing waits for a time to pass: where two processes
-//! must meet, one reads what the other prints. `timeout` only ends a test that hangs.
+//! Every test runs the built program in its own directory. No test sleeps: where two processes must meet, one reads
+//! what the other prints. `timeout` only ends a test that hangs.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -60,7 +60,7 @@ impl Bus {
             self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         std::thread::scope(|scope| {
-            // A program that ends early closes its stdin: no matter.
+            // A program that exits early closes its stdin: that is fine.
             scope.spawn(move || stdin.write_all(input));
             child.wait_with_output().unwrap()
         })
@@ -127,7 +127,7 @@ fn assert_ends_with(expected: i32, output: &Output, parts: &[&str]) {
     assert_eq!(output.stdout, b"");
 }
 
-/// `tail -f` on a queue that may not be there yet: tries until it is.
+/// `tail -f` on a queue that may not exist yet: tries until it does.
 fn follow(bus: &Bus, queue: &str) -> Child {
     while code(&bus.run(&["inspect", queue])) != 0 {}
     let args = ["tail", "-f", "-n", "+1", "--format", "txt", queue];
@@ -145,7 +145,7 @@ fn next_line(child: &mut Child) -> String {
     String::from_utf8(line).unwrap()
 }
 
-/// Closes the pipe that the child writes to: it ends at once, without a word.
+/// Closes the pipe that the child writes to: it exits at once, silently.
 fn end_quietly(mut child: Child) {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();

@@ -1,5 +1,5 @@
-//! `chron-cli mount` and `umount` as commands: when they return, what they say, and what they leave behind. What the
-//! mount shows is tested elsewhere.
+//! `chron-cli mount` and `umount` as commands: when they return, what they say, and what they leave. What the mount
+//! shows is tested elsewhere.
 
 use std::fs;
 use std::os::fd::AsRawFd as _;
@@ -98,7 +98,7 @@ fn signal(child: &Child, name: &str) {
 }
 
 #[test]
-fn mount_returns_when_the_files_can_be_used_and_umount_takes_them_away() {
+fn mount_returns_when_the_files_can_be_used_and_umount_removes_them() {
     let Some(site) = Site::new() else { return };
     site.succeed(&["mount", "bus", "mnt"]);
     let printed = site.shell("mkdir mnt/q && echo hello > mnt/q/append.txt && cat mnt/q/messages.txt");
@@ -124,7 +124,7 @@ fn status_says_what_inspect_says() {
     site.succeed(&["mount", "bus", "mnt"]);
     let parse = |json: String| {
         let mut value: serde_json::Value = serde_json::from_str(&json).unwrap();
-        // These differ in time, and in where one stands.
+        // These differ by time and by view.
         value["writer"]["heartbeat_age_ms"] = 0.into();
         value["readers"][0]["heartbeat_age_ms"] = 0.into();
         value["path"] = "".into();
@@ -135,7 +135,7 @@ fn status_says_what_inspect_says() {
 }
 
 #[test]
-fn what_can_not_be_mounted_is_said_at_once() {
+fn mount_errors_are_reported_at_once() {
     let Some(site) = Site::new() else { return };
     for (args, expected, part) in [
         (&["mount", "missing", "mnt"][..], 1, "missing: "),
@@ -179,7 +179,7 @@ fn a_signal_ends_a_mount_in_the_foreground() {
 }
 
 #[test]
-fn what_a_killed_daemon_leaves_is_taken_away_and_replaced() {
+fn a_dead_mount_is_unmounted_or_replaced() {
     let Some(site) = Site::new() else { return };
     let mut child = site.foreground();
     signal(&child, "-KILL");
@@ -239,7 +239,7 @@ fn mount_8_can_call_it() {
 }
 
 #[test]
-fn a_path_in_a_mount_is_told_from_a_queue() {
+fn a_path_in_a_mount_is_distinguished_from_a_queue() {
     let Some(site) = Site::new() else { return };
     site.succeed(&["mount", "bus", "mnt"]);
     site.shell("mkdir mnt/q && echo hello > mnt/q/append.txt");
@@ -258,7 +258,7 @@ fn a_path_in_a_mount_is_told_from_a_queue() {
 }
 
 #[test]
-fn mount_8_leaves_out_what_it_does_not_know_if_it_is_told_so() {
+fn a_sloppy_mount_8_ignores_unknown_options() {
     let Some(site) = Site::new() else { return };
     let run = site.helper();
     assert_eq!(code(&run(&["bus", "mnt", "-o", "another_systems,ro"])), 1);
@@ -317,7 +317,7 @@ fn a_connection_that_the_kernel_aborts_is_a_failure() {
     let said = text(&output.stderr);
     assert_eq!((code(&output), said.lines().count()), (1, 1), "{said}");
     assert!(said.contains("mnt: the kernel has aborted the connection"), "{said}");
-    assert!(fs::read_dir(site.path("mnt")).is_err(), "nobody takes an empty directory for the bus");
+    assert!(fs::read_dir(site.path("mnt")).is_err(), "no empty directory is taken for the bus");
     site.succeed(&["mount", "bus", "mnt"]);
     site.succeed(&["umount", "mnt"]);
 }
@@ -335,8 +335,8 @@ fn a_forced_unmount_is_none() {
     assert_eq!((code(&output), text(&output.stderr)), (0, String::new()));
 }
 
-/// As an automounter does it: whoever looks at the mountpoint waits until it is mounted, but for those of one process
-/// group. Nobody answers here, so that a look by anybody else never ends.
+/// Like an automounter: any process that accesses the mountpoint waits until it is mounted, except those of one process
+/// group. Nothing answers here, so an access by any other process never ends.
 #[test]
 fn an_automounter_is_not_waited_for() {
     if !require(Need::Autofs) {
@@ -359,7 +359,7 @@ fn an_automounter_is_not_waited_for() {
         status = child.try_wait().unwrap();
     }
     let _ = site.run(&["umount", "mnt"]);
-    // Whoever waits there is let go when it is taken away.
+    // Processes that wait there are released when it is unmounted.
     let _ = rustix::mount::unmount(site.path("mnt"), rustix::mount::UnmountFlags::DETACH);
     let _ = child.kill();
     let _ = child.wait();
@@ -370,17 +370,17 @@ fn an_automounter_is_not_waited_for() {
 #[test]
 fn a_daemon_whose_parent_is_gone_leaves_no_mount() {
     let Some(site) = Site::new() else { return };
-    // As started by `mount`, which has ended before it was told anything.
+    // As started by `mount`, which exited before the daemon reported.
     let (parent, pipe) = std::io::pipe().unwrap();
     drop(parent);
     let mut command = site.command(Path::new(PROGRAM), &["mount", "bus", "mnt"]);
     let output = command.env("CHRONFS_DETACHED", "1").stdout(pipe).output().unwrap();
-    assert_ne!(code(&output), 124, "it serves nobody");
+    assert_ne!(code(&output), 124, "it keeps serving");
     assert_eq!(code(&site.run(&["umount", "mnt"])), 1, "nothing is mounted");
 }
 
 #[test]
-fn of_two_mounts_at_once_one_is_made() {
+fn of_two_simultaneous_mounts_one_succeeds() {
     let Some(site) = Site::new() else { return };
     for _ in 0..10 {
         let start =
@@ -397,7 +397,7 @@ fn of_two_mounts_at_once_one_is_made() {
 }
 
 #[test]
-fn a_lock_that_somebody_holds_on_the_directory_delays_a_mount_and_does_not_prevent_it() {
+fn a_foreign_lock_on_the_directory_delays_a_mount_but_does_not_prevent_it() {
     let Some(site) = Site::new() else { return };
     let parent = fs::File::open(site.0.path()).unwrap();
     rustix::fs::flock(&parent, rustix::fs::FlockOperation::LockExclusive).unwrap();

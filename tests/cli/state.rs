@@ -1,4 +1,4 @@
-//! `create`, `inspect`, `ls` and `readers`: a queue's settings and state; and that looking changes nothing.
+//! `create`, `inspect`, `ls` and `readers`: a queue's settings and state; reading changes nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Bus, NONE, START_NS, assert_fails, assert_is_usage, code, stderr};
 
 #[test]
-fn looking_changes_no_byte() {
+fn reading_changes_no_byte() {
     let bus = Bus::new();
     bus.numbered("q", 100);
     bus.stdout(&["readers", "q", "add", "alice"]);
@@ -37,7 +37,7 @@ fn looking_changes_no_byte() {
     }
 }
 
-/// Everything about the files below a directory that looking might change.
+/// Everything about the files below a directory that reading might change.
 fn fingerprint(dir: &Path) -> Vec<(PathBuf, u64, i64, i64, Vec<u8>)> {
     let mut found = Vec::new();
     let mut waiting = vec![dir.to_path_buf()];
@@ -99,13 +99,13 @@ fn inspect_json_has_the_promised_keys() {
     assert_eq!((&json["ready"], &json["lease"]), (&Value::Bool(false), &Value::Null));
     assert_eq!((&json["readers"][0]["name"], &json["readers"][0]["lag_messages"]), (&"alice".into(), &3.into()));
     let listed = bus.json(&["readers", "q", "list", "--json"]);
-    assert_eq!(bus.json(&["readers", "q", "--json"])["name"], listed["name"], "list is what it does by itself");
+    assert_eq!(bus.json(&["readers", "q", "--json"])["name"], listed["name"], "list is the default");
     assert_eq!((&listed["name"], &listed["position"]), (&"alice".into(), &1.into()));
     assert_eq!(keys(&listed), reader.split(' ').collect());
 }
 
 #[test]
-fn an_empty_queue_is_nothing_special() {
+fn an_empty_queue_is_not_special() {
     let bus = Bus::new();
     bus.stdout(&["create", "q"]);
     let json = bus.json(&["inspect", "--json", "q"]);
@@ -117,13 +117,13 @@ fn an_empty_queue_is_nothing_special() {
     {
         assert_eq!(bus.tail(options), NONE, "{options:?}");
     }
-    assert!(bus.stdout(&["inspect", "q"]).contains("none; the next one is seq 1"));
+    assert!(bus.stdout(&["inspect", "q"]).contains("none; the next is seq 1"));
     bus.append("q", "txt", b"");
     assert_eq!(bus.tail(&["q"]), NONE);
 }
 
 #[test]
-fn inspect_says_it_for_people_too() {
+fn inspect_has_a_text_for_people() {
     let bus = Bus::new();
     bus.numbered("q", 3);
     bus.stdout(&["readers", "q", "add", "alice"]);
@@ -134,7 +134,7 @@ fn inspect_says_it_for_people_too() {
 }
 
 #[test]
-fn inspect_names_damaged_files_and_shows_what_is_left() {
+fn inspect_reports_damaged_files_and_shows_the_rest() {
     let bus = Bus::new();
     bus.numbered("q", 3);
     for name in ["alice", "bob"] {
@@ -182,7 +182,7 @@ fn ls_lists_queues_at_every_depth() {
 }
 
 #[test]
-fn readers_come_move_and_go() {
+fn readers_are_added_moved_and_removed() {
     let bus = Bus::new();
     bus.numbered("q", 30);
     let position = || bus.json(&["readers", "q", "list", "--json"])["position"].as_u64().unwrap();
@@ -211,9 +211,9 @@ fn readers_come_move_and_go() {
     for wrong in ["x", "", "+", "1.5", "@"] {
         assert_eq!(code(&seek(wrong)), 2, "{wrong:?}");
     }
-    assert_eq!(position(), 1, "what is refused moves nothing");
+    assert_eq!(position(), 1, "a refused seek moves nothing");
     assert!(bus.stdout(&["readers", "q"]).contains("alice"));
-    assert_eq!(code(&bus.run(&["readers", "q", "add", "alice"])), 1, "it is there already");
+    assert_eq!(code(&bus.run(&["readers", "q", "add", "alice"])), 1, "it exists already");
     bus.stdout(&["readers", "q", "rm", "alice"]);
     assert_fails(&bus.run(&["readers", "q", "rm", "alice"]), &["no such reader"]);
     assert_fails(&seek("1"), &["no such reader"]);

@@ -114,7 +114,7 @@ fn a_reader_goes_on_where_it_committed() {
     assert_eq!(bus.tail(&["q", "--reader", "alice"]), [3, 4, 5]);
     assert_eq!(bus.tail(&["q", "--reader", "alice"]), [3, 4, 5], "nothing was committed");
     assert_eq!(bus.tail(&["q", "--reader", "alice", "--commit", "--grep", "5"]), [5]);
-    assert_eq!(bus.tail(&["q", "--reader", "alice", "--commit"]), NONE, "what was filtered out is consumed too");
+    assert_eq!(bus.tail(&["q", "--reader", "alice", "--commit"]), NONE, "filtered messages are consumed too");
     assert_eq!(bus.tail(&["q", "--reader", "bob", "--commit"]), [1, 2, 3, 4, 5], "a new one starts at the beginning");
     assert_eq!(code(&bus.run(&["tail", "q", "--commit"])), 2, "whose position?");
     assert_eq!(code(&bus.run(&["tail", "q", "--reader", "bob", "-n", "3"])), 2);
@@ -143,7 +143,7 @@ fn a_damaged_message_is_reported_and_the_others_are_printed() {
 }
 
 #[test]
-fn tail_f_prints_what_comes_and_ends_when_nobody_reads_it() {
+fn tail_f_prints_new_messages_and_ends_when_nobody_reads_it() {
     let bus = Bus::new();
     bus.append("q", "txt", b"first\n");
     let mut tail = follow(&bus, "q");

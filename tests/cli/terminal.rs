@@ -1,4 +1,4 @@
-//! What reaches a terminal: nothing in names or messages is obeyed by it, and what is printed was verified.
+//! What reaches a terminal: no control sequence of a name or message, and only verified bytes.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Bus, PROGRAM, code, stderr};
 
-/// Sets a title, a colour by a C1 character, turns the direction, ends the line.
+/// Sets a title, a colour by a C1 character, changes the text direction, ends the line.
 const NAME: &str = "a\u{1b}]0;b\u{7}\u{9b}31mc\u{202e}d\u{2028}e\nf\u{7f}";
 
 fn is_obeyed(c: char) -> bool {
@@ -91,7 +91,7 @@ fn messages_on_a_terminal_are_shown_and_not_obeyed() {
     assert!(!merged.contains(is_obeyed), "{merged:?}");
 }
 
-/// Whoever may write a queue may change a message after its checksum was looked at, in the mapping that a reader has.
+/// A process that may write to a queue may change a message in a reader's mapping after its checksum was verified.
 #[test]
 fn what_tail_prints_was_verified() {
     let bus = Bus::new();
@@ -107,7 +107,7 @@ fn what_tail_prints_was_verified() {
                     for at in (len / 2..len).step_by(100_000) {
                         segment.write_all_at(bytes, at as u64).unwrap();
                     }
-                    // About as long as verifying and printing take, so that both come out as often.
+                    // About as long as verifying and printing take, so that both outcomes are as frequent.
                     std::thread::sleep(Duration::from_millis(2));
                 }
             }
@@ -121,7 +121,7 @@ fn what_tail_prints_was_verified() {
         assert!(code(&output) <= 1, "{}", stderr(&output));
         let line: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(line["forged"], Value::Null);
-        // Or else it is named as missing.
+        // Otherwise it is reported as missing.
         assert!(line["gap"].is_object() || line["payload"].as_str().unwrap().len() == len);
     }
 }

@@ -1,4 +1,4 @@
-//! `chron-cli top` as a person sees it: in a terminal (tmux), obeying keys. And `--once`, for logs.
+//! `chron-cli top` as a user sees it: in a terminal (tmux), controlled by keys. And `--once`, for logs.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use super::common::need::{Need, require};
 use super::{Bus, PROGRAM, code, stderr};
 
-/// How long anything that must happen may take.
+/// Time limit for anything that must happen.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A terminal of 100 by 24 of our own; gone at the end, whatever happens.
+/// Our own terminal of 100 by 24; removed at the end, whatever happens.
 struct Terminal {
     socket: String,
 }
@@ -59,7 +59,7 @@ impl Terminal {
             if is_so(&screen) {
                 return screen;
             }
-            assert!(Instant::now() < deadline, "in vain: until the screen shows {what}:\n{screen}");
+            assert!(Instant::now() < deadline, "the screen does not show {what}:\n{screen}");
         }
     }
 }
@@ -78,7 +78,7 @@ fn messages_of(screen: &str, queue: &str) -> Option<u64> {
 }
 
 #[test]
-fn top_shows_what_happens_and_obeys_keys() {
+fn top_shows_what_happens_and_handles_keys() {
     let bus = Bus::new();
     bus.numbered("bus/ticks", 5);
     bus.numbered("bus/orders", 3);
@@ -100,7 +100,7 @@ fn top_shows_what_happens_and_obeys_keys() {
     terminal.until("> ticks");
     terminal.keys(&["Enter"]);
     let screen = terminal.until("readers of ticks");
-    assert!(screen.contains("billing") && screen.contains("7 behind"), "{screen}");
+    assert!(screen.contains("billing") && screen.contains("lags by 7"), "{screen}");
     terminal.keys(&["Escape"]);
     terminal.until_so("no readers", |screen| !screen.contains("readers of ticks"));
     terminal.keys(&["k"]);
@@ -118,13 +118,13 @@ fn top_shows_what_happens_and_obeys_keys() {
     assert!(screen.lines().count() <= 10, "{screen}");
     terminal.keys(&["q"]);
     let screen = terminal.until("shell>");
-    assert!(!screen.contains("q quit"), "the screen is given back:\n{screen}");
+    assert!(!screen.contains("q quit"), "the screen is restored:\n{screen}");
     terminal.keys(&["echo still $((40 + 2))", "Enter"]);
     terminal.until("still 42");
 }
 
 #[test]
-fn top_gives_the_terminal_back_when_it_is_ended_from_outside() {
+fn top_restores_the_terminal_when_it_is_killed() {
     let bus = Bus::new();
     bus.numbered("q", 1);
     let Some(terminal) = Terminal::new(&bus, &format!("{PROGRAM} top . & echo $! > pid; fg; echo code $?")) else {

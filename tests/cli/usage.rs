@@ -1,4 +1,4 @@
-//! What holds for every subcommand: wrong usage, wrong places, pipes that close, help.
+//! What holds for every subcommand: wrong usage, wrong paths, closed pipes, help.
 
 use std::fs;
 use std::io::Read as _;
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use super::{Bus, PROGRAM, assert_fails, code, end_quietly, stderr};
 
 #[test]
-fn a_closed_pipe_is_no_error() {
+fn a_closed_pipe_is_not_an_error() {
     let bus = Bus::new();
     bus.numbered("q", 20_000);
     for args in [&["tail", "-n", "+1", "q"][..], &["tail", "-n", "+1", "--format", "bin", "q"]] {
@@ -33,7 +33,7 @@ fn a_closed_pipe_is_no_error() {
     }
 }
 
-/// The writing end of a pipe that nobody reads.
+/// The write end of a pipe that nobody reads.
 fn closed_pipe() -> Stdio {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -41,7 +41,7 @@ fn closed_pipe() -> Stdio {
 }
 
 #[test]
-fn a_full_disk_behind_stdout_is_an_error() {
+fn a_full_disk_at_stdout_is_an_error() {
     let bus = Bus::new();
     bus.append("q", "txt", b"x\n");
     let commands = "tail q,inspect q,ls .,man,merge --all-queues .,doctor .,retain q,watch --once .,help,--version";
@@ -54,7 +54,7 @@ fn a_full_disk_behind_stdout_is_an_error() {
 }
 
 #[test]
-fn wrong_places_are_named() {
+fn wrong_paths_are_reported() {
     let bus = Bus::new();
     fs::create_dir(bus.path("plain")).unwrap();
     fs::write(bus.path("file"), "").unwrap();
@@ -153,7 +153,7 @@ fn as_a_helper_of_mount_8_it_has_other_exit_codes() {
 }
 
 #[test]
-fn bash_completes_behind_a_subcommand() {
+fn bash_completes_after_a_subcommand() {
     let bus = Bus::new();
     let complete = |words: &str| {
         let script = format!(

@@ -1,4 +1,4 @@
-//! File systems of a kind, each in a file of its own.
+//! File systems of a given kind, each in its own image file.
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -39,18 +39,18 @@ impl Disk {
         mounted.is_ok_and(|output| output.status.success())
     }
 
-    /// Cuts the power: nothing that is not on the disk gets there. `with_log`: the journal's memory does.
+    /// Cuts the power: nothing more reaches the disk. `with_log`: except the journal.
     pub fn cut(&self, with_log: bool) {
         shut_down(&File::open(self.mountpoint()).unwrap(), if with_log { 1 } else { 2 });
     }
 
     pub fn mount_again(&self) {
-        // A killed child's last system calls may still be ending.
+        // A killed child's last system calls may still be running.
         until("it can be unmounted", || self.unmount());
         assert!(self.mount(), "it can't be mounted again");
     }
 
-    /// What a file system does to itself after an error of its disk, if it is told so (`errors=remount-ro`).
+    /// What a file system does after a disk error with `errors=remount-ro`.
     pub fn give_up(&self) {
         let given_up = Command::new("mount").args(["-o", "remount,abort"]).arg(self.mountpoint()).status();
         assert!(given_up.unwrap().success());
@@ -77,9 +77,9 @@ fn shut_down(file: &File, flag: u32) {
     assert_eq!(done, 0, "shut down: {}", std::io::Error::last_os_error());
 }
 
-/// A file system in memory with little room.
+/// A small file system in memory.
 pub struct SmallDisk {
-    /// Where it is a directory of its own.
+    /// Mounted on its own directory.
     dir: Option<tempfile::TempDir>,
     root: PathBuf,
 }
@@ -90,7 +90,7 @@ impl SmallDisk {
         Self::with(&format!("size={size}"))
     }
 
-    /// Of these mount options.
+    /// With these mount options.
     #[track_caller]
     pub fn with(options: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
@@ -99,7 +99,7 @@ impl SmallDisk {
         Some(disk)
     }
 
-    /// Over a directory that is there already.
+    /// Mounted over an existing directory.
     #[track_caller]
     pub fn over(root: &Path, options: &str) -> Option<Self> {
         if !require(Need::Admin) {
@@ -124,7 +124,7 @@ impl SmallDisk {
         assert!(Command::new("mount").args(["-o", &options]).arg(&self.root).status().unwrap().success());
     }
 
-    /// Takes what room there is left; see [`free`].
+    /// Uses up the free space; see [`free`].
     pub fn fill(&self) -> PathBuf {
         let path = self.path("fill");
         let mut file = File::create(&path).unwrap();
@@ -139,7 +139,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Gives back the room that a file takes; at once, though another test's child may just be inheriting it.
+/// Frees the space that a file takes; at once, though another test's child may just be inheriting it.
 pub fn free(ballast: &Path) {
     File::options().write(true).open(ballast).unwrap().set_len(0).unwrap();
 }

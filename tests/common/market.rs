@@ -1,4 +1,4 @@
-//! Recorded market data, and the proof that it carries: within a symbol each depth update names the one before it
+//! Recorded market data and its built-in proof: within a symbol each depth update names the one before it
 //! (`pu`), and trade numbers (`t`) rise by one, so that anything lost, doubled or out of order shows.
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,7 +13,7 @@ pub fn sample_file() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/market-sample.log.gz")
 }
 
-/// The large recording, where there is one.
+/// The large recording, if there is one.
 pub fn recording() -> Option<PathBuf> {
     let data = std::env::var_os("CHRONFS_DATA")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
@@ -21,7 +21,7 @@ pub fn recording() -> Option<PathBuf> {
     file.exists().then_some(file)
 }
 
-/// Says that the calling test is skipped, which `CHRONFS_REQUIRE` does not forbid: it is too large to be part of this.
+/// Reports that the calling test is skipped; `CHRONFS_REQUIRE` does not forbid it: the recording is too large to ship.
 #[track_caller]
 pub fn say_there_is_no_recording() {
     super::need::skip("there is no recording; CHRONFS_DATA names a directory with market/");

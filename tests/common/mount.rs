@@ -1,6 +1,6 @@
 //! A mount for tests, and programs run on it.
 //!
-//! The mount is served by a process of its own, so that a test can kill it, and so that a hanging mount never hangs
+//! The mount is served by its own process, so that a test can kill it, and so that a hanging mount never hangs
 //! the test program. Whatever happens, also in a panic, the mount is detached and the children that were started
 //! here are killed, by their ids. Every command on a mount runs under a time limit.
 use std::os::unix::net::UnixDatagram;
@@ -26,7 +26,7 @@ impl TestMount {
         Self::with_options("rw")
     }
 
-    /// As [`TestMount::new`], with words for `-o`.
+    /// As [`TestMount::new`], with options for `-o`.
     #[track_caller]
     pub fn with_options(options: &str) -> Option<Self> {
         Self::over(|_| (), options)
@@ -85,7 +85,7 @@ impl TestMount {
         text(&output.stdout)
     }
 
-    /// Runs a shell script that must fail; returns what it complained.
+    /// Runs a shell script that must fail; returns its stderr.
     pub fn fails(&self, script: &str) -> String {
         let output = self.sh(script);
         assert!(!output.status.success(), "succeeded: {script}\n{}", text(&output.stdout));
@@ -99,7 +99,7 @@ impl TestMount {
         Running::new(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
-    /// Waits until a follower sits in its read.
+    /// Waits until a follower blocks in its read.
     pub fn wait_until_blocked(&self, running: &Running) {
         until("the reader blocks", || is_blocked(&format!("/proc/{}", running.id())));
     }
@@ -174,7 +174,7 @@ fn start_daemon(scratch: &Path, options: &str, starter: &[&str]) -> Child {
     until("the mount is usable", || match socket.recv(&mut message) {
         Ok(len) => text(&message[..len]).starts_with("READY=1"),
         Err(_) => {
-            assert!(daemon.try_wait().unwrap().is_none(), "the daemon has ended");
+            assert!(daemon.try_wait().unwrap().is_none(), "the daemon has exited");
             false
         }
     });

@@ -1,4 +1,4 @@
-//! What tests need of the machine and of their user, and what happens where that is missing: the test is skipped and
+//! What tests need of the machine and of their user. Where that is missing, the test is skipped and
 //! says so on the real stderr, which the test harness does not capture. Where `CHRONFS_REQUIRE` names the need, or says
 //! `all`, a skip is a failure.
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ pub enum Need {
     Fusermount,
     /// User number 0.
     Root,
-    /// Root that may mount file systems and make namespaces.
+    /// Root that may mount file systems and create namespaces.
     Admin,
     /// Root that may mount autofs, which the kernel has.
     Autofs,
@@ -93,7 +93,7 @@ impl Need {
     }
 }
 
-/// Whether a test can go on. Where it can't, says so; panics where that is not allowed.
+/// Whether a test can go on. If not, reports the skip, or panics where that is not allowed.
 #[must_use]
 #[track_caller]
 pub fn require(need: Need) -> bool {
@@ -109,17 +109,17 @@ pub fn require(need: Need) -> bool {
     }
 }
 
-/// Says that the calling test is skipped.
+/// Reports that the calling test is skipped.
 #[track_caller]
 pub fn skip(reason: &str) {
     let thread = std::thread::current();
     let place = Location::caller();
-    // The harness names a test's thread after it, but for tests that run one by one.
+    // The harness names a test's thread after it, except when tests run one by one.
     let test = match thread.name() {
         Some(name) if name != "main" => format!("{name} ({})", place.file()),
         _ => place.to_string(),
     };
-    // On a line of its own, wherever the harness is in its report.
+    // On its own line, wherever the harness is in its report.
     let _ = std::io::stderr().write_all(format!("\nskipped: {test}: {reason}\n").as_bytes());
 }
 

@@ -1,4 +1,4 @@
-//! Runs the tests of a program again, as a user without rights, beside root's run.
+//! Runs the tests of a program again, as an unprivileged user, beside root's run.
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,8 +10,8 @@ pub const PROGRAM: &str = "CHRONFS_TEST_PROGRAM";
 /// Nobody: fusermount3 mounts only for users that have a name.
 const USER: u32 = 65534;
 
-/// Where other users may not open /dev/fuse, puts one that they may over it, in a mount namespace that ends with the
-/// tests.
+/// Where other users may not open /dev/fuse, mounts one over it that they may open, in a mount namespace that ends with
+/// the tests.
 const SCRIPT: &str = r#"
 set -e
 if [ -n "$1" ]; then
@@ -37,7 +37,7 @@ pub fn run_tests_again(this_test: &str) {
     std::fs::create_dir(place("home")).unwrap();
     chown(place("home"), Some(USER), Some(USER)).unwrap();
     std::fs::create_dir(place("dev")).unwrap();
-    // Where they were built others may not look.
+    // Others may not have access to where they were built.
     for (from, to) in [(std::env::current_exe().unwrap(), "tests"), (super::program(), "chron-cli")] {
         std::fs::copy(from, place(to)).unwrap();
         mode(&place(to), 0o755);

@@ -1,8 +1,8 @@
-//! Processes beside a test, and waiting for what they do.
+//! Processes beside a test, and waiting for them.
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
-/// How long anything that must happen may take.
+/// Time limit for anything that must happen.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A program that runs beside the test; killed when dropped.
@@ -25,7 +25,7 @@ impl Running {
         signal_to(self.id(), signal);
     }
 
-    /// Waits for its end, which must come soon.
+    /// Waits for it to exit, which must happen soon.
     pub fn output(mut self) -> Output {
         let mut child = self.0.take().unwrap();
         wait(&mut child);
@@ -48,18 +48,18 @@ pub fn signal_to(pid: u32, signal: &str) {
     assert!(status.success());
 }
 
-/// Waits for a child's end, which must come soon; how long it took.
+/// Waits for a child to exit, which must happen soon; returns how long it took.
 pub fn wait(child: &mut Child) -> Duration {
     let started = Instant::now();
     until("the process ends", || child.try_wait().unwrap().is_some());
     started.elapsed()
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !is_so() {
-        assert!(Instant::now() < deadline, "in vain: until {what}");
+        assert!(Instant::now() < deadline, "timed out: until {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

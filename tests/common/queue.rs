@@ -7,16 +7,16 @@ use tempfile::TempDir;
 
 use super::process::until;
 
-/// The smallest segments there are, and nothing is limited or retired.
+/// The smallest segments; nothing is limited or retired.
 pub const SMALL: Settings = Settings { segment_size: 64 << 10, ..Settings::DEFAULT };
 
-/// A directory in memory where there is one, for tests that make many files and cut no power.
+/// A directory in memory where possible, for tests that create many files and cut no power.
 pub fn scratch() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
-/// An empty queue in a directory of its own.
+/// An empty queue in its own directory.
 pub fn new_queue(settings: &Settings) -> (TempDir, Queue) {
     let dir = tempfile::tempdir().unwrap();
     let queue = Queue::create(dir.path().join("q"), settings).unwrap();
@@ -38,7 +38,7 @@ pub fn append(writer: &mut QueueWriter, count: u64, payload: impl Fn(u64) -> Vec
     }
 }
 
-/// A payload that tells its number, and is less than `spread` bytes longer than that takes.
+/// A payload that holds its number and less than `spread` bytes of filling.
 pub fn payload(seq: u64, spread: u64) -> Vec<u8> {
     let mut payload = seq.to_le_bytes().to_vec();
     payload.resize(8 + usize::try_from(seq * 7919 % spread).unwrap(), u8::try_from(seq % 251).unwrap());
@@ -46,7 +46,7 @@ pub fn payload(seq: u64, spread: u64) -> Vec<u8> {
 }
 
 /// Becomes a queue's writer. A process that another test is starting may hold a copy of the last writer's lock for a
-/// moment, and a mount lets go of it a moment after the last close.
+/// moment, and a mount releases it a moment after the last close.
 pub fn writer(queue: &chronfs::Queue) -> chronfs::queue::QueueWriter {
     let mut writer = None;
     until("the writer lock is free", || {
@@ -56,7 +56,7 @@ pub fn writer(queue: &chronfs::Queue) -> chronfs::queue::QueueWriter {
     writer.unwrap()
 }
 
-/// What is read: a message's number and payload, or a gap.
+/// An entry that was read: a message's number and payload, or a gap.
 pub type Read = Result<(u64, Vec<u8>), Gap>;
 
 pub fn owned(entry: Entry) -> Read {
@@ -66,17 +66,17 @@ pub fn owned(entry: Entry) -> Read {
     }
 }
 
-/// All that a scanner still has.
+/// The remaining entries of a scanner.
 pub fn scan_all(scanner: &mut Scanner) -> Vec<Read> {
     std::iter::from_fn(|| scanner.next().unwrap().map(owned)).collect()
 }
 
-/// All that a reader still has.
+/// The remaining entries of a reader.
 pub fn read_all(reader: &mut QueueReader) -> Vec<Read> {
     std::iter::from_fn(|| reader.next().unwrap().map(owned)).collect()
 }
 
-/// How many messages there are: 1 to that number, without a gap.
+/// The number of messages: 1 to that number, without a gap.
 pub fn count(queue: &Queue) -> u64 {
     let mut scanner = queue.scan().unwrap();
     let mut count = 0;

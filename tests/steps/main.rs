@@ -1,5 +1,5 @@
-//! A kill between any two instructions of an append, a roll, a cursor commit, a start of a writer or a repair leaves the
-//! old or the new state, never a mix.
+//! A kill between any two instructions of an append, a roll, a cursor commit, a start of a writer or a repair leaves
+//! the old or the new state, never a mix.
 //!
 //! Each test runs an operation in a child one instruction at a time (`trace.rs`). Wherever a byte of the queue's
 //! files differs from the instruction before (`state.rs`), those files are what a kill would have left: they are
@@ -28,7 +28,7 @@ fn is_soak() -> bool {
     std::env::var_os("CHRONFS_SOAK").is_some()
 }
 
-/// Message 10 nearly fills a segment: behind it a roll is near.
+/// Message 10 nearly fills a segment: a roll follows soon.
 fn payload(seq: u64) -> Vec<u8> {
     let len = if seq == 10 { 60_000 } else { seq * 37 % 90 };
     let mut payload = seq.to_le_bytes().to_vec();
@@ -58,7 +58,7 @@ fn count_messages(queue: &Queue) -> u64 {
     count
 }
 
-/// What a kill has left is read, recovered, written to and read again. Gives the number of messages that were there.
+/// What a kill has left is read, recovered, written to and read again. Returns the number of messages found.
 fn check(state: &State) -> u64 {
     let dir = scratch();
     let path = dir.path().join("q");
@@ -66,7 +66,7 @@ fn check(state: &State) -> u64 {
     let queue = Queue::open(&path).unwrap();
     let count = count_messages(&queue);
     let mut writer = queue.writer().unwrap();
-    assert_eq!(writer.next_seq(), count + 1, "a number is lost or given twice");
+    assert_eq!(writer.next_seq(), count + 1, "a number is lost or assigned twice");
     append(&mut writer, 1);
     drop(writer);
     let queue = Queue::open(&path).unwrap();
@@ -86,7 +86,7 @@ fn check(state: &State) -> u64 {
     count
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Default)]
 struct Run {
     steps: u64,
@@ -102,7 +102,7 @@ fn run(path: &Path, work: impl FnOnce(&dyn Fn())) -> Run {
     let mut count = 0_u64;
     run.steps = trace::stepped(work, |seen| {
         count += 1;
-        // Files come and go in system calls, but the helper thread makes some too.
+        // Files appear and disappear in system calls, but the helper thread makes some too.
         let is_due = seen == Seen::SystemCall || count == 1 || count.is_multiple_of(64);
         if !is_due && !watched.is_changed_in_memory() {
             return;
@@ -172,7 +172,7 @@ fn until_roll() -> u64 {
 fn step_roll(path: &Path) -> Run {
     let run = step_appends(path, until_roll(), 2);
     let is_rolled = |state: &State| !state.is_zero("000000001.q", 64..128);
-    assert!(!is_rolled(&run.states[0]) && run.states.iter().any(is_rolled), "it was to roll meanwhile");
+    assert!(!is_rolled(&run.states[0]) && run.states.iter().any(is_rolled), "it should have rolled");
     run
 }
 
@@ -207,7 +207,7 @@ fn a_kill_at_any_instruction_of_a_record_filled_in_place_leaves_it_whole_or_abse
     let run = run(&path, |mark| {
         let mut writer = queue.writer().unwrap();
         mark();
-        // One that is thought better of, longer than the one that takes its place.
+        // One that is abandoned, longer than the one that replaces it.
         writer.reserve(1, 200).unwrap().fill(0xFF);
         let payload = payload(4);
         let mut record = writer.reserve(1, payload.len()).unwrap();
@@ -223,7 +223,7 @@ fn a_kill_at_any_instruction_of_retention_leaves_what_readers_need() {
     let dir = scratch();
     let path = dir.path().join("q");
     let queue = Queue::create(&path, &Settings { retain_segments: Some(1), ..SMALL }).unwrap();
-    // A reader that has passed none of it, so that the writer's own retention takes nothing.
+    // A reader that has passed none of it, so that the writer's own retention removes nothing.
     queue.add_reader("alice").unwrap();
     let fill = |writer: &mut QueueWriter| assert!(writer.append(1, &[7; 60_000]).is_ok());
     let mut writer = queue.writer().unwrap();
@@ -254,7 +254,7 @@ fn a_kill_at_any_instruction_of_retention_leaves_what_readers_need() {
             let mut reader = queue.reader("alice").unwrap();
             assert_eq!(reader.next().unwrap().and_then(Entry::message).map(|message| message.seq), Some(needed));
             drop(reader);
-            // Whoever comes next finishes it.
+            // The next process finishes it.
             fill(&mut queue.writer().unwrap());
             queue.apply_retention().unwrap();
             assert_eq!(queue.bounds().unwrap().first_seq, needed);
@@ -265,7 +265,7 @@ fn a_kill_at_any_instruction_of_retention_leaves_what_readers_need() {
 }
 
 #[test]
-fn a_kill_at_any_instruction_of_a_commit_leaves_the_cursor_before_or_behind_it() {
+fn a_kill_at_any_instruction_of_a_commit_leaves_the_cursor_before_or_after_it() {
     let dir = scratch();
     let path = dir.path().join("q");
     let queue = new_queue(&path, 8);
@@ -350,7 +350,7 @@ fn a_kill_at_any_instruction_of_closing_a_writer_changes_nothing() {
 }
 
 #[test]
-fn a_kill_at_any_instruction_of_making_a_queue_leaves_none_or_a_sound_one() {
+fn a_kill_at_any_instruction_of_creating_a_queue_leaves_none_or_a_valid_one() {
     let dir = scratch();
     let path = dir.path().join("q");
     let child_path: PathBuf = path.clone();
@@ -374,7 +374,7 @@ fn a_kill_at_any_instruction_of_making_a_queue_leaves_none_or_a_sound_one() {
 }
 
 #[test]
-fn a_kill_at_any_instruction_of_registering_a_reader_leaves_none_or_a_sound_one() {
+fn a_kill_at_any_instruction_of_registering_a_reader_leaves_none_or_a_valid_one() {
     let dir = scratch();
     let path = dir.path().join("q");
     let queue = new_queue(&path, 3);

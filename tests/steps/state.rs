@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-/// In the control block: when the helper thread last gave a sign of life. It changes by itself.
+/// In the control block: the helper thread's heartbeat. It changes by itself.
 const HEARTBEAT: std::ops::Range<usize> = 392..400;
 
 /// All files of a queue, by their names relative to its directory.
@@ -16,7 +16,7 @@ const HEARTBEAT: std::ops::Range<usize> = 392..400;
 pub(crate) struct State(BTreeMap<String, Vec<u8>>);
 
 impl State {
-    /// Makes a directory that holds these files.
+    /// Creates a directory that holds these files.
     pub(crate) fn restore(&self, dir: &Path) {
         std::fs::create_dir_all(dir).unwrap();
         for (name, bytes) in &self.0 {
@@ -24,7 +24,7 @@ impl State {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             let file = File::create(path).unwrap();
             file.set_len(bytes.len() as u64).unwrap();
-            // What is zero stays a hole, as it does in a file that has been allocated and not written.
+            // Zeros stay a hole, as in a file that has been allocated and not written.
             for (index, page) in bytes.chunks(4096).enumerate().filter(|(_, page)| page.iter().any(|&byte| byte != 0)) {
                 file.write_all_at(page, index as u64 * 4096).unwrap();
             }
@@ -37,12 +37,12 @@ impl State {
     }
 }
 
-/// Looks at a directory again and again, and tells when something has changed.
+/// Reads a directory repeatedly, and tells when something has changed.
 pub(crate) struct Watched {
     dir: PathBuf,
     /// Names, inodes and open files, as of the last listing.
     files: Vec<(String, u64, File)>,
-    /// The files that somebody may have mapped.
+    /// The files that a process may have mapped.
     maps: Vec<(String, Mmap)>,
     state: State,
     scratch: Vec<u8>,
@@ -59,13 +59,13 @@ impl Watched {
         }
     }
 
-    /// The state, if it differs from that of the last look.
+    /// The state, if it has changed since the last call.
     pub(crate) fn changed(&mut self) -> Option<&State> {
         let listed = self.list();
         let mut changed = listed.len() != self.files.len()
             || listed.iter().zip(&self.files).any(|(new, old)| new.0 != old.0 || new.1 != old.1);
         if changed {
-            // A file that has gone between listing and opening is gone.
+            // A file may be removed between listing and opening.
             let open = |(name, inode): (String, u64)| Some((File::open(self.dir.join(&name)).ok()?, name, inode));
             self.files = listed.into_iter().filter_map(open).map(|(file, name, inode)| (name, inode, file)).collect();
             let names: Vec<_> = self.files.iter().map(|(name, ..)| name).collect();
@@ -86,7 +86,7 @@ impl Watched {
         changed.then_some(&self.state)
     }
 
-    /// Whether a byte of a mapped file differs from the last look. Sees no files that come and go.
+    /// Whether a byte of a mapped file has changed since the last call. Does not see files created or removed.
     pub(crate) fn is_changed_in_memory(&self) -> bool {
         self.maps.iter().any(|(name, map)| {
             let Some(old) = self.state.0.get(name) else { return true };
@@ -102,7 +102,7 @@ impl Watched {
         for (name, _, file) in &self.files {
             let is_whole = file.metadata().is_ok_and(|metadata| metadata.len() >= 4096);
             if is_whole && !name.ends_with(".tmp") {
-                // SAFETY: nothing makes these files shorter while they are looked at.
+                // SAFETY: nothing truncates these files while they are mapped.
                 self.maps.push((name.clone(), unsafe { Mmap::map(file) }.unwrap()));
             }
         }

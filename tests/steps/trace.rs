@@ -1,4 +1,4 @@
-//! Runs work in a child process one machine instruction at a time (ptrace), and looks at the files after each.
+//! Runs work in a child process one machine instruction at a time (ptrace), and checks the files after each.
 //!
 //! The child is a fork: it has the queue's code at hand without another program. Only its main thread is traced and
 //! stepped; a thread that the work starts (the writer's helper) runs freely beside it, as it does beside a thread that
@@ -32,7 +32,7 @@ pub(crate) enum Seen {
 }
 
 /// Calls `work` in a child. Between the first and the second call of `mark` (its argument) it is stepped, and
-/// `look` is called after each instruction. Gives the number of instructions.
+/// `look` is called after each instruction. Returns the number of instructions.
 pub(crate) fn stepped(work: impl FnOnce(&dyn Fn()), mut look: impl FnMut(Seen)) -> u64 {
     // SAFETY: the child calls only `work`, on its one thread, and ends without returning here.
     let pid = unsafe { libc::fork() };
@@ -68,7 +68,7 @@ fn run_child(work: impl FnOnce(&dyn Fn())) -> ! {
         libc::ptrace(libc::PTRACE_TRACEME, 0, nothing, nothing);
     }
     let mark = || {
-        // SAFETY: stops this process; its tracer lets it go on.
+        // SAFETY: stops this process; its tracer resumes it.
         unsafe { libc::raise(libc::SIGSTOP) };
     };
     let worked = catch_unwind(AssertUnwindSafe(|| work(&mark)));
@@ -87,12 +87,12 @@ fn is_system_call(child: &Child) -> bool {
     word & 0xFFFF == 0x050F
 }
 
-/// Waits for the child's next stop; gives the signal.
+/// Waits for the child's next stop; returns the signal.
 fn wait(child: &Child) -> libc::c_int {
     let mut status = 0;
-    // SAFETY: `status` is a valid place for the answer.
+    // SAFETY: `status` is a valid place for the result.
     let pid = unsafe { libc::waitpid(child.0, &raw mut status, libc::__WALL) };
     assert_eq!(pid, child.0, "wait: {}", std::io::Error::last_os_error());
-    assert!(libc::WIFSTOPPED(status), "the child has ended: status {status:#x}");
+    assert!(libc::WIFSTOPPED(status), "the child has exited: status {status:#x}");
     libc::WSTOPSIG(status)
 }

@@ -1,8 +1,8 @@
 //! `chron-cli append`: messages from files or standard input.
 //!
 //! Every message is visible to readers as soon as its line has been read, so a live pipe works. Input is read in
-//! bounded pieces: a line without an end can't take all memory. Whatever ends the command early, a signal too, what was
-//! appended before it stays, is counted on stderr, and is made durable if --sync asks for that.
+//! bounded pieces: a line without an end can't exhaust memory. Whatever ends the command early, even a signal: what was
+//! appended before remains, is counted on stderr, and is synced if --sync asks for that.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -25,10 +25,10 @@ use crate::stop::{Stop, Stoppable};
 
 /// From this size on an input takes long enough for a progress bar.
 const LONG_INPUT: u64 = 16 << 20;
-/// For how long a writer that holds the queue is waited for, and how often it is looked for.
+/// How long to wait for a writer that holds the queue, and how often to try.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_STEP: Duration = Duration::from_millis(5);
-/// Bytes that are read at once, between two looks for a signal.
+/// Bytes that are read at once, between two checks for a signal.
 const INPUT_BUFFER: usize = 256 << 10;
 /// Bytes between two steps of the bar.
 const PROGRESS_STEP: u64 = 1 << 20;
@@ -38,18 +38,18 @@ struct Appended {
     messages: u64,
     bytes: u64,
     first_seq: u64,
-    /// How much of the input has been read; draws nothing where the input is small or its end is not known.
+    /// How much of the input has been read; draws nothing where the input is small or of unknown size.
     progress: ProgressBar,
-    /// Bytes read that the bar does not know of yet.
+    /// Bytes read and not yet reported to the bar.
     unreported: u64,
 }
 
 pub(crate) fn run(args: &AppendArgs) -> Outcome {
     let stdin = [PathBuf::from("-")];
     let files = if args.files.is_empty() { &stdin[..] } else { &args.files[..] };
-    // A misspelt name among many is found before anything is appended.
+    // A misspelt name is found before anything is appended.
     for file in files.iter().filter(|file| !is_stdin(file)) {
-        // A FIFO gives what was written to it to whoever opens it first.
+        // Not a FIFO: whoever opens it first consumes what was written to it.
         if fs::metadata(file).map_or(true, |metadata| metadata.is_file() || metadata.is_dir()) {
             open(file)?;
         }
@@ -66,14 +66,14 @@ pub(crate) fn run(args: &AppendArgs) -> Outcome {
     appended.progress.finish_and_clear();
     drop(writer);
     appended.report(&args.queue, started);
-    // Who was stopped in the middle of a line has not met a bad one.
+    // A line that a signal cut short is not a bad line.
     stop.check()?;
     result?;
     kept?;
     Ok(Done::Well)
 }
 
-/// Waits a moment for a writer that is just ending: a mount hears of a close only after it has returned.
+/// Waits a moment for a writer that is just exiting: a mount learns of a close(2) only after it has returned.
 fn writer(queue: &Queue, args: &AppendArgs) -> chronfs::Result<QueueWriter> {
     let options = WriterOptions { max_ahead: Duration::from_nanos(args.max_ahead), ..WriterOptions::default() };
     let start = Instant::now();
@@ -115,7 +115,7 @@ impl Appended {
     }
 }
 
-/// A bar for long work, where it can be told how long.
+/// A bar for large inputs of known size.
 fn progress_of(files: &[PathBuf]) -> ProgressBar {
     let sizes = files.iter().map(|file| fs::metadata(file).ok().filter(|metadata| metadata.is_file()));
     match sizes.map(|metadata| metadata.map(|metadata| metadata.len())).sum::<Option<u64>>() {
@@ -129,7 +129,7 @@ fn is_stdin(file: &Path) -> bool {
 }
 
 fn open(path: &Path) -> Result<File, Failure> {
-    // Without waiting for whoever writes to a FIFO: nothing could stop that. Reading waits, and can be stopped.
+    // Without waiting for a FIFO's writer: nothing could stop that wait. Reading waits, and can be stopped.
     let mut options = File::options();
     let options = options.read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
     let file = options.open(path).map_err(Failure::io(path, "open"))?;
@@ -139,7 +139,7 @@ fn open(path: &Path) -> Result<File, Failure> {
     Ok(file)
 }
 
-/// A directory may become a queue if nothing is in it but the bus's markers and what a killed `create` left.
+/// A directory may become a queue if it holds only the bus's markers and what a killed `create` left.
 fn open_or_create(path: &Path) -> Result<Queue, Failure> {
     let missing = match Queue::open(path) {
         Ok(queue) => return Ok(queue),
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_just_the_limit_passes_and_a_longer_one_is_refused() {
+    fn a_line_of_exactly_the_limit_passes_and_a_longer_one_is_refused() {
         let mut line = Vec::new();
         assert!(read_line(&mut &b"12345\n"[..], 5, &mut line).unwrap());
         assert!(read_line(&mut &b"12345"[..], 5, &mut line).unwrap());

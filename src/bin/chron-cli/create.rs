@@ -1,4 +1,4 @@
-//! `chron-cli create`: a queue with settings of its own.
+//! `chron-cli create`: a queue with custom settings.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ pub(crate) fn run(args: &CreateArgs) -> Outcome {
     Ok(Done::Well)
 }
 
-/// Can there be a queue of this name, in this place? The mount allows no other names, and shows no queue in a queue.
+/// Refuses a name that the mount does not allow, and a queue within a queue, which the mount does not show.
 pub(crate) fn check_place(path: &Path) -> Result<(), Failure> {
     let refuse = |what: &dyn std::fmt::Display| Failure::new(format!("{}: {what}", path.display()));
     if let Some(name) = path.file_name() {

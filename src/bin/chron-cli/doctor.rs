@@ -1,4 +1,4 @@
-//! `chron-cli doctor`: what [`chronfs::doctor`] finds, for people or as JSON.
+//! `chron-cli doctor`: prints what [`chronfs::doctor`] finds, for people or as JSON.
 
 use std::path::Path;
 
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &DoctorArgs, color: bool) -> Outcome {
     })
 }
 
-/// A finding is a line that says what and where, and one that says what to do.
+/// A finding is two lines: what is wrong and where, and what to do about it.
 fn for_people(report: &Report, color: bool) -> String {
     let mut text = String::new();
     let paint = |code: &str, word: &str| if color { format!("\x1b[{code}m{word}\x1b[0m") } else { word.to_owned() };
@@ -71,13 +71,13 @@ fn for_people(report: &Report, color: bool) -> String {
     } else if report.unchecked.is_empty() {
         "all well".to_owned()
     } else {
-        "not everything could be looked at".to_owned()
+        "not everything could be checked".to_owned()
     };
     text.push_str(&format!("{queues} checked: {verdict}\n"));
     text
 }
 
-/// The path as the user can use it; the root in front of it is what they gave.
+/// The path as the user can use it; it starts with the root as they gave it.
 fn shown(root: &Path, path: &Path) -> String {
     let inside = path.strip_prefix(root).unwrap_or(path);
     if inside.as_os_str().is_empty() { root.display().to_string() } else { path.display().to_string() }

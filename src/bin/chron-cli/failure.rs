@@ -1,7 +1,7 @@
 //! How a subcommand ends: done, done with problems found, or failed.
 //!
-//! A failure is one line on stderr, `chron-cli: <path>: <cause>; <remedy>`, and exit code 1 (`doctor`: 4). A closed pipe on stdout
-//! is no failure: whoever read has seen enough, so the program ends at once, silently, with 0.
+//! A failure is one line on stderr, `chron-cli: <path>: <cause>; <remedy>`, and exit code 1 (`doctor`: 4). A closed
+//! pipe on stdout is not a failure: the reader has seen enough, so the program exits at once, silently, with 0.
 
 use std::io;
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use chronfs::printable::printable;
 use chronfs::queue::Error;
 
-/// Exit code of a `doctor` that could not look, as of fsck.
+/// Exit code of a `doctor` that could not check something, as of fsck.
 const UNCHECKED: u8 = 4;
 
 /// What a subcommand returns. `Ok(Done::Problems)` has been explained on stderr already.
@@ -21,9 +21,9 @@ pub(crate) type Outcome = Result<Done, Failure>;
 pub(crate) enum Done {
     /// Exit code 0.
     Well,
-    /// Exit code 1: it went through to the end, and what it met is not in order.
+    /// Exit code 1: it ran to the end, and found problems.
     Problems,
-    /// Exit code 4, of `doctor`: what could be looked at is in order, but not everything could.
+    /// Exit code 4, of `doctor`: no problems in what could be checked, but something could not.
     Unchecked,
 }
 
@@ -40,17 +40,17 @@ impl From<Done> for ExitCode {
 /// Why a subcommand could not go on.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Nobody reads what is printed any more.
+    /// Nobody reads the output any more.
     ClosedPipe,
     /// For people: path, cause, remedy.
     Message(String),
     /// The same, where the command line is wrong.
     Usage(String),
-    /// Asked for help, or for nothing: has been printed. Whether that was asked for.
+    /// The help has been printed, because it was wanted or because nothing was asked for.
     Help { wanted: bool },
-    /// What `doctor` was to look at can't be looked at.
+    /// `doctor` can't check what it was asked to.
     Unchecked(String),
-    /// This signal has asked to stop.
+    /// This signal asked it to stop.
     Stopped(i32),
 }
 
@@ -65,7 +65,7 @@ impl Failure {
         move |e| Self::Message(format!("{start}: {e}{}", remedy(&e)))
     }
 
-    /// For people; nothing where nothing is left to be said.
+    /// For people; empty where there is nothing left to say.
     pub(crate) fn text(&self) -> &str {
         match self {
             Self::ClosedPipe | Self::Help { .. } | Self::Stopped(_) => "",
@@ -73,14 +73,14 @@ impl Failure {
         }
     }
 
-    /// Says it on stderr.
+    /// Prints it on stderr.
     pub(crate) fn tell(&self) {
         if !self.text().is_empty() {
             note(self.text());
         }
     }
 
-    /// The exit code; or the end, by the signal that asked for it.
+    /// The exit code; does not return where a signal asked it to stop.
     pub(crate) fn end(self) -> ExitCode {
         match self {
             Self::ClosedPipe | Self::Help { wanted: true } => ExitCode::SUCCESS,
@@ -119,10 +119,10 @@ pub(crate) fn explained(e: &Error) -> String {
     let remedy = match e {
         Error::Io { source, .. } => remedy(source).to_owned(),
         Error::NotAQueue { path, .. } => of_mount(path).unwrap_or_else(|| of_missing(path).to_owned()),
-        Error::NoSuchReader { .. } => "; 'chron-cli readers QUEUE' lists those that there are".to_owned(),
+        Error::NoSuchReader { .. } => "; 'chron-cli readers QUEUE' lists the registered readers".to_owned(),
         Error::TooLarge { .. } => " (create it with a larger --segment-size)".to_owned(),
         Error::QueueFull { .. } => "; let readers catch up, so that retention (--retain-bytes) can remove what they \
-                                    have read; a limit stays: for more, make another queue"
+                                    have read; the limit cannot be changed: for more, create another queue"
             .to_owned(),
         Error::TimestampInFuture { .. } => "; correct it, or allow more with --max-ahead".to_owned(),
         Error::Damaged { path, .. } if is_cursor(path) => REPAIR_READER.to_owned(),
@@ -140,10 +140,10 @@ fn is_cursor(path: &Path) -> bool {
 
 fn of_missing(path: &Path) -> &'static str {
     let is_missing = path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
-    if is_missing { "; make one with 'chron-cli create'" } else { "" }
+    if is_missing { "; create one with 'chron-cli create'" } else { "" }
 }
 
-/// What the parser of the command line has to say: help goes out as it is, anything else becomes one line.
+/// The command-line parser's error: help is printed as it is, anything else becomes one line.
 pub(crate) fn of_usage(error: clap::Error) -> Failure {
     use clap::error::ErrorKind;
     match error.kind() {
@@ -168,7 +168,7 @@ fn usage_line(text: &str) -> String {
     line.trim_start_matches("error: ").replace("; Usage: ", "; usage: ")
 }
 
-/// What to do where a path lies in a mount, which shows queues but is none.
+/// What to do where a path lies in a mount, which shows queues but is not one.
 fn of_mount(path: &Path) -> Option<String> {
     let mountpoint = chronfs::fs::mount::mounted_above(path)?;
     Some(format!(
@@ -177,7 +177,7 @@ fn of_mount(path: &Path) -> Option<String> {
     ))
 }
 
-/// Refuses a path in a mount to who looks for queues.
+/// Refuses a path in a mount to a command that searches for queues.
 pub(crate) fn refuse_mount(root: &Path) -> Result<(), Failure> {
     let refuse = |remedy| Err(Failure::new(format!("{}: no queues here{remedy}", root.display())));
     of_mount(root).map_or(Ok(()), refuse)
@@ -186,19 +186,19 @@ pub(crate) fn refuse_mount(root: &Path) -> Result<(), Failure> {
 /// What to do about a root that can't be listed.
 pub(crate) fn root_remedy(e: &io::Error) -> &'static str {
     match e.kind() {
-        io::ErrorKind::NotFound => "; give a queue, or a directory with queues below it",
-        io::ErrorKind::NotADirectory => "; a queue is a directory, and so is what holds queues",
-        io::ErrorKind::NotConnected => "; it is a dead mount: take it away with 'chron-cli umount', or mount it again",
+        io::ErrorKind::NotFound => "; name a queue, or a directory with queues below it",
+        io::ErrorKind::NotADirectory => "; name a queue's directory, or one with queues below it",
+        io::ErrorKind::NotConnected => "; it is a dead mount: remove it with 'chron-cli umount', or mount it again",
         _ => remedy(e),
     }
 }
 
-/// What to do about a system error, where that is the same whatever was tried.
+/// What to do about a system error, where that does not depend on the operation.
 fn remedy(e: &io::Error) -> &'static str {
     match e.kind() {
-        io::ErrorKind::PermissionDenied => "; run it as a user who may do that, or change the permissions",
-        io::ErrorKind::ReadOnlyFilesystem => "; choose a place that can be written",
-        io::ErrorKind::StorageFull => "; make room and try again",
+        io::ErrorKind::PermissionDenied => "; run it as a user with permission, or change the permissions",
+        io::ErrorKind::ReadOnlyFilesystem => "; choose a writable place",
+        io::ErrorKind::StorageFull => "; free some space and try again",
         _ => "",
     }
 }
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_usage_is_told_on_one_line() {
+    fn wrong_usage_is_reported_on_one_line() {
         let text = "error: the following required arguments were not provided:\n  <ROOT>\n  <DIR>\n\n\
                     Usage: chron-cli mount <ROOT> <DIR>\n\nFor more information, try '--help'.\n";
         let line =

@@ -10,8 +10,8 @@ pub(crate) fn completions(args: &CompletionsArgs) -> Outcome {
     let mut out = Output::stdout()?;
     clap_complete::generate(args.shell, &mut Cli::command(), "chron-cli", &mut out.buffer);
     if args.shell == clap_complete::Shell::Bash {
-        // Of a command with a hyphen the generator spells subcommands in one way where it notes them, and in another
-        // where it looks for them: nothing behind a subcommand would be completed.
+        // For a command with a hyphen, the generator stores subcommands under one spelling and looks them up under
+        // another: nothing after a subcommand would be completed.
         let script = String::from_utf8_lossy(&out.buffer).replace("chron__subcmd__cli", "chron__cli");
         out.buffer = script.into_bytes();
     }
@@ -21,7 +21,7 @@ pub(crate) fn completions(args: &CompletionsArgs) -> Outcome {
 
 pub(crate) fn man(args: &ManArgs) -> Outcome {
     let mut root = Cli::command();
-    // Only a built definition knows the options that every subcommand inherits, and its full name.
+    // Only a built definition has the options that every subcommand inherits, and its full name.
     root.build();
     let command = match &args.subcommand {
         None => root,

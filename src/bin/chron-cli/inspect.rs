@@ -1,5 +1,5 @@
 //! `chron-cli inspect`: a queue's state. The texts come from [`chronfs::report`], as the mount's `status` files do.
-//! Damage that shows without reading the messages is named on stderr and makes the exit code 1.
+//! Damage that shows without reading the messages is reported on stderr and makes the exit code 1.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &InspectArgs) -> Outcome {
     Ok(done)
 }
 
-/// What the bus says of the endpoint in this directory. A marker that can't be read is named, and does not count.
+/// What the bus says of the endpoint in this directory. A marker that can't be read is reported, and does not count.
 pub(crate) fn endpoint(path: &Path) -> (bool, Option<Lease>) {
     let ready = bus::ready(path).unwrap_or_else(|e| {
         note(&e.to_string());

@@ -1,5 +1,5 @@
 //! Where the daemon's log goes: to stderr in the foreground; otherwise, and where stderr is the journal, to the journal
-//! with its fields, or to syslog. Best effort: what can't be taken at once is left out, so that no mount waits for a log.
+//! with its fields, or to syslog. Best effort: what can't be written at once is dropped, so no mount waits for a log.
 
 use std::env;
 use std::io::Write as _;
@@ -19,23 +19,23 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 const SYSLOG: &str = "/dev/log";
 /// The name that lines have in both.
 const NAME: &str = "chronfs";
-/// Of daemons, in syslog.
+/// Syslog's facility of daemons.
 const FACILITY: u8 = 3;
 
-/// Has lines of at least this level logged.
+/// Installs the logger, for lines of at least this level.
 pub(crate) fn install(level: LevelFilter) {
     let logger = if daemon::is_detached() || is_stderr_the_journal() {
         Logger::System(System::new(Path::new(JOURNAL), Path::new(SYSLOG)))
     } else {
         Logger::Stderr
     };
-    // Fails where there is a logger already.
+    // Fails if there is a logger already.
     if log::set_boxed_logger(Box::new(logger)).is_ok() {
         log::set_max_level(level);
     }
 }
 
-/// As systemd says it to what it starts.
+/// As systemd tells the processes that it starts.
 fn is_stderr_the_journal() -> bool {
     let named = env::var("JOURNAL_STREAM").unwrap_or_default();
     rustix::fs::fstat(std::io::stderr()).is_ok_and(|stat| named == format!("{}:{}", stat.st_dev, stat.st_ino))
@@ -48,7 +48,7 @@ enum Logger {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // Of libraries that log, too, nothing but what has gone wrong.
+        // From libraries that log too, only warnings and errors.
         metadata.target() == NAME || metadata.level() <= Level::Warn
     }
 
@@ -74,7 +74,7 @@ fn to_stderr(level: Level, text: &str) {
     format_time(now_ns(), &mut line);
     line.extend_from_slice(format!(" {:<5} {text}\n", level.as_str().to_lowercase()).as_bytes());
     let stderr = std::io::stderr();
-    // A stopped terminal or a full pipe would hold whoever is being served.
+    // A stopped terminal or a full pipe would block the request that is being served.
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&now)).is_ok_and(|ready| ready > 0) {
         let _ = stderr.lock().write_all(&line);
@@ -103,7 +103,7 @@ impl System {
                 entry += &format!("{name}={}\n", printable(&value));
             }
         }
-        // By its path each time: it may be started again.
+        // By its path each time: the journal may be restarted.
         if socket.send_to(entry.as_bytes(), &self.journal).is_err() {
             let line = format!("<{}>{NAME}[{pid}]: {text}", FACILITY * 8 + severity);
             let _ = socket.send_to(line.as_bytes(), &self.syslog);
@@ -111,7 +111,7 @@ impl System {
     }
 }
 
-/// As syslog counts.
+/// Syslog's severities.
 fn severity(level: Level) -> u8 {
     match level {
         Level::Error => 3,
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_takes_nothing_is_not_waited_for() {
+    fn a_log_that_accepts_nothing_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let [journal, syslog] = ["journal", "log"].map(|name| dir.path().join(name));
         let _sleeping = UnixDatagram::bind(&syslog).unwrap();

@@ -1,5 +1,5 @@
-//! `chron-cli ls`: the queues below a directory. Symbolic links are not followed; what lies in a queue's own directory
-//! is not searched. A queue that can't be read is named on stderr, and the others are listed all the same.
+//! `chron-cli ls`: the queues below a directory. Symbolic links are not followed; a queue's own directory is
+//! not searched. A queue that can't be read is reported on stderr, and the others are listed all the same.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -76,7 +76,7 @@ fn queues_below(root: &Path, done: &mut Done) -> Result<Vec<PathBuf>, Failure> {
                 found.push(dir);
                 continue;
             }
-            // What is wrong with the root is said when it is listed.
+            // Listing the root reports what is wrong with it.
             Err(e) if dir != root => {
                 Failure::from(e).tell();
                 *done = Done::Problems;

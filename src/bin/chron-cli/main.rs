@@ -1,11 +1,11 @@
 //! chron-cli: queues from the shell.
 //!
 //! This file and `bus_args.rs` are the whole command line: every subcommand and option is defined here, with its help,
-//! and the one `match` in [`run`] hands over to the file of the subcommand's name. Completions and manual pages are
+//! and the one `match` in [`run`] calls the file named after the subcommand. Completions and manual pages are
 //! generated from these definitions.
 //!
 //! Data goes to stdout; notes and errors to stderr. Exit codes: 0 done, 1 failed or problems found, 2 wrong usage, 4
-//! `doctor` could not look.
+//! `doctor` could not check something.
 
 mod append;
 mod bench;
@@ -48,10 +48,10 @@ use units::{parse_segment_size, parse_seq, parse_size, parse_span_ns, parse_type
 #[command(name = "chron-cli", version, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "\
 Examples:
-  chron-cli append /srv/bus/ticks < lines.txt     one message a line
-  chron-cli tail -f /srv/bus/ticks                the last ten, then what comes
+  chron-cli append /srv/bus/ticks < lines.txt     one message per line
+  chron-cli tail -f /srv/bus/ticks                the last ten, then new ones
   chron-cli mount /srv/bus /mnt/bus               every queue below /srv/bus as files
-  chron-cli inspect /srv/bus/ticks                who writes, who reads, how far behind
+  chron-cli inspect /srv/bus/ticks                the writer, the readers, their lag
   chron-cli doctor /srv/bus                       what is wrong, and what to do about it
   chron-cli top /srv/bus                          all of it, live
 
@@ -109,23 +109,23 @@ fn run(cli: Cli) -> Outcome {
 /// Show the queues below a directory as files
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Returns when the files are there; a background process serves them until the mount is taken away.
+Returns once the files are available; a background process serves them until the directory is unmounted.
 
-Options: ro refuses every change; allow_other lets other users in, as far as the modes of the queues' files allow;
-cross_mounts shows what is mounted below the bus directory, too;
-segment_size=64KiB is for queues that are made through the mount; threads=N, 1 to 16, serve it; fsname=NAME is its
-source in findmnt. noexec, nosymfollow and SELinux's context=LABEL go to the kernel. What else fstab and mount(8) have
-is accepted, but for what asks for what is not done (sync).
+Options: ro refuses every change; allow_other admits other users, as far as the modes of the queues' files allow;
+cross_mounts also shows what is mounted below the bus directory; segment_size=64KiB applies to queues created through
+the mount; threads=N sets how many threads serve it, 1 to 16; fsname=NAME is the source shown by findmnt. noexec,
+nosymfollow and SELinux's context=LABEL are passed to the kernel. Other options of fstab and mount(8) are accepted and
+ignored, except those that ask for what a mount does not do (sync).
 
-The log says why an operation failed: on stderr with -f, otherwise in the journal or to syslog; its last lines are in
-.chronfs/log, for the owner of the bus directory. error and warn are about the queues and the machine, info about the
-mount, debug about what callers were refused, trace about every error. -o log=LEVEL does the same.
+The log says why an operation failed. It goes to stderr with -f, otherwise to the journal or syslog; the owner of the
+bus directory can read its last lines in .chronfs/log. error and warn concern the queues and the machine, info the
+mount, debug refused operations, trace every error. -o log=LEVEL is the same as --log-level.
 
 Examples:
   chron-cli mount /srv/bus /mnt/bus
-  chron-cli mount -f -o ro /srv/bus /mnt/bus      in the foreground, refusing every change
-  cat /mnt/bus/ticks/messages.jsonl               everything retained
-  cat /mnt/bus/ticks/follow.txt                   from now on
+  chron-cli mount -f -o ro /srv/bus /mnt/bus      in the foreground, read-only
+  cat /mnt/bus/ticks/messages.jsonl               all retained messages
+  cat /mnt/bus/ticks/follow.txt                   new messages
   echo hello > /mnt/bus/ticks/append.txt
   chron-cli umount /mnt/bus")]
 struct MountArgs {
@@ -136,46 +136,46 @@ struct MountArgs {
     /// Stay in the foreground
     #[arg(short, long)]
     foreground: bool,
-    /// The least important lines to log [default: warn]
+    /// Log lines of this level and above [default: warn]
     #[arg(long, value_name = "LEVEL", value_parser = LOG_LEVELS)]
     log_level: Option<String>,
-    /// Mount options, separated by commas, as for mount(8)
+    /// Comma-separated mount options, as for mount(8)
     #[arg(short, long = "options", value_name = "OPTIONS", action = clap::ArgAction::Append)]
     options: Vec<String>,
 }
 
-/// Take a mount away, a dead one too
+/// Unmount, even if the daemon has died
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  chron-cli umount /mnt/bus")]
 struct UmountArgs {
-    /// The directory it is mounted at
+    /// The mount point
     dir: PathBuf,
 }
 
-/// Make a queue with settings of its own
+/// Create a queue with custom settings
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A queue keeps its settings for life; whoever opens it takes them from there. Sizes take KiB, MiB, GiB and TiB,
-spans of time ms, s, m, h, d and w. `append` makes a queue with the defaults by itself.
+Settings are stored in the queue and cannot be changed later. Sizes take KiB, MiB, GiB and TiB; time spans take ms, s,
+m, h, d and w. `append` creates a missing queue with the default settings.
 
 Examples:
   chron-cli create /srv/bus/ticks
   chron-cli create /srv/bus/ticks --segment-size 256MiB --max-bytes 20GiB
   chron-cli create /srv/bus/orders --retain-bytes 1GiB --retain-age 7d")]
 struct CreateArgs {
-    /// The queue's directory; it and those above it are made
+    /// The queue's directory; it is created, with its parents
     queue: PathBuf,
     /// Size of each segment file: 64KiB to 1GiB, a multiple of 4KiB; a message must fit into one
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_segment_size)]
     segment_size: u32,
-    /// Refuse to append when the segments would take more than this; with --retain-bytes, what every reader has
-    /// consumed goes first
+    /// Refuse appends that would make the segments larger than this; with --retain-bytes, messages that every reader
+    /// has consumed are removed first
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_bytes: Option<u64>,
-    /// How much retention keeps of what every reader has consumed
+    /// Keep this much of what every reader has consumed
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     retain_bytes: Option<u64>,
-    /// How long retention keeps messages
+    /// Keep messages for this long
     #[arg(long, value_name = "SPAN", value_parser = parse_span_ns)]
     retain_age: Option<u64>,
 }
@@ -185,12 +185,12 @@ struct CreateArgs {
 #[command(after_help = "\
 Formats:
   txt     each line, without its newline, is one message
-  jsonl   each line is an object with payload or payload_b64, and type and timestamp_ns if you like: what
-          `tail --format jsonl` prints can be put back
+  jsonl   each line is an object with payload or payload_b64, and optionally type and timestamp_ns: the output
+          of `tail --format jsonl` can be appended
   bin     each FILE, or all of standard input, is one message
 
-A bad line ends the command with its file and line number; what came before it stays appended. The queue is made,
-with the default settings, if it is not there. Only one process at a time can append to a queue.
+The command stops at the first bad line and reports its file and line number; messages before it remain appended. A
+missing queue is created with the default settings. Only one process at a time can append to a queue.
 
 Examples:
   echo hello | chron-cli append /srv/bus/ticks
@@ -200,16 +200,16 @@ Examples:
 struct AppendArgs {
     /// The queue's directory
     queue: PathBuf,
-    /// Type of the messages, 0 to 65534; in jsonl it goes before the line's own
+    /// Type of the messages, 0 to 65534; in jsonl it overrides the line's own
     #[arg(long = "type", value_name = "N", value_parser = parse_type)]
     msg_type: Option<u16>,
-    /// What the input looks like
+    /// Format of the input
     #[arg(long, default_value = "txt")]
     format: InputName,
-    /// Return only when everything appended would survive a power cut
+    /// Sync before returning, so that everything appended survives a power cut
     #[arg(long)]
     sync: bool,
-    /// How far ahead of the clock a timestamp_ns may lie: messages after it get no earlier one
+    /// How far ahead of the clock a timestamp_ns may be; later messages get no earlier timestamp
     #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = parse_span_ns)]
     max_ahead: u64,
     /// Files to read; none, or -, means standard input
@@ -220,13 +220,13 @@ struct AppendArgs {
 /// Print messages, the last ten by default
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without -n, --from and --since these are the last ten messages of those selected by the other options; with --from
-or --since all of them. -f goes on with what comes, until it is interrupted or nobody reads its output.
+Without -n, --from and --since, prints the last ten messages that the other options select; with --from or --since, all
+of them. -f then prints new messages, until it is interrupted or its output is closed.
 
 Nothing is registered, locked or changed, unless --reader names a reader: then printing starts at that reader's
-position, and --commit moves it behind what was printed.
+position, and --commit moves it past what was printed.
 
-Messages that are missing (damaged, or retired before they were read) are named on stderr, and the exit code is 1.
+Missing messages (damaged, or retired before they were read) are reported on stderr, and the exit code is 1.
 
 Examples:
   chron-cli tail /srv/bus/ticks                       the last ten
@@ -239,34 +239,34 @@ Examples:
 struct TailArgs {
     /// The queue's directory
     queue: PathBuf,
-    /// Go on with the messages that come
+    /// Keep printing new messages
     #[arg(short, long)]
     follow: bool,
-    /// The last N messages; +N: from the Nth retained one on
+    /// The last N messages; +N: all from the Nth retained one
     #[arg(short = 'n', long, value_name = "N", value_parser = tail::parse_lines)]
     lines: Option<tail::Lines>,
-    /// From this sequence number on
+    /// Start at this sequence number
     #[arg(long, value_name = "SEQ", value_parser = parse_seq)]
     from: Option<u64>,
-    /// From this time on: 2024-08-08T09:30:00Z, @1723108500, 15m, '15m ago'
+    /// Start at this time: 2024-08-08T09:30:00Z, @1723108500, 15m, '15m ago'
     #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
     since: Option<u64>,
     /// Up to this time
     #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
     until: Option<u64>,
-    /// Only messages of this type; may be given several times
+    /// Only messages of this type; may be repeated
     #[arg(long = "type", value_name = "N")]
     types: Vec<u16>,
-    /// Only messages with a payload that matches this regular expression
+    /// Only messages whose payload matches this regular expression
     #[arg(long, value_name = "RE")]
     grep: Option<regex::bytes::Regex>,
-    /// hex: a header line and a hex dump; jsonl: one object a line; txt: the payload as a line; bin: payloads as they are
+    /// hex: a header line and a hex dump; jsonl: one object per line; txt: the payload as a line; bin: raw payloads
     #[arg(long, default_value = "hex")]
     format: FormatName,
     /// Start at the position of this reader, which is registered if it is new
     #[arg(long, value_name = "NAME", conflicts_with_all = ["lines", "from", "since", "until"])]
     reader: Option<String>,
-    /// Move the reader behind what was printed
+    /// Move the reader past what was printed
     #[arg(long, requires = "reader")]
     commit: bool,
 }
@@ -280,7 +280,7 @@ Examples:
 struct InspectArgs {
     /// The queue's directory
     queue: PathBuf,
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -289,9 +289,9 @@ struct InspectArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  chron-cli ls /srv/bus\n  chron-cli ls --json /srv/bus | jq -r .path")]
 struct LsArgs {
-    /// Where to look
+    /// Directory to search
     root: PathBuf,
-    /// One JSON object a line, with keys of `inspect --json`
+    /// Print one JSON object per line, with keys of `inspect --json`
     #[arg(long)]
     json: bool,
 }
@@ -309,7 +309,7 @@ Examples:
 struct ReadersArgs {
     /// The queue's directory
     queue: PathBuf,
-    /// List them as one JSON object a line
+    /// List them as one JSON object per line
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -346,7 +346,7 @@ enum ReadersAction {
 Example:
   chron-cli completions bash > ~/.local/share/bash-completion/completions/chron-cli")]
 struct CompletionsArgs {
-    /// Which shell
+    /// The shell
     shell: clap_complete::Shell,
 }
 
@@ -354,7 +354,7 @@ struct CompletionsArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  chron-cli man | man -l -\n  chron-cli man tail > chron-cli-tail.1")]
 struct ManArgs {
-    /// The subcommand that it is about; none: chron-cli itself
+    /// The subcommand; chron-cli itself if omitted
     subcommand: Option<String>,
 }
 

@@ -1,9 +1,9 @@
 //! `chron-cli merge`: the READY queues below a directory as one stream, in the order of their timestamps.
 //!
-//! The order is by (timestamp, path, sequence number), the same on every run over the same messages. As everything
-//! that only looks, it registers no reader: it reads through a [`Scanner`] each. Following, a message is held back
-//! until every queue that has nothing was looked at a little after its timestamp, so that one that is just being
-//! committed elsewhere is not passed by.
+//! The order is by (timestamp, path, sequence number), the same on every run over the same messages. Like
+//! everything that only reads, it registers no reader: it reads each queue through a [`Scanner`]. With --follow, a
+//! message is held back until every queue that has none was checked a little after its timestamp, so that one that is
+//! just being committed elsewhere is not overtaken.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -23,9 +23,9 @@ use crate::failure::{Done, Failure, Outcome, note, one_line};
 use crate::output::{Output, exit_when_pipe_closes};
 use crate::watch::{Complaints, discover};
 
-/// How long a message is held back for queues that have nothing.
+/// How long a message is held back for queues that have none.
 const HOLD_BACK: Duration = Duration::from_millis(1);
-/// The longest wait: messages, and queues that have become ready, end it at once.
+/// The longest wait: a message, or a queue that becomes ready, ends it at once.
 const STEP: Duration = Duration::from_secs(1);
 /// How often the bell is rung until it is heard.
 const RING_EVERY: Duration = Duration::from_millis(1);
@@ -40,7 +40,7 @@ struct Source {
     name: String,
     scanner: Scanner,
     waiter: Option<Arc<Waiter>>,
-    /// Messages from here on are not wanted: where the queue ended when we started.
+    /// Messages from here on are not printed: where the queue ended when we started.
     end: u64,
     next: Option<Held>,
     /// Timestamp of the message before: a gap has none of its own.
@@ -97,7 +97,7 @@ struct Merge<'a> {
     ready: BinaryHeap<Reverse<(u64, PathBuf, u64)>>,
     out: Output,
     gaps: u64,
-    /// Since when the first one has been held back.
+    /// The timestamp of the first one, and since when it has been held back.
     held: Option<(u64, Instant)>,
 }
 
@@ -105,9 +105,9 @@ struct Merge<'a> {
 /// that the merge is sleeping on, among others.
 type Bell = Arc<Mutex<Weak<Waiter>>>;
 
-/// Starts a thread that rings for as long as the news have not been taken. It ends with the process.
+/// Starts a thread that rings until the news is taken. It ends with the process.
 fn start_bell(discovery: &RouterDiscovery) -> Result<Bell, Failure> {
-    let failed = |e| Failure::new(format!("cannot wait for queues to come: {e}"));
+    let failed = |e| Failure::new(format!("cannot watch for new queues: {e}"));
     let news = discovery.as_fd().try_clone_to_owned().map_err(failed)?;
     let bell = Bell::default();
     let for_thread = Arc::clone(&bell);
@@ -117,7 +117,7 @@ fn start_bell(discovery: &RouterDiscovery) -> Result<Bell, Failure> {
             if let Some(waiter) = waiter {
                 waiter.wake_all();
             }
-            // The merge may be just about to fall asleep.
+            // The merge may be about to fall asleep.
             std::thread::sleep(RING_EVERY);
         }
     };
@@ -180,7 +180,7 @@ impl Merge<'_> {
         self.sources.values().filter_map(|source| source.waiter.as_ref())
     }
 
-    /// Takes in queues that have become ready, and lets go of those that no longer are.
+    /// Adds queues that have become ready, and drops those that no longer are.
     fn attach(&mut self, discovery: &mut RouterDiscovery) -> Result<(), Failure> {
         for event in discovery.poll()? {
             let wanted = match event.change {
@@ -209,7 +209,7 @@ impl Merge<'_> {
         Ok(())
     }
 
-    /// Prints what may be printed; whether there was anything.
+    /// Prints what may be printed; returns whether there was anything.
     fn print_ready(&mut self, looked_ns: u64) -> Result<bool, Failure> {
         let idle: Vec<PathBuf> =
             self.sources.iter().filter(|(_, source)| source.next.is_none()).map(|(path, _)| path.clone()).collect();
@@ -245,7 +245,7 @@ impl Merge<'_> {
         }
     }
 
-    /// False: this one has nothing now.
+    /// Reads a queue's next entry; false if it has none now.
     fn look_at(&mut self, path: PathBuf) -> Result<bool, Failure> {
         let Some(source) = self.sources.get_mut(&path) else { return Ok(true) };
         match source.look()? {

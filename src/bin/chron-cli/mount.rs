@@ -1,7 +1,7 @@
 //! `chron-cli mount`: serves the queues below a directory as files.
 //!
-//! The command returns when the files can be used; a background process then serves them. With --foreground there is
-//! no other process, and the command ends with the mount.
+//! The command returns once the files can be used; a background process then serves them. With --foreground the command
+//! serves them itself, until the directory is unmounted.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ pub(crate) fn run(args: &MountArgs) -> Outcome {
     Ok(Done::Well)
 }
 
-/// Mounts, with the values of `-o`, of which there may be several.
+/// Mounts, with the values of `-o`, which may be repeated.
 fn mount<'a>(
     root: &Path,
     dir: &Path,

@@ -1,5 +1,5 @@
 //! `mount.chronfs` and `mount.fuse.chronfs`: the same program under the names by which mount(8) calls it, as
-//! `SOURCE DIR [-sfnv] [-o OPTIONS]`. Here -f does not mean foreground, but to do everything except the mount.
+//! `SOURCE DIR [-sfnv] [-o OPTIONS]`. Here -f does not mean foreground, but to do everything except mount.
 //!
 //! With links to chron-cli in /sbin a line in /etc/fstab works:
 //! `/srv/bus /mnt/bus fuse.chronfs ro,allow_other,noauto,x-systemd.automount 0 0`
@@ -49,7 +49,7 @@ fn mount(call: Call) -> Result<(), MountError> {
     let mut options = MountOptions::default();
     for words in &call.options {
         if call.sloppy {
-            // What is for other file systems is left out.
+            // Options that only other file systems know are ignored.
             words.split(',').for_each(|word| drop(options.add(word)));
         } else {
             options.add(words)?;
@@ -77,7 +77,7 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Call, MountError> 
                 'f' => call.fake = true,
                 'v' => call.verbose = true,
                 's' => call.sloppy = true,
-                // No mtab: there is none any more.
+                // No mtab: there is none these days.
                 'n' => {}
                 // -o takes the rest of the word or the next word; -t and -N likewise, and say nothing new.
                 'o' | 't' | 'N' => {
@@ -98,7 +98,7 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Call, MountError> 
         }
     }
     let Ok([source, dir]) = <[PathBuf; 2]>::try_from(places) else {
-        return Err(usage("a source and a directory are needed".to_owned()));
+        return Err(usage("a source and a directory are required".to_owned()));
     };
     Ok(Call { source, dir, ..call })
 }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn mount_8_puts_its_flags_behind_source_and_directory() {
+    fn mount_8_puts_its_flags_after_source_and_directory() {
         let call = parse_words(&["/srv/bus", "/mnt/bus", "-sfv", "-o", "ro,noauto", "-t", "fuse.chronfs"]).unwrap();
         assert_eq!((call.source, call.dir), (PathBuf::from("/srv/bus"), PathBuf::from("/mnt/bus")));
         assert_eq!(call.options, ["ro,noauto"]);

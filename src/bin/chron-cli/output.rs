@@ -1,4 +1,4 @@
-//! Standard output: buffered, flushed when the caller says so, colours where they are wanted.
+//! Standard output: buffered, flushed when the caller asks, with colours where they are wanted.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -40,9 +40,9 @@ impl ColorChoice {
 /// Standard output. Std's own is line-buffered, which costs a search for newlines in every chunk.
 pub(crate) struct Output {
     file: File,
-    /// Whatever is in here goes out at the next [`Output::flush`]: render into it.
+    /// Written by the next [`Output::flush`]: render into it.
     pub(crate) buffer: Vec<u8>,
-    /// What makes text harmless for the terminal it goes to.
+    /// Makes text harmless for a terminal.
     escape: Option<fn(&str) -> Cow<'_, str>>,
 }
 
@@ -52,7 +52,7 @@ impl Output {
         Ok(Self { file: File::from(descriptor), buffer: Vec::with_capacity(BUFFER + 4096), escape: None })
     }
 
-    /// For messages in a format. On a terminal what it would obey is escaped; files and pipes get the format's own
+    /// For messages in a format. What a terminal would obey is escaped on one; files and pipes get the format's own
     /// bytes, as does a terminal that `bin` was asked for. A hex dump is harmless as it is.
     pub(crate) fn messages(format: Format) -> Result<Self, Failure> {
         let mut out = Self::stdout()?;
@@ -64,7 +64,7 @@ impl Output {
         Ok(out)
     }
 
-    /// Is there enough in the buffer to be worth a system call?
+    /// Whether the buffer holds enough to be worth a system call.
     pub(crate) fn is_full(&self) -> bool {
         self.buffer.len() >= BUFFER
     }
@@ -82,14 +82,14 @@ impl Output {
     }
 }
 
-/// Prints a whole text and is done.
+/// Prints a whole text.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = Output::stdout()?;
     out.buffer.extend_from_slice(text.as_bytes());
     out.flush()
 }
 
-/// Ends the program, with 0, as soon as the pipe on stdout has lost its last reader: `tail -f q | head -n 1` must
+/// Exits with 0 as soon as the pipe on stdout has lost its last reader: `tail -f q | head -n 1` must
 /// not linger until the next message comes.
 pub(crate) fn exit_when_pipe_closes() -> Result<(), Failure> {
     use rustix::event::{PollFd, PollFlags, poll};

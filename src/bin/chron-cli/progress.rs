@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// A bar for work of which the bytes are known. It draws nothing where stderr is no terminal.
+/// A bar for a known number of bytes. It draws nothing where stderr is not a terminal.
 pub(crate) fn bytes(total: u64, what: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), target());
     let template = "{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
@@ -24,7 +24,7 @@ fn target() -> ProgressDrawTarget {
     }
 }
 
-/// A line that says what is being done, for work that comes in steps.
+/// A status line for work in steps.
 pub(crate) fn steps(count: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(count), target());
     if let Ok(style) = ProgressStyle::with_template("{msg} ({pos} of {len}, {elapsed})") {

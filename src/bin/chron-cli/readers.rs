@@ -1,4 +1,4 @@
-//! `chron-cli readers`: persisted positions. Adding, moving and removing are the only things here that change a file.
+//! `chron-cli readers`: persisted positions. Only adding, moving and removing change a file.
 
 use chronfs::Queue;
 use chronfs::report;
@@ -16,7 +16,7 @@ pub(crate) fn run(args: &ReadersArgs) -> Outcome {
                 return Ok(Done::Well);
             }
             let path = queue.path().display();
-            Err(Failure::new(format!("{path}: reader {name} is registered already; use it, or choose another name")))
+            Err(Failure::new(format!("{path}: reader {name} is already registered; use it, or choose another name")))
         }
         Some(ReadersAction::Seek { name, position }) => {
             queue.seek_reader(name, position.find(&queue, name)?)?;

@@ -1,4 +1,4 @@
-//! `chron-cli retain`: applies a queue's retention now, and says what keeps the rest.
+//! `chron-cli retain`: applies a queue's retention now, and reports what keeps the rest.
 
 use chronfs::Queue;
 use chronfs::printable::printable;
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &RetainArgs) -> Outcome {
     print(&for_people(args.dry_run, &retention))?;
     if !queue.settings().has_retention() {
         note(&format!(
-            "{path}: it has no retention limits, so that everything is kept; they are set when it is created: \
+            "{path}: it has no retention limits, so everything is kept; they are set when it is created: \
              chron-cli create --retain-bytes, --retain-age"
         ));
     }
@@ -103,7 +103,7 @@ fn for_people(dry_run: bool, retention: &Retention) -> String {
     }
     for ignored in &retention.ignored {
         text.push_str(&format!(
-            "{} keeps nothing any more: it is {}\n",
+            "{} no longer keeps anything: it is {}\n",
             printable(&ignored.reader),
             ignored.reason.as_str()
         ));

@@ -1,5 +1,5 @@
-//! Ending in good order on SIGINT, SIGTERM and SIGHUP: the command finishes what it holds, then ends by that very
-//! signal, so that shells and scripts see that it was stopped.
+//! Orderly exit on SIGINT, SIGTERM and SIGHUP: the command finishes what it holds, then ends by that same signal, so
+//! that shells and scripts see that it was stopped.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ use crate::failure::Failure;
 
 /// Watches for signals that stop the command.
 pub(crate) struct Stop {
-    /// Each can be read from as soon as its signal has come.
+    /// Each becomes readable when its signal arrives.
     signals: Vec<(i32, UnixStream)>,
 }
 
@@ -34,7 +34,7 @@ impl Stop {
         Ok(Self { signals })
     }
 
-    /// The signal that has come, if one has.
+    /// The signal that has arrived, if any.
     fn caught(&self) -> Option<i32> {
         let mut polled: Vec<_> = self.signals.iter().map(|(_, pipe)| PollFd::new(pipe, PollFlags::IN)).collect();
         let _ = poll(&mut polled, Some(&rustix::event::Timespec::default()));
@@ -42,12 +42,12 @@ impl Stop {
         Some(self.signals[came].0)
     }
 
-    /// Fails if a signal has come: for long work between two steps.
+    /// Fails if a signal has arrived: to be called between the steps of long work.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         self.caught().map_or(Ok(()), |signal| Err(Failure::Stopped(signal)))
     }
 
-    /// Waits until something can be read, or a signal has come.
+    /// Waits until something can be read, or a signal arrives.
     fn wait_for(&self, file: &File) -> io::Result<()> {
         let mut polled = vec![PollFd::new(file, PollFlags::IN)];
         polled.extend(self.signals.iter().map(|(_, pipe)| PollFd::new(pipe, PollFlags::IN)));
@@ -60,14 +60,14 @@ impl Stop {
     }
 }
 
-/// Whether a signal was ignored when this process was started. Where /proc can't be read nobody knows: then not.
+/// Whether a signal was ignored when this process was started. Assumed not, where /proc can't be read.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
-/// A file that is read until its end or until the command is to stop; then reading fails.
+/// A file whose reads fail once the command is to stop.
 pub(crate) struct Stoppable<'a> {
     pub(crate) file: File,
     pub(crate) stop: &'a Stop,
@@ -84,7 +84,7 @@ impl Read for Stoppable<'_> {
         loop {
             self.stop.wait_for(&self.file)?;
             if self.stop.caught().is_some() {
-                // Not Interrupted, after which everybody tries again.
+                // Not Interrupted: callers would try again.
                 return Err(io::Error::other("stopped"));
             }
             match self.file.read(buffer) {

@@ -1,11 +1,11 @@
 //! `chron-cli tail`: prints messages, and follows.
 //!
-//! One rule for what is printed: the options that select (--from, --since, --until, --type, --grep) leave some of the
-//! retained messages; `-n N` keeps the last N of these, with N = 10 where nothing says where to start. A bounded read
+//! One rule for what is printed: the options that select (--from, --since, --until, --type, --grep) pick from the
+//! retained messages; `-n N` keeps the last N of these, with N = 10 if no option says where to start. A bounded read
 //! ends at the head as it was at the start, so that it ends on a busy queue too.
 //!
 //! Without --reader everything is read by `pread` through a [`Scanner`]: nothing is registered or changed. A gap is
-//! printed in its place, named on stderr, and makes the exit code 1: nothing is missing silently.
+//! printed in its place, reported on stderr, and makes the exit code 1: nothing is missing silently.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::TailArgs;
 use crate::failure::{Done, Failure, Outcome, note};
 use crate::output::{Output, exit_when_pipe_closes};
 
-/// How many messages are printed where nothing says where to start.
+/// How many messages are printed if no option says where to start.
 const DEFAULT_COUNT: u64 = 10;
 /// How far the search for the last matching messages goes back at first.
 const FIRST_SEARCH: u64 = 1024;
@@ -30,7 +30,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 pub(crate) enum Lines {
     /// The last N.
     Last(u64),
-    /// From the Nth retained one on; the first one is 1.
+    /// All from the Nth retained one, counting from 1.
     FromNth(u64),
 }
 
@@ -64,20 +64,20 @@ struct Printer<'a> {
     args: &'a TailArgs,
     format: Format,
     color: bool,
-    /// Messages before this one are not wanted; lies beyond the head when following from the future.
+    /// Messages before this one are not printed; lies past the head when following from a future time.
     from: u64,
     out: Output,
     gaps: u64,
 }
 
 impl Printer<'_> {
-    /// Is this message one of those asked for, wherever printing starts?
+    /// Whether the options select this message, wherever printing starts.
     fn selects(&self, msg_type: u16, payload: &[u8]) -> bool {
         (self.args.types.is_empty() || self.args.types.contains(&msg_type))
             && self.args.grep.as_ref().is_none_or(|re| re.is_match(payload))
     }
 
-    /// Renders the entry, if it is wanted. False: everything after it is too late.
+    /// Renders the entry, if it is selected. False: everything after it is too late.
     fn put(&mut self, entry: &Entry<'_>) -> Result<bool, Failure> {
         match entry {
             Entry::Message(message) => {
@@ -152,7 +152,7 @@ fn print_unregistered(queue: &Queue, printer: &mut Printer<'_>) -> Result<(), Fa
         && bounds.end_seq > bounds.next_seq
         && let Some(Entry::Gap(gap)) = scanner.next()?
     {
-        // The newest messages are missing: no part of the last ones that there are.
+        // The newest messages are missing: they don't count among the last N.
         printer.note_gap(&gap);
     }
     printer.out.flush()?;
@@ -182,7 +182,7 @@ fn range(bounds: &Bounds, scanner: &mut Scanner, printer: &Printer<'_>) -> Resul
         }
         None => earliest,
     };
-    // What is missing at the end is printed where all from somewhere on is.
+    // Messages missing at the end are printed when everything from some message on is.
     let is_last = !matches!(args.lines, Some(Lines::FromNth(_))) && args.from.is_none() && args.since.is_none();
     let end = if end == bounds.next_seq && !is_last { bounds.end_seq } else { end };
     Ok(Range { start, end })
@@ -228,7 +228,7 @@ fn start_of_last(
 fn follow(queue: &Queue, scanner: &mut Scanner, printer: &mut Printer<'_>) -> Result<(), Failure> {
     let waiter = queue.waiter()?;
     loop {
-        // First announce the sleep, then look: a message that comes in between ends the wait at once.
+        // First announce the sleep, then check: a message that arrives in between ends the wait at once.
         let ticket = waiter.prepare();
         let mut came = false;
         while let Some(entry) = scanner.next()? {
@@ -271,15 +271,15 @@ fn print_registered(queue: &Queue, name: &str, printer: &mut Printer<'_>) -> Res
     }
 }
 
-/// Prints a message that a reader has lent. Whoever may write the queue may change it while it is lent: what is printed
-/// is a copy that was verified as such.
+/// Prints a message that a reader has lent. A process that may write to the queue may change it while it is lent: what
+/// is printed is a copy that was itself verified.
 fn put_copy(scanner: &mut Scanner, position: Position, seq: u64, printer: &mut Printer<'_>) -> Result<(), Failure> {
     if scanner.seq() != seq {
         scanner.seek(position, seq)?;
     }
     match scanner.next()? {
         Some(entry) => printer.put(&entry).map(drop),
-        // It has gone meanwhile.
+        // It is gone by now.
         None => printer.put(&Entry::Gap(Gap { from: seq, to: seq, reason: GapReason::Lost, position })).map(drop),
     }
 }

@@ -1,4 +1,4 @@
-//! `chron-cli umount`: takes a mount away, also a dead one that a killed daemon left.
+//! `chron-cli umount`: unmounts, also a dead mount that a killed daemon left.
 
 use chronfs::fs::mount::unmount_at;
 

@@ -1,4 +1,4 @@
-//! Sizes and spans of time as people type them.
+//! Sizes and time spans as people type them.
 
 pub(crate) use chronfs::report::parse_size;
 
@@ -18,19 +18,19 @@ pub(crate) fn parse_payload_size(text: &str) -> Result<u32, String> {
 
 /// A sequence number.
 pub(crate) fn parse_seq(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| format!("{text:?} is no sequence number; use a whole number from 1 on"))
+    text.parse().map_err(|_| format!("{text:?} is not a sequence number; use a whole number of at least 1"))
 }
 
 /// A message's type.
 pub(crate) fn parse_type(text: &str) -> Result<u16, String> {
     let number = text.parse().ok().filter(|number| (0..u16::MAX).contains(number));
-    number.ok_or_else(|| format!("{text:?} is no message type; use a number from 0 to 65534"))
+    number.ok_or_else(|| format!("{text:?} is not a message type; use a number from 0 to 65534"))
 }
 
-/// A span of time in nanoseconds.
+/// A time span in nanoseconds.
 pub(crate) fn parse_span_ns(text: &str) -> Result<u64, String> {
     chronfs::view::parse_span(text)
-        .ok_or_else(|| format!("{text:?} is no span of time; write it as 90s, 15m, 1h30m, 7d or 4w"))
+        .ok_or_else(|| format!("{text:?} is not a time span; write it as 90s, 15m, 1h30m, 7d or 4w"))
 }
 
 #[cfg(test)]

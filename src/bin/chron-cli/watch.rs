@@ -1,4 +1,4 @@
-//! `chron-cli watch`: what happens to the queues below a directory, a line each, as it happens.
+//! `chron-cli watch`: changes of the queues below a directory, one per line, as they happen.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &WatchArgs, color: bool) -> Outcome {
     }
 }
 
-/// Starts to watch a directory, or says what to give instead.
+/// Starts to watch a directory, or says what to name instead.
 pub(crate) fn discover(root: &Path) -> Result<RouterDiscovery, Failure> {
     RouterDiscovery::new(root).map_err(|error| match &error {
         Error::Io { source, .. } => Failure::new(format!("{error}{}", root_remedy(source))),
@@ -52,7 +52,7 @@ pub(crate) fn discover(root: &Path) -> Result<RouterDiscovery, Failure> {
     })
 }
 
-/// What has been complained about already: each thing is named once.
+/// What has been reported already: everything is reported once.
 #[derive(Default)]
 pub(crate) struct Complaints {
     unwatched: usize,
@@ -61,12 +61,12 @@ pub(crate) struct Complaints {
 }
 
 impl Complaints {
-    /// Names what can't be watched.
+    /// Reports what can't be watched.
     pub(crate) fn about(&mut self, discovery: &RouterDiscovery, root: &Path) {
         let unwatched = discovery.unwatched();
         if unwatched > self.unwatched {
             note(&format!(
-                "{}: {unwatched} directories are looked at only every second: raise /proc/sys/fs/inotify/max_user_watches",
+                "{}: {unwatched} directories are checked once a second: raise /proc/sys/fs/inotify/max_user_watches",
                 root.display(),
             ));
         }
@@ -99,7 +99,7 @@ fn put(args: &WatchArgs, color: bool, event: &DiscoveryEvent, out: &mut Output) 
     writeln!(out.buffer, "{text}").map_err(Failure::stdout)
 }
 
-/// Green for what can be used from now on, yellow for what can't, red for what may be in trouble.
+/// Green for what can now be used, yellow for what no longer can, red for possible trouble.
 fn shade(event: &DiscoveryEvent) -> &'static str {
     use chronfs::bus::Change;
     match event.change {

@@ -1,8 +1,8 @@
 //! Latencies between two processes, in turn through shared memory (the floor) and through a queue.
 //!
 //! The *leader* is the command as it was started, the *other* a second process of the same program. Both know how many
-//! rounds of how many messages there are, so that nothing has to be negotiated: before each half of a round the other
-//! says that it is ready. Times are read from the boot-time clock, which both share.
+//! rounds of how many messages there are, so nothing has to be negotiated: before each half of a round the other says
+//! that it is ready. Times are read from the boot-time clock, which both share.
 
 use std::io;
 use std::path::Path;
@@ -17,11 +17,11 @@ use hdrhistogram::Histogram;
 use super::shared::Shared;
 use crate::failure::Failure;
 
-/// Floor and queue take turns so many times, so that both see the same machine.
+/// How often floor and queue take turns, so that both see the same machine.
 const ROUNDS: u64 = 4;
 /// Pause before a wake, in which the other falls asleep.
 const NAP: Duration = Duration::from_micros(300);
-/// What took longer is counted as this, in nanoseconds.
+/// Longer latencies are counted as this, in nanoseconds.
 const LONGEST_NS: u64 = 60_000_000_000;
 /// Files in the scratch directory.
 const SHARED: &str = "shared";
@@ -69,7 +69,7 @@ impl Latency {
     fn new() -> Result<Self, Failure> {
         let make = || {
             Histogram::new_with_bounds(1, LONGEST_NS, 3)
-                .map_err(|e| Failure::new(format!("cannot make a histogram: {e}")))
+                .map_err(|e| Failure::new(format!("cannot create a histogram: {e}")))
         };
         Ok(Self { floor: make()?, queue: make()? })
     }
@@ -93,7 +93,7 @@ fn halves() -> impl Iterator<Item = (u64, Half)> {
     (0..ROUNDS).flat_map(|round| [(2 * round + 1, Half::Floor), (2 * round + 2, Half::Queue)])
 }
 
-/// How a run is made; both processes are told the same.
+/// The parameters of a run; both processes get the same.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan<'a> {
     pub(super) dir: &'a Path,
@@ -101,7 +101,7 @@ pub(super) struct Plan<'a> {
     pub(super) payload_bytes: u32,
     /// Messages of each half of each round.
     pub(super) count: u64,
-    /// Messages a second, of one-way.
+    /// Messages per second, of one-way.
     pub(super) rate: u64,
 }
 
@@ -130,14 +130,14 @@ impl Other {
         Ok(Self(child))
     }
 
-    /// Looks without pause until `is_so`; fails if the other one has ended meanwhile.
+    /// Spins until `is_so`; fails if the other process has exited meanwhile.
     fn spin(&mut self, mut is_so: impl FnMut() -> Result<bool, Failure>) -> Result<(), Failure> {
         for turn in 1_u64.. {
             if is_so()? {
                 break;
             }
             if turn.is_multiple_of(1 << 22) && !matches!(self.0.try_wait(), Ok(None)) {
-                return Err(Failure::new("bench: the second process has ended early"));
+                return Err(Failure::new("bench: the second process exited early"));
             }
         }
         Ok(())
@@ -161,7 +161,7 @@ impl Other {
 }
 
 fn io_failure(plan: &Plan<'_>) -> impl FnOnce(io::Error) -> Failure {
-    Failure::io(plan.dir, "make files for the measurement in it")
+    Failure::io(plan.dir, "create files for the measurement in it")
 }
 
 /// Runs a measurement: this process is the leader.
@@ -296,7 +296,7 @@ fn slot_of(number: u64) -> usize {
 
 /// The other process: plays its part and prints what it has measured.
 pub(super) fn play(plan: &Plan<'_>) -> Result<String, Failure> {
-    // Without the leader nobody would ever end us.
+    // Without the leader nothing would ever end this process.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     let shared = Shared::open(&plan.dir.join(SHARED)).map_err(io_failure(plan))?;
     let mut reader = Queue::open(plan.dir.join(PING))?.reader_with("other", &options(plan.part))?;
@@ -350,7 +350,7 @@ pub(super) fn play(plan: &Plan<'_>) -> Result<String, Failure> {
     serde_json::to_string(&[values(&latency.floor), values(&latency.queue)]).map_err(|e| Failure::new(e.to_string()))
 }
 
-/// Reads one message, looking without pause or sleeping. It is to be committed when its time has been taken.
+/// Reads one message, spinning or sleeping. It is to be committed once its time has been taken.
 fn next_stamp(reader: &mut QueueReader, part: Part) -> Result<u64, Failure> {
     loop {
         if let Some(entry) = reader.next()? {

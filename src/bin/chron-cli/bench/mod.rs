@@ -1,5 +1,5 @@
-//! `chron-cli bench`: what the queue costs, each figure beside the least that this machine can do it for, measured in
-//! the same run: nanoseconds say more about the machine and its neighbours than about us, ratios do not.
+//! `chron-cli bench`: what the queue costs, each figure beside the least possible on this machine, measured in the same
+//! run: nanoseconds say more about the machine and its neighbours than about us, ratios do not.
 
 mod latency;
 mod shared;
@@ -29,7 +29,7 @@ const MAX_LATENCIES: u64 = 20_000;
 const MAX_WAKES: u64 = 2_000;
 /// Rounds in which a latency's messages are sent, as `latency.rs` has it.
 const ROUNDS: u64 = 4;
-/// Bytes that append's floor is written into, round and round: as a segment.
+/// Bytes that append's floor is written into, round and round: as large as a segment.
 const FLOOR_BYTES: usize = 64 << 20;
 /// Append and read take turns with their floors in this many parts.
 const PARTS: u64 = 4;
@@ -46,7 +46,7 @@ struct Figures {
     wake: Tail,
 }
 
-/// Nanoseconds a message.
+/// Nanoseconds per message.
 #[derive(Serialize, Clone, Copy)]
 struct Cost {
     ns: f64,
@@ -63,11 +63,11 @@ struct Tail {
     floor_p50_ns: u64,
     floor_p99_ns: u64,
     ratio: f64,
-    /// Upper end of each bucket in nanoseconds, and how many lie in it.
+    /// Upper end of each bucket in nanoseconds, and how many values it holds.
     histogram: Vec<(u64, u64)>,
 }
 
-/// A directory of our own; gone at the end.
+/// A directory of our own, removed at the end.
 struct Scratch(PathBuf);
 
 impl Drop for Scratch {
@@ -85,14 +85,14 @@ impl Scratch {
             Some(queue) => Path::new(".").join(queue.parent().unwrap_or(queue)),
         };
         let dir = parent.join(format!("chronfs-bench.{}", std::process::id()));
-        std::fs::create_dir_all(&parent).map_err(Failure::io(&parent, "make it"))?;
-        std::fs::create_dir(&dir).map_err(Failure::io(&dir, "make it for the measurement"))?;
+        std::fs::create_dir_all(&parent).map_err(Failure::io(&parent, "create it"))?;
+        std::fs::create_dir(&dir).map_err(Failure::io(&dir, "create it for the measurement"))?;
         let scratch = Self(dir);
         scratch.remove_when_ended()?;
         Ok(scratch)
     }
 
-    /// Whoever ends us by a signal finds nothing left behind.
+    /// Removes it when a signal ends the process.
     fn remove_when_ended(&self) -> Result<(), Failure> {
         let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])
             .map_err(|e| Failure::new(format!("cannot wait for signals: {e}")))?;
@@ -123,7 +123,7 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome {
     if let Some(queue) = &args.queue {
         check_place(queue)?;
         if queue.exists() {
-            let what = "it is there already; a benchmark makes a queue of its own, choose another path";
+            let what = "it exists already; a benchmark creates its own queue: choose another path";
             return Err(Failure::new(format!("{}: {what}", queue.display())));
         }
     }
@@ -167,7 +167,7 @@ fn append(queue: &Queue, args: &BenchArgs, dir: &Path) -> Result<Cost, Failure> 
     let payload = vec![b'x'; args.payload_bytes as usize];
     let path = dir.join("floor");
     let slots = FLOOR_BYTES / 64;
-    let mut floor = Shared::create(&path, slots).map_err(Failure::io(&path, "make it"))?;
+    let mut floor = Shared::create(&path, slots).map_err(Failure::io(&path, "create it"))?;
     let mut writer = queue.writer()?;
     let (mut at, mut floor_ns, mut ns) = (0, 0, 0);
     let per_part = args.messages.div_ceil(PARTS);
@@ -313,7 +313,7 @@ fn human_ns(ns: u64) -> String {
     }
 }
 
-/// A line for each bucket that holds at least one in a thousand; what lies beyond is gathered in the last line.
+/// A line for each bucket that holds at least one in a thousand; the others are counted in the last line.
 fn chart(buckets: &[(u64, u64)]) -> String {
     const WIDTH: u64 = 50;
     let total: u64 = buckets.iter().map(|(_, count)| count).sum();

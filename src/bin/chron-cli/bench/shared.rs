@@ -14,13 +14,13 @@ use rustix::thread::futex;
 /// Bytes of a cache line; each slot has one of its own.
 const LINE: usize = 64;
 
-/// A mapped file of zeros, in slots of a cache line each.
+/// A mapped file of zeros, divided into slots of a cache line each.
 pub(super) struct Shared {
     map: MmapMut,
 }
 
 impl Shared {
-    /// Makes the file, with every page in memory.
+    /// Creates the file, with every page in memory.
     pub(super) fn create(path: &Path, slots: usize) -> io::Result<Self> {
         let file = File::options().read(true).write(true).create_new(true).open(path)?;
         file.set_len((slots * LINE) as u64)?;
@@ -29,10 +29,10 @@ impl Shared {
         Ok(shared)
     }
 
-    /// Opens the file that the other process has made.
+    /// Opens the file that the other process has created.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let shared = Self::map(&File::options().read(true).write(true).open(path)?)?;
-        // Bring every page in.
+        // Prefault every page.
         (0..shared.map.len() / LINE).for_each(|slot| {
             std::hint::black_box(shared.slot(slot).load(std::sync::atomic::Ordering::Relaxed));
         });
@@ -40,7 +40,7 @@ impl Shared {
     }
 
     fn map(file: &File) -> io::Result<Self> {
-        // SAFETY: nobody makes the file shorter: it lies in a directory that only this command and its child know.
+        // SAFETY: nobody truncates the file: it lies in a directory that only this command and its child know.
         Ok(Self { map: unsafe { MmapMut::map_mut(file)? } })
     }
 
@@ -68,12 +68,12 @@ impl Shared {
             if now == value {
                 return;
             }
-            // Woken, interrupted or too late: look again.
+            // Woken, interrupted or too late: check again.
             let _ = futex::wait(word, futex::Flags::empty(), now, None);
         }
     }
 
-    /// Sets the word and wakes whoever sleeps on it.
+    /// Sets the word and wakes those that sleep on it.
     pub(super) fn wake(&self, slot: usize, value: u32) -> io::Result<()> {
         let word = self.futex(slot);
         word.store(value, std::sync::atomic::Ordering::Release);
@@ -81,7 +81,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Copies `payload` behind the word of record number `n`, and then stores its length there, as an append would
+    /// Copies `payload` after the word of record number `n`, and then stores its length there, as an append would
     /// without checksum, time and wake; `meta` is put between them. Records follow each other round and round.
     #[inline]
     pub(super) fn copy_in(&mut self, at: &mut usize, payload: &[u8], meta: Option<[u64; 2]>) {
@@ -102,8 +102,8 @@ impl Shared {
         *at += len;
     }
 
-    /// The second half of `meta` and the payload at `at` that `copy_in` has put there, padded; None if there is none yet.
-    /// Does not start over.
+    /// The second half of `meta` and the padded payload that `copy_in` has put at `at`; None if there is none yet. Does
+    /// not wrap around.
     #[allow(dead_code)] // used where this floor takes two processes: `bench-peers/`
     #[inline]
     pub(super) fn copied_in(&self, at: &mut usize) -> Option<(u64, &[u8])> {

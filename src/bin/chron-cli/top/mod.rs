@@ -1,5 +1,5 @@
-//! `chron-cli top`: the queues below a directory, live. Looks, draws, and obeys keys; nothing is registered, locked or
-//! changed. The terminal is put back as it was however this ends.
+//! `chron-cli top`: the queues below a directory, live. Reads, draws, handles keys; nothing is registered, locked or
+//! changed. The terminal is restored however this ends.
 
 mod model;
 mod screen;
@@ -24,7 +24,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 pub(crate) fn run(args: &TopArgs, color: bool) -> Outcome {
     let interval = Duration::from_nanos(args.interval);
     if !(SHORTEST..=LONGEST).contains(&interval) {
-        return Err(Failure::Usage("--interval: choose something between 100ms and 60s".to_owned()));
+        return Err(Failure::Usage("--interval: choose a span between 100ms and 60s".to_owned()));
     }
     let mut model = Model::new(&args.root)?;
     if args.once {
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &TopArgs, color: bool) -> Outcome {
         return once(&model, interval);
     }
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
-        let what = "top: this is no terminal; for one picture as text: chron-cli top --once ROOT";
+        let what = "top: not a terminal; for one snapshot as text: chron-cli top --once ROOT";
         return Err(Failure::Usage(what.to_owned()));
     }
     let terminal = Terminal::take()?;
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &TopArgs, color: bool) -> Outcome {
     result.map(|()| Done::Well)
 }
 
-/// One picture, as wide as it needs to be.
+/// One snapshot, as wide as it needs to be.
 fn once(model: &Model, interval: Duration) -> Outcome {
     let height = model.rows.len() + 8;
     let look = Look { width: 160, height, color: false, unicode: is_unicode() };
@@ -62,7 +62,7 @@ struct Terminal;
 
 impl Terminal {
     fn take() -> Result<Self, Failure> {
-        // Whoever ends us by a signal gets the terminal back in order, too.
+        // A signal that ends us restores the terminal, too.
         let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])
             .map_err(|e| Failure::new(format!("cannot wait for signals: {e}")))?;
         std::thread::Builder::new()
@@ -87,7 +87,7 @@ impl Drop for Terminal {
     }
 }
 
-/// Nothing can be done where this fails: the terminal is gone.
+/// Nothing can be done if this fails: the terminal is gone.
 fn restore() {
     let _ = execute!(io::stdout(), terminal::LeaveAlternateScreen, cursor::Show);
     let _ = terminal::disable_raw_mode();
@@ -112,7 +112,7 @@ struct Top {
 
 impl Top {
     fn run(&mut self) -> Result<(), Failure> {
-        // Twice: the first one finds out what there is to show.
+        // Twice: the first one finds the rows to show.
         self.model.look(0..0)?;
         self.look()?;
         let mut looked = Instant::now();
@@ -130,13 +130,13 @@ impl Top {
             }
             if !self.mode.paused && looked.elapsed() >= self.mode.interval {
                 self.look()?;
-                // Afterwards: however long that takes, there is time for keys in between.
+                // Counted from here: however long a refresh takes, there is time for keys.
                 looked = Instant::now();
             }
         }
     }
 
-    /// False: the end.
+    /// False to quit.
     fn obey(&mut self, key: KeyEvent) -> bool {
         let selected = self.model.selected();
         let is_control = key.modifiers.contains(KeyModifiers::CONTROL);

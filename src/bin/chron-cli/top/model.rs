@@ -1,4 +1,4 @@
-//! What `top` knows: the queues below the root, and what happened to each between two looks.
+//! What `top` knows: the queues below the root, and what changed in each between two refreshes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
@@ -13,7 +13,7 @@ use crate::failure::{Failure, explained, one_line};
 
 /// Rates that are remembered for the sparkline.
 const HISTORY: usize = 120;
-/// So many queues that don't show are looked at each time, in turns: a look costs the same however many there are.
+/// Queues off the screen that are read at each refresh, in turn: a refresh costs the same however many there are.
 const OTHERS: usize = 100;
 
 /// What the rows are sorted by.
@@ -46,18 +46,18 @@ impl SortBy {
 #[derive(Debug)]
 pub(super) struct Row {
     path: PathBuf,
-    /// Below the root, fit for a terminal.
+    /// Below the root, escaped for a terminal.
     pub(super) name: String,
     queue: Option<Queue>,
     pub(super) ready: bool,
     pub(super) lease: &'static str,
     pub(super) writer: &'static str,
-    /// None: not looked at yet.
+    /// None: not read yet.
     pub(super) messages: Option<u64>,
     pub(super) readers: Vec<ReaderInfo>,
-    /// Messages a second, one a look, the newest last.
+    /// Messages per second, one for each refresh, the newest last.
     pub(super) rates: VecDeque<f64>,
-    /// Why nothing is known, if it is so.
+    /// Why it can't be read, if it can't.
     pub(super) trouble: Option<String>,
     seen: Option<(Instant, u64)>,
 }
@@ -67,7 +67,7 @@ impl Row {
         self.rates.back().copied().unwrap_or(0.0)
     }
 
-    /// How far the reader that is furthest behind is behind.
+    /// The greatest lag of its readers.
     pub(super) fn lag(&self) -> u64 {
         self.readers.iter().map(|reader| reader.lag_messages).max().unwrap_or(0)
     }
@@ -139,7 +139,7 @@ pub(super) struct Model {
     pub(super) sort_by: SortBy,
     /// The chosen row's path: it stays chosen wherever it moves.
     selected: Option<PathBuf>,
-    /// The path of the last one that was looked at in its turn.
+    /// The path of the last off-screen queue that was read.
     turn: PathBuf,
 }
 
@@ -150,7 +150,7 @@ impl Model {
         Ok(Self { root: root.to_path_buf(), discovery, rows, sort_by, selected, turn: PathBuf::new() })
     }
 
-    /// Looks at the queues whose rows show, and at some of the others.
+    /// Reads the queues whose rows show, and some of the others.
     pub(super) fn look(&mut self, shown: Range<usize>) -> Result<(), Failure> {
         let shown: BTreeSet<PathBuf> =
             self.rows.iter().take(shown.end).skip(shown.start).map(|r| r.path.clone()).collect();
@@ -158,7 +158,7 @@ impl Model {
         let mut others: Vec<&Path> =
             self.rows.iter().map(|row| row.path.as_path()).filter(|path| !shown.contains(*path)).collect();
         others.sort_unstable();
-        // Those behind the last one first, then from the beginning.
+        // Those after the last one first, then from the beginning.
         let start = others.partition_point(|path| *path <= self.turn.as_path());
         others.rotate_left(start);
         let turns: BTreeSet<PathBuf> = others.iter().take(OTHERS).map(|path| path.to_path_buf()).collect();
@@ -169,7 +169,7 @@ impl Model {
         Ok(())
     }
 
-    /// Looks at every queue.
+    /// Reads every queue.
     pub(super) fn look_at_all(&mut self) -> Result<(), Failure> {
         self.discover()?;
         self.look_at(|_| true);
@@ -224,12 +224,12 @@ impl Model {
         self.selected = self.rows.get(index).map(|row| row.path.clone());
     }
 
-    /// How many directories may not be read.
+    /// How many directories can't be read.
     pub(super) fn denied(&self) -> usize {
         self.discovery.denied().count()
     }
 
-    /// Messages a second of all queues.
+    /// Messages per second of all queues.
     pub(super) fn total_rate(&self) -> f64 {
         self.rows.iter().map(Row::rate).fold(0.0, |sum, rate| sum + rate)
     }
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_look_costs_the_same_however_many_queues_there_are() {
+    fn a_refresh_costs_the_same_however_many_queues_there_are() {
         const COUNT: usize = 1000;
         let dir = tempfile::tempdir().unwrap();
         let settings = chronfs::queue::Settings { segment_size: 64 << 10, ..Default::default() };
@@ -265,7 +265,7 @@ mod tests {
         let looks = looks(&model);
         assert_eq!(looks.iter().sum::<usize>(), OTHERS + 30 * (20 + OTHERS));
         assert!(looks[500..520].iter().all(|&count| count >= 30));
-        // About a tenth of the others each time: each has had three turns.
+        // About a tenth of the others each time: each has been read three times.
         assert!(looks.iter().all(|&count| count >= 3), "{looks:?}");
     }
 }

@@ -13,7 +13,7 @@ pub(super) struct Look {
     pub(super) width: usize,
     pub(super) height: usize,
     pub(super) color: bool,
-    /// Blocks for the sparkline; else letters that every terminal has.
+    /// Blocks for the sparkline; else ASCII.
     pub(super) unicode: bool,
 }
 
@@ -35,12 +35,12 @@ const COLUMNS: &str = "READY LEASE   WRITER   MESSAGES   RATE/s       LAG READER
 /// Lines of the help.
 const HELP: [&str; 7] = [
     "up, down, k, j   choose a queue; Home and End the first and the last",
-    "Enter            its readers, and again: away with them",
+    "Enter            show its readers, and again: hide them",
     "s                sort by name, rate, lag",
     "p, space         pause",
-    "+, -             look more seldom, more often",
+    "+, -             refresh less often, more often",
     "?                this help",
-    "q, Esc, Ctrl-C   end",
+    "q, Esc, Ctrl-C   quit",
 ];
 
 /// The whole screen, from top to bottom.
@@ -69,14 +69,14 @@ pub(super) fn draw(model: &Model, mode: Mode, look: Look) -> Vec<String> {
     lines
 }
 
-/// The rows that there is room for; the chosen one is among them.
+/// The rows that fit; the chosen one is among them.
 pub(super) fn shown(model: &Model, mode: Mode, look: Look) -> Range<usize> {
     let room = look.height.saturating_sub(HEAD + below(model, mode, look).len() + 2).max(1);
     let first = (model.selected() + 1).saturating_sub(room);
     first..first + room
 }
 
-/// What stands below the queues.
+/// What is drawn below the queues.
 fn below(model: &Model, mode: Mode, look: Look) -> Vec<String> {
     let mut below = Vec::new();
     if mode.help {
@@ -95,7 +95,7 @@ fn head(model: &Model, mode: Mode, look: Look) -> String {
     let (count, rate, sort) = (model.rows.len(), human_count(model.total_rate()), model.sort_by.word());
     let denied = match model.denied() {
         0 => String::new(),
-        denied => format!(", {denied} directories may not be read"),
+        denied => format!(", {denied} directories can't be read"),
     };
     look.fit(&format!(
         "chron-cli top {root}: {count} queues, {rate} messages/s, every {interval}, by {sort}{paused}{denied}"
@@ -165,7 +165,7 @@ fn details(row: &Row, look: Look) -> Vec<String> {
             format!(", keeps {}", human_bytes(reader.pins_bytes))
         };
         lines.push(look.fit(&format!(
-            "  {:<20} {:<7} at {position}, {} behind ({}), {heartbeat}{pins}",
+            "  {:<20} {:<7} at {position}, lags by {} ({}), {heartbeat}{pins}",
             reader.name,
             reader.state(),
             reader.lag_messages,
@@ -251,7 +251,7 @@ mod tests {
         model.select(1);
         let look = Look { width: 120, height: 24, color: false, unicode: false };
         let text = draw(&model, MODE, look).join("\n");
-        for part in ["2 queues", "QUEUE", "> ..", "/orders_out", "billing", "1 behind", "q quit", "none"] {
+        for part in ["2 queues", "QUEUE", "> ..", "/orders_out", "billing", "lags by 1", "q quit", "none"] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }
         assert!(!text.contains('\x1b'));
