@@ -31,7 +31,7 @@ pub(super) fn plain_directory(dir: &Directory, report: &mut Report) {
     for entry in entries(dir, report) {
         let name = entry.text();
         if bus::is_temporary(&name) {
-            left_behind(&entry, MARKER, &mut report.findings);
+            leftover(&entry, MARKER, &mut report.findings);
         } else if name == layout::LOCK_FILE {
             let detail = "a writer's lock, but no queue: creating one was interrupted, or its files are gone";
             let remedy =
@@ -45,7 +45,7 @@ const MARKER: &str = "left by a process that was killed while writing a READY or
 const REGISTRATION: &str = "left by a process that was killed while registering a reader; nothing reads it";
 
 /// A temporary file, if it is old enough that no process is writing it any more.
-fn left_behind(entry: &Entry, detail: &str, findings: &mut Vec<Finding>) {
+fn leftover(entry: &Entry, detail: &str, findings: &mut Vec<Finding>) {
     let age_ns = clock::now_ns().saturating_sub(entry.modified_ns());
     if entry.is_file() && age_ns > LEFTOVER_AFTER_NS {
         let path = &entry.path;
@@ -86,7 +86,7 @@ pub(super) fn queue_directory(dir: &Directory, has_writer: bool, report: &mut Re
         } else if is_own {
             hard_links(&entry, findings);
         } else if bus::is_temporary(&name) {
-            left_behind(&entry, MARKER, findings);
+            leftover(&entry, MARKER, findings);
         } else if name.ends_with(layout::TEMPORARY_SUFFIX) {
             if !has_writer {
                 let remedy = "the next writer removes it; 'chron-cli doctor --fix' does so now".to_owned();
@@ -132,7 +132,7 @@ fn readers_directory(dir: &Directory, report: &mut Report) {
         if !entry.is_file() {
             refused(&entry, false, findings);
         } else if name.ends_with(layout::TEMPORARY_SUFFIX) {
-            left_behind(&entry, REGISTRATION, findings);
+            leftover(&entry, REGISTRATION, findings);
         } else if [layout::CURSOR_SUFFIX, layout::LOCK_SUFFIX]
             .iter()
             .all(|suffix| name.strip_suffix(suffix).is_none_or(|name| check_name(name).is_err()))

@@ -379,8 +379,8 @@ impl Exam<'_> {
                 format!("let it catch up; or, if it is not needed: chron-cli readers {queue} rm {}", pin.reader);
             self.found(Severity::Info, "pinned", self.cursor_path(&pin.reader), detail, remedy);
         }
-        let is_behind = |name: &str| self.inspection.readers.iter().any(|r| r.name == name && r.lag_messages > 0);
-        for ignored in retention.ignored.iter().filter(|ignored| is_behind(&ignored.reader)) {
+        let lags = |name: &str| self.inspection.readers.iter().any(|r| r.name == name && r.lag_messages > 0);
+        for ignored in retention.ignored.iter().filter(|ignored| lags(&ignored.reader)) {
             let (why, remedy) = match ignored.reason {
                 IgnoredReason::TooFarBehind => ("lags by more than the queue's limit", "let it catch up soon"),
                 IgnoredReason::Dead => ("has no heartbeat for longer than the queue's limit", "start it again soon"),
