@@ -45,8 +45,8 @@ fn the_command_returns_when_the_mount_is_usable_and_otherwise_says_why() {
         (root.join("proof"), mountpoint.clone(), "not a directory"),
         (root.join("nothing"), mountpoint.clone(), "No such file"),
         (root.clone(), root.join("proof"), "not a directory"),
-        (root.clone(), root.clone(), "lie in one another"),
-        (root.clone(), root.parent().unwrap().to_path_buf(), "lie in one another"),
+        (root.clone(), root.clone(), "contains the other"),
+        (root.clone(), root.parent().unwrap().to_path_buf(), "contains the other"),
     ] {
         let output = chron_cli().arg("mount").args([&root, &mountpoint]).output().unwrap();
         let complained = text(&output.stderr);
@@ -58,7 +58,7 @@ fn the_command_returns_when_the_mount_is_usable_and_otherwise_says_why() {
     assert!(!output.status.success() && text(&output.stderr).contains("nonsense"));
     std::fs::create_dir(root.join("inside")).unwrap();
     let output = chron_cli().arg("mount").arg(&root).arg(root.join("inside")).output().unwrap();
-    assert!(!output.status.success() && text(&output.stderr).contains("lie in one another"));
+    assert!(!output.status.success() && text(&output.stderr).contains("contains the other"));
 }
 
 #[test]

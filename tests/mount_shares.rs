@@ -271,7 +271,7 @@ fn a_queue_that_does_not_answer_is_named_and_left_out() {
     assert!(log.contains("/stuck0: ETIMEDOUT: does not answer (uid 0, "), "{log}");
     let doctor = mount.ok("cat .chronfs/doctor");
     assert!(doctor.contains("stuck0: does not answer\n"), "{doctor}");
-    assert!(doctor.ends_with("2 queues checked: not everything could be looked at\n"), "{doctor}");
+    assert!(doctor.ends_with("2 queues checked: not everything could be checked\n"), "{doctor}");
     drop(stuck);
     // It answers again: an empty directory.
     until("it is looked at again", || !mount.ok("cat .chronfs/metrics").contains("stuck0"));

@@ -13,7 +13,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The kind of a backing file; None for what is not shown.
+    /// The kind of a backing file; None for kinds that are not shown.
     pub(crate) fn of(stat: &Stat) -> Option<Self> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => Some(Self::Directory),
@@ -24,12 +24,12 @@ impl Kind {
     }
 }
 
-/// Attributes, without the inode number, which is the tree's business.
+/// Attributes, without the inode number, which the tree assigns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Attr {
     pub(crate) kind: Kind,
     pub(crate) size: u64,
-    /// Permission bits, `0o7777` at most.
+    /// Permission bits, at most `0o7777`.
     pub(crate) mode: u16,
     pub(crate) nlink: u32,
     pub(crate) uid: u32,
@@ -39,7 +39,7 @@ pub(crate) struct Attr {
 }
 
 impl Attr {
-    /// The attributes of a backing file as they are.
+    /// The attributes of a backing file, unchanged.
     pub(crate) fn of(stat: &Stat, kind: Kind) -> Self {
         Self {
             kind,
@@ -58,8 +58,8 @@ impl Attr {
         Self { size: 0, mode: mode_of(stat) & mask, nlink: 1, ..Self::of(stat, Kind::File) }
     }
 
-    /// A marker: whoever may write to its directory may renew it, because that makes a new file; whoever may read both of
-    /// them may read it.
+    /// A marker. Write permission on its directory is enough to renew it, because that creates a new file. Reading it
+    /// takes read permission on both.
     pub(crate) fn marker(stat: &Stat, directory: &Stat) -> Self {
         let readable = narrowed(directory, stat) & u32::from(READ);
         let mode = readable | directory.st_mode & u32::from(WRITE);
@@ -67,7 +67,7 @@ impl Attr {
         Self { mode: u16::try_from(mode).unwrap_or(0), nlink: 1, uid: directory.st_uid, gid: directory.st_gid, ..file }
     }
 
-    /// A virtual directory whose permissions are those of a backing file: who may read it may enter.
+    /// A virtual directory with the permissions of a backing file: read permission grants search permission.
     pub(crate) fn directory(stat: &Stat) -> Self {
         let read = mode_of(stat) & READ;
         Self { kind: Kind::Directory, size: 0, mode: read | (read >> 2), nlink: 2, ..Self::of(stat, Kind::Directory) }
@@ -77,7 +77,7 @@ impl Attr {
         Self { size, ..self }
     }
 
-    /// Modified at this many nanoseconds since the epoch; 0 keeps what is there.
+    /// Modified at this many nanoseconds since the epoch; 0 keeps the existing time.
     pub(crate) fn modified_at(self, timestamp_ns: u64) -> Self {
         match timestamp_ns {
             0 => self,
@@ -91,8 +91,8 @@ pub(crate) const READ: u16 = 0o444;
 /// The three write bits of a mode.
 pub(crate) const WRITE: u16 = 0o222;
 
-/// The mode under which nobody gets at a file who may not read both it and `other`, whose owner and group may be others.
-/// In what class of `other` somebody is cannot always be told; then it is the strictest.
+/// A mode that grants access only to those who may read both the file and `other`, whose owner and group may differ.
+/// Where a user's class in `other` can't be determined, the strictest class counts.
 pub(crate) fn narrowed(file: &Stat, other: &Stat) -> u32 {
     let (same_owner, same_group) = (file.st_uid == other.st_uid, file.st_gid == other.st_gid);
     let [owner, group, others] = [6, 3, 0].map(|shift| other.st_mode >> shift & 7);
@@ -113,7 +113,7 @@ fn time(seconds: i64, nanoseconds: u64) -> SystemTime {
     start + Duration::from_nanos(nanoseconds)
 }
 
-/// How long the kernel may believe what it was told.
+/// How long the kernel may cache an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ttl {
     pub(crate) attr: Duration,
@@ -121,9 +121,10 @@ pub(crate) struct Ttl {
 }
 
 impl Ttl {
-    /// The default: attributes are asked for each time, a name may be kept for a second.
+    /// The default: attributes are fetched each time, a name may be cached for a second.
     pub(crate) const NAME: Ttl = Ttl { attr: Duration::ZERO, entry: Duration::from_secs(1) };
-    /// For directories: the kernel checks permissions along a path at every step, and asks anew what has run out.
+    /// For directories: the kernel checks permissions at every step of a path, and asks again once an answer has
+    /// expired.
     pub(crate) const DIRECTORY: Ttl = Ttl { attr: Duration::from_secs(1), entry: Duration::from_secs(1) };
     /// For what never changes.
     pub(crate) const LONG: Ttl = Ttl { attr: Duration::from_secs(60), entry: Duration::from_secs(60) };

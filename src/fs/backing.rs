@@ -1,8 +1,8 @@
-//! The directory that is mirrored, and the only way into it.
+//! The mirrored directory, and the only way into it.
 //!
 //! Invariants: everything is reached from the root's descriptor, never by the root's path, so that a root that was
-//! deleted or replaced gives ESTALE; no symlink is followed on the way, in any component, however fast somebody
-//! swaps directories for links.
+//! deleted or replaced fails with ESTALE; no symlink is followed in any component of a path, even if directories are
+//! swapped for links meanwhile.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::queue::Dir;
 use crate::fs::attr::Kind;
 use crate::fs::errno::{Errno, Result};
 
-/// What a directory or file is, whatever its name: device and inode number.
+/// Identity of a directory or file, independent of its name: device and inode number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct FileId {
     pub(crate) dev: u64,
@@ -30,8 +30,8 @@ impl FileId {
     }
 }
 
-/// Whom work is charged to that is done for everybody who reads a queue: the owner of its directory. On another file system
-/// than the root's, whose server may name any owner, it is the file system, of which a few are told apart.
+/// Who is charged for work done on behalf of all readers of a queue: the owner of its directory. On a file system other
+/// than the root's, whose server may claim any owner, the file system itself is charged; a few of these are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Payer(u64);
 
@@ -42,12 +42,12 @@ impl Payer {
         Self(u64::from(uid))
     }
 
-    /// As a number below 2^40.
+    /// A number below 2^40.
     pub(crate) fn key(self) -> u64 {
         self.0
     }
 
-    /// How much may be done for him at the same time.
+    /// How many pieces of work may be done for it at the same time.
     pub(crate) fn at_once(self) -> usize {
         match self.0 {
             0 => 16,
@@ -67,8 +67,8 @@ pub(crate) struct Backing {
 }
 
 impl Backing {
-    /// Opens the root; `path` is absolute. `cross_mounts`: whether other file systems that are mounted below it belong to
-    /// the tree. Whoever mounted one there serves our requests, or does not.
+    /// Opens the root; `path` is absolute. `cross_mounts`: whether other file systems mounted below it belong to the
+    /// tree. Their servers may never answer.
     pub(crate) fn open(path: &Path, cross_mounts: bool) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty())?;
@@ -77,7 +77,7 @@ impl Backing {
         Ok(Self { root, path: path.to_path_buf(), id, resolve })
     }
 
-    /// The path by which people know a directory below the root. For messages only.
+    /// The path by which users know a directory below the root. For messages only.
     pub(crate) fn shown_path(&self, relative: &Path) -> PathBuf {
         if relative.as_os_str().is_empty() { self.path.clone() } else { self.path.join(relative) }
     }
@@ -90,7 +90,7 @@ impl Backing {
         Directory::new(fd, &self.shown_path(relative), self.resolve, self.id.dev)
     }
 
-    /// The figures of the file system underneath.
+    /// The statistics of the backing file system.
     pub(crate) fn statvfs(&self) -> Result<StatVfs> {
         Ok(rustix::fs::fstatvfs(&self.root)?)
     }
@@ -100,7 +100,7 @@ impl Backing {
         match rustix::fs::lstat(&self.path) {
             Ok(stat) if FileId::of(&stat) == self.id => Ok(()),
             Ok(_) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Err(Errno::ESTALE),
-            // Not reachable by its path just now (permissions, a network): the descriptor decides.
+            // Not reachable by its path now (permissions, a network): the descriptor decides.
             Err(_) => Ok(()),
         }
     }
@@ -124,7 +124,7 @@ impl Directory {
         Ok(Self { dir: Dir::from_fd(fd.into(), shown), stat, resolve, root_dev })
     }
 
-    /// Whom what is done for a queue in here is charged to.
+    /// Who is charged for work on a queue in this directory.
     pub(crate) fn payer(&self) -> Payer {
         let dev = self.stat.st_dev;
         if dev == self.root_dev { Payer::user(self.stat.st_uid) } else { Payer(Payer::OTHER | (dev % 8)) }
@@ -134,7 +134,7 @@ impl Directory {
         FileId::of(&self.stat)
     }
 
-    /// For the engine and the bus: names in here can be got at, but it can't be listed.
+    /// For the engine and the bus: names in it can be opened, but it can't be listed.
     pub(crate) fn dir(&self) -> &Dir {
         &self.dir
     }
@@ -155,18 +155,18 @@ impl Directory {
         Ok(rustix::fs::statat(self.dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
-    /// As [`Directory::stat_of`], of an entry of which nothing is known. EXDEV, without asking the other file system, where one
-    /// is mounted there that does not belong to the tree.
+    /// As [`Directory::stat_of`], for an entry about which nothing is known. EXDEV where another file system is mounted
+    /// there that does not belong to the tree; that file system is not asked.
     pub(crate) fn stat_of_any(&self, name: &OsStr) -> Result<Stat> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // A link is opened as itself, which that would forbid.
+        // The link itself is opened, which NO_SYMLINKS would forbid.
         let resolve = self.resolve.difference(ResolveFlags::NO_SYMLINKS);
         let entry = rustix::fs::openat2(self.dir.fd(), name, flags, Mode::empty(), resolve)?;
         Ok(rustix::fs::fstat(entry)?)
     }
 
-    /// What tells an entry from any other file that had or will have its name: number and time of birth in ns (0
-    /// where the file system does not keep that).
+    /// Distinguishes an entry from any other file that had or will have its name: number and birth time in ns (0 where
+    /// the file system does not record it).
     pub(crate) fn identity_of(&self, name: &OsStr) -> Result<(FileId, i64)> {
         let wanted = StatxFlags::INO | StatxFlags::BTIME;
         let stat = rustix::fs::statx(self.dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
@@ -194,21 +194,22 @@ impl Directory {
         Ok(self.dir.all_names()?)
     }
 
-    /// Whether whoever this thread acts for may list it, and reach what is in it. EACCES if not.
+    /// EACCES unless the user whom this thread acts for may list and search it.
     pub(crate) fn check_listable(&self) -> Result<()> {
         self.check_access(OsStr::new("."), Access::READ_OK | Access::EXEC_OK)
     }
 
-    /// Whether whoever this thread acts for may do this with a file in here. EACCES if not; a missing one is no error.
+    /// EACCES unless the user whom this thread acts for has this access to a file in it. A missing file is not an
+    /// error.
     pub(crate) fn check_access(&self, name: &OsStr, access: Access) -> Result<()> {
-        // Both flags: without the second one `rustix` may ask for the real user, on kernels that know no flags.
+        // Both flags: without the second one `rustix` may check the real user, on kernels that support no flags.
         match rustix::fs::accessat(self.dir.fd(), name, access, AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW) {
             Err(rustix::io::Errno::NOENT) => Ok(()),
             checked => Ok(checked?),
         }
     }
 
-    /// Makes a directory, with this mode but for the umask.
+    /// Creates a directory with this mode, less the umask.
     pub(crate) fn make_directory(&self, name: &OsStr, mode: u32) -> Result<()> {
         Ok(rustix::fs::mkdirat(self.dir.fd(), name, Mode::from_raw_mode(mode & 0o1777))?)
     }
@@ -218,8 +219,9 @@ impl Directory {
     }
 }
 
-/// A symlink is shown only if it stays inside the root, whoever resolves it: it is relative, and goes up only at its start,
-/// from where it really is. What comes after a name may be another link, of which nobody knows how deep it leads.
+/// A symlink is shown only if it stays inside the root for every process that resolves it: it is relative, and goes up
+/// only at its start, from its real location. After a name, `..` is refused: the name may be another link, which leads
+/// to an unknown depth.
 pub(crate) fn stays_inside(directory: &Path, target: &[u8]) -> bool {
     use std::os::unix::ffi::OsStringExt;
     use std::path::Component;

@@ -1,13 +1,13 @@
-//! What one user may hold of what the daemon has for everybody: handles, memory, writers.
+//! How much one user may hold of the daemon's shared resources: handles, memory, writers.
 //!
-//! One rule for all: a user may hold as much as he leaves to others. So the first one gets at most half, a second one
-//! half of the rest, and whoever holds nothing yet always gets something. Root gets nearly all.
+//! One rule for all: a user may hold at most as much as remains free. So the first user gets at most half, a second one
+//! half of the rest, and a user who holds nothing yet always gets something. Root gets nearly all.
 //!
-//! | kind | in all | over it |
+//! | kind | limit | above it |
 //! |---|---|---|
-//! | open files and directories | three quarters of the descriptors that the process may have, at most 100,000 | ENFILE |
-//! | bytes that handles keep between calls (unfinished lines, messages, texts, listings), reads that wait | a quarter of the memory | ENOMEM |
-//! | queues that are appended to, each with its writer's two or three threads | an eighth of the threads, at most 1,024 | EAGAIN |
+//! | open files and directories | three quarters of the process's descriptor limit, at most 100,000 | ENFILE |
+//! | bytes that handles keep between calls (unfinished lines, messages, texts, listings), waiting reads | a quarter of the memory | ENOMEM |
+//! | queues with a writer, each with its two or three threads | an eighth of the threads, at most 1,024 | EAGAIN |
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::lock;
 
-/// What is limited.
+/// A limited resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Open files and directories.
@@ -51,10 +51,10 @@ impl Kind {
     }
 }
 
-/// The share of everything that root leaves to others.
+/// The fraction of every resource that root leaves to others: one part in this many.
 const LEFT_BY_ROOT: u64 = 16;
 
-/// What there is, and who holds it.
+/// The limits, and who holds how much.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limits: [u64; Kind::COUNT],
@@ -71,12 +71,12 @@ thread_local! {
     static PAYER: Cell<u32> = const { Cell::new(0) };
 }
 
-/// From now on this thread does something for this user.
+/// From now on this thread works for this user.
 pub(crate) fn set_payer(uid: u32) {
     PAYER.set(uid);
 }
 
-/// What a user holds of one kind, until it is dropped.
+/// A user's share of one resource, held until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
     budget: Arc<Budget>,
@@ -86,7 +86,7 @@ pub(crate) struct Share {
 }
 
 impl Budget {
-    /// What this process and machine have.
+    /// The limits of this process and machine.
     pub(crate) fn of_this_process() -> Arc<Self> {
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
         Self::new((descriptors / 4 * 3).min(100_000), memory() / 4, (tasks() / 8).clamp(8, 1024))
@@ -96,7 +96,7 @@ impl Budget {
         Arc::new(Self { limits: [handles, bytes, writers], held: Mutex::default() })
     }
 
-    /// As [`Budget::take`], for whoever this thread does something for.
+    /// As [`Budget::take`], for the user whom this thread works for.
     pub(crate) fn charge(self: &Arc<Self>, kind: Kind, amount: u64) -> Result<Share> {
         self.take(PAYER.get(), kind, amount)
     }
@@ -109,12 +109,12 @@ impl Budget {
     }
 }
 
-/// A handle that keeps no more than this is not charged for it: small messages come many and go at once.
+/// A handle that keeps at most this many bytes is not charged: small messages are frequent and short-lived.
 const FREE: u64 = 16 << 10;
 /// Bytes are charged in steps of this.
 const STEP: u64 = 64 << 10;
 
-/// Bytes that a handle keeps, charged to whoever opened it.
+/// Bytes that a handle keeps, charged to the user who opened it.
 #[derive(Debug)]
 pub(crate) struct Kept(Share);
 
@@ -124,7 +124,7 @@ impl Kept {
         Self(Share { budget: Arc::clone(budget), uid, kind: Kind::Bytes, amount: 0 })
     }
 
-    /// Charges for this many bytes, in place of what was charged before. ENOMEM: they must not be kept.
+    /// Charges for this many bytes instead of the previous charge. On ENOMEM they must not be kept.
     pub(crate) fn set(&mut self, bytes: usize) -> Result<()> {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         self.0.resize(if bytes <= FREE { 0 } else { bytes.div_ceil(STEP).saturating_mul(STEP) })
@@ -132,12 +132,12 @@ impl Kept {
 }
 
 impl Share {
-    /// Makes the share larger, where there is room.
+    /// Grows the share, where there is room.
     pub(crate) fn grow(&mut self, by: u64) -> Result<()> {
         self.resize(self.amount.saturating_add(by))
     }
 
-    /// Makes the share larger, where there is room, or smaller.
+    /// Grows the share, where there is room, or shrinks it.
     pub(crate) fn resize(&mut self, amount: u64) -> Result<()> {
         if amount == self.amount {
             return Ok(());
@@ -189,8 +189,8 @@ pub(crate) fn tasks() -> u64 {
     limits.into_iter().flatten().min().unwrap_or(1024)
 }
 
-/// The tightest limit of the process's control group and those above it; None where there is none. `controller`: of
-/// version 1; empty for version 2.
+/// The tightest limit of the process's control group and its ancestors; None where there is none. `controller`: of
+/// cgroup version 1; empty for version 2.
 fn control_group(controller: &str, file: &str) -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = groups.lines().find_map(|line| {

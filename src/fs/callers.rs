@@ -1,9 +1,9 @@
-//! What can be seen of the processes that call: by `/proc`, as far as it shows them.
+//! What `/proc` shows of calling processes.
 
 use std::path::Path;
 use std::time::Duration;
 
-/// The process of a thread; None where it can't be seen from here.
+/// The process of a thread; None where it is not visible from here.
 pub(super) fn process_of(thread: u32) -> Option<u32> {
     if thread == 0 {
         return None;
@@ -12,19 +12,19 @@ pub(super) fn process_of(thread: u32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
 }
 
-/// Whether a process has a file open whose path ends like this. Asks for names only, so that it never waits for a file
-/// system, such as the one that this process serves.
+/// Whether a process has a file open whose path ends with `path`. Reads link names only, so that it never waits for a
+/// file system, such as the one that this process serves.
 pub(super) fn has_open(process: u32, path: &Path) -> bool {
     let Ok(descriptors) = std::fs::read_dir(format!("/proc/{process}/fd")) else { return false };
     descriptors.flatten().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target.ends_with(path)))
 }
 
-/// How often, and after what pauses, it is looked whether a thread sleeps.
+/// How often, and at what intervals, a thread is checked for sleeping.
 const SLEEP_TRIES: u32 = 100;
 const SLEEP_PAUSE: Duration = Duration::from_micros(100);
 
-/// Whether a thread that waits for pages of a file wants to send them elsewhere or have them at hand (sendfile, splice,
-/// readahead …), rather than touching a mapping; true where it can't be seen.
+/// Whether a thread that waits for pages of a file is sending or prefetching them (sendfile, splice, readahead …)
+/// rather than touching a mapping; true where it is not visible.
 pub(super) fn is_sending(thread: u32) -> bool {
     const SENDING: [libc::c_long; 6] = [
         libc::SYS_sendfile,

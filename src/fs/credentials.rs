@@ -1,13 +1,13 @@
-//! Who calls, and doing what he asks for with his rights: the kernel then decides as it would if he did it himself, with
-//! ACLs, sticky bits, quotas, reserved blocks, inherited groups and umasks.
+//! The caller of a request, and acting with its rights: the kernel then decides as if the caller had made the system
+//! call itself, with ACLs, sticky bits, quotas, reserved blocks, inherited groups and umasks.
 //!
-//! In a mount of root's. In that of an ordinary user everything is done as that user, and what others may do is what
-//! the modes of the files allow them.
+//! This applies to root's mount. In an ordinary user's mount everything is done as that user, and the modes of the
+//! files decide what others may do.
 //!
-//! Invariants: a thread acts as somebody only inside of [`Caller::act`], and is itself again when that returns, however it
-//! does; failing that, the process ends. Threads started meanwhile stay whoever started them: only those that belong to
-//! what the caller has opened may be. Only the ids by which access to files is judged change, so that a caller
-//! has no more power over the thread (signals, priorities) than over any other of root's.
+//! Invariants: a thread acts as a caller only inside of [`Caller::act`], and has its own rights again when that returns
+//! or panics; if they can't be restored, the process ends. Threads started meanwhile keep the caller's rights: only
+//! those that belong to what the caller has opened may be started. Only the ids that decide access to files change, so
+//! that a caller has no more power over the thread (signals, priorities) than over any other thread of root's.
 
 use std::cell::{Cell, OnceCell};
 use std::os::fd::AsFd;
@@ -21,28 +21,29 @@ use crate::queue;
 
 use crate::fs::errno::{Errno, Result};
 
-/// The umask of callers whose own can't be seen.
+/// The umask assumed for callers whose own is not visible.
 const USUAL_UMASK: u32 = 0o022;
-/// Bits of one digit of a mode.
+/// Permission bits of one digit of a mode.
 pub(crate) const READ: u32 = 4;
 pub(crate) const WRITE: u32 = 2;
 pub(crate) const SEARCH: u32 = 1;
 
-/// Whoever asks for an operation.
+/// The process that asks for an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Caller {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// The calling thread; 0 if it can't be seen from here.
+    /// The calling thread; 0 if it is not visible from here.
     pub(crate) pid: u32,
-    /// Supplementary groups; none where they can't be seen.
+    /// Supplementary groups; none where they are not visible.
     groups: Arc<[u32]>,
     umask: u32,
-    /// Of root: what power over files it has; all of what the daemon has if None. Processes in containers often have less.
+    /// For root: its capabilities over files; None if it has all of the daemon's. Processes in containers often have
+    /// fewer.
     power: Option<CapabilitySet>,
 }
 
-/// What makes root root where files are concerned.
+/// The capabilities that give root its power over files.
 const POWER: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
@@ -51,10 +52,10 @@ const POWER: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SYS_RESOURCE);
 
 impl Caller {
-    /// The caller of a request that has not been answered: so long the kernel keeps him waiting, and his number means
-    /// nobody else. `needs_umask`: whether something may be created for him of which the request does not tell.
+    /// The caller of a request that has not been answered yet: until then the kernel keeps it waiting, so its thread id
+    /// can't be reused. `needs_umask`: whether a file may be created for it though the request carries no umask.
     pub(crate) fn of_request(uid: u32, gid: u32, pid: u32, needs_umask: bool) -> Self {
-        // Elsewhere its number may be that of another process.
+        // In another namespace its number may belong to a different process.
         let pid = if shows_our_processes() { pid } else { 0 };
         let power = if uid == 0 { power_of(pid) } else { None };
         let mut caller = Self { uid, gid, pid, groups: Arc::from([]), umask: USUAL_UMASK, power };
@@ -83,7 +84,7 @@ impl Caller {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
             line.split_whitespace().filter_map(|word| u32::from_str_radix(word, radix).ok()).collect::<Vec<_>>()
         };
-        // Real, effective, saved, and the one that the kernel has told us.
+        // Real, effective, saved, and file system id; the request carries the last.
         if (numbers("Uid:", 10).get(3), numbers("Gid:", 10).get(3)) == (Some(&self.uid), Some(&self.gid)) {
             self.groups = numbers("Groups:", 10).into();
         }
@@ -92,12 +93,13 @@ impl Caller {
         }
     }
 
-    /// For what has had the umask applied already.
+    /// For a mode that has had the umask applied already.
     pub(crate) fn with_umask(self, umask: u32) -> Self {
         Self { umask: umask & 0o777, ..self }
     }
 
-    /// Does something with the caller's rights. Must start no threads but those that belong to what the caller opens.
+    /// Runs something with the caller's rights. It must not start threads other than those that belong to what the
+    /// caller opens.
     ///
     /// # Errors
     /// EPERM where root may not change its ids (a container without CAP_SETUID and CAP_SETGID).
@@ -107,19 +109,19 @@ impl Caller {
         Ok(run())
     }
 
-    /// Whether root's daemon has to act for somebody else.
+    /// Whether root's daemon has to act for another user.
     pub(crate) fn is_other(&self) -> bool {
         (self.uid != 0 || self.power.is_some()) && rustix::process::geteuid().is_root()
     }
 
-    /// Whether an ordinary user's daemon serves somebody else.
+    /// Whether an ordinary user's daemon serves another user.
     pub(crate) fn is_stranger(&self) -> bool {
         let own = rustix::process::geteuid();
         !own.is_root() && self.uid != 0 && self.uid != own.as_raw()
     }
 
-    /// EACCES unless the caller may do this with what has been opened. Where we act as the caller the kernel has been asked
-    /// already; here only the modes are left to be asked.
+    /// EACCES unless the caller has this access to an open file. Where we act as the caller the kernel has checked
+    /// already; otherwise only the modes can be checked.
     pub(crate) fn check(&self, file: impl AsFd, bits: u32) -> Result<()> {
         let is_allowed = !self.is_stranger() || self.may(&rustix::fs::fstat(file)?, bits);
         if is_allowed { Ok(()) } else { Err(Errno::EACCES) }
@@ -138,7 +140,7 @@ impl Caller {
     }
 }
 
-/// Whether /proc is that of the pid namespace that the kernel tells us numbers of.
+/// Whether /proc belongs to the pid namespace whose numbers the kernel reports to us.
 fn shows_our_processes() -> bool {
     static SHOWS: OnceLock<bool> = OnceLock::new();
     *SHOWS.get_or_init(|| {
@@ -146,12 +148,13 @@ fn shows_our_processes() -> bool {
     })
 }
 
-/// What power over files a process of root's has that has less than the daemon; None if it has as much, or can't be seen.
+/// The capabilities over files of a root process that has fewer than the daemon; None if it has as many, or is not
+/// visible.
 fn power_of(pid: u32) -> Option<CapabilitySet> {
     let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
     let power = rustix::thread::capabilities(Some(pid)).ok()?.effective & POWER;
     let ours = own().ok()?.capabilities.effective & POWER;
-    // In a user namespace of its own it may have all of them, and nothing to use them on.
+    // In its own user namespace it may have all of them, but they do not apply here.
     let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/user")).ok();
     if namespace("self") != namespace(&pid.to_string()) {
         return Some(CapabilitySet::empty());
@@ -159,19 +162,19 @@ fn power_of(pid: u32) -> Option<CapabilitySet> {
     Some(power).filter(|power| !power.contains(ours))
 }
 
-/// This thread's umask while it acts for somebody.
+/// This thread's umask while it acts for a caller.
 struct Umask(Option<Mode>);
 
 thread_local! {
     /// Whether this thread has a umask of its own.
     static HAS_UMASK: OnceCell<bool> = const { OnceCell::new() };
-    /// Whether this thread acts as somebody.
+    /// Whether this thread acts as a caller.
     static IS_ACTING: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Umask {
     fn set(umask: u32) -> Self {
-        // Where that is forbidden, the daemon's own counts.
+        // Where that is forbidden, the daemon's own umask applies.
         let is_own = HAS_UMASK.with(|has| *has.get_or_init(|| queue::leave_shared_umask().is_ok()));
         Self(is_own.then(|| rustix::process::umask(Mode::from_raw_mode(umask))))
     }
@@ -185,7 +188,7 @@ impl Drop for Umask {
     }
 }
 
-/// What the daemon is when it acts for nobody.
+/// The daemon's own ids and capabilities.
 struct Own {
     uid: u32,
     gid: u32,
@@ -207,24 +210,24 @@ fn own() -> std::io::Result<&'static Own> {
     Ok(OWN.get_or_init(|| own))
 }
 
-/// This thread acts as somebody else until this is dropped.
+/// This thread acts as another user until this is dropped.
 struct Acting(&'static Own);
 
 impl Acting {
     fn begin(caller: &Caller) -> std::io::Result<Self> {
         if IS_ACTING.get() {
-            // Nobody acts for two: the inner one's end would be the outer one's.
+            // Acting does not nest: the end of the inner one would end the outer one too.
             return Err(std::io::ErrorKind::PermissionDenied.into());
         }
         let own = own()?;
         let groups = caller.groups.iter().filter(|gid| **gid != u32::MAX);
         let groups: Vec<Gid> = groups.map(|gid| Gid::from_raw(*gid)).collect();
         IS_ACTING.set(true);
-        // From here on to be undone, whatever fails.
+        // From here on dropped, and so undone, whatever fails.
         let acting = Self(own);
         rustix::thread::set_thread_groups(&groups)?;
         queue::set_file_ids(caller.uid, caller.gid)?;
-        // What is left lets its holder take reserved blocks and exceed quotas, among others.
+        // The remaining capabilities would allow taking reserved blocks and exceeding quotas, among others.
         rustix::thread::set_capabilities(
             None,
             CapabilitySets {
@@ -240,7 +243,7 @@ impl Acting {
         rustix::thread::set_capabilities(None, own.capabilities)?;
         queue::set_file_ids(own.uid, own.gid)?;
         rustix::thread::set_thread_groups(&own.groups)?;
-        // Setting the ids changes capabilities, too.
+        // Setting the ids changes the capabilities too.
         Ok(rustix::thread::set_capabilities(None, own.capabilities)?)
     }
 }
@@ -248,7 +251,7 @@ impl Acting {
 impl Drop for Acting {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
-            log::error!(target: "chronfs", "a thread can't get back to its own rights: {error}");
+            log::error!(target: "chronfs", "cannot restore a thread's own rights: {error}");
             std::process::abort();
         }
         IS_ACTING.set(false);
@@ -258,7 +261,7 @@ impl Drop for Acting {
 /// Whether root may act for others at all.
 pub(crate) fn can_act() -> bool {
     let nobody = Caller { uid: 65534, gid: 65534, pid: 0, groups: Arc::from([]), umask: USUAL_UMASK, power: None };
-    // On a thread of its own: it stops sharing its umask and working directory with the others.
+    // On a separate thread: it stops sharing its umask and working directory with the others.
     let try_it = || std::thread::scope(|scope| scope.spawn(|| nobody.act(|| ()).is_ok()).join().unwrap_or(false));
     !rustix::process::geteuid().is_root() || try_it()
 }

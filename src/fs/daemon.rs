@@ -1,11 +1,11 @@
 //! The mount as a daemon: what `chron-cli mount` runs, in the foreground or detached.
 //!
-//! Detaching starts this program once more with the same arguments. The child mounts and tells through its standard
-//! output, which is a pipe, that the mount is usable, or why not; then it turns its back on the terminal. So the
-//! parent's success means a usable mount, and no process ever forks with threads in it.
+//! Detaching starts this program again with the same arguments. The child mounts and reports through its standard
+//! output, which is a pipe, that the mount is usable, or why not; then it detaches from the terminal. So the parent's
+//! success means a usable mount, and no process ever forks while it has threads.
 //!
 //! Until the mount exists the child stays in the process group that it was started in: an automounter lets only its own
-//! group past the mountpoint, anybody else waits there for the mount.
+//! group past the mountpoint; all other processes wait there for the mount.
 
 use std::env;
 use std::fs::File;
@@ -26,17 +26,17 @@ use crate::printable::printable;
 
 /// Set in the child that [`run`] starts.
 const DETACHED: &str = "CHRONFS_DETACHED";
-/// What the child says when the mount is usable.
+/// What the child prints when the mount is usable.
 const READY: &str = "ready";
-/// What lines of the log are about.
+/// Target of the log lines.
 const LOG: &str = "chronfs";
-/// Longest text of a panic in the log, in characters.
+/// Maximum length of a panic's text in the log, in characters.
 const MAX_PANIC: usize = 300;
 
 /// Mounts, and serves until unmounted or told to stop by SIGINT, SIGTERM or SIGHUP. In the foreground it returns
 /// then; otherwise it returns as soon as a detached process has made the mount usable.
 ///
-/// Detaching runs this program again with the arguments of this process, which must lead here again.
+/// Detaching runs this program again with the arguments of this process, which must call this function again.
 ///
 /// # Errors
 /// [`MountError`], with the path and the reason.
@@ -54,7 +54,7 @@ pub fn run(root: &Path, mountpoint: &Path, options: &MountOptions, foreground: b
                 Err(error)
             }
             Err(error) => {
-                // The parent prints it. Where there is none any more, nobody wants to know.
+                // The parent prints it. If the parent has exited, the error is dropped.
                 let _ = io::stdout().write_all(encode(&error).as_bytes());
                 Ok(())
             }
@@ -69,7 +69,7 @@ pub fn is_detached() -> bool {
     env::var_os(DETACHED).is_some()
 }
 
-/// A panic is logged with its place, and is the reason of the error that it costs its caller.
+/// Logs a panic with its location, and records it as the reason for the error that the caller gets.
 pub(super) fn log_panics() {
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
@@ -94,7 +94,7 @@ fn serve(
     log_panics();
     // Before the mount, so that a signal in between is not lost.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(system)?;
-    // A file size limit shall fail the write, not the daemon: any handler at all does that.
+    // Exceeding the file size limit must fail the write, not kill the daemon: any handler achieves that.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(system)?;
     let mount = Mount::start(root, mountpoint, options)?;
     let unmounter = mount.unmounter();
@@ -115,26 +115,26 @@ fn serve(
     mount.run_until_unmounted()
 }
 
-/// Says that the mount is usable and leaves the terminal alone from then on.
+/// Reports that the mount is usable and detaches from the terminal.
 fn detach_from_terminal() -> io::Result<()> {
-    // Fails only for a process group's leader, which a child is not.
+    // Fails only for a process group leader, which a child is not.
     let _ = rustix::process::setsid();
     let mut stdout = io::stdout();
     stdout.write_all(READY.as_bytes())?;
     stdout.flush()?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stderr(&null)?;
-    // Last: the parent goes on when the pipe is closed.
+    // Last: the parent continues when the pipe is closed.
     rustix::stdio::dup2_stdout(&null)?;
     Ok(())
 }
 
 fn start_detached() -> Result<(), MountError> {
     let system = |error: io::Error| MountError::System(format!("cannot start the daemon: {error}"));
-    // Without /proc it could not even be started.
+    // Without /proc it could not be started.
     mountinfo::holding(Path::new("/")).map_err(|error| no_mount_table(&error))?;
     let mut arguments = env::args_os();
-    // By its name, which `ps` and `pgrep` then show; by the link if the file was replaced meanwhile.
+    // By its path, whose name `ps` and `pgrep` then show; by the link if the file was replaced meanwhile.
     let program = env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| "/proc/self/exe".into());
     let mut command = Command::new(program);
     if let Some(name) = arguments.next() {
@@ -153,7 +153,7 @@ fn start_detached() -> Result<(), MountError> {
     Err(decode(&said).unwrap_or_else(|| MountError::Failed(format!("the daemon ended before it was ready: {status}"))))
 }
 
-/// An error on its way through the pipe: its kind, then its text.
+/// An error as sent through the pipe: its kind, then its text.
 fn encode(error: &MountError) -> String {
     let kind = match error {
         MountError::Usage(_) => "usage",
@@ -174,7 +174,7 @@ fn decode(said: &str) -> Option<MountError> {
     }
 }
 
-/// Tells a service manager, if there is one, how we are. Best effort.
+/// Reports our state to the service manager, if there is one. Best effort.
 fn notify(state: &str) {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::ffi::OsStrExt;

@@ -1,8 +1,8 @@
-//! The daemon's log: why requests and work in the background have failed. Lines go to the `log` crate, whose logger the
+//! The daemon's log: why requests and background work have failed. Lines go to the `log` crate, whose logger the
 //! program chooses, and the last ones are kept for `.chronfs/log`.
 //!
-//! Names are escaped, messages' bytes are never logged. What is said is limited (`log_limit`), what was left out is
-//! counted and said. The lock covers what is kept and counted, never a logger.
+//! Names are escaped; payloads are never logged. Lines are rate-limited (`log_limit`); suppressed lines are counted and
+//! the count is logged. The lock covers the kept lines and the counters, never a logger.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -21,12 +21,12 @@ use crate::fs::tree::inodes::{Ino, stable_hash};
 use crate::printable::printable;
 use crate::time::format_time;
 
-/// Lines that are kept.
+/// Number of lines kept.
 const KEPT_LINES: usize = 100;
-/// Longest line, in bytes.
+/// Maximum length of a line, in bytes.
 const MAX_LINE: usize = 1024;
 
-/// Who asked for an operation, and for which.
+/// A requested operation, and who asked for it.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) op: &'static str,
@@ -37,20 +37,20 @@ pub(crate) struct Asked {
     pub(crate) pid: u32,
 }
 
-/// What has failed.
+/// A failed operation.
 #[derive(Debug)]
 pub(crate) struct Failure<'a> {
     pub(crate) op: &'static str,
     /// Below the root.
     pub(crate) path: &'a Path,
-    /// The path of the queue that it is about.
+    /// The path of the queue concerned.
     pub(crate) queue: &'a Path,
     pub(crate) errno: Errno,
-    /// For whom, with the calling thread; None where nobody has asked.
+    /// User and calling thread; None where nobody has asked.
     pub(crate) caller: Option<(u32, u32)>,
 }
 
-/// How much an error matters. `is_explained`: whether its reason is known.
+/// The severity of an error. `is_explained`: whether its reason is known.
 fn level(op: &str, errno: Errno, is_explained: bool) -> Level {
     match errno {
         // A handler that panics drops its reply.
@@ -63,7 +63,7 @@ fn level(op: &str, errno: Errno, is_explained: bool) -> Level {
         | Errno::ENOSPC
         | Errno::EPROTONOSUPPORT
         | Errno::ETIMEDOUT => Level::Warn,
-        // With a reason it is a limit; without one it says that there is nothing to be read.
+        // With a reason it is a limit; without one it means that there is nothing to read.
         Errno::EAGAIN if is_explained => Level::Warn,
         Errno::EAGAIN | Errno::EINTR | Errno::ENOSYS => Level::Trace,
         Errno::ENOENT if op == "lookup" => Level::Trace,
@@ -83,7 +83,7 @@ pub(crate) struct DaemonLog {
 struct State {
     lines: VecDeque<String>,
     limit: Limit,
-    /// A thread waits for the time to say what was left out.
+    /// A thread is waiting to log what was suppressed.
     is_awaited: bool,
     is_over: bool,
 }
@@ -94,8 +94,8 @@ impl DaemonLog {
         Arc::new(Self { mountpoint, level, state: Mutex::default(), changed: Condvar::new() })
     }
 
-    /// Logs this thread's last error, if it matters and there were not too many like it. `place`: the path that it is
-    /// about, and that of the queue.
+    /// Logs this thread's last error, if its level is enabled and there were not too many like it. `place`: the path
+    /// concerned, and that of the queue.
     pub(crate) fn refused(self: &Arc<Self>, asked: &Asked, errno: Errno, place: impl FnOnce() -> (PathBuf, PathBuf)) {
         let reason = errno.take_reason();
         if level(asked.op, errno, reason.is_some()) <= self.level {
@@ -107,7 +107,7 @@ impl DaemonLog {
         }
     }
 
-    /// As [`Self::refused`], where nobody is answered.
+    /// As [`Self::refused`], for an operation that answers no request.
     pub(crate) fn failed(self: &Arc<Self>, failure: &Failure<'_>) {
         self.log(failure, failure.errno.take_reason());
     }
@@ -146,7 +146,7 @@ impl DaemonLog {
         self.tell(level, op, &shown(), &text);
     }
 
-    /// Logs what happens to the mount as a whole.
+    /// Logs an event that concerns the whole mount.
     pub(crate) fn note(&self, level: Level, op: &'static str, text: &str) {
         if level <= self.level {
             let mountpoint = self.mountpoint.to_string_lossy();
@@ -154,7 +154,7 @@ impl DaemonLog {
         }
     }
 
-    /// The last lines, and what was left out since.
+    /// The last lines, and what was suppressed since.
     pub(crate) fn text(&self) -> String {
         let state = lock(&self.state);
         let left_out = state.limit.left_out();
@@ -162,7 +162,7 @@ impl DaemonLog {
         state.lines.iter().cloned().chain(rest).collect()
     }
 
-    /// The end: what was left out is said now.
+    /// At the end of the mount: logs what was suppressed.
     pub(crate) fn finish(&self) {
         let left_out = {
             let mut state = lock(&self.state);
@@ -173,12 +173,12 @@ impl DaemonLog {
         left_out.iter().for_each(|left_out| self.tell_left_out(left_out));
     }
 
-    /// Has a thread say what was left out when it is time.
+    /// Starts a thread that logs what was suppressed when its window ends.
     fn await_end(self: &Arc<Self>, state: &mut State) {
         if !state.is_awaited && !state.is_over {
             let this = Arc::clone(self);
             let thread = std::thread::Builder::new().name("chronfs-log".into()).stack_size(256 << 10);
-            // Without a thread it is said with the next error, or at the end.
+            // Without a thread it is logged with the next error, or at the end.
             state.is_awaited = thread.spawn(move || this.tell_ends()).is_ok();
         }
     }
@@ -201,7 +201,7 @@ impl DaemonLog {
         self.tell(left_out.level, "log", &printable(&mountpoint), &summary(left_out));
     }
 
-    /// `op` and `path` are fields of their own where the logger has a place for them.
+    /// `op` and `path` are passed as separate fields to loggers that support them.
     fn tell(&self, level: Level, op: &str, path: &str, text: &str) {
         {
             let mut state = lock(&self.state);

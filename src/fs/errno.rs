@@ -1,8 +1,8 @@
-//! Errors as the kernel knows them. The mapping from the engine's errors is one exhaustive match: a new variant
-//! there does not compile until somebody has decided here what a shell shall say.
+//! Error numbers for the kernel. The mapping from the engine's errors is one exhaustive match: a new variant does not
+//! compile until its error number has been decided here.
 //!
-//! An error's text ends here, so each thread keeps the last one as the reason of the error number that it became
-//! ([`Errno::because`]). Whoever answers the request takes it for the log ([`Errno::take_reason`]).
+//! The kernel takes no error texts, so each thread keeps the last one as the reason for the error number that it was
+//! mapped to ([`Errno::because`]). The code that answers the request takes it for the log ([`Errno::take_reason`]).
 
 use std::cell::RefCell;
 use std::fmt::{self, Display};
@@ -10,18 +10,18 @@ use std::io;
 
 use crate::queue::{Error, Gap, GapReason};
 
-/// An error number. Nothing else crosses the boundary to the kernel, so nothing else is carried.
+/// An error number. Nothing else can be passed to the kernel, so nothing else is carried.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Errno(i32);
 
-/// Why an operation failed, as an error's text has it.
+/// Why an operation failed: the text of its error.
 pub(crate) struct Reason {
     errno: Errno,
     text: Box<dyn Display + Send>,
 }
 
 thread_local! {
-    /// Of this thread's last error.
+    /// The reason for this thread's last error.
     static REASON: RefCell<Option<Reason>> = const { RefCell::new(None) };
 }
 
@@ -54,19 +54,19 @@ impl Errno {
         self.0
     }
 
-    /// Notes why.
+    /// Records the reason.
     pub(crate) fn because(self, text: impl Display + Send + 'static) -> Self {
         set_reason(Some(Reason { errno: self, text: Box::new(text) }));
         self
     }
 
-    /// Why this thread has returned this error, if it is known.
+    /// The reason why this thread has returned this error, if known.
     pub(crate) fn take_reason(self) -> Option<Reason> {
         set_reason(None).filter(|reason| reason.errno == self)
     }
 }
 
-/// Notes a reason, of another thread's error or none; returns the one before.
+/// Sets this thread's reason, to that of another thread's error or to none; returns the previous one.
 pub(crate) fn set_reason(reason: Option<Reason>) -> Option<Reason> {
     REASON.try_with(|last| last.replace(reason)).ok().flatten()
 }
@@ -114,7 +114,7 @@ impl From<Gap> for Errno {
     }
 }
 
-/// What a gap comes to, in words.
+/// Describes a gap in words.
 pub(crate) fn missing(Gap { from, to, reason, position }: Gap) -> String {
     let (reason, segment, offset) = (reason.as_str(), position.segment, position.offset);
     format!("messages {from} to {to} are missing ({reason}, segment {segment}, offset {offset})")
@@ -131,7 +131,7 @@ impl Errno {
             Error::NotAQueue { .. } | Error::NoSuchReader { .. } => Self::ENOENT,
             Error::AlreadyExists { .. } => Self::EEXIST,
             Error::Damaged { .. } | Error::Poisoned { .. } | Error::Forked { .. } => Self::EIO,
-            // Nothing is wrong with the disk, and no permission would help.
+            // Not EIO, because the disk is fine; not EACCES, because no permission would help.
             Error::Refused { .. } => Self::EPERM,
             Error::UnsupportedVersion { .. } => Self::EPROTONOSUPPORT,
             Error::Locked { .. } | Error::ReaderInUse { .. } => Self::EBUSY,
@@ -162,6 +162,6 @@ mod tests {
         assert!(errno.take_reason().is_none(), "taken");
         let _ = Errno::EIO.because("of another one");
         assert!(errno.take_reason().is_none());
-        assert!(Errno::EIO.take_reason().is_none(), "it was this thread's last error, and is forgotten");
+        assert!(Errno::EIO.take_reason().is_none(), "the take before has cleared it");
     }
 }

@@ -1,4 +1,4 @@
-//! Why a mount did not come about, or ended.
+//! Why a mount failed or ended.
 
 /// Why a mount or unmount failed. Each text is one line, with the path, the cause and the remedy where there is one.
 #[derive(Debug, thiserror::Error)]

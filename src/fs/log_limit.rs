@@ -1,22 +1,22 @@
-//! How many lines the daemon's log takes, so that whoever makes errors in a loop neither fills it nor makes it costly. In
-//! each minute a few errors of one kind (operation, error number, queue) are said and the others counted; one user's
-//! errors of many kinds are limited too, and so are kinds. Pure: who calls says what time it is.
+//! Rate limit of the daemon's log, so that a process that causes errors in a loop neither fills it nor makes it
+//! expensive. In each minute a few errors of one kind (operation, error number, queue) are logged and the others
+//! counted; the errors of one user are limited too, and so is the number of kinds. Pure: the caller passes the time.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use log::Level;
 
-/// How long lines are counted for, from the first one on.
+/// Length of a window, which starts with its first line.
 const WINDOW: Duration = Duration::from_mins(1);
-/// Lines of one kind within it.
+/// Lines of one kind per window.
 const OF_A_KIND: u32 = 5;
-/// Lines of one user's within it.
+/// Lines of one user per window.
 const OF_A_USER: u32 = 50;
-/// Kinds and users that are counted at the same time; what comes on top counts as one kind.
+/// Kinds and users that are counted at the same time; the rest count as one kind.
 const MAX_WINDOWS: usize = 1024;
 
-/// What lines have in common that are counted together.
+/// What lines counted together have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Group {
     Kind { op: &'static str, errno: i32, queue: u64 },
@@ -24,23 +24,23 @@ enum Group {
     Rest,
 }
 
-/// An error, as far as it is counted.
+/// The properties of an error by which it is counted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Counted {
     pub(super) level: Level,
     pub(super) op: &'static str,
     pub(super) errno: i32,
-    /// A hash that tells queues apart.
+    /// A hash that identifies the queue.
     pub(super) queue: u64,
-    /// None for what the daemon does by itself.
+    /// None for the daemon's own work.
     pub(super) uid: Option<u32>,
 }
 
-/// Lines that were left out.
+/// Suppressed lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LeftOut {
     pub(super) level: Level,
-    /// What they were like.
+    /// What they have in common, in words.
     pub(super) like: String,
     pub(super) count: u64,
 }
@@ -52,23 +52,23 @@ struct Window {
     left_out: LeftOut,
 }
 
-/// What has been said lately.
+/// The current windows.
 #[derive(Debug, Default)]
 pub(super) struct Limit {
     windows: HashMap<Group, Window>,
-    /// When the first of them is over, or earlier.
+    /// When the first of them ends, or earlier.
     next_end: Option<Instant>,
 }
 
 impl Group {
-    /// How many of its lines are said in a window.
+    /// How many of its lines are logged in a window.
     fn most(self) -> u32 {
         if let Self::User(_) = self { OF_A_USER } else { OF_A_KIND }
     }
 }
 
 impl Limit {
-    /// Whether an error is to be said; counts it. `like`: what those that follow it are called.
+    /// Counts an error; returns whether to log it. `like`: describes the ones suppressed after it.
     pub(super) fn admit(&mut self, error: Counted, like: &dyn Fn() -> String, now: Instant) -> bool {
         let Counted { level, op, errno, queue, uid } = error;
         let mut said = Vec::with_capacity(2);
@@ -96,7 +96,7 @@ impl Limit {
         true
     }
 
-    /// Ends the windows that are over, and says what was left out in them.
+    /// Closes the windows that have ended, and returns what was suppressed in them.
     pub(super) fn end(&mut self, now: Instant) -> Vec<LeftOut> {
         if self.next_end.is_none_or(|end| now < end) {
             return Vec::new();
@@ -108,13 +108,13 @@ impl Limit {
         left_out
     }
 
-    /// What has been left out so far in the windows that are not over.
+    /// What has been suppressed so far in the current windows.
     pub(super) fn left_out(&self) -> Vec<LeftOut> {
         let left_out = self.windows.values().map(|window| &window.left_out);
         sorted(left_out.filter(|left_out| left_out.count > 0).cloned().collect())
     }
 
-    /// When the first window that has left something out is over.
+    /// When the first window with suppressed lines ends.
     pub(super) fn next_end(&self) -> Option<Instant> {
         let waiting = self.windows.values().filter(|window| window.left_out.count > 0);
         waiting.map(|window| window.began + WINDOW).min()

@@ -33,7 +33,7 @@ use crate::fs::tree::Tree;
 
 pub use crate::fs::options::{LOG_LEVELS, MountOptions};
 
-/// How long another mount in the same directory is waited for; it takes a fraction of a second.
+/// How long to wait for another mount in the same directory; it takes a fraction of a second.
 const TURN_PATIENCE: Duration = Duration::from_secs(5);
 const TURN_STEP: Duration = Duration::from_millis(5);
 
@@ -51,8 +51,8 @@ pub struct Unmounter {
 }
 
 impl Mount {
-    /// Mounts the bus directory `root` at `mountpoint`. The mount is usable when this returns. A dead mount of a
-    /// killed daemon at that place is taken away first.
+    /// Mounts the bus directory `root` at `mountpoint`. The mount is usable when this returns. A dead mount that a
+    /// killed daemon left there is unmounted first.
     ///
     /// # Errors
     /// [`MountError`], with the path and the reason.
@@ -69,13 +69,13 @@ impl Mount {
         raise_descriptor_limit();
         if options.allow_other && !can_act() {
             return Err(MountError::System(format!(
-                "{}: with allow_other, root's mount acts with its callers' rights, which takes CAP_SETUID and CAP_SETGID",
+                "{}: with allow_other, root's mount acts with its callers' rights, which needs CAP_SETUID and CAP_SETGID",
                 mountpoint.display()
             )));
         }
         let failed = |error: io::Error| MountError::System(format!("{}: cannot open: {error}", root.display()));
         let backing = Backing::open(&root, options.cross_mounts).map_err(failed)?;
-        // Root's; without it each read is a request.
+        // Only for root; without it each read is a request.
         let log = DaemonLog::new(&mountpoint, options.log);
         let pages = PageCache::start(&log).ok().map(Arc::new);
         let chunk = Session::max_chunk();
@@ -102,11 +102,11 @@ impl Mount {
         Unmounter { session: self.session.clone() }
     }
 
-    /// Serves until somebody unmounts it: this program, `umount`, `fusermount3 -u`.
+    /// Serves until it is unmounted: by this program, `umount` or `fusermount3 -u`.
     ///
     /// # Errors
-    /// [`MountError::Failed`] when nobody has unmounted it, but the kernel has aborted the connection. The dead mount
-    /// is left there.
+    /// [`MountError::Failed`] when the kernel has aborted the connection without an unmount. The dead mount is left
+    /// there.
     pub fn run_until_unmounted(self) -> Result<(), MountError> {
         match self.session.wait() {
             Ended::Unmounted => {
@@ -114,15 +114,15 @@ impl Mount {
                 Ok(())
             }
             Ended::Aborted => Err(MountError::Failed(format!(
-                "{}: the kernel has aborted the connection, and a dead mount is left; mount it again, or take it away \
+                "{}: the kernel has aborted the connection, and a dead mount is left; mount it again, or unmount it \
                  with 'chron-cli umount'",
                 self.mountpoint.display()
             ))),
         }
     }
 
-    /// Unmounts: blocked readers get ENOTCONN, and the place is free when this returns. What is still open is
-    /// served a moment longer.
+    /// Unmounts: blocked readers get ENOTCONN, and the mountpoint is free when this returns. Files that are still open
+    /// are served for a short grace period.
     ///
     /// # Errors
     /// [`MountError::System`] when the kernel or fusermount3 refuses.
@@ -150,10 +150,10 @@ impl Unmounter {
     }
 }
 
-/// Unmounts what is mounted at a path, dead or alive: what `chron-cli umount` does. The daemon notices.
+/// Unmounts the chronfs mount at a path, dead or alive, as `chron-cli umount` does. Its daemon notices and ends.
 ///
 /// # Errors
-/// [`MountError::Failed`] when no mount of chronfs is there, [`MountError::System`] when it can't be taken away.
+/// [`MountError::Failed`] when there is no chronfs mount, [`MountError::System`] when it can't be unmounted.
 pub fn unmount_at(mountpoint: &Path) -> Result<(), MountError> {
     let path = absolute(mountpoint)?;
     match mountinfo::at(&path) {
@@ -166,9 +166,7 @@ pub fn unmount_at(mountpoint: &Path) -> Result<(), MountError> {
 
 fn foreign(mountpoint: &Path, Mounted { fs_type, .. }: &Mounted) -> MountError {
     let path = mountpoint.display();
-    MountError::Failed(format!(
-        "{path}: what is mounted there is {fs_type}, not chronfs; 'umount {path}' takes that away"
-    ))
+    MountError::Failed(format!("{path}: what is mounted there is {fs_type}, not chronfs; 'umount {path}' unmounts it"))
 }
 
 fn unmounted(mountpoint: &Path, result: io::Result<()>) -> Result<(), MountError> {
@@ -186,7 +184,7 @@ fn directory(root: &Path) -> Result<PathBuf, MountError> {
     }
 }
 
-/// The absolute path of a mountpoint, which may itself be dead and so can't be looked at.
+/// The absolute path of a mountpoint, which may itself be a dead mount, so that stat would fail.
 fn absolute(mountpoint: &Path) -> Result<PathBuf, MountError> {
     let cannot = |error: io::Error| MountError::Failed(format!("{}: {error}", mountpoint.display()));
     match fs::canonicalize(mountpoint) {
@@ -206,10 +204,10 @@ fn is_dead(error: &io::Error) -> bool {
 }
 
 fn remedy(error: &io::Error) -> &'static str {
-    if error.kind() == io::ErrorKind::NotFound { "; make that directory first" } else { "" }
+    if error.kind() == io::ErrorKind::NotFound { "; create that directory first" } else { "" }
 }
 
-/// What mount(2) has no word for that FUSE passes on is set once the mount is there.
+/// Sets nosymfollow once the mount exists: FUSE does not pass it to mount(2).
 fn follow_no_links(mountpoint: &Path, options: &MountOptions) -> Result<(), MountError> {
     let mut flags = MountFlags::BIND | MountFlags::NOSYMFOLLOW | MountFlags::NOSUID | MountFlags::NODEV;
     flags.set(MountFlags::RDONLY, options.read_only);
@@ -220,9 +218,9 @@ fn follow_no_links(mountpoint: &Path, options: &MountOptions) -> Result<(), Moun
     })
 }
 
-/// Whoever mounts takes turns with others who do so in the same directory. So of several mounts at one place at once one
-/// is made, and the others find it. Anybody who can read the directory could hold the lock: when patience is at an end it
-/// goes without.
+/// Serializes mounts in the same directory: when several processes mount at one place, one succeeds and the others find
+/// its mount. Any process that can read the directory could hold the lock, so after a timeout the mount proceeds
+/// without it.
 struct Turn {
     _locked: Option<File>,
 }
@@ -244,7 +242,7 @@ impl Turn {
     }
 }
 
-/// The absolute path of the mountpoint, which must be there.
+/// The absolute path of the mountpoint, which must exist.
 fn existing(mountpoint: &Path) -> Result<PathBuf, MountError> {
     if let Err(error) = fs::symlink_metadata(mountpoint)
         && error.kind() == io::ErrorKind::NotFound
@@ -254,11 +252,11 @@ fn existing(mountpoint: &Path) -> Result<PathBuf, MountError> {
     absolute(mountpoint)
 }
 
-/// Takes dead mounts of ours away. A live one there is an error.
+/// Unmounts dead chronfs mounts. A live one is an error.
 fn free(path: &Path) -> Result<(), MountError> {
-    // Dead mounts may lie on one another.
+    // Dead mounts may be stacked.
     for _ in 0..16 {
-        // The kernel remembers a directory's attributes for a second though the daemon is dead; this it asks for.
+        // The kernel caches a directory's attributes for a second even if the daemon is dead; statfs is not cached.
         let asked = |metadata| rustix::fs::statfs(path).map(|_| metadata).map_err(io::Error::from);
         match fs::metadata(path).and_then(asked) {
             Ok(metadata) if metadata.is_dir() => break,
@@ -270,7 +268,7 @@ fn free(path: &Path) -> Result<(), MountError> {
                     return Err(foreign(path, &mounted));
                 }
                 detach(path).map_err(|error| {
-                    MountError::System(format!("{}: cannot take away the dead mount there: {error}", path.display()))
+                    MountError::System(format!("{}: cannot unmount the dead mount there: {error}", path.display()))
                 })?;
             }
             Err(error) => return Err(MountError::Failed(format!("{}: {error}", path.display()))),
@@ -285,19 +283,19 @@ fn free(path: &Path) -> Result<(), MountError> {
     }
 }
 
-/// What is mounted where must be known: never twice at one place, never somebody else's taken away.
+/// The mount table must be readable: never mount twice at one place, never unmount a foreign mount.
 pub(super) fn no_mount_table(error: &io::Error) -> MountError {
-    MountError::System(format!("/proc/self/mountinfo: cannot read: {error}; mounting and unmounting take /proc"))
+    MountError::System(format!("/proc/self/mountinfo: cannot read: {error}; mounting and unmounting require /proc"))
 }
 
-/// The daemon must never look into its own mount: neither may lie in the other.
+/// The daemon must never access its own mount, so neither directory may contain the other.
 fn refuse_overlap(root: &Path, mountpoint: &Path) -> Result<(), MountError> {
     let id = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
-    // By identity, not by name: bind mounts have other names.
+    // By identity, not by name: the same directory has other names in bind mounts.
     let contains = |outer: &Path, inner: &Path| inner.ancestors().any(|path| id(path) == id(outer));
     if contains(root, mountpoint) || contains(mountpoint, root) {
         return Err(MountError::Usage(format!(
-            "{} and {} lie in one another; choose a mountpoint outside the bus directory",
+            "one of {} and {} contains the other; choose a mountpoint outside the bus directory",
             root.display(),
             mountpoint.display()
         )));
@@ -305,33 +303,33 @@ fn refuse_overlap(root: &Path, mountpoint: &Path) -> Result<(), MountError> {
     Ok(())
 }
 
-/// Readers of `follow.*` wait for as long as nothing comes, and there is no way to end such a read early that programs
-/// don't notice. A kernel that limits requests would take it for a dead daemon, and end the mount for everybody.
+/// Readers of `follow.*` wait until a message arrives, and such a read can't be ended early without the program
+/// noticing. A kernel with request timeouts would take the wait for a dead daemon, and end the mount for everybody.
 fn refuse_request_timeouts(read: impl Fn(&str) -> io::Result<String>) -> Result<(), MountError> {
     for name in ["max_request_timeout", "default_request_timeout"] {
         let value = read(&format!("/proc/sys/fs/fuse/{name}")).unwrap_or_default();
         let value = value.trim();
         if !matches!(value, "" | "0") {
             return Err(MountError::System(format!(
-                "fs.fuse.{name} is {value}: the kernel would end the mount when a reader of follow.* has waited for \
-                 {value} s; run 'sysctl fs.fuse.{name}=0' first (mounts keep the value that they were made with)"
+                "fs.fuse.{name} is {value}: the kernel would end the mount once a reader of follow.* has waited for \
+                 {value} s; run 'sysctl fs.fuse.{name}=0' first (a mount keeps the value from when it was mounted)"
             )));
         }
     }
     Ok(())
 }
 
-/// A queue takes a few descriptors; the usual soft limit of 1024 is for programs that use select(2).
+/// A queue needs a few descriptors; the usual soft limit of 1024 exists for programs that use select(2).
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     let limit = getrlimit(Resource::Nofile);
-    // Failing, there are fewer descriptors, and clean errors when they run out.
+    // If it fails there are fewer descriptors, and clean errors when they run out.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-/// The mountpoint of the chronfs mount that a path lies in; None where it lies in none, or nobody can tell. The mount
-/// itself is not asked.
+/// The mountpoint of the chronfs mount that contains a path; None where there is none, or it can't be determined. The
+/// mount itself is not accessed.
 pub fn mounted_above(path: &Path) -> Option<PathBuf> {
     let mounted = mountinfo::holding(path).ok().flatten().filter(Mounted::is_ours)?;
     Some(mounted.mountpoint)
@@ -340,11 +338,11 @@ pub fn mounted_above(path: &Path) -> Option<PathBuf> {
 fn explain(mountpoint: &Path, error: &io::Error) -> MountError {
     let remedy = match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV) if !Path::new("/dev/fuse").exists() => {
-            "; there is no /dev/fuse here (modprobe fuse; in a container, pass the device in)"
+            "; there is no /dev/fuse (modprobe fuse; in a container, pass the device in)"
         }
-        Some(libc::EACCES | libc::EPERM) => "; /dev/fuse must be readable and writable for this user",
+        Some(libc::EACCES | libc::EPERM) => "; /dev/fuse must be readable and writable by this user",
         _ if error.to_string().contains("fusermount3") && error.to_string().contains("not permitted") => {
-            "; mounting takes root with CAP_SYS_ADMIN (in a container: --cap-add SYS_ADMIN --device /dev/fuse), or \
+            "; mounting requires root with CAP_SYS_ADMIN (in a container: --cap-add SYS_ADMIN --device /dev/fuse), or \
              fusermount3 with its setuid bit"
         }
         _ if error.to_string().contains("user_allow_other") => "; or mount without -o allow_other",

@@ -1,4 +1,4 @@
-//! What is mounted where, from `/proc/self/mountinfo`. Asking the mount itself would be asking ourselves.
+//! What is mounted where, from `/proc/self/mountinfo`. Accessing the mount itself would be a request to this process.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mounted {
-    /// `major:minor` of its device: for FUSE, of this one mount.
+    /// `major:minor` of its device, which for FUSE is unique to the mount.
     pub(crate) device: String,
     pub(crate) mountpoint: PathBuf,
     pub(crate) fs_type: String,
@@ -22,13 +22,13 @@ impl Mounted {
     }
 }
 
-/// The mount that lies on top at a path, if one is mounted exactly there.
+/// The topmost mount exactly at a path, if there is one.
 pub(crate) fn at(mountpoint: &Path) -> io::Result<Option<Mounted>> {
     let table = fs::read("/proc/self/mountinfo")?;
     Ok(parse(&table).filter(|mounted| mounted.mountpoint == mountpoint).last())
 }
 
-/// The mount that a path lies in, without looking at the path itself, which a dead mount would not answer.
+/// The mount that contains a path, without accessing the path itself: a dead mount would not answer.
 pub(crate) fn holding(path: &Path) -> io::Result<Option<Mounted>> {
     let table = fs::read("/proc/self/mountinfo")?;
     let path = std::path::absolute(path)?;
@@ -36,7 +36,7 @@ pub(crate) fn holding(path: &Path) -> io::Result<Option<Mounted>> {
     Ok(above.max_by_key(|mounted| mounted.mountpoint.as_os_str().len()))
 }
 
-/// Whether a mount of this device is left in any mount namespace that can be seen: others may hold copies.
+/// Whether a mount of this device remains in any visible mount namespace: others may hold copies.
 pub(crate) fn is_left_anywhere(device: &str) -> bool {
     let mut namespaces = HashSet::new();
     let Ok(processes) = fs::read_dir("/proc") else { return false };

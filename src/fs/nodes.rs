@@ -52,13 +52,13 @@ pub(crate) enum DirKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Listed {
     Always,
-    /// When its attributes can be had.
+    /// When its attributes are available.
     WhenPresent,
-    /// Never: it can be looked up all the same.
+    /// Never, but it can be looked up.
     Never,
 }
 
-/// What a row makes.
+/// What a row creates.
 pub(crate) enum Make {
     File(fn(&Site) -> Result<Arc<dyn File>>),
     Directory(DirKind),
@@ -70,7 +70,7 @@ pub(crate) struct Row {
     pub(crate) places: &'static [DirKind],
     pub(crate) listed: Listed,
     pub(crate) make: Make,
-    /// What `touch` does where the name is not there yet.
+    /// What `touch` does where the name does not exist yet.
     pub(crate) create: Option<fn(&Site, &Caller) -> Result<()>>,
     /// What `rm` does.
     pub(crate) remove: Option<fn(&Site, &Caller) -> Result<()>>,
@@ -95,10 +95,10 @@ const READER: &[DirKind] = &[DirKind::Reader];
 const SINCE: &[DirKind] = &[DirKind::Since];
 const MERGED: &[DirKind] = &[DirKind::Merged];
 const CHRONFS: &[DirKind] = &[DirKind::Chronfs];
-/// Where an endpoint is, or may become one.
+/// Directories that are or may become an endpoint.
 const ENDPOINT: &[DirKind] = &[DirKind::Plain, DirKind::Queue];
 
-/// Everything virtual, in the order in which it is listed.
+/// Everything virtual, in listing order.
 pub(crate) static NODES: &[Row] = &[
     file("messages.jsonl", QUEUE, Listed::Always, |site| messages::messages(site, Format::Jsonl)),
     file("messages.txt", QUEUE, Listed::Always, |site| messages::messages(site, Format::Txt)),
@@ -111,7 +111,7 @@ pub(crate) static NODES: &[Row] = &[
     file("append.jsonl", QUEUE, Listed::Always, |site| append::append(site, InputFormat::Jsonl)),
     file("append.txt", QUEUE, Listed::Always, |site| append::append(site, InputFormat::Txt)),
     file("append.bin", QUEUE, Listed::Always, |site| append::append(site, InputFormat::Bin)),
-    // The first append makes the queue.
+    // The first append creates the queue.
     file("append.jsonl", PLAIN, Listed::Never, |site| append::first(site, InputFormat::Jsonl)),
     file("append.txt", PLAIN, Listed::Never, |site| append::first(site, InputFormat::Txt)),
     file("append.bin", PLAIN, Listed::Never, |site| append::first(site, InputFormat::Bin)),
@@ -192,7 +192,7 @@ pub(crate) fn find(place: DirKind, name: &OsStr) -> Option<&'static Row> {
     rows(place).find(|row| name == row.name)
 }
 
-/// Names of a directory's backing entries that the mount does not show.
+/// Whether the mount hides a backing entry of this name.
 pub(crate) fn is_hidden(place: DirKind, name: &OsStr) -> bool {
     match place {
         DirKind::Queue => crate::fs::queues::open_queue::is_internal(name) || find(place, name).is_some(),

@@ -1,4 +1,5 @@
-//! The words after `-o`: which the mount obeys, which it accepts because mount(8), fstab and systemd pass them on.
+//! The words after `-o`: those that take effect, and those that are accepted because mount(8), fstab and systemd pass
+//! them on.
 
 use log::LevelFilter;
 
@@ -21,26 +22,26 @@ use crate::fs::error::MountError;
 pub struct MountOptions {
     /// Refuse every change with EROFS.
     pub read_only: bool,
-    /// Let other users in. In root's mount they may do what they could do without it; in that of a plain user the modes of
-    /// the backing files decide.
+    /// Give other users access. In root's mount they may do what they could do without it; in an ordinary user's mount
+    /// the modes of the backing files decide.
     pub allow_other: bool,
-    /// Let root in beside the user who mounts.
+    /// Give root access, beside the user who mounts.
     pub allow_root: bool,
-    /// Show what is mounted below the root, too. A file system of somebody else's may keep the mount waiting.
+    /// Show file systems mounted below the root too. Another user's file system may block the mount.
     pub cross_mounts: bool,
-    /// Refuse to execute files of the mount.
+    /// Forbid executing files of the mount.
     pub noexec: bool,
-    /// Follow no symbolic links in the mount (`first`, `last`, `at/…`). Takes root.
+    /// Follow no symbolic links in the mount (`first`, `last`, `at/…`). Requires root.
     pub nosymfollow: bool,
-    /// SELinux labels, as `context=…` and its like: for the kernel, which takes them where SELinux is enabled.
+    /// SELinux labels (`context=…` and the like), passed to the kernel, which accepts them where SELinux is enabled.
     pub labels: Vec<String>,
     /// What `findmnt` shows as the source; the root's path if not given.
     pub fs_name: Option<String>,
     /// Threads that serve requests, 1 to 16.
     pub threads: usize,
-    /// The settings of queues that the mount makes.
+    /// The settings of queues that the mount creates.
     pub settings: Settings,
-    /// The least important lines that are logged, to the logger of the `log` crate and in `.chronfs/log`.
+    /// The lowest level that is logged, to the logger of the `log` crate and in `.chronfs/log`.
     pub log: LevelFilter,
 }
 
@@ -62,8 +63,8 @@ impl Default for MountOptions {
     }
 }
 
-/// Words that are true of every mount here, that change nothing, or that are meant for mount(8), fstab or systemd. None
-/// of them asks for anything that is not done.
+/// Words that hold for every mount, that change nothing, or that are meant for mount(8), fstab or systemd. None of them
+/// asks for anything that is not supported.
 const ACCEPTED: &[&str] = &[
     "async",
     "atime",
@@ -104,16 +105,16 @@ const ACCEPTED: &[&str] = &[
     "users",
 ];
 
-/// Words of mount(8) that ask for what is not done here, and why not.
+/// Words of mount(8) that ask for unsupported behaviour, and why it is unsupported.
 const REFUSED: &[(&str, &str)] = &[
-    ("auto_unmount", "not offered; the next mount takes the place of a dead one, and 'chron-cli umount' takes it away"),
-    ("dirsync", "not offered; fsync(2) makes what was appended durable, with the queue that it made"),
-    ("mand", "not offered; Linux has no mandatory locks any more"),
+    ("auto_unmount", "not supported; the next mount replaces a dead one, and 'chron-cli umount' removes it"),
+    ("dirsync", "not supported; fsync(2) makes appended messages durable, and a newly created queue too"),
+    ("mand", "not supported; Linux no longer has mandatory locks"),
     ("remount", "a mount can't be changed by remount; unmount it and mount it again"),
-    ("sync", "not offered; fsync(2) makes what was appended durable"),
+    ("sync", "not supported; fsync(2) makes appended messages durable"),
 ];
 
-/// What `log=` takes.
+/// The values of `log=`.
 pub const LOG_LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 fn log_level(word: &str) -> Option<LevelFilter> {
@@ -121,7 +122,7 @@ fn log_level(word: &str) -> Option<LevelFilter> {
 }
 
 impl MountOptions {
-    /// Parses the value of one `-o`: words separated by commas, the later of two contradicting ones counts.
+    /// Parses the value of one `-o`: words separated by commas; of two that contradict, the later one counts.
     ///
     /// # Errors
     /// [`MountError::Usage`] that names the word.
@@ -136,7 +137,7 @@ impl MountOptions {
     /// # Errors
     /// As [`MountOptions::parse`].
     pub fn add(&mut self, words: &str) -> Result<(), MountError> {
-        // A label may have commas, and is in quotes then.
+        // A label may contain commas, and is then quoted.
         let mut is_quoted = false;
         let is_end = |c: char| {
             is_quoted ^= c == '"';
@@ -175,7 +176,7 @@ impl MountOptions {
             ("segment_size", Some(value)) => {
                 let wrong = |error: &dyn std::fmt::Display| MountError::Usage(format!("option segment_size: {error}"));
                 let size = parse_size(value).map_err(|error| wrong(&error))?;
-                // Too large is too large, by how much does not matter.
+                // Saturates: an excessive size is refused whatever its value.
                 let segment_size = u32::try_from(size).unwrap_or(u32::MAX);
                 let settings = Settings { segment_size, ..self.settings };
                 settings.validate().map_err(|error| wrong(&error))?;

@@ -1,4 +1,5 @@
-//! What the files of the mount are made of and what each must be able to do: the vocabulary of `nodes.rs` and `files/`.
+//! What the files of the mount are made from and the trait that each implements: the types shared by `nodes.rs` and
+//! `files/`.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -16,25 +17,25 @@ use crate::fs::waiting::watch::Watches;
 use crate::queue::Settings;
 use crate::sync::AtomicBool;
 
-/// What the whole mount has in common.
+/// The state shared by the whole mount.
 pub(crate) struct Shared {
     pub(crate) backing: Backing,
     pub(crate) queues: Queues,
-    /// Who waits for them.
+    /// The readers that wait for them.
     pub(crate) watches: Watches,
     pub(crate) log: Arc<DaemonLog>,
     pub(crate) read_only: bool,
-    /// For queues that the mount makes.
+    /// For queues that the mount creates.
     pub(crate) settings: Settings,
-    /// The largest chunk in which the kernel passes on a write, in bytes.
+    /// The largest write that the kernel sends in one request, in bytes.
     pub(crate) max_chunk: usize,
-    /// What searches for queues have to leave alone.
+    /// Places that searches for queues must skip.
     pub(crate) hanging: Hanging,
-    /// The mount goes away: nobody waits any more.
+    /// The mount is ending: nothing may wait any more.
     pub(crate) closing: AtomicBool,
 }
 
-/// A directory as it is now: what a row's constructor gets.
+/// A directory as it is now: the argument of a row's constructor.
 #[derive(Clone)]
 pub(crate) struct Site {
     pub(crate) shared: Arc<Shared>,
@@ -42,14 +43,14 @@ pub(crate) struct Site {
     pub(crate) relative: Arc<Path>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) contents: Contents,
-    /// In a directory that is about something, what: a reader's name, a place to read from.
+    /// The subject of the directory, if it has one: a reader's name, a place to read from.
     pub(crate) subject: Option<Arc<str>>,
-    /// The thread that looks a name up here; 0 if nobody in particular does, or it can't be seen.
+    /// The thread that looks a name up; 0 if there is none in particular, or it is not visible.
     pub(crate) caller: u32,
 }
 
 impl Site {
-    /// The queue, where there must be one.
+    /// The queue, in a directory that has one.
     pub(crate) fn queue(&self) -> Result<&Arc<OpenQueue>> {
         match &self.contents {
             Contents::Queue(queue) => Ok(queue),
@@ -58,12 +59,12 @@ impl Site {
         }
     }
 
-    /// What the directory is about, where there must be something.
+    /// The subject of the directory, in one that has one.
     pub(crate) fn subject(&self) -> Result<Arc<str>> {
         self.subject.clone().ok_or(Errno::ENOENT)
     }
 
-    /// The path by which people know the directory.
+    /// The path by which users know the directory.
     pub(crate) fn shown_path(&self) -> PathBuf {
         self.shared.backing.shown_path(&self.relative)
     }
@@ -78,7 +79,7 @@ pub(crate) enum Access {
 }
 
 impl Access {
-    /// EACCES unless the file is opened for reading only. Root gets past the permission bits, not past this.
+    /// EACCES unless the file is opened for reading only. Root bypasses the permission bits, but not this.
     pub(crate) fn reading(self) -> Result<()> {
         if self == Self::Read { Ok(()) } else { Err(Errno::EACCES) }
     }
@@ -94,42 +95,42 @@ pub(crate) trait File: Send + Sync {
     /// Its attributes now.
     fn attr(&self) -> Result<Attr>;
 
-    /// As [`Self::attr`], for a listing: at once. Where the true size takes time, what is known of it; who asks for
-    /// this file in particular gets the true one.
+    /// As [`Self::attr`], for a listing, without delay: where the true size takes time, the size known so far. A stat
+    /// of the file itself returns the true size.
     fn quick_attr(&self) -> Result<Attr> {
         self.attr()
     }
 
-    /// The queue whose messages it shows: whoever opens it must be able to read them.
+    /// The queue whose messages it shows: the caller of `open` must have the right to read them.
     fn messages_of(&self) -> Option<&OpenQueue> {
         None
     }
 
-    /// Opens it. The caller has been found to reach it, and to be able to read what it shows of messages.
+    /// Opens it. The caller has been checked to reach it, and to have the right to read the messages that it shows.
     fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>>;
 
-    /// Tells apart what follows one another under one name: another generation is another inode.
+    /// Distinguishes successive files under one name: another generation is another inode.
     fn generation(&self) -> u64 {
         0
     }
 
-    /// Where what it shows is small and changes as a whole, whoever looks the name up gets a snapshot, of at most this many
-    /// bytes. 0: no snapshots.
+    /// Where its content is small and changes as a whole, a lookup takes a snapshot of at most this many bytes. 0: no
+    /// snapshots.
     fn snapshot_max(&self) -> usize {
         0
     }
 
-    /// The generation that people are shown, where it is another one.
+    /// The generation that users are shown, where it differs.
     fn shown_generation(&self) -> Option<u64> {
         None
     }
 
-    /// The sequence number, if it is a message and its number says all about it.
+    /// The sequence number, if it is a message that is identified by its number alone.
     fn message(&self) -> Option<u64> {
         None
     }
 
-    /// Whether its name still stands for it. Asked when it is opened: the kernel may have remembered the name.
+    /// Whether its name still stands for it. Checked at open: the kernel may have cached the name.
     fn is_current(&self) -> bool {
         true
     }
@@ -148,12 +149,12 @@ pub(crate) trait File: Send + Sync {
         Err(Errno::EPERM)
     }
 
-    /// Where a symlink leads.
+    /// The target of a symlink.
     fn target(&self) -> Result<Vec<u8>> {
         Err(Errno::EINVAL)
     }
 }
 
-/// Places that threads of earlier searches hang in, by their paths below the root.
+/// Places in which threads of earlier searches are stuck, by their paths below the root.
 #[derive(Default)]
 pub(crate) struct Hanging(pub(super) Mutex<HashSet<PathBuf>>);

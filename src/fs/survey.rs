@@ -1,11 +1,11 @@
-//! All queues below a directory, as far as a caller may see them.
+//! All queues below a directory that a caller may see.
 //!
-//! The kernel checks permissions of what is opened by name. What is put together from many queues has to be checked
-//! here: nobody gets to see through it what he could not open himself. Each directory is opened with the caller's rights.
+//! The kernel checks the permissions of files opened by name. Files composed of many queues have to be checked here: no
+//! caller may see through them what it could not open itself. Each directory is opened with the caller's rights.
 //!
-//! A queue may lie on a file system that does not answer. So a thread of its own goes from directory to directory: where it
-//! does not come back in time, another one goes on with the next, and that place is left alone, by everybody, until the
-//! first one returns.
+//! A queue may lie on a file system that does not answer. So a separate thread visits the directories: if it does not
+//! return in time, another thread continues with the next directory, and all searches skip that place until the first
+//! thread returns.
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,11 +26,11 @@ use crate::fs::queues::table::Contents;
 use crate::fs::site::Shared;
 use crate::sync::{AtomicBool, Ordering};
 
-/// Directories nested deeper than this are not searched: each level takes a descriptor.
+/// Directories nested deeper than this are not searched: each level holds a descriptor.
 const MAX_DEPTH: usize = 64;
 /// How long one directory or queue may take.
 const LIMIT: Duration = Duration::from_secs(5);
-/// How often it is asked whether anybody still waits.
+/// How often to check whether the caller still waits.
 const STEP: Duration = Duration::from_millis(50);
 
 /// What was found at a place.
@@ -38,21 +38,21 @@ pub(in crate::fs) enum Found {
     Queue(Arc<OpenQueue>),
     /// A queue that can't be opened, and why.
     Unreadable(Arc<Directory>, Errno),
-    /// No queue.
+    /// Not a queue.
     Plain(Arc<Directory>),
-    /// Nothing that the caller may look at, and why.
+    /// A directory that the caller may not read, and why.
     Closed(Errno),
 }
 
-/// What a search has come to.
+/// The result of a search.
 pub(in crate::fs) struct Survey<T> {
-    /// What was made of each place, sorted by path.
+    /// What `look` returned for each place, sorted by path.
     pub(in crate::fs) seen: Vec<(String, T)>,
     /// Directories that did not answer in time.
     pub(in crate::fs) unanswered: Vec<String>,
 }
 
-/// Whether an error says nothing about what was looked at: the daemon is short of something.
+/// Whether an error says nothing about the place itself: the daemon is short of a resource.
 pub(in crate::fs) fn is_scarcity(errno: Errno) -> bool {
     [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM].contains(&errno)
 }
@@ -69,37 +69,37 @@ struct Walk<T> {
     places: Mutex<Places>,
 }
 
-/// What is still to be looked at.
+/// What is still to be visited.
 #[derive(Default)]
 struct Places {
     has_begun: bool,
     levels: Vec<Level>,
 }
 
-/// A directory without a queue, and what is still to be looked at in it.
+/// A directory without a queue, and its entries still to be visited.
 struct Level {
     path: PathBuf,
     directory: Arc<Directory>,
     names: std::vec::IntoIter<OsString>,
 }
 
-/// What a searching thread tells.
+/// What a searching thread reports.
 enum Step<T> {
-    /// It looks at this now.
+    /// It is visiting this now.
     At(PathBuf),
     Seen(String, T),
     Nothing,
-    /// Somebody else hangs there.
+    /// Another search is stuck there.
     Hangs(PathBuf),
     Failed(Errno, Option<Reason>),
 }
 
-/// Looks at all directories and queues below a directory; what vanishes meanwhile is left out. `look` is called for each
-/// with its path below that directory, in another thread, and should keep nothing open.
+/// Visits all directories and queues below a directory; those that vanish meanwhile are left out. `look` is called for
+/// each with its path below that directory, in another thread, and should keep nothing open.
 ///
 /// # Errors
-/// Those of the directory itself, those of `look`, and those that mean that descriptors or memory are short: then nobody
-/// can tell what is there.
+/// Those of the directory itself, those of `look`, and those that mean that descriptors or memory are short: then the
+/// search would be incomplete.
 pub(in crate::fs) fn survey<T: Send + 'static>(
     shared: &Arc<Shared>,
     relative: &Path,
@@ -153,7 +153,7 @@ pub(in crate::fs) fn survey<T: Send + 'static>(
 }
 
 impl<T: Send + 'static> Walk<T> {
-    /// Starts a thread that goes on with what is still to be looked at.
+    /// Starts a thread that continues with what is still to be visited.
     fn start(self: &Arc<Self>) -> Result<(Receiver<Step<T>>, Arc<AtomicBool>)> {
         let (tell, steps) = channel();
         let left = Arc::new(AtomicBool::new(false));
@@ -163,7 +163,7 @@ impl<T: Send + 'static> Walk<T> {
         Ok((steps, left))
     }
 
-    /// Leaves a thread where it is.
+    /// Abandons a stuck thread.
     fn leave(&self, path: &Path, left: &AtomicBool) {
         let mut hanging = lock(&self.shared.hanging.0);
         left.store(true, Ordering::Release);
@@ -222,7 +222,7 @@ impl<T: Send + 'static> Walk<T> {
         }
     }
 
-    /// Looks at a directory: at the queue that lies in it, or, where there is none, at what is to be searched.
+    /// Visits a directory: the queue in it, or, where there is none, the entries to be searched.
     fn visit(&self, path: PathBuf, parent: Option<&Child>) -> Result<Option<(String, T)>> {
         let opened = match parent {
             None => open(&self.caller, || self.shared.backing.directory(&self.relative)),
@@ -233,7 +233,7 @@ impl<T: Send + 'static> Walk<T> {
         let directory = match opened {
             Ok(directory) => Arc::new(directory),
             Err(errno) if parent.is_none() || is_scarcity(errno) => return Err(errno),
-            // Gone, or no directory.
+            // Gone, or not a directory.
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
             Err(errno) => return look(Found::Closed(errno)),
         };

@@ -140,7 +140,7 @@ fn mount_errors_are_reported_at_once() {
     for (args, expected, part) in [
         (&["mount", "missing", "mnt"][..], 1, "missing: "),
         (&["mount", "bus", "missing"], 1, "missing: "),
-        (&["mount", "bus", "bus"], 2, "lie in one another"),
+        (&["mount", "bus", "bus"], 2, "contains the other"),
         (&["mount", "bus", "mnt", "-o", "readonly"], 2, "readonly"),
         (&["mount", "-f", "missing", "mnt"], 1, "missing: "),
     ] {

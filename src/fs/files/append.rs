@@ -1,14 +1,14 @@
-//! `append.*`: messages in. Write-only; the queue's writer is taken while any of these is open.
+//! `append.*`: appending messages. Write-only; the mount holds the queue's writer lock while any of these is open.
 //!
-//! Invariants: what a write reports as taken is in the queue, or is the unfinished last line that waits in the
-//! handle; what it does not report is not. A bad line ends the write short before it, and the write after that fails
-//! and changes nothing, so that the caller can tell; nothing of a refused line ever becomes a message. What fsync and the
-//! last close say yes to is in the queue.
+//! Invariants: the bytes that a write reports as written are in the queue, or are the unfinished last line that is
+//! buffered in the handle; no others are. A bad line cuts the write short before it, and the next write fails without
+//! effect, so that the caller notices; no part of a refused line ever becomes a message. Once fsync or the last close
+//! succeeds, everything is in the queue.
 //!
-//! Lines end at newlines, and the last one at the last close. A close of one of several descriptors looks the same from
-//! here (shells close one before they write, and so does each child that had it), so that the line is appended when the
-//! process that opened the file closes the last of its own. At any other close it is only looked whether it could be;
-//! it is appended at release, which nobody waits for.
+//! Lines end at newlines, and the last one at the last close. Closing one of several descriptors looks the same to us
+//! (shells close one before they write, and so does each child that inherited it), so the line is appended when the
+//! process that opened the file closes the last one of its own. Any other close only checks whether the line would be
+//! accepted; it is appended at release, which no process waits for.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -30,13 +30,13 @@ use crate::fs::tree::handles::Handle;
 use crate::queue::{Error, QueueWriter, layout};
 use crate::view::{Input, InputFormat, longest_line, parse_line};
 
-/// Room for an unfinished line that is kept when there is none, in bytes.
+/// Capacity kept for an unfinished line while there is none, in bytes.
 const KEEP: usize = 4 << 10;
 
 struct Append {
     shared: Arc<Shared>,
     directory: Arc<Directory>,
-    /// None: the first message makes it.
+    /// None: the first message creates it.
     queue: Option<Arc<OpenQueue>>,
     format: InputFormat,
     /// Its path below the mountpoint.
@@ -48,7 +48,7 @@ pub(crate) fn append(site: &Site, format: InputFormat) -> Result<Arc<dyn File>> 
     make(site, Some(Arc::clone(site.queue()?)), format)
 }
 
-/// Row constructor for an empty plain directory: the first append makes the queue.
+/// Row constructor for an empty plain directory: the first append creates the queue.
 pub(crate) fn first(site: &Site, format: InputFormat) -> Result<Arc<dyn File>> {
     if let Contents::Unreadable(errno) = site.contents {
         return Err(errno);
@@ -93,7 +93,7 @@ impl File for Append {
             directory: Arc::clone(&self.directory),
             permission: Permission::new(caller),
             format: self.format,
-            // The kernel cuts larger writes, and unaligned ones up to a page earlier.
+            // The kernel splits larger writes, and unaligned ones up to a page earlier.
             max_write: self.shared.max_chunk.saturating_sub(4096),
             max_line: longest_line(self.format, max_payload),
             opener: process_of(caller.pid),
@@ -121,7 +121,7 @@ impl File for Append {
 }
 
 struct AppendHandle {
-    /// Joined; None as long as there is none. Inside of `state` in the lock order.
+    /// The queue joined as a writer; None until it exists. After `state` in the lock order.
     queue: Mutex<Option<Arc<OpenQueue>>>,
     shared: Arc<Shared>,
     directory: Arc<Directory>,
@@ -129,13 +129,13 @@ struct AppendHandle {
     format: InputFormat,
     /// A write of this many bytes may be part of a larger one.
     max_write: usize,
-    /// The longest line that is kept until its end comes.
+    /// The longest unfinished line that is kept.
     max_line: usize,
-    /// The process that opened it; None if it can't be seen.
+    /// The process that opened it; None if it is not visible.
     opener: Option<u32>,
     /// Its path below the mountpoint.
     path: PathBuf,
-    /// Outside the queue's writer in the lock order.
+    /// Before the queue's writer in the lock order.
     state: Mutex<Lines>,
 }
 
@@ -144,10 +144,10 @@ struct Lines {
     /// The unfinished last line.
     partial: Vec<u8>,
     kept: Kept,
-    /// The last write ended short before a bad line, or its error may not have got through: the next write or close gets
-    /// this.
+    /// The last write was cut short before a bad line, or its error may not have reached the caller: the next write or
+    /// close returns this.
     refuse: Option<Errno>,
-    /// The rest of a refused line is still to come.
+    /// The rest of a refused line has not arrived yet.
     is_refusing: Option<Errno>,
     /// The last write may be continued by the next.
     was_full: bool,
@@ -159,11 +159,11 @@ impl Lines {
     }
 }
 
-/// Why a line was not taken.
+/// Why a line was not accepted.
 enum Refusal {
-    /// The line is to blame: the next write hears of it too.
+    /// The line is at fault: the next write fails too.
     Line(Errno),
-    /// The queue is: the next write may find it better.
+    /// The queue is at fault: the next write may succeed.
     Queue(Errno),
 }
 
@@ -188,7 +188,7 @@ impl Refusal {
 }
 
 impl AppendHandle {
-    /// The queue that appends go to. The first one makes it.
+    /// The queue to append to; the first append creates it.
     fn queue(&self) -> Result<Arc<OpenQueue>> {
         let mut queue = lock(&self.queue);
         if let Some(queue) = &*queue {
@@ -199,7 +199,8 @@ impl AppendHandle {
         Ok(Arc::clone(queue.insert(made)))
     }
 
-    /// Runs with the queue's writer. EACCES once the caller may no longer write: he could not begin another segment either.
+    /// Runs with the queue's writer. EACCES once the caller may no longer write: it could not start a new segment
+    /// either.
     fn with_writer<T>(&self, run: impl FnOnce(&mut QueueWriter) -> T) -> Result<T> {
         let queue = self.queue()?;
         if self.permission.check(|caller| queue.check_writable(caller)) == Err(Errno::EACCES) {
@@ -208,7 +209,7 @@ impl AppendHandle {
         queue.with_writer(self.permission.caller(), run)
     }
 
-    /// Whether there is something to make a queue for: a whole line that can be a message.
+    /// Whether to create a queue: there is a complete line that is a valid message.
     fn is_worth_a_queue(&self, partial: &[u8], data: &[u8]) -> std::result::Result<bool, Refusal> {
         if lock(&self.queue).is_some() {
             return Ok(true);
@@ -231,8 +232,8 @@ impl AppendHandle {
 
     fn write_lines(&self, data: &[u8]) -> Result<usize> {
         let mut lines = lock(&self.state);
-        // The kernel cuts a large write into pieces, and keeps the error of any but the first to itself: the caller sees
-        // a short write, and the error when it goes on.
+        // The kernel splits a large write into pieces, and returns the error of the first piece only: the caller sees a
+        // short write, and gets the error when it continues.
         let is_continued = std::mem::replace(&mut lines.was_full, data.len() >= self.max_write);
         if let Some(errno) = lines.refuse.take() {
             return Err(errno);
@@ -265,7 +266,7 @@ impl AppendHandle {
                 lines.refuse = Some(errno);
             }
             if taken == 0 {
-                // A line that may have begun in an earlier write, and may go on in the next one.
+                // The line may have begun in an earlier write, and may continue in the next one.
                 lines.partial = Vec::new();
                 lines.is_refusing = Some(errno).filter(|_| !data.contains(&b'\n'));
             }
@@ -284,7 +285,7 @@ impl AppendHandle {
         match appended {
             Ok(Ok(())) => lines.kept.set(0),
             Ok(Err(Refusal::Line(errno))) => Err(errno),
-            // It may be tried again.
+            // The caller may try again.
             Ok(Err(Refusal::Queue(errno))) | Err(errno) => {
                 lines.partial = partial;
                 Err(errno)
@@ -292,7 +293,7 @@ impl AppendHandle {
         }
     }
 
-    /// Whether the unfinished line would be taken now.
+    /// Whether the unfinished line would be accepted now.
     fn check_line(&self, lines: &Lines) -> Result<()> {
         let Some(input) = self.parse(&lines.partial).map_err(|refusal| refusal.errno())? else { return Ok(()) };
         let Some(queue) = lock(&self.queue).clone() else { return Ok(()) };
@@ -301,8 +302,8 @@ impl AppendHandle {
         })??)
     }
 
-    /// Appends the complete lines of `data`, the first one continuing what is kept. Returns how many bytes of `data`
-    /// are in.
+    /// Appends the complete lines of `data`, of which the first continues the kept one. Returns how many bytes of
+    /// `data` were consumed.
     fn append_lines(&self, writer: &mut QueueWriter, lines: &mut Lines, data: &[u8]) -> (usize, Option<Refusal>) {
         let mut taken = 0;
         for end in memchr::memchr_iter(b'\n', data) {

@@ -1,4 +1,4 @@
-//! `at/` and `since/`: places in a queue by time or number, made up when somebody looks for them.
+//! `at/` and `since/`: places in a queue by time or number, resolved at lookup.
 //!
 //! `at/<time>` is a symlink to the first message at or after that time. `since/<place>/` is a directory with the views
 //! of everything from that place on. Times are those of `view::parse_time`, or nanoseconds since the epoch.
@@ -15,10 +15,10 @@ use crate::fs::tree::handles::Handle;
 use crate::queue::Scanner;
 use crate::view::parse_time;
 
-/// From this many digits on a number is a time and no sequence number.
+/// A number of at least this many digits is a time, not a sequence number.
 const TIME_DIGITS: usize = 16;
 
-/// What `since/` can be asked for.
+/// What a name in `since/` can mean.
 enum SeekPoint {
     Seq(u64),
     Time(u64),
@@ -32,7 +32,7 @@ fn place(text: &str) -> Result<SeekPoint> {
     parse_time(text, clock::now_ns()).map(SeekPoint::Time).map_err(|_| Errno::ENOENT)
 }
 
-/// Whether there is such a place in the queue, for a name in `since/`. Behind the next message there is none.
+/// ENOENT unless the queue has such a place, for a name in `since/`. There is none after the next message.
 pub(crate) fn check(queue: &OpenQueue, text: &str) -> Result<()> {
     match place(text)? {
         SeekPoint::Seq(seq) if seq == 0 || seq > queue.queue.bounds()?.next_seq => Err(Errno::ENOENT),
@@ -40,7 +40,7 @@ pub(crate) fn check(queue: &OpenQueue, text: &str) -> Result<()> {
     }
 }
 
-/// Puts a scanner to a place; where that is retired already, to the first retained message.
+/// Seeks a scanner to a place, or, if that is retired already, to the first retained message.
 pub(in crate::fs) fn seek(queue: &OpenQueue, scanner: &mut Scanner, text: &str) -> Result<()> {
     match place(text)? {
         SeekPoint::Seq(seq) => scanner.seek_seq(seq)?,
@@ -52,7 +52,7 @@ pub(in crate::fs) fn seek(queue: &OpenQueue, scanner: &mut Scanner, text: &str) 
     Ok(())
 }
 
-/// What a name in `at/` is. ENOENT when no message is that young.
+/// What a name in `at/` is. ENOENT when there is no message at or after that time.
 pub(crate) fn at(queue: &Arc<OpenQueue>, text: &str) -> Result<Arc<dyn File>> {
     let timestamp_ns = match text.bytes().all(|byte| byte.is_ascii_digit()) {
         true => text.parse().map_err(|_| Errno::ENOENT)?,

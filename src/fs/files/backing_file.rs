@@ -1,4 +1,4 @@
-//! Backing files that are no queue's: shown read-only as they are.
+//! Backing files that do not belong to a queue: shown unchanged and read-only.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::FileExt;
@@ -21,7 +21,7 @@ pub(crate) struct BackingFile {
 }
 
 impl BackingFile {
-    /// The entry `name` of a backing directory, which is the file `id`.
+    /// The entry `name` of a backing directory; `id` identifies the file.
     pub(crate) fn new(site: &Site, name: &OsStr, id: FileId) -> Self {
         let (shared, directory) = (Arc::clone(&site.shared), Arc::clone(&site.relative));
         Self { shared, directory, name: name.to_owned(), id }
@@ -55,12 +55,12 @@ impl File for BackingFile {
 
     fn target(&self) -> Result<Vec<u8>> {
         let target = self.directory()?.read_link(&self.name)?;
-        // As if there were none.
+        // As if it did not exist.
         if stays_inside(&self.directory, &target) { Ok(target) } else { Err(Errno::ENOENT) }
     }
 }
 
-/// Opens a backing file for the caller. ESTALE unless it is the one that the kernel asked about.
+/// Opens a backing file for the caller. ESTALE unless it is the file that the kernel looked up.
 pub(in crate::fs) fn open(directory: &Directory, name: &OsStr, id: FileId, caller: &Caller) -> Result<std::fs::File> {
     let file = caller.act(|| directory.open_file(name))??;
     if FileId::of(&rustix::fs::fstat(&file)?) != id {
@@ -80,7 +80,7 @@ impl Handle for BackingFileHandle {
     }
 }
 
-/// Appends what a backing file has at `offset`, at most `size` bytes.
+/// Appends at most `size` bytes of a backing file from `offset` on to `out`.
 pub(in crate::fs) fn read_file(file: &std::fs::File, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
     let start = out.len();
     out.resize(start + size, 0);

@@ -1,4 +1,4 @@
-//! `.chronfs/` of the root: the mount's and the whole bus's state, for monitoring and for whoever stumbles in.
+//! `.chronfs/` of the root: the state of the mount and of the whole bus, for monitoring and for users new to the mount.
 
 use std::io;
 use std::path::Path;
@@ -20,7 +20,7 @@ type Render = fn(&Site, &Caller) -> Result<String>;
 struct Generated {
     site: Site,
     render: Render,
-    /// The permission bits that it may have.
+    /// Mask of its permission bits.
     mask: u16,
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn status(site: &Site) -> Result<Arc<dyn File>> {
     })
 }
 
-/// Row constructor of `doctor`. It tells of every queue, so it is for the root's owner.
+/// Row constructor of `doctor`. It reports on every queue, so it is for the root's owner.
 pub(crate) fn doctor(site: &Site) -> Result<Arc<dyn File>> {
     Ok(Arc::new(Generated { site: site.clone(), render: diagnose, mask: 0o400 }))
 }
@@ -53,7 +53,7 @@ fn diagnose(site: &Site, caller: &Caller) -> Result<String> {
     let (shared, who) = (Arc::clone(&site.shared), caller.clone());
     let examine = move |name: &str, found| {
         let opened = match found {
-            // Evidence has been looked at before.
+            // Quarantined files have been reported before.
             _ if Path::new(name).iter().any(|part| part == doctor::ASIDE) => return Ok(None),
             Found::Queue(queue) => Ok((Arc::clone(&queue.directory), true)),
             Found::Unreadable(directory, _) => Ok((directory, true)),
@@ -87,14 +87,14 @@ fn diagnose(site: &Site, caller: &Caller) -> Result<String> {
     let verdict = match (report.has_problems(), report.unchecked.is_empty()) {
         (true, _) => "there are problems",
         (false, true) => "all well",
-        (false, false) => "not everything could be looked at",
+        (false, false) => "not everything could be checked",
     };
     let plural = if report.checked == 1 { "queue" } else { "queues" };
     text += &format!("{} {plural} checked: {verdict}\n", report.checked);
     Ok(text)
 }
 
-/// Row constructor of `log`: what the daemon has logged last, for the root's owner.
+/// Row constructor of `log`: the daemon's last log lines, for the root's owner.
 pub(crate) fn log(site: &Site) -> Result<Arc<dyn File>> {
     Ok(Arc::new(Generated { site: site.clone(), render: |site, _| Ok(site.shared.log.text()), mask: 0o400 }))
 }

@@ -1,6 +1,6 @@
-//! `follow.*`: what is committed from the moment of opening on; in a reader's directory and below `since/`, what
-//! is there from that place on first. A read without anything to return waits. A follower
-//! that retention has overtaken gets one EPIPE and goes on at the oldest retained message: never a silent gap.
+//! `follow.*`: messages committed after opening; in a reader's directory and below `since/`, first the existing
+//! messages from that place on. A read with nothing to return waits. A follower that retention has overtaken gets one
+//! EPIPE and continues at the oldest retained message: never a silent gap.
 
 use std::sync::{Arc, Mutex};
 
@@ -27,7 +27,7 @@ struct Follow {
 /// Where a follower starts.
 enum From {
     End,
-    /// At the reader's position when it is opened.
+    /// At the reader's position at open.
     Reader(Arc<str>),
     /// At a place of `since/`.
     Place(Arc<str>),
@@ -74,7 +74,7 @@ impl File for Follow {
             }
             From::Place(place) => at_since::seek(&self.queue, &mut scanner, place)?,
         }
-        // What retention has taken from a reader while nobody was using it.
+        // Messages that retention removed while the reader was not in use.
         let reason = GapReason::Retired;
         let overtaken = (from < first_seq).then(|| Gap { from, to: first_seq - 1, reason, position: first });
         let stream = Stream::new(scanner, self.format).after(overtaken);
@@ -95,9 +95,9 @@ impl File for Follow {
     }
 }
 
-/// How much a stream may give for a read of `size` bytes. The kernel cuts a large read into chunks, and asks for the
-/// next one when a chunk came back full: that question would block with data already there, or take what nobody asked
-/// for. So a chunk of that size is never filled.
+/// How much a stream may return for a read of `size` bytes. The kernel splits a large read into chunks, and asks for
+/// the next one when a chunk came back full: that request would block though there is data to return, or consume
+/// messages that the caller did not ask for. So a chunk of that size is never filled.
 pub(in crate::fs) fn below_chunk(size: usize, max_chunk: usize) -> usize {
     if size + 4096 > max_chunk { size.saturating_sub(1).max(1) } else { size }
 }
@@ -110,11 +110,11 @@ struct FollowHandle {
     max_chunk: usize,
 }
 
-/// Charges for what a stream keeps; what must not be kept comes again.
+/// Charges for what a stream keeps; what must not be kept is read again.
 fn charge((stream, kept): &mut (Stream, Kept)) -> Result<()> {
     kept.set(stream.kept()).inspect_err(|_| {
         stream.put_back();
-        // Less than before, if anything.
+        // No more than before.
         let _ = kept.set(stream.kept());
     })
 }
@@ -125,17 +125,17 @@ impl Handle for FollowHandle {
         let size = below_chunk(size, self.max_chunk);
         let start = out.len();
         let mut stream = lock(&self.stream);
-        // An error comes again when it is read.
+        // An error occurs again at the next read.
         let _ = stream.0.ready();
         charge(&mut stream)?;
         let result = stream.0.read(size, out);
         let _ = charge(&mut stream);
         match result {
-            // Reported once; the next read goes on behind it.
+            // Reported once; the next read continues after it.
             Ok(Some(gap)) => Err(gap.into()),
             Ok(None) if out.len() == start => Ok(Progress::Wait(vec![Arc::clone(&self.queue)])),
             Ok(None) => Ok(Progress::Done),
-            // What was taken before the error goes out; it comes back with the next read.
+            // What was read before the error is returned; the error occurs again at the next read.
             Err(_) if out.len() > start => Ok(Progress::Done),
             Err(error) => Err(error.into()),
         }

@@ -1,5 +1,5 @@
-//! `LEASE`: who holds the endpoint, and whether he lives. Writing renews it, `rm` gives it up; `touch` renews it as it
-//! is. Whether it is live is derived whenever it is read.
+//! `LEASE`: who holds the endpoint, and whether the holder is alive. Writing renews it, `rm` releases it; `touch`
+//! renews it with the same payload. Whether it is live is computed at each read.
 
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use crate::fs::lock;
 use crate::fs::site::{Access, Caller, File, Site};
 use crate::fs::tree::handles::{Handle, Progress};
 
-/// How long a lease counts that was first written here; later writes keep what it had.
+/// Time to live of a lease that is first written here; later writes keep the existing one.
 const TTL: Duration = Duration::from_secs(10);
 
 struct Lease {
@@ -39,11 +39,11 @@ pub(crate) fn give_up(site: &Site, caller: &Caller) -> Result<()> {
     Ok(caller.act(|| bus::remove_lease_in(site.directory.dir()))??)
 }
 
-/// Without a payload, keeps the one that is there.
+/// Without a payload, keeps the existing one.
 fn write(site: &Site, caller: &Caller, payload: Option<&[u8]>) -> Result<()> {
     let dir = site.directory.dir();
     let renewed = caller.act(|| {
-        // Who may not read it can't keep anything of it either.
+        // A caller that may not read it can't keep anything of it either.
         let before = bus::lease_in(dir).or_else(|error| if payload.is_some() { Ok(None) } else { Err(error) })?;
         let (ttl_ms, kept) = before.map(|lease| (lease.ttl_ms, lease.payload)).unwrap_or_default();
         let ttl = if ttl_ms > 0 { Duration::from_millis(ttl_ms) } else { TTL };
@@ -65,7 +65,7 @@ fn text(file: &std::fs::File) -> Result<Vec<u8>> {
 
 impl File for Lease {
     fn attr(&self) -> Result<Attr> {
-        // Its age is part of the text, so its size is that of a moment ago.
+        // Its age is part of the text, so the size is only that of this moment.
         let text = text(&self.site.directory.open_file(OsStr::new(LEASE_FILE))?)?;
         let size = u64::try_from(text.len()).unwrap_or(0);
         Ok(Attr::marker(&stat(&self.site.directory)?, &self.site.directory.stat_now()?).with_size(size))
@@ -115,7 +115,7 @@ impl<T: Handle> Handle for LeaseHandle<T> {
         self.text.read(offset, size, out)
     }
 
-    /// Each write renews, with all that was written so far, less the newline that `echo` puts at the end.
+    /// Each write renews, with everything written so far, less the final newline of `echo`.
     fn write(&self, data: &[u8]) -> Result<usize> {
         let mut payload = lock(&self.payload);
         if payload.len() + data.len() > MAX_LEASE_PAYLOAD {

@@ -1,5 +1,5 @@
-//! `log/`: the messages of one segment a file, for whoever ships logs. The newest grows until its segment is full; the
-//! others never change, and go when retention takes their segments. So nothing is ever seen twice.
+//! `log/`: one file per segment with its messages, for log shippers. The newest grows until its segment is full; the
+//! others never change, and disappear when retention removes their segments. So no message is ever shipped twice.
 
 use std::ffi::OsString;
 use std::sync::{Arc, OnceLock};
@@ -33,7 +33,7 @@ pub(crate) fn find(queue: &Arc<OpenQueue>, text: &str) -> Result<Arc<dyn File>> 
     };
     let (segment, format) = parse().ok_or(Errno::ENOENT)?;
     if segment > queue.queue.bounds()?.head.segment {
-        // Prepared for later.
+        // Preallocated, not in use yet.
         return Err(Errno::ENOENT);
     }
     let identity = queue.segment_identity(format, segment)?;
@@ -57,7 +57,7 @@ impl Log {
         self.view.get_or_init(|| make_view(&self.queue, self.format, self.segment, self.first_seq))
     }
 
-    /// When damage has changed what it shows, the name is to stand for another file.
+    /// When damage has changed its content, the name must stand for another file.
     fn turn_if_spoilt(&self) {
         if self.view.get().is_some_and(|view| view.is_damaged()) {
             self.queue.turn(self.identity, self.generation);

@@ -1,9 +1,9 @@
-//! `.merged/`: all queues below a directory as one, by time. `messages.*` is what is there when it is opened;
-//! `follow.*` goes on from then, with queues that come later too. Queues that the caller could not read himself are
-//! not in it.
+//! `.merged/`: all queues below a directory merged by time. `messages.*` has the messages that exist at open;
+//! `follow.*` has those that come after, with queues created later too. Queues that the caller could not read itself
+//! are left out.
 //!
-//! Nothing is kept of what was given: a snapshot that is read elsewhere than where the last read ended is merged again
-//! up to there.
+//! Returned bytes are not kept: a read that does not start where the last one ended merges the snapshot again up to
+//! there.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -22,13 +22,13 @@ use crate::fs::tree::handles::{Handle, Progress};
 use crate::queue::Position;
 use crate::view::{Format, Merge};
 
-/// How often a follower looks for new queues, at most.
+/// Minimum interval between a follower's searches for new queues.
 const LOOK_INTERVAL: Duration = Duration::from_millis(350);
 /// Bytes merged when the name is looked up.
 const SNAPSHOT_MAX: usize = 1 << 20;
-/// Descriptors that a queue takes while it is merged.
+/// Descriptors that a queue holds while it is merged.
 const DESCRIPTORS: u64 = 4;
-/// Bytes merged at once that nobody asked for.
+/// Bytes merged at a time when skipping to an offset.
 const SKIP: usize = 256 << 10;
 
 struct Merged {
@@ -52,7 +52,7 @@ impl File for Merged {
         Ok(Attr::file(&self.site.directory.stat_now()?, READ))
     }
 
-    /// What is small says its size. That of more nobody knows before it is merged.
+    /// A small one shows its size. The size of a larger one is unknown until it is merged.
     fn snapshot_max(&self) -> usize {
         if self.is_live { 0 } else { SNAPSHOT_MAX }
     }
@@ -97,23 +97,24 @@ struct State {
     merge: Merge,
     kept: Kept,
     queues: Vec<Arc<OpenQueue>>,
-    /// In a snapshot, of each of the queues.
+    /// In a snapshot, one per queue.
     starts: Vec<Start>,
-    /// The queues that are in it, by directory and identity: not by name, nor by what is kept open of them.
+    /// The queues that are in it, by directory and identity: not by name, nor by a handle that is kept open.
     known: HashSet<(FileId, u64)>,
-    /// Descriptors of all of them.
+    /// The descriptors of all queues.
     share: Arc<Mutex<Share>>,
     looked: Instant,
     /// In a snapshot, where the last read ended.
     at: u64,
-    /// What the next read of a snapshot fails with: this one had something to give.
+    /// The error of the next read of a snapshot, because this one had bytes to return.
     failed: Option<Errno>,
-    /// Some queues have not answered in time. A snapshot ends with an error then, once.
+    /// Some queues have not answered in time. The end of a snapshot then fails once.
     lacks: bool,
 }
 
 impl State {
-    /// Adds the queues that are not in it yet. Those that a follower finds later are new from their first message on.
+    /// Adds the queues that are not in it yet. Those that a follower finds later are followed from their first message
+    /// on.
     fn look(&mut self, site: &Site, caller: &Caller, is_live: bool, is_first: bool) -> Result<()> {
         let (known, share) = (self.known.clone(), Arc::clone(&self.share));
         let open = move |name: &str, found| {
@@ -122,7 +123,7 @@ impl State {
             if known.contains(&key) {
                 return Ok(None);
             }
-            // What is refused in the end is given back with the share.
+            // Charges for queues that are not added after all are released below.
             lock(&share).grow(DESCRIPTORS)?;
             let mut scanner = queue.queue.scan()?;
             let mut start = None;
@@ -151,14 +152,14 @@ impl State {
         Ok(())
     }
 
-    /// Charges for the queues that are in it, and no others.
+    /// Charges for exactly the queues that are in it.
     fn share_queues(&self) {
         let held = u64::try_from(self.queues.len()).unwrap_or(u64::MAX).saturating_mul(DESCRIPTORS);
         // No more than before.
         let _ = lock(&self.share).resize(held);
     }
 
-    /// Brings a snapshot to `offset`, or to its end if that comes first.
+    /// Moves a snapshot to `offset`, or to its end if that comes first.
     fn seek(&mut self, offset: u64, format: Format) -> Result<()> {
         if offset < self.at {
             self.merge = Merge::new(format);
@@ -180,7 +181,7 @@ impl State {
         Ok(())
     }
 
-    /// Appends `size` bytes of a snapshot to `out`: for some programs a short read would be its end.
+    /// Appends `size` bytes of a snapshot to `out`: some programs take a short read for the end of the file.
     fn fill(&mut self, size: usize, out: &mut Vec<u8>) -> Result<()> {
         if let Some(errno) = self.failed.take() {
             return Err(errno);
@@ -199,15 +200,15 @@ impl State {
             }
         }
         if out.len() == start && std::mem::take(&mut self.lacks) {
-            return Err(Errno::ETIMEDOUT.because("a queue does not answer, and is left out"));
+            return Err(Errno::ETIMEDOUT.because("a queue does not answer and was left out"));
         }
         self.at += u64::try_from(out.len() - start).unwrap_or(0);
         Ok(())
     }
 
-    /// Appends what there is, up to `size` bytes, to `out`. A gap that the format does not show is an error, once.
+    /// Appends the available bytes, up to `size`, to `out`. A gap that the format does not show is an error, once.
     fn give(&mut self, size: usize, out: &mut Vec<u8>) -> Result<()> {
-        // An error comes again when it is read.
+        // An error occurs again at the next read.
         let _ = self.merge.ready();
         self.charge()?;
         let start = out.len();
@@ -220,11 +221,11 @@ impl State {
         }
     }
 
-    /// Charges for what the merge keeps; what must not be kept comes again.
+    /// Charges for what the merge keeps; what must not be kept is read again.
     fn charge(&mut self) -> Result<()> {
         self.kept.set(self.merge.kept()).inspect_err(|_| {
             self.merge.put_back();
-            // Less than before, if anything.
+            // No more than before.
             let _ = self.kept.set(self.merge.kept());
         })
     }
@@ -249,7 +250,7 @@ impl Handle for MergedHandle {
                 // A directory that can't be read now may be readable later.
                 _ => {}
             }
-            // A native reader could not go on either.
+            // A native reader could not continue either.
             state.queues.iter().try_for_each(|queue| queue.check_readable(&self.caller))?;
         }
         state.give(below_chunk(size, self.site.shared.max_chunk), out)?;

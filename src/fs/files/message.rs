@@ -1,8 +1,9 @@
-//! `messages/`: one file a message by its sequence number, with exactly its payload; `N.json` is its line of
+//! `messages/`: one file per message, named by its sequence number, with exactly its payload; `N.json` is its line of
 //! messages.jsonl; `first` and `last` are symlinks.
 //!
-//! Invariants: a number stands for one message for ever, so the kernel may keep its bytes; a number that was retired
-//! or is yet to come is not there. A listing costs constant memory: the sequence number is the directory offset.
+//! Invariants: a number stands for the same message for ever, so the kernel may cache its bytes; a number that was
+//! retired or not used yet does not exist. A listing costs constant memory: the sequence number is the directory
+//! offset.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,9 +17,9 @@ use crate::fs::tree::handles::{Caching, Handle, Progress};
 use crate::queue::{Entry, Message, Position, Scanner};
 use crate::view::{Format, render, rendered_len};
 
-/// Payloads up to this many bytes are read when the file is opened, and stay readable when retention takes them.
+/// Payloads up to this many bytes are read when the file is opened, and stay readable when retention removes them.
 const SMALL: u64 = 64 << 10;
-/// Directory offsets from here on are those of the names that are no numbers.
+/// Directory offsets from here on are those of the names that are not numbers.
 const NAMES: u64 = 1 << 62;
 const JSON: &str = ".json";
 
@@ -40,7 +41,7 @@ pub(crate) fn find(queue: &Arc<OpenQueue>, name: &str) -> Result<Arc<dyn File>> 
     }
 }
 
-/// A sequence number as it stands in a name: no sign, no leading zeros.
+/// A sequence number as written in a name: no sign, no leading zeros.
 fn parse(text: &str) -> Option<u64> {
     let plain = !text.is_empty() && !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| plain)
@@ -101,7 +102,7 @@ impl File for MessageFile {
         if self.size <= SMALL {
             handle.load_into(&mut lock(&handle.loaded))?;
         } else {
-            // A name that the kernel remembered may be retired.
+            // The message of a name that the kernel has cached may be retired.
             with_message(&self.queue, seq, |_| ())?;
         }
         Ok(Box::new(handle))
@@ -171,7 +172,7 @@ impl Handle for NumberedHandle {
         let whole = bytes.as_deref().unwrap_or_default();
         let rest = usize::try_from(offset).ok().and_then(|offset| whole.get(offset..)).unwrap_or_default();
         out.extend_from_slice(&rest[..rest.len().min(size)]);
-        // What was read to its end is in the kernel's cache now.
+        // A message read to its end is in the kernel's cache now.
         if rest.len() <= size && u64::try_from(whole.len()).is_ok_and(|len| len > SMALL) {
             *bytes = None;
             kept.set(0)?;
@@ -237,7 +238,7 @@ pub(crate) enum Listed {
 pub(crate) struct MessageListing {
     queue: Arc<OpenQueue>,
     scanner: Option<Scanner>,
-    /// The message after which nothing is listed: what comes while somebody lists would never end.
+    /// The last message to list: otherwise a listing during appends might never end.
     last: Option<u64>,
 }
 
@@ -246,8 +247,8 @@ impl MessageListing {
         Self { queue: Arc::clone(queue), scanner: None, last: None }
     }
 
-    /// Gives the names behind `offset` to `add`, each with the offset behind it, until there is no more room. What a
-    /// name stands for is at hand where that is a message.
+    /// Passes the names after `offset` to `add`, each with the offset after it, until there is no more room. For a
+    /// message, the node is passed too.
     pub(crate) fn list(&mut self, offset: u64, mut add: impl FnMut(&str, Listed, u64) -> bool) -> Result<()> {
         let bounds = self.queue.queue.bounds()?;
         let last = match self.last {

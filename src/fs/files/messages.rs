@@ -1,8 +1,8 @@
 //! `messages.*`: everything retained, as a regular file that grows.
 //!
-//! Invariant: the bytes at an offset never change while the file keeps its inode number. So the inode belongs to
-//! the first retained segment: when retention takes that away, the name gets another inode with another view, and
-//! handles of the old one go on with the old view. So it is too when what was shown before is found damaged.
+//! Invariant: the bytes at an offset never change while the file keeps its inode number. So the inode belongs to the
+//! first retained segment: when retention removes that, the name gets another inode with another view, and handles of
+//! the old one keep the old view. The same happens when messages shown before are found damaged.
 
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -61,7 +61,7 @@ impl File for Messages {
     }
 
     fn ttl(&self) -> Ttl {
-        // The name stands for another file as soon as retention has taken the beginning of this one.
+        // The name stands for another file as soon as retention has removed the beginning of this one.
         Ttl::NONE
     }
 
@@ -83,7 +83,7 @@ impl File for Messages {
             _ => error,
         })?;
         if held.is_late() && !is_followed && self.queue.generation(self.format) != Ok(self.generation) {
-            // Retention was faster. The kernel looks the name up again.
+            // Retention has removed it meanwhile. The kernel looks the name up again.
             return Err(Errno::ESTALE);
         }
         let token = self.queue.opened_by(caller.pid, (self.format, self.generation), &view);
@@ -100,8 +100,8 @@ impl File for Messages {
     }
 }
 
-/// What is there from a place on, which stays what it was at lookup: as large as it is, and growing; or, of a reader, what
-/// it has not consumed up to the head at lookup.
+/// The messages from a place on that is fixed at lookup: with a true, growing size; or, for a reader, those that it has
+/// not consumed, up to the head at lookup.
 struct Since {
     queue: Arc<OpenQueue>,
     format: Format,
@@ -145,7 +145,7 @@ impl Since {
         self.view.get_or_init(|| self.make_view())
     }
 
-    /// When damage has changed what it shows, the name is to stand for another file.
+    /// When damage has changed its content, the name must stand for another file.
     fn turn_if_spoilt(&self) {
         if self.view.get().is_some_and(|view| view.is_damaged()) {
             self.queue.turn(self.identity, self.generation);
@@ -200,7 +200,7 @@ impl File for Since {
     }
 
     fn ttl(&self) -> Ttl {
-        // What a reader has not consumed is another file as soon as it consumes or something comes.
+        // A reader's pending messages are another file as soon as it consumes one or a new one arrives.
         if self.end_seq.is_some() { Ttl::NONE } else { Ttl::NAME }
     }
 }
@@ -209,13 +209,14 @@ type Renew = Box<dyn Fn() -> Result<Arc<SharedView>> + Send + Sync>;
 
 pub(in crate::fs) struct MessagesHandle {
     held: ViewHandle,
-    /// Tells the queue that it is open.
+    /// Shows the queue that the file is open.
     _opened: Option<Arc<()>>,
-    /// What the name stands for since damage was found in what others had seen: for a handle that had seen nothing.
+    /// The view that the name stands for since damage was found in bytes that others had read: for a handle that had
+    /// read nothing.
     renewed: OnceLock<ViewHandle>,
     renew: Renew,
     has_read: AtomicBool,
-    /// Where the last gap was that a read of the bin format has failed at.
+    /// The offset of the last gap at which a read of the bin format has failed.
     reported: Mutex<Option<u64>>,
 }
 
@@ -248,8 +249,8 @@ impl MessagesHandle {
         shared.read_at(offset, size, out)
     }
 
-    /// Cuts a read of the bin format short before a gap, which its bytes don't show. A read that starts at one fails
-    /// once, then gives a byte, so that what the next one crosses shows too.
+    /// Cuts a read of the bin format short before a gap, which its bytes don't show. A read that starts at a gap fails
+    /// once, then returns one byte, so that the next read shows the gaps that it crosses.
     fn stop_at_gap(&self, crossed: Option<Crossed>, offset: u64, out: &mut Vec<u8>, start: usize) -> Result<()> {
         let Some(Crossed { gap: lost, offset: gap }) = crossed else { return Ok(()) };
         if gap > offset {
@@ -291,7 +292,7 @@ impl Handle for MessagesHandle {
 
     fn read_pages(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
         match self.read_view(offset, size, out)? {
-            // The pages don't show it. Better none.
+            // The pages can't show the gap: return none.
             Some(Crossed { gap, .. }) => Err(Errno::EIO.because(missing(gap))),
             None => Ok(Progress::Done),
         }

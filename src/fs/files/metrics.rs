@@ -1,4 +1,4 @@
-//! The bus as OpenMetrics text. Gauges only, so that it is sound in the older Prometheus text format as well.
+//! The bus as OpenMetrics text. Gauges only, so that it is valid in the older Prometheus text format as well.
 
 use std::fmt::{Display, Write as _};
 
@@ -7,7 +7,7 @@ use crate::fs::files::seen::Seen;
 use crate::printable::printable_lines;
 use crate::queue::{Inspection, ReaderInfo, WriterState};
 
-/// What a gauge says of one queue or reader; None where there is nothing to say.
+/// The value of a gauge for one queue or reader; None where it has none.
 type Value<T> = fn(&T) -> Option<f64>;
 
 const QUEUE: &[(&str, &str, Value<Inspection>)] = &[
@@ -20,13 +20,13 @@ const QUEUE: &[(&str, &str, Value<Inspection>)] = &[
     }),
     ("segments", "Segment files.", |i| Some(number(i.segments.len().try_into().unwrap_or(u64::MAX)))),
     ("segment_bytes", "Bytes of the segment files.", |i| Some(number(i.segments.iter().map(|s| s.bytes).sum()))),
-    ("writer_alive", "Whether a process holds the writer lock and gives signs of life.", |i| {
+    ("writer_alive", "Whether a process holds the writer lock and its heartbeat is fresh.", |i| {
         Some(flag(i.writer.state == WriterState::Alive))
     }),
-    ("writer_stuck", "Whether the writer holds the lock and gives no sign of life.", |i| {
+    ("writer_stuck", "Whether the writer holds the lock and its heartbeat has stopped.", |i| {
         Some(flag(i.writer.state == WriterState::Stuck))
     }),
-    ("writer_epoch", "How many writers there have been.", |i| Some(number(i.writer.epoch))),
+    ("writer_epoch", "Number of writers so far.", |i| Some(number(i.writer.epoch))),
 ];
 
 const SEEN: &[(&str, &str, Value<Seen>)] = &[
@@ -42,8 +42,8 @@ const READER: &[(&str, &str, Value<ReaderInfo>)] = &[
     ("position", "The next sequence number that the reader will consume.", |r| r.position.map(number)),
     ("lag_messages", "Messages that the reader has not consumed.", |r| Some(number(r.lag_messages))),
     ("lag_bytes", "Bytes of the records that the reader has not consumed.", |r| Some(number(r.lag_bytes))),
-    ("lag_seconds", "Age of the newest message less that of the reader's next one.", |r| Some(r.lag_seconds)),
-    ("in_use", "Whether a process uses the reader now.", |r| Some(flag(r.in_use))),
+    ("lag_seconds", "Time from the reader's next message to the newest one.", |r| Some(r.lag_seconds)),
+    ("in_use", "Whether a process is using the reader.", |r| Some(flag(r.in_use))),
     ("damaged", "Whether the reader's cursor file is damaged.", |r| Some(flag(r.damage.is_some()))),
     ("pinned_segments", "Segments that retention keeps for the reader.", |r| Some(number(r.pins_segments))),
     ("pinned_bytes", "Bytes of those segments.", |r| Some(number(r.pins_bytes))),
@@ -98,7 +98,7 @@ fn sample(out: &mut String, name: &str, labels: &[(&str, &dyn Display)], value: 
     let _ = writeln!(out, "}} {value}");
 }
 
-/// Numbers are floating point in this format: beyond 2^53 the last digits don't matter.
+/// Numbers are floating point in this format: above 2^53 the last digits don't matter.
 #[allow(clippy::cast_precision_loss)]
 fn number(value: u64) -> f64 {
     value as f64

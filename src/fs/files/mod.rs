@@ -1,4 +1,4 @@
-//! The files of the mount, one module per family. Each gives constructors for the rows of `nodes::NODES`.
+//! The files of the mount, one module per family. Each has the constructors for its rows of `nodes::NODES`.
 
 pub(crate) mod append;
 pub(crate) mod at_since;

@@ -60,7 +60,7 @@ pub(crate) fn remove(queue: &OpenQueue, name: &OsStr, caller: &Caller) -> Result
     queue.when_released(|| caller.act(|| queue.queue.remove_reader(name)))
 }
 
-/// The cursor file's attributes: it is the reader, and its bits are the reader's permissions.
+/// The cursor file's attributes: its permission bits are the reader's permissions.
 pub(in crate::fs) fn cursor_stat(queue: &OpenQueue, name: &str) -> Result<rustix::fs::Stat> {
     check_name(name).map_err(|error| match error {
         queue::Error::NameTooLong { .. } => Errno::ENAMETOOLONG,
@@ -116,7 +116,7 @@ impl Shows {
             Self::Position => queue.queue.cursor_seq(cursor)?.to_string(),
             Self::Lag => {
                 let (seq, bounds) = (queue.queue.cursor_seq(cursor)?, queue.queue.bounds()?);
-                // What retention took away is a gap, not messages that could still be read.
+                // Messages that retention has removed are a gap, not lag.
                 bounds.next_seq.saturating_sub(seq.max(bounds.first_seq)).to_string()
             }
             Self::Status => report::reader_json(&queue.queue.inspect_cursor(cursor)?),
@@ -140,7 +140,7 @@ impl File for ReaderFile {
             access.reading()?;
         }
         let file_access = if access == Access::Read { FileAccess::Read } else { FileAccess::Write };
-        // Where only writing is asked for, `+10` needs to know where the reader stands.
+        // Even a handle opened for writing only needs the reader's position for `+10`.
         let open = || self.queue.queue.cursor(&self.reader, file_access);
         let cursor = Arc::new(caller.act(open)??);
         let bits = if access == Access::Read { credentials::READ } else { credentials::WRITE };

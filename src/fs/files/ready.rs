@@ -1,4 +1,5 @@
-//! `READY`: there exactly while the endpoint is marked. `touch` marks, `rm` unmarks, reading says who and when.
+//! `READY`: exists exactly while the endpoint is marked. `touch` marks it, `rm` unmarks it; its content says who marked
+//! it and when.
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -77,7 +78,7 @@ impl File for Ready {
     }
 }
 
-/// A marker opened for writing: what it says is not for the caller to choose.
+/// A marker opened for writing: the caller can't choose its content.
 struct Touched;
 
 impl Handle for Touched {

@@ -1,4 +1,4 @@
-//! What the mount's own files tell of all queues.
+//! What the mount's own files show of all queues.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! `segments/`: the raw segment files, read-only. Where the kernel allows it, it reads and maps them itself, so that a
-//! mapping sees a native writer's stores as they happen.
+//! `segments/`: the raw segment files, read-only. Where passthrough is allowed, the kernel reads and maps them itself,
+//! so that a mapping sees a native writer's stores as they happen.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -59,7 +59,7 @@ impl File for Segment {
     }
 
     fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
-        // Vital: the kernel would write to the real file through a descriptor opened for reading.
+        // Required for safety: the kernel would write to the real file even through a descriptor opened for reading.
         access.reading()?;
         Ok(Box::new(SegmentHandle { file: open(&self.queue.directory, &self.name, self.id, caller)? }))
     }

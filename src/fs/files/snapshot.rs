@@ -1,5 +1,6 @@
-//! Short texts made on the spot. Whoever opens one for reading gets a snapshot of when its name was looked up. A handle that
-//! can be written to as well renders when it is read from the start, then keeps that, so that one pass sees one state.
+//! Short texts rendered on demand. A handle opened for reading shows a snapshot taken when the name was looked up. A
+//! handle that is writable as well renders when it is read from the start, then keeps the text, so that one pass sees
+//! one state.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use crate::fs::site::{Access, Caller, File};
 use crate::fs::tree::handles::{Caching, Handle, Progress};
 use crate::fs::tree::inodes::stable_hash;
 
-/// An open file whose whole text `render` gives.
+/// An open file whose whole text `render` returns.
 pub(in crate::fs) struct TextHandle<F> {
     render: F,
     text: Mutex<(Option<Vec<u8>>, Kept)>,
@@ -41,14 +42,14 @@ impl<F: Fn() -> Result<Vec<u8>> + Send + Sync> Handle for TextHandle<F> {
     }
 }
 
-/// Bytes of the largest of the small texts.
+/// Maximum size of a text, in bytes.
 pub(in crate::fs) const SMALL: usize = 64 << 20;
 
-/// Within this time the kernel asks once more for a name that it has found changed.
+/// Within this time the kernel repeats the lookup of a name that it has found changed.
 const ASKED_AGAIN: Duration = Duration::from_millis(20);
 
-/// What a file showed when its name was looked up: one state with one size, of which whoever opens it gets the whole,
-/// however he reads. Each look at the name finds the file as it is then.
+/// What a file showed when its name was looked up: one state with one size, of which a process that opens it reads the
+/// whole, whatever its reads. Each lookup takes a new one.
 struct Snapshot {
     file: Arc<dyn File>,
     size: u64,
@@ -56,7 +57,7 @@ struct Snapshot {
     recent: Arc<Recent>,
 }
 
-/// A snapshot that was made of the file at a path, for a caller, and when.
+/// A snapshot that was taken of the file at a path, for a caller, and when.
 struct Last {
     path: PathBuf,
     caller: Caller,
@@ -64,15 +65,15 @@ struct Last {
     snapshot: Arc<Snapshot>,
 }
 
-/// Bytes of the texts that are kept for whoever has looked up their names and may open them. The last one is, in any case.
+/// Bytes of texts kept for processes that have looked up a name and may open it. The last text is always kept.
 const RECENT: usize = 16 << 20;
-/// What each of them counts for besides: there are many small ones.
+/// Overhead counted for each text: there may be many small ones.
 const FOR_EACH: usize = 1 << 10;
 
-/// Those texts, with their generations. The names that the kernel remembers keep none.
+/// Those texts, with their generations. Names that the kernel has cached keep none.
 struct Recent {
     texts: Mutex<VecDeque<(u64, Vec<u8>)>>,
-    /// Of what is kept for handles.
+    /// The budget that handles are charged to.
     budget: Arc<Budget>,
 }
 
@@ -92,25 +93,25 @@ impl Recent {
     }
 }
 
-/// The last snapshot that was made, until somebody looks at one, and the texts of a few.
+/// The last snapshot taken, until one is read, and the texts of a few.
 pub(crate) struct Snapshots {
     last: Mutex<Option<Last>>,
     recent: Arc<Recent>,
 }
 
 impl Snapshots {
-    /// `budget`: of what is kept for handles.
+    /// `budget`: what handles are charged to.
     pub(crate) fn new(budget: &Arc<Budget>) -> Self {
         let recent = Recent { texts: Mutex::default(), budget: Arc::clone(budget) };
         Self { last: Mutex::default(), recent: Arc::new(recent) }
     }
 
-    /// A snapshot of what the file at a path shows now. When another one is found under a name than before, the kernel asks
-    /// once more at once, and gets the same.
+    /// A snapshot of what the file at a path shows now. When the kernel finds another inode than before under a name,
+    /// it repeats the lookup at once, and gets the same snapshot.
     pub(crate) fn take(&self, path: &Path, file: &Arc<dyn File>, caller: &Caller) -> Result<Arc<dyn File>> {
         if let Some(last) = lock(&self.last).take()
             && last.path == path
-            // Threads of other pid namespaces have no numbers here.
+            // Threads of other pid namespaces have no number here.
             && last.caller == *caller
             && caller.pid != 0
             && last.when.elapsed() < ASKED_AGAIN
@@ -128,7 +129,7 @@ impl Snapshots {
         Ok(snapshot)
     }
 
-    /// Somebody has looked at one: whoever asks now does so for another reason.
+    /// A snapshot has been used: the next lookup is not a repetition.
     pub(crate) fn were_seen(&self) {
         *lock(&self.last) = None;
     }
@@ -138,12 +139,12 @@ fn generation(file: &dyn File, text: &[u8]) -> u64 {
     stable_hash(&[&file.generation().to_le_bytes(), text])
 }
 
-/// What `file` shows now to a caller who may open it.
+/// What `file` shows now to a caller that may open it.
 fn read_whole(file: &Arc<dyn File>, caller: &Caller) -> Result<Vec<u8>> {
     let attr = file.attr()?;
     let bits = if caller.uid == attr.uid { 0o400 } else { 0o004 };
     if caller.uid != 0 && attr.mode & bits == 0 {
-        // The kernel knows better, and will ask when it is opened.
+        // Only the kernel knows, and it checks when the file is opened.
         return Err(Errno::EACCES);
     }
     let handle = file.open(Access::Read, caller)?;
@@ -175,7 +176,7 @@ impl File for Snapshot {
         }
         let text = match self.recent.take(self.generation) {
             Some(text) => text,
-            // Somebody else has opened it, or many others have been made since.
+            // Another process has opened it, or many others have been taken since.
             None => read_whole(&self.file, caller)?,
         };
         if generation(&*self.file, &text) != self.generation {
@@ -239,7 +240,7 @@ mod tests {
     use super::*;
     use crate::fs::attr::Kind;
 
-    /// A file that shows who looks at it.
+    /// A file that shows its caller.
     struct Whose(Arc<Budget>);
 
     impl File for Whose {
@@ -263,7 +264,7 @@ mod tests {
         let budget = Budget::of_this_process();
         let snapshots = Snapshots::new(&budget);
         let file: Arc<dyn File> = Arc::new(Whose(budget));
-        // Of other pid namespaces; and a thread that becomes somebody else.
+        // Threads of other pid namespaces, and a thread that changes its user.
         for pid in [0, 7] {
             for uid in [64_001, 64_002, 0] {
                 let caller = Caller::of_request(uid, uid, 0, false).with_pid(pid);
@@ -273,7 +274,7 @@ mod tests {
                 assert_eq!(String::from_utf8(text).unwrap(), uid.to_string(), "{pid}");
             }
         }
-        // The kernel asks twice.
+        // The kernel looks it up twice.
         let twice = [(); 2].map(|()| snapshots.take(Path::new("x"), &file, &Caller::root()).unwrap());
         assert!(Arc::ptr_eq(&twice[0], &twice[1]));
     }

@@ -30,7 +30,7 @@ pub(crate) fn for_scripts(site: &Site) -> Result<Arc<dyn File>> {
     Ok(Arc::new(Status { site: site.clone(), render: report::inspection_json }))
 }
 
-/// Whether an endpoint is marked as ready, and its lease, as far as that can be read.
+/// Whether an endpoint is marked as ready, and its lease, if that can be read.
 pub(in crate::fs) fn marks(directory: &Directory) -> (bool, Option<bus::Lease>) {
     let dir = directory.dir();
     (bus::ready_in(dir).is_ok_and(|ready| ready.is_some()), bus::lease_in(dir).ok().flatten())

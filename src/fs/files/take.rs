@@ -1,7 +1,7 @@
-//! `readers/<name>/take.*`: one message a read, consumed when its last byte has been returned; waits at the end.
+//! `readers/<name>/take.*`: one message per read, consumed when its last byte has been returned; waits at the end.
 //!
-//! Invariants: the reader's lock is held from open to release, so that nobody else moves it meanwhile; what has not
-//! been returned to its end comes again to whoever takes next.
+//! Invariants: the reader's lock is held from open to release, so that no other process moves it meanwhile; a message
+//! that has not been returned to its end is returned again by the next handle.
 
 use std::sync::{Arc, Mutex};
 
@@ -43,7 +43,7 @@ impl File for Take {
     fn attr(&self) -> Result<Attr> {
         let stat = cursor_stat(&self.queue, &self.reader)?;
         let attr = Attr::file(&stat, READ | WRITE);
-        // Taking moves the reader: who may read here is who may both read and write there, and read the messages.
+        // Taking moves the reader: reading requires the right to read and write the cursor, and to read the messages.
         let readable = u16::try_from(narrowed(&stat, &self.queue.data_stat()?) & 0o777).unwrap_or(0);
         Ok(Attr { mode: readable & READ & ((attr.mode & WRITE) << 1), ..attr })
     }
@@ -51,7 +51,7 @@ impl File for Take {
     fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
         access.reading()?;
         if self.shared.read_only {
-            // The kernel lets reads pass, but these move the reader.
+            // The kernel allows reads of a read-only mount, but these move the reader.
             return Err(Errno::EROFS);
         }
         cursor_stat(&self.queue, &self.reader)?;
@@ -59,7 +59,7 @@ impl File for Take {
         let reader = self.queue.when_released(|| caller.act(|| self.queue.queue.reader(&self.reader)))?;
         let mut scanner = self.queue.queue.scan()?;
         scanner.seek_seq(reader.seq())?;
-        // What retention removed while no process used the reader is a gap too.
+        // Messages that retention removed while the reader was not in use are a gap too.
         let is_overtaken = self.queue.queue.reader_position(&self.reader)? < scanner.seq();
         let next = if is_overtaken { Next::Gap(Errno::EPIPE) } else { Next::Unknown };
         self.queue.takes.fetch_add(1, Ordering::AcqRel);
@@ -89,26 +89,26 @@ struct TakeHandle {
 }
 
 struct Taking {
-    /// Holds the lock and the position; None once released. It reads nothing: a mapping would not survive a segment
-    /// that is cut short.
+    /// Holds the lock and the position; None once released. It reads nothing: a truncated segment would break its
+    /// mapping.
     reader: Option<QueueReader>,
     scanner: Scanner,
     next: Next,
     kept: Kept,
 }
 
-/// What the next read gives.
+/// What the next read returns.
 enum Next {
-    /// To be looked for.
+    /// Not loaded yet.
     Unknown,
-    /// A message as bytes, and how much of it has been given.
+    /// A rendered message, and how much of it has been returned.
     Unit(Vec<u8>, usize),
     /// A gap that the format does not show.
     Gap(Errno),
 }
 
 impl Taking {
-    /// Sees to it that there is something to give; false at the end.
+    /// Loads the next unit or gap, unless one is loaded; false at the end.
     fn load(&mut self, format: Format) -> Result<bool> {
         while matches!(self.next, Next::Unknown) {
             let (position, seq) = (self.scanner.position(), self.scanner.seq());
@@ -121,12 +121,12 @@ impl Taking {
                     let mut unit = Vec::new();
                     render(format, &entry, None, &mut unit);
                     self.scanner.trim(SCANNER_MEMORY);
-                    // What must not be kept comes again.
+                    // What must not be kept is read again.
                     if let Err(errno) = self.kept.set(unit.capacity() + self.scanner.kept()) {
                         self.scanner.seek(position, seq)?;
                         return Err(errno);
                     }
-                    // An empty payload in bin: a read of nothing would say that this is the end.
+                    // An empty payload in bin: an empty read would mean the end of the file.
                     if unit.is_empty() {
                         self.consume()?;
                     } else {
@@ -138,7 +138,7 @@ impl Taking {
         Ok(true)
     }
 
-    /// Everything that the scanner has passed is consumed.
+    /// Consumes everything that the scanner has passed.
     fn consume(&mut self) -> Result<()> {
         let reader = self.reader.as_mut().ok_or(Errno::EBADF)?;
         reader.seek_seq(self.scanner.seq())?;

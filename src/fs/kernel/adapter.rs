@@ -1,6 +1,6 @@
-//! Requests of the kernel to calls of the tree, results to replies. Nothing is decided here.
+//! Translates requests of the kernel to calls of the tree, and results to replies. Makes no decisions.
 //!
-//! Invariant: a handler that panics costs its caller an EIO and nobody else anything (`serve`, [`Reply`]).
+//! Invariant: a handler that panics fails its caller with EIO and affects no other request (`serve`, [`Reply`]).
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -25,17 +25,17 @@ use crate::fs::tree::inodes::Ino;
 use crate::fs::waiting::parked::{Answer, Parked, ParkedRead};
 use crate::fs::waiting::poll;
 
-/// The largest read or write that the kernel passes on in one piece, in bytes.
+/// The largest read or write that the kernel sends in one request, in bytes.
 pub(crate) const MAX_WRITE: u32 = 1 << 20;
-/// How many requests of one user are done at the same time, and how many of root's.
+/// How many requests of one user are served at the same time, and how many of root's.
 const AT_ONCE: usize = 8;
 const AT_ONCE_ROOT: usize = 24;
 
-/// What a file that can be read or written now is polled as.
+/// The poll events of a file that can be read or written now.
 const READY: u32 = (libc::POLLIN | libc::POLLRDNORM | libc::POLLOUT | libc::POLLWRNORM).unsigned_abs() as u32;
 
 thread_local! {
-    /// What a read returns; kept, because a fresh megabyte a read costs more than filling it.
+    /// Buffer for what a read returns; reused, because allocating a megabyte per read costs more than filling it.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -46,7 +46,7 @@ pub(in crate::fs) struct Adapter {
     pub(in crate::fs) passthrough: Arc<Passthrough>,
     pub(in crate::fs) acl: SessionACL,
     pub(in crate::fs) owner: u32,
-    /// Called once when the kernel has let go of the mount.
+    /// Called once when the kernel has released the mount.
     pub(in crate::fs) ended: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -54,7 +54,7 @@ fn caller(request: &Request<'_>) -> Caller {
     caller_who(request, false)
 }
 
-/// `creates`: whether something may be created for him of whose mode the request does not tell.
+/// `creates`: whether a file may be created for it though the request carries no mode.
 fn caller_who(request: &Request<'_>, creates: bool) -> Caller {
     Caller::of_request(request.header.uid, request.header.gid, request.header.pid, creates)
 }
@@ -69,7 +69,7 @@ fn access(flags: i32) -> Result<Access> {
 }
 
 /// How a file is opened: uncached, because files grow under native writers and the kernel's cache would show zeros at
-/// the old end; and without a message at each close, unless there is something to be done then.
+/// the old end; and without a FLUSH request at each close, unless the handle needs it.
 fn open_flags(open: &OpenFile) -> u32 {
     let kept = match open.handle.caching() {
         Caching::Nothing => fopen::DIRECT_IO,
@@ -79,7 +79,7 @@ fn open_flags(open: &OpenFile) -> u32 {
     kept | if open.handle.is_flushed() { 0 } else { fopen::NOFLUSH }
 }
 
-/// What a request that says less than it must comes to.
+/// EIO for a request that is too short.
 fn cut<T>(value: Option<T>) -> Result<T> {
     value.ok_or(Errno::EIO)
 }
@@ -93,7 +93,7 @@ impl Service for Adapter {
                 return None;
             }
             opcode::RELEASE | opcode::RELEASEDIR => {
-                // The kernel doesn't say who closes; it is charged to whoever opened.
+                // The kernel doesn't say who closes; it is charged to the user who opened.
                 may_refuse = false;
                 if request.header.opcode == opcode::RELEASE {
                     let mut body = request.body;
@@ -194,16 +194,16 @@ impl Service for Adapter {
     }
 }
 
-/// What is answered to requests that are not done here.
+/// The error for unsupported requests.
 fn refusal(opcode: u32) -> Errno {
     match opcode {
         opcode::MKNOD | opcode::SYMLINK | opcode::RENAME | opcode::RENAME2 | opcode::LINK => Errno::EPERM,
-        // Were it called unsupported, the C library would write zeros instead: messages.
+        // If it were reported as unsupported, the C library would write zeros instead, which would become messages.
         opcode::FALLOCATE => Errno::EPERM,
         opcode::SETXATTR | opcode::REMOVEXATTR => Errno::EOPNOTSUPP,
         opcode::IOCTL => Errno::ENOTTY,
-        // Once told that these are not implemented, the kernel asks no more, and does without: attributes for `ls -l`
-        // (another answer makes it ask for every file), holes, copies, access(2).
+        // After ENOSYS the kernel never asks again, and does without: extended attributes for `ls -l` (another error
+        // would make it ask for every file), holes, copies, access(2).
         _ => Errno::ENOSYS,
     }
 }
@@ -213,7 +213,7 @@ fn name<'a>(request: &mut Request<'a>) -> Result<&'a OsStr> {
 }
 
 impl Adapter {
-    /// Whether the caller may ask at all: `allow_other` lets everybody through to us.
+    /// Whether the caller may use the mount at all: with `allow_other` the kernel lets every user through.
     fn is_admitted(&self, request: &Request<'_>) -> bool {
         let uid = request.header.uid;
         let is_let_in = match self.acl {
@@ -221,7 +221,7 @@ impl Adapter {
             SessionACL::RootAndOwner => uid == self.owner || uid == 0,
             SessionACL::Owner => uid == self.owner,
         };
-        // What the kernel asks for on nobody's behalf, or of files that are open.
+        // Requests that the kernel makes on its own behalf, or for open files.
         let of_nobody = matches!(
             request.header.opcode,
             opcode::FORGET
@@ -286,7 +286,7 @@ impl Adapter {
         };
         let Ok(open) = self.tree.files.get(fh) else { return reply.error(Errno::EBADF) };
         let size = size as usize;
-        // read(2) names an owner of locks; the kernel, where it fills its own pages, does not.
+        // read(2) sets a lock owner; the kernel does not when it fills its own pages.
         if read_flags & READ_LOCKOWNER == 0 {
             let pages = self.tree.read_pages(&open, offset, size, request.header.pid);
             return reply.data(pages.as_deref().map_err(|errno| *errno));

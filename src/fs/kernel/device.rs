@@ -12,7 +12,7 @@ use crate::fs::errno::Errno;
 use crate::fs::kernel::protocol::{self, NotifyInvalEntryOut, NotifyPollOut, OutHeader};
 use crate::queue::close_backing;
 
-/// Is told of each request that is answered with an error, by the thread that does so.
+/// Called for each request that is answered with an error, in the thread that answers it.
 pub(in crate::fs) type Refused = dyn Fn(&Asked, Errno) + Send + Sync;
 
 /// An open device.
@@ -32,12 +32,12 @@ impl Device {
         Self { file, refused }
     }
 
-    /// Waits for a request, which is one read. None: there is no mount any more.
+    /// Waits for a request, which is one read. None: the mount has ended.
     pub(in crate::fs) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             match rustix::io::read(&self.file, &mut *buffer) {
                 Ok(count) => return Ok(Some(count)),
-                // The caller has gone before the request came out; a signal; nothing there.
+                // The caller has gone before the request was read; a signal; nothing to read.
                 Err(Os::NOENT | Os::INTR | Os::AGAIN) => {}
                 Err(Os::NODEV) => return Ok(None),
                 Err(error) => return Err(error.into()),
@@ -45,7 +45,7 @@ impl Device {
         }
     }
 
-    /// Answers a request. A caller that has gone needs no answer.
+    /// Answers a request. Ignores that the caller may have gone.
     pub(in crate::fs) fn answer(&self, unique: u64, result: Result<&[&[u8]], Errno>) {
         let (error, parts) = match result {
             Ok(parts) => (0, parts),
@@ -56,23 +56,23 @@ impl Device {
 
     /// Answers a request with an error, and has it logged.
     pub(in crate::fs) fn refuse(&self, unique: u64, asked: &Asked, errno: Errno) {
-        // First: whoever looks there when he has the answer finds it.
+        // Logged first, so that a caller that has the answer finds it in the log.
         (self.refused)(asked, errno);
         self.answer(unique, Err(errno));
     }
 
     /// Tells the kernel to ask a polled file again.
     pub(in crate::fs) fn notify_poll(&self, kh: u64) {
-        // A poll that nobody waits for any more is no error.
+        // A poll that has ended meanwhile is not an error.
         let _ = self.send(0, protocol::NOTIFY_POLL, &[NotifyPollOut { kh }.as_bytes()]);
     }
 
-    /// Has the kernel forget a name, and what it stands for if nobody uses it. Must not be called by a thread that serves
-    /// requests: the kernel may wait for one of the directory's.
+    /// Has the kernel forget a name, and its inode if that is not in use. Must not be called by a thread that serves
+    /// requests: the kernel may wait for a request on that directory.
     pub(in crate::fs) fn forget_name(&self, parent: u64, name: &[u8]) {
         let Ok(name_len) = u32::try_from(name.len()) else { return };
         let out = NotifyInvalEntryOut { parent, name_len, flags: 0 };
-        // What it doesn't know it can't forget.
+        // Fails if the kernel does not know the name.
         let _ = self.send(0, protocol::NOTIFY_INVAL_ENTRY, &[out.as_bytes(), name, &[0]]);
     }
 
@@ -109,7 +109,7 @@ pub(in crate::fs) struct Backing {
 
 impl Drop for Backing {
     fn drop(&mut self) {
-        // Without a mount there is no backing either.
+        // Fails once the mount has ended, and the backing with it.
         let _ = close_backing(self.device.file.as_fd(), self.id.unsigned_abs());
     }
 }

@@ -1,8 +1,7 @@
-//! The kernel's side of the mount: the only place that names `fuser`, which mounts and answers the kernel's first
-//! question. Requests and replies are ours: `protocol` has their structures, `device` reads and writes them, `serve` has
+//! The kernel's side of the mount: the only place that names `fuser`, which mounts and answers the kernel's INIT
+//! request. Requests and replies are ours: `protocol` has their structures, `device` reads and writes them, `serve` has
 //! the threads, `reply` the answers. `adapter` translates requests to calls of the tree, `session` mounts and unmounts,
-//! `passthrough` hands files over to the kernel, `pages` are those whose text it
-//! keeps in its page cache, `hand` is who writes to them.
+//! `passthrough` lets the kernel read files itself.
 
 pub(in crate::fs) mod adapter;
 pub(in crate::fs) mod device;

@@ -1,4 +1,4 @@
-//! A file whose handlers panic, and that this costs nobody but its caller anything.
+//! A file whose handlers panic: only its callers get an error.
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,9 +1,9 @@
-//! Files that the kernel reads and maps itself: the segments and kept text, where it is asked by root.
+//! Files that the kernel reads and maps itself: segments and text in the page cache, in root's mount.
 //!
-//! Invariants: all open handles of an inode share one backing (the kernel refuses a second one), which is let go with
-//! the last of them; and an inode is never open both with a backing and without, which would give EIO. So the first
-//! handle of an inode decides for those that are open beside it. Where the kernel refuses a backing (not to this user, or
-//! not from a file system that is itself stacked) the file is read by requests.
+//! Invariants: all open handles of an inode share one backing (the kernel refuses a second one), which is released with
+//! the last of them; and an inode is never open both with a backing and without, which would fail with EIO. So the
+//! first handle of an inode decides for all that are open at the same time. Where the kernel refuses a backing (not to
+//! this user, or not from a file system that is itself stacked) the file is read by requests.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,14 +26,14 @@ type Way = Option<Backing>;
 
 #[derive(Default)]
 struct State {
-    /// The kernel knows of backings.
+    /// The kernel supports backings.
     is_granted: bool,
     by_inode: HashMap<u64, Weak<Way>>,
     by_handle: HashMap<u64, Arc<Way>>,
 }
 
 impl Passthrough {
-    /// Asks the kernel for it.
+    /// Requests passthrough from the kernel.
     pub(in crate::fs) fn negotiate(&self, config: &mut KernelConfig) {
         // Depth 2: the bus may lie on an overlay.
         let granted =
@@ -41,7 +41,8 @@ impl Passthrough {
         lock(&self.state).is_granted = granted;
     }
 
-    /// How one more handle of an inode is to be read. `register` asks the kernel for a backing if it is the first.
+    /// Decides how one more handle of an inode is read. `register` requests a backing from the kernel if it is the
+    /// first.
     pub(in crate::fs) fn share(
         &self,
         inode: u64,

@@ -1,5 +1,5 @@
-//! The structures of the FUSE protocol that are used here, as linux/fuse.h lays them out (7.31 and later). What comes in
-//! is taken from the front of a request's bytes, and a request that is too short for what it says it is, is refused.
+//! The structures of the FUSE protocol that are used here, as in linux/fuse.h (7.31 and later). Structures are taken
+//! from the front of a request's bytes, and a request that is too short for its opcode is refused.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -41,7 +41,7 @@ pub(in crate::fs) mod opcode {
     pub(in crate::fs) const READDIRPLUS: u32 = 44;
     pub(in crate::fs) const RENAME2: u32 = 45;
 
-    /// What a request asks for, in the log.
+    /// The name of an operation in the log.
     pub(in crate::fs) fn word(opcode: u32) -> &'static str {
         match opcode {
             LOOKUP => "lookup",
@@ -68,12 +68,12 @@ pub(in crate::fs) mod opcode {
     }
 }
 
-/// The codes of notifications: a polled file may be ready; a name is to be forgotten.
+/// Notification codes: a polled file may be ready; a name must be forgotten.
 pub(in crate::fs) const NOTIFY_POLL: i32 = 1;
 pub(in crate::fs) const NOTIFY_INVAL_ENTRY: i32 = 3;
 /// In a poll request: the kernel wants to be notified.
 pub(in crate::fs) const POLL_SCHEDULE_NOTIFY: u32 = 1;
-/// In [`ReadIn`]: who reads owns locks, as those do that call read(2).
+/// In [`ReadIn`]: a lock owner is set, as for read(2).
 pub(in crate::fs) const READ_LOCKOWNER: u32 = 1 << 1;
 
 /// How the kernel is to treat an open file.
@@ -115,7 +115,7 @@ macro_rules! outgoing {
 }
 
 incoming! {
-    /// Before every request.
+    /// Header of every request.
     InHeader {
         len: u32, opcode: u32, unique: u64, nodeid: u64, uid: u32, gid: u32, pid: u32, extensions: u16, padding: u16,
     }
@@ -140,7 +140,7 @@ incoming! {
 }
 
 outgoing! {
-    /// Before every reply and notification.
+    /// Header of every reply and notification.
     OutHeader { len: u32, error: i32, unique: u64, }
     AttrBlock {
         ino: u64, size: u64, blocks: u64, atime: i64, mtime: i64, ctime: i64, atime_ns: u32, mtime_ns: u32,
@@ -204,7 +204,7 @@ pub(in crate::fs) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// None where the bytes are no request: shorter or longer than they say.
+    /// None where the bytes are not a request: their number is not the length in the header.
     pub(in crate::fs) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (header, body) = InHeader::read_from_prefix(bytes).ok()?;
         let is_whole = usize::try_from(header.len).is_ok_and(|len| len == bytes.len());
@@ -244,7 +244,7 @@ mod tests {
         let mut bytes = vec![0_u8; 44];
         bytes[0] = 44;
         assert!(Request::parse(&bytes[..39]).is_none());
-        assert!(Request::parse(&bytes[..43]).is_none(), "it says that it is longer");
+        assert!(Request::parse(&bytes[..43]).is_none(), "its header says that it is longer");
         let mut request = Request::parse(&bytes).unwrap();
         assert!(request.body.take::<ReadIn>().is_none());
         assert_eq!(request.body.name(), Some(&b""[..]));

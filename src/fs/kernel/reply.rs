@@ -18,7 +18,7 @@ use crate::fs::kernel::protocol::{
 use crate::fs::tree::inodes::Ino;
 use crate::fs::tree::node::{Entry, Item};
 
-/// The answer that a request waits for. Dropped without one, it answers EIO: so does a handler that panics.
+/// The pending answer to a request. If it is dropped unanswered, as by a handler that panics, it answers EIO.
 #[derive(Debug)]
 pub(in crate::fs) struct Reply {
     device: Arc<Device>,
@@ -51,12 +51,12 @@ impl Reply {
         self.device.refuse(self.unique, &self.asked, errno);
     }
 
-    /// For requests that want no answer.
+    /// For requests that expect no answer.
     pub(in crate::fs) fn none(mut self) {
         self.is_given = true;
     }
 
-    /// Success without anything to say, or an error.
+    /// Success without data, or an error.
     pub(in crate::fs) fn empty(self, result: Result<()>) {
         match result {
             Ok(()) => self.give(&[]),
@@ -100,7 +100,7 @@ impl Reply {
 
     pub(in crate::fs) fn written(self, result: Result<usize>) {
         match result {
-            // The kernel sends less than 4 GiB at a time, and no more than that can have been taken.
+            // The kernel sends less than 4 GiB at a time, so `taken` is less too.
             Ok(taken) => {
                 let size = u32::try_from(taken).unwrap_or(u32::MAX);
                 self.give(&[WriteOut { size, padding: 0 }.as_bytes()]);
@@ -175,7 +175,7 @@ impl<'a> Lines<'a> {
         self.push(&[], item.ino.0, item.kind, &item.name, next)
     }
 
-    /// As [`Self::add`], with what a lookup of the name gives.
+    /// As [`Self::add`], with the result of a lookup of the name.
     pub(in crate::fs) fn add_entry(&mut self, name: &OsStr, entry: &Entry, next: u64) -> bool {
         self.push(entry_out(entry).as_bytes(), entry.shown.0, entry.attr.kind, name, next)
     }

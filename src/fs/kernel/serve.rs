@@ -1,13 +1,13 @@
-//! The threads that serve a device: each reads a request and does it in place.
+//! The threads that serve a device: each reads a request and serves it.
 //!
-//! A request may take long, or for ever: a directory of 200,000 entries, an index of a huge queue, a backing file system
-//! that is stuck. So requests are counted by whom they are charged to (an account: a user), and one account never holds
-//! more than a few threads: what comes on top waits in the account's own queue, and the thread that finishes one of its
-//! requests goes on with it. There are as many threads as it takes, up to a limit, and the last ones are kept for
+//! A request may take long, or for ever: a directory of 200,000 entries, an index of a huge queue, a backing file
+//! system that is stuck. So each request is charged to an account (a user), and one account never holds more than a few
+//! threads: further requests wait in the account's own queue, and the thread that finishes one of its requests
+//! continues with the next. There are as many threads as needed, up to a limit, and the last ones are reserved for
 //! accounts that have nothing running.
 //!
-//! Invariant: one thread always waits for the next request, so that interruptions are heard and nobody's first request
-//! waits for somebody else's. The lock covers counts and queues only.
+//! Invariant: one thread always waits for the next request, so that interrupts are received and an account's first
+//! request never waits for another account's. The lock covers counts and queues only.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -31,35 +31,35 @@ use crate::sync::{AtomicBool, Ordering};
 const MAX_THREADS: usize = 160;
 /// Of these, for accounts that have nothing running.
 const RESERVED: usize = 32;
-/// Idle threads beyond this number end, if none was needed lately.
+/// Idle threads beyond this number end, if none was needed recently.
 const MAX_IDLE: usize = 4;
 const LATELY: Duration = Duration::from_secs(1);
-/// What waits for one account: requests, and their bytes. A process asks one thing at a time.
+/// Limits of one account's queue: requests, and their bytes. A thread makes one request at a time.
 const MAX_WAITING: usize = 4096;
 const MAX_WAITING_BYTES: usize = 64 << 20;
-/// How long requests that are being done may take when the mount has ended.
+/// How long running requests may take when the mount has ended.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Whom a request is charged to.
+/// Who is charged for a request.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::fs) struct Account {
     pub(in crate::fs) key: u64,
-    /// How many of its requests are done at the same time.
+    /// How many of its requests run at the same time.
     pub(in crate::fs) at_once: usize,
-    /// Whether it is told to come again (EAGAIN) when too much waits already.
+    /// Whether it is refused (EAGAIN) when too many wait already.
     pub(in crate::fs) may_refuse: bool,
 }
 
 /// A file system.
 pub(in crate::fs) trait Service: Send + Sync + 'static {
-    /// Whom a request is charged to; None for what never waits and is done at once.
+    /// Whom a request is charged to; None for requests that never block and are served at once.
     fn account(&self, request: &Request<'_>) -> Option<Account>;
 
-    /// Does what a request asks. A panic costs the caller an EIO.
+    /// Serves a request. If it panics, the caller gets EIO.
     fn serve(&self, request: Request<'_>, reply: Reply);
 
-    /// The caller of a request wants to leave. `is_running` notes it for a request that is still being done, if it is.
-    /// False where the request isn't known, or not yet.
+    /// The caller of a request was interrupted. `is_running` marks the request if it is still running, and returns
+    /// whether it is. False where the request isn't known, or not yet.
     fn interrupt(&self, unique: u64, is_running: &dyn Fn() -> bool) -> bool;
 
     /// The mount has ended.
@@ -70,10 +70,10 @@ pub(in crate::fs) trait Service: Send + Sync + 'static {
 pub(in crate::fs) struct Server<S> {
     device: Arc<Device>,
     service: S,
-    /// Of the buffers that requests are read into, in bytes.
+    /// Size of the buffers that requests are read into, in bytes.
     buffer_len: usize,
     state: Mutex<State>,
-    /// Nothing is being done any more.
+    /// Notified when no request is running.
     quiet: Condvar,
 }
 
@@ -85,12 +85,12 @@ struct State {
     grown: Option<Instant>,
     running: HashMap<u64, Running>,
     accounts: HashMap<u64, Load>,
-    /// Accounts with requests that wait for a thread rather than for the account's own.
+    /// Accounts with requests that wait for any thread, rather than for one of the account's own.
     starved: VecDeque<u64>,
     has_ended: bool,
 }
 
-/// A request, as far as it matters here.
+/// The properties of a request that matter here.
 #[derive(Debug, Clone, Copy)]
 struct Whose {
     unique: u64,
@@ -101,8 +101,8 @@ struct Whose {
 }
 
 impl Whose {
-    /// Whether an interrupted caller is let go. Programs don't expect other calls than reads to be interrupted, but for
-    /// good.
+    /// Whether an interrupted caller gets EINTR. Programs don't expect calls other than reads to be interrupted, unless
+    /// the process is killed.
     fn may_leave(self) -> bool {
         self.is_read || signals::of(self.caller).is_none_or(signals::Signals::is_fatal)
     }
@@ -113,7 +113,7 @@ struct Running {
     interrupted: Arc<AtomicBool>,
 }
 
-/// What one account has asked for.
+/// The requests of one account.
 #[derive(Default)]
 struct Load {
     running: usize,
@@ -123,7 +123,7 @@ struct Load {
 
 /// A request that waits for its turn.
 struct Waiting {
-    /// As it came, in words: requests are aligned.
+    /// Its bytes, in words: requests are aligned.
     words: Box<[u64]>,
     len: usize,
     whose: Whose,
@@ -139,14 +139,14 @@ thread_local! {
     static INTERRUPTED: RefCell<Arc<AtomicBool>> = RefCell::default();
 }
 
-/// Whether the caller of the request that this thread does now wants to leave.
+/// Whether the caller of the request that this thread is serving was interrupted.
 pub(crate) fn is_interrupted() -> bool {
     INTERRUPTED.with_borrow(|interrupted| interrupted.load(Ordering::Acquire))
 }
 
 impl<S: Service> Server<S> {
-    /// Serves a device with this many threads at first. `max_write`: the largest write that the kernel was promised to
-    /// be taken, in bytes.
+    /// Serves a device with this many threads at first. `max_write`: the largest write that was negotiated with the
+    /// kernel, in bytes.
     pub(in crate::fs) fn start(
         device: &Arc<Device>,
         service: S,
@@ -177,7 +177,7 @@ impl<S: Service> Server<S> {
     fn run(self: Arc<Self>) {
         let mut buffer = vec![0_u64; self.buffer_len / 8];
         let interrupted = INTERRUPTED.with_borrow(Arc::clone);
-        // Another error than the end of the mount: others may still serve, or the mount ends with the last thread.
+        // On an error other than the end of the mount, other threads may still serve; the mount ends with the last one.
         while let Ok(Some(len)) = self.device.receive(buffer.as_mut_bytes()) {
             let Some(request) = Request::parse(&buffer.as_bytes()[..len]) else { continue };
             let Some(account) = self.service.account(&request) else {
@@ -212,11 +212,11 @@ impl<S: Service> Server<S> {
         errno::set_reason(None);
         let reply = Reply::new(&self.device, &request);
         set_payer(request.header.uid);
-        // The reply is dropped by the panic, which answers EIO.
+        // A panic drops the reply, which answers EIO.
         let _ = catch_unwind(AssertUnwindSafe(|| self.service.serve(request, reply)));
     }
 
-    /// Does what never waits.
+    /// Serves a request that never blocks.
     fn attend(&self, mut request: Request<'_>) {
         let header = request.header;
         if header.opcode != opcode::INTERRUPT {
@@ -224,14 +224,14 @@ impl<S: Service> Server<S> {
         }
         let Some(InterruptIn { unique }) = request.body.take() else { return };
         if !self.service.interrupt(unique, &|| self.note_interrupted(unique)) {
-            // It has its answer, and then the kernel knows better; or another thread has it in its hands, but nobody has
-            // noted it yet. The kernel asks again.
+            // Either it has been answered, and the kernel will notice; or another thread has read it, but not
+            // registered it yet. The kernel asks again.
             std::thread::yield_now();
             self.device.answer(header.unique, Err(Errno::EAGAIN));
         }
     }
 
-    /// Notes that the caller of a request that is being done, or waits for its turn, wants to leave.
+    /// Records that the caller of a running or queued request was interrupted.
     fn note_interrupted(&self, unique: u64) -> bool {
         let mut state = lock(&self.state);
         if let Some(running) = state.running.get(&unique) {
@@ -253,7 +253,7 @@ impl<S: Service> Server<S> {
         false
     }
 
-    /// Whether a request can be done now. If not, it waits for its turn, or there is no room for that.
+    /// Whether a request can run now. If not, it is queued, or refused if there is no room.
     fn turn(
         self: &Arc<Self>,
         request: &Request<'_>,
@@ -288,7 +288,7 @@ impl<S: Service> Server<S> {
         Turn::Later
     }
 
-    /// One more thread, if there may be one.
+    /// Starts one more thread, if the limit allows.
     fn grow(self: &Arc<Self>, state: &mut State) -> bool {
         let grows = state.threads < MAX_THREADS && self.add_thread(state).is_ok();
         if grows {
@@ -297,7 +297,7 @@ impl<S: Service> Server<S> {
         grows
     }
 
-    /// A request has been done: what this thread does next, if there is anything that waits for it.
+    /// Ends a request; returns the waiting one that this thread serves next, if any.
     fn next(&self, done: u64, interrupted: &Arc<AtomicBool>) -> Option<Waiting> {
         let mut state = lock(&self.state);
         let key = state.finish(done);
@@ -350,7 +350,7 @@ impl State {
         self.accounts.entry(whose.account.key).or_default().running += 1;
     }
 
-    /// Notes the end of a request; returns whom it was charged to.
+    /// Records the end of a request; returns its account.
     fn finish(&mut self, unique: u64) -> Option<u64> {
         let key = self.running.remove(&unique)?.whose.account.key;
         let load = self.accounts.get_mut(&key)?;
@@ -361,7 +361,7 @@ impl State {
         Some(key)
     }
 
-    /// A request that found no thread.
+    /// The next request that found no thread.
     fn starving(&mut self) -> Option<Waiting> {
         for _ in 0..self.starved.len() {
             let key = self.starved.pop_front()?;
@@ -373,7 +373,7 @@ impl State {
         None
     }
 
-    /// An account's next request, if it may have another one done.
+    /// An account's next request, if another one may run.
     fn waiting(&mut self, key: u64) -> Option<Waiting> {
         let load = self.accounts.get_mut(&key)?;
         if load.running >= load.waiting.front()?.whose.account.at_once {

@@ -1,9 +1,9 @@
 //! One mount from beginning to end: mounting, noticing its end, unmounting.
 //!
-//! The mount ends when the kernel lets go of it (`destroy`). It is let go when somebody unmounts it and no file is
-//! open any more, so whoever unmounts first ends all waiting reads: here in [`Session::unmount`], and in the thread
-//! that watches the mount table for unmounting by others (in all namespaces: a copy of the mount goes on). Unmounting is always lazy, since a busy mount would
-//! otherwise stay; whatever is still open after a grace period is cut off.
+//! The mount ends when the kernel releases it (`destroy`). It does so once it is unmounted and no file is open any
+//! more, so unmounting first ends all waiting reads: in [`Session::unmount`], and in the thread that watches the mount
+//! table for unmounts by other processes (in all namespaces: a copy of the mount keeps working). Unmounting is always
+//! lazy, since a busy mount would otherwise stay; files still open after a grace period are cut off.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -29,13 +29,13 @@ use crate::fs::kernel::serve::Server;
 
 /// How long files may stay open after [`Session::unmount`].
 const GRACE: Duration = Duration::from_secs(2);
-/// `umount -f` cuts the connection first and takes the mount away then: how long that may take.
+/// `umount -f` cuts the connection first and unmounts then: how long that may take.
 const FORCED_UNMOUNT: Duration = Duration::from_secs(1);
 const FORCED_UNMOUNT_STEP: Duration = Duration::from_millis(10);
 
-/// How long the kernel is given to tell what it has forgotten.
+/// How long the kernel is given to report what it has forgotten.
 const FORGET_PAUSE: Duration = Duration::from_millis(20);
-/// How often copies of the mount in other namespaces are looked for, once ours has gone.
+/// How often to look for copies of the mount in other namespaces, once ours is gone.
 const COPIES_INTERVAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A mount that is being served.
@@ -48,7 +48,7 @@ struct Life {
     tree: Arc<Tree>,
     parked: Arc<Parked>,
     mountpoint: PathBuf,
-    /// `major:minor` of the mount: tells it from another one at the same place.
+    /// `major:minor` of the mount: distinguishes it from another one at the same place.
     device: OnceLock<String>,
     stage: Mutex<Stage>,
     changed: Condvar,
@@ -59,7 +59,7 @@ struct Life {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Serving,
-    /// Unmounting was asked for; what is still open has until then.
+    /// Unmounting was requested; files still open are served until then.
     Leaving(Instant),
     Ended,
 }
@@ -73,15 +73,15 @@ pub(crate) enum Ended {
 }
 
 impl Session {
-    /// The largest piece in which the kernel passes on reads and writes, in bytes.
+    /// The largest read or write that the kernel sends in one request, in bytes.
     pub(crate) fn max_chunk() -> usize {
         let limit = std::fs::read_to_string("/proc/sys/fs/fuse/max_pages_limit");
         let pages = limit.ok().and_then(|text| text.trim().parse::<usize>().ok()).unwrap_or(256);
         (MAX_WRITE as usize).min(pages.saturating_mul(4096))
     }
 
-    /// Mounts at an absolute path and serves. When this returns the mount is usable: the kernel's first question
-    /// (INIT) has been answered.
+    /// Mounts at an absolute path and serves. When this returns the mount is usable: the kernel's INIT request has been
+    /// answered.
     pub(crate) fn start(tree: Tree, mountpoint: &Path, source: &str, options: &MountOptions) -> io::Result<Self> {
         let tree = Arc::new(tree);
         let life = Arc::new(Life {
@@ -101,8 +101,8 @@ impl Session {
         let passthrough = Arc::<Passthrough>::default();
         let handshake = Handshake { passthrough: Arc::clone(&passthrough) };
         let session = fuser::Session::new(handshake, mountpoint, &config)?;
-        // Dropping `fuser`'s handle would unmount by path whatever is mounted there by then. The device descriptor
-        // in it is closed when the process ends.
+        // Dropping `fuser`'s handle would unmount by path whatever is mounted there by then. Its device descriptor is
+        // closed when the process ends.
         let session = ManuallyDrop::new(session);
         let refused = {
             let tree = Arc::clone(&tree);
@@ -128,7 +128,7 @@ impl Session {
         Ok(Self { life })
     }
 
-    /// Ends all waiting reads and takes the mount away.
+    /// Ends all waiting reads and unmounts.
     pub(crate) fn unmount(&self) -> io::Result<()> {
         let life = &self.life;
         life.close();
@@ -142,7 +142,7 @@ impl Session {
         if life.is_mounted()? { detach(&life.mountpoint) } else { Ok(()) }
     }
 
-    /// Returns when the mount has ended, by whomever, or at the end of the grace period.
+    /// Returns when the mount has ended, whoever unmounted it, or at the end of the grace period.
     pub(crate) fn wait(&self) -> Ended {
         self.wait_for_end();
         self.life.tree.finish();
@@ -186,7 +186,7 @@ impl Life {
         self.close();
         *lock(&self.stage) = Stage::Ended;
         self.changed.notify_all();
-        // An eventfd takes eight bytes; failing, the thread ends with the process.
+        // An eventfd takes eight bytes; if this fails, the thread ends with the process.
         let _ = rustix::io::write(&self.over, &1_u64.to_ne_bytes());
     }
 
@@ -207,7 +207,7 @@ impl Life {
         false
     }
 
-    /// Ends waiting reads when somebody else unmounts: they hold files open, and so the mount would never end.
+    /// Ends waiting reads when another process unmounts: they hold files open, so the mount would never end.
     fn watch_mount_table(&self) {
         let Ok(table) = std::fs::File::open("/proc/self/mountinfo") else { return };
         loop {
@@ -227,7 +227,7 @@ impl Life {
         }
     }
 
-    /// Returns when no namespace has the mount any more: one that was made before may still use it.
+    /// Returns when no namespace has the mount any more: one that was created earlier may still use it.
     fn wait_for_copies(&self) {
         let Some(device) = self.device.get() else { return };
         while mountinfo::is_left_anywhere(device) {
@@ -238,7 +238,7 @@ impl Life {
         }
     }
 
-    /// Cuts off what is still open, where the kernel lets us; the end of the process does so too.
+    /// Cuts off files that are still open, where the kernel permits it; the end of the process does so too.
     fn abort(&self) {
         if let Some((_, minor)) = self.device.get().and_then(|device| device.split_once(':')) {
             let _ = std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
@@ -246,7 +246,7 @@ impl Life {
     }
 }
 
-/// Takes a mount away, in use or not.
+/// Unmounts, whether the mount is in use or not.
 pub(crate) fn detach(mountpoint: &Path) -> io::Result<()> {
     use rustix::mount::UnmountFlags;
 
@@ -271,22 +271,22 @@ fn forget_names(tree: &Tree, device: &Device) {
         for (parent, name) in names {
             device.forget_name(parent.0, name.as_bytes());
         }
-        // What it forgets it tells later.
+        // The kernel reports later what it has forgotten.
         std::thread::sleep(FORGET_PAUSE);
         tree.names_were_forgotten();
     }
 }
 
-/// What `fuser` is told for the kernel's first question.
+/// Answers the kernel's INIT request for `fuser`.
 struct Handshake {
     passthrough: Arc<Passthrough>,
 }
 
 impl fuser::Filesystem for Handshake {
     fn init(&mut self, _request: &fuser::Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Not asked for: asynchronous direct reads (they would tear streams apart), remote locks. Listings come with
-        // attributes where the kernel sees that they are wanted: always would be slow, and fill its memory. What a
-        // kernel lacks is not fatal.
+        // Not requested: asynchronous direct reads (they would reorder streams), remote locks. Listings include
+        // attributes only where the kernel expects them to be used: always would be slow, and fill its memory.
+        // Capabilities that a kernel lacks are not fatal.
         let wanted =
             [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO];
         for capability in wanted {
@@ -301,9 +301,9 @@ impl fuser::Filesystem for Handshake {
 fn config(source: &str, options: &MountOptions) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
-        // A comma or backslash would be taken apart on the way through fusermount3.
+        // fusermount3 would split or unescape at a comma or backslash.
         MountOption::FSName(source.replace([',', '\\'], "_")),
-        // As an own word: the kernel reads it, and `fuser` keeps its Subtype from the kernel.
+        // As a custom option: the kernel reads it, but `fuser` does not pass its own Subtype to the kernel.
         MountOption::CUSTOM("subtype=chronfs".into()),
         MountOption::DefaultPermissions,
         MountOption::NoSuid,

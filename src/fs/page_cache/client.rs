@@ -1,13 +1,13 @@
-//! The threads that use the file system of `pages`, which their own process serves.
+//! Client threads of the private page-cache file system, which their own process serves.
 //!
-//! A process that waits for a file system of its own can't be killed: the wait ends when the device is closed, the
-//! device is closed with the table of descriptors, and the table goes with the last thread that uses it, which is the
-//! one that waits. So each of these threads has a table of its own, without the device in it. They do nothing but these few
-//! system calls, each with a copy of a descriptor; in between they wait for orders. Nor must the other threads wait
+//! A process that waits for a file system that it serves itself can't be killed: the wait ends when the device is
+//! closed, the device is closed with the descriptor table, and the table goes with the last thread that uses it, which
+//! is the waiting one. So each of these threads has its own descriptor table, without the device. They make only these
+//! few system calls, each on a copy of a descriptor; in between they wait for orders. Nor must the other threads wait
 //! for that file system, not even as they end: the last descriptor of a file is closed here, see [`Call`].
 //!
-//! A write takes as long as its text: for ever, if a file system does not answer. So each order has a thread to itself, and
-//! those that are charged to one payer have a few of them at the same time.
+//! A write takes as long as rendering its text: for ever, if a file system does not answer. So each order has its own
+//! thread, and one payer's orders have at most a few threads at the same time.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -30,17 +30,17 @@ const MAX_THREADS: usize = 64;
 /// Idle threads beyond this number end.
 const MAX_IDLE: usize = 2;
 
-/// What a thread can be asked to do.
+/// An order to a thread.
 enum Call {
     /// Opens a file.
     Open(u64, Sender<io::Result<Offer>>),
-    /// Writes into the file that has this descriptor in the table of the others, who keep it open meanwhile.
+    /// Writes to the file that has this descriptor in the other threads' table; they keep it open meanwhile.
     Write { fd: RawFd, offset: u64, bytes: Vec<u8>, done: Sender<io::Result<()>> },
-    /// Closes a file when the others have done so.
+    /// Closes a file after the other threads have closed it.
     Close { fd: RawFd, has_copy: Sender<()>, are_done: Receiver<()> },
 }
 
-/// A descriptor in the table of a thread, which keeps it until this is dropped.
+/// A descriptor in the table of a thread, which keeps it open until this is dropped.
 struct Offer {
     thread: Pid,
     fd: RawFd,
@@ -48,7 +48,7 @@ struct Offer {
 }
 
 impl Offer {
-    /// Offers a descriptor of this thread's; returns when the other side has its copy, or has given up.
+    /// Offers a descriptor of this thread; returns when the other side has its copy, or has given up.
     fn make(fd: &impl AsRawFd, to: &Sender<io::Result<Self>>) -> bool {
         let (keeps, kept) = channel();
         let offer = Self { thread: rustix::thread::gettid(), fd: fd.as_raw_fd(), _keeps: keeps };
@@ -62,7 +62,7 @@ impl Offer {
     }
 }
 
-/// The threads, from outside.
+/// The interface to the threads.
 pub(in crate::fs) struct Clients {
     /// The first thread, and the root directory in its table. It never ends.
     first: (Pid, RawFd),
@@ -70,7 +70,8 @@ pub(in crate::fs) struct Clients {
     freed: Condvar,
 }
 
-/// An order, with the way to the thread that does it: none of them has its own, so that they end with [`Clients`].
+/// An order, with the sender of the thread that executes it: no thread keeps its own sender, so that the threads end
+/// with [`Clients`].
 type Job = (Call, Jobs);
 
 #[derive(Clone)]
@@ -80,13 +81,13 @@ struct Jobs(Sender<Job>);
 struct State {
     idle: Vec<Jobs>,
     threads: usize,
-    /// Writes by payer.
+    /// Number of writes by payer.
     busy: HashMap<Payer, usize>,
 }
 
 impl Clients {
-    /// Starts the first thread, which mounts a file system that has no place in the tree. Returns its device too, to be
-    /// served from now on: nothing else may be asked of the threads before.
+    /// Starts the first thread, which creates a file system that is not attached to any directory. Returns its device
+    /// too, which must be served before the threads are used.
     pub(in crate::fs) fn start() -> io::Result<(Arc<Self>, OwnedFd)> {
         let (tell, told) = channel();
         let (give, given) = channel::<(Weak<Self>, Receiver<Job>)>();
@@ -117,7 +118,7 @@ impl Clients {
         Ok((clients, device))
     }
 
-    /// Opens a file for reading and writing. To be closed by [`Self::close`].
+    /// Opens a file for reading and writing. It must be closed by [`Self::close`].
     pub(in crate::fs) fn open(self: &Arc<Self>, number: u64) -> io::Result<File> {
         let (done, answer) = channel();
         self.order(Call::Open(number, done))?;
@@ -138,7 +139,7 @@ impl Clients {
         answer.recv().map_err(|_| broken())?
     }
 
-    /// How many writes are being done.
+    /// Number of running writes.
     #[cfg(test)]
     pub(in crate::fs) fn writing(&self) -> usize {
         lock(&self.state).busy.values().sum()
@@ -155,7 +156,7 @@ impl Clients {
         drop(done);
     }
 
-    /// Gives an order to a thread that has nothing to do; waits for one where there may be no more.
+    /// Passes an order to an idle thread; waits for one where no more may be started.
     fn order(self: &Arc<Self>, order: Call) -> io::Result<()> {
         let mut state = lock(&self.state);
         let thread = loop {
@@ -180,14 +181,14 @@ impl Clients {
             let root = leave_table().and_then(|()| copy_of(&thread(first)?, root));
             match root {
                 Ok(root) => serve(&root, &clients, &jobs, false),
-                // Its order is dropped, and so answered.
+                // Dropping the order answers it.
                 Err(_) => drop(clients.upgrade().map(|clients| clients.leave())),
             }
         })?;
         Ok(Jobs(sender))
     }
 
-    /// A thread has done its order. False: it is to end.
+    /// A thread has finished its order. False: it must end.
     fn is_free(&self, thread: Jobs, is_first: bool) -> bool {
         let mut state = lock(&self.state);
         if state.idle.len() < MAX_IDLE || is_first {
@@ -206,7 +207,7 @@ impl Clients {
     }
 }
 
-/// A payer's right to one of the threads.
+/// A payer's use of one of the threads.
 struct Turn<'a>(&'a Clients, Payer);
 
 impl<'a> Turn<'a> {
@@ -235,7 +236,7 @@ impl Drop for Turn<'_> {
 }
 
 impl State {
-    /// A payer gets no more threads than he leaves to others.
+    /// A payer may have at most as many threads as remain free.
     fn may_write(&self, payer: Payer) -> bool {
         let own = self.busy.get(&payer).copied().unwrap_or(0);
         let in_all: usize = self.busy.values().sum();
@@ -251,7 +252,7 @@ fn broken() -> io::Error {
     io::Error::from_raw_os_error(libc::EIO)
 }
 
-/// A thread, as the owner of a table of descriptors.
+/// A pidfd of a thread, by which its descriptor table is reached.
 fn thread(tid: Pid) -> io::Result<OwnedFd> {
     // PIDFD_THREAD has this value.
     let flags = PidfdFlags::from_bits_retain(libc::O_EXCL.unsigned_abs());
@@ -262,17 +263,18 @@ fn copy_of(owner: &OwnedFd, fd: RawFd) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_getfd(owner, fd, PidfdGetfdFlags::empty())?)
 }
 
-/// Gets a table of descriptors with nothing in it.
+/// Replaces this thread's descriptor table by an empty one.
 fn leave_table() -> io::Result<()> {
     leave_descriptor_table()?;
-    // What a panic has to say must not go into the device; nor may anybody wait for the end of our copy of a pipe.
+    // The message of a panic must not be written to the device, and no process may wait for our copy of a pipe to be
+    // closed.
     for _standard_stream in 0..3 {
         std::mem::forget(rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?);
     }
     Ok(())
 }
 
-/// The device and the root directory of a new file system, in a table of descriptors with nothing else in it.
+/// The device and the root directory of a new file system, in a descriptor table with nothing else in it.
 fn mount() -> io::Result<(OwnedFd, OwnedFd)> {
     leave_table()?;
     let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
@@ -293,18 +295,18 @@ fn mount() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((device, root))
 }
 
-/// Does what is ordered, until nobody is left who could order anything.
+/// Executes orders, until no sender is left.
 fn serve(root: &OwnedFd, clients: &Weak<Clients>, jobs: &Receiver<Job>, is_first: bool) {
-    // The first thread of the process has the table of the others.
+    // The main thread of the process uses the other threads' table.
     let Ok(others) = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()) else { return };
     for (order, thread) in jobs {
-        // Whoever has given up waiting needs no answer.
+        // A requester that has given up waiting needs no answer.
         match order {
             Call::Open(number, done) => {
                 let flags = OFlags::RDWR | OFlags::CLOEXEC;
                 let opened = rustix::fs::openat(root, number.to_string(), flags, Mode::empty()).map(File::from);
-                // The first close of all is a request, which teaches the kernel to do without for good. It must not be
-                // the one that the end of the process brings about.
+                // The very first close sends a request, whose answer makes the kernel send no more. It must not be the
+                // one at the end of the process.
                 let opened = opened.map_err(io::Error::from).and_then(|file| file.try_clone().map(|_| file));
                 match opened {
                     Ok(file) => drop(Offer::make(&file, &done)),

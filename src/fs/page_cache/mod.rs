@@ -1,15 +1,14 @@
-//! Rendered text in the kernel's page cache: a file system of our own, which nobody else can reach. Where the kernel
-//! lets us, it reads `messages.*` from a file of this one (`passthrough`), and keeps what it has read.
+//! Rendered text in the kernel's page cache: a private file system, which no other process can reach. Where passthrough
+//! is permitted, the kernel reads `messages.*` from a file of this one, and caches what it has read.
 //!
-//! A file that grows can't simply be cached. The kernel learns of a new size before it learns that the last page it
-//! has is no longer whole, and readers in between see zeros. But a write(2) fills the pages first, and sets the size
-//! when all of them are filled. So here files grow by being written to, whole lines at a time, and in no other
-//! way; a read that comes to the end asks for the size first (attributes are good for no time at all), and before it is
-//! answered what has been appended since is written.
+//! A growing file can't simply be cached. The kernel learns a new size before it learns that its last page is stale,
+//! and readers in between see zeros. But a write(2) fills the pages first, and sets the size when all of them are
+//! filled. So here files grow only by writes, whole lines at a time; a read that reaches the end asks for the size
+//! first (attributes are never cached), and before that is answered, the messages appended since are written.
 //!
-//! Invariants: no reply says a size that the kernel has not got from a write, but the first one; a read is answered with
-//! all bytes up to the size that was last said or is being written, so that the kernel never keeps a page that is
-//! not whole up to there.
+//! Invariants: except for the first, no reply states a size that the kernel did not get from a write; a read is
+//! answered with all bytes up to the size that was last stated or is being written, so that the kernel never keeps a
+//! page that is incomplete up to there.
 
 pub(in crate::fs) mod client;
 pub(in crate::fs) mod shared_view;
@@ -41,15 +40,15 @@ use crate::fs::tree::inodes::Ino;
 use crate::fs::tree::node::Entry;
 use crate::sync::{AtomicU64, Ordering};
 
-/// What a file of the page cache has for content.
+/// The content of a file of the page cache.
 pub(crate) trait PageSource: Send + Sync {
-    /// Its size, when everything appended by now has been written to the file. May take long.
+    /// Writes everything appended by now to the file, and returns its size. May take long.
     fn grow(&self) -> Result<u64>;
 
     /// Appends its bytes from `offset` on to `out`, at most `size`: fewer only at the end.
     fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<()>;
 
-    /// The path of the queue that it is made of.
+    /// The path of the queue that it shows.
     fn queue(&self) -> PathBuf;
 }
 
@@ -60,7 +59,7 @@ pub(crate) struct PageCache {
     next: AtomicU64,
 }
 
-/// A file of it. The pages go with it.
+/// A file of it. Dropping it frees the pages.
 pub(crate) struct PageFile {
     cache: Arc<PageCache>,
     number: u64,
@@ -71,34 +70,34 @@ pub(crate) struct PageFile {
 
 type Texts = Mutex<HashMap<u64, Known>>;
 
-/// What is known of a file.
+/// What is known about a file.
 #[derive(Clone)]
 struct Known {
     text: Weak<dyn PageSource>,
-    /// What it began with.
+    /// Its initial size.
     size: u64,
     payer: Payer,
 }
 
 impl PageCache {
-    /// Mounts it, where that is allowed.
+    /// Mounts it, where that is permitted.
     pub(crate) fn start(log: &Arc<DaemonLog>) -> io::Result<Self> {
         let (clients, device) = Clients::start()?;
         let texts = Arc::new(Texts::default());
         let session = Session::from_fd(Handshake, device.try_clone()?, SessionACL::Owner, Config::default())?;
-        // It ends with the process.
+        // The session ends with the process.
         std::mem::forget(session);
         let files = Files { texts: Arc::clone(&texts) };
         let refused = {
             let (log, texts) = (Arc::clone(log), Arc::clone(&texts));
-            // Who reads is known to the kernel only.
+            // Only the kernel knows who reads.
             Box::new(move |asked: &Asked, errno| log.refused(asked, errno, || place(&texts, asked.ino)))
         };
         Server::start(&Arc::new(Device::new(device, refused)), files, MAX_WRITE as usize, 2)?;
         Ok(Self { clients, texts, next: AtomicU64::new(2) })
     }
 
-    /// A new file, for a text that has `size` bytes by now.
+    /// Creates a file for a text that has `size` bytes now.
     pub(crate) fn add(self: &Arc<Self>, text: Weak<dyn PageSource>, size: u64, payer: Payer) -> io::Result<PageFile> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.texts).insert(number, Known { text, size, payer });
@@ -113,14 +112,14 @@ impl PageCache {
 }
 
 impl PageFile {
-    /// Makes it grow by bytes that follow its end, all at once for whoever reads it, or, with room left before them,
-    /// by that too.
+    /// Extends it by bytes that follow its end, atomically for readers, or, with room left before them, by that room
+    /// too.
     pub(crate) fn write(&self, offset: u64, bytes: Vec<u8>) -> io::Result<()> {
         let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
         self.cache.clients.write(self.payer, file, offset, bytes)
     }
 
-    /// What the kernel can read itself.
+    /// The file that the kernel can read itself.
     pub(crate) fn backing(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(File::as_fd)
     }
@@ -173,7 +172,7 @@ impl Files {
     fn lookup(&self, request: &mut Request<'_>) -> Result<Entry> {
         let name = request.body.name().and_then(|name| str::from_utf8(name).ok());
         let number = name.and_then(|name| name.parse().ok()).unwrap_or(0);
-        // Not remembered: the file goes when it is closed.
+        // Not cached: the file is removed when it is closed.
         Ok(entry(number, Kind::File, self.find(number)?.1, Ttl::NONE))
     }
 
@@ -201,13 +200,13 @@ fn entry(number: u64, kind: Kind, size: u64, ttl: Ttl) -> Entry {
 
 impl Service for Files {
     fn account(&self, request: &Request<'_>) -> Option<Account> {
-        // A file that grows is written to, and for that it may have to be read.
+        // A growing file is written to, and for that the kernel may have to read it.
         let is_read = match request.header.opcode {
             opcode::GETATTR => false,
             opcode::READ => true,
             _ => return None,
         };
-        // What is not known is answered at once.
+        // An unknown file is answered at once.
         let payer = lock(&self.texts).get(&request.header.nodeid)?.payer;
         Some(Account { key: (payer.key() << 1) | u64::from(is_read), at_once: payer.at_once(), may_refuse: false })
     }
@@ -217,14 +216,15 @@ impl Service for Files {
             opcode::LOOKUP => reply.entry(self.lookup(&mut request)),
             opcode::GETATTR => reply.attr(self.getattr(request.header.nodeid)),
             opcode::READ => self.read(&mut request, reply),
-            // The hand's. The pages have it now, and it can be rendered again.
+            // From our client thread. The kernel has cached the data; there is nothing to store, since it can be
+            // rendered again.
             opcode::WRITE => {
                 let size = request.body.take().map(|WriteIn { size, .. }| size as usize);
                 reply.written(size.ok_or(Errno::EIO));
             }
             opcode::FORGET | opcode::BATCH_FORGET => reply.none(),
             opcode::RELEASE | opcode::RELEASEDIR => reply.empty(Ok(())),
-            // Once told so of open and flush, the kernel asks no more, and keeps the pages at each open.
+            // After ENOSYS for open and flush the kernel never sends them again, and keeps the pages across opens.
             _ => reply.error(Errno::ENOSYS),
         }
     }
@@ -246,7 +246,7 @@ mod tests {
 
     const SIZE: usize = 100;
 
-    /// A text that is read at once, or when it is let go.
+    /// A text that is read at once, or when it is released.
     struct Fake {
         began: Sender<()>,
         waits: Option<Mutex<Receiver<()>>>,

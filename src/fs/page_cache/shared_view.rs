@@ -1,7 +1,7 @@
-//! A view that handles share, and how they read it: directly, each read a request; or, where the kernel can, through its
-//! page cache (`mod.rs`).
+//! A view that handles share, and how they read it: directly, by one request per read; or, where the kernel supports
+//! it, through its page cache (`mod.rs`).
 //!
-//! A view is read in one way all its life: the kernel does not allow a file to be open in two at a time.
+//! A view is read in one way all its life: the kernel does not allow a file to be open in both ways at a time.
 //!
 //! Lock order: `usage`, `size` of a [`Cached`], the locks of the view.
 
@@ -24,24 +24,27 @@ use crate::queue::{Error, SegmentId};
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use crate::view::{Crossed, Format, View};
 
-/// Messages that are indexed between two looks whether anybody still waits: a few milliseconds' worth.
+/// Messages indexed between two checks whether the caller still waits: a few milliseconds' worth.
 const STEP: usize = 20_000;
-/// Descriptors that a view takes which is read from.
+/// Descriptors held by a view that is being read.
 const OF_A_VIEW: u64 = 4;
-/// Views that keep their descriptors (two or three each) and pages while nobody has their files open.
+/// Views that keep their descriptors (two or three each) and pages while their files are not open.
 const MAX_WARM: u32 = 64;
-/// A page of the kernel's, in bytes; a multiple does as well.
+/// Size of a kernel page in bytes, or a multiple of it.
 const PAGE: u64 = 64 << 10;
-/// Growth up to this is written to the page cache as it is; of more only what is needed, the rest when it is read.
+/// Growth up to this many bytes is written to the page cache in full; of more only what is needed, the rest when it is
+/// read.
 const AT_ONCE: u64 = 1 << 20;
-/// Why there are fewer bytes than the kernel was told.
+/// Why there are fewer bytes than the size that the kernel was told.
 const SHRUNK: &str = "what was indexed can no longer be read";
 
-/// How long what somebody was told of is held open for him, and how many segments of it: retention takes the first first.
+/// How long a file is held open for a process that has looked it up, and how many of its segments: retention removes
+/// the first ones first.
 const TOLD: Duration = Duration::from_secs(1);
 const TOLD_SEGMENTS: usize = 4;
 
-/// The views that are held for whoever was told of them, and a thread, while there are any, that lets go of them.
+/// The views that are held for processes that have looked them up, and, while there are any, a thread that releases
+/// them.
 #[derive(Default)]
 struct Told {
     state: Mutex<(VecDeque<Weak<SharedView>>, bool)>,
@@ -62,7 +65,7 @@ impl Told {
         loop {
             std::thread::sleep(TOLD / 4);
             let views = std::mem::take(&mut lock(&self.state).0);
-            // A view is kept from going for a moment only.
+            // The views are upgraded only briefly.
             let rest: Vec<_> =
                 views.into_iter().filter(|view| view.upgrade().is_some_and(|view| view.is_told())).collect();
             let mut state = lock(&self.state);
@@ -75,7 +78,7 @@ impl Told {
     }
 }
 
-/// What all views of a mount share.
+/// The state shared by all views of a mount.
 pub(crate) struct Common {
     budget: Arc<Budget>,
     /// How many keep descriptors open without being used.
@@ -85,7 +88,7 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// `pages`: where the kernel keeps text, if it can.
+    /// `pages`: the kernel's page cache for text, if available.
     pub(crate) fn new(budget: &Arc<Budget>, pages: Option<Arc<PageCache>>) -> Self {
         Self { budget: Arc::clone(budget), warm: AtomicU32::new(0), pages, told: Arc::default() }
     }
@@ -95,29 +98,29 @@ impl Common {
 pub(crate) struct SharedView {
     view: View,
     usage: Mutex<Use>,
-    /// Damage has changed what it showed: the name is to get another one.
+    /// Damage has changed its content: the name must get another view.
     damaged: AtomicBool,
-    /// Keeps descriptors and buffers open though no handle does; counted in `common`.
+    /// Keeps descriptors and buffers though no handle is open; counted in `common`.
     warm: AtomicBool,
-    /// Somebody was told of it just now and may open it: its first segments are held open until then.
+    /// Until when its first segments are held open for a process that has looked it up and may open it.
     told: Mutex<Option<Instant>>,
     common: Arc<Common>,
-    /// Whom rendering is charged to.
+    /// Who is charged for rendering.
     payer: Payer,
 }
 
 #[derive(Default)]
 struct Use {
     handles: u32,
-    /// Of descriptors, while there are handles; charged to whoever came first.
+    /// Its descriptors, while there are handles; charged to the user who opened the first.
     share: Option<Share>,
-    /// The file in the page cache: kept for the next handles.
+    /// The file in the page cache: kept for later handles.
     cached: Option<Arc<Cached>>,
-    /// The queue's files when the first of the handles came.
+    /// The queue's files when the first handle was opened.
     files: Files,
 }
 
-/// What the files of a queue look like.
+/// The state of a queue's files.
 #[derive(Default)]
 struct Files {
     size: u64,
@@ -125,7 +128,7 @@ struct Files {
 }
 
 impl Files {
-    /// Segments that have been written to since, other than by appending.
+    /// Segments that may have been written to since, other than by appending.
     fn suspects(&self, now: &Self) -> Vec<SegmentId> {
         let head = self.written.last().map(|(segment, _)| *segment).filter(|_| now.size > self.size);
         // Both are in the order of the segments.
@@ -139,7 +142,7 @@ impl Files {
 struct Cached {
     view: Weak<SharedView>,
     file: OnceLock<PageFile>,
-    /// What the kernel has been told of. Locked while it is being told of more.
+    /// The size that the kernel knows. Locked while it is being extended.
     size: Mutex<u64>,
 }
 
@@ -156,7 +159,8 @@ impl SharedView {
         }
     }
 
-    /// Sees to it that what is told of the file can be read if it is opened at once, whatever retention does meanwhile.
+    /// Holds the file so that the size that a lookup reports can be read if it is opened at once, whatever retention
+    /// removes meanwhile.
     pub(crate) fn hold_for_opener(self: &Arc<Self>) {
         if self.has_handles() {
             return;
@@ -168,7 +172,7 @@ impl SharedView {
         }
     }
 
-    /// Whether it is held open: by handles, or for whoever was told of it just now.
+    /// Whether it is held open: by handles, or for a process that has just looked it up.
     pub(crate) fn is_held(&self) -> bool {
         lock(&self.told).is_some() || lock(&self.usage).handles > 0
     }
@@ -178,7 +182,7 @@ impl SharedView {
         lock(&self.usage).handles > 0
     }
 
-    /// Whether its bytes are all there and stay what they are.
+    /// Whether it is complete, and its bytes no longer change.
     pub(crate) fn is_settled(&self) -> bool {
         self.view.is_settled()
     }
@@ -187,7 +191,7 @@ impl SharedView {
         self.damaged.load(Ordering::Relaxed)
     }
 
-    /// Brings the index up to the head: seconds, of a large queue that nobody has looked at.
+    /// Extends the index to the head. Takes seconds for a large queue that is not indexed yet.
     pub(crate) fn catch_up(&self) -> Result<()> {
         while self.view.index_some(STEP)? {
             if is_interrupted() {
@@ -197,7 +201,7 @@ impl SharedView {
         Ok(())
     }
 
-    /// True size, and the time of the newest message in it. `stat`: of whose rights it is.
+    /// True size, and the time of the newest message in it. `stat`: attributes with the permissions that it gets.
     pub(crate) fn attr(&self, stat: impl FnOnce() -> Result<Stat>) -> Result<Attr> {
         self.catch_up()?;
         let (is_open, cached) = {
@@ -205,15 +209,15 @@ impl SharedView {
             (used.handles > 0, used.cached.clone().filter(|_| used.handles > 0))
         };
         if is_open {
-            // Who is told of a size may read that far, whatever retention does.
+            // A caller that is told a size must be able to read that far, whatever retention removes.
             self.view.pin();
         }
         let attr = self.known_attr(&stat()?);
-        // What a handle is told it can read and map.
+        // A handle must be able to read and map up to the size it is told.
         Ok(cached.map_or(attr, |cached| attr.with_size(cached.grow_with(self).unwrap_or_else(|_| *lock(&cached.size)))))
     }
 
-    /// What is known by now, of a file with these rights.
+    /// The attributes as far as it is indexed, with the permissions of `stat`.
     pub(crate) fn known_attr(&self, stat: &Stat) -> Attr {
         let (size, modified_ns) = (self.view.known_size(), self.view.modified_ns());
         self.release_if_idle(&mut lock(&self.usage));
@@ -235,7 +239,7 @@ impl SharedView {
 
     fn to_errno(&self, error: Error) -> Errno {
         match &error {
-            // Retention took it away: this file is no longer what its name stands for.
+            // Retention has removed it: the name no longer stands for this file.
             Error::NoSuchPosition { .. } => return Errno::ESTALE,
             error if error.is_unusable_file() => self.damaged.store(true, Ordering::Relaxed),
             _ => {}
@@ -243,16 +247,16 @@ impl SharedView {
         Errno::from(error)
     }
 
-    /// Whether a segment still has what pages may have been made of.
+    /// Checks that a segment still has the messages that cached pages may show.
     fn check(&self, segment: SegmentId) -> Result<()> {
         match self.view.check(segment).map_err(|error| self.to_errno(error)) {
-            // It has another name now, which the kernel asks for.
+            // The name stands for another file now, which the kernel looks up.
             Err(_) if self.is_damaged() => Err(Errno::ESTALE),
             checked => checked,
         }
     }
 
-    /// Whether it is still to be held for whoever was told of it; lets go of it if not.
+    /// Whether it must still be held for a process that has looked it up; releases it if not.
     fn is_told(&self) -> bool {
         {
             let mut told = lock(&self.told);
@@ -265,7 +269,7 @@ impl SharedView {
         false
     }
 
-    /// One more handle.
+    /// Adds a handle.
     fn join(&self, used: &mut Use) -> Result<()> {
         if used.handles == 0 {
             used.share = Some(self.common.budget.charge(Kind::Handles, OF_A_VIEW)?);
@@ -274,7 +278,7 @@ impl SharedView {
         Ok(())
     }
 
-    /// When no handle is open: keeps descriptors and buffers for the next question, if not too many views do.
+    /// When no handle is open: keeps descriptors and buffers for the next request, unless too many views do.
     fn release_if_idle(&self, used: &mut Use) {
         if used.handles > 0 {
             return;
@@ -299,7 +303,7 @@ impl SharedView {
 pub(crate) struct ViewHandle {
     view: Arc<SharedView>,
     cached: Option<Arc<Cached>>,
-    /// Retention had taken something of it already when it was taken hold of.
+    /// Retention had already removed part of it when it was opened.
     is_late: bool,
 }
 
@@ -311,18 +315,18 @@ impl ViewHandle {
         Ok(Self { view: Arc::clone(view), cached: None, is_late })
     }
 
-    /// Whether retention had taken something of it already when it was taken hold of.
+    /// Whether retention had already removed part of it when it was opened.
     pub(crate) fn is_late(&self) -> bool {
         self.is_late
     }
 
-    /// For a handle that reads through the page cache, where there is one. Pages outlive what they were made of, but not the
-    /// next open: what was written to, and not by appending, is read again.
+    /// For a handle that reads through the page cache, where there is one. Cached pages may outlive their messages, but
+    /// not the next open: segments that were written to, other than by appending, are checked again.
     pub(crate) fn through_pages(
         view: &Arc<SharedView>,
         written: impl FnOnce() -> Result<Vec<(SegmentId, (i64, u64))>>,
     ) -> Result<Self> {
-        // In bin a gap is an error to each reader, which pages can't be.
+        // In bin a gap is an error for each reader, which cached pages can't report.
         let Some(pages) = view.common.pages.as_ref().filter(|_| view.view.format() != Format::Bin) else {
             return Self::new(view);
         };
@@ -349,7 +353,7 @@ impl ViewHandle {
         &self.view
     }
 
-    /// What the kernel may read instead of asking.
+    /// The file that the kernel may read instead of sending requests.
     pub(crate) fn pages(&self) -> Option<BorrowedFd<'_>> {
         self.cached.as_ref()?.file.get().and_then(PageFile::backing)
     }
@@ -376,13 +380,13 @@ impl Cached {
         Ok(cached)
     }
 
-    /// Lets the file grow to what is indexed by now. Returns its size.
+    /// Extends the file to what is indexed by now. Returns its size.
     fn grow_with(&self, shared: &SharedView) -> Result<u64> {
         let view = &shared.view;
         let mut size = lock(&self.size);
         let end = view.known_size();
-        // Readers may have the last page before the end. It must be whole before there is more; of what follows
-        // they have nothing, and will ask.
+        // Readers may have mapped the last page before the end. It must be complete before the file grows; they have
+        // none of the following pages yet, and will request them.
         let needed = *size / PAGE * PAGE + PAGE;
         if end > needed.saturating_add(AT_ONCE) {
             let upto = view.unit_end(needed).map_err(|error| shared.to_errno(error))?;
@@ -418,7 +422,7 @@ impl PageSource for Cached {
         let there = usize::try_from(shared.known_size().saturating_sub(offset)).unwrap_or(usize::MAX);
         let wanted = out.len() + size.min(there);
         shared.read_at(offset, size.min(there), out)?;
-        // Fewer bytes would be an end of the file to the kernel.
+        // The kernel would take fewer bytes for the end of the file.
         if out.len() < wanted { Err(Errno::EIO.because(SHRUNK)) } else { Ok(()) }
     }
 

@@ -1,23 +1,23 @@
-//! What tells the bytes behind a name from others that were there before.
+//! What distinguishes the bytes under a name from earlier ones.
 
 use crate::fs::backing::FileId;
 use crate::fs::tree::inodes::stable_hash;
 use crate::queue::SegmentId;
 
-/// A segment file as one can be told from another of the same name.
+/// The identity of a segment file, distinct from another of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct SegmentFile {
     pub(in crate::fs) segment: SegmentId,
     pub(in crate::fs) id: FileId,
-    /// Inode numbers are used again at once; the time of birth is not.
+    /// Inode numbers are reused at once; birth times are not.
     pub(in crate::fs) born: i64,
 }
 
-/// What a view of everything retained shows: other bytes have another one.
+/// Identifies what a view of everything retained shows: other bytes have another generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Generation {
     pub(in crate::fs) first: SegmentFile,
-    /// Rises when damage has changed what was shown before.
+    /// Incremented when damage has changed what was shown before.
     pub(in crate::fs) turn: u32,
 }
 

@@ -1,4 +1,4 @@
-//! Which processes have a queue's `messages.*` open, and which of those that followed one another.
+//! Which processes have a queue's `messages.*` open, and which generation of it.
 
 use std::sync::{Arc, Mutex, Weak};
 
@@ -14,19 +14,19 @@ struct Holder {
     format: Format,
     generation: Generation,
     view: Weak<SharedView>,
-    /// Gone when the handle is closed.
+    /// Dropped when the handle is closed.
     token: Weak<()>,
 }
 
-/// The processes that have one of a queue open.
+/// The processes that have a view of one queue open.
 #[derive(Default)]
 pub(in crate::fs) struct Holders {
     list: Mutex<Vec<Holder>>,
 }
 
 impl Holders {
-    /// What a name stands for to a process that has an older file open than what is there now: that one. So whoever
-    /// follows a file by its name, and looks every now and then whether that still stands for it, goes on with what he has.
+    /// What a name stands for to a process that has an older generation open: that one. So a program that follows a
+    /// file by name (`tail -F`), and checks now and then whether the name still stands for it, keeps reading its file.
     pub(in crate::fs) fn find(&self, now: (Format, Generation), thread: u32) -> Option<(Generation, Arc<SharedView>)> {
         let mut list = lock(&self.list);
         list.retain(|holder| holder.token.strong_count() > 0);

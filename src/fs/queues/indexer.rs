@@ -1,9 +1,9 @@
-//! The background indexer: makes the indexes of sealed segments of the queues that somebody has come by, so that nobody
-//! has to wait for them later. Its threads have a low priority and live only while there is something to do.
+//! The background indexer: creates the indexes of sealed segments of queues that have been looked up, so that no reader
+//! has to wait for them later. Its threads have a low priority and live only while there is work.
 //!
-//! Queues take turns of [`SLICE`]. One thread works at a time, but a thread that does not come back (a huge segment, a file
-//! system that does not answer) is late after [`LATE`]: then another one goes on with what waits, but for what has the same
-//! payer as what the late one is at.
+//! Queues take turns of [`SLICE`]. One thread works at a time, but a thread that does not return (a huge segment, a
+//! file system that does not answer) is late after [`LATE`]: then another one continues with the waiting tasks, except
+//! for those with the same payer as the late one's.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,23 +14,23 @@ use crate::fs::backing::Payer;
 use crate::fs::lock;
 use crate::sync::{AtomicBool, Ordering};
 
-/// How long one queue is worked at while others wait.
+/// How long to work on one queue while others wait.
 const SLICE: Duration = Duration::from_millis(250);
-/// After how long another thread goes on.
+/// After how long a thread is late.
 const LATE: Duration = Duration::from_secs(2);
 /// Threads in all, late ones included.
 const MAX_THREADS: usize = 8;
 
-/// Something to be done in slices.
+/// Work that is done in slices.
 pub(crate) trait Work: Send + Sync + 'static {
-    /// Whom it is charged to.
+    /// Who is charged for it.
     fn payer(&self) -> Payer;
 
-    /// Goes on until `is_enough`. False: there is more to do.
+    /// Continues until `is_enough`. False: there is more to do.
     fn go_on(&self, is_enough: &dyn Fn() -> bool) -> bool;
 }
 
-/// What is to be done.
+/// The tasks, and the threads that do them.
 pub(crate) struct Indexer<W> {
     late: Duration,
     state: Mutex<State<W>>,
@@ -40,10 +40,10 @@ pub(crate) struct Indexer<W> {
 
 struct State<W> {
     waiting: VecDeque<Task<W>>,
-    /// What each of the threads is at.
+    /// The task of each thread, and its start.
     running: Vec<(u64, Task<W>, Instant)>,
     next: u64,
-    /// A thread looks whether others are late.
+    /// A thread checks whether others are late.
     is_supervised: bool,
 }
 
@@ -70,7 +70,7 @@ impl<W: Work> Indexer<W> {
         Self { late, state: Mutex::new(state), changed: Condvar::new(), closed: AtomicBool::new(false) }
     }
 
-    /// Sees to it that the queue's sealed segments get their indexes.
+    /// Queues the indexing of a queue's sealed segments.
     pub(crate) fn add(self: &Arc<Self>, work: &Arc<W>) {
         let task = Task { payer: work.payer(), work: Arc::downgrade(work) };
         let mut state = lock(&self.state);
@@ -82,7 +82,7 @@ impl<W: Work> Indexer<W> {
         self.attend(&mut state);
     }
 
-    /// Nothing more is begun.
+    /// No further work is started.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         lock(&self.state).waiting.clear();
@@ -93,14 +93,14 @@ impl<W: Work> Indexer<W> {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Starts a thread where there is something to do and all others are late; sees to it that somebody looks again.
+    /// Starts a thread where there is work and all others are late; ensures that a thread checks again.
     fn attend(self: &Arc<Self>, state: &mut State<W>) {
         if state.running.len() < MAX_THREADS
             && state.running.iter().all(|(_, _, since)| since.elapsed() >= self.late)
             && let Some((number, task)) = state.take(self.late)
         {
             let (this, given) = (Arc::clone(self), task.clone());
-            // Without a thread whoever asks for a size waits for the index.
+            // Without a thread, a stat waits for the index.
             if !spawn(move || this.run(number, given)) {
                 state.running.retain(|(other, ..)| *other != number);
                 state.waiting.push_front(task);
@@ -122,12 +122,12 @@ impl<W: Work> Indexer<W> {
     }
 
     fn run(self: Arc<Self>, mut number: u64, mut task: Task<W>) {
-        // On Linux this is about the calling thread; the priority of its reads follows.
+        // On Linux this affects the calling thread only; the priority of its reads follows.
         let _ = rustix::process::setpriority_process(None, 19);
         loop {
             let since = Instant::now();
             let is_enough = || since.elapsed() >= SLICE || self.is_closed();
-            // What nobody holds any more is of no interest.
+            // A queue that is no longer held needs no index.
             let is_done = task
                 .work
                 .upgrade()
@@ -146,7 +146,7 @@ impl<W: Work> Indexer<W> {
 }
 
 impl<W> State<W> {
-    /// The next task that may be begun now, noted as running.
+    /// The next task that may start now, marked as running.
     fn take(&mut self, late: Duration) -> Option<(u64, Task<W>)> {
         let is_held_up = |task: &Task<W>| {
             self.running.iter().any(|(_, other, at)| other.payer == task.payer && at.elapsed() >= late)
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
     use crate::fs::backing::Payer;
 
-    /// Tells of each slice, and ends one only when it is told to, where it `hangs`.
+    /// Reports each slice; where it `hangs`, a slice ends only on a message.
     struct Fake {
         name: &'static str,
         payer: u32,

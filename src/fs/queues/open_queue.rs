@@ -1,8 +1,8 @@
 //! A queue that the mount has open: its descriptor, the writer that the append handles share, its views.
 //!
-//! Invariants: one [`OpenQueue`] for one queue, however many names and handles lead to it; at most one writer in it,
-//! held exactly while there are append handles. An entry lives while a node or a handle holds it. The table's lock
-//! covers the table only, never I/O.
+//! Invariants: one [`OpenQueue`] per queue, however many names and handles lead to it; it has at most one writer, held
+//! exactly while there are append handles. An entry lives while a node or a handle holds it. The table's lock covers
+//! the table only, never I/O.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -31,41 +31,43 @@ use crate::fs::queues::permission::Permission;
 pub(crate) struct OpenQueue {
     pub(crate) queue: Queue,
     pub(crate) directory: Arc<Directory>,
-    /// Tells it from other queues in the same directory, before and after: the generation of nodes that hold it. As long as
-    /// the queue lives it stays, whatever retention takes.
+    /// Distinguishes it from earlier and later queues in the same directory: the generation of nodes that hold it. It
+    /// never changes during the queue's life, whatever retention removes.
     pub(crate) identity: u64,
     writer: Mutex<SharedWriter>,
     pub(in crate::fs) views: Mutex<HashMap<Format, (Generation, Arc<SharedView>)>>,
-    /// Who has a view of everything retained open.
+    /// The processes that have a view of everything retained open.
     pub(in crate::fs) holders: Holders,
-    /// Of files that damage has changed, by identity, how often.
+    /// How often damage has changed files, by identity.
     pub(in crate::fs) turns: Mutex<HashMap<u64, u32>>,
     first_segment: Mutex<Option<SegmentFile>>,
-    /// Of its sealed segments.
+    /// The indexes of its sealed segments.
     pub(crate) indexes: Arc<SegmentIndexes>,
     common: Arc<Common>,
-    /// Where the last message was looked up, while the first segment stays: `ls -l` asks for one after the other.
+    /// A scanner at the last message that was looked up, valid while the first segment stays: `ls -l` looks up one
+    /// after another.
     walker: Mutex<Option<(SegmentFile, Scanner)>>,
-    /// Handles that use a reader of this queue.
+    /// Number of handles that use a reader of this queue.
     pub(crate) takes: AtomicU32,
     pub(in crate::fs) permissions: Permissions,
-    /// When somebody has asked for it last, in questions.
+    /// When it was last looked up, as a count of lookups.
     pub(in crate::fs) used: AtomicU64,
-    /// Of descriptors; charged to whoever asked first.
+    /// Its descriptors; charged to the user who looked it up first.
     _share: Share,
 }
 
-/// Bytes that a scanner keeps which waits for the next question, and what it reads ahead by.
+/// Bytes that an idle scanner keeps, and reads ahead.
 const SCANNER_MEMORY: usize = 64 << 10;
 const SCANNER_AHEAD: usize = 16 << 10;
-/// Descriptors that a queue keeps, its writer, a view of it, a reader's handle, each beyond the first of the handle itself.
+/// Descriptors that each of these holds, besides that of the handle itself: a queue, its writer, a view of it, a
+/// reader's handle.
 pub(in crate::fs) const OF_A_QUEUE: u64 = 3;
 const OF_A_WRITER: u64 = 4;
 pub(crate) const OF_A_READER: u64 = 3;
-/// A close is heard of a moment after it has returned: how often, and how long, one's own release is waited for.
+/// FUSE delivers RELEASE after close(2) has returned: how often, and at what intervals, to wait for it.
 const RELEASE_TRIES: u32 = 100;
 const RELEASE_PAUSE: Duration = Duration::from_millis(1);
-/// How often the first segment is looked for while retention is faster.
+/// How often to look for the first segment while retention keeps removing it.
 const FIRST_TRIES: u32 = 20;
 
 impl Drop for OpenQueue {
@@ -83,36 +85,37 @@ impl std::fmt::Debug for OpenQueue {
 /// What all queues of a mount share.
 pub(in crate::fs) struct Common {
     pub(in crate::fs) budget: Arc<Budget>,
-    /// How many queues are open, and how often one has been asked for.
+    /// How many queues are open, and how many lookups of queues there were.
     pub(in crate::fs) open: AtomicUsize,
     pub(in crate::fs) uses: AtomicU64,
     pub(in crate::fs) views: Arc<shared_view::Common>,
     pub(in crate::fs) indexer: Arc<Indexer<OpenQueue>>,
-    /// Whether files may be made for what is derived.
+    /// Whether derived files (indexes) may be stored.
     pub(in crate::fs) may_store: bool,
-    /// Held while a queue is made. Its files come one by one, and its maker holds the writer lock meanwhile: whoever
-    /// opens it then would take it for another queue, and its maker for another writer.
+    /// Held while a queue is created. Its files appear one by one, and its creator holds the writer lock meanwhile: a
+    /// thread that opened it then would take it for another queue, and its creator for another writer.
     pub(in crate::fs) making: Mutex<()>,
     pub(in crate::fs) log: Arc<DaemonLog>,
 }
 
 #[derive(Default)]
 struct SharedWriter {
-    /// With whoever opened it. Its files are his, and come out of his quota, whoever else joins.
+    /// With the user who opened it, who owns the files and whose quota they count against, whoever joins later.
     writer: Option<(QueueWriter, Permission)>,
-    /// Charged to whoever opened the first one.
+    /// Charged to the user who opened the first one.
     shares: Vec<Share>,
     handles: usize,
-    /// The mount ends.
+    /// The mount is ending.
     is_over: bool,
 }
 
-/// What is known of who may read, for a moment; see `permissions.rs`.
+/// Short-lived knowledge of who may read; see `permissions.rs`.
 #[derive(Default)]
 pub(in crate::fs) struct Permissions {
-    /// Who may read by the modes, and until when that is known, where it takes a look at many files.
+    /// Attributes whose mode decides who may read, and until when they are valid: computing them can take a stat of
+    /// many files.
     pub(in crate::fs) data_stat: Mutex<Option<(Instant, Stat)>>,
-    /// Callers who were found to be able to read, and until when that is known.
+    /// Callers that were found to be able to read, and until when that is valid.
     pub(in crate::fs) readable_by: Mutex<HashMap<Caller, Instant>>,
 }
 
@@ -156,17 +159,17 @@ impl OpenQueue {
         Ok(opened)
     }
 
-    /// Charges whoever asks now for this many descriptors.
+    /// Charges this many descriptors to the current user.
     pub(crate) fn take_descriptors(&self, count: u64) -> Result<Share> {
         self.common.budget.charge(Kind::Handles, count)
     }
 
-    /// What a handle keeps that this caller opens.
+    /// The charge for what a handle opened by this caller keeps.
     pub(crate) fn kept_by(&self, caller: &Caller) -> Kept {
         Kept::new(&self.common.budget, caller.uid)
     }
 
-    /// Logs an error that nobody can be told of.
+    /// Logs an error that can't be returned to a caller.
     pub(crate) fn failed(&self, op: &'static str, errno: Errno) {
         let path = self.queue.path();
         self.common.log.failed(&Failure { op, path, queue: path, errno, caller: None });
@@ -178,7 +181,7 @@ impl OpenQueue {
         self.look_at_first_segment(seen).ok_or(Errno::ESTALE)
     }
 
-    /// Whether this is still the queue that lies in the directory.
+    /// Whether this is still the queue in the directory.
     pub(crate) fn is_current(&self) -> bool {
         if self.directory.stat_now().map_or(true, |stat| stat.st_nlink == 0) {
             return false;
@@ -188,7 +191,7 @@ impl OpenQueue {
         if now == *seen {
             return true;
         }
-        // Retention has gone on, or somebody has put other files there.
+        // Retention has removed it, or another queue was put there.
         if !open_queue(&self.directory).is_ok_and(|queue| queue.id() == self.identity) {
             return false;
         }
@@ -202,13 +205,13 @@ impl OpenQueue {
     }
 
     fn look_at_first_segment(&self, seen: Option<SegmentFile>) -> Option<SegmentFile> {
-        // Usually what was seen last is still there, and nothing older can come back.
+        // Usually the last one seen still exists, and no older one can come back.
         if let Some(seen) = seen
             && self.identify(seen.segment) == Some(seen)
         {
             return Some(seen);
         }
-        // Several times, because retention may retire the segment between the two steps.
+        // Repeatedly, because retention may remove the segment between the two steps.
         (0..FIRST_TRIES).find_map(|_| self.identify(self.queue.bounds().ok()?.first.segment))
     }
 
@@ -222,14 +225,14 @@ impl OpenQueue {
         SharedView::new(view.with_segments(&self.indexes), &self.common.views, self.directory.payer())
     }
 
-    /// Has indexes made that views have missed.
+    /// Queues the creation of indexes that views have missed.
     pub(crate) fn index_in_background(self: &Arc<Self>) {
         if self.indexes.take_wanted() {
             self.common.indexer.add(self);
         }
     }
 
-    /// A scanner that stands before a message, or what comes instead of it. To be given back by [`Self::keep_scanner`].
+    /// A scanner at a message, or at the gap in its place. To be returned by [`Self::keep_scanner`].
     pub(crate) fn scanner_at(&self, seq: u64) -> Result<(SegmentFile, Scanner)> {
         let first = self.first_segment()?;
         let kept = lock(&self.walker).take();
@@ -245,7 +248,7 @@ impl OpenQueue {
         Ok((first, scanner))
     }
 
-    /// Keeps a scanner for the message that it stands at now.
+    /// Keeps a scanner for the message that it is at now.
     pub(crate) fn keep_scanner(&self, first: SegmentFile, mut scanner: Scanner) {
         scanner.trim(SCANNER_MEMORY);
         *lock(&self.walker) = Some((first, scanner));
@@ -270,8 +273,8 @@ impl OpenQueue {
         Ok(ids)
     }
 
-    /// Does what needs a reader that nobody uses. If it may be a handle of this mount that was closed just now, waits for
-    /// that a little.
+    /// Runs something that needs a reader that is not in use. If the user may be a handle of this mount that was just
+    /// closed, waits briefly for its release.
     pub(crate) fn when_released<T>(&self, run: impl Fn() -> Result<queue::Result<T>>) -> Result<T> {
         for _ in 0..RELEASE_TRIES {
             match run()? {
@@ -302,10 +305,11 @@ impl OpenQueue {
         Ok((caller.act(|| self.queue.writer())??, Permission::new(caller)))
     }
 
-    /// Runs with the writer that the append handles share, as whoever opened it; for one who has joined.
+    /// Runs with the shared writer, with the rights of the user who opened it. The caller must have joined.
     pub(crate) fn with_writer<T>(&self, caller: &Caller, run: impl FnOnce(&mut QueueWriter) -> T) -> Result<T> {
         let mut shared = lock(&self.writer);
-        // What has stopped it may be over: a full disk, for one. And whoever opened it may have lost the right to.
+        // The cause of its failure may be over, such as a full disk. And the user who opened it may have lost the right
+        // to.
         let has_stopped = |(writer, opener): &mut (QueueWriter, Permission)| {
             writer.has_lost_its_place() || opener.check(|opener| self.check_writable(opener)) == Err(Errno::EACCES)
         };
@@ -317,7 +321,7 @@ impl OpenQueue {
         opener.caller().act(|| run(writer))
     }
 
-    /// Leaves the append handles; the last lets go of the writer lock.
+    /// Leaves the append handles; the last one releases the writer lock.
     pub(crate) fn leave_writer(&self) {
         let mut shared = lock(&self.writer);
         shared.handles = shared.handles.saturating_sub(1);
@@ -327,7 +331,7 @@ impl OpenQueue {
         }
     }
 
-    /// Lets go of the writer lock though append handles may be open: the mount ends.
+    /// Releases the writer lock though append handles may be open: the mount is ending.
     pub(crate) fn drop_writer(&self) {
         let mut shared = lock(&self.writer);
         shared.is_over = true;
@@ -344,7 +348,7 @@ fn open_queue(directory: &Directory) -> queue::Result<Queue> {
 
 fn close_writer(writer: Option<(QueueWriter, Permission)>) {
     if let Some((writer, opener)) = writer {
-        // Whatever becomes of it, it is closed.
+        // The result does not matter: the writer is closed either way.
         let _ = opener.caller().act(|| drop(writer));
     }
 }

@@ -1,4 +1,4 @@
-//! Which bytes a name of a queue stands for now: retention and damage bring others, under another inode number.
+//! Which bytes a name of a queue stands for now: retention and damage replace them, under another inode number.
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use crate::queue::SegmentId;
 use crate::view::{Format, View};
 
 impl OpenQueue {
-    /// What tells the file of one segment from any other. ENOENT where there is none.
+    /// Distinguishes the file of one segment from any other. ENOENT where there is none.
     pub(crate) fn segment_identity(&self, format: Format, segment: SegmentId) -> Result<u64> {
         let SegmentFile { born, .. } = self.identify(segment).ok_or(Errno::ENOENT)?;
         let (queue, segment, born) = (self.identity.to_le_bytes(), segment.0.to_le_bytes(), born.to_le_bytes());
         Ok(stable_hash(&[&queue, &segment, &born, format.name().as_bytes()]))
     }
 
-    /// As a node's generation, of a file with this identity: another one each time that damage has changed what it shows.
+    /// As a node's generation, of a file with this identity: a new one each time that damage has changed its content.
     pub(crate) fn turned(&self, identity: u64) -> u64 {
         match lock(&self.turns).get(&identity) {
             Some(turns) => stable_hash(&[&identity.to_le_bytes(), &turns.to_le_bytes()]),
@@ -28,7 +28,7 @@ impl OpenQueue {
         }
     }
 
-    /// Damage has changed what a file of this generation shows.
+    /// Records that damage has changed the content of a file of this generation.
     pub(crate) fn turn(&self, identity: u64, generation: u64) {
         if self.turned(identity) == generation {
             *lock(&self.turns).entry(identity).or_default() += 1_u32;
@@ -42,13 +42,13 @@ impl OpenQueue {
         Ok(held.map_or((now, None), |(generation, view)| (generation, Some(view))))
     }
 
-    /// A process has opened the view of everything retained. It counts as long as the token lives.
+    /// Records that a process has opened the view of everything retained, for as long as the token lives.
     pub(crate) fn opened_by(&self, thread: u32, what: (Format, Generation), view: &Arc<SharedView>) -> Option<Arc<()>> {
-        // Nothing is ever rotated without retention.
+        // Without retention there is only one generation.
         if self.queue.settings().has_retention() { self.holders.enter(thread, what, view) } else { None }
     }
 
-    /// What the view of everything retained shows now.
+    /// The current generation of the view of everything retained.
     pub(crate) fn generation(&self, format: Format) -> Result<Generation> {
         let first = self.first_segment()?;
         let turn = match lock(&self.views).get(&format) {
@@ -58,7 +58,7 @@ impl OpenQueue {
         Ok(Generation { first, turn })
     }
 
-    /// The view of everything retained. ESTALE when that shows something else by now.
+    /// The view of everything retained. ESTALE when its generation is another one by now.
     pub(crate) fn view(&self, format: Format, generation: Generation) -> Result<Arc<SharedView>> {
         if let Some((known, view)) = lock(&self.views).get(&format)
             && *known == generation
@@ -79,14 +79,14 @@ impl OpenQueue {
         }
     }
 
-    /// True size of what a view shows, and the time of the newest message in it. Has indexes made that it missed.
+    /// True size of a view, and the time of its newest message. Queues the creation of indexes that it missed.
     pub(crate) fn attr_of(self: &Arc<Self>, view: &SharedView) -> Result<Attr> {
         let attr = view.attr(|| self.data_stat())?;
         self.index_in_background();
         Ok(attr)
     }
 
-    /// As [`Self::attr_of`], as far as it is known by now.
+    /// As [`Self::attr_of`], without delay: as far as it is indexed.
     pub(crate) fn known_attr_of(&self, view: &SharedView) -> Result<Attr> {
         Ok(view.known_attr(&self.data_stat()?))
     }

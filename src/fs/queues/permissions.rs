@@ -14,15 +14,15 @@ use crate::queue::{SegmentId, layout, segment_name};
 
 /// Callers that are remembered for a queue.
 const MAX_CALLERS: usize = 64;
-/// How long it is believed who may read: long enough for a listing of many messages, short enough for a shell; longer where
-/// there are more segments to be looked at than these.
+/// How long the result of a check of read permission stays valid: long enough for a listing of many messages, short
+/// enough to go unnoticed in a shell; longer where there are many segments to stat.
 const DATA_STAT_HOLDS: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(250)];
 const MANY_SEGMENTS: usize = 16;
 
 impl OpenQueue {
-    /// Whose bits decide who may read the messages. A native reader needs the control block and the segments, so
-    /// nobody gets more here than all of them allow; where the control block or the segments are missing, the others
-    /// decide.
+    /// Attributes whose mode decides who may read the messages. A native reader needs the control block and the
+    /// segments, so access is limited to what all of them allow; where the control block or the segments are missing,
+    /// the others decide.
     pub(crate) fn data_stat(&self) -> Result<Stat> {
         let mut known = lock(&self.permissions.data_stat);
         if let Some((until, stat)) = *known
@@ -86,7 +86,7 @@ impl OpenQueue {
         self.queue.check_present().map_err(|_| Errno::ESTALE)
     }
 
-    /// EACCES unless the caller could write here without the mount, where he would open the same files.
+    /// EACCES unless the caller could write without the mount, where it would open the same files.
     pub(crate) fn check_writable(&self, caller: &Caller) -> Result<()> {
         if !caller.is_other() {
             return Ok(());

@@ -1,7 +1,7 @@
-//! The table of open queues: which there are, which are kept for the next question, and when there are too many.
+//! The table of open queues: which are open, which are kept for the next lookup, and when there are too many.
 //!
-//! Every name of a queue that the kernel remembers holds it open. So where descriptors get short, the kernel is told to
-//! forget the names of those that were used least lately ([`Queues::rarely_used`]); it asks again when somebody comes.
+//! Every name of a queue that the kernel has cached holds it open. So where descriptors get short, the kernel is told
+//! to forget the names of the least recently used ones ([`Queues::rarely_used`]); it looks them up again when needed.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
@@ -25,11 +25,11 @@ use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// Queues kept open though no node holds them.
 const MAX_RECENT: usize = 64;
-/// Descriptors that there must be for each open queue: its own, up to five, and those of its readers and writers.
+/// Descriptors reserved for each open queue: its own, up to five, and those of its readers and writers.
 const DESCRIPTORS_FOR_EACH: u64 = 24;
-/// Queues kept open by names only, where descriptors allow more: each takes some 10 KiB with its names.
+/// Queues kept open by names only, where descriptors allow more: each takes about 10 KiB with its names.
 const MAX_CROWD: u64 = 4096;
-/// How long the opening of a queue waits for others to be closed, where there are far too many.
+/// How long opening a queue waits for others to be closed, where there are far too many.
 const CROWD_PAUSE: Duration = Duration::from_millis(300);
 /// Plain directories remembered.
 const MAX_PLAIN: usize = 10_000;
@@ -37,7 +37,7 @@ const MAX_PLAIN: usize = 10_000;
 /// What a directory of the tree is.
 #[derive(Clone)]
 pub(crate) enum Contents {
-    /// No queue.
+    /// Not a queue.
     Plain,
     /// A queue.
     Queue(Arc<OpenQueue>),
@@ -48,15 +48,15 @@ pub(crate) enum Contents {
 /// All open queues, by their directory.
 pub(crate) struct Queues {
     open: Mutex<HashMap<FileId, Weak<OpenQueue>>>,
-    /// Kept open for the next question though no node holds them: a path walk asks several.
+    /// Kept open for the next lookup though no node holds them: a path walk makes several.
     recent: Mutex<VecDeque<Arc<OpenQueue>>>,
-    /// Directories that were found to hold no queue, with the time of change that they had then.
+    /// Directories that were found to hold no queue, with their change time then.
     plain: Mutex<HashMap<FileId, (i64, u64)>>,
     crowd: Crowd,
     common: Arc<Common>,
 }
 
-/// When there are more queues open than descriptors allow.
+/// State of the eviction of queues when more are open than descriptors allow.
 struct Crowd {
     /// More than this are too many.
     limit: usize,
@@ -69,13 +69,13 @@ struct CrowdState {
     is_crowded: bool,
     /// Names are being forgotten.
     is_clearing: bool,
-    /// How many were still open then: those are in use.
+    /// How many were still open after the last eviction: those are in use.
     left: usize,
     is_over: bool,
 }
 
 impl Queues {
-    /// `may_store`: whether files may be made for what is derived from queues. `pages`: where text is kept, if it can be.
+    /// `may_store`: whether derived files (indexes) may be stored. `pages`: the page cache for text, if available.
     pub(crate) fn new(may_store: bool, pages: Option<Arc<PageCache>>, log: &Arc<DaemonLog>) -> Self {
         let budget = Budget::of_this_process();
         let views = Arc::new(shared_view::Common::new(&budget, pages));
@@ -101,19 +101,19 @@ impl Queues {
         &self.common.budget
     }
 
-    /// What a handle keeps that this caller opens.
+    /// The charge for what a handle opened by this caller keeps.
     pub(crate) fn kept_by(&self, caller: &Caller) -> Kept {
         Kept::new(&self.common.budget, caller.uid)
     }
 
-    /// Nothing more is done in the background.
+    /// Ends the background work.
     pub(crate) fn close(&self) {
         self.common.indexer.close();
         lock(&self.crowd.state).is_over = true;
         self.crowd.changed.notify_all();
     }
 
-    /// Waits until more queues are open than there should be. False: the mount ends.
+    /// Waits until more queues are open than there should be. False: the mount is ending.
     pub(crate) fn wait_until_crowded(&self) -> bool {
         let mut state = lock(&self.crowd.state);
         while !state.is_crowded && !state.is_over {
@@ -123,21 +123,21 @@ impl Queues {
         !state.is_over
     }
 
-    /// Names of the rarely used ones have been forgotten.
+    /// To be called when the kernel has forgotten the names of the rarely used ones.
     pub(crate) fn were_cleared(&self) {
         let mut state = lock(&self.crowd.state);
         (state.is_clearing, state.left) = (false, self.common.open.load(Ordering::Relaxed));
         self.crowd.changed.notify_all();
     }
 
-    /// The directories of those that nobody has asked for for longest: all but half of what may be open.
+    /// The directories of the least recently used ones: all but half of how many may be open.
     pub(crate) fn rarely_used(&self) -> HashSet<FileId> {
         let mut queues = self.all();
         queues.sort_unstable_by_key(|queue| std::cmp::Reverse(queue.used.load(Ordering::Relaxed)));
         queues.iter().skip(self.crowd.limit / 2).map(|queue| queue.directory.id()).collect()
     }
 
-    /// One more was opened. Where they are far too many, waits a moment until others are closed.
+    /// To be called when one more was opened. Where there are far too many, waits briefly for others to be closed.
     fn has_come(&self) {
         let open = || self.common.open.load(Ordering::Relaxed);
         let limit = self.crowd.limit;
@@ -145,7 +145,7 @@ impl Queues {
             return;
         }
         let mut state = lock(&self.crowd.state);
-        // Those that were in use a moment ago still are, for all that is known.
+        // Those that were in use a moment ago are assumed to be in use still.
         state.left = state.left.min(open());
         if open() <= limit.max(state.left + limit / 4) && !state.is_clearing {
             return;
@@ -162,7 +162,7 @@ impl Queues {
         }
     }
 
-    /// What lies in a directory.
+    /// What a directory contains.
     pub(crate) fn find(&self, directory: &Arc<Directory>) -> Contents {
         match self.holds_queue(directory) {
             Ok(true) => {}
@@ -217,7 +217,7 @@ impl Queues {
         Ok(holds_queue)
     }
 
-    /// Makes a queue in a directory for the caller, or finds the one that somebody else just made.
+    /// Creates a queue in a directory for the caller, or finds the one that another caller has just created.
     pub(crate) fn create(
         &self,
         directory: &Arc<Directory>,
@@ -242,7 +242,7 @@ impl Queues {
     fn keep(&self, queue: &Arc<OpenQueue>) {
         let gone = {
             let mut recent = lock(&self.recent);
-            // Another queue in the same directory takes the place of the one before.
+            // A new queue in the same directory replaces the previous one.
             let same = recent.iter().position(|other| other.directory.id() == queue.directory.id());
             let gone = match same {
                 Some(at) => recent.remove(at),
@@ -260,7 +260,7 @@ impl Queues {
         if let Some(other) = open.get(&id).and_then(Weak::upgrade)
             && other.identity == opened.identity
         {
-            // Another thread was faster.
+            // Another thread has opened it meanwhile.
             return other;
         }
         if open.len() >= open.capacity() / 2 {

@@ -1,5 +1,5 @@
-//! What a directory of the mount has in it: rows of the table, entries of the backing directory, and names that are
-//! made up when somebody asks for them (readers, messages, times, segments).
+//! The contents of a directory of the mount: rows of the table, entries of the backing directory, and names that are
+//! resolved at lookup (readers, messages, times, segments).
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ pub(in crate::fs) fn find(directory: &DirectoryNode, site: &Site, name: &OsStr) 
     }
 }
 
-/// Gives the names in a directory to `add`, with their keys and kinds, those of `messages/` excepted.
+/// Passes the names in a directory to `add`, with their keys and kinds, except for those of `messages/`.
 pub(in crate::fs) fn list(
     directory: &DirectoryNode,
     site: &Site,
@@ -67,7 +67,7 @@ pub(in crate::fs) fn list(
 ) -> Result<()> {
     let place = place(directory, site);
     let mut add = |name: &OsStr, made: Result<Child>, must_have_attr: bool| {
-        // What vanishes while it is listed is not listed.
+        // An entry that vanishes meanwhile is not listed.
         let Ok((key, node)) = made else { return };
         let kind = match &*node {
             Node::Directory(_) => Kind::Directory,
@@ -103,7 +103,7 @@ pub(in crate::fs) fn list(
     Ok(())
 }
 
-/// EACCES unless the caller may list a directory, as far as that takes more than to reach it.
+/// EACCES unless the caller may list a directory, where that requires more than reaching it.
 pub(in crate::fs) fn check_listable(directory: &DirectoryNode, site: &Site, caller: &Caller) -> Result<()> {
     match place(directory, site) {
         DirKind::Plain | DirKind::Queue | DirKind::Merged | DirKind::Chronfs => {
@@ -111,12 +111,12 @@ pub(in crate::fs) fn check_listable(directory: &DirectoryNode, site: &Site, call
         }
         DirKind::Readers => readers::check_listable(site, caller),
         DirKind::Messages | DirKind::Log | DirKind::Segments => site.queue()?.check_readable(caller),
-        // What these list is the same everywhere.
+        // These list the same names everywhere.
         DirKind::Reader | DirKind::At | DirKind::SinceAll | DirKind::Since => Ok(()),
     }
 }
 
-/// Attributes of a directory that only the mount has.
+/// Attributes of a directory that exists only in the mount.
 pub(in crate::fs) fn attr(place: DirKind, site: &Site) -> Result<Attr> {
     match place {
         DirKind::Readers => readers::directory_attr(site),
@@ -153,7 +153,7 @@ fn make_row(row: &Row, directory: &DirectoryNode, site: &Site) -> Result<Child> 
     let name = OsStr::new(row.name);
     match row.make {
         Make::File(make) => Ok(make_file(directory, name, make(site)?)),
-        // There is one for the whole mount.
+        // There is one for the whole mount, in the root.
         Make::Directory(DirKind::Chronfs) if !site.relative.as_os_str().is_empty() => Err(Errno::ENOENT),
         Make::Directory(place) => {
             let generation = if let Contents::Queue(queue) = &site.contents { queue.identity } else { 0 };
@@ -189,7 +189,7 @@ fn make_backing(directory: &DirectoryNode, site: &Site, name: &OsStr) -> Result<
         kind => {
             let plain = BackingFile::new(site, name, id);
             if kind == Kind::Symlink {
-                // Which tells whether it is shown.
+                // Fails if the link is not shown.
                 plain.target()?;
             }
             Node::File(FileNode::new(directory, Arc::new(plain)))

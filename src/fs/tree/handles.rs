@@ -1,7 +1,7 @@
-//! The handle table: open files and directories, and what an open file must be able to do.
+//! The handle table: open files and directories, and the trait that an open file implements.
 //!
-//! Handles own everything they need (a queue, a stream, a descriptor); they go on working when the node's name is
-//! gone or means something else.
+//! Handles own everything they need (a queue, a stream, a descriptor); they keep working when the node's name is gone
+//! or stands for something else.
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -18,23 +18,23 @@ use crate::fs::{read, write};
 /// Tells the kernel to ask a polled handle again.
 pub(crate) type Notify = Box<dyn FnOnce() + Send>;
 
-/// What a read came to.
+/// The outcome of a read.
 #[derive(Debug)]
 pub(crate) enum Progress {
-    /// What there is has been appended to the buffer; nothing appended means the end of the file.
+    /// The available bytes have been appended to the buffer; none appended means the end of the file.
     Done,
-    /// Nothing there yet: ask again when one of the queues has moved.
+    /// Nothing available yet: try again when one of the queues has moved.
     Wait(Vec<Arc<OpenQueue>>),
 }
 
-/// What the kernel may keep of a file's bytes.
+/// What the kernel may cache of a file's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Caching {
-    /// Nothing: they may grow, and it would show zeros at the old end.
+    /// Nothing: the file may grow, and the kernel would show zeros at the old end.
     Nothing,
-    /// Everything, until the file is opened again: they are what they are from now on.
+    /// Everything, until the file is opened again: the bytes no longer change.
     UntilOpened,
-    /// Everything: they have always been the same.
+    /// Everything: the bytes never change.
     Always,
 }
 
@@ -45,7 +45,7 @@ pub(crate) trait Handle: Send + Sync {
         Err(Errno::EBADF)
     }
 
-    /// Takes bytes in; fewer than given when the rest is refused. Offsets are not asked for.
+    /// Accepts bytes; fewer than passed when the rest is refused. There is no offset.
     fn write(&self, _data: &[u8]) -> Result<usize> {
         Err(Errno::EBADF)
     }
@@ -55,42 +55,42 @@ pub(crate) trait Handle: Send + Sync {
         Ok(())
     }
 
-    /// A descriptor is being closed, perhaps not the last one; close(2) waits for this and fails with its error. For handles
-    /// that say so ([`Handle::is_flushed`]).
+    /// A descriptor is being closed, perhaps not the last one; close(2) waits for this and fails with its error. Only
+    /// called for handles that ask for it ([`Handle::is_flushed`]).
     fn flush(&self, _caller: Caller) -> Result<()> {
         Ok(())
     }
 
-    /// Whether there is something to be done when a descriptor is closed.
+    /// Whether [`Handle::flush`] must be called when a descriptor is closed.
     fn is_flushed(&self) -> bool {
         false
     }
 
-    /// The last descriptor was closed. Nobody hears of errors.
+    /// The last descriptor was closed. Errors can't be reported.
     fn release(&self) {}
 
-    /// For `poll`: whether a read would block, and for what. None: it would not.
+    /// For `poll`: the queues that a read would wait for; None if it would not block.
     fn blocked(&self) -> Option<Vec<Arc<OpenQueue>>> {
         None
     }
 
-    /// A read that waits is to be tried again now and then, whatever the queues do.
+    /// Whether a waiting read must be retried periodically, whatever the queues do.
     fn looks_around(&self) -> bool {
         false
     }
 
-    /// The file whose bytes these are, unchanged: the kernel may read and map it itself.
+    /// The file that has exactly these bytes: the kernel may read and map it itself.
     fn backing(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    /// What the kernel may keep of its bytes.
+    /// What the kernel may cache of its bytes.
     fn caching(&self) -> Caching {
         Caching::Nothing
     }
 
-    /// As [`Handle::read`], for pages of the kernel's: of a mapping, or of what the kernel keeps. Fewer bytes than `size` are
-    /// the end of the file to it, and it asks once only.
+    /// As [`Handle::read`], for the kernel's pages: of a mapping, or of its cache. The kernel takes fewer bytes than
+    /// `size` for the end of the file, and asks only once.
     fn read_pages(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
         self.read(offset, size, out)
     }
@@ -105,7 +105,8 @@ pub(crate) struct OpenFile {
     pub(crate) handle: Box<dyn Handle>,
     /// The queues that a `poll` of this handle waits for.
     pub(crate) polled: Mutex<Vec<Arc<OpenQueue>>>,
-    /// Of a poll that was told that there is something. Who waits for edges asks again only when it is called.
+    /// The notification of a poll that was answered "ready". An edge-triggered poller asks again only when it is
+    /// called.
     pub(crate) edge: Mutex<Option<Notify>>,
 }
 
@@ -129,7 +130,7 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
-    /// Enters what `make` makes of its number.
+    /// Inserts what `make` returns for its new number.
     pub(crate) fn insert(&self, make: impl FnOnce(u64) -> T) -> u64 {
         let fh = self.next.fetch_add(1, Ordering::Relaxed);
         let entry = Arc::new(make(fh));

@@ -1,9 +1,10 @@
 //! The inode table: what the kernel's inode numbers stand for.
 //!
-//! A number is a hash of what the node is (its path in the mount, the number of the backing file behind it, its
-//! generation), so that the same thing has the same number after the kernel forgot it, after a remount and after a reboot;
-//! something else at the same path has another. Device numbers are not in it: they come and go. Numbers are below 2^53,
-//! which programs that keep them as floating point can tell apart. Entries live while the kernel knows them.
+//! A number is a hash of the node's identity (its path in the mount, the inode number of its backing file, its
+//! generation), so that the same file has the same number after the kernel forgot it, after a remount and after a
+//! reboot; another file at the same path has another number. Device numbers are not part of it: they are not stable.
+//! Numbers are below 2^53, so that programs that keep them as floating point can distinguish them. Entries live while
+//! the kernel knows them.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -23,8 +24,7 @@ pub(crate) struct Ino(pub(crate) u64);
 /// Set in the numbers of messages (`message_inodes.rs`), and in no others. All numbers are below its double.
 pub(crate) const MESSAGE_BIT: u64 = 1 << 52;
 
-/// A hash for numbers that must not change, whatever compiles this: FNV-1a of the parts with their lengths, mixed as
-/// SplitMix64 does it.
+/// A hash that must never change between builds: FNV-1a of the parts with their lengths, mixed as in SplitMix64.
 pub(crate) fn stable_hash(parts: &[&[u8]]) -> u64 {
     let lengths_and_parts =
         parts.iter().flat_map(|part| part.len().to_le_bytes().into_iter().chain(part.iter().copied()));
@@ -40,26 +40,26 @@ impl Ino {
     pub(crate) const ROOT: Ino = Ino(1);
 }
 
-/// What makes a node this one and no other.
+/// The identity of a node.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     /// Its path in the mount, relative to the root.
     pub(crate) path: PathBuf,
     /// The backing file or directory that it belongs to.
     pub(crate) id: FileId,
-    /// Tells apart what follows one another under one name.
+    /// Distinguishes successive files under one name.
     pub(crate) generation: u64,
 }
 
 impl Key {
     fn hash(&self) -> u64 {
         let (path, number, generation) = (self.path.as_os_str().as_bytes(), self.id.ino, self.generation);
-        // 0 and 1 are taken.
+        // 0 and 1 are reserved.
         (stable_hash(&[path, &number.to_le_bytes(), &generation.to_le_bytes()]) % MESSAGE_BIT) | 2
     }
 }
 
-/// Names that there is always room for.
+/// Capacity that the table never shrinks below, in names.
 const MIN_CAPACITY: usize = 1024;
 
 /// The table. `N` is what a number stands for.
@@ -82,7 +82,7 @@ struct Held<N> {
 }
 
 impl<N> Inodes<N> {
-    /// A table with the root in it, which is never forgotten.
+    /// A table with the root, which is never forgotten.
     pub(crate) fn new(key: Key, root: N) -> Self {
         let key = Arc::new(key);
         let held = Held { node: Arc::new(root), key: Arc::clone(&key), lookups: 1 };
@@ -90,7 +90,7 @@ impl<N> Inodes<N> {
         Self { tables: RwLock::new(tables) }
     }
 
-    /// Notes a lookup. A node that is known already is kept, with all that it has gathered.
+    /// Records a lookup. A node that is known already is kept, with its state.
     pub(crate) fn enter(&self, key: Key, node: Arc<N>) -> (Ino, Arc<N>) {
         let mut tables = write(&self.tables);
         let ino = tables.number(&key);
@@ -121,12 +121,12 @@ impl<N> Inodes<N> {
         read(&self.tables).nodes.get(&ino).map(|held| Arc::clone(&held.node)).ok_or(Errno::ESTALE)
     }
 
-    /// Where the kernel has found a node, below the root.
+    /// The path by which the kernel has found a node, below the root.
     pub(crate) fn path(&self, ino: Ino) -> Option<PathBuf> {
         read(&self.tables).nodes.get(&ino).map(|held| held.key.path.clone())
     }
 
-    /// The names of some nodes, each in the directory that the kernel knows it by.
+    /// The names of some nodes, each with the directory in which the kernel knows it.
     pub(crate) fn names(&self, is_wanted: impl Fn(&Key, &N) -> bool) -> Vec<(Ino, OsString)> {
         let tables = read(&self.tables);
         let wanted = tables.nodes.values().filter(|held| is_wanted(&held.key, &held.node)).map(|held| &held.key.path);
@@ -137,7 +137,7 @@ impl<N> Inodes<N> {
         wanted.iter().filter_map(|(parent, name)| Some((*known.get(parent)?, (*name).to_owned()))).collect()
     }
 
-    /// The kernel takes back this many lookups.
+    /// The kernel forgets this many lookups.
     pub(crate) fn forget(&self, ino: Ino, lookups: u64) {
         if ino == Ino::ROOT {
             return;
@@ -164,7 +164,7 @@ impl<N> Inodes<N> {
 }
 
 impl<N> Tables<N> {
-    /// Lets go of memory when most of the names have gone. Whether it did.
+    /// Releases memory when most of the names are gone. Returns whether it did.
     fn shrink(&mut self) -> bool {
         let wanted = self.nodes.len().max(MIN_CAPACITY) * 2;
         let is_large = self.nodes.capacity() > wanted * 2;

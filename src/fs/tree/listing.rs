@@ -1,4 +1,4 @@
-//! Listings of directories: what is open, and how it is given by and by.
+//! Listings of directories: open directories, and listing them piece by piece.
 
 use std::cell::LazyCell;
 use std::ffi::OsStr;
@@ -23,9 +23,9 @@ pub(in crate::fs) struct OpenDirectory {
 }
 
 enum Listing {
-    /// A snapshot, made anew when it is read from the start again.
+    /// A snapshot, taken again when it is read from the start.
     Snapshot { ino: Ino, snapshot: Mutex<Snapshot> },
-    /// Of `messages/`: too many for that.
+    /// Of `messages/`: too many entries for a snapshot.
     MessageListing { ino: Ino, directory: DirectoryNode, numbers: Box<Mutex<MessageListing>> },
 }
 
@@ -37,7 +37,7 @@ struct Snapshot {
 
 impl Snapshot {
     fn set(&mut self, items: Vec<Item>) -> Result<()> {
-        // A name is a piece of memory of its own.
+        // Each name is a separate allocation.
         let bytes = |item: &Item| size_of::<Item>() + item.name.len() + 16;
         self.kept.set(items.iter().map(bytes).sum())?;
         self.items = Arc::new(items);
@@ -64,8 +64,8 @@ impl Tree {
         Ok(self.listings.insert(|_| OpenDirectory { listing, _share: share }))
     }
 
-    /// Gives the entries from `offset` on to `add`, with a way to look each up and with the offset behind it, until it
-    /// has no more room.
+    /// Passes the entries from `offset` on to `add`, each with a function that looks it up and the offset after it,
+    /// until there is no more room.
     pub(crate) fn readdir(
         &self,
         fh: u64,
@@ -99,7 +99,7 @@ impl Tree {
                         Listed::Message(file) => {
                             self.enter(key(), Arc::new(Node::File(FileNode::new(directory, Arc::new(file.clone())))))
                         }
-                        // A link is the same for everybody.
+                        // A link is the same for every caller.
                         Listed::Link(_) => self.lookup(*ino, name, &Caller::of_request(0, 0, 0, false)),
                         Listed::Itself => self.getattr(*ino),
                     };
@@ -128,8 +128,8 @@ impl Tree {
         Ok(())
     }
 
-    /// As [`Self::readdir`], with what a lookup of each name would give: what `add` has room for counts as looked up,
-    /// but for the directory itself and the one above.
+    /// As [`Self::readdir`], with the result of a lookup of each name: an entry that `add` accepts counts as looked up,
+    /// except for `.` and `..`.
     pub(crate) fn readdir_plus(
         &self,
         fh: u64,
@@ -137,7 +137,7 @@ impl Tree {
         mut add: impl FnMut(&OsStr, &Entry, u64) -> bool,
     ) -> Result<()> {
         self.readdir(fh, offset, |item, enter, next| {
-            // What vanishes while it is listed is not listed.
+            // An entry that vanishes meanwhile is not listed.
             let Ok(entry) = enter() else { return true };
             let has_room = add(&item.name, &entry, next);
             if !has_room && !is_dot(&item.name) {

@@ -1,10 +1,10 @@
-//! Inode numbers of messages that say by themselves what they stand for, so that a listing of millions with
-//! attributes costs the kernel memory that it can take back, and this process none.
+//! Inode numbers of messages that encode what they stand for, so that a listing of millions with attributes costs the
+//! kernel only memory that it can reclaim, and this process none.
 //!
-//! A number is made of a bit that no other inode number has, and of a place that a hash of the queue gives plus the
-//! sequence number: the same for all time, and another one for each message. Where two queues would come into each other's
-//! way, messages of one get numbers as everything else does. Nothing is kept for each message, but for the last few, which
-//! are mostly the next to be asked for.
+//! A number is a bit that no other inode number has, plus a start derived from a hash of the queue, plus the sequence
+//! number: it never changes, and differs for each message. Where the ranges of two queues would overlap, messages of
+//! one get ordinary inode numbers. Nothing is kept per message, except for the last few, which are the most likely to
+//! be used next.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::unix::ffi::OsStrExt;
@@ -46,7 +46,7 @@ impl MessageDir {
 
 #[derive(Debug)]
 struct State<N> {
-    /// By place, each with the largest sequence number that was asked for.
+    /// By start, each with the largest sequence number in use.
     homes: BTreeMap<u64, (MessageDir, u64)>,
     recent: HashMap<Ino, Arc<N>>,
     order: VecDeque<Ino>,
@@ -83,7 +83,7 @@ impl<N> MessageInodes<N> {
         Some(Ino(MESSAGE_BIT | number))
     }
 
-    /// What a number says; None if it is not of this kind.
+    /// The queue and sequence number of an inode number; None if it is not of this kind.
     pub(crate) fn find(&self, ino: Ino) -> Option<(MessageDir, u64)> {
         if ino.0 & MESSAGE_BIT == 0 {
             return None;
@@ -95,7 +95,7 @@ impl<N> MessageInodes<N> {
         (seq > 0 && seq <= *largest).then(|| (home.clone(), seq))
     }
 
-    /// Forgets the nodes that were remembered; they are found again when they are asked for.
+    /// Forgets the remembered nodes; they are created again when needed.
     pub(crate) fn forget_recent(&self) {
         let gone = {
             let mut state = lock(&self.state);

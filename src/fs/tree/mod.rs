@@ -1,9 +1,9 @@
 //! The tree of the mount: lookups, attributes, listings, handles. In our own types; no kernel needed.
 //!
-//! A directory's contents are never kept: each operation looks at the backing directory as it is now, so that a
-//! queue made or removed by a native process shows at once. What is kept is identity: the kernel's inode of a
-//! directory stands for one backing directory (ESTALE once the path leads to another one), that of a file for what
-//! its row made of the site at lookup.
+//! A directory's contents are never kept: each operation reads the backing directory as it is now, so that a queue
+//! created or removed by a native process shows at once. Only identity is kept: the kernel's inode of a directory
+//! stands for one backing directory (ESTALE once the path leads to another one), that of a file for what its row
+//! created at lookup.
 
 pub(in crate::fs) mod children;
 pub(in crate::fs) mod handles;
@@ -43,7 +43,7 @@ use crate::fs::waiting::parked::ParkedRead;
 use crate::fs::waiting::poll;
 use crate::fs::waiting::watch::Watches;
 
-/// Bytes that a waiting read takes, and those for each queue that it waits for.
+/// Bytes charged for a waiting read, and for each queue that it waits for.
 const WAITING_READ: usize = 1 << 10;
 const WAITING_FOR_QUEUE: usize = 64;
 /// Longest name of a directory entry, in bytes.
@@ -60,8 +60,8 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// The tree over an opened root. `max_chunk`: the largest piece in which the kernel passes on a write, in bytes.
-    /// `pages`: the kernel's page cache for text, if there is one. `log`: where errors are explained.
+    /// The tree over an opened root. `max_chunk`: the largest write that the kernel sends in one request, in bytes.
+    /// `pages`: the kernel's page cache for text, if available. `log`: where errors are logged.
     pub(crate) fn new(
         backing: Backing,
         read_only: bool,
@@ -94,7 +94,8 @@ impl Tree {
         self.shared.watches.close();
     }
 
-    /// Waits until too many queues are open, and gives the names that hold those that nobody uses. None: the mount ends.
+    /// Waits until too many queues are open, and returns the names that hold the least used ones open. None: the mount
+    /// is ending.
     pub(crate) fn superfluous_names(&self) -> Option<Vec<(Ino, std::ffi::OsString)>> {
         if !self.shared.queues.wait_until_crowded() {
             return None;
@@ -104,12 +105,12 @@ impl Tree {
         Some(self.inodes.names(|key, node| matches!(node, Node::File(_)) && rarely_used.contains(&key.id)))
     }
 
-    /// The kernel has been told to forget them.
+    /// To be called when the kernel has been told to forget them.
     pub(crate) fn names_were_forgotten(&self) {
         self.shared.queues.were_cleared();
     }
 
-    /// The end: what still waits in append handles goes in, and the queues get their writer locks back.
+    /// At the end of the mount: appends what append handles still buffer, and releases the writer locks.
     pub(crate) fn finish(&self) {
         self.close();
         for open in self.files.all() {
@@ -121,7 +122,7 @@ impl Tree {
         self.shared.log.finish();
     }
 
-    /// Logs that a request gets an error, which is this thread's last one.
+    /// Logs that a request fails with an error, which is this thread's last one.
     pub(crate) fn refused(&self, asked: &Asked, errno: Errno) {
         self.shared.log.refused(asked, errno, || {
             if let Some((home, seq)) = self.messages.find(asked.ino) {
@@ -140,7 +141,7 @@ impl Tree {
         let (mut key, mut node) = children::find(&directory, &site, name)?;
         if let Node::File(it) = &*node
             && it.file.snapshot_max() > 0
-            // Where it can't be had, whoever opens it will be told.
+            // Where it fails, the open reports the error.
             && let Ok(snapshot) = self.snapshot(&key.path, it, caller)
         {
             key.generation = snapshot.generation();
@@ -155,7 +156,7 @@ impl Tree {
     }
 
     pub(crate) fn forget(&self, ino: Ino, lookups: u64) {
-        // Of messages nothing is kept.
+        // Nothing is kept for messages.
         if ino.0 & MESSAGE_BIT == 0 {
             self.inodes.forget(ino, lookups);
         }
@@ -215,7 +216,7 @@ impl Tree {
                 if matches!(site.contents, Contents::Queue(_) | Contents::Unreadable(_)) {
                     return Err(Errno::EPERM);
                 }
-                // It may become a queue, and must not look like a part of the queue that this one may become.
+                // It may become a queue, and so may its parent, of which its name must not look like a file.
                 bus::check_queue_name(name.to_str().ok_or(Errno::EINVAL)?)?;
                 // The mode has had the umask applied.
                 caller.clone().with_umask(0).act(|| site.directory.make_directory(name, mode))??;
@@ -253,7 +254,7 @@ impl Tree {
         }
     }
 
-    /// `open(2)` with O_CREAT of a name that is not there.
+    /// `open(2)` with O_CREAT of a name that does not exist.
     pub(crate) fn create(&self, parent: Ino, name: &OsStr, access: Access, caller: &Caller) -> Result<(Entry, u64)> {
         self.writable()?;
         check_len(name)?;
@@ -293,14 +294,14 @@ impl Tree {
         Ok(self.files.insert(|fh| OpenFile { fh, uid, _share: share, handle, polled, edge }))
     }
 
-    /// Whether a caller can reach a file, and read what it shows of messages.
+    /// EACCES unless the caller can reach a file, and may read the messages that it shows.
     fn check_open(&self, node: &FileNode, caller: &Caller) -> Result<()> {
         self.reach(&node.relative, node.id, caller)?;
         node.file.messages_of().map_or(Ok(()), |queue| queue.check_readable(caller))
     }
 
-    /// Appends what there is to `out`, or says what to wait for. At the end of the mount's life nobody
-    /// waits.
+    /// Appends the available bytes to `out`, or returns what to wait for. Fails instead of waiting when the mount is
+    /// ending.
     pub(crate) fn read(&self, open: &OpenFile, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<Progress> {
         match open.handle.read(offset, size, out)? {
             Progress::Wait(_) if self.shared.closing.load(Ordering::Acquire) => Err(Errno::ENOTCONN),
@@ -308,9 +309,9 @@ impl Tree {
         }
     }
 
-    /// A read for pages of the kernel's. Those of a file that grows are no good to it: before they are whole it would take
-    /// zeros for what follows. It asks for them all the same, for mappings, and for sendfile and splice, whatever it was told
-    /// when the file was opened. Whoever sends is told that it can't be done in this way, and then reads.
+    /// A read for the kernel's pages. It must not cache those of a growing file: it would show zeros after the end
+    /// until the last page is full. It asks for them nevertheless, for mappings, sendfile and splice, whatever flags
+    /// the file was opened with. sendfile and splice are refused, so that the program falls back to read.
     pub(crate) fn read_pages(&self, open: &OpenFile, offset: u64, size: usize, thread: u32) -> Result<Vec<u8>> {
         if open.handle.caching() == Caching::Nothing && is_sending(thread) {
             return Err(Errno::EINVAL);
@@ -329,12 +330,12 @@ impl Tree {
         self.shared.queues.budget().take(open.uid, Budgeted::Bytes, bytes)
     }
 
-    /// Has a read that found nothing tried again when one of the queues moves.
+    /// Parks a read that found nothing, to be retried when one of the queues moves.
     pub(crate) fn park(&self, queues: &[Arc<OpenQueue>], read: &Arc<ParkedRead>) {
         self.shared.watches.park(queues, read);
     }
 
-    /// Who waits for queues.
+    /// The readers that wait for queues.
     pub(crate) fn watches(&self) -> &Watches {
         &self.shared.watches
     }
@@ -381,15 +382,15 @@ impl Tree {
         }
     }
 
-    /// As [`Self::directory`], which the caller must be able to reach.
+    /// As [`Self::directory`]; EACCES unless the caller can reach it.
     fn directory_for(&self, ino: Ino, caller: &Caller) -> Result<DirectoryNode> {
         let node = self.directory(ino)?;
         self.reach(&node.relative, node.id, caller)?;
         Ok(node)
     }
 
-    /// EACCES unless the caller's own rights lead to a backing directory. The kernel has looked at modes only, and at
-    /// those of a moment ago.
+    /// EACCES unless the caller can reach a backing directory with its own rights. The kernel has checked modes only,
+    /// and cached ones.
     fn reach(&self, relative: &Path, id: FileId, caller: &Caller) -> Result<()> {
         if !caller.is_other() {
             return Ok(());
@@ -403,11 +404,11 @@ impl Tree {
         if directory.id() == node.id { Ok(directory) } else { Err(Errno::ESTALE) }
     }
 
-    /// The directory as it is now, with what is in it.
+    /// The directory as it is now, with its queue.
     fn site(&self, node: &DirectoryNode) -> Result<Site> {
         let directory = Arc::new(self.backing_directory(node)?);
         let contents = self.shared.queues.find(&directory);
-        // The queue's own descriptor, where there is one, so that not every node keeps another one open.
+        // The queue's own descriptor, where there is one, so that nodes do not each keep one open.
         let directory = match &contents {
             Contents::Queue(queue) => Arc::clone(&queue.directory),
             _ => directory,
@@ -431,7 +432,7 @@ impl Tree {
     }
 
     fn enter(&self, key: Key, node: Arc<Node>) -> Result<Entry> {
-        // Attributes first: a node that has none is not there, and must not be entered.
+        // Attributes first: a node without them does not exist, and must not be entered.
         let attr = self.attr(&node)?;
         if let Node::File(FileNode { file, .. }) = &*node
             && let Some(ino) = self.message_number(&key, &**file)
@@ -443,7 +444,7 @@ impl Tree {
         Ok(Entry { ino, shown: self.shown(ino, &node), attr, ttl: ttl(&node) })
     }
 
-    /// The inode number that a file has, or will have when it is looked up.
+    /// The inode number that a file has, or will get when it is looked up.
     fn number(&self, key: &Key, file: &dyn File) -> Ino {
         self.message_number(key, file).unwrap_or_else(|| self.inodes.number(key))
     }

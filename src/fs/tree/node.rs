@@ -1,4 +1,4 @@
-//! What inode numbers stand for, and what is told of it.
+//! What inode numbers stand for, and what the kernel is told about it.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -54,10 +54,10 @@ pub(crate) struct DirectoryNode {
 pub(crate) enum DirectoryOrigin {
     /// The backing directory itself.
     Backing,
-    /// One that only the mount has, in the backing directory or in another such directory.
+    /// One that exists only in the mount, in the backing directory or in another such directory.
     Virtual {
         place: DirKind,
-        /// What it is about: a reader's name, a place to read from.
+        /// Its subject: a reader's name, a place to read from.
         subject: Option<Arc<str>>,
         /// Its path below the backing directory.
         path: Arc<Path>,
@@ -67,9 +67,9 @@ pub(crate) enum DirectoryOrigin {
 /// A node that was looked up.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry {
-    /// By which the kernel asks for it.
+    /// The number that the kernel uses in requests.
     pub(crate) ino: Ino,
-    /// What programs see.
+    /// The number that programs see.
     pub(crate) shown: Ino,
     pub(crate) attr: Attr,
     pub(crate) ttl: Ttl,

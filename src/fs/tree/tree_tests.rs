@@ -37,7 +37,7 @@ impl Fixture {
     }
 
     fn append(&self, payload: &[u8]) {
-        // A process that another test is starting holds a copy of the last writer's lock for a moment.
+        // A process that another test is starting briefly holds a copy of the last writer's lock.
         let deadline = Instant::now() + DEADLINE;
         let mut writer = self.queue().writer();
         while writer.is_err() && Instant::now() < deadline {
@@ -149,23 +149,23 @@ fn messages_keep_their_number_until_retention() {
     let rotated = f.look("q/messages.txt").unwrap();
     assert_ne!(rotated.ino, before.ino);
     assert_eq!(rotated.attr.size, 40_001);
-    assert_eq!(f.read(held, 0, 10).unwrap(), "first\nxxxx", "who has it open goes on reading it");
+    assert_eq!(f.read(held, 0, 10).unwrap(), "first\nxxxx", "an open handle can still read it");
     assert_eq!(f.read(held, 2, 1 << 20).unwrap().len(), 2 * 40_001 + 4, "and what follows");
     assert_eq!(f.tree.getattr(before.ino).unwrap().attr.size, grown.attr.size, "the old file does not shrink");
     let again = f.tree.open(before.ino, Access::Read, &Caller::root()).unwrap();
-    assert_eq!(f.read(again, 0, 5).unwrap(), "first", "as long as somebody has it open it can be opened");
+    assert_eq!(f.read(again, 0, 5).unwrap(), "first", "while a handle is open it can be opened");
     f.tree.forget(rotated.ino, 1);
     assert_eq!(f.look("q/messages.txt").unwrap().ino, rotated.ino, "forgotten and found again");
 }
 
 #[test]
-fn follow_gives_whole_units_and_never_fills_a_chunk() {
+fn follow_returns_whole_units_and_never_fills_a_chunk() {
     let f = Fixture::new();
     let fh = f.open("q/follow.txt", Access::Read).unwrap();
     assert_eq!(f.read(fh, 0, 100).unwrap(), "(waits)");
     f.append(b"one");
     f.append(b"two");
-    assert_eq!(f.read(fh, 77, 6).unwrap(), "one\n", "the offset says nothing; two does not fit");
+    assert_eq!(f.read(fh, 77, 6).unwrap(), "one\n", "the offset is ignored; two does not fit");
     assert_eq!(f.read(fh, 0, 2).unwrap(), "tw");
     assert_eq!(f.read(fh, 0, 2).unwrap(), "o\n");
     assert_eq!(f.read(fh, 0, 2).unwrap(), "(waits)");
@@ -238,7 +238,7 @@ fn a_read_only_tree_refuses_every_change() {
     assert_eq!(f.tree.setattr(Ino::ROOT, None, true, false, &Caller::root()).unwrap_err(), Errno::EROFS);
 }
 
-/// Parks a read of a follower; what it is answered comes through the channel.
+/// Parks a read of a follower; its answer comes through the channel.
 fn park(f: &Fixture, fh: u64, caller: u32) -> (Arc<ParkedRead>, mpsc::Receiver<Result<Vec<u8>>>) {
     let (sender, receiver) = mpsc::channel();
     let answer = Box::new(move |result: Result<&[u8]>| sender.send(result.map(<[u8]>::to_vec)).unwrap());
@@ -264,7 +264,7 @@ fn parked_reads_are_answered_by_native_appends() {
     }
     let (_, answer) = park(&f, handles[0], std::process::id());
     f.tree.close();
-    assert_eq!(answer.recv_timeout(DEADLINE).unwrap(), Err(Errno::ENOTCONN), "this is no end of the file");
+    assert_eq!(answer.recv_timeout(DEADLINE).unwrap(), Err(Errno::ENOTCONN), "this is not the end of the file");
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn a_directory_that_becomes_another_is_stale() {
     assert_eq!(f.cat("old/messages.txt").unwrap(), "first\n");
 }
 
-/// Takes nearly all that users may keep.
+/// Takes nearly all memory that users may hold.
 fn take_all_memory(f: &Fixture) -> Vec<Share> {
     let take = |uid| {
         let mut share = f.tree.shared.queues.budget().take(uid, Budgeted::Bytes, 0).unwrap();
@@ -356,13 +356,13 @@ fn what_is_kept_between_calls_is_charged_and_where_there_is_no_room_nothing_is_l
         for _ in 0..2 {
             assert_eq!(f.read(*fh, 0, 1000), Err(Errno::ENOMEM), "{fh}");
         }
-        assert_eq!(f.tree.poll(*fh, None), Ok(true), "the read tells");
+        assert_eq!(f.tree.poll(*fh, None), Ok(true), "the read reports it");
     }
     let merged = f.open(".merged/messages.txt", Access::Read).unwrap();
     assert_eq!(f.read(merged, 0, 1000).unwrap(), "first\n");
     assert_eq!(f.read(merged, 6, 1000), Err(Errno::ENOMEM));
     assert_eq!(f.tree.opendir(many, &Caller::root()), Err(Errno::ENOMEM));
-    assert_eq!(f.cat("q/messages/1").unwrap(), "first", "what is small costs nothing");
+    assert_eq!(f.cat("q/messages/1").unwrap(), "first", "a small file costs nothing");
     let waits = f.tree.files.get(f.open("q/follow.txt", Access::Read).unwrap()).unwrap();
     assert_eq!(f.tree.charge_waiting(&waits, &[]).unwrap_err(), Errno::ENOMEM);
     let line = f.open("big/append.txt", Access::Write).unwrap();

@@ -1,5 +1,5 @@
 //! The tree against a model: after any sequence of operations it shows what a map of directories and lists of messages
-//! would. No kernel: the operations are those that it asks for when a shell makes directories, writes, takes and lists.
+//! would. No kernel: the operations are its requests when a shell creates directories, writes, takes and lists.
 
 mod shell;
 
@@ -15,7 +15,7 @@ use crate::fs::tree::inodes::Ino;
 use crate::queue::{Error, Queue};
 use shell::{Mount, short};
 
-/// Where operations happen: in a queue from the start on, and in directories that come and go.
+/// Where operations happen: in a queue that exists from the start, and in directories that are created and removed.
 const DIRS: [&str; 3] = ["q", "b", "b/in"];
 const READERS: [&str; 2] = ["alice", "bob"];
 /// What a queue's directory shows besides READY and LEASE.
@@ -40,12 +40,12 @@ enum Target {
     Back(u64),
 }
 
-/// The first number says in which of `DIRS`, the second of a reader which of `READERS`.
+/// The first number is an index into `DIRS`, the second, of a reader, into `READERS`.
 #[derive(Debug, Clone)]
 enum Op {
     Mkdir(usize),
     Rmdir(usize),
-    /// `append.*`: payloads of these lengths, cut into two writes, the last line with a newline or without.
+    /// `append.*`: payloads of these lengths, split into two writes, the last line with a newline or without.
     Append(usize, Format, Vec<usize>, usize, bool),
     /// By a native writer.
     Native(usize, usize),
@@ -62,7 +62,7 @@ enum Op {
     Take(usize, usize, usize),
     Mark(usize, &'static str),
     Unmark(usize, &'static str),
-    /// Takes so many of the oldest sealed segments away.
+    /// Removes this many of the oldest sealed segments.
     Retire(usize, usize),
 }
 
@@ -106,7 +106,7 @@ struct Model {
     queue: Option<Messages>,
 }
 
-/// Of a queue: every payload that there ever was, and what of it is retained.
+/// A queue: every payload that was ever appended, and which of them are retained.
 #[derive(Default)]
 struct Messages {
     all: Vec<String>,
@@ -127,7 +127,7 @@ impl Messages {
         &self.all[usize::try_from(seq - 1).unwrap()]
     }
 
-    /// What is shown of the messages from `seq` on.
+    /// The text of the messages from `seq` on.
     fn text(&self, seq: u64) -> String {
         (seq..self.next()).map(|seq| self.payload(seq).to_owned() + "\n").collect()
     }
@@ -169,7 +169,7 @@ impl Test {
         Self { mount: Mount::new(), dirs: BTreeMap::new(), held: None, followers: Vec::new(), made: 0 }
     }
 
-    /// A payload like no other before.
+    /// A new, unique payload.
     fn payload(&mut self, len: usize) -> String {
         self.made += 1;
         let made = self.made;
@@ -188,7 +188,7 @@ impl Test {
         self.queue(dir)?.readers.get(reader).copied()
     }
 
-    /// Whether the first append may make a queue of a directory, or finds one.
+    /// Whether an append finds a queue in a directory, or may create one.
     fn may_append(&self, dir: &str) -> Result<()> {
         match self.dirs.get(dir) {
             None => Err(MISSING),
@@ -290,7 +290,7 @@ impl Test {
             return;
         }
         let payload = self.payload(len);
-        // A process that another test is starting holds a copy of the last writer's lock for a moment.
+        // A process that another test is starting briefly holds a copy of the last writer's lock.
         let deadline = Instant::now() + Duration::from_secs(20);
         let tries = std::iter::repeat_with(|| queue.writer()).take_while(|_| Instant::now() < deadline);
         tries.flatten().next().unwrap().append(1, payload.as_bytes()).unwrap();
@@ -427,7 +427,7 @@ impl Test {
         });
         segments.sort();
         segments.iter().take(count).for_each(|path| fs::remove_file(path).unwrap());
-        // Where segments begin is the engine's affair.
+        // The engine decides where segments begin.
         self.queue(dir).unwrap().first = queue.bounds().unwrap().first_seq;
     }
 

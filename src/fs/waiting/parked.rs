@@ -1,13 +1,14 @@
-//! Blocked reads: readers of a stream that has nothing for them now.
+//! Parked reads: reads of a stream that has nothing to return now.
 //!
-//! The kernel keeps such a caller asleep until the read is answered. So the answer is kept here and given when there is
-//! data (`watch` tries again), when the mount goes away, or when the caller wants to leave, which the kernel tells
-//! (FUSE_INTERRUPT) for signals, freezing and tracing alike: then with EINTR. The kernel offers nothing better: it never
-//! lets a read start again by itself, as it does with pipes.
+//! The kernel keeps the caller asleep until the read is answered. So the read is kept here, and answered when there is
+//! data (`watch` retries it), when the mount ends, or, with EINTR, when the caller is interrupted, which the kernel
+//! reports (FUSE_INTERRUPT) for signals, freezing and tracing alike. The kernel offers nothing better: it never
+//! restarts a FUSE read by itself, as it does with pipes.
 //!
-//! Most programs go on after EINTR. Some take it for an error (sed) or the end (mawk), and would not survive that a shell
-//! stops them and lets them go on. So a caller who is only to be stopped is kept waiting for a moment: messages may come,
-//! and throttles let go at once. From then on its signals have to be looked for; the kernel tells only once.
+//! Most programs retry after EINTR. Some take it for an error (sed) or the end (mawk), and would not survive being
+//! stopped and continued by a shell. So a caller that is only being stopped is kept waiting for a moment: messages may
+//! arrive, and throttles continue their process at once. From then on its signals have to be polled; the kernel reports
+//! only once.
 //!
 //! Lock order: the list of parked reads, then anything. A read's own lock is a leaf: nothing is read under it.
 
@@ -23,12 +24,12 @@ use crate::fs::tree::handles::{OpenFile, Progress};
 use crate::fs::waiting::signals;
 use crate::sync::{AtomicBool, Ordering};
 
-/// Gives a read its answer, once.
+/// Answers a read, once.
 pub(crate) type Answer = Box<dyn FnOnce(Result<&[u8]>) + Send>;
 
-/// How often those reads are tried again that look around for more than their queues.
+/// How often to retry reads that wait for more than their queues (`looks_around`).
 const LOOK_INTERVAL: Duration = Duration::from_millis(400);
-/// How long a caller who is to be stopped is kept waiting, and how often it is looked at.
+/// How long a caller that is being stopped is kept waiting, and how often its signals are checked.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 const STOP_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -39,24 +40,24 @@ pub(crate) struct ParkedRead {
     open: Arc<OpenFile>,
     offset: u64,
     size: usize,
-    /// The calling thread; 0 if it is in a pid namespace that can't be seen from here.
+    /// The calling thread; 0 if it is in a pid namespace that is not visible from here.
     caller: u32,
     _share: Share,
 }
 
 struct State {
-    /// None: it has been given.
+    /// None: the read has been answered.
     answer: Option<Answer>,
-    /// A thread tries the read now.
+    /// A thread is trying the read.
     is_tried: bool,
-    /// There may be news since it began.
+    /// There may be new messages since it began.
     again: bool,
-    /// What the read ends with if that thread finds nothing.
+    /// The error that the read ends with if that thread finds nothing.
     end: Option<Errno>,
 }
 
 impl ParkedRead {
-    /// `share`: what it is charged for.
+    /// `share`: the charge for its memory.
     pub(crate) fn new(
         answer: Answer,
         open: Arc<OpenFile>,
@@ -83,7 +84,7 @@ impl ParkedRead {
         }
         loop {
             buffer.clear();
-            // A panic costs this read an EIO, not the thread its life.
+            // A panic fails this read with EIO; the thread continues.
             errno::set_reason(None);
             let read = || self.open.handle.read(self.offset, self.size, buffer);
             let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(Errno::EIO));
@@ -104,7 +105,7 @@ impl ParkedRead {
         }
     }
 
-    /// Ends the read with an error. Never waits: if the read is being tried, it is left to that thread.
+    /// Ends the read with an error. Never waits: if a thread is trying the read, that thread ends it.
     pub(crate) fn end(&self, errno: Errno) {
         let mut state = lock(&self.state);
         if state.is_tried {
@@ -133,20 +134,20 @@ impl ParkedRead {
     }
 }
 
-/// All reads that wait, by the number that the kernel gave the request.
+/// All waiting reads, by the kernel's request number.
 #[derive(Default)]
 pub(crate) struct Parked {
     reads: Mutex<HashMap<u64, Arc<ParkedRead>>>,
-    /// Those that look around for more than their queues, by user: a thread for each of them.
+    /// Those that wait for more than their queues, by user: one thread per user.
     looking: Mutex<HashMap<u32, Vec<Arc<ParkedRead>>>>,
-    /// Those whose callers are to be stopped, or were.
+    /// Those whose callers are being stopped, or were.
     stopped: Mutex<Vec<(Arc<ParkedRead>, Instant)>>,
-    /// The mount goes away.
+    /// The mount is ending.
     closed: AtomicBool,
 }
 
 impl Parked {
-    /// Enters a read. EINTR if its caller wants to leave already.
+    /// Enters a read. EINTR if its caller was interrupted already.
     pub(crate) fn enter(
         self: &Arc<Self>,
         unique: u64,
@@ -166,7 +167,7 @@ impl Parked {
         if read.open.handle.looks_around() { self.look_around(read) } else { Ok(()) }
     }
 
-    /// Ends all reads, with ENOTCONN: this is no end of their files. From now on nobody waits here.
+    /// Ends all reads, with ENOTCONN: this is not the end of their files. From now on no read is parked.
     pub(crate) fn close(&self) {
         let reads: Vec<_> = {
             let reads = lock(&self.reads);
@@ -176,13 +177,13 @@ impl Parked {
         reads.iter().for_each(|read| read.end(Errno::ENOTCONN));
     }
 
-    /// Forgets a read that gets its answer.
+    /// Forgets a read that is being answered.
     pub(crate) fn forget(&self, unique: u64) {
         let gone = lock(&self.reads).remove(&unique);
         drop(gone);
     }
 
-    /// The caller of a read wants to leave. False if no such read waits, and `is_running` doesn't know it either.
+    /// The caller of a read was interrupted. False if no such read waits, and `is_running` doesn't know it either.
     pub(crate) fn interrupt(self: &Arc<Self>, unique: u64, is_running: &dyn Fn() -> bool) -> bool {
         let read = {
             let reads = lock(&self.reads);
@@ -196,7 +197,7 @@ impl Parked {
         true
     }
 
-    /// Tries a read now and then, whatever its queues do.
+    /// Retries a read periodically, whatever its queues do.
     fn look_around(self: &Arc<Self>, read: &Arc<ParkedRead>) -> Result<()> {
         let mut looking = lock(&self.looking);
         let uid = read.uid();

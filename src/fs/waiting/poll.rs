@@ -1,4 +1,4 @@
-//! `poll` and its kin on streams. The kernel asks once, and is told when to ask again.
+//! `poll` and its kin on streams. The kernel asks once, and is notified when to ask again.
 
 use std::sync::{Arc, Mutex};
 
@@ -23,7 +23,8 @@ pub(crate) fn poll(watches: &Watches, open: &Arc<OpenFile>, notify: Option<Notif
     Ok(is_ready)
 }
 
-/// A read found nothing and does not wait: whoever polls for edges (`EPOLLET`) is told when there is something again.
+/// A read found nothing and does not wait: an edge-triggered poller (`EPOLLET`) must be notified when there is data
+/// again.
 pub(crate) fn found_nothing(watches: &Watches, open: &Arc<OpenFile>) -> Result<()> {
     let Some(notify) = lock(&open.edge).take() else { return Ok(()) };
     let notify = Arc::new(Mutex::new(Some(notify)));
@@ -48,7 +49,7 @@ fn wait_for(
         // Whichever queue moves first.
         waits &= watches.poll(queue, open, Box::new(move || call(&notify)))?;
     }
-    // Looked at again after being entered, so that nothing falls in between.
+    // Checked again after entering, so that no message is missed in between.
     Ok(!waits || open.handle.blocked().is_none())
 }
 

@@ -1,4 +1,4 @@
-//! Which signals wait for a thread, as far as /proc tells.
+//! Which signals are pending for a thread, from /proc.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,7 +10,7 @@ const fn bit(signal: i32) -> u64 {
     1 << (signal - 1)
 }
 
-/// Signals of a thread, and whether somebody traces it.
+/// Pending signals of a thread, and whether it is traced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::fs) struct Signals {
     /// Those that would be delivered.
@@ -19,8 +19,8 @@ pub(in crate::fs) struct Signals {
     is_traced: bool,
 }
 
-/// The signals of a thread; None where they can't be seen from here: it has gone, or is in a foreign pid namespace (0), or
-/// /proc hides it.
+/// The signals of a thread; None where they are not visible from here: it is gone, or in a foreign pid namespace (0),
+/// or hidden by /proc.
 pub(in crate::fs) fn of(thread: u32) -> Option<Signals> {
     if thread == 0 {
         return None;
@@ -32,7 +32,7 @@ pub(in crate::fs) fn of(thread: u32) -> Option<Signals> {
 
 impl Signals {
     fn parse(status: &[u8]) -> Option<Self> {
-        // A name may be anything, also bytes that are no text; it is in the first line.
+        // A name may be any bytes, not only text; it is on the first line.
         let start = memchr::memchr(b'\n', status)?;
         let text = std::str::from_utf8(&status[start..]).ok()?;
         let field =
@@ -53,7 +53,7 @@ impl Signals {
         self.due != 0
     }
 
-    /// Whether there are any, and all they do is to stop the process, for no debugger's sake.
+    /// Whether there are any, and they only stop the process, without a debugger being involved.
     pub(in crate::fs) fn is_stop(self) -> bool {
         let stops = STOPS & (!self.caught | bit(libc::SIGSTOP));
         !self.is_traced && self.due != 0 && self.due & !stops == 0

@@ -1,13 +1,13 @@
-//! Who waits for queues, and the threads that sleep for them.
+//! Readers that wait for queues, and the threads that sleep for them.
 //!
 //! A thread sleeps for one user, on the wake words of up to [`MAX_QUEUES`] queues at once: it is woken by a native
-//! writer's append as any reader is, asks the parked reads of that queue again and tells the kernel about polls. A user's
-//! slow file so holds up nobody else. The first waiter starts it, and it ends a little after the last.
+//! writer's append as any reader is, retries the parked reads of that queue and notifies the kernel about polls. So a
+//! user's slow file delays no other user. The first waiter starts the thread, and it ends soon after the last.
 //!
 //! No wake-up is lost: a read is entered into the list before it is tried a last time; the thread announces itself
-//! (`prepare`) before it goes through the list. Whatever is committed after the last try ends the thread's sleep.
+//! (`prepare`) before it goes through the list. A message committed after the last try ends the thread's sleep.
 //!
-//! Lock order: the table of groups, then a group. Nothing is read, asked or answered under either.
+//! Lock order: the table of groups, then a group. No read is tried or answered under either.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,17 +21,17 @@ use crate::fs::tree::handles::{Notify, OpenFile};
 use crate::fs::waiting::parked::ParkedRead;
 use crate::queue::{Bell, WaitTicket, Waiter, Woken};
 
-/// How often everything is looked at. Only a backstop: waking does not depend on it.
+/// How often everything is checked. Only a backstop: waking does not depend on it.
 const SLEEP: Duration = Duration::from_secs(1);
-/// How long a queue is watched after its last waiter: a follower comes back for each message.
+/// How long a queue is watched after its last waiter: a follower returns after each message.
 const LINGER: Duration = Duration::from_secs(2);
-/// Queues that one thread sleeps for: as many as one system call takes, with the group's own bell.
+/// Queues that one thread sleeps for: as many as one system call accepts, with the group's own bell.
 const MAX_QUEUES: usize = 127;
 /// Threads of one user, and of root.
 const MAX_GROUPS: usize = 16;
 const MAX_GROUPS_ROOT: usize = 128;
 
-/// Everybody who waits for queues of a mount.
+/// All readers that wait for queues of a mount.
 #[derive(Default)]
 pub(crate) struct Watches {
     table: Mutex<Table>,
@@ -40,14 +40,14 @@ pub(crate) struct Watches {
 #[derive(Default)]
 struct Table {
     groups: HashMap<u32, Vec<Arc<Group>>>,
-    /// The mount goes away: nobody waits any more.
+    /// The mount is ending: nothing may wait any more.
     closed: bool,
 }
 
 /// Queues that one thread sleeps for.
 #[derive(Default)]
 struct Group {
-    /// Rung when a queue is added, or all is over.
+    /// Rung when a queue is added, or the mount is ending.
     bell: Bell,
     state: Mutex<State>,
 }
@@ -59,7 +59,7 @@ struct State {
     closed: bool,
 }
 
-/// A queue and who waits for it.
+/// A queue and the readers that wait for it.
 struct Watched {
     queue: Arc<OpenQueue>,
     waiter: Arc<Waiter>,
@@ -80,7 +80,7 @@ impl Watches {
     pub(crate) fn park(&self, queues: &[Arc<OpenQueue>], read: &Arc<ParkedRead>) {
         for queue in queues {
             let entered = self.enter(read.uid(), queue, |waiting| {
-                // A queue that keeps still would collect the answered reads of those that wait for several.
+                // A quiet queue would accumulate answered reads of readers that wait for several queues.
                 waiting.reads.retain(|other| !other.is_answered());
                 waiting.reads.push(Arc::clone(read));
             });
@@ -94,7 +94,7 @@ impl Watches {
         read.attempt(&mut Vec::new());
     }
 
-    /// Remembers a poll, in place of an earlier one of the same handle. False when there is nothing to wait for.
+    /// Remembers a poll, replacing an earlier one of the same handle. False when there is nothing to wait for.
     pub(crate) fn poll(&self, queue: &Arc<OpenQueue>, open: &Arc<OpenFile>, notify: Notify) -> Result<bool> {
         self.enter(open.uid, queue, |waiting| {
             waiting.polls.retain(|(other, _)| other.fh != open.fh);
@@ -113,7 +113,7 @@ impl Watches {
         }
     }
 
-    /// Answers everybody: ENOTCONN. From now on nobody waits here.
+    /// Answers all readers with ENOTCONN. From now on no reader waits here.
     pub(crate) fn close(&self) {
         let groups = {
             let mut table = lock(&self.table);
@@ -131,7 +131,7 @@ impl Watches {
         }
     }
 
-    /// Enters a waiter and sees to it that a thread sleeps for it. False: the mount is going away.
+    /// Enters a waiter and ensures that a thread sleeps for it. False: the mount is ending.
     fn enter(&self, uid: u32, queue: &Arc<OpenQueue>, add: impl FnOnce(&mut Waiting)) -> Result<bool> {
         let mut waiter = None;
         loop {
@@ -184,7 +184,7 @@ impl Waiting {
         self.polls.into_iter().for_each(|(_, notify)| notify());
     }
 
-    /// Asks every waiter again; keeps those that still have nothing.
+    /// Retries every waiter; keeps those that still have nothing.
     fn serve(&mut self, buffer: &mut Vec<u8>) {
         self.reads.retain(|read| !read.attempt(buffer));
         let is_blocked =
@@ -238,7 +238,7 @@ impl Group {
         }
     }
 
-    /// Announces a sleeper for each queue that has moved or is new, and then asks who waits for it.
+    /// Announces a sleeper for each queue that has moved or is new, and then retries its waiters.
     fn announce(&self, buffer: &mut Vec<u8>) {
         let due: Vec<(usize, Arc<Waiter>)> = {
             let state = lock(&self.state);
@@ -262,13 +262,13 @@ impl Group {
         }
         let now = &mut state.queues[index].waiting;
         now.reads.append(&mut waiting.reads);
-        // A poll that was renewed meanwhile is the newer one.
+        // A poll that was renewed meanwhile replaces this one.
         waiting.polls.retain(|(open, _)| now.polls.iter().all(|(newer, _)| newer.fh != open.fh));
         now.polls.append(&mut waiting.polls);
     }
 
-    /// What to sleep for, after letting go of queues that nobody waits for. None: nothing is left, the thread ends, and is
-    /// noted as gone in the same moment.
+    /// What to sleep for, after dropping queues without waiters. None: nothing is left, the thread ends, and is marked
+    /// as ended under the same lock.
     fn waits(&self) -> Option<Vec<(Arc<Waiter>, WaitTicket)>> {
         let mut state = lock(&self.state);
         let now = Instant::now();
@@ -283,10 +283,10 @@ impl Group {
             state.running = false;
         }
         let waits = state.queues.iter().filter_map(|watched| Some((Arc::clone(&watched.waiter), watched.ticket?)));
-        // With a queue that has come in between the bell has rung; it is the last.
+        // A queue added meanwhile has rung the bell, which is the last.
         let waits = waits.collect();
         drop(state);
-        // It may close descriptors.
+        // Outside the lock, because this may close descriptors.
         drop(gone);
         (!is_over).then_some(waits)
     }
