@@ -5,9 +5,7 @@
 //! without a fence of its own: the sleeper's barrier orders the two. Without membarrier, a writer fences by itself, and
 //! a sleeper that can't reach the writer's processor sleeps in short steps instead.
 //! Invariants:
-//! - The writer clears the flag, then increments `notify_seq` (Release), then wakes. A sleeper reads `notify_seq`
-//!   before it sets the flag. So either its flag is set after the writer's clearing and stays, or `notify_seq` has
-//!   changed and the sleeper does not fall asleep.
+//! - No wake is lost: see `handshake.rs`.
 //! - The flag is not a count: a sleeper that is killed costs the writer one superfluous wake, no more.
 //! - A sleeper changes no byte of the queue but the flag, and touches the control block by system calls only: if the
 //!   block is truncated, the call returns an error and there is no SIGBUS.
