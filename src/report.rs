@@ -72,7 +72,6 @@ struct Whole<'a> {
 #[derive(Serialize)]
 struct Settings {
     segment_size: u32,
-    checksum: &'static str,
     max_bytes: Option<u64>,
     retain_bytes: Option<u64>,
     retain_age_ms: Option<u64>,
@@ -158,7 +157,6 @@ fn summary<'a>(inspection: &Inspection, ready: bool, lease: Option<&'a Lease>) -
 fn settings(settings: &queue::Settings) -> Settings {
     let queue::Settings {
         segment_size,
-        checksum,
         max_bytes,
         retain_bytes,
         retain_age_ns,
@@ -168,7 +166,6 @@ fn settings(settings: &queue::Settings) -> Settings {
     } = *settings;
     Settings {
         segment_size,
-        checksum: checksum.as_str(),
         max_bytes,
         retain_bytes,
         retain_age_ms: retain_age_ns.map(|ns| ns / NS_PER_MS),
@@ -304,7 +301,7 @@ fn lease_text(lease: &Lease) -> String {
 }
 
 fn settings_text(settings: &queue::Settings) -> String {
-    let queue::Settings { segment_size, checksum, max_bytes, reader_ttl_ns, max_lag_bytes, .. } = *settings;
+    let queue::Settings { segment_size, max_bytes, reader_ttl_ns, max_lag_bytes, .. } = *settings;
     let mut facts = vec![
         format!("segments of {}", human_bytes(u64::from(segment_size))),
         max_bytes.map_or_else(|| "no size limit".to_owned(), |max| format!("at most {}", human_bytes(max))),
@@ -314,7 +311,6 @@ fn settings_text(settings: &queue::Settings) -> String {
         reader_ttl_ns.map(|ns| format!("readers expire {} after their heartbeat", human_span_ms(ns / NS_PER_MS))),
     );
     facts.extend(max_lag_bytes.map(|bytes| format!("readers expire at a lag of {}", human_bytes(bytes))));
-    facts.push(format!("checksum {}", checksum.as_str()));
     facts.join(", ")
 }
 
@@ -435,11 +431,9 @@ pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::Checksum;
 
     const ALL: queue::Settings = queue::Settings {
         segment_size: 65536,
-        checksum: Checksum::Crc32,
         max_bytes: Some(1 << 20),
         retain_bytes: Some(2 << 20),
         retain_age_ns: Some(3_000_000_000),
@@ -451,12 +445,11 @@ mod tests {
     #[test]
     fn every_setting_is_shown() {
         let text = settings_text(&ALL);
-        for fact in ["64.0 KiB", "crc32", "1.0 MiB", "2.0 MiB", "3.0 s", "4 sealed", "5.0 s", "6.0 MiB"] {
+        for fact in ["64.0 KiB", "1.0 MiB", "2.0 MiB", "3.0 s", "4 sealed", "5.0 s", "6.0 MiB"] {
             assert!(text.contains(fact), "{fact}: {text}");
         }
         let json = to_json(&settings(&ALL));
-        let expected = r#"{"segment_size":65536,"checksum":"crc32","max_bytes":1048576,"retain_bytes":2097152,"#
-            .to_owned()
+        let expected = r#"{"segment_size":65536,"max_bytes":1048576,"retain_bytes":2097152,"#.to_owned()
             + r#""retain_age_ms":3000,"retain_segments":4,"reader_ttl_ms":5000,"max_lag_bytes":6291456}"#;
         assert_eq!(json, expected);
     }

@@ -6,16 +6,7 @@ use std::path::{Path, PathBuf};
 
 use chronfs::queue::{Entry, Queue, QueueReader, QueueWriter, Settings};
 
-const SETTINGS: Settings = Settings {
-    segment_size: 64 << 10,
-    checksum: chronfs::queue::Checksum::Crc32c,
-    max_bytes: None,
-    retain_bytes: None,
-    retain_age_ns: None,
-    retain_segments: None,
-    reader_ttl_ns: None,
-    max_lag_bytes: None,
-};
+const SETTINGS: Settings = Settings { segment_size: 64 << 10, ..Settings::DEFAULT };
 
 fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");

@@ -15,7 +15,7 @@ use crate::queue::format::layout::{self, CursorSlot, HeadSlot, MessageHeader, Se
 use crate::queue::format::names;
 use crate::queue::format::names::check_name;
 use crate::queue::format::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
-use crate::queue::options::{Checksum, Settings};
+use crate::queue::options::Settings;
 use crate::queue::position::{Position, SegmentId};
 
 /// The queue of the cursors, and the salt of the segment of the records.
@@ -46,12 +46,7 @@ pub fn targets() -> Vec<(&'static str, Target, Vec<u8>)> {
 }
 
 fn context() -> RecordContext {
-    RecordContext {
-        summer: RecordCrc::new(Checksum::Crc32c),
-        salt: 0xC0FF_EE00,
-        segment_size: CONTEXT_SIZE,
-        is_reused: false,
-    }
+    RecordContext { summer: RecordCrc::new(), salt: 0xC0FF_EE00, segment_size: CONTEXT_SIZE, is_reused: false }
 }
 
 /// The mode and the remaining bytes.

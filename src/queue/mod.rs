@@ -30,7 +30,7 @@ pub(crate) use format::names::{is_internal_name, parse_segment_name, segment_nam
 pub use handle::Queue;
 pub(crate) use handle::is_queue;
 pub use inspect::{Inspection, ReaderInfo, SegmentInfo, WriterInfo, WriterState};
-pub use options::{Checksum, ReaderOptions, Settings, Start, SyncPolicy, WaitStrategy, WhenFull, WriterOptions};
+pub use options::{ReaderOptions, Settings, Start, SyncPolicy, WaitStrategy, WhenFull, WriterOptions};
 pub use os::sigbus::disable_sigbus_handler;
 pub use position::{Position, SegmentId};
 pub use read::fan_in::{FanInEntry, FanInReader, SourceId};

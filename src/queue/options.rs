@@ -6,27 +6,6 @@ use std::time::Duration;
 use crate::queue::error::{Error, Result};
 use crate::queue::format::layout;
 
-/// The kind of checksum of a queue's records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Checksum {
-    /// CRC-32C (Castagnoli): computed by the processor if it can. The default.
-    #[default]
-    Crc32c,
-    /// CRC-32 (ISO-HDLC, as in zip and gzip), for readers that support only that one.
-    Crc32,
-}
-
-impl Checksum {
-    /// The word for it in JSON and for people.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Crc32c => "crc32c",
-            Self::Crc32 => "crc32",
-        }
-    }
-}
-
 /// The settings of a queue.
 ///
 /// ```
@@ -40,8 +19,6 @@ impl Checksum {
 pub struct Settings {
     /// Size of each segment file in bytes: 64 KiB to 1 GiB, a multiple of 4096. Default 64 MiB.
     pub segment_size: u32,
-    /// The checksum of the records. Default CRC-32C.
-    pub checksum: Checksum,
     /// Appends fail with [`Error::QueueFull`] when the segments would take more bytes than this. Default None: no
     /// limit.
     pub max_bytes: Option<u64>,
@@ -71,7 +48,6 @@ impl Settings {
     /// The default settings: segments of 64 MiB, no limits, no retention.
     pub const DEFAULT: Self = Self {
         segment_size: layout::DEFAULT_SEGMENT_SIZE,
-        checksum: Checksum::Crc32c,
         max_bytes: None,
         retain_bytes: None,
         retain_age_ns: None,

@@ -86,8 +86,7 @@ fn inspect_json_has_the_promised_keys() {
     assert_eq!(keys(&json), expected.split(' ').collect());
     assert_eq!(keys(&json["head"]), ["segment", "offset"].into());
     assert_eq!(keys(&json["writer"]), ["state", "pid", "epoch", "heartbeat_age_ms"].into());
-    let settings =
-        "segment_size checksum max_bytes retain_bytes retain_age_ms retain_segments reader_ttl_ms max_lag_bytes";
+    let settings = "segment_size max_bytes retain_bytes retain_age_ms retain_segments reader_ttl_ms max_lag_bytes";
     assert_eq!(keys(&json["settings"]), settings.split(' ').collect());
     assert_eq!(keys(&json["segments"][0]), ["id", "first_seq", "last_seq", "bytes", "sealed"].into());
     let reader =

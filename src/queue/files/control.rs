@@ -12,7 +12,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::queue::error::{Error, Result};
 use crate::queue::files::dir::{Access, Dir, is_already_there};
 use crate::queue::files::room;
-use crate::queue::format::block::{check_version, checksum_kind, checksum_of, is_sound, read_block};
+use crate::queue::format::block::{check_checksum_kind, check_version, is_sound, read_block};
 use crate::queue::format::crc::block_checksum;
 use crate::queue::format::layout::{
     self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, CONTROL_MAGIC, CONTROL_SETTINGS, HeadSlot, NO_LIMIT, NO_LIMIT_32,
@@ -46,7 +46,7 @@ impl Geometry {
         let mut block = SettingsBlock::new_zeroed();
         block.magic = CONTROL_MAGIC;
         block.version = layout::VERSION.into();
-        block.checksum_kind = checksum_kind(settings.checksum);
+        block.checksum_kind = layout::CHECKSUM_KIND;
         block.segment_size = settings.segment_size.into();
         block.queue_id = self.queue_id.into();
         block.created_ns = self.created_ns.into();
@@ -71,10 +71,10 @@ impl Geometry {
             return Err(damaged("the settings' checksum does not match"));
         }
         check_version(block.version.get(), path)?;
+        check_checksum_kind(block.checksum_kind, path, offset)?;
         let limit = |value: layout::U64| Some(value.get()).filter(|&value| value != NO_LIMIT);
         let settings = Settings {
             segment_size: block.segment_size.get(),
-            checksum: checksum_of(block.checksum_kind).ok_or_else(|| damaged("unknown checksum kind"))?,
             max_bytes: limit(block.max_bytes),
             retain_bytes: limit(block.retain_bytes),
             retain_age_ns: limit(block.retain_age_ns),

@@ -17,7 +17,7 @@ use crate::queue::files::dir::{Access, Dir};
 use crate::queue::files::recycle::{self, Spare};
 use crate::queue::files::retained::RetainedMappings;
 use crate::queue::files::room;
-use crate::queue::format::block::{self, check_version, checksum_of, is_sound, read_block, read_block_strictly};
+use crate::queue::format::block::{check_checksum_kind, check_version, is_sound, read_block, read_block_strictly};
 use crate::queue::format::crc::{RecordCrc, block_checksum};
 use crate::queue::format::layout::{
     self, FLAG_SEAL, MessageHeader, PADDING_TYPE, RECORDS_START, SEGMENT_MAGIC, SEGMENT_SEAL, SEGMENT_SETTINGS,
@@ -70,10 +70,10 @@ impl Segment {
         if identity.segment_size.get() != geometry.settings.segment_size {
             return Err(Error::damaged(&path, 0, "the segment's size differs from the queue's"));
         }
-        let checksum = checksum_of(identity.checksum_kind);
-        let summer = RecordCrc::new(checksum.ok_or_else(|| Error::damaged(&path, 0, "unknown checksum kind"))?);
+        check_checksum_kind(identity.checksum_kind, &path, 0)?;
         let (salt, segment_size) = (identity.salt.get(), identity.segment_size.get());
-        let context = RecordContext { summer, salt, segment_size, is_reused: identity.is_reused != 0 };
+        let is_reused = identity.is_reused != 0;
+        let context = RecordContext { summer: RecordCrc::new(), salt, segment_size, is_reused };
         Ok(Some(Self { id, file, path, context }))
     }
 
@@ -170,8 +170,7 @@ impl Segment {
                 return Err(error);
             }
         };
-        let summer = RecordCrc::new(geometry.settings.checksum);
-        let context = RecordContext { summer, salt, segment_size: size, is_reused };
+        let context = RecordContext { summer: RecordCrc::new(), salt, segment_size: size, is_reused };
         Ok((Self { id, file, path, context }, map))
     }
 }
@@ -199,7 +198,7 @@ fn fill(file: &File, path: &Path, geometry: &Geometry, (id, is_reused): (Segment
     let mut identity = SegmentIdentity::new_zeroed();
     identity.magic = SEGMENT_MAGIC;
     identity.version = layout::VERSION.into();
-    identity.checksum_kind = block::checksum_kind(geometry.settings.checksum);
+    identity.checksum_kind = layout::CHECKSUM_KIND;
     identity.is_reused = u8::from(is_reused);
     identity.segment_size = size.into();
     identity.queue_id = geometry.queue_id.into();

@@ -9,21 +9,12 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use crate::queue::error::{Error, Result};
 use crate::queue::format::crc::block_checksum;
 use crate::queue::format::layout;
-use crate::queue::options::Checksum;
 
-pub(crate) fn checksum_kind(checksum: Checksum) -> u8 {
-    match checksum {
-        Checksum::Crc32c => 1,
-        Checksum::Crc32 => 2,
+pub(crate) fn check_checksum_kind(found: u8, path: &Path, offset: u32) -> Result<()> {
+    if found == layout::CHECKSUM_KIND {
+        return Ok(());
     }
-}
-
-pub(crate) fn checksum_of(kind: u8) -> Option<Checksum> {
-    match kind {
-        1 => Some(Checksum::Crc32c),
-        2 => Some(Checksum::Crc32),
-        _ => None,
-    }
+    Err(Error::damaged(path, u64::from(offset), format!("checksum kind {found} is unknown")))
 }
 
 pub(crate) fn check_version(found: u16, path: &Path) -> Result<()> {

@@ -1,8 +1,6 @@
-//! The checksums. Records carry CRC-32C, computed by the processor's own instruction if it has one, or CRC-32 if the
-//! queue is set to it; the metadata blocks carry CRC-32. `format.md` says what each one covers.
+//! The checksums. Records carry CRC-32C, computed by the processor's own instruction if it has one; the metadata
+//! blocks carry CRC-32. `format.md` says what each one covers.
 #![allow(unsafe_code)]
-
-use crate::queue::options::Checksum;
 
 /// Payloads of at least this size go through the `crc-fast` crate; below it, one instruction after the other is faster.
 #[cfg(target_arch = "x86_64")]
@@ -10,60 +8,33 @@ const LONG: usize = 384;
 
 /// Computes record checksums; created once per queue, so that the processor is asked once.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct RecordCrc {
-    how: How,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum How {
+pub(crate) enum RecordCrc {
     #[cfg(target_arch = "x86_64")]
-    Crc32cSse42,
-    Crc32c,
-    Crc32,
+    Sse42,
+    Portable,
 }
 
 impl RecordCrc {
-    pub(crate) fn new(kind: Checksum) -> Self {
-        let how = match kind {
-            #[cfg(target_arch = "x86_64")]
-            Checksum::Crc32c if is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("pclmulqdq") => {
-                How::Crc32cSse42
-            }
-            Checksum::Crc32c => How::Crc32c,
-            Checksum::Crc32 => How::Crc32,
-        };
-        Self { how }
+    pub(crate) fn new() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("pclmulqdq") {
+            return Self::Sse42;
+        }
+        Self::Portable
     }
 
     /// The checksum of four header words and a payload, the payload padded with zeros to a multiple of 8 bytes.
     #[inline]
     pub(crate) fn sum(self, words: [u64; 4], payload: &[u8]) -> u32 {
-        match self.how {
+        match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` chose this only after the processor said that it has SSE 4.2 and PCLMULQDQ.
-            How::Crc32cSse42 => unsafe { sum_sse42::<false>(words, payload, &mut []) },
-            How::Crc32c => {
+            Self::Sse42 => unsafe { sum_sse42::<false>(words, payload, &mut []) },
+            Self::Portable => {
                 let sum = crc32c_from(u32::MAX, zerocopy::IntoBytes::as_bytes(&words.map(u64::to_le)));
                 !crc32c_from(crc32c_from(sum, payload), &[0; 8][..padding(payload)])
             }
-            How::Crc32 => {
-                let mut hasher = crc32fast::Hasher::new();
-                hasher.update(zerocopy::IntoBytes::as_bytes(&words.map(u64::to_le)));
-                hasher.update(payload);
-                hasher.update(&[0; 8][..padding(payload)]);
-                hasher.finalize()
-            }
         }
-    }
-
-    /// Like [`sum`](Self::sum), for a payload that is added piece by piece.
-    pub(crate) fn start(self, words: [u64; 4]) -> RunningSum {
-        let mut sum = match self.how {
-            How::Crc32 => RunningSum::Crc32(crc32fast::Hasher::new()),
-            _ => RunningSum::Crc32c(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi)),
-        };
-        sum.add(zerocopy::IntoBytes::as_bytes(&words.map(u64::to_le)));
-        sum
     }
 
     /// Copies a payload and the zeros after it to `to`, which is just as long, and returns the checksum like
@@ -71,7 +42,7 @@ impl RecordCrc {
     #[inline]
     pub(crate) fn sum_and_copy(self, words: [u64; 4], payload: &[u8], to: &mut [u8]) -> u32 {
         #[cfg(target_arch = "x86_64")]
-        if matches!(self.how, How::Crc32cSse42) && payload.len() < LONG {
+        if matches!(self, Self::Sse42) && payload.len() < LONG {
             // SAFETY: `new` chose this only after the processor said that it has SSE 4.2 and PCLMULQDQ.
             return unsafe { sum_sse42::<true>(words, payload, to) };
         }
@@ -81,30 +52,25 @@ impl RecordCrc {
     }
 }
 
-/// A checksum being computed, of a payload that comes in pieces.
+/// The checksum of a record whose payload is added piece by piece.
 #[derive(Debug)]
-// One at a time, for long payloads.
-#[allow(clippy::large_enum_variant)]
-pub(crate) enum RunningSum {
-    Crc32c(crc_fast::Digest),
-    Crc32(crc32fast::Hasher),
-}
+pub(crate) struct RunningSum(crc_fast::Digest);
 
 impl RunningSum {
+    pub(crate) fn new(words: [u64; 4]) -> Self {
+        let mut sum = Self(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi));
+        sum.add(zerocopy::IntoBytes::as_bytes(&words.map(u64::to_le)));
+        sum
+    }
+
     pub(crate) fn add(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Crc32c(digest) => digest.update(bytes),
-            Self::Crc32(hasher) => hasher.update(bytes),
-        }
+        self.0.update(bytes);
     }
 
     /// The checksum; the payload had `len` bytes.
     pub(crate) fn finish(mut self, len: usize) -> u32 {
         self.add(&[0; 8][..len.next_multiple_of(8) - len]);
-        match self {
-            Self::Crc32c(digest) => u32::try_from(digest.finalize()).unwrap_or(0),
-            Self::Crc32(hasher) => hasher.finalize(),
-        }
+        u32::try_from(self.0.finalize()).unwrap_or(0)
     }
 }
 
@@ -231,13 +197,13 @@ pub(crate) fn block_checksum(block: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    /// The definition, bit by bit: reflected CRC with the given polynomial.
-    fn reference(polynomial: u32, bytes: &[u8]) -> u32 {
+    /// The definition of CRC-32C, bit by bit.
+    fn reference(bytes: &[u8]) -> u32 {
         let mut crc = u32::MAX;
         for &byte in bytes {
             crc ^= u32::from(byte);
             for _ in 0..8 {
-                crc = if crc & 1 == 1 { (crc >> 1) ^ polynomial } else { crc >> 1 };
+                crc = if crc & 1 == 1 { (crc >> 1) ^ 0x82F6_3B78 } else { crc >> 1 };
             }
         }
         !crc
@@ -251,22 +217,16 @@ mod tests {
             let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
             bytes.extend(&payload);
             bytes.resize(bytes.len().next_multiple_of(8), 0);
-            let crc32c = reference(0x82F6_3B78, &bytes);
-            assert_eq!(RecordCrc::new(Checksum::Crc32c).sum(words, &payload), crc32c, "length {len}");
-            assert_eq!(RecordCrc { how: How::Crc32c }.sum(words, &payload), crc32c, "length {len}");
-            assert_eq!(RecordCrc::new(Checksum::Crc32).sum(words, &payload), reference(0xEDB8_8320, &bytes));
-            for kind in [Checksum::Crc32c, Checksum::Crc32] {
-                let (summer, mut copy) = (RecordCrc::new(kind), vec![0xFF; len.next_multiple_of(8)]);
-                assert_eq!(
-                    summer.sum_and_copy(words, &payload, &mut copy),
-                    summer.sum(words, &payload),
-                    "length {len}"
-                );
+            let sum = reference(&bytes);
+            for crc in [RecordCrc::new(), RecordCrc::Portable] {
+                assert_eq!(crc.sum(words, &payload), sum, "length {len}");
+                let mut copy = vec![0xFF; len.next_multiple_of(8)];
+                assert_eq!(crc.sum_and_copy(words, &payload, &mut copy), sum, "length {len}");
                 assert_eq!(copy, bytes[32..], "length {len}");
-                let mut running = summer.start(words);
-                payload.chunks(100).for_each(|piece| running.add(piece));
-                assert_eq!(running.finish(len), summer.sum(words, &payload), "length {len}");
             }
+            let mut running = RunningSum::new(words);
+            payload.chunks(100).for_each(|piece| running.add(piece));
+            assert_eq!(running.finish(len), sum, "length {len}");
         }
     }
 }

@@ -12,6 +12,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The version of the format that this program writes and reads.
 pub const VERSION: u16 = 1;
+/// The kind of the records' checksum, CRC-32C: the only one there is.
+pub const CHECKSUM_KIND: u8 = 1;
 
 /// Granularity of segment sizes, and the size of a segment's header page.
 pub const PAGE: u32 = 4096;
@@ -109,7 +111,7 @@ pub(crate) struct SettingsBlock {
     pub(crate) magic: [u8; 8],
     /// [`VERSION`].
     pub(crate) version: U16,
-    /// 1: CRC-32C, 2: CRC-32.
+    /// [`CHECKSUM_KIND`].
     pub(crate) checksum_kind: u8,
     /// Zero.
     pub(crate) reserved_a: u8,

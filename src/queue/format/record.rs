@@ -137,7 +137,7 @@ impl UncheckedHeader {
     ) -> Result<Option<Header>> {
         let Header { payload_len, seq, timestamp_ns, .. } = self.header;
         let words = [place(context, offset, self.spare), self.header.first_word(), seq, timestamp_ns];
-        let mut sum = context.summer.start(words);
+        let mut sum = RunningSum::new(words);
         let is_whole = add_payload(&mut sum)?;
         Ok((is_whole && sum.finish(payload_len as usize) == self.checksum).then_some(self.header))
     }
@@ -177,16 +177,10 @@ pub(crate) fn is_record_offset(offset: u32, segment_size: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::options::Checksum;
     use zerocopy::{FromBytes, IntoBytes};
 
     fn context() -> RecordContext {
-        RecordContext {
-            summer: RecordCrc::new(Checksum::Crc32c),
-            salt: 0xABCD_1234,
-            segment_size: 1 << 16,
-            is_reused: false,
-        }
+        RecordContext { summer: RecordCrc::new(), salt: 0xABCD_1234, segment_size: 1 << 16, is_reused: false }
     }
 
     fn record(offset: u32) -> Vec<u8> {

@@ -96,7 +96,7 @@ impl QueueReader {
         let bounds = store.bounds()?;
         let (position, seq, pending) = locate(store, &bounds, place)?;
         let context = RecordContext {
-            summer: crate::queue::format::crc::RecordCrc::new(store.geometry.settings.checksum),
+            summer: crate::queue::format::crc::RecordCrc::new(),
             salt: 0,
             segment_size: store.geometry.settings.segment_size,
             is_reused: false,
