@@ -71,7 +71,7 @@ impl IgnoredReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dead => "dead",
-            Self::TooFarBehind => "too far behind",
+            Self::TooFarBehind => "lagging too far",
         }
     }
 }
