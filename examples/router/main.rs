@@ -122,8 +122,8 @@ impl Router {
         let orders = Queue::open(path)?;
         orders.add_reader(READER)?;
         let committed = orders.reader_position(READER)?;
-        let behind_last = newest::<Ack>(&answers)?.map_or(0, |ack| ack.order_seq + 1);
-        let from = committed.max(behind_last);
+        let after_last = newest::<Ack>(&answers)?.map_or(0, |ack| ack.order_seq + 1);
+        let from = committed.max(after_last);
         let options = ReaderOptions { start: Start::Seq(from), ..ReaderOptions::default() };
         let source = self.orders.add(name, orders.reader_with(READER, &options)?)?;
         eprintln!("router: {name}: attached, starting at order {from}");

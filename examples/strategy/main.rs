@@ -101,8 +101,8 @@ impl Strategy {
         let writer = orders.writer()?;
         feed.add_reader(&args.name)?;
         let committed = feed.reader_position(&args.name)?;
-        let behind_last = newest::<Order>(&orders)?.map_or(0, |order| order.market_seq + 1);
-        let from = committed.max(behind_last);
+        let after_last = newest::<Order>(&orders)?.map_or(0, |order| order.market_seq + 1);
+        let from = committed.max(after_last);
         let options = ReaderOptions { start: Start::Seq(from), ..ReaderOptions::default() };
         let market = feed.reader_with(&args.name, &options)?;
         eprintln!("strategy {}: starting at market message {from}", args.name);
