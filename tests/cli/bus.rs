@@ -174,7 +174,7 @@ fn unreadable_directories_are_reported() {
         command.args(["-k", "1", "60"]).args(words).arg("./chron-cli").args(args).current_dir(bus.path("."));
         let output = command.output().unwrap();
         assert_eq!(code(&output), 1, "{args:?}");
-        assert!(stderr(&output).contains("./closed: cannot list: Permission denied; run as"), "{args:?}");
+        assert!(stderr(&output).contains("./closed: cannot list: Permission denied; run it as"), "{args:?}");
         assert!(!output.stdout.is_empty(), "the others are still shown");
     }
     mode("closed", 0o755);
