@@ -9,7 +9,7 @@ use chronfs::queue::{Error, Queue, Settings};
 
 mod common;
 
-use common::{Disk, SMALL, until};
+use common::{Disk, SMALL, SmallDisk, until};
 
 /// Stores to a mapping of a file there stay in memory and never reach the disk, without an error.
 #[test]
@@ -60,4 +60,21 @@ fn room_that_a_copy_has_taken_is_taken_back_from_it() {
     writer.flush_sync().unwrap();
     drop(writer);
     assert_eq!(common::count(&queue), 14_002);
+}
+
+/// The same file is another one there, and so are its locks.
+#[test]
+fn a_writer_above_an_overlay_keeps_one_below_it_out() {
+    let Some(disk) = SmallDisk::new("8m") else { return };
+    let script = "mkdir lower upper work merged &&
+        mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work chronfs-test merged";
+    assert!(Command::new("bash").args(["-c", script]).current_dir(disk.root()).status().unwrap().success());
+    let above = Queue::create(disk.path("merged/q"), &SMALL).unwrap();
+    let mut writer = above.writer().unwrap();
+    assert_eq!(writer.append(1, b"above").unwrap(), 1);
+    let below = Queue::open(disk.path("upper/q")).unwrap();
+    assert!(matches!(below.writer(), Err(Error::Locked { .. })));
+    assert_eq!(writer.append(1, b"above").unwrap(), 2);
+    drop(writer);
+    assert_eq!(below.writer().unwrap().append(1, b"below").unwrap(), 3);
 }

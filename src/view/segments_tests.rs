@@ -159,7 +159,7 @@ fn deleted_under_way() {
 
 #[test]
 fn no_other_directory_is_cleared_whatever_takes_the_place_of_the_indexes() {
-    const ROUNDS: usize = 2_000;
+    const EXCHANGES: usize = 5_000;
     let dir = tempfile::tempdir().unwrap();
     let queue = queue(dir.path());
     let [indexes, link] = [INDEX_DIR, "link"].map(|name| queue.path().join(name));
@@ -167,16 +167,16 @@ fn no_other_directory_is_cleared_whatever_takes_the_place_of_the_indexes() {
     std::fs::write(&file, "of somebody else").unwrap();
     std::fs::create_dir(&indexes).unwrap();
     std::os::unix::fs::symlink(dir.path(), &link).unwrap();
-    let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
+        let exchanging = scope.spawn(|| {
+            for _ in 0..EXCHANGES {
                 let flags = rustix::fs::RenameFlags::EXCHANGE;
                 rustix::fs::renameat_with(rustix::fs::CWD, &indexes, rustix::fs::CWD, &link, flags).unwrap();
             }
         });
-        (0..ROUNDS).for_each(|_| segment_index_file::remove_before(queue.dir(), SegmentId(1)));
-        over.store(true, Ordering::Relaxed);
+        while !exchanging.is_finished() {
+            segment_index_file::remove_before(queue.dir(), SegmentId(1));
+        }
     });
     assert!(file.exists());
 }

@@ -221,7 +221,7 @@ fn the_service_comes_back_after_a_kill() {
     let mut daemon = start();
     signal(&daemon, "-KILL");
     daemon.wait().unwrap();
-    assert!(fs::read_dir(site.path("mnt")).is_err(), "a dead mount");
+    until("it is seen to be dead", || fs::metadata(site.path("mnt")).is_err());
     let mut daemon = start();
     site.shell(of("ExecStop")[0]);
     assert!(daemon.wait().unwrap().success());
