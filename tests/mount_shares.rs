@@ -133,13 +133,13 @@ fn what_a_users_open_files_keep_in_memory_is_bounded() {
     let settings = Settings { segment_size: 32 << 20, ..Settings::default() };
     let large = Queue::create(mount.root().join("large"), &settings).unwrap();
     large.writer().unwrap().append(1, &vec![b'x'; PAYLOAD]).unwrap();
-    (0..30).for_each(|n| drop(large.reader(&format!("r{n}")).unwrap()));
+    (0..60).for_each(|n| drop(large.reader(&format!("r{n}")).unwrap()));
     let many = mount.root().join("many");
     std::fs::create_dir(&many).unwrap();
     (0..5000).for_each(|n| drop(std::fs::File::create(many.join(format!("{n:0200}"))).unwrap()));
     assert!(mount.ok("chown -R 64001 $(dirname $PWD)/root/large").is_empty());
-    // A user may keep an eighth of that.
-    limit(&mut mount, &["--data=536870912"]);
+    // A user may keep an eighth of that. Requests in flight need some more: a few times a message each.
+    limit(&mut mount, &["--data=1073741824"]);
     let open = "fd = keep(os.open({path}, os.O_RDONLY)); os.read(fd, 1); os.read(fd, 1)";
     for path in ["f'large/readers/r{n}/take.txt'", "'large/since/1/follow.txt'"] {
         let greedy = greedy(&mount, &open.replace("{path}", path), libc::ENOMEM);
