@@ -214,7 +214,7 @@ impl Model {
                     fs::write(control, bytes).expect("room");
                 }
             }
-            _ => drop(queue.retain(false).expect("readable")),
+            _ => drop(queue.apply_retention().expect("readable")),
         }
     }
 
