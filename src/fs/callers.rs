@@ -3,13 +3,34 @@
 use std::path::Path;
 use std::time::Duration;
 
+/// What `/proc/<thread>/status` says, without the name.
+pub(super) struct Status(String);
+
+impl Status {
+    /// Of a thread; None where it is not visible from here: it is gone, or in a foreign pid namespace (0), or hidden by
+    /// /proc.
+    pub(super) fn of(thread: u32) -> Option<Self> {
+        if thread == 0 {
+            return None;
+        }
+        Self::parse(&std::fs::read(format!("/proc/{thread}/status")).ok()?)
+    }
+
+    pub(super) fn parse(status: &[u8]) -> Option<Self> {
+        // A name may be any bytes, not only text; it is on the first line.
+        let start = memchr::memchr(b'\n', status)?;
+        std::str::from_utf8(&status[start..]).ok().map(|text| Self(text.to_owned()))
+    }
+
+    /// The value of a field, such as `Tgid`.
+    pub(super) fn field(&self, name: &str) -> Option<&str> {
+        self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+    }
+}
+
 /// The process of a thread; None where it is not visible from here.
 pub(super) fn process_of(thread: u32) -> Option<u32> {
-    if thread == 0 {
-        return None;
-    }
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+    Status::of(thread)?.field("Tgid")?.parse().ok()
 }
 
 /// Whether a process has a file open whose path ends with `path`. Reads link names only, so that it never waits for a
@@ -49,6 +70,15 @@ pub(super) fn is_sending(thread: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_is_seen_whatever_its_name_is() {
+        let seen = std::thread::spawn(|| {
+            rustix::thread::set_name(c"\xff\n\\Tgid:\t1").unwrap();
+            process_of(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs())
+        });
+        assert_eq!(seen.join().unwrap(), Some(std::process::id()));
+    }
 
     #[test]
     fn this_process_is_seen() {

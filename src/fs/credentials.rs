@@ -19,6 +19,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::queue;
 
+use crate::fs::callers::Status;
 use crate::fs::errno::{Errno, Result};
 
 /// The umask assumed for callers whose own is not visible.
@@ -62,7 +63,7 @@ impl Caller {
         let is_trusted = power.is_none() && (uid == 0 || uid == rustix::process::geteuid().as_raw());
         if pid != 0
             && (needs_umask || !is_trusted)
-            && let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status"))
+            && let Some(status) = Status::of(pid)
         {
             caller.read_status(&status);
         }
@@ -79,16 +80,16 @@ impl Caller {
         Self { uid: 0, gid: 0, pid: 1, groups: Arc::from([]), umask: USUAL_UMASK, power: None }
     }
 
-    fn read_status(&mut self, status: &str) {
+    fn read_status(&mut self, status: &Status) {
         let numbers = |name: &str, radix| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-            line.split_whitespace().filter_map(|word| u32::from_str_radix(word, radix).ok()).collect::<Vec<_>>()
+            let words = status.field(name).unwrap_or_default().split_whitespace();
+            words.filter_map(|word| u32::from_str_radix(word, radix).ok()).collect::<Vec<_>>()
         };
         // Real, effective, saved, and file system id; the request carries the last.
-        if (numbers("Uid:", 10).get(3), numbers("Gid:", 10).get(3)) == (Some(&self.uid), Some(&self.gid)) {
-            self.groups = numbers("Groups:", 10).into();
+        if (numbers("Uid", 10).get(3), numbers("Gid", 10).get(3)) == (Some(&self.uid), Some(&self.gid)) {
+            self.groups = numbers("Groups", 10).into();
         }
-        if let [umask] = numbers("Umask:", 8)[..] {
+        if let [umask] = numbers("Umask", 8)[..] {
             self.umask = umask & 0o777;
         }
     }

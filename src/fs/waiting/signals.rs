@@ -1,7 +1,6 @@
 //! Which signals are pending for a thread, from /proc.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use crate::fs::callers::Status;
 
 /// Signals that stop a process, unless it catches them (all but the first can be).
 const STOPS: u64 = bit(libc::SIGSTOP) | bit(libc::SIGTSTP) | bit(libc::SIGTTIN) | bit(libc::SIGTTOU);
@@ -22,25 +21,15 @@ pub(in crate::fs) struct Signals {
 /// The signals of a thread; None where they are not visible from here: it is gone, or in a foreign pid namespace (0),
 /// or hidden by /proc.
 pub(in crate::fs) fn of(thread: u32) -> Option<Signals> {
-    if thread == 0 {
-        return None;
-    }
-    let mut text = [0; 4096];
-    let count = File::open(format!("/proc/{thread}/status")).and_then(|status| status.read_at(&mut text, 0)).ok()?;
-    Signals::parse(&text[..count])
+    Signals::parse(&Status::of(thread)?)
 }
 
 impl Signals {
-    fn parse(status: &[u8]) -> Option<Self> {
-        // A name may be any bytes, not only text; it is on the first line.
-        let start = memchr::memchr(b'\n', status)?;
-        let text = std::str::from_utf8(&status[start..]).ok()?;
-        let field =
-            |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
-        let set = |name| u64::from_str_radix(field(name)?, 16).ok();
+    fn parse(status: &Status) -> Option<Self> {
+        let set = |name| u64::from_str_radix(status.field(name)?, 16).ok();
         let pending = set("SigPnd")? | set("ShdPnd")?;
         let due = pending & !set("SigBlk")? & !set("SigIgn")?;
-        Some(Self { due, caught: set("SigCgt")?, is_traced: field("TracerPid")? != "0" })
+        Some(Self { due, caught: set("SigCgt")?, is_traced: status.field("TracerPid")? != "0" })
     }
 
     /// Whether they end the process.
@@ -69,7 +58,7 @@ mod tests {
             "Name:\tc\u{e9}t\nTracerPid:\t{tracer}\nSigPnd:\t{pending:016x}\nShdPnd:\t{shared:016x}\n\
              SigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n"
         );
-        Signals::parse(text.as_bytes()).unwrap()
+        Signals::parse(&Status::parse(text.as_bytes()).unwrap()).unwrap()
     }
 
     #[test]
@@ -79,7 +68,8 @@ mod tests {
         assert!(signals(0, 0x2, 0, 0, 0, 0).is_any());
         assert!(!signals(0, 0x2, 0x2, 0, 0, 0).is_any());
         assert!(!signals(0, 0x1000, 0, 0x1000, 0, 0).is_any());
-        assert!(Signals::parse(b"nothing of the kind").is_none());
+        assert!(Status::parse(b"nothing of the kind").is_none());
+        assert!(Signals::parse(&Status::parse(b"Name:\tx\nnothing of the kind\n").unwrap()).is_none());
     }
 
     #[test]
