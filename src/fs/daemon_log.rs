@@ -177,9 +177,8 @@ impl DaemonLog {
     fn await_end(self: &Arc<Self>, state: &mut State) {
         if !state.is_awaited && !state.is_over {
             let this = Arc::clone(self);
-            let thread = std::thread::Builder::new().name("chronfs-log".into()).stack_size(256 << 10);
             // Without a thread it is logged with the next error, or at the end.
-            state.is_awaited = thread.spawn(move || this.tell_ends()).is_ok();
+            state.is_awaited = crate::fs::spawn("chronfs-log", 256 << 10, move || this.tell_ends()).is_ok();
         }
     }
 

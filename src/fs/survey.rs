@@ -20,10 +20,10 @@ use crate::fs::credentials::{Caller, READ, SEARCH};
 use crate::fs::daemon_log::Failure;
 use crate::fs::errno::{Errno, Reason, Result, set_reason};
 use crate::fs::kernel::is_interrupted;
-use crate::fs::lock;
 use crate::fs::queues::open_queue::OpenQueue;
 use crate::fs::queues::table::Contents;
 use crate::fs::site::Shared;
+use crate::fs::{lock, spawn};
 use crate::sync::{AtomicBool, Ordering};
 
 /// Directories nested deeper than this are not searched: each level holds a descriptor.
@@ -158,8 +158,7 @@ impl<T: Send + 'static> Walk<T> {
         let (tell, steps) = channel();
         let left = Arc::new(AtomicBool::new(false));
         let (walk, is_left) = (Arc::clone(self), Arc::clone(&left));
-        let thread = std::thread::Builder::new().name("chronfs-survey".into()).stack_size(1 << 20);
-        thread.spawn(move || walk.run(&tell, &is_left)).map_err(Errno::from)?;
+        spawn("chronfs-survey", 1 << 20, move || walk.run(&tell, &is_left))?;
         Ok((steps, left))
     }
 

@@ -23,8 +23,8 @@ use crate::fs::errno::{self, Errno};
 use crate::fs::kernel::device::Device;
 use crate::fs::kernel::protocol::{InterruptIn, Request, opcode};
 use crate::fs::kernel::reply::Reply;
-use crate::fs::lock;
 use crate::fs::waiting::signals;
+use crate::fs::{lock, spawn};
 use crate::sync::{AtomicBool, Ordering};
 
 /// Threads in all. Idle ones cost a few KiB each.
@@ -168,7 +168,7 @@ impl<S: Service> Server<S> {
 
     fn add_thread(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
         let server = Arc::clone(self);
-        std::thread::Builder::new().name("chronfs-serve".into()).stack_size(1 << 20).spawn(move || server.run())?;
+        spawn("chronfs-serve", 1 << 20, move || server.run())?;
         state.threads += 1;
         state.idle += 1;
         Ok(())

@@ -20,7 +20,7 @@ use crate::fs::daemon_log::Asked;
 use crate::fs::mount::MountOptions;
 use crate::fs::tree::Tree;
 use crate::fs::waiting::parked::Parked;
-use crate::fs::{lock, mountinfo};
+use crate::fs::{lock, mountinfo, spawn};
 
 use crate::fs::kernel::adapter::{Adapter, MAX_WRITE};
 use crate::fs::kernel::device::Device;
@@ -113,18 +113,12 @@ impl Session {
         let adapter = Adapter { tree, parked, passthrough, acl: config.acl, owner, ended };
         Server::start(&device, adapter, MAX_WRITE as usize, options.threads)?;
         let forgetting = Arc::clone(&life.tree);
-        std::thread::Builder::new()
-            .name("chronfs-forget".into())
-            .stack_size(256 << 10)
-            .spawn(move || forget_names(&forgetting, &device))?;
+        spawn("chronfs-forget", 256 << 10, move || forget_names(&forgetting, &device))?;
         if let Some(mounted) = mountinfo::at(mountpoint)? {
             let _ = life.device.set(mounted.device);
         }
         let watching = Arc::clone(&life);
-        std::thread::Builder::new()
-            .name("chronfs-mounts".into())
-            .stack_size(256 << 10)
-            .spawn(move || watching.watch_mount_table())?;
+        spawn("chronfs-mounts", 256 << 10, move || watching.watch_mount_table())?;
         Ok(Self { life })
     }
 

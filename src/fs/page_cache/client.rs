@@ -245,7 +245,7 @@ impl State {
 }
 
 fn spawn(run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    std::thread::Builder::new().name("chronfs-hand".into()).stack_size(256 << 10).spawn(run).map(drop)
+    crate::fs::spawn("chronfs-hand", 256 << 10, run)
 }
 
 fn broken() -> io::Error {

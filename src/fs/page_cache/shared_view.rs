@@ -18,8 +18,8 @@ use crate::fs::backing::Payer;
 use crate::fs::budget::{Budget, Kind, Share};
 use crate::fs::errno::{Errno, Result};
 use crate::fs::kernel::is_interrupted;
-use crate::fs::lock;
 use crate::fs::page_cache::{PageCache, PageFile, PageSource};
+use crate::fs::{lock, spawn};
 use crate::queue::{Error, SegmentId};
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use crate::view::{Crossed, Format, View};
@@ -56,8 +56,7 @@ impl Told {
         state.0.push_back(Arc::downgrade(view));
         if !state.1 {
             let this = Arc::clone(self);
-            let thread = std::thread::Builder::new().name("chronfs-told".into()).stack_size(256 << 10);
-            state.1 = thread.spawn(move || this.run()).is_ok();
+            state.1 = spawn("chronfs-told", 256 << 10, move || this.run()).is_ok();
         }
     }
 

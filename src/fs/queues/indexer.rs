@@ -160,7 +160,7 @@ impl<W> State<W> {
 }
 
 fn spawn(run: impl FnOnce() + Send + 'static) -> bool {
-    std::thread::Builder::new().name("chronfs-index".into()).stack_size(512 << 10).spawn(run).is_ok()
+    crate::fs::spawn("chronfs-index", 512 << 10, run).is_ok()
 }
 
 #[cfg(test)]

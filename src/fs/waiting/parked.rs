@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 
 use crate::fs::budget::{Share, set_payer};
 use crate::fs::errno::{self, Errno, Result};
-use crate::fs::lock;
 use crate::fs::tree::handles::{OpenFile, Progress};
 use crate::fs::waiting::signals;
+use crate::fs::{lock, spawn};
 use crate::sync::{AtomicBool, Ordering};
 
 /// Answers a read, once.
@@ -32,6 +32,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(400);
 /// How long a caller that is being stopped is kept waiting, and how often its signals are checked.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 const STOP_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Stack of the threads that look after reads, in bytes.
+const STACK: usize = 512 << 10;
 
 /// A read that waits for its answer.
 pub(crate) struct ParkedRead {
@@ -206,7 +209,7 @@ impl Parked {
             return Ok(());
         }
         let this = Arc::clone(self);
-        spawn("chronfs-look", move || this.run_looks(uid))?;
+        spawn("chronfs-look", STACK, move || this.run_looks(uid))?;
         looking.insert(uid, vec![Arc::clone(read)]);
         Ok(())
     }
@@ -236,7 +239,7 @@ impl Parked {
         let mut stopped = lock(&self.stopped);
         if stopped.is_empty() {
             let this = Arc::clone(self);
-            spawn("chronfs-stopped", move || this.run_stopped())?;
+            spawn("chronfs-stopped", STACK, move || this.run_stopped())?;
         }
         stopped.push((Arc::clone(read), Instant::now()));
         Ok(())
@@ -265,9 +268,4 @@ impl Parked {
             }
         }
     }
-}
-
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
-    std::thread::Builder::new().name(name.into()).stack_size(512 << 10).spawn(run).map_err(Errno::from)?;
-    Ok(())
 }

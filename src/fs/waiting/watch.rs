@@ -15,10 +15,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::fs::errno::{Errno, Result};
-use crate::fs::lock;
 use crate::fs::queues::open_queue::OpenQueue;
 use crate::fs::tree::handles::{Notify, OpenFile};
 use crate::fs::waiting::parked::ParkedRead;
+use crate::fs::{lock, spawn};
 use crate::queue::{Bell, WaitTicket, Waiter, Woken};
 
 /// How often everything is checked. Only a backstop: waking does not depend on it.
@@ -198,11 +198,7 @@ impl Group {
         let mut state = lock(&self.state);
         if !state.running {
             let this = Arc::clone(self);
-            std::thread::Builder::new()
-                .name("chronfs-watch".into())
-                .stack_size(512 << 10)
-                .spawn(move || this.run())
-                .map_err(Errno::from)?;
+            spawn("chronfs-watch", 512 << 10, move || this.run())?;
             state.running = true;
         }
         state.queues.push(watched);

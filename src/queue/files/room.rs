@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, fstatfs, seek};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 /// File system types as in `statfs`: see statfs(2).
 const EXT4: u64 = 0xEF53;
@@ -83,12 +83,7 @@ fn is_whole_in_memory(file: &File, len: u64) -> io::Result<bool> {
 }
 
 fn allocate(file: &File, flags: FallocateFlags, from: u64, to: u64) -> Result<(), Errno> {
-    loop {
-        match fallocate(file, flags, from, to.saturating_sub(from)) {
-            Err(Errno::INTR) => {}
-            done => return done,
-        }
-    }
+    retry_on_intr(|| fallocate(file, flags, from, to.saturating_sub(from)))
 }
 
 /// Writes zeros into holes.
