@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use chronfs::queue::{Entry, Error, Queue, Settings};
+use chronfs::queue::{Entry, Error, Queue, QueueWriter, Settings};
 use rustix::fs::{FallocateFlags, fallocate};
 
 mod common;
@@ -108,13 +108,24 @@ fn what_retention_removes_is_room_on_a_full_disk() {
     let ballast = disk.fill();
     // Each roll needs a segment: one that retention has removed. It is refused while another test's child, which
     // inherits all files for a moment, has that one open.
-    for _ in 0..2000 {
-        common::until("there is room", || writer.append(1, &[7; 500]).is_ok());
-    }
+    let append = |writer: &mut QueueWriter| {
+        let seq = writer.next_seq();
+        common::until("there is room", || match writer.append(1, &[7; 500]) {
+            Ok(appended) => {
+                assert_eq!(appended, seq);
+                true
+            }
+            Err(error) => {
+                assert!(is_full(&error), "{error}");
+                false
+            }
+        });
+    };
+    (0..2000).for_each(|_| append(&mut writer));
     drop(writer);
     assert!(queue.apply_retention().unwrap().pins.is_empty());
     let mut writer = queue.writer().unwrap();
-    common::append(&mut writer, 2000, |_| vec![7; 500]);
+    (0..2000).for_each(|_| append(&mut writer));
     drop(writer);
     let bounds = queue.bounds().unwrap();
     assert_eq!(bounds.next_seq, 5001);
