@@ -78,6 +78,8 @@ struct Settings {
     retain_segments: Option<u32>,
     reader_ttl_ms: Option<u64>,
     max_lag_bytes: Option<u64>,
+    roll_every_ms: Option<u64>,
+    payload_align: u32,
 }
 
 #[derive(Serialize)]
@@ -163,6 +165,8 @@ fn settings(settings: &queue::Settings) -> Settings {
         retain_segments,
         reader_ttl_ns,
         max_lag_bytes,
+        roll_every_ns,
+        payload_align,
     } = *settings;
     Settings {
         segment_size,
@@ -172,6 +176,8 @@ fn settings(settings: &queue::Settings) -> Settings {
         retain_segments,
         reader_ttl_ms: reader_ttl_ns.map(|ns| ns / NS_PER_MS),
         max_lag_bytes,
+        roll_every_ms: roll_every_ns.map(|ns| ns / NS_PER_MS),
+        payload_align,
     }
 }
 
@@ -301,7 +307,8 @@ fn lease_text(lease: &Lease) -> String {
 }
 
 fn settings_text(settings: &queue::Settings) -> String {
-    let queue::Settings { segment_size, max_bytes, reader_ttl_ns, max_lag_bytes, .. } = *settings;
+    let queue::Settings { segment_size, max_bytes, reader_ttl_ns, max_lag_bytes, roll_every_ns, payload_align, .. } =
+        *settings;
     let mut facts = vec![
         format!("segments of {}", human_bytes(u64::from(segment_size))),
         max_bytes.map_or_else(|| "no size limit".to_owned(), |max| format!("at most {}", human_bytes(max))),
@@ -311,6 +318,8 @@ fn settings_text(settings: &queue::Settings) -> String {
         reader_ttl_ns.map(|ns| format!("readers expire {} after their heartbeat", human_span_ms(ns / NS_PER_MS))),
     );
     facts.extend(max_lag_bytes.map(|bytes| format!("readers expire at a lag of {}", human_bytes(bytes))));
+    facts.extend(roll_every_ns.map(|ns| format!("a new segment every {}", human_span_ms(ns / NS_PER_MS))));
+    facts.extend((payload_align > 8).then(|| format!("payloads aligned to {payload_align} bytes")));
     facts.join(", ")
 }
 
@@ -440,17 +449,19 @@ mod tests {
         retain_segments: Some(4),
         reader_ttl_ns: Some(5_000_000_000),
         max_lag_bytes: Some(6 << 20),
+        roll_every_ns: Some(7_000_000_000),
+        payload_align: 64,
     };
 
     #[test]
     fn every_setting_is_shown() {
         let text = settings_text(&ALL);
-        for fact in ["64.0 KiB", "1.0 MiB", "2.0 MiB", "3.0 s", "4 sealed", "5.0 s", "6.0 MiB"] {
+        for fact in ["64.0 KiB", "1.0 MiB", "2.0 MiB", "3.0 s", "4 sealed", "5.0 s", "6.0 MiB", "7.0 s", "64 bytes"] {
             assert!(text.contains(fact), "{fact}: {text}");
         }
         let json = to_json(&settings(&ALL));
         let expected = r#"{"segment_size":65536,"max_bytes":1048576,"retain_bytes":2097152,"#.to_owned()
-            + r#""retain_age_ms":3000,"retain_segments":4,"reader_ttl_ms":5000,"max_lag_bytes":6291456}"#;
+            + r#""retain_age_ms":3000,"retain_segments":4,"reader_ttl_ms":5000,"max_lag_bytes":6291456,"roll_every_ms":7000,"payload_align":64}"#;
         assert_eq!(json, expected);
     }
 

@@ -28,7 +28,15 @@ pub type Target = fn(&[u8]);
 /// All decoders, by name, with seed bytes.
 pub fn targets() -> Vec<(&'static str, Target, Vec<u8>)> {
     let settings = Settings { max_bytes: Some(1 << 40), ..Settings::default() };
-    let geometry = Geometry { queue_id: QUEUE_ID, created_ns: 1, generation: 2, settings };
+    let geometry = Geometry {
+        queue_id: QUEUE_ID,
+        created_ns: 1,
+        generation: 2,
+        first_seq: 1,
+        settings,
+        is_standby: false,
+        term: 0,
+    };
     let place = ReaderPosition { seq: 7, position: Some(Position { segment: SegmentId(3), offset: 4096 }) };
     let slots = [slot(4, place, QUEUE_ID), slot(5, place, QUEUE_ID)];
     let header = Header { payload_len: 21, msg_type: 1, flags: 0, seq: 9, timestamp_ns: 1_723_108_500_000_000_000 };

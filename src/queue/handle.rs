@@ -93,7 +93,15 @@ impl Queue {
     /// Creates the files of a queue in a directory without any.
     fn fill(dir: &Dir, settings: &Settings) -> Result<Geometry> {
         let queue_id = sys::random_u64().map_err(Error::io(dir.path(), "read random bytes"))?;
-        let geometry = Geometry { queue_id, created_ns: clock::now_ns(), generation: 0, settings: *settings };
+        let geometry = Geometry {
+            queue_id,
+            created_ns: clock::now_ns(),
+            generation: 0,
+            first_seq: 1,
+            settings: *settings,
+            is_standby: false,
+            term: 0,
+        };
         Segment::create(dir, &geometry, SegmentId(0), geometry.created_ns, &mut RetainedMappings::default())?;
         // Last: this makes the directory a queue.
         if let Err(error) = control::create(dir, geometry, false) {
@@ -149,7 +157,7 @@ impl Queue {
 
     /// A number that only copies of this queue share.
     pub(crate) fn id(&self) -> u64 {
-        self.store.geometry.queue_id
+        self.store.geometry().queue_id
     }
 
     /// The settings of a queue whose creation was not finished when its files were first read.
@@ -217,9 +225,9 @@ impl Queue {
         self.store.dir.path()
     }
 
-    /// The queue's settings.
-    pub fn settings(&self) -> &Settings {
-        &self.store.geometry.settings
+    /// The queue's settings, as they are now: another process may change them.
+    pub fn settings(&self) -> Settings {
+        self.store.refresh().settings
     }
 
     /// What is wrong with the control block, if anything. The queue can be read nevertheless.
@@ -230,7 +238,7 @@ impl Queue {
     /// Files in which one of two copies is damaged, with its offset: the other copy is used, and the damaged one is
     /// rewritten at its owner's next write.
     pub(crate) fn damaged_copies(&self) -> Vec<(PathBuf, u32)> {
-        let Store { dir, geometry, .. } = &*self.store;
+        let (dir, geometry) = (&self.store.dir, &self.store.geometry());
         let control = dir.open_file(CONTROL_FILE, Access::Read).ok().flatten();
         let has_writer = self.writer_info().holder.is_some();
         let in_control = control.map_or_else(Vec::new, |file| control::damaged_copies(&file, has_writer));
@@ -286,7 +294,7 @@ impl Queue {
     pub fn reader_with(&self, name: &str, options: &ReaderOptions) -> Result<QueueReader> {
         loop {
             let file = CursorFile::open(&self.store.dir, name, Access::Write);
-            match file.and_then(|file| file.acquire(&self.store.geometry)) {
+            match file.and_then(|file| file.acquire(&self.store.geometry())) {
                 Ok((cursor, place)) => return QueueReader::open(&self.store, cursor, place, options),
                 // It is new, or has just been removed.
                 Err(Error::NoSuchReader { .. }) => drop(self.add_reader(name)?),
@@ -386,7 +394,7 @@ impl Queue {
     /// Like [`add_reader`](Self::add_reader), at the first message of these bounds.
     pub(crate) fn add_reader_at(&self, name: &str, bounds: &Bounds) -> Result<bool> {
         let place = ReaderPosition { seq: bounds.first_seq, position: Some(bounds.first) };
-        cursor::create(&self.store.dir, &self.store.geometry, name, place)
+        cursor::create(&self.store.dir, &self.store.geometry(), name, place)
     }
 
     /// A registered reader's cursor, for [`cursor_seq`](Self::cursor_seq) and others that must not look the name up
@@ -397,7 +405,7 @@ impl Queue {
 
     /// Like [`reader_position`](Self::reader_position).
     pub(crate) fn cursor_seq(&self, cursor: &CursorFile) -> Result<u64> {
-        cursor.read(&self.store.geometry).map(|(place, _)| place.seq)
+        cursor.read(&self.store.geometry()).map(|(place, _)| place.seq)
     }
 
     /// Like [`seek_reader`](Self::seek_reader).
@@ -407,7 +415,7 @@ impl Queue {
             let what = format!("message {seq}; the queue has {} to {}", bounds.first_seq, bounds.next_seq);
             return Err(Error::NoSuchPosition { path: self.path().to_path_buf(), what });
         }
-        cursor.set(&self.store.geometry, ReaderPosition { seq, position: None })
+        cursor.set(&self.store.geometry(), ReaderPosition { seq, position: None })
     }
 
     /// The part of [`inspect`](Self::inspect) about one reader.

@@ -161,7 +161,7 @@ impl Store {
             messages: bounds.next_seq.saturating_sub(bounds.first_seq),
             bytes: filled.total(),
             writer: self.writer_info(),
-            settings: self.geometry.settings,
+            settings: self.settings(),
             bounds,
             segments,
             readers,
@@ -263,7 +263,7 @@ impl Store {
         let Look { bounds, segments, filled } = look;
         let place = file
             .map_err(ToString::to_string)
-            .and_then(|file| file.read(&self.geometry).map(|(place, _)| place).map_err(|error| error.to_string()));
+            .and_then(|file| file.read(&self.geometry()).map(|(place, _)| place).map_err(|error| error.to_string()));
         let file = file.ok();
         let seq = place.as_ref().map_or(bounds.first_seq, |place| place.seq);
         let (position, lag_ns) = if is_exact {

@@ -6,6 +6,9 @@ use std::time::Duration;
 use crate::queue::error::{Error, Result};
 use crate::queue::format::layout;
 
+/// The shortest time between two rolls by time.
+const MIN_ROLL_EVERY_NS: u64 = 1_000_000_000;
+
 /// The settings of a queue.
 ///
 /// ```
@@ -36,6 +39,11 @@ pub struct Settings {
     /// A reader that lags by more than this many bytes no longer pins segments; it will get a gap. Default None: no
     /// limit.
     pub max_lag_bytes: Option<u64>,
+    /// A new segment begins whenever the clock reaches a multiple of this many nanoseconds since the epoch: at each full
+    /// minute, hour or day (UTC) with the usual values. Default None: only when a segment is full.
+    pub roll_every_ns: Option<u64>,
+    /// Payloads start at multiples of this many bytes in memory: 8, 16 or 64. Default 8.
+    pub payload_align: u32,
 }
 
 impl Default for Settings {
@@ -54,6 +62,8 @@ impl Settings {
         retain_segments: None,
         reader_ttl_ns: None,
         max_lag_bytes: None,
+        roll_every_ns: None,
+        payload_align: layout::PAYLOAD_ALIGNS[0],
     };
 
     /// Whether retention may remove anything at all.
@@ -78,6 +88,15 @@ impl Settings {
         {
             return Err(Error::InvalidSetting(format!(
                 "max bytes {max} is less than one segment of {size} bytes; raise it or choose smaller segments"
+            )));
+        }
+        if self.roll_every_ns.is_some_and(|every| every < MIN_ROLL_EVERY_NS) {
+            return Err(Error::InvalidSetting("roll every less than a second; allowed are 1 s and more".to_owned()));
+        }
+        if !layout::PAYLOAD_ALIGNS.contains(&self.payload_align) {
+            return Err(Error::InvalidSetting(format!(
+                "payload alignment {}; allowed are 8, 16 and 64 bytes",
+                self.payload_align
             )));
         }
         Ok(())

@@ -85,7 +85,7 @@ impl File for Append {
         if let Some(queue) = &self.queue {
             queue.join_writer(caller)?;
         }
-        let settings = self.queue.as_ref().map_or(&self.shared.settings, |queue| queue.queue.settings());
+        let settings = self.queue.as_ref().map_or(self.shared.settings, |queue| queue.queue.settings());
         let max_payload = settings.max_payload_len();
         let handle = AppendHandle {
             queue: Mutex::new(self.queue.clone()),

@@ -20,7 +20,7 @@ use crate::queue::format::layout::{
 };
 use crate::queue::options::Settings;
 use crate::queue::os::mapping::Mapping;
-use crate::queue::position::{Position, SegmentId};
+use crate::queue::position::{MAX_SEQ, Position, SegmentId};
 
 /// A queue's settings and its identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,13 @@ pub(crate) struct Geometry {
     pub(crate) queue_id: u64,
     pub(crate) created_ns: u64,
     pub(crate) generation: u32,
+    /// The sequence number of the queue's first message.
+    pub(crate) first_seq: u64,
     pub(crate) settings: Settings,
+    /// Only a writer that says so may open the queue.
+    pub(crate) is_standby: bool,
+    /// The term in which the queue got that role.
+    pub(crate) term: u64,
 }
 
 /// The head as last published, before it is verified against the segments.
@@ -57,6 +63,11 @@ impl Geometry {
         block.max_lag_bytes = limit(settings.max_lag_bytes);
         block.retain_segments = settings.retain_segments.unwrap_or(NO_LIMIT_32).into();
         block.generation = self.generation.into();
+        block.roll_every_ns = limit(settings.roll_every_ns);
+        block.first_seq = self.first_seq.into();
+        block.payload_align = settings.payload_align.into();
+        block.is_standby = u32::from(self.is_standby).into();
+        block.term = self.term.into();
         block.crc = block_checksum(block.as_bytes()).into();
         block
     }
@@ -81,10 +92,23 @@ impl Geometry {
             reader_ttl_ns: limit(block.reader_ttl_ns),
             max_lag_bytes: limit(block.max_lag_bytes),
             retain_segments: Some(block.retain_segments.get()).filter(|&value| value != NO_LIMIT_32),
+            roll_every_ns: limit(block.roll_every_ns),
+            payload_align: block.payload_align.get(),
         };
         settings.validate().map_err(|error| damaged(&error.to_string()))?;
-        let (queue_id, created_ns) = (block.queue_id.get(), block.created_ns.get());
-        Ok(Self { queue_id, created_ns, generation: block.generation.get(), settings })
+        let first_seq = block.first_seq.get();
+        if !(1..MAX_SEQ).contains(&first_seq) || block.is_standby.get() > 1 {
+            return Err(damaged("the settings' first sequence number or role is invalid"));
+        }
+        Ok(Self {
+            queue_id: block.queue_id.get(),
+            created_ns: block.created_ns.get(),
+            generation: block.generation.get(),
+            first_seq,
+            settings,
+            is_standby: block.is_standby.get() != 0,
+            term: block.term.get(),
+        })
     }
 }
 

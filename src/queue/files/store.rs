@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use crate::queue::error::{Error, Result};
 use crate::queue::files::control::{self, Geometry, HeadHint};
@@ -12,6 +12,7 @@ use crate::queue::files::segment::{self, Link, Segment};
 use crate::queue::format::block::read_block;
 use crate::queue::format::layout::{self, CONTROL_FILE, WriterBlock};
 use crate::queue::format::names::segment_name;
+use crate::queue::options::Settings;
 use crate::queue::position::{MAX_SEQ, SegmentId};
 use crate::queue::wait::wake::Waiter;
 
@@ -19,7 +20,7 @@ use crate::queue::wait::wake::Waiter;
 #[derive(Debug)]
 pub(crate) struct Store {
     pub(crate) dir: Dir,
-    pub(crate) geometry: Geometry,
+    geometry: RwLock<Geometry>,
     pub(in crate::queue) control_damage: Option<Error>,
     /// The control block's file, once it has been needed.
     control: OnceLock<File>,
@@ -27,7 +28,37 @@ pub(crate) struct Store {
 
 impl Store {
     pub(in crate::queue) fn new(dir: Dir, geometry: Geometry, control_damage: Option<Error>) -> Arc<Self> {
-        Arc::new(Self { dir, geometry, control_damage, control: OnceLock::new() })
+        Arc::new(Self { dir, geometry: RwLock::new(geometry), control_damage, control: OnceLock::new() })
+    }
+
+    /// The queue's settings and identity, as of the last [`refresh`](Self::refresh).
+    pub(crate) fn geometry(&self) -> Geometry {
+        *self.geometry.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The queue's settings, as of the last [`refresh`](Self::refresh).
+    pub(crate) fn settings(&self) -> Settings {
+        self.geometry().settings
+    }
+
+    /// Reads the settings again: another process may have changed them. Keeps what is known if they can't be read.
+    pub(crate) fn refresh(&self) -> Geometry {
+        let read = self.control_file().and_then(|file| control::read_geometry(file, &self.control_path()).ok());
+        let mut known = self.geometry.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(read) = read.filter(|read| read.queue_id == known.queue_id && read.generation > known.generation) {
+            *known = read;
+        }
+        *known
+    }
+
+    /// The control block's file, opened once: repairs keep it.
+    fn control_file(&self) -> Option<&File> {
+        if self.control.get().is_none()
+            && let Ok(Some(file)) = self.dir.open_file(CONTROL_FILE, Access::Read)
+        {
+            let _ = self.control.set(file);
+        }
+        self.control.get()
     }
 
     /// Fails if the queue has been removed from its directory, or the directory itself.
@@ -35,7 +66,7 @@ impl Store {
         let path = self.control_path();
         let id = |file| control::read_geometry(&file, &path).map(|geometry| geometry.queue_id);
         let is_present = match self.dir.open_file(CONTROL_FILE, Access::Read) {
-            Ok(Some(file)) => id(file).map_or(true, |id| id == self.geometry.queue_id),
+            Ok(Some(file)) => id(file).map_or(true, |id| id == self.geometry().queue_id),
             // Segments without a control block are a damaged queue.
             Ok(None) => !self.segment_ids()?.is_empty(),
             // Unknown for now.
@@ -61,7 +92,7 @@ impl Store {
 
     /// Opens a segment, if it belongs to this queue.
     pub(crate) fn open_segment(&self, id: SegmentId, access: Access) -> Result<Option<Segment>> {
-        let segment = Segment::open(&self.dir, &self.geometry, id, access)?;
+        let segment = Segment::open(&self.dir, &self.geometry(), id, access)?;
         if let Some(segment) = &segment
             && let Some(previous) = self.unlike_previous(segment)
             // If that segment does not belong here either, this one need not follow it.
@@ -80,7 +111,7 @@ impl Store {
     /// The segment that this one claims to follow, if its end differs from what this one says.
     fn unlike_previous(&self, segment: &Segment) -> Option<Segment> {
         let (id, sum) = segment.previous()?;
-        let previous = Segment::open(&self.dir, &self.geometry, id, Access::Read).ok()??;
+        let previous = Segment::open(&self.dir, &self.geometry(), id, Access::Read).ok()??;
         previous.seal_checksum().is_some_and(|found| found != sum).then_some(previous)
     }
 
@@ -137,14 +168,9 @@ impl Store {
         self.dir.sync()
     }
 
-    /// The head in the control block. Its file is opened once: repairs keep it.
+    /// The head in the control block.
     pub(crate) fn head_hint(&self) -> Option<HeadHint> {
-        if self.control.get().is_none()
-            && let Ok(Some(file)) = self.dir.open_file(CONTROL_FILE, Access::Read)
-        {
-            let _ = self.control.set(file);
-        }
-        control::read_head(self.control.get()?)
+        control::read_head(self.control_file()?)
     }
 
     /// The sequence number after the newest published message, if it is credible.

@@ -21,6 +21,9 @@ pub const PAGE: u32 = 4096;
 pub const MIN_SEGMENT_SIZE: u32 = 64 << 10;
 /// Largest segment.
 pub const MAX_SEGMENT_SIZE: u32 = 1 << 30;
+/// The alignments of payloads that a queue can have.
+pub const PAYLOAD_ALIGNS: [u32; 3] = [8, 16, 64];
+
 /// Default segment size.
 pub const DEFAULT_SEGMENT_SIZE: u32 = 64 << 20;
 
@@ -135,8 +138,18 @@ pub(crate) struct SettingsBlock {
     pub(crate) retain_segments: U32,
     /// Incremented by every change of the settings.
     pub(crate) generation: U32,
+    /// A new segment at every multiple of this many ns since the epoch, or [`NO_LIMIT`].
+    pub(crate) roll_every_ns: U64,
+    /// The sequence number of the queue's first message.
+    pub(crate) first_seq: U64,
+    /// Payloads start at multiples of this many bytes.
+    pub(crate) payload_align: U32,
+    /// 1 if the queue is a standby: only a writer that says so may open it. Else 0.
+    pub(crate) is_standby: U32,
+    /// The term in which the queue got the role that `is_standby` says.
+    pub(crate) term: U64,
     /// Zero.
-    pub(crate) reserved_b: [u8; 44],
+    pub(crate) reserved_b: [u8; 12],
     /// CRC-32 of the bytes before it.
     pub(crate) crc: U32,
 }

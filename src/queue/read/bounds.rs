@@ -110,7 +110,7 @@ impl Store {
         if let Some(hint) = self.head_hint()
             && hint.position >= first.0
             && ids.contains(&hint.position.segment)
-            && hint.position.offset <= layout::records_end(self.geometry.settings.segment_size)
+            && hint.position.offset <= layout::records_end(self.settings().segment_size)
             && let Some((position, seq)) = self.record_before(hint.position)
         {
             return (Scanner::at(Arc::clone(self), position, seq), hint.last_timestamp_ns);

@@ -98,7 +98,7 @@ impl QueueReader {
         let context = RecordContext {
             summer: crate::queue::format::crc::RecordCrc::new(),
             salt: 0,
-            segment_size: store.geometry.settings.segment_size,
+            segment_size: store.settings().segment_size,
             is_reused: false,
         };
         let mut reader = Self {
@@ -537,7 +537,7 @@ fn locate(store: &Arc<Store>, bounds: &Bounds, place: ReaderPosition) -> Result<
         return Ok((bounds.head, place.seq, None));
     }
     let mut scanner = Scanner::at(Arc::clone(store), bounds.first, bounds.first_seq);
-    let hint = place.position.filter(|p| is_record_offset(p.offset, store.geometry.settings.segment_size));
+    let hint = place.position.filter(|p| is_record_offset(p.offset, store.settings().segment_size));
     if let Some(position) = hint {
         scanner.go_to(position, place.seq);
         let found = scanner.next()?.and_then(Entry::message);

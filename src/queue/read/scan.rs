@@ -187,7 +187,7 @@ impl Scanner {
     /// # Errors
     /// [`Error::NoSuchPosition`] if no record can start there.
     pub fn seek(&mut self, position: Position, seq: u64) -> Result<()> {
-        let size = self.queue.geometry.settings.segment_size;
+        let size = self.queue.settings().segment_size;
         let is_end = position.offset >= RECORDS_START && position.offset <= layout::records_end(size);
         if seq == 0 || !(is_end && position.offset.is_multiple_of(layout::RECORD_ALIGN)) {
             let path = self.queue.dir.path().to_path_buf();

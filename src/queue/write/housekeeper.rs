@@ -294,7 +294,7 @@ impl Inner {
         if !recycle::is_there(&store.dir) {
             drop(store.retain(Retire::ForReuse));
         }
-        let made = Segment::create(&store.dir, &store.geometry, id, clock::now_ns(), left)?;
+        let made = Segment::create(&store.dir, &store.geometry(), id, clock::now_ns(), left)?;
         store.dir.sync()?;
         Ok(made)
     }

@@ -186,7 +186,7 @@ fn finish_roll(store: &Arc<Store>, id: SegmentId, next_seq: u64, link: Option<Li
 fn newest_cursor(store: &Store) -> Result<u64> {
     let seqs = cursor::names(&store.dir)?.into_iter().filter_map(|name| {
         let cursor = CursorFile::open(&store.dir, &name, Access::Read).ok()?;
-        cursor.read(&store.geometry).ok().map(|(place, _)| place.seq)
+        cursor.read(&store.geometry()).ok().map(|(place, _)| place.seq)
     });
     Ok(seqs.max().unwrap_or(0))
 }

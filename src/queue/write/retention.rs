@@ -109,7 +109,7 @@ fn pins(needs: &[Needs], kept: impl Iterator<Item = (SegmentInfo, u64)>) -> Vec<
 impl Store {
     /// Applies the queue's limits, or only reports what that would do.
     pub(crate) fn retain(self: &Arc<Self>, how: Retire) -> Result<Retention> {
-        if !self.geometry.settings.has_retention() {
+        if !self.settings().has_retention() {
             return Ok(Retention::default());
         }
         let bounds = self.bounds()?;
@@ -151,7 +151,7 @@ impl Store {
         ids: &'a [SegmentId],
     ) -> impl Iterator<Item = (SegmentInfo, u64)> + 'a {
         let too_many = self.count_excess(sealed.len());
-        let (now, age) = (clock::now_ns(), self.geometry.settings.retain_age_ns);
+        let (now, age) = (clock::now_ns(), self.settings().retain_age_ns);
         let oldest = age.map(|age| now.saturating_sub(age));
         let is_too_old = move |index| oldest.is_some_and(|oldest| self.ended_before(&sealed[index..], oldest, now));
         let excess = sealed.iter().enumerate().take_while(move |&(index, _)| index < too_many || is_too_old(index));
@@ -179,7 +179,7 @@ impl Store {
 
     /// How many sealed segments the limits of number and bytes allow.
     pub(crate) fn most_sealed(&self) -> Option<usize> {
-        let settings = &self.geometry.settings;
+        let settings = &self.settings();
         let most = settings.retain_segments.map(u64::from);
         let by_bytes = settings.retain_bytes.map(|most| most / u64::from(settings.segment_size));
         most.into_iter().chain(by_bytes).min().and_then(|most| usize::try_from(most).ok())
@@ -210,13 +210,13 @@ impl Store {
     /// The readers that count, and those that don't.
     fn needs(self: &Arc<Self>, bounds: &Bounds) -> Result<(Vec<Needs>, Vec<Ignored>)> {
         // Opening every segment is necessary only if the lag is limited.
-        let ids = self.geometry.settings.max_lag_bytes.map_or(Ok(Vec::new()), |_| self.segment_ids())?;
+        let ids = self.settings().max_lag_bytes.map_or(Ok(Vec::new()), |_| self.segment_ids())?;
         let filled = Filled::new(self, bounds, ids.into_iter());
         let (mut needs, mut ignored) = (Vec::new(), Vec::new());
         for reader in cursor::names(&self.dir)? {
             // Just removed: it needs nothing.
             let Ok(file) = CursorFile::open(&self.dir, &reader, Access::Read) else { continue };
-            let seq = file.read(&self.geometry).ok().map(|(place, _)| place.seq);
+            let seq = file.read(&self.geometry()).ok().map(|(place, _)| place.seq);
             match self.why_ignored(&file, seq, bounds, &filled) {
                 Some(reason) => ignored.push(Ignored { reader, reason }),
                 None => needs.push(Needs { reader, seq }),
@@ -232,7 +232,7 @@ impl Store {
         bounds: &Bounds,
         filled: &Filled,
     ) -> Option<IgnoredReason> {
-        let settings = &self.geometry.settings;
+        let settings = &self.settings();
         // A damaged cursor pins everything: its needs are unknown until it is reset.
         let seq = seq?;
         if let Some(most) = settings.max_lag_bytes

@@ -95,7 +95,7 @@ impl QueueWriter {
     /// Takes the lock, repairs what a killed writer left, and continues after the last message.
     pub(crate) fn open(store: &Arc<Store>, options: &WriterOptions) -> Result<Self> {
         let lock = WriterLock::take(&store.dir)?;
-        let control = Arc::new(control::map_for_writing(&store.dir, &store.geometry)?);
+        let control = Arc::new(control::map_for_writing(&store.dir, &store.geometry())?);
         lock.check_alone(&store.dir, &control)?;
         let lock = Arc::new(lock);
         let tail = recover(store)?;
@@ -129,7 +129,7 @@ impl QueueWriter {
             context: segment.context,
             next_seq,
             last_timestamp_ns,
-            max_payload_len: store.geometry.settings.max_payload_len(),
+            max_payload_len: store.settings().max_payload_len(),
             clock: FastClock::new(),
             head: HeadPublisher::new(&control),
             waker,
@@ -150,7 +150,7 @@ impl QueueWriter {
             supply,
             pages,
             // Many writers append little: wait for a sign that the next segment will be needed.
-            ask_at: store.geometry.settings.segment_size / 2,
+            ask_at: store.settings().segment_size / 2,
             _lock: lock,
         };
         writer.soft_limit = writer.next_soft_limit(offset);
@@ -460,7 +460,7 @@ impl QueueWriter {
 
     /// Whether the queue's limit allows one more segment.
     fn has_room_for_segment(&self) -> Result<()> {
-        let Some(max_bytes) = self.store.geometry.settings.max_bytes else {
+        let Some(max_bytes) = self.store.settings().max_bytes else {
             return Ok(());
         };
         let has_room = || {
