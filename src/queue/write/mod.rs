@@ -5,4 +5,5 @@ pub(in crate::queue) mod prefault;
 pub(in crate::queue) mod recover;
 pub(in crate::queue) mod reserve;
 pub(in crate::queue) mod retention;
+mod roll;
 pub(in crate::queue) mod writer;

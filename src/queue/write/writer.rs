@@ -11,7 +11,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use zerocopy::FromZeros;
 
@@ -24,25 +23,22 @@ use crate::queue::files::lock::WriterLock;
 use crate::queue::files::mtime;
 use crate::queue::files::segment::{self, Segment};
 use crate::queue::files::store::Store;
-use crate::queue::format::layout::{self, CONTROL_WRITER, HEADER_LEN, RECORDS_START, SEGMENT_SEAL, WriterBlock};
+use crate::queue::format::layout::{self, CONTROL_WRITER, HEADER_LEN, RECORDS_START, WriterBlock};
 use crate::queue::format::record::{Header, RecordContext, checked_len};
-use crate::queue::options::{SyncPolicy, WhenFull, WriterOptions};
+use crate::queue::options::{SyncPolicy, WriterOptions};
 use crate::queue::os::mapping::{CUT_SHORT, Mapping};
 use crate::queue::os::origin::Origin;
 use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::scan::Scanner;
 use crate::queue::wait::wake::Waker;
 use crate::queue::write::housekeeper::{Housekeeper, Prepared};
-use crate::queue::write::prefault::{self, Prefaulter};
+use crate::queue::write::prefault::Prefaulter;
 use crate::queue::write::recover::{Tail, TailPlace, recover};
-use crate::queue::write::retention::Retire;
 use crate::sync::Ordering;
 
 /// After this many bytes the writer publishes its head and reports to its helper.
-const REPORT_EVERY: u32 = 64 << 10;
-/// How often a writer that waits for room in a full queue checks for it.
-const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(1);
-const MAY_BE_MISSING: &str = "what was appended last may be missing";
+pub(in crate::queue) const REPORT_EVERY: u32 = 64 << 10;
+pub(in crate::queue) const MAY_BE_MISSING: &str = "what was appended last may be missing";
 const HALF_STORED: &str =
     "no space left on device for all of a message, which is incomplete; those before it are complete";
 /// How far ahead of the writer cache lines are prefetched.
@@ -63,10 +59,10 @@ const PREFETCH_AHEAD: u32 = 1024;
 pub struct QueueWriter {
     pub(in crate::queue) map: Arc<Mapping>,
     pub(in crate::queue) offset: u32,
-    soft_limit: u32,
+    pub(in crate::queue) soft_limit: u32,
     pub(in crate::queue) context: RecordContext,
     pub(in crate::queue) next_seq: u64,
-    last_timestamp_ns: u64,
+    pub(in crate::queue) last_timestamp_ns: u64,
     max_payload_len: usize,
     clock: FastClock,
     pub(in crate::queue) control: Arc<Mapping>,
@@ -74,19 +70,19 @@ pub struct QueueWriter {
     /// When this sequence number is reached, the helper is asked to sync.
     sync_at_seq: u64,
     // An append that stays within `soft_limit` touches none of the fields from here on.
-    segment: Segment,
-    store: Arc<Store>,
+    pub(in crate::queue) segment: Segment,
+    pub(in crate::queue) store: Arc<Store>,
     head: HeadPublisher,
-    supply: Housekeeper,
-    pages: Prefaulter,
+    pub(in crate::queue) supply: Housekeeper,
+    pub(in crate::queue) pages: Prefaulter,
     /// At this offset the next segment is requested; the largest offset means that it has been.
-    ask_at: u32,
+    pub(in crate::queue) ask_at: u32,
     /// The first segment that may hold unsynced messages.
     unsynced: SegmentId,
-    poisoned: Option<String>,
+    pub(in crate::queue) poisoned: Option<String>,
     /// The latest timestamp that a caller may pass, as of the last reading of the clock.
     latest_ns: u64,
-    options: WriterOptions,
+    pub(in crate::queue) options: WriterOptions,
     origin: Origin,
     _lock: Arc<WriterLock>,
 }
@@ -353,7 +349,7 @@ impl QueueWriter {
     }
 
     /// Like [`check`](Self::check), without a system call.
-    fn check_poison(&mut self) -> Result<()> {
+    pub(in crate::queue) fn check_poison(&mut self) -> Result<()> {
         if self.poisoned.is_none() {
             let of_control = || control::loss(&self.store.dir, &self.control, MAY_BE_MISSING).to_string();
             let lost = self.map.is_lost().then(|| self.loss().to_string());
@@ -370,113 +366,7 @@ impl QueueWriter {
         }
     }
 
-    /// Occasional work: a new segment, the published head, the helper's report.
-    #[cold]
-    fn make_room(&mut self, record_len: u32) -> Result<()> {
-        self.check_poison()?;
-        let limit = self.segment_limit();
-        if self.offset + record_len > limit {
-            self.roll()?;
-        } else {
-            self.publish_head();
-            self.pages.report(self.offset);
-        }
-        let soft_limit = self.next_soft_limit(self.offset + record_len);
-        if self.pages.is_short_of_room() {
-            // The page at the limit holds the word that says that no record follows.
-            self.populate(self.offset, soft_limit - self.offset + layout::PAGE)?;
-            self.pages.set_short_of_room(false);
-        }
-        if self.offset > self.ask_at
-            && let Some(next) = self.segment.id.next()
-            && self.has_room_for_segment().is_ok()
-        {
-            self.supply.want(next, self.pages.is_for_fast_writer());
-            self.ask_at = u32::MAX;
-        }
-        self.soft_limit = soft_limit;
-        Ok(())
-    }
-
-    /// Makes sure that the file has room for the next stores.
-    fn populate(&mut self, offset: u32, len: u32) -> Result<()> {
-        let populated = self.map.populate(offset, len as usize);
-        if populated.is_err() {
-            self.check()?;
-        }
-        populated.map_err(Error::io(&self.segment.path, "reserve space for a message in it"))
-    }
-
-    /// Where a record of this segment must end at the latest: the seal fits after it.
-    fn segment_limit(&self) -> u32 {
-        layout::records_end(self.context.segment_size) - HEADER_LEN
-    }
-
-    fn next_soft_limit(&self, after: u32) -> u32 {
-        (after / REPORT_EVERY + 1).saturating_mul(REPORT_EVERY).min(self.segment_limit())
-    }
-
-    /// Continues in the next segment.
-    fn roll(&mut self) -> Result<()> {
-        self.check()?;
-        self.wait_for_room()?;
-        let Prepared { segment, map } = self.supply.take(self.store.id_after(self.segment.id)?)?;
-        self.populate(SEGMENT_SEAL, HEADER_LEN)?;
-        self.populate(self.offset, HEADER_LEN)?;
-        let sum = segment::seal_checksum(&self.context, self.offset, self.next_seq, self.last_timestamp_ns);
-        segment::start(&map, self.next_seq, self.last_timestamp_ns, Some((self.segment.id, sum)));
-        if !map.has_stores() {
-            return Err(map.loss(&segment.file, &segment.path, MAY_BE_MISSING));
-        }
-        segment::seal_map(&self.map, &self.context, self.offset, self.next_seq, self.last_timestamp_ns);
-        (self.offset, self.context) = (RECORDS_START, segment.context);
-        if !self.map.has_stores() {
-            // The next writer seals it.
-            self.poisoned = Some(self.loss().to_string());
-        }
-        self.map = map;
-        let left = std::mem::replace(&mut self.segment, segment);
-        self.supply.set_active(self.segment.id, &self.map, Some(left));
-        self.pages.set_active(&self.map, prefault::AT_FIRST);
-        self.ask_at = 0;
-        self.publish_head();
-        self.waker.published(&self.control);
-        self.check_poison()
-    }
-
-    /// Whether the queue's limit allows one more segment; waits for that if the writer was opened with that option.
-    fn wait_for_room(&mut self) -> Result<()> {
-        let start = Instant::now();
-        loop {
-            match (self.has_room_for_segment(), self.options.when_full) {
-                (Err(Error::QueueFull { .. }), WhenFull::Wait(longest)) if start.elapsed() < longest => {
-                    // Readers commit without a system call: nothing could wake us.
-                    std::thread::sleep(LOOK_FOR_ROOM_EVERY.min(longest.saturating_sub(start.elapsed())));
-                }
-                (answer, _) => return answer,
-            }
-        }
-    }
-
-    /// Whether the queue's limit allows one more segment.
-    fn has_room_for_segment(&self) -> Result<()> {
-        let Some(max_bytes) = self.store.settings().max_bytes else {
-            return Ok(());
-        };
-        let has_room = || {
-            let ids = self.store.segment_ids()?;
-            let in_use = ids.iter().filter(|&&id| id <= self.segment.id).count() as u64;
-            // A new file is created only if there is no spare, so that spares need not be counted.
-            Ok((in_use + 1) * u64::from(self.context.segment_size) <= max_bytes)
-        };
-        // Retention may now be able to remove segments that it could not remove after the last roll.
-        if has_room()? || (!self.store.retain(Retire::ForReuse)?.removed.is_empty() && has_room()?) {
-            return Ok(());
-        }
-        Err(Error::QueueFull { path: self.store.dir.path().to_path_buf(), max_bytes })
-    }
-
-    fn publish_head(&mut self) {
+    pub(in crate::queue) fn publish_head(&mut self) {
         let position = Position { segment: self.segment.id, offset: self.offset };
         let (next_seq, last_timestamp_ns) = (self.next_seq, self.last_timestamp_ns);
         self.head.publish(&self.control, HeadHint { position, next_seq, last_timestamp_ns });
