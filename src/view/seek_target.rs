@@ -22,30 +22,25 @@ pub enum SeekTarget {
     Time(u64),
 }
 
-/// `42`, `first`, `end`, `+10`, `-10`, or `@` and a time as [`parse_time`] takes it; plain seconds too, as in
-/// `@1723108500`. `now_ns` is what relative times count from.
+/// `42`, `first`, `end`, `+10`, `-10`, or a time as [`parse_time`] takes it, with or without an `@` before it.
+/// `now_ns` is what relative times count from.
 ///
 /// # Errors
 /// A text for people that says what is allowed.
 pub fn parse_seek_target(text: &str, now_ns: u64) -> std::result::Result<SeekTarget, String> {
-    match (text, text.split_at_checked(1)) {
-        ("first", _) => Ok(SeekTarget::First),
-        ("end", _) => Ok(SeekTarget::End),
-        (_, Some(("+", digits))) => number(digits, text).map(SeekTarget::Forward),
-        (_, Some(("-", digits))) => number(digits, text).map(SeekTarget::Back),
-        // The at sign is ours; before plain seconds it is part of the time as well.
-        (_, Some(("@", time))) => {
-            let parsed = parse_time(time, now_ns);
-            parsed.or_else(|error| parse_time(text, now_ns).map_err(|_| error)).map(SeekTarget::Time)
-        }
-        _ => number(text, text).map(SeekTarget::Seq),
+    match text {
+        "first" => return Ok(SeekTarget::First),
+        "end" => return Ok(SeekTarget::End),
+        _ => {}
     }
-}
-
-fn number(digits: &str, text: &str) -> std::result::Result<u64, String> {
-    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse().ok().filter(|_| is_number).ok_or_else(|| {
-        format!("{text:?} is not a position; use a sequence number, first, end, +10, -10 or @2024-08-08T09:30:00Z")
+    let number = |prefix| {
+        let digits: &str = text.strip_prefix(prefix)?;
+        digits.parse().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let place = number("").map(SeekTarget::Seq);
+    let place = place.or_else(|| number("+").map(SeekTarget::Forward)).or_else(|| number("-").map(SeekTarget::Back));
+    place.or_else(|| parse_time(text, now_ns).ok().map(SeekTarget::Time)).ok_or_else(|| {
+        format!("{text:?} is not a position; use a sequence number, first, end, +10, -10 or a time, as in @2024-08-08T09:30:00Z")
     })
 }
 
@@ -102,6 +97,10 @@ mod tests {
             ("@1723108499", SeekTarget::Time(NOW_NS - 1_000_000_000)),
             ("@2024-08-08T09:15:00Z", SeekTarget::Time(NOW_NS)),
             ("@15m", SeekTarget::Time(NOW_NS - 900_000_000_000)),
+            ("15m", SeekTarget::Time(NOW_NS - 900_000_000_000)),
+            ("-15m", SeekTarget::Time(NOW_NS - 900_000_000_000)),
+            ("2024-08-08 09:15 UTC", SeekTarget::Time(NOW_NS)),
+            ("1723108500000000000", SeekTarget::Seq(NOW_NS)),
         ] {
             assert_eq!(parse_seek_target(text, NOW_NS), Ok(expected), "{text}");
         }

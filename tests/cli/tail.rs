@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
-use super::{Bus, NONE, assert_fails, code, end_quietly, follow, next_line, stderr};
+use super::{Bus, NONE, assert_fails, assert_is_usage, code, end_quietly, follow, next_line, stderr};
 
 #[test]
 fn tail_prints_these_bytes() {
@@ -82,6 +82,32 @@ fn tail_selects_by_time() {
     assert_eq!(bus.tail(&["q", "--since", "-15m"]), NONE);
     assert_eq!(bus.tail(&["q", "--until", "2020-01-01T00:00:00Z"]), NONE);
     assert_eq!(code(&bus.run(&["tail", "q", "--since", "yesterday-ish"])), 2);
+    assert_eq!(bus.tail(&["q", "--since", "2024-08-08 09:15:29 UTC"]), [29, 30]);
+    for wrong in ["tail q --since 10:0", "merge . --since 10:0", "readers q seek r 10:0"] {
+        let output = bus.run(&wrong.split(' ').collect::<Vec<_>>());
+        assert_is_usage(&output, &["10:0"]);
+    }
+}
+
+#[test]
+fn times_are_the_same_wherever_one_is_taken() {
+    let bus = Bus::new();
+    bus.numbered("q", 30);
+    bus.stdout(&["readers", "q", "add", "r"]);
+    let run = |args: &[&str]| {
+        let output = bus.command(args).env("TZ", "CEST-2").output().unwrap();
+        assert_eq!(code(&output), 0, "{args:?}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for time in ["2024-08-08 11:15:28", "@2024-08-08T09:15:28Z", "1723108528000000000", "@1723108528"] {
+        let [tail, merge] = [&["tail", "q"][..], &["merge", ".", "--all-queues"]]
+            .map(|args| run(&[args, &["--format", "txt", "--since", time]].concat()));
+        assert_eq!((tail.as_str(), merge.as_str()), ("m28\nm29\nm30\n", "m28\nm29\nm30\n"), "{time}");
+    }
+    for time in ["2024-08-08 11:15:28", "@2024-08-08T09:15:28Z", "@1723108528"] {
+        run(&["readers", "q", "seek", "r", time]);
+        assert_eq!(bus.json(&["readers", "q", "--json"])["position"], 28, "{time}");
+    }
 }
 
 #[test]

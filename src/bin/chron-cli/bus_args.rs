@@ -48,7 +48,7 @@ pub(crate) struct MergeArgs {
     /// With -f: the retained messages, too
     #[arg(long, requires = "follow")]
     pub(crate) all: bool,
-    /// Start at this time: 2024-08-08T09:30:00Z, @1723108500, 15m, '15m ago'
+    /// Start at this time, as for `tail --since`: '2024-08-08 09:30', 09:30, '1 hour ago', 15m
     #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true, conflicts_with = "all")]
     pub(crate) since: Option<u64>,
     /// Include queues that are not marked as ready

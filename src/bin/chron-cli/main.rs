@@ -226,6 +226,8 @@ of them. -f then prints new messages, until it is interrupted or its output is c
 Nothing is registered, locked or changed, unless --reader names a reader: then printing starts at that reader's
 position, and --commit moves it past what was printed.
 
+Times are those of journalctl. Without a zone they are local: '2024-08-08 09:30 UTC' and 2024-08-08T09:30:00Z are not.
+
 Missing messages (damaged, or retired before they were read) are reported on stderr, and the exit code is 1.
 
 Examples:
@@ -233,8 +235,8 @@ Examples:
   chron-cli tail -f -n 0 --format jsonl /srv/bus/ticks | jq .payload
   chron-cli tail -n +1 --format bin /srv/bus/ticks    all payloads, back to back
   chron-cli tail --from 1000 --type 7 /srv/bus/ticks
-  chron-cli tail --since 15m --grep 'BTC|ETH' /srv/bus/ticks
-  chron-cli tail --since 2024-08-08T09:30:00Z --until 2024-08-08T09:31:00Z /srv/bus/ticks
+  chron-cli tail --since '1 hour ago' --grep 'BTC|ETH' /srv/bus/ticks
+  chron-cli tail --since 09:30 --until 09:31 /srv/bus/ticks
   chron-cli tail -f --reader billing --commit --format txt /srv/bus/ticks")]
 struct TailArgs {
     /// The queue's directory
@@ -248,7 +250,7 @@ struct TailArgs {
     /// Start at this sequence number
     #[arg(long, value_name = "SEQ", value_parser = parse_seq)]
     from: Option<u64>,
-    /// Start at this time: 2024-08-08T09:30:00Z, @1723108500, 15m, '15m ago'
+    /// Start at this time: '2024-08-08 09:30', 09:30, yesterday, '1 hour ago', 15m, @1723108500, 2024-08-08T09:30:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
     since: Option<u64>,
     /// Up to this time
@@ -305,6 +307,7 @@ Examples:
   chron-cli readers /srv/bus/ticks
   chron-cli readers /srv/bus/ticks add billing
   chron-cli readers /srv/bus/ticks seek billing -10
+  chron-cli readers /srv/bus/ticks seek billing yesterday
   chron-cli readers /srv/bus/ticks rm billing")]
 struct ReadersArgs {
     /// The queue's directory
@@ -329,7 +332,7 @@ enum ReadersAction {
     Seek {
         /// Its name
         name: String,
-        /// A sequence number, first, end, +10, -10 or @2024-08-08T09:30:00Z
+        /// A sequence number, first, end, +10, -10 or a time as for `tail --since`
         #[arg(value_parser = parse_target, allow_hyphen_values = true)]
         position: SeekTarget,
     },
