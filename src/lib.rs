@@ -27,6 +27,7 @@
 //! | module | feature | what |
 //! |---|---|---|
 //! | [`queue`] | | the engine: [`Queue`], [`QueueWriter`], [`QueueReader`]; the bytes on disk: [`queue::layout`] |
+//! | [`metrics`] | | figures of queues, writers and readers as OpenMetrics text |
 //! | `bus` | `bus` | conventions about queues that belong together: paths, READY, leases, discovery |
 //! | `view` | `view` | messages as text, as the mount and `chron-cli tail` print them |
 //! | `fs`, `doctor`, `report` | `mount` | the FUSE mount; what is wrong with queues; their state as text and JSON |
@@ -98,7 +99,7 @@ pub mod clock;
 pub mod doctor;
 #[cfg(feature = "mount")]
 pub mod fs;
-#[cfg(feature = "mount")]
+pub mod metrics;
 pub mod printable;
 pub mod queue;
 #[cfg(feature = "mount")]
