@@ -134,7 +134,7 @@ impl Errno {
             // Not EIO, because the disk is fine; not EACCES, because no permission would help.
             Error::Refused { .. } => Self::EPERM,
             Error::UnsupportedVersion { .. } => Self::EPROTONOSUPPORT,
-            Error::Locked { .. } | Error::ReaderInUse { .. } => Self::EBUSY,
+            Error::Locked { .. } | Error::SettingsLocked { .. } | Error::ReaderInUse { .. } => Self::EBUSY,
             Error::NameTooLong { .. } => Self::ENAMETOOLONG,
             Error::TooLarge { .. } => Self::EMSGSIZE,
             Error::QueueFull { .. } => Self::EDQUOT,

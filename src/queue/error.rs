@@ -99,6 +99,14 @@ pub enum Error {
         /// Who holds it.
         holder: LockHolder,
     },
+    /// Another process is changing the queue's settings, and has not finished after some seconds.
+    #[error("{}: {holder} is changing its settings; try again", path.display())]
+    SettingsLocked {
+        /// The queue's directory.
+        path: PathBuf,
+        /// Who is changing them.
+        holder: LockHolder,
+    },
     /// Another process (or another handle in this one) uses this reader.
     #[error("{}: reader is in use: {holder}; stop it first, or choose another reader name", path.display())]
     ReaderInUse {
@@ -211,7 +219,7 @@ impl Error {
             Self::Io { .. } => ErrorKind::Io,
             Self::NotAQueue { .. } | Self::NoSuchReader { .. } | Self::NoSuchPosition { .. } => ErrorKind::NotFound,
             Self::AlreadyExists { .. } => ErrorKind::AlreadyExists,
-            Self::Locked { .. } | Self::ReaderInUse { .. } => ErrorKind::Busy,
+            Self::Locked { .. } | Self::SettingsLocked { .. } | Self::ReaderInUse { .. } => ErrorKind::Busy,
             Self::QueueFull { .. } => ErrorKind::Full,
             Self::InvalidName { .. }
             | Self::NameTooLong { .. }

@@ -12,6 +12,7 @@ use crate::queue::files::dir::{Access, Dir};
 use crate::queue::files::lock::WriterLock;
 use crate::queue::files::retained::RetainedMappings;
 use crate::queue::files::segment::{self, Segment};
+use crate::queue::files::settings;
 use crate::queue::files::store::Store;
 use crate::queue::format::layout::{self, CONTROL_FILE};
 use crate::queue::format::names::{self, check_name, is_internal_name, parse_segment_name};
@@ -136,7 +137,7 @@ impl Queue {
     /// Like [`open`](Self::open), for a directory that is open already.
     pub(crate) fn open_in(dir: Dir) -> Result<Self> {
         let damage = match dir.open_file(CONTROL_FILE, Access::Read) {
-            Ok(Some(file)) => match control::read_geometry(&file, &dir.path_of(CONTROL_FILE)) {
+            Ok(Some(file)) => match settings::newest(&dir, &file) {
                 Ok(geometry) => return Ok(Self { store: Store::new(dir, geometry, None) }),
                 Err(error @ (Error::Damaged { .. } | Error::Refused { .. })) => error,
                 Err(error) => return Err(error),
@@ -228,6 +229,39 @@ impl Queue {
     /// The queue's settings, as they are now: another process may change them.
     pub fn settings(&self) -> Settings {
         self.store.refresh().settings
+    }
+
+    /// Replaces the queue's settings; returns the previous ones. Every process has the new ones at once, a running
+    /// writer from its next segment on. Nothing else is changed: what exceeds new limits goes with the next retention.
+    ///
+    /// Needs permission to write to `control.meta`. A kill or a power cut leaves the old settings or the new ones.
+    ///
+    /// ```
+    /// use chronfs::queue::{Queue, Settings};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let queue = Queue::create(dir.path().join("q"), &Settings::default())?;
+    /// let settings = Settings { retain_bytes: Some(1 << 30), ..queue.settings() };
+    /// assert_eq!(queue.set(&settings)?, Settings::default());
+    /// assert_eq!(queue.settings(), settings);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidSetting`], [`Error::SettingsLocked`], [`Error::Damaged`] if the control block is (the next writer
+    /// repairs it), [`Error::Io`].
+    pub fn set(&self, settings: &Settings) -> Result<Settings> {
+        self.update(|now| *now = *settings).map(|(before, _)| before)
+    }
+
+    /// Like [`set`](Self::set), for changing some of the settings: no other process changes them meanwhile. Returns the
+    /// settings before and after.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub fn update(&self, change: impl FnOnce(&mut Settings)) -> Result<(Settings, Settings)> {
+        let (before, after) = self.store.change(|geometry| change(&mut geometry.settings))?;
+        Ok((before.settings, after.settings))
     }
 
     /// What is wrong with the control block, if anything. The queue can be read nevertheless.

@@ -385,3 +385,30 @@ fn a_kill_at_any_instruction_of_registering_a_reader_leaves_none_or_a_valid_one(
     });
     check_all("registering", &run, 3, 3);
 }
+
+#[test]
+fn a_kill_at_any_instruction_of_a_change_leaves_the_old_settings_or_the_new_ones() {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    let queue = new_queue(&path, 3);
+    let wanted = Settings { retain_segments: Some(7), ..SMALL };
+    let run = run(&path, |mark| {
+        mark();
+        queue.set(&wanted).unwrap();
+        mark();
+    });
+    report("a change of settings", &run);
+    let found = run.states.iter().map(|state| {
+        let dir = scratch();
+        state.restore(dir.path());
+        let found = Queue::open(dir.path()).unwrap().settings();
+        drop(Queue::open(dir.path()).unwrap().writer().unwrap());
+        let control = std::fs::read(dir.path().join("control.meta")).unwrap();
+        assert_eq!(control[..128], control[128..256], "the next writer leaves two equal copies");
+        assert_eq!(Queue::open(dir.path()).unwrap().settings(), found);
+        found
+    });
+    let mut found: Vec<_> = found.collect();
+    found.dedup();
+    assert_eq!(found, [SMALL, wanted]);
+}

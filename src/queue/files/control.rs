@@ -10,8 +10,7 @@ use std::path::Path;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::queue::error::{Error, Result};
-use crate::queue::files::dir::{Access, Dir, is_already_there};
-use crate::queue::files::room;
+use crate::queue::files::dir::{Access, Dir};
 use crate::queue::format::block::{check_checksum_kind, check_version, is_sound, read_block};
 use crate::queue::format::crc::block_checksum;
 use crate::queue::format::layout::{
@@ -46,6 +45,11 @@ pub(crate) struct HeadHint {
 }
 
 impl Geometry {
+    /// Whether these are later settings of the same queue.
+    pub(crate) fn is_newer_than(&self, other: &Self) -> bool {
+        self.queue_id == other.queue_id && self.generation > other.generation
+    }
+
     pub(crate) fn to_block(self) -> SettingsBlock {
         let settings = self.settings;
         let limit = |value: Option<u64>| value.unwrap_or(NO_LIMIT).into();
@@ -185,40 +189,6 @@ pub(crate) fn create(dir: &Dir, geometry: Geometry, replace: bool) -> Result<()>
     written
 }
 
-/// Repairs the control block under the writer lock: one copy of the settings from the other, or both from the caller,
-/// which has the settings from the segments. The file stays the same one, because readers may be asleep on it; a copy
-/// of a damaged one is kept beside it.
-pub(crate) fn repair(dir: &Dir, geometry: &Geometry) -> Result<()> {
-    let path = dir.path_of(CONTROL_FILE);
-    let Some(file) = dir.open_file(CONTROL_FILE, Access::Write)? else {
-        return create(dir, *geometry, false);
-    };
-    let block = geometry.to_block();
-    let is_whole = file.metadata().map_err(Error::io(&path, "stat it"))?.len() >= u64::from(CONTROL_LEN);
-    if is_whole && CONTROL_SETTINGS.iter().all(|&offset| read_block(&file, offset) == Some(block)) {
-        return Ok(());
-    }
-    if read_geometry(&file, &path).is_err() {
-        keep_evidence(dir, &file, &path)?;
-    }
-    crate::queue::os::sys::allocate(&file, u64::from(CONTROL_LEN)).map_err(Error::io(&path, "allocate it"))?;
-    for offset in CONTROL_SETTINGS {
-        file.write_all_at(block.as_bytes(), u64::from(offset)).map_err(Error::io(&path, "write it"))?;
-    }
-    file.sync_all().map_err(Error::io(&path, "sync it"))
-}
-
-/// Maps the control block for the writer; rebuilds it first if it is damaged or missing.
-pub(in crate::queue) fn map_for_writing(dir: &Dir, geometry: &Geometry) -> Result<Mapping> {
-    repair(dir, geometry)?;
-    let path = dir.path_of(CONTROL_FILE);
-    let file = dir.open_existing_file(CONTROL_FILE, Access::Write)?;
-    room::reserve(&file, 0, CONTROL_LEN.into()).map_err(Error::io(&path, "reserve space for it"))?;
-    let map = Mapping::read_write(&file, &path, CONTROL_LEN)?;
-    map.populate(0, CONTROL_LEN as usize).map_err(Error::io(&path, "prefault it"))?;
-    Ok(map)
-}
-
 /// Why a mapping of the control block is lost.
 pub(crate) fn loss(dir: &Dir, map: &Mapping, remedy: &str) -> Error {
     let path = dir.path_of(CONTROL_FILE);
@@ -226,18 +196,6 @@ pub(crate) fn loss(dir: &Dir, map: &Mapping, remedy: &str) -> Error {
         Ok(Some(file)) => map.loss(&file, &path, remedy),
         Ok(None) => Error::damaged(&path, 0, format!("the file is missing; {remedy}")),
         Err(error) => error,
-    }
-}
-
-/// Copies a damaged control block to `control.meta.damaged`, unless that file exists.
-fn keep_evidence(dir: &Dir, file: &File, path: &Path) -> Result<()> {
-    let name = format!("{CONTROL_FILE}.damaged");
-    let mut bytes = vec![0; CONTROL_LEN as usize];
-    let count = crate::queue::os::sys::read_some(file, &mut bytes, 0).map_err(Error::io(path, "read it"))?;
-    match dir.create_file(&name) {
-        Ok(copy) => copy.write_all_at(&bytes[..count], 0).map_err(Error::io(&dir.path_of(&name), "write it")),
-        Err(error) if is_already_there(&error) => Ok(()),
-        Err(error) => Err(error),
     }
 }
 

@@ -8,7 +8,7 @@
 //! A lock file can be deleted or replaced under its holder. The control block says which one the writer holds; a
 //! process that gets the lock on another one asks the kernel whether that one is still held ([`announced`]).
 
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::{Duration, Instant};
@@ -99,6 +99,44 @@ impl Drop for WriterLock {
             // See `sys::unlock`.
             sys::unlock(&self.file);
         }
+    }
+}
+
+/// The lock of a process that changes or repairs the settings: a `flock` on the writer's lock file, which does not
+/// concern the writer's own lock. Held until dropped.
+#[derive(Debug)]
+pub(crate) struct SettingsLock(File);
+
+impl SettingsLock {
+    /// Takes the lock; waits for another holder, but not for ever.
+    pub(crate) fn take(dir: &Dir) -> Result<Self> {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        const STEP: Duration = Duration::from_millis(2);
+        let path = dir.path_of(LOCK_FILE);
+        let control = dir.open_existing_file(CONTROL_FILE, Access::Read)?;
+        let like = control.metadata().map_err(Error::io(dir.path(), "stat its control block"))?;
+        let start = Instant::now();
+        loop {
+            let file = open(dir, LOCK_FILE, &like)?;
+            match file.try_lock() {
+                Ok(()) if is_named(dir, LOCK_FILE, &file) => return Ok(Self(file)),
+                // It has been deleted since it was opened.
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => std::thread::sleep(STEP),
+                Err(TryLockError::WouldBlock) => {
+                    let holder = flock_holder(&file);
+                    return Err(Error::SettingsLocked { path: dir.path().to_path_buf(), holder });
+                }
+                Err(TryLockError::Error(error)) => return Err(Error::io(&path, "lock it")(error)),
+            }
+        }
+    }
+}
+
+impl Drop for SettingsLock {
+    fn drop(&mut self) {
+        // See `sys::unlock`.
+        let _ = self.0.unlock();
     }
 }
 
@@ -215,13 +253,31 @@ fn device_number(metadata: &Metadata) -> u32 {
 /// Whether the kernel's table of locks has that of the announced writer. Slow if there are many locks: for the rare
 /// case that a lock file has been replaced.
 fn is_in_table(block: &WriterBlock) -> bool {
-    let device = block.lock_device.get();
-    let place = format!("{:02x}:{:02x}:{}", device >> 20, device & 0xF_FFFF, block.lock_inode.get());
+    find_in_table(block.lock_device.get(), block.lock_inode.get(), |kind, access, _| {
+        (kind == "OFDLCK" && access == "WRITE").then_some(())
+    })
+    .is_some()
+}
+
+/// The process with a `flock` on this file, if it can be identified from here.
+fn flock_holder(file: &File) -> LockHolder {
+    let metadata = file.metadata().ok();
+    let pid = metadata.and_then(|metadata| {
+        let pid = |kind: &str, _: &str, pid: &str| if kind == "FLOCK" { pid.parse().ok() } else { None };
+        find_in_table(device_number(&metadata), metadata.ino(), pid)
+    });
+    let pid = pid.filter(|&pid: &u32| pid > 0);
+    pid.map_or(LockHolder::Unknown, |pid| LockHolder::Process { pid, command: command_of(pid) })
+}
+
+/// Searches the kernel's table for locks on a file, each with its kind, access and process.
+fn find_in_table<T>(device: u32, inode: u64, found: impl Fn(&str, &str, &str) -> Option<T>) -> Option<T> {
+    let place = format!("{:02x}:{:02x}:{inode}", device >> 20, device & 0xF_FFFF);
     // `1: OFDLCK ADVISORY  WRITE -1 08:01:5678 0 EOF`
     let table = std::fs::read("/proc/locks").unwrap_or_default();
-    String::from_utf8_lossy(&table).lines().any(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        matches!(fields[..], [_, "OFDLCK", _, "WRITE", _, at, ..] if at == place)
+    String::from_utf8_lossy(&table).lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [_, kind, _, access, pid, at, ..] if at == place => found(kind, access, pid),
+        _ => None,
     })
 }
 

@@ -10,4 +10,5 @@ pub(in crate::queue) mod recycle;
 pub(in crate::queue) mod retained;
 pub(in crate::queue) mod room;
 pub(in crate::queue) mod segment;
+pub(in crate::queue) mod settings;
 pub(in crate::queue) mod store;

@@ -235,7 +235,18 @@ fn fill(file: &File, path: &Path, geometry: &Geometry, (id, is_reused): (Segment
 pub(in crate::queue) type Link = (SegmentId, u32);
 
 /// Makes a segment the active one.
-pub(in crate::queue) fn start(map: &Mapping, first_seq: u64, previous_timestamp_ns: u64, previous: Option<Link>) {
+pub(in crate::queue) fn start(
+    map: &Mapping,
+    geometry: &Geometry,
+    first_seq: u64,
+    previous_timestamp_ns: u64,
+    previous: Option<Link>,
+) {
+    // They may have changed since it was created.
+    let settings = geometry.to_block();
+    if map.read::<SettingsBlock>(SEGMENT_SETTINGS) != settings {
+        map.write(SEGMENT_SETTINGS, &settings);
+    }
     map.clear_record(RECORDS_START);
     let mut block = StartBlock::new_zeroed();
     block.first_seq = first_seq.into();
@@ -320,8 +331,9 @@ fn read_identity(file: &File, path: &Path, id: SegmentId, size: Option<u32>) -> 
     Ok(identity)
 }
 
-/// The queue's settings from the first usable segment: for a queue whose control block is damaged.
+/// The newest settings in the segments, of the queue of the first usable one: for a damaged control block.
 pub(crate) fn recover_geometry(dir: &Dir) -> Result<Option<Geometry>> {
+    let mut newest: Option<Geometry> = None;
     for id in list(dir)? {
         let name = segment_name(id);
         let path = dir.path_of(&name);
@@ -332,10 +344,11 @@ pub(crate) fn recover_geometry(dir: &Dir) -> Result<Option<Geometry>> {
             continue;
         };
         if let Ok(geometry) = Geometry::from_block(&block, &path, SEGMENT_SETTINGS)
+            && newest.is_none_or(|newest| geometry.is_newer_than(&newest))
             && read_identity(&file, &path, id, None).is_ok_and(|i| i.queue_id.get() == geometry.queue_id)
         {
-            return Ok(Some(geometry));
+            newest = Some(geometry);
         }
     }
-    Ok(None)
+    Ok(newest)
 }

@@ -9,6 +9,7 @@ use crate::queue::files::control::{self, Geometry, HeadHint};
 use crate::queue::files::dir::{Access, Dir};
 use crate::queue::files::process;
 use crate::queue::files::segment::{self, Link, Segment};
+use crate::queue::files::settings;
 use crate::queue::format::block::read_block;
 use crate::queue::format::layout::{self, CONTROL_FILE, WriterBlock};
 use crate::queue::format::names::segment_name;
@@ -45,10 +46,18 @@ impl Store {
     pub(crate) fn refresh(&self) -> Geometry {
         let read = self.control_file().and_then(|file| control::read_geometry(file, &self.control_path()).ok());
         let mut known = self.geometry.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(read) = read.filter(|read| read.queue_id == known.queue_id && read.generation > known.generation) {
+        if let Some(read) = read.filter(|read| read.is_newer_than(&known)) {
             *known = read;
         }
         *known
+    }
+
+    /// Changes the settings of the queue; returns them as they were and as they are now.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Geometry)) -> Result<(Geometry, Geometry)> {
+        self.check_present()?;
+        let changed = settings::change(&self.dir, change)?;
+        self.refresh();
+        Ok(changed)
     }
 
     /// The control block's file, opened once: repairs keep it.

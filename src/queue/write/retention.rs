@@ -109,7 +109,7 @@ fn pins(needs: &[Needs], kept: impl Iterator<Item = (SegmentInfo, u64)>) -> Vec<
 impl Store {
     /// Applies the queue's limits, or only reports what that would do.
     pub(crate) fn retain(self: &Arc<Self>, how: Retire) -> Result<Retention> {
-        if !self.settings().has_retention() {
+        if !self.refresh().settings.has_retention() {
             return Ok(Retention::default());
         }
         let bounds = self.bounds()?;

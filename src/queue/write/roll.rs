@@ -64,12 +64,13 @@ impl QueueWriter {
     /// Continues in the next segment.
     fn roll(&mut self) -> Result<()> {
         self.check()?;
+        let geometry = self.store.refresh();
         self.wait_for_room()?;
         let Prepared { segment, map } = self.supply.take(self.store.id_after(self.segment.id)?)?;
         self.populate(SEGMENT_SEAL, HEADER_LEN)?;
         self.populate(self.offset, HEADER_LEN)?;
         let sum = segment::seal_checksum(&self.context, self.offset, self.next_seq, self.last_timestamp_ns);
-        segment::start(&map, self.next_seq, self.last_timestamp_ns, Some((self.segment.id, sum)));
+        segment::start(&map, &geometry, self.next_seq, self.last_timestamp_ns, Some((self.segment.id, sum)));
         if !map.has_stores() {
             return Err(map.loss(&segment.file, &segment.path, MAY_BE_MISSING));
         }

@@ -22,6 +22,7 @@ use crate::queue::files::control::{HeadHint, HeadPublisher};
 use crate::queue::files::lock::WriterLock;
 use crate::queue::files::mtime;
 use crate::queue::files::segment::{self, Segment};
+use crate::queue::files::settings;
 use crate::queue::files::store::Store;
 use crate::queue::format::layout::{self, CONTROL_WRITER, HEADER_LEN, RECORDS_START, WriterBlock};
 use crate::queue::format::record::{Header, RecordContext, checked_len};
@@ -91,7 +92,8 @@ impl QueueWriter {
     /// Takes the lock, repairs what a killed writer left, and continues after the last message.
     pub(crate) fn open(store: &Arc<Store>, options: &WriterOptions) -> Result<Self> {
         let lock = WriterLock::take(&store.dir)?;
-        let control = Arc::new(control::map_for_writing(&store.dir, &store.geometry())?);
+        let control = Arc::new(settings::map_for_writing(&store.dir, &store.refresh())?);
+        store.refresh();
         lock.check_alone(&store.dir, &control)?;
         let lock = Arc::new(lock);
         let tail = recover(store)?;
@@ -107,7 +109,7 @@ impl QueueWriter {
                 let Prepared { segment, map } = supply.take(id)?;
                 // The first segment starts with message 1, even if a power cut lost its messages: that is a gap.
                 let first_seq = if segment.id == SegmentId(0) { 1 } else { next_seq };
-                segment::start(&map, first_seq, last_timestamp_ns, store.link_before(segment.id)?);
+                segment::start(&map, &store.geometry(), first_seq, last_timestamp_ns, store.link_before(segment.id)?);
                 (segment, map, RECORDS_START)
             }
         };
