@@ -110,6 +110,10 @@ mod time;
 #[cfg(feature = "view")]
 pub mod view;
 
+/// The crate of the traits that [`QueueWriter::append_as`], [`Message::read`] and [`Message::payload_as`] ask for. It is
+/// part of this crate's interface: its next incompatible version makes one of this crate.
+pub use zerocopy;
+
 pub use queue::{Error, ErrorKind, Message, Queue, QueueReader, QueueWriter, Result};
 
 #[cfg(all(doctest, feature = "cli"))]

@@ -1,8 +1,10 @@
 //! The other ways to append: in place, in batches, to a full queue, with a sync policy.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
+use chronfs::clock;
 use chronfs::queue::{Entry, Error, Queue, Settings, SyncPolicy, WhenFull, WriterOptions};
 
 mod common;
@@ -24,8 +26,12 @@ fn payloads(queue: &Queue) -> Vec<Vec<u8>> {
 #[derive(Debug, Clone)]
 enum Step {
     Append(usize),
+    Parts(Vec<usize>),
     InPlace(usize),
+    /// Reserved, and appended at most.
+    Shorter(usize, usize),
     Abort(usize),
+    /// In every way, one after the other.
     Batch(Vec<usize>),
     Reopen,
 }
@@ -35,6 +41,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => len.clone().prop_map(Step::Append),
         4 => len.clone().prop_map(Step::InPlace),
+        3 => prop::collection::vec(prop_oneof![0_usize..20, 0_usize..9_000], 0..6).prop_map(Step::Parts),
+        3 => (len.clone(), len.clone()).prop_map(|(reserved, len)| Step::Shorter(reserved, len)),
         2 => len.clone().prop_map(Step::Abort),
         1 => prop::collection::vec(len, 0..5).prop_map(Step::Batch),
         1 => Just(Step::Reopen),
@@ -63,6 +71,21 @@ proptest! {
                     open.append(1, &payload).unwrap();
                     model.push(payload);
                 }
+                Step::Parts(lens) => {
+                    let parts: Vec<_> = lens.into_iter().map(&mut make).collect();
+                    let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+                    open.append_parts(1, &slices).unwrap();
+                    model.push(parts.concat());
+                }
+                Step::Shorter(reserved, len) => {
+                    let payload = make(len.min(reserved));
+                    let mut record = open.reserve_zeroed(1, reserved).unwrap();
+                    prop_assert!(record.iter().all(|&byte| byte == 0));
+                    record.fill(0xEE);
+                    record[..payload.len()].copy_from_slice(&payload);
+                    record.commit_len(payload.len()).unwrap();
+                    model.push(payload);
+                }
                 Step::InPlace(len) => {
                     let payload = make(len);
                     let mut record = open.reserve(1, len).unwrap();
@@ -76,9 +99,19 @@ proptest! {
                 }
                 Step::Batch(lens) => {
                     let mut batch = open.batch();
-                    for len in lens {
+                    for (way, len) in lens.into_iter().enumerate() {
                         let payload = make(len);
-                        batch.append(1, &payload).unwrap();
+                        match way {
+                            0 => batch.append_at(clock::now_ns(), 1, &payload),
+                            1 => batch.append_parts(1, &payload.chunks(100).map(IoSlice::new).collect::<Vec<_>>()),
+                            2 => batch.reserve(1, len).and_then(|mut record| {
+                                record.copy_from_slice(&payload);
+                                record.commit()
+                            }),
+                            3 => batch.append_as(1, &payload[..]),
+                            _ => batch.append(1, &payload),
+                        }
+                        .unwrap();
                         model.push(payload);
                     }
                 }
@@ -95,6 +128,71 @@ proptest! {
         }
         prop_assert_eq!(payloads(&queue), model);
     }
+}
+
+#[test]
+fn a_reservation_takes_a_time_and_a_shorter_length_and_refuses_others() {
+    let (_dir, queue) = new_queue(&SMALL);
+    let mut writer = queue.writer().unwrap();
+    assert_eq!(writer.reserve(7, 5).unwrap().commit_at(1_000).unwrap(), 1);
+    assert_eq!(writer.reserve(7, 5).unwrap().commit_len_at(2, 2_000).unwrap(), 2);
+    let late = writer.reserve(7, 5).unwrap().commit_at(1_999).unwrap_err();
+    assert!(matches!(late, Error::TimestampInPast { last_ns: 2_000, .. }), "{late}");
+    let early = writer.reserve(7, 5).unwrap().commit_len_at(5, u64::MAX).unwrap_err();
+    assert!(matches!(early, Error::TimestampInFuture { .. }), "{early}");
+    let long = writer.reserve(7, 5).unwrap().commit_len(6).unwrap_err();
+    assert!(matches!(long, Error::TooLarge { len: 6, max: 5, .. }), "{long}");
+    assert!(matches!(writer.batch().append_at(1, 7, b"").unwrap_err(), Error::TimestampInPast { .. }));
+    let too_long = vec![0; writer.max_payload_len()];
+    let parts = [IoSlice::new(&too_long), IoSlice::new(b"!")];
+    assert!(matches!(writer.append_parts(7, &parts).unwrap_err(), Error::TooLarge { .. }));
+    writer.append_parts(7, &parts[..1]).unwrap();
+
+    let mut scanner = queue.scan().unwrap();
+    let mut next = || scanner.next().unwrap().unwrap().message().map(|m| (m.seq, m.timestamp_ns, m.payload.len()));
+    assert_eq!([next(), next()], [Some((1, 1_000, 5)), Some((2, 2_000, 2))]);
+    assert_eq!(next().map(|(seq, _, len)| (seq, len)), Some((3, too_long.len())), "nothing else was appended");
+}
+
+#[test]
+fn values_are_read_as_they_were_appended() {
+    use chronfs::zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+    #[derive(Debug, Clone, Copy, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+    #[zerocopy(crate = "chronfs::zerocopy")]
+    #[repr(C)]
+    struct Quote {
+        bid: i64,
+        ask: i64,
+    }
+    let (_dir, queue) = new_queue(&SMALL);
+    let mut writer = queue.writer().unwrap();
+    let quote = |at: i64| Quote { bid: at, ask: at + 2 };
+    let payload = |at: i64| vec![1_u8; usize::try_from(at % 7).unwrap()];
+    for at in 0..100 {
+        writer.append(0, &payload(at)).unwrap();
+        writer.append_as(1, &quote(at)).unwrap();
+    }
+    writer.append_as(2, &[1_u32, 2, 3][..]).unwrap();
+    let mut reader = queue.reader("typed").unwrap();
+    let mut seen = 0;
+    while let Some(Entry::Message(message)) = reader.next().unwrap() {
+        assert_eq!(message.payload.as_ptr().addr() % 8, 0);
+        match message.msg_type {
+            1 => {
+                assert_eq!((message.read(), message.payload_as()), (Some(quote(seen)), Some(&quote(seen))));
+                assert!(message.read::<i64>().is_none(), "another length");
+                seen += 1;
+            }
+            2 => assert_eq!(message.payload_as::<[u32]>(), Some(&[1, 2, 3][..])),
+            _ => assert!(message.read::<Quote>().is_none()),
+        }
+    }
+    assert_eq!(seen, 100);
+    let mut scanner = queue.scan().unwrap();
+    scanner.seek_seq(2).unwrap();
+    let copy = scanner.next().unwrap().unwrap().message().unwrap();
+    assert_eq!(copy.read(), Some(quote(0)), "wherever the copy lies");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What readers of a queue return: messages and gaps.
 
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
 use crate::queue::position::Position;
 
 /// One message in the queue.
@@ -17,9 +19,28 @@ pub struct Message<'a> {
     /// returned, and a writer that keeps to the protocol never changes it again. Any other process that may write to
     /// the queue's files can change it at any time, even after you have checked it. If you cannot trust all of them,
     /// copy it and check the copy, or read with a [`Scanner`](super::Scanner), whose messages are verified copies.
+    ///
+    /// In memory it starts at a multiple of 8 bytes, or of the queue's
+    /// [`payload_align`](super::Settings::payload_align), so that structures can be used in place
+    /// ([`payload_as`](Self::payload_as)). That does not hold for copies: those of a scanner, and what a reader returns
+    /// from a file that was truncated under it.
     pub payload: &'a [u8],
     /// Where its record starts.
     pub position: Position,
+}
+
+impl<'a> Message<'a> {
+    /// The value whose bytes the payload is, copied; None if it has another length. Works wherever the payload lies.
+    /// [`QueueWriter::append_as`](super::QueueWriter::append_as) has an example.
+    pub fn read<T: FromBytes>(&self) -> Option<T> {
+        T::read_from_bytes(self.payload).ok()
+    }
+
+    /// The value whose bytes the payload is, in place; None if it has another length, or if `T` needs a higher alignment
+    /// than the payload has. Works for slices, too: `payload_as::<[u32]>()`.
+    pub fn payload_as<T: FromBytes + KnownLayout + Immutable + ?Sized>(&self) -> Option<&'a T> {
+        T::ref_from_bytes(self.payload).ok()
+    }
 }
 
 /// Missing sequence numbers, and why they are missing.

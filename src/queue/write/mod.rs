@@ -1,5 +1,6 @@
 //! The writer, its helper threads, and their work besides appending.
 
+mod append;
 pub(in crate::queue) mod housekeeper;
 pub(in crate::queue) mod prefault;
 pub(in crate::queue) mod recover;

@@ -1,14 +1,22 @@
 //! Two more ways to append: filling a record in place, and many messages with one wake.
 
+use std::io::IoSlice;
 use std::ops::{Deref, DerefMut};
 
-use crate::queue::error::Result;
-use crate::queue::format::layout::HEADER_LEN;
+use zerocopy::{Immutable, IntoBytes};
+
+use crate::queue::error::{Error, Result};
+use crate::queue::format::layout::{self, HEADER_LEN};
 use crate::queue::format::record::Header;
 use crate::queue::write::writer::QueueWriter;
 
-/// A record that is being filled in place: dereferences to its payload. [`commit`](Self::commit) appends it; if it is
-/// dropped instead, nothing is appended. The payload's bytes are unspecified until they are written.
+/// A record that is being filled in place: dereferences to its payload, which is aligned as
+/// [`Message::payload`](crate::queue::Message::payload) says. [`commit`](Self::commit) appends it; if it is dropped
+/// instead, nothing is appended.
+///
+/// What the payload's bytes are before they are written is unspecified: where the segment's file has been used before,
+/// they are bytes of retired messages, and what is not overwritten is appended as it is.
+/// [`reserve_zeroed`](QueueWriter::reserve_zeroed) clears them.
 ///
 /// ```
 /// # use chronfs::queue::{Queue, Settings};
@@ -19,7 +27,11 @@ use crate::queue::write::writer::QueueWriter;
 /// record.copy_from_slice(b"hello");
 /// assert_eq!(record.commit()?, 1);
 /// drop(writer.reserve(1, 100)?); // thought better of it
-/// assert_eq!(writer.append(1, b"world")?, 2);
+///
+/// // Reserve for the longest, then append as much as there is.
+/// let mut record = writer.reserve(1, 1000)?;
+/// record[..5].copy_from_slice(b"world");
+/// assert_eq!(record.commit_len(5)?, 2);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -27,7 +39,8 @@ pub struct Reservation<'a> {
     writer: &'a mut QueueWriter,
     msg_type: u16,
     payload_len: u32,
-    record_len: u32,
+    /// Whether it wakes readers.
+    wakes: bool,
 }
 
 impl Reservation<'_> {
@@ -35,15 +48,50 @@ impl Reservation<'_> {
     /// number.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::queue::Error::Io) if the disk had no room for what was filled in, although room had been
-    /// reserved. Then nothing has changed, and a later append may succeed.
+    /// [`Error::Io`] if the disk had no room for what was filled in, although room had been reserved. Then nothing has
+    /// changed, and a later append may succeed.
     pub fn commit(self) -> Result<u64> {
+        let len = self.len();
+        self.commit_len(len)
+    }
+
+    /// Like [`commit`](Self::commit), with an explicit timestamp (nanoseconds since the epoch).
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit) and [`QueueWriter::append_at`]; nothing is appended then.
+    pub fn commit_at(self, timestamp_ns: u64) -> Result<u64> {
+        let len = self.len();
+        self.commit_len_at(len, timestamp_ns)
+    }
+
+    /// Like [`commit`](Self::commit), with the first `len` bytes of the payload only.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit); [`Error::TooLarge`] if fewer bytes were reserved; nothing is appended then.
+    pub fn commit_len(self, len: usize) -> Result<u64> {
         let timestamp_ns = self.writer.now_ns();
-        let Self { writer, msg_type, payload_len, record_len } = self;
+        self.finish(len, timestamp_ns)
+    }
+
+    /// Like [`commit_len`](Self::commit_len), with an explicit timestamp as for [`commit_at`](Self::commit_at).
+    ///
+    /// # Errors
+    /// As those two.
+    pub fn commit_len_at(self, len: usize, timestamp_ns: u64) -> Result<u64> {
+        self.writer.check_timestamp(timestamp_ns)?;
+        self.finish(len, timestamp_ns)
+    }
+
+    fn finish(self, len: usize, timestamp_ns: u64) -> Result<u64> {
+        let Self { writer, msg_type, payload_len: max, wakes } = self;
+        let lengths = u32::try_from(len).ok().filter(|&len| len <= max);
+        let Some((payload_len, record_len)) = lengths.and_then(|len| Some((len, layout::record_len(len)?))) else {
+            return Err(Error::TooLarge { path: writer.path(), len, max: max as usize });
+        };
         let (offset, seq) = (writer.offset, writer.next_seq);
         let header = Header { payload_len, msg_type, flags: 0, seq, timestamp_ns };
         let body = writer.map.unpublished(offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
-        let (payload, padding) = body.split_at_mut(payload_len as usize);
+        let (payload, padding) = body.split_at_mut(len);
         padding.fill(0);
         let words = header.words(&writer.context, offset, payload);
         if !writer.map.has_stores() || !writer.commit(words, record_len) {
@@ -52,7 +100,9 @@ impl Reservation<'_> {
             return writer.map_again(record_len).and(Err(loss));
         }
         let seq = writer.advance(record_len, timestamp_ns);
-        writer.waker.published(&writer.control);
+        if wakes {
+            writer.waker.published(&writer.control);
+        }
         Ok(seq)
     }
 }
@@ -73,6 +123,9 @@ impl DerefMut for Reservation<'_> {
 
 /// Appends many messages and wakes sleeping readers once, when it is dropped. Readers that are awake see each message
 /// as it is appended.
+///
+/// While a batch is held, and if it is forgotten ([`std::mem::forget`]), a sleeping reader learns of its messages up to
+/// 1 s late: keep batches short.
 ///
 /// ```
 /// # use chronfs::queue::{Queue, Settings};
@@ -102,6 +155,49 @@ impl Batch<'_> {
         let timestamp_ns = self.writer.now_ns();
         self.writer.publish(timestamp_ns, msg_type, payload)
     }
+
+    /// Appends a message with an explicit timestamp.
+    ///
+    /// # Errors
+    /// As [`QueueWriter::append_at`].
+    #[inline]
+    pub fn append_at(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8]) -> Result<u64> {
+        self.writer.check_timestamp(timestamp_ns)?;
+        self.writer.publish(timestamp_ns, msg_type, payload)
+    }
+
+    /// Appends a message whose payload lies in several places: [`QueueWriter::append_parts`].
+    ///
+    /// # Errors
+    /// As [`QueueWriter::append`].
+    pub fn append_parts(&mut self, msg_type: u16, parts: &[IoSlice<'_>]) -> Result<u64> {
+        self.writer.publish_parts(msg_type, parts)
+    }
+
+    /// Appends the bytes of a value: [`QueueWriter::append_as`].
+    ///
+    /// # Errors
+    /// As [`QueueWriter::append`].
+    #[inline]
+    pub fn append_as<T: IntoBytes + Immutable + ?Sized>(&mut self, msg_type: u16, value: &T) -> Result<u64> {
+        self.append(msg_type, value.as_bytes())
+    }
+
+    /// Reserves a record, to be filled in place. Its commit wakes nobody; the batch does.
+    ///
+    /// # Errors
+    /// As [`QueueWriter::append`].
+    pub fn reserve(&mut self, msg_type: u16, payload_len: usize) -> Result<Reservation<'_>> {
+        Ok(Reservation { wakes: false, ..self.writer.reserve(msg_type, payload_len)? })
+    }
+
+    /// Like [`reserve`](Self::reserve), filled with zeros.
+    ///
+    /// # Errors
+    /// As [`QueueWriter::append`].
+    pub fn reserve_zeroed(&mut self, msg_type: u16, payload_len: usize) -> Result<Reservation<'_>> {
+        Ok(Reservation { wakes: false, ..self.writer.reserve_zeroed(msg_type, payload_len)? })
+    }
 }
 
 impl Drop for Batch<'_> {
@@ -111,13 +207,25 @@ impl Drop for Batch<'_> {
 }
 
 impl QueueWriter {
-    /// Reserves a record with a payload of `payload_len` bytes, to be filled in place.
+    /// Reserves a record with a payload of `payload_len` bytes, to be filled in place. The bytes are unspecified at
+    /// first: see [`Reservation`].
     ///
     /// # Errors
     /// As [`append`](Self::append).
     pub fn reserve(&mut self, msg_type: u16, payload_len: usize) -> Result<Reservation<'_>> {
-        let (payload_len, record_len) = self.claim(msg_type, payload_len)?;
-        Ok(Reservation { writer: self, msg_type, payload_len, record_len })
+        let (payload_len, _) = self.claim(msg_type, payload_len)?;
+        Ok(Reservation { writer: self, msg_type, payload_len, wakes: true })
+    }
+
+    /// Like [`reserve`](Self::reserve), filled with zeros: what is not written is zero, and nothing of retired messages
+    /// can be seen.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn reserve_zeroed(&mut self, msg_type: u16, payload_len: usize) -> Result<Reservation<'_>> {
+        let mut reservation = self.reserve(msg_type, payload_len)?;
+        reservation.fill(0);
+        Ok(reservation)
     }
 
     /// Starts a batch: many messages, one wake.

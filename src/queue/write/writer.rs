@@ -82,7 +82,7 @@ pub struct QueueWriter {
     unsynced: SegmentId,
     pub(in crate::queue) poisoned: Option<String>,
     /// The latest timestamp that a caller may pass, as of the last reading of the clock.
-    latest_ns: u64,
+    pub(in crate::queue) latest_ns: u64,
     pub(in crate::queue) options: WriterOptions,
     origin: Origin,
     _lock: Arc<WriterLock>,
@@ -179,24 +179,8 @@ impl QueueWriter {
     /// ahead of the clock than [`WriterOptions::max_ahead`]; otherwise as [`append`](Self::append).
     #[inline]
     pub fn append_at(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8]) -> Result<u64> {
-        if timestamp_ns < self.last_timestamp_ns {
-            return Err(Error::TimestampInPast { timestamp_ns, last_ns: self.last_timestamp_ns });
-        }
-        if timestamp_ns > self.latest_ns {
-            self.check_ahead(timestamp_ns)?;
-        }
+        self.check_timestamp(timestamp_ns)?;
         self.append_record(timestamp_ns, msg_type, payload)
-    }
-
-    /// Whether an explicit timestamp is not too far ahead of the current wall clock.
-    #[cold]
-    fn check_ahead(&mut self, timestamp_ns: u64) -> Result<()> {
-        let (now_ns, max_ahead) = (clock::now_ns(), self.options.max_ahead);
-        self.latest_ns = now_ns.saturating_add(u64::try_from(max_ahead.as_nanos()).unwrap_or(u64::MAX));
-        if timestamp_ns > self.latest_ns {
-            return Err(Error::TimestampInFuture { timestamp_ns, now_ns, max_ahead });
-        }
-        Ok(())
     }
 
     #[inline]

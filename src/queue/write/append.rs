@@ -1,0 +1,111 @@
+//! More ways to append a message: in parts, by its type, with checked timestamps.
+
+use std::io::IoSlice;
+
+use zerocopy::{Immutable, IntoBytes};
+
+use crate::clock;
+use crate::queue::error::{Error, Result};
+use crate::queue::format::layout::HEADER_LEN;
+use crate::queue::format::record::Header;
+use crate::queue::write::writer::QueueWriter;
+
+impl QueueWriter {
+    /// Appends a message whose payload lies in several places, one after the other: a header and a body, for example.
+    /// Each part is copied once, straight into the queue; nothing is allocated.
+    ///
+    /// ```
+    /// # use chronfs::queue::{Queue, Settings};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let mut writer = Queue::create(dir.path().join("q"), &Settings::default())?.writer()?;
+    /// use std::io::IoSlice;
+    ///
+    /// writer.append_parts(1, &[IoSlice::new(b"EURUSD "), IoSlice::new(b"1.0842")])?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn append_parts(&mut self, msg_type: u16, parts: &[IoSlice<'_>]) -> Result<u64> {
+        let seq = self.publish_parts(msg_type, parts)?;
+        self.waker.published(&self.control);
+        Ok(seq)
+    }
+
+    /// Appends a message whose payload is the bytes of a value. [`Message::read`](crate::queue::Message::read) and
+    /// [`Message::payload_as`](crate::queue::Message::payload_as) return it.
+    ///
+    /// ```
+    /// # use chronfs::queue::{Queue, Settings};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let queue = Queue::create(dir.path().join("q"), &Settings::default())?;
+    /// use chronfs::zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+    ///
+    /// #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+    /// #[zerocopy(crate = "chronfs::zerocopy")]
+    /// #[repr(C)]
+    /// struct Quote {
+    ///     bid: i64,
+    ///     ask: i64,
+    /// }
+    ///
+    /// queue.writer()?.append_as(1, &Quote { bid: 10_841, ask: 10_843 })?;
+    /// let mut reader = queue.reader("spread")?;
+    /// let message = reader.next()?.and_then(|entry| entry.message()).ok_or("nothing there")?;
+    /// let quote: &Quote = message.payload_as().ok_or("not a quote")?; // in place
+    /// assert_eq!(quote.ask - quote.bid, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    #[inline]
+    pub fn append_as<T: IntoBytes + Immutable + ?Sized>(&mut self, msg_type: u16, value: &T) -> Result<u64> {
+        self.append(msg_type, value.as_bytes())
+    }
+
+    /// Checks a timestamp that a caller has chosen.
+    #[inline]
+    pub(in crate::queue) fn check_timestamp(&mut self, timestamp_ns: u64) -> Result<()> {
+        if timestamp_ns < self.last_timestamp_ns {
+            return Err(Error::TimestampInPast { timestamp_ns, last_ns: self.last_timestamp_ns });
+        }
+        if timestamp_ns > self.latest_ns { self.check_ahead(timestamp_ns) } else { Ok(()) }
+    }
+
+    /// Whether an explicit timestamp is not too far ahead of the current wall clock.
+    #[cold]
+    fn check_ahead(&mut self, timestamp_ns: u64) -> Result<()> {
+        let (now_ns, max_ahead) = (clock::now_ns(), self.options.max_ahead);
+        self.latest_ns = now_ns.saturating_add(u64::try_from(max_ahead.as_nanos()).unwrap_or(u64::MAX));
+        if timestamp_ns > self.latest_ns {
+            return Err(Error::TimestampInFuture { timestamp_ns, now_ns, max_ahead });
+        }
+        Ok(())
+    }
+
+    /// Like [`append_parts`](Self::append_parts), without waking readers.
+    pub(in crate::queue) fn publish_parts(&mut self, msg_type: u16, parts: &[IoSlice<'_>]) -> Result<u64> {
+        let timestamp_ns = self.now_ns();
+        let len = parts.iter().fold(0, |len: usize, part| len.saturating_add(part.len()));
+        loop {
+            let (payload_len, record_len) = self.claim(msg_type, len)?;
+            let header = Header { payload_len, msg_type, flags: 0, seq: self.next_seq, timestamp_ns };
+            let body = self.map.unpublished(self.offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
+            let (payload, padding) = body.split_at_mut(len);
+            let mut rest = &mut payload[..];
+            for part in parts {
+                let (to, after) = rest.split_at_mut(part.len());
+                to.copy_from_slice(part);
+                rest = after;
+            }
+            padding.fill(0);
+            // From the cache: what has just been copied.
+            let words = header.words(&self.context, self.offset, payload);
+            if self.commit(words, record_len) {
+                return Ok(self.advance(record_len, timestamp_ns));
+            }
+            self.map_again(record_len)?;
+        }
+    }
+}
