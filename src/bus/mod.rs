@@ -1,10 +1,11 @@
 //! Conventions for queues that belong together: where they are below a bus directory, the READY marker that says an
 //! endpoint may be used, the LEASE by which a process says that it is alive, and how a router finds both.
-//! Returns paths; opens no queue to read from it.
+//! Returns paths, and at most a handle of a queue; reads no messages.
 //!
 //! Invariants: READY and LEASE appear and change by rename, so nobody sees a part of them; nothing here
 //! follows a symlink in the last component or blocks on a FIFO in its place.
 
+mod appear;
 mod discovery;
 mod file;
 mod layout;
@@ -12,6 +13,7 @@ mod lease;
 mod ready;
 mod registration;
 
+pub use appear::wait_for_queue;
 pub use discovery::{Change, DiscoveryEvent, Endpoint, RouterDiscovery};
 pub use file::is_temporary;
 pub use layout::{BusLayout, StrategyEndpoints, check_queue_name};

@@ -155,7 +155,10 @@ impl Exam<'_> {
         match writer.state {
             WriterState::Alive | WriterState::Stuck if !writer.holds_file && writer.holder.is_some() => {
                 let lock = self.path().join(layout::LOCK_FILE);
-                let who = writer.pid.map_or_else(|| "the writer".to_owned(), |pid| format!("process {pid}"));
+                let who = match &writer.holder {
+                    Some(holder @ LockHolder::Process { .. }) => holder.to_string(),
+                    _ => "the writer".to_owned(),
+                };
                 let detail = format!(
                     "{who} writes, but this is not the lock file that it holds: that one was deleted or replaced. \
                      Other writers are kept out nevertheless"

@@ -335,6 +335,21 @@ pub fn mounted_above(path: &Path) -> Option<PathBuf> {
     Some(mounted.mountpoint)
 }
 
+/// The path of what is shown at a path in a mount, as far as the mount says what it shows. Whoever mounts can say
+/// anything: for messages to people.
+pub fn backing_of(path: &Path) -> Option<PathBuf> {
+    let mounted = mountinfo::holding(path).ok().flatten().filter(Mounted::is_ours)?;
+    let inside = std::path::absolute(path).ok()?.strip_prefix(&mounted.mountpoint).ok()?.to_path_buf();
+    mounted.source.is_absolute().then(|| mounted.source.components().chain(inside.components()).collect())
+}
+
+/// Where a directory is shown by a mount of chronfs, as far as the mounts say what they show: for messages to people.
+pub fn mount_of(path: &Path) -> Option<PathBuf> {
+    let path = path.canonicalize().ok()?;
+    let mounts = mountinfo::ours().ok()?;
+    mounts.into_iter().find(|mounted| path.starts_with(&mounted.source)).map(|mounted| mounted.mountpoint)
+}
+
 fn explain(mountpoint: &Path, error: &io::Error) -> MountError {
     let remedy = match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV) if !Path::new("/dev/fuse").exists() => {

@@ -14,6 +14,7 @@ pub(crate) struct Mounted {
     pub(crate) device: String,
     pub(crate) mountpoint: PathBuf,
     pub(crate) fs_type: String,
+    pub(crate) source: PathBuf,
 }
 
 impl Mounted {
@@ -36,6 +37,12 @@ pub(crate) fn holding(path: &Path) -> io::Result<Option<Mounted>> {
     Ok(above.max_by_key(|mounted| mounted.mountpoint.as_os_str().len()))
 }
 
+/// All mounts of chronfs.
+pub(crate) fn ours() -> io::Result<Vec<Mounted>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    Ok(parse(&table).filter(Mounted::is_ours).collect())
+}
+
 /// Whether a mount of this device remains in any visible mount namespace: others may hold copies.
 pub(crate) fn is_left_anywhere(device: &str) -> bool {
     let mut namespaces = HashSet::new();
@@ -55,11 +62,13 @@ fn parse(table: &[u8]) -> impl Iterator<Item = Mounted> {
         let device = fields.nth(2)?;
         let mountpoint = fields.nth(1)?;
         // A number of optional fields, then a dash.
-        let fs_type = fields.skip_while(|field| *field != b"-").nth(1)?;
+        let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+        let fs_type = fields.next()?;
         Some(Mounted {
             device: String::from_utf8_lossy(device).into_owned(),
             mountpoint: unescape(mountpoint),
             fs_type: String::from_utf8_lossy(fs_type).into_owned(),
+            source: unescape(fields.next()?),
         })
     })
 }
@@ -99,7 +108,7 @@ mod tests {
         let mounts: Vec<_> = parse(table).collect();
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].mountpoint, Path::new("/mnt/a b"));
-        assert_eq!(mounts[0].device, "98:0");
+        assert_eq!((mounts[0].device.as_str(), mounts[0].source.as_path()), ("98:0", Path::new("/srv/bus")));
         assert!(mounts[0].is_ours() && !mounts[1].is_ours());
         assert!(at(Path::new("/proc")).unwrap().is_some());
     }

@@ -293,6 +293,7 @@ pub enum LockHolder {
 impl fmt::Display for LockHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Process { pid, .. } if *pid == std::process::id() => f.write_str("this process"),
             Self::Process { pid, command } if command.is_empty() => write!(f, "process {pid}"),
             Self::Process { pid, command } => write!(f, "process {pid} ({command})"),
             Self::Unknown => f.write_str(

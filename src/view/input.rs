@@ -81,8 +81,28 @@ fn parse_object(line: &[u8]) -> Result<Option<Input<'_>>, String> {
     let mut json = serde_json::Deserializer::from_str(text);
     json.deserialize_map(ObjectVisitor)
         .and_then(|input| json.end().map(|()| input))
-        // There is only one line: leave out its number.
-        .map_err(|error| error.to_string().replace(" at line 1 column ", " at column "))
+        .map_err(|error| plain_words(&error))
+}
+
+/// The error of a line for people, without the parser's own terms.
+fn plain_words(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+    let column = error.column();
+    if !error.is_data() {
+        return format!("not JSON at column {column}: {what}; a line is an object like {{\"payload\":\"hello\"}}");
+    }
+    let Some((found, expected)) = what.strip_prefix("invalid type: ").and_then(|what| what.split_once(", expected "))
+    else {
+        return format!("{what} at column {column}");
+    };
+    let found = match found {
+        "map" => "an object",
+        "sequence" => "an array",
+        found => found,
+    };
+    let expected = if expected == "u64" { "a whole number" } else { expected };
+    format!("expected {expected}, found {found} at column {column}")
 }
 
 struct ObjectVisitor;
@@ -161,7 +181,7 @@ impl<'de> Visitor<'de> for TextVisitor {
     type Value = Text<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
+        f.write_str("a string (jq's tojson turns other JSON into one)")
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
@@ -218,8 +238,8 @@ mod tests {
     fn what_is_wrong_is_said() {
         for (line, expected) in [
             ("", "an empty line"),
-            ("hello", "expected value"),
-            ("[1]", "invalid type: sequence, expected an object with payload or payload_b64"),
+            ("hello", "not JSON at column 1: expected value; a line is an object like {"),
+            ("[1]", "expected an object with payload or payload_b64, found an array at column 1"),
             ("\"payload\"", "expected an object"),
             ("null", "expected an object"),
             ("{}", "neither payload nor payload_b64"),
@@ -230,17 +250,21 @@ mod tests {
             (r#"{"payload":"a","timestamp_ns":1,"timestamp_ns":1}"#, "more than one timestamp_ns"),
             (r#"{"payload":null}"#, "expected a string"),
             (r#"{"payload":1}"#, "expected a string"),
+            (
+                r#"{"payload":{"a":1}}"#,
+                "expected a string (jq's tojson turns other JSON into one), found an object at column",
+            ),
             (r#"{"payload":"a","type":65535}"#, "type 65535 is out of range; use 0 to 65534"),
             (r#"{"payload":"a","type":-1}"#, "invalid value: integer `-1`"),
-            (r#"{"payload":"a","type":"1"}"#, "invalid type: string"),
+            (r#"{"payload":"a","type":"1"}"#, "expected a whole number, found string"),
             (r#"{"payload":"a","type":1.5}"#, "floating point"),
-            (r#"{"payload":"a","timestamp_ns":18446744073709551616}"#, "invalid type"),
+            (r#"{"payload":"a","timestamp_ns":18446744073709551616}"#, "expected a whole number"),
             (r#"{"payload_b64":"YQ"}"#, "payload_b64: "),
             (r#"{"payload_b64":"Y*=="}"#, "payload_b64: "),
             (r#"{"payload_b64":"_w=="}"#, "payload_b64: "),
             (r#"{"payload":"\ud800"}"#, "hex escape"),
             ("{\"payload\":\"a\tb\"}", "control character"),
-            (r#"{"payload":"a"} x"#, "trailing characters at column 17"),
+            (r#"{"payload":"a"} x"#, "not JSON at column 17: trailing characters"),
             (r#"{"payload":"a"}{"payload":"b"}"#, "trailing characters"),
             (r#"{"payload":"a""#, "EOF"),
             (r#"{"payload":"a",}"#, "trailing comma"),

@@ -27,7 +27,7 @@ mod txt;
 pub use crate::time::format_time;
 pub use input::{DEFAULT_TYPE, Input, InputFormat, longest_line, parse_line};
 pub use merge::Merge;
-pub use render::{render, rendered_len};
+pub use render::{render, render_readable, rendered_len};
 pub use rendered::{Crossed, View};
 pub use seek_target::{SeekTarget, parse_seek_target};
 pub(crate) use segments::SegmentIndexes;

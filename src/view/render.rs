@@ -42,6 +42,37 @@ pub fn render(format: Format, entry: &Entry<'_>, queue: Option<&str>, out: &mut 
     }
 }
 
+/// Appends one entry for people: as [`render`] does in hex, but a payload that is text is shown as text.
+///
+/// ```
+/// use chronfs::queue::{Entry, Message, Position, SegmentId};
+/// use chronfs::view::render_readable;
+///
+/// let position = Position { segment: SegmentId(0), offset: 4096 };
+/// let message = Message { seq: 1, timestamp_ns: 1_723_108_500_123_456_789, msg_type: 1, payload: b"hello", position };
+/// let mut text = Vec::new();
+/// render_readable(&Entry::Message(message), &mut text);
+/// assert_eq!(text, b"#1 2024-08-08T09:15:00.123456789Z type=1 len=5\nhello\n");
+/// ```
+pub fn render_readable(entry: &Entry<'_>, out: &mut Vec<u8>) {
+    match entry {
+        Entry::Message(message) if is_text(message.payload) => {
+            hex_head(message, out);
+            out.extend_from_slice(message.payload);
+            if message.payload.last().is_some_and(|last| *last != b'\n') {
+                out.push(b'\n');
+            }
+        }
+        _ => render(Format::Hex, entry, None, out),
+    }
+}
+
+/// UTF-8 without control characters other than those of text files.
+fn is_text(payload: &[u8]) -> bool {
+    let is_shown = |c: char| !c.is_control() || matches!(c, '\n' | '\r' | '\t');
+    std::str::from_utf8(payload).is_ok_and(|text| text.chars().all(is_shown))
+}
+
 /// The length in bytes of what [`render`] appends for the same arguments, without making it.
 pub fn rendered_len(format: Format, entry: &Entry<'_>, queue: Option<&str>) -> usize {
     match (entry, format) {

@@ -22,6 +22,21 @@ fn append_takes_lines_files_and_standard_input() {
 }
 
 #[test]
+fn append_can_be_quiet_and_points_to_send() {
+    let bus = Bus::new();
+    let output = bus.run_with(&["append", "-q", "q"], b"a\n");
+    assert_eq!((code(&output), stderr(&output).as_str()), (0, ""));
+    let output = bus.run(&["append", "q", "hello"]);
+    assert_fails(
+        &output,
+        &["hello: cannot open: No such file or directory; to append it as text: chron-cli send QUEUE"],
+    );
+    let output = bus.run_with(&["append", "-q", "q", "--format", "jsonl"], b"{\"payload\":{\"price\":1}}\n");
+    let part = "standard input:1: expected a string (jq's tojson turns other JSON into one), found an object";
+    assert_fails(&output, &[part]);
+}
+
+#[test]
 fn append_bin_makes_one_message_of_each_file() {
     let bus = Bus::new();
     let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();

@@ -74,7 +74,11 @@ fn merge_orders_ready_queues_by_time() {
     bus.append("not-ready", "jsonl", timed(&[("n1", 1)]).as_bytes());
     let output = bus.run(&["merge", "."]);
     assert_eq!((code(&output), output.stdout.as_slice()), (0, &b""[..]));
-    assert!(stderr(&output).contains("no queue here is marked as ready"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("none of the 3 queues here is marked as ready; --all-queues includes them"),
+        "{}",
+        stderr(&output)
+    );
 
     fs::write(bus.path("b/READY"), "").unwrap();
     fs::write(bus.path("deep/a/READY"), "").unwrap();

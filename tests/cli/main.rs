@@ -13,6 +13,7 @@ mod common;
 mod doctor;
 mod doctor_fix;
 mod mount;
+mod send;
 mod state;
 mod tail;
 mod terminal;
@@ -47,7 +48,7 @@ impl Bus {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command.args(["-k", "5", "60", PROGRAM]).args(args).current_dir(self.0.path());
-        command.env_remove("NO_COLOR").stdin(Stdio::null());
+        command.env_remove("NO_COLOR").env_remove("CHRONFS_ROOT").stdin(Stdio::null());
         command
     }
 

@@ -252,7 +252,7 @@ fn a_path_in_a_mount_is_distinguished_from_a_queue() {
     ] {
         let output = site.command(Path::new(PROGRAM), args).output().unwrap();
         assert_eq!(code(&output), expected, "{args:?}");
-        assert!(text(&output.stderr).contains("use the directory that is mounted there"), "{args:?}");
+        assert!(text(&output.stderr).contains("read its files, or name "), "{args:?}");
     }
     site.succeed(&["umount", "mnt"]);
 }
@@ -438,4 +438,20 @@ fn without_proc_queues_work_and_mounting_says_what_it_takes() {
     assert!(printed.contains("3\n1 queue checked: all well\n"), "{printed}{said}");
     assert_eq!((code(&output), said.lines().count()), (1, 1), "{said}");
     assert!(said.contains("/proc/self/mountinfo: cannot read: No such file or directory"), "{said}");
+}
+
+#[test]
+fn commands_say_where_the_queue_of_a_mounted_path_is_and_which_mount_writes() {
+    let Some(site) = Site::new() else { return };
+    site.succeed(&["mount", "bus", "mnt"]);
+    site.shell("mkdir mnt/q && echo hello > mnt/q/append.txt");
+    let bus = fs::canonicalize(site.path("bus")).unwrap();
+    let output = site.run(&["tail", "mnt/q"]);
+    let part = format!("read its files, or name {} instead", bus.join("q").display());
+    assert!(code(&output) == 1 && text(&output.stderr).contains(&part), "{}", text(&output.stderr));
+    let said = site.shell(&format!("exec 5> mnt/q/append.txt; echo b | {PROGRAM} append bus/q 2>&1 || :"));
+    let part =
+        format!("bus/q: the mount at {} is the queue's writer", site.path("mnt").canonicalize().unwrap().display());
+    assert!(said.contains(&part) && !said.contains("stop it"), "{said}");
+    site.succeed(&["umount", "mnt"]);
 }

@@ -86,7 +86,8 @@ fn inspect_json_has_the_promised_keys() {
     assert_eq!(keys(&json), expected.split(' ').collect());
     assert_eq!(keys(&json["head"]), ["segment", "offset"].into());
     assert_eq!(keys(&json["writer"]), ["state", "pid", "epoch", "heartbeat_age_ms"].into());
-    let settings = "segment_size max_bytes retain_bytes retain_age_ms retain_segments reader_ttl_ms max_lag_bytes";
+    let settings = "segment_size max_bytes retain_bytes retain_age_ms retain_segments reader_ttl_ms max_lag_bytes \
+                    roll_every_ms payload_align";
     assert_eq!(keys(&json["settings"]), settings.split(' ').collect());
     assert_eq!(keys(&json["segments"][0]), ["id", "first_seq", "last_seq", "bytes", "sealed"].into());
     let reader =
@@ -99,6 +100,7 @@ fn inspect_json_has_the_promised_keys() {
     assert_eq!((&json["readers"][0]["name"], &json["readers"][0]["lag_messages"]), (&"alice".into(), &3.into()));
     let listed = bus.json(&["readers", "q", "list", "--json"]);
     assert_eq!(bus.json(&["readers", "q", "--json"])["name"], listed["name"], "list is the default");
+    assert_eq!(bus.json(&["readers", "list", "q", "--json"])["name"], listed["name"], "in the other order");
     assert_eq!((&listed["name"], &listed["position"]), (&"alice".into(), &1.into()));
     assert_eq!(keys(&listed), reader.split(' ').collect());
 }

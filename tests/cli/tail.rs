@@ -37,7 +37,78 @@ fn tail_prints_these_bytes() {
         "00000003\n",
     );
     assert_eq!(String::from_utf8(tail("hex")).unwrap(), hex);
-    assert_eq!(bus.stdout(&["tail", "q"]), hex, "the default");
+    let auto = hex.replace("00000000  68 65 6c 6c 6f                                    |hello|\n00000005", "hello");
+    assert_eq!(bus.stdout(&["tail", "q"]), auto, "the default");
+}
+
+#[test]
+fn text_is_printed_as_text_and_everything_else_as_a_dump() {
+    let bus = Bus::new();
+    let body = |payload: &[u8]| {
+        bus.append("q", "bin", payload);
+        let printed = bus.stdout(&["tail", "-n1", "q"]);
+        let (head, body) = printed.split_once('\n').unwrap();
+        assert!(head.starts_with('#') && head.ends_with(&format!("type=1 len={}", payload.len())), "{head}");
+        body.to_owned()
+    };
+    assert_eq!(body("Zürich\ttwo\nlines".as_bytes()), "Zürich\ttwo\nlines\n");
+    assert_eq!(body(b"ends\n"), "ends\n");
+    assert_eq!(body(b""), "");
+    for binary in [&b"\xff"[..], b"a\0", b"\x1b[31m", "\u{9b}31m".as_bytes()] {
+        assert!(body(binary).starts_with("00000000  "), "{binary:?}");
+    }
+}
+
+#[test]
+fn several_queues_are_printed_like_several_files() {
+    let bus = Bus::new();
+    for (queue, text) in [("a", "a1\na2\n"), ("b", "b1\n"), ("empty", "")] {
+        bus.append(queue, "txt", text.as_bytes());
+    }
+    let txt = bus.stdout(&["tail", "--format", "txt", "a", "empty", "b"]);
+    assert_eq!(txt, "==> a <==\na1\na2\n\n==> b <==\nb1\n");
+    assert_eq!(bus.stdout(&["tail", "-n1", "--format", "bin", "b", "a"]), "b1a2");
+    let json = bus.stdout(&["tail", "-n1", "--format", "jsonl", "a", "b"]);
+    let queues: Vec<_> =
+        json.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["queue"].clone()).collect();
+    assert_eq!(queues, ["a", "b"]);
+    assert!(!bus.stdout(&["tail", "-n1", "--format", "jsonl", "a"]).contains("queue"));
+    assert_fails(&bus.run(&["tail", "a", "missing"]), &["missing: not a queue"]);
+    assert_is_usage(&bus.run(&["tail", "--reader", "r", "a", "b"]), &["--reader takes one queue"]);
+
+    let follow = ["tail", "-f", "-n", "1", "--format", "txt", "a", "b"];
+    let mut tail = bus.command(&follow).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut expect = |lines: &[&str]| lines.iter().for_each(|line| assert_eq!(next_line(&mut tail), *line));
+    expect(&["==> a <==", "a2", "", "==> b <==", "b1"]);
+    bus.append("b", "txt", b"b2\n");
+    expect(&["b2"]);
+    bus.append("a", "txt", b"a3\n");
+    expect(&["", "==> a <==", "a3"]);
+    end_quietly(tail);
+}
+
+#[test]
+fn tail_waits_for_queues_that_do_not_exist_yet() {
+    let bus = Bus::new();
+    bus.append("a", "txt", b"a1\n");
+    let mut tail = bus.command(&["tail", "--wait", "--format", "txt", "a", "new/q"]);
+    let tail = tail.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut follow = bus.command(&["tail", "-f", "--wait", "-n", "+1", "--format", "txt", "new/q"]);
+    let mut follow = follow.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    bus.append("new/other", "txt", b"");
+    bus.append("new/q", "txt", b"q1\n");
+    assert_eq!(next_line(&mut follow), "q1");
+    end_quietly(follow);
+    let output = tail.wait_with_output().unwrap();
+    let printed = String::from_utf8(output.stdout.clone()).unwrap();
+    // It may have seen the queue before its first message.
+    let is_whole = printed == "==> a <==\na1\n\n==> new/q <==\nq1\n" || printed == "==> a <==\na1\n";
+    assert!(code(&output) == 0 && is_whole, "{printed}{}", stderr(&output));
+    // One that waits in vain ends when nobody reads it.
+    let mut vain = bus.command(&["tail", "--wait", "missing"]);
+    end_quietly(vain.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    fs::write(bus.path("file"), "").unwrap();
+    assert_fails(&bus.run(&["tail", "--wait", "file"]), &["file: not a queue: it is not a directory"]);
 }
 
 #[test]

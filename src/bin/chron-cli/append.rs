@@ -57,7 +57,8 @@ pub(crate) fn run(args: &AppendArgs) -> Outcome {
 
     let stop = Stop::watch()?;
     let queue = open_or_create(&args.queue)?;
-    let mut writer = writer(&queue, args)?;
+    let options = WriterOptions { max_ahead: Duration::from_nanos(args.max_ahead), ..WriterOptions::default() };
+    let mut writer = writer(&queue, &options)?;
     let mut appended =
         Appended { messages: 0, bytes: 0, first_seq: writer.next_seq(), progress: progress_of(files), unreported: 0 };
     let started = Instant::now();
@@ -65,7 +66,9 @@ pub(crate) fn run(args: &AppendArgs) -> Outcome {
     let kept = if args.sync { writer.flush_sync() } else { writer.check() };
     appended.progress.finish_and_clear();
     drop(writer);
-    appended.report(&args.queue, started);
+    if !args.quiet {
+        appended.report(&args.queue, started);
+    }
     // A line that a signal cut short is not a bad line.
     stop.check()?;
     result?;
@@ -74,11 +77,10 @@ pub(crate) fn run(args: &AppendArgs) -> Outcome {
 }
 
 /// Waits a moment for a writer that is just exiting: a mount learns of a close(2) only after it has returned.
-fn writer(queue: &Queue, args: &AppendArgs) -> chronfs::Result<QueueWriter> {
-    let options = WriterOptions { max_ahead: Duration::from_nanos(args.max_ahead), ..WriterOptions::default() };
+pub(crate) fn writer(queue: &Queue, options: &WriterOptions) -> chronfs::Result<QueueWriter> {
     let start = Instant::now();
     loop {
-        match queue.writer_with(&options) {
+        match queue.writer_with(options) {
             Err(Error::Locked { .. }) if start.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_STEP),
             result => return result,
         }
@@ -132,7 +134,11 @@ fn open(path: &Path) -> Result<File, Failure> {
     // Without waiting for a FIFO's writer: nothing could stop that wait. Reading waits, and can be stopped.
     let mut options = File::options();
     let options = options.read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
-    let file = options.open(path).map_err(Failure::io(path, "open"))?;
+    let file = options.open(path).map_err(|e| {
+        let is_text = e.kind() == io::ErrorKind::NotFound && path.components().count() == 1;
+        let remedy = if is_text { "; to append it as text: chron-cli send QUEUE TEXT" } else { "" };
+        Failure::new(format!("{}{remedy}", Failure::io(path, "open")(e).text()))
+    })?;
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
         return Err(Failure::new(format!("{}: it is a directory; name the files in it", path.display())));
     }
@@ -140,7 +146,7 @@ fn open(path: &Path) -> Result<File, Failure> {
 }
 
 /// A directory may become a queue if it holds only the bus's markers and what a killed `create` left.
-fn open_or_create(path: &Path) -> Result<Queue, Failure> {
+pub(crate) fn open_or_create(path: &Path) -> Result<Queue, Failure> {
     let missing = match Queue::open(path) {
         Ok(queue) => return Ok(queue),
         Err(e) => e,

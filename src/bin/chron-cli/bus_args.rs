@@ -1,11 +1,41 @@
-//! Options and help of `retain`, `bench` and the subcommands that work on whole directories; see `main.rs`.
+//! Options and help of `send`, `retain`, `bench` and the subcommands that work on whole directories; see `main.rs`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::units::{parse_payload_size, parse_span_ns};
+use crate::root::{queue_path, root};
+use crate::units::{parse_payload_size, parse_span_ns, parse_type};
 use crate::{FormatName, parse_time};
+
+/// Append messages given as arguments
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each TEXT is one message, as it is, without a newline. A missing queue is created with the default settings. Only one
+process at a time can append to a queue: for many messages use `chron-cli append`.
+
+Examples:
+  chron-cli send /srv/bus/ticks hello
+  chron-cli send --type 7 --sync /srv/bus/orders 'buy 100' 'sell 50'
+  chron-cli send /srv/bus/ticks -- -5             a text that starts with a dash")]
+pub(crate) struct SendArgs {
+    /// The queue's directory
+    #[arg(value_parser = queue_path())]
+    pub(crate) queue: PathBuf,
+    /// The messages
+    #[arg(required = true, value_name = "TEXT")]
+    pub(crate) texts: Vec<OsString>,
+    /// Type of the messages, 0 to 65534
+    #[arg(long = "type", value_name = "N", default_value = "1", value_parser = parse_type)]
+    pub(crate) msg_type: u16,
+    /// Sync before returning, so that the messages survive a power cut
+    #[arg(long)]
+    pub(crate) sync: bool,
+    /// Print the sequence number of each message
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
 
 /// Apply a queue's retention now, and report what keeps the rest
 #[derive(Debug, Args)]
@@ -19,6 +49,7 @@ Examples:
   chron-cli retain --dry-run --json /srv/bus/ticks | jq '.pins[].reader'")]
 pub(crate) struct RetainArgs {
     /// The queue's directory
+    #[arg(value_parser = queue_path())]
     pub(crate) queue: PathBuf,
     /// Change nothing, only report what would be removed
     #[arg(short = 'n', long)]
@@ -40,7 +71,8 @@ Examples:
   chron-cli merge -f --format txt /srv/bus
   chron-cli merge --since 15m --all-queues /srv/bus | jq -c '[.time, .queue]'")]
 pub(crate) struct MergeArgs {
-    /// Directory to search
+    /// Directory to search [default: $CHRONFS_ROOT, else the current directory]
+    #[arg(default_value_os_t = root(), hide_default_value = true)]
     pub(crate) root: PathBuf,
     /// Keep printing new messages
     #[arg(short, long)]
@@ -54,7 +86,8 @@ pub(crate) struct MergeArgs {
     /// Include queues that are not marked as ready
     #[arg(long)]
     pub(crate) all_queues: bool,
-    /// jsonl: one object per line; txt: the payload as a line; hex: a header line and a hex dump; bin: raw payloads
+    /// jsonl: one object per line; txt: the payload as a line; auto, hex: a header line, and text or a hex dump; bin:
+    /// raw payloads
     #[arg(long, default_value = "jsonl")]
     pub(crate) format: FormatName,
 }
@@ -71,7 +104,8 @@ Examples:
   chron-cli watch --json /srv/bus | jq -r 'select(.event == \"lease expired\") | .path'
   chron-cli watch --once /srv/bus                 the current state only")]
 pub(crate) struct WatchArgs {
-    /// Directory to search
+    /// Directory to search [default: $CHRONFS_ROOT, else the current directory]
+    #[arg(default_value_os_t = root(), hide_default_value = true)]
     pub(crate) root: PathBuf,
     /// Print one JSON object per line, with time, timestamp_ns, event and path
     #[arg(long)]
@@ -92,7 +126,8 @@ Examples:
   chron-cli top --interval 250ms /srv/bus
   chron-cli top --once /srv/bus                   one snapshot as plain text, for scripts and logs")]
 pub(crate) struct TopArgs {
-    /// Directory to search
+    /// Directory to search [default: $CHRONFS_ROOT, else the current directory]
+    #[arg(default_value_os_t = root(), hide_default_value = true)]
     pub(crate) root: PathBuf,
     /// Refresh interval: 100ms to 60s
     #[arg(long, value_name = "SPAN", default_value = "1s", value_parser = parse_span_ns)]
@@ -117,7 +152,8 @@ Examples:
   chron-cli doctor --fix /srv/bus
   chron-cli doctor --json /srv/bus | jq -r '.findings[] | select(.severity == \"error\") | .path'")]
 pub(crate) struct DoctorArgs {
-    /// A queue, or a directory with queues below it
+    /// A queue, or a directory with queues below it [default: $CHRONFS_ROOT, else the current directory]
+    #[arg(default_value_os_t = root(), hide_default_value = true, value_parser = queue_path())]
     pub(crate) root: PathBuf,
     /// Print one JSON object: root, checked, findings, fixed, unchecked
     #[arg(long)]

@@ -3,12 +3,15 @@
 //! A failure is one line on stderr, `chron-cli: <path>: <cause>; <remedy>`, and exit code 1 (`doctor`: 4). A closed
 //! pipe on stdout is not a failure: the reader has seen enough, so the program exits at once, silently, with 0.
 
+use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use chronfs::Queue;
+use chronfs::fs::mount;
 use chronfs::printable::printable;
-use chronfs::queue::Error;
+use chronfs::queue::{Error, LockHolder};
 
 /// Exit code of a `doctor` that could not check something, as of fsck.
 const UNCHECKED: u8 = 4;
@@ -118,7 +121,17 @@ impl From<Error> for Failure {
 pub(crate) fn explained(e: &Error) -> String {
     let remedy = match e {
         Error::Io { source, .. } => remedy(source).to_owned(),
-        Error::NotAQueue { path, .. } => of_mount(path).unwrap_or_else(|| of_missing(path).to_owned()),
+        Error::NotAQueue { path, .. } => of_mount(path).unwrap_or_else(|| of_other_directory(path)),
+        Error::Locked { path, holder: LockHolder::Process { pid, .. } }
+            if let Some(mountpoint) = mount_of(*pid, path) =>
+        {
+            return format!(
+                "{}: the mount at {} is the queue's writer, for a program that has an append file open; close \
+                 that file, or append through the mount",
+                path.display(),
+                mountpoint.display()
+            );
+        }
         Error::NoSuchReader { .. } => "; 'chron-cli readers QUEUE' lists the registered readers".to_owned(),
         Error::TooLarge { .. } => " (create it with a larger --segment-size)".to_owned(),
         Error::QueueFull { .. } => "; let readers catch up, so that retention (--retain-bytes) can remove what they \
@@ -138,9 +151,48 @@ fn is_cursor(path: &Path) -> bool {
     path.parent().and_then(Path::file_name).is_some_and(|name| name == chronfs::queue::layout::READERS_DIR)
 }
 
-fn of_missing(path: &Path) -> &'static str {
-    let is_missing = path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
-    if is_missing { "; create one with 'chron-cli create'" } else { "" }
+/// What to do about a path that does not hold a queue.
+fn of_other_directory(path: &Path) -> String {
+    if path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+        return "; create one with 'chron-cli create'".to_owned();
+    }
+    let queues = some_queues_below(path);
+    if queues.is_empty() { String::new() } else { format!("; queues lie below it: {}", queues.join(", ")) }
+}
+
+/// The paths of a few queues below a directory, whatever it holds; the last one is an ellipsis if there are more.
+fn some_queues_below(path: &Path) -> Vec<String> {
+    const MOST_DIRECTORIES: usize = 100;
+    const MOST_QUEUES: usize = 3;
+    let mut queues = Vec::new();
+    let mut waiting = VecDeque::from([path.to_path_buf()]);
+    for _ in 0..MOST_DIRECTORIES {
+        let Some(dir) = waiting.pop_front() else { break };
+        if queues.len() == MOST_QUEUES {
+            queues.push("...".to_owned());
+            break;
+        }
+        if Queue::exists(&dir).unwrap_or(false) {
+            queues.push(dir.display().to_string());
+            continue;
+        }
+        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        let mut below: Vec<_> = entries
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .map(|entry| entry.path())
+            .collect();
+        below.sort();
+        waiting.extend(below);
+    }
+    queues
+}
+
+/// The mount by which a process writes to a queue, if it does.
+fn mount_of(pid: u32, queue: &Path) -> Option<PathBuf> {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let mut words = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    let is_mount = words.next()?.contains("mount.") || words.any(|word| word == "mount");
+    is_mount.then(|| mount::mount_of(queue)).flatten()
 }
 
 /// The command-line parser's error: help is printed as it is, anything else becomes one line.
@@ -170,11 +222,12 @@ fn usage_line(text: &str) -> String {
 
 /// What to do where a path lies in a mount, which shows queues but is not one.
 fn of_mount(path: &Path) -> Option<String> {
-    let mountpoint = chronfs::fs::mount::mounted_above(path)?;
-    Some(format!(
-        "; it lies in the mount {}: read its files, or use the directory that is mounted there",
-        mountpoint.display()
-    ))
+    let mountpoint = mount::mounted_above(path)?;
+    let instead = match mount::backing_of(path) {
+        Some(path) => format!("name {} instead", path.display()),
+        None => "use the directory that is mounted there".to_owned(),
+    };
+    Some(format!("; it lies in the mount {}: read its files, or {instead}", mountpoint.display()))
 }
 
 /// Refuses a path in a mount to a command that searches for queues.

@@ -24,6 +24,8 @@ mod output;
 mod progress;
 mod readers;
 mod retain;
+mod root;
+mod send;
 mod stop;
 mod tail;
 mod top;
@@ -35,12 +37,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use chronfs::fs::mount::LOG_LEVELS;
-use chronfs::view::{Format, InputFormat, SeekTarget};
+use chronfs::queue::Entry;
+use chronfs::view::{Format, InputFormat, SeekTarget, render, render_readable};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use bus_args::{BenchArgs, DoctorArgs, MergeArgs, RetainArgs, TopArgs, WatchArgs};
+use bus_args::{BenchArgs, DoctorArgs, MergeArgs, RetainArgs, SendArgs, TopArgs, WatchArgs};
 use failure::Outcome;
 use output::ColorChoice;
+use root::queue_path;
 use units::{parse_segment_size, parse_seq, parse_size, parse_span_ns, parse_type};
 
 /// A persisted message queue that can be mounted
@@ -48,6 +52,7 @@ use units::{parse_segment_size, parse_seq, parse_size, parse_span_ns, parse_type
 #[command(name = "chron-cli", version, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "\
 Examples:
+  chron-cli send /srv/bus/ticks hello             one message
   chron-cli append /srv/bus/ticks < lines.txt     one message per line
   chron-cli tail -f /srv/bus/ticks                the last ten, then new ones
   chron-cli mount /srv/bus /mnt/bus               every queue below /srv/bus as files
@@ -55,7 +60,10 @@ Examples:
   chron-cli doctor /srv/bus                       what is wrong, and what to do about it
   chron-cli top /srv/bus                          all of it, live
 
-Exit codes: 0 done, 1 failed or problems found, 2 wrong usage.")]
+Exit codes: 0 done, 1 failed or problems found, 2 wrong usage.
+
+CHRONFS_ROOT: the bus directory that commands use if none is named. A QUEUE that is a relative path and does not exist
+here is looked up in it, and created in it; ./QUEUE always means here.")]
 struct Cli {
     /// When to use colours; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
@@ -70,6 +78,7 @@ enum Command {
     Umount(UmountArgs),
     Create(CreateArgs),
     Append(AppendArgs),
+    Send(SendArgs),
     Tail(TailArgs),
     Inspect(InspectArgs),
     Ls(LsArgs),
@@ -91,6 +100,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Umount(args) => umount::run(&args),
         Command::Create(args) => create::run(&args),
         Command::Append(args) => append::run(&args),
+        Command::Send(args) => send::run(&args),
         Command::Tail(args) => tail::run(&args, color),
         Command::Inspect(args) => inspect::run(&args),
         Command::Ls(args) => ls::run(&args),
@@ -164,6 +174,7 @@ Examples:
   chron-cli create /srv/bus/orders --retain-bytes 1GiB --retain-age 7d")]
 struct CreateArgs {
     /// The queue's directory; it is created, with its parents
+    #[arg(value_parser = queue_path())]
     queue: PathBuf,
     /// Size of each segment file: 64KiB to 1GiB, a multiple of 4KiB; a message must fit into one
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_segment_size)]
@@ -193,12 +204,13 @@ The command stops at the first bad line and reports its file and line number; me
 missing queue is created with the default settings. Only one process at a time can append to a queue.
 
 Examples:
-  echo hello | chron-cli append /srv/bus/ticks
+  make 2>&1 | chron-cli append -q /srv/bus/build
   chron-cli append /srv/bus/ticks --type 7 --sync monday.log tuesday.log
   chron-cli append /srv/bus/pictures --format bin *.png
   chron-cli tail -n +1 --format jsonl a | chron-cli append b --format jsonl")]
 struct AppendArgs {
     /// The queue's directory
+    #[arg(value_parser = queue_path())]
     queue: PathBuf,
     /// Type of the messages, 0 to 65534; in jsonl it overrides the line's own
     #[arg(long = "type", value_name = "N", value_parser = parse_type)]
@@ -209,6 +221,9 @@ struct AppendArgs {
     /// Sync before returning, so that everything appended survives a power cut
     #[arg(long)]
     sync: bool,
+    /// Say nothing about what was appended
+    #[arg(short, long)]
+    quiet: bool,
     /// How far ahead of the clock a timestamp_ns may be; later messages get no earlier timestamp
     #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = parse_span_ns)]
     max_ahead: u64,
@@ -223,6 +238,9 @@ struct AppendArgs {
 Without -n, --from and --since, prints the last ten messages that the other options select; with --from or --since, all
 of them. -f then prints new messages, until it is interrupted or its output is closed.
 
+Several queues are printed one after the other, then new messages as they come, with a line ==> QUEUE <== wherever the
+queue changes; jsonl has a key \"queue\" instead. `chron-cli merge` orders queues by time.
+
 Nothing is registered, locked or changed, unless --reader names a reader: then printing starts at that reader's
 position, and --commit moves it past what was printed.
 
@@ -232,6 +250,7 @@ Missing messages (damaged, or retired before they were read) are reported on std
 
 Examples:
   chron-cli tail /srv/bus/ticks                       the last ten
+  chron-cli tail -f --wait /srv/bus/ticks /srv/bus/orders
   chron-cli tail -f -n 0 --format jsonl /srv/bus/ticks | jq .payload
   chron-cli tail -n +1 --format bin /srv/bus/ticks    all payloads, back to back
   chron-cli tail --from 1000 --type 7 /srv/bus/ticks
@@ -239,11 +258,15 @@ Examples:
   chron-cli tail --since 09:30 --until 09:31 /srv/bus/ticks
   chron-cli tail -f --reader billing --commit --format txt /srv/bus/ticks")]
 struct TailArgs {
-    /// The queue's directory
-    queue: PathBuf,
+    /// The queues' directories
+    #[arg(required = true, value_name = "QUEUE", value_parser = queue_path())]
+    queues: Vec<PathBuf>,
     /// Keep printing new messages
     #[arg(short, long)]
     follow: bool,
+    /// First wait for queues that do not exist yet
+    #[arg(long)]
+    wait: bool,
     /// The last N messages; +N: all from the Nth retained one
     #[arg(short = 'n', long, value_name = "N", value_parser = tail::parse_lines)]
     lines: Option<tail::Lines>,
@@ -262,8 +285,9 @@ struct TailArgs {
     /// Only messages whose payload matches this regular expression
     #[arg(long, value_name = "RE")]
     grep: Option<regex::bytes::Regex>,
-    /// hex: a header line and a hex dump; jsonl: one object per line; txt: the payload as a line; bin: raw payloads
-    #[arg(long, default_value = "hex")]
+    /// auto: a header line, then the payload as text, or as a hex dump if it is not text; hex: always a dump; jsonl: one
+    /// object per line; txt: the payload as a line; bin: raw payloads
+    #[arg(long, default_value = "auto")]
     format: FormatName,
     /// Start at the position of this reader, which is registered if it is new
     #[arg(long, value_name = "NAME", conflicts_with_all = ["lines", "from", "since", "until"])]
@@ -281,6 +305,7 @@ Examples:
   chron-cli inspect --json /srv/bus/ticks | jq '.readers[] | {name, lag_messages}'")]
 struct InspectArgs {
     /// The queue's directory
+    #[arg(value_parser = queue_path())]
     queue: PathBuf,
     /// Print one JSON object
     #[arg(long)]
@@ -291,7 +316,8 @@ struct InspectArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  chron-cli ls /srv/bus\n  chron-cli ls --json /srv/bus | jq -r .path")]
 struct LsArgs {
-    /// Directory to search
+    /// Directory to search [default: $CHRONFS_ROOT, else the current directory]
+    #[arg(default_value_os_t = root::root(), hide_default_value = true)]
     root: PathBuf,
     /// Print one JSON object per line, with keys of `inspect --json`
     #[arg(long)]
@@ -301,7 +327,8 @@ struct LsArgs {
 /// List, add, move and remove a queue's readers
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A reader is a persisted position: the sequence number of the message that it consumes next.
+A reader is a persisted position: the sequence number of the message that it consumes next. The action may also come
+first: `chron-cli readers list QUEUE`.
 
 Examples:
   chron-cli readers /srv/bus/ticks
@@ -311,6 +338,7 @@ Examples:
   chron-cli readers /srv/bus/ticks rm billing")]
 struct ReadersArgs {
     /// The queue's directory
+    #[arg(value_parser = queue_path())]
     queue: PathBuf,
     /// List them as one JSON object per line
     #[arg(long, global = true)]
@@ -361,22 +389,25 @@ struct ManArgs {
     subcommand: Option<String>,
 }
 
-/// [`Format`] as an option's value.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+/// [`Format`] as an option's value, and what is for people only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum FormatName {
+    Auto,
     Hex,
     Jsonl,
     Txt,
     Bin,
 }
 
-impl From<FormatName> for Format {
-    fn from(name: FormatName) -> Self {
-        match name {
-            FormatName::Hex => Self::Hex,
-            FormatName::Jsonl => Self::Jsonl,
-            FormatName::Txt => Self::Txt,
-            FormatName::Bin => Self::Bin,
+impl FormatName {
+    /// Appends one entry; see [`render`].
+    fn render(self, entry: &Entry<'_>, queue: Option<&str>, out: &mut Vec<u8>) {
+        match self {
+            Self::Auto => render_readable(entry, out),
+            Self::Hex => render(Format::Hex, entry, queue, out),
+            Self::Jsonl => render(Format::Jsonl, entry, queue, out),
+            Self::Txt => render(Format::Txt, entry, queue, out),
+            Self::Bin => render(Format::Bin, entry, queue, out),
         }
     }
 }
@@ -412,7 +443,7 @@ fn main() -> ExitCode {
     if words.next().is_some_and(|name| mount_helper::is_helper_name(&name)) {
         return mount_helper::run(words);
     }
-    match Cli::try_parse().map_err(failure::of_usage).and_then(run) {
+    match Cli::try_parse_from(readers::in_order(std::env::args_os())).map_err(failure::of_usage).and_then(run) {
         Ok(done) => done.into(),
         Err(failure) => {
             failure.tell();

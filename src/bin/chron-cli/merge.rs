@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use chronfs::bus::{Change, RouterDiscovery};
 use chronfs::queue::{Entry, Gap, Message, Position, Scanner, Waiter, wait_any};
-use chronfs::view::{Format, render};
 use chronfs::{Queue, clock};
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -90,7 +89,6 @@ impl Source {
 
 struct Merge<'a> {
     args: &'a MergeArgs,
-    format: Format,
     /// By path: this is the order of messages with the same timestamp.
     sources: BTreeMap<PathBuf, Source>,
     /// Timestamp, path and number of what each source has next.
@@ -133,13 +131,11 @@ pub(crate) fn run(args: &MergeArgs) -> Outcome {
         exit_when_pipe_closes()?;
         bell = Some(start_bell(&discovery)?);
     }
-    let format = args.format.into();
     let mut merge = Merge {
         args,
-        format,
         sources: BTreeMap::new(),
         ready: BinaryHeap::new(),
-        out: Output::messages(format)?,
+        out: Output::messages(args.format)?,
         gaps: 0,
         held: None,
     };
@@ -167,10 +163,15 @@ pub(crate) fn run(args: &MergeArgs) -> Outcome {
         }
     }
     if merge.sources.is_empty() && !args.all_queues {
-        note(&format!(
-            "{}: no queue here is marked as ready; mark one with touch QUEUE/READY, or use --all-queues",
-            args.root.display()
-        ));
+        let remedy = match discovery.endpoints().count() {
+            0 => "there are no queues here".to_owned(),
+            1 => "the only queue here is not marked as ready; --all-queues includes it, touch QUEUE/READY marks it"
+                .to_owned(),
+            count => format!(
+                "none of the {count} queues here is marked as ready; --all-queues includes them, touch QUEUE/READY marks one"
+            ),
+        };
+        note(&format!("{}: {remedy}", args.root.display()));
     }
     Ok(if merge.gaps == 0 && complained.denied.is_empty() { Done::Well } else { Done::Problems })
 }
@@ -264,11 +265,11 @@ impl Merge<'_> {
             None => return Ok(()),
             Some(Held::Message { seq, timestamp_ns, msg_type, payload, position }) => {
                 let entry = Entry::Message(Message { seq, timestamp_ns, msg_type, payload: &payload, position });
-                render(self.format, &entry, Some(name), &mut self.out.buffer);
+                self.args.format.render(&entry, Some(name), &mut self.out.buffer);
             }
             Some(Held::Gap(gap)) => {
                 self.gaps += 1;
-                render(self.format, &Entry::Gap(gap), Some(name), &mut self.out.buffer);
+                self.args.format.render(&Entry::Gap(gap), Some(name), &mut self.out.buffer);
                 let (name, reason) = (one_line(name), gap.reason.as_str());
                 note(&format!("{name}: messages {} to {} are missing: {reason} ({})", gap.from, gap.to, gap.position));
             }

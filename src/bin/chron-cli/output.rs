@@ -6,9 +6,9 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
 
 use chronfs::printable::{printable_json, printable_lines};
-use chronfs::view::Format;
 use clap::ValueEnum;
 
+use crate::FormatName;
 use crate::failure::Failure;
 
 /// Bytes that are gathered before they are written.
@@ -54,11 +54,11 @@ impl Output {
 
     /// For messages in a format. What a terminal would obey is escaped on one; files and pipes get the format's own
     /// bytes, as does a terminal that `bin` was asked for. A hex dump is harmless as it is.
-    pub(crate) fn messages(format: Format) -> Result<Self, Failure> {
+    pub(crate) fn messages(format: FormatName) -> Result<Self, Failure> {
         let mut out = Self::stdout()?;
         out.escape = match format {
-            Format::Jsonl if out.file.is_terminal() => Some(printable_json),
-            Format::Txt if out.file.is_terminal() => Some(printable_lines),
+            FormatName::Jsonl if out.file.is_terminal() => Some(printable_json),
+            FormatName::Txt | FormatName::Auto if out.file.is_terminal() => Some(printable_lines),
             _ => None,
         };
         Ok(out)

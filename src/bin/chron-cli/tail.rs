@@ -6,22 +6,27 @@
 //!
 //! Without --reader everything is read by `pread` through a [`Scanner`]: nothing is registered or changed. A gap is
 //! printed in its place, reported on stderr, and makes the exit code 1: nothing is missing silently.
+//!
+//! Several queues are printed as tail(1) prints several files: one after the other, then new messages as they come,
+//! under a header wherever the queue changes. `chron-cli merge` orders by time.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::time::Duration;
 
-use chronfs::Queue;
-use chronfs::queue::{Bounds, Entry, Gap, GapReason, Message, Position, Scanner};
-use chronfs::view::{Format, render};
+use chronfs::queue::{Bounds, Entry, Gap, GapReason, Message, Position, Scanner, Waiter, wait_any};
+use chronfs::{Queue, bus};
 
-use crate::TailArgs;
-use crate::failure::{Done, Failure, Outcome, note};
+use crate::failure::{Done, Failure, Outcome, note, one_line};
 use crate::output::{Output, exit_when_pipe_closes};
+use crate::{FormatName, TailArgs};
 
 /// How many messages are printed if no option says where to start.
 const DEFAULT_COUNT: u64 = 10;
 /// How far the search for the last matching messages goes back at first.
 const FIRST_SEARCH: u64 = 1024;
+/// How many messages of a queue are printed before it is the next one's turn.
+const TURN: usize = 1024;
 /// A sleep ends with the next message, and after a second at the latest.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
@@ -45,28 +50,43 @@ pub(crate) fn parse_lines(text: &str) -> Result<Lines, String> {
 }
 
 pub(crate) fn run(args: &TailArgs, color: bool) -> Outcome {
-    let queue = Queue::open(&args.queue)?;
-    if args.follow {
+    if args.follow || args.wait {
         exit_when_pipe_closes()?;
     }
-    let format = args.format.into();
-    let out = Output::messages(format)?;
-    let mut printer = Printer { args, format, color, from: 0, out, gaps: 0 };
-    match &args.reader {
-        Some(name) => print_registered(&queue, name, &mut printer)?,
-        None => print_unregistered(&queue, &mut printer)?,
+    let queues: Vec<Queue> = args.queues.iter().map(|path| open(path, args.wait)).collect::<Result<_, _>>()?;
+    let out = Output::messages(args.format)?;
+    let mut printer = Printer { args, color, out, shown: None, gaps: 0 };
+    match (&args.reader, &queues[..]) {
+        (Some(name), [queue]) => print_registered(queue, name, &mut printer)?,
+        (Some(_), _) => return Err(Failure::Usage("tail: --reader takes one queue; name only one".to_owned())),
+        (None, queues) => print_unregistered(queues, &mut printer)?,
     }
     Ok(if printer.gaps == 0 { Done::Well } else { Done::Problems })
+}
+
+fn open(path: &Path, wait: bool) -> Result<Queue, Failure> {
+    // In a mount there never is one, only its files.
+    let is_awaited = wait && chronfs::fs::mount::mounted_above(path).is_none();
+    Ok(if is_awaited { bus::wait_for_queue(path)? } else { Queue::open(path)? })
+}
+
+/// A queue as it is printed, without a reader.
+struct Source<'a> {
+    queue: &'a Queue,
+    scanner: Scanner,
+    /// Messages before this one are not printed; may be past the head when following from a future time.
+    from: u64,
+    /// Everything from here on is too late.
+    is_over: bool,
 }
 
 /// What is to be printed, and how.
 struct Printer<'a> {
     args: &'a TailArgs,
-    format: Format,
     color: bool,
-    /// Messages before this one are not printed; lies past the head when following from a future time.
-    from: u64,
     out: Output,
+    /// The queue whose messages were printed last.
+    shown: Option<String>,
     gaps: u64,
 }
 
@@ -77,28 +97,38 @@ impl Printer<'_> {
             && self.args.grep.as_ref().is_none_or(|re| re.is_match(payload))
     }
 
-    /// Renders the entry, if it is selected. False: everything after it is too late.
-    fn put(&mut self, entry: &Entry<'_>) -> Result<bool, Failure> {
+    /// Renders the entry of a queue, if it is selected. False: everything after it is too late.
+    fn put(&mut self, queue: &Queue, from: u64, entry: &Entry<'_>) -> Result<bool, Failure> {
         match entry {
             Entry::Message(message) => {
                 if self.args.until.is_some_and(|until| message.timestamp_ns > until) {
                     return Ok(false);
                 }
-                let too_early = message.seq < self.from || self.args.since.is_some_and(|t| message.timestamp_ns < t);
+                let too_early = message.seq < from || self.args.since.is_some_and(|t| message.timestamp_ns < t);
                 if too_early || !self.selects(message.msg_type, message.payload) {
                     return Ok(true);
                 }
             }
             Entry::Gap(gap) => {
-                if gap.to < self.from {
+                if gap.to < from {
                     return Ok(true);
                 }
-                self.note_gap(gap);
+                self.note_gap(queue, gap);
             }
         }
+        let format = self.args.format;
+        let name = (self.args.queues.len() > 1).then(|| queue.path().display().to_string());
+        if let Some(name) = &name
+            && !matches!(format, FormatName::Jsonl | FormatName::Bin)
+            && self.shown.as_ref() != Some(name)
+        {
+            let blank = if self.shown.is_some() { "\n" } else { "" };
+            self.out.buffer.extend_from_slice(format!("{blank}==> {} <==\n", one_line(name)).as_bytes());
+        }
         let start = self.out.buffer.len();
-        render(self.format, entry, None, &mut self.out.buffer);
-        if self.color && self.format == Format::Hex {
+        format.render(entry, name.as_deref(), &mut self.out.buffer);
+        self.shown = name;
+        if self.color && matches!(format, FormatName::Hex | FormatName::Auto) {
             color_header(&mut self.out.buffer, start, matches!(entry, Entry::Gap(_)));
         }
         if self.out.is_full() {
@@ -107,15 +137,15 @@ impl Printer<'_> {
         Ok(true)
     }
 
-    fn note_gap(&mut self, gap: &Gap) {
+    fn note_gap(&mut self, queue: &Queue, gap: &Gap) {
         self.gaps += 1;
-        let path = self.args.queue.display();
+        let path = queue.path().display();
         let reason = gap.reason.as_str();
         note(&format!("{path}: messages {} to {} are missing: {reason} ({})", gap.from, gap.to, gap.position));
     }
 }
 
-/// The header line of a hex unit: cyan; a gap's: red.
+/// The header line of a message: cyan; a gap's: red.
 fn color_header(buffer: &mut Vec<u8>, start: usize, is_gap: bool) {
     let end = buffer[start..].iter().position(|&b| b == b'\n').map_or(buffer.len(), |length| start + length);
     buffer.splice(end..end, *b"\x1b[0m");
@@ -129,7 +159,16 @@ struct Range {
     end: u64,
 }
 
-fn print_unregistered(queue: &Queue, printer: &mut Printer<'_>) -> Result<(), Failure> {
+fn print_unregistered(queues: &[Queue], printer: &mut Printer<'_>) -> Result<(), Failure> {
+    let mut sources = Vec::new();
+    for queue in queues {
+        sources.push(print_retained(queue, printer)?);
+        printer.out.flush()?;
+    }
+    if printer.args.follow { follow(&mut sources, printer) } else { Ok(()) }
+}
+
+fn print_retained<'a>(queue: &'a Queue, printer: &mut Printer<'_>) -> Result<Source<'a>, Failure> {
     let bounds = queue.bounds()?;
     let mut scanner = queue.scan()?;
     let range = range(&bounds, &mut scanner, printer)?;
@@ -137,26 +176,25 @@ fn print_unregistered(queue: &Queue, printer: &mut Printer<'_>) -> Result<(), Fa
         && from < bounds.first_seq
         && bounds.first_seq > 1
     {
-        let path = printer.args.queue.display();
+        let path = queue.path().display();
         note(&format!("{path}: messages before {} are no longer retained", bounds.first_seq));
     }
     scanner.seek_seq(range.start)?;
-    printer.from = range.start;
-    while scanner.seq() < range.end {
-        match scanner.next()? {
-            Some(entry) if printer.put(&entry)? => {}
+    let mut source = Source { queue, scanner, from: range.start, is_over: false };
+    while source.scanner.seq() < range.end {
+        match source.scanner.next()? {
+            Some(entry) if printer.put(queue, source.from, &entry)? => {}
             _ => break,
         }
     }
-    if scanner.seq() == bounds.next_seq
+    if source.scanner.seq() == bounds.next_seq
         && bounds.end_seq > bounds.next_seq
-        && let Some(Entry::Gap(gap)) = scanner.next()?
+        && let Some(Entry::Gap(gap)) = source.scanner.next()?
     {
         // The newest messages are missing: they don't count among the last N.
-        printer.note_gap(&gap);
+        printer.note_gap(queue, &gap);
     }
-    printer.out.flush()?;
-    if printer.args.follow { follow(queue, &mut scanner, printer) } else { Ok(()) }
+    Ok(source)
 }
 
 fn range(bounds: &Bounds, scanner: &mut Scanner, printer: &Printer<'_>) -> Result<Range, Failure> {
@@ -225,22 +263,34 @@ fn start_of_last(
     }
 }
 
-fn follow(queue: &Queue, scanner: &mut Scanner, printer: &mut Printer<'_>) -> Result<(), Failure> {
-    let waiter = queue.waiter()?;
-    loop {
+fn follow(sources: &mut [Source<'_>], printer: &mut Printer<'_>) -> Result<(), Failure> {
+    let waiters: Vec<Waiter> = sources.iter().map(|source| source.queue.waiter()).collect::<Result<_, _>>()?;
+    while sources.iter().any(|source| !source.is_over) {
         // First announce the sleep, then check: a message that arrives in between ends the wait at once.
-        let ticket = waiter.prepare();
+        let waits: Vec<_> = waiters.iter().map(|waiter| (waiter, waiter.prepare())).collect();
         let mut came = false;
-        while let Some(entry) = scanner.next()? {
-            came = true;
-            if !printer.put(&entry)? {
-                return printer.out.flush();
-            }
+        for source in sources.iter_mut() {
+            came |= source.print_new(printer)?;
         }
         printer.out.flush()?;
-        if !came && !waiter.wait(ticket, LONGEST_SLEEP) {
-            queue.check_present()?;
+        if !came && !wait_any(&waits, LONGEST_SLEEP) {
+            sources.iter().try_for_each(|source| source.queue.check_present())?;
         }
+    }
+    Ok(())
+}
+
+impl Source<'_> {
+    /// Prints what has come; whether there was anything.
+    fn print_new(&mut self, printer: &mut Printer<'_>) -> Result<bool, Failure> {
+        for turn in 0..TURN {
+            if self.is_over {
+                return Ok(turn > 0);
+            }
+            let Some(entry) = self.scanner.next()? else { return Ok(turn > 0) };
+            self.is_over = !printer.put(self.queue, self.from, &entry)?;
+        }
+        Ok(true)
     }
 }
 
@@ -253,8 +303,8 @@ fn print_registered(queue: &Queue, name: &str, printer: &mut Printer<'_>) -> Res
         while reader.seq() < end {
             let Some(entry) = reader.next()? else { break };
             match entry {
-                Entry::Message(Message { position, seq, .. }) => put_copy(&mut scanner, position, seq, printer)?,
-                Entry::Gap(_) => drop(printer.put(&entry)?),
+                Entry::Message(Message { position, seq, .. }) => put_copy(queue, &mut scanner, position, seq, printer)?,
+                Entry::Gap(_) => drop(printer.put(queue, 0, &entry)?),
             }
             if printer.args.commit && printer.out.buffer.is_empty() {
                 reader.commit();
@@ -273,15 +323,20 @@ fn print_registered(queue: &Queue, name: &str, printer: &mut Printer<'_>) -> Res
 
 /// Prints a message that a reader has lent. A process that may write to the queue may change it while it is lent: what
 /// is printed is a copy that was itself verified.
-fn put_copy(scanner: &mut Scanner, position: Position, seq: u64, printer: &mut Printer<'_>) -> Result<(), Failure> {
+fn put_copy(
+    queue: &Queue,
+    scanner: &mut Scanner,
+    position: Position,
+    seq: u64,
+    printer: &mut Printer<'_>,
+) -> Result<(), Failure> {
     if scanner.seq() != seq {
         scanner.seek(position, seq)?;
     }
-    match scanner.next()? {
-        Some(entry) => printer.put(&entry).map(drop),
-        // It is gone by now.
-        None => printer.put(&Entry::Gap(Gap { from: seq, to: seq, reason: GapReason::Lost, position })).map(drop),
-    }
+    let entry = scanner.next()?;
+    // It may be gone by now.
+    let entry = entry.unwrap_or(Entry::Gap(Gap { from: seq, to: seq, reason: GapReason::Lost, position }));
+    printer.put(queue, 0, &entry).map(drop)
 }
 
 #[cfg(test)]
