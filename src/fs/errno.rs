@@ -138,6 +138,7 @@ impl Errno {
             Error::NameTooLong { .. } => Self::ENAMETOOLONG,
             Error::TooLarge { .. } => Self::EMSGSIZE,
             Error::QueueFull { .. } => Self::EDQUOT,
+            Error::Stopped { .. } => Self::EINTR,
             Error::InvalidName { .. }
             | Error::ReservedType
             | Error::TimestampInPast { .. }

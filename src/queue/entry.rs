@@ -56,6 +56,13 @@ pub struct Gap {
     pub position: Position,
 }
 
+impl Gap {
+    /// How many messages are missing.
+    pub fn count(&self) -> u64 {
+        self.to.saturating_sub(self.from).saturating_add(1)
+    }
+}
+
 /// Why messages are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

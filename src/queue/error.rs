@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Unsupported,
     /// This writer, or what was opened before a fork, can't be used any more: open a new one.
     Poisoned,
+    /// A wait was ended by its [`Stopper`](super::Stopper).
+    Stopped,
 }
 
 /// An error of the queue engine.
@@ -190,6 +192,12 @@ pub enum Error {
         /// The queue's directory, or the file.
         path: PathBuf,
     },
+    /// A wait was ended by its [`Stopper`](super::Stopper). Nothing has changed.
+    #[error("{}: stopped waiting, as told to", path.display())]
+    Stopped {
+        /// The queue's directory.
+        path: PathBuf,
+    },
     /// A setting is outside what the format allows.
     #[error("invalid setting: {0}")]
     InvalidSetting(String),
@@ -231,6 +239,7 @@ impl Error {
             Self::Damaged { .. } | Self::Refused { .. } => ErrorKind::Damaged,
             Self::UnsupportedVersion { .. } => ErrorKind::Unsupported,
             Self::Poisoned { .. } | Self::Forked { .. } => ErrorKind::Poisoned,
+            Self::Stopped { .. } => ErrorKind::Stopped,
         }
     }
 
@@ -269,7 +278,8 @@ impl From<Error> for io::Error {
             (ErrorKind::InvalidInput, _) => io::ErrorKind::InvalidInput,
             (ErrorKind::Damaged, _) => io::ErrorKind::InvalidData,
             (ErrorKind::Unsupported, _) => io::ErrorKind::Unsupported,
-            (ErrorKind::Io | ErrorKind::Poisoned, _) => io::ErrorKind::Other,
+            // Not `Interrupted`, after which callers try again.
+            (ErrorKind::Io | ErrorKind::Poisoned | ErrorKind::Stopped, _) => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }

@@ -17,13 +17,15 @@ use crate::queue::files::store::Store;
 use crate::queue::format::layout::{self, CONTROL_FILE};
 use crate::queue::format::names::{self, check_name, is_internal_name, parse_segment_name};
 use crate::queue::inspect::{Inspection, ReaderInfo, WriterInfo};
-use crate::queue::options::{ReaderOptions, Settings, WriterOptions};
+use crate::queue::options::{ReaderOptions, Settings, Start, WriterOptions};
 use crate::queue::os::sys;
 use crate::queue::position::SegmentId;
 use crate::queue::read::fan_in::FanInReader;
 use crate::queue::read::notifier::Notifier;
-use crate::queue::read::reader::QueueReader;
+use crate::queue::read::reader::Reader;
+use crate::queue::read::registered::{QueueReader, Registered, Tailer, Unregistered};
 use crate::queue::read::scan::Scanner;
+use crate::queue::wait::stop::Stopper;
 use crate::queue::wait::wake::Waiter;
 use crate::queue::write::retention::{Retention, Retire};
 use crate::queue::write::writer::QueueWriter;
@@ -321,20 +323,55 @@ impl Queue {
         self.reader_with(name, &ReaderOptions::default())
     }
 
-    /// Like [`reader`](Self::reader), with options.
+    /// Like [`reader`](Self::reader), with options. Where it starts is stored before this returns, in one step with the
+    /// registration of a new reader: a crash right afterwards does not change it.
     ///
     /// # Errors
     /// As [`reader`](Self::reader).
     pub fn reader_with(&self, name: &str, options: &ReaderOptions) -> Result<QueueReader> {
+        check_name(name)?;
+        let start = match options.start {
+            Start::Resume => None,
+            start => self.store.place_of(start, &self.bounds()?)?,
+        };
         loop {
             let file = CursorFile::open(&self.store.dir, name, Access::Write);
             match file.and_then(|file| file.acquire(&self.store.geometry())) {
-                Ok((cursor, place)) => return QueueReader::open(&self.store, cursor, place, options),
+                Ok((mut cursor, mut place)) => {
+                    let bounds = self.bounds()?;
+                    if let Some(start) = start.filter(|&start| start != place) {
+                        cursor.commit(start);
+                        place = start;
+                    }
+                    return Reader::open(&self.store, Registered::new(cursor, place), place, &bounds, options);
+                }
                 // It is new, or has just been removed.
-                Err(Error::NoSuchReader { .. }) => drop(self.add_reader(name)?),
+                Err(Error::NoSuchReader { .. }) => {
+                    let place = start.map_or_else(|| Ok(ReaderPosition::first(&self.bounds()?)), Ok::<_, Error>)?;
+                    cursor::create(&self.store.dir, &self.store.geometry(), name, place)?;
+                }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Reads the mapped files without registering, from the first retained message on.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn tailer(&self) -> Result<Tailer> {
+        self.tailer_with(&ReaderOptions::default())
+    }
+
+    /// Like [`tailer`](Self::tailer), with options. [`Start::Resume`](super::Start::Resume) means the first retained
+    /// message.
+    ///
+    /// # Errors
+    /// As [`tailer`](Self::tailer).
+    pub fn tailer_with(&self, options: &ReaderOptions) -> Result<Tailer> {
+        let bounds = self.bounds()?;
+        let place = self.store.place_of(options.start, &bounds)?.unwrap_or(ReaderPosition::first(&bounds));
+        Reader::open(&self.store, Unregistered, place, &bounds, options)
     }
 
     /// Reads from the first retained message on without registering: nothing is pinned, nothing changes.
@@ -427,8 +464,7 @@ impl Queue {
 
     /// Like [`add_reader`](Self::add_reader), at the first message of these bounds.
     pub(crate) fn add_reader_at(&self, name: &str, bounds: &Bounds) -> Result<bool> {
-        let place = ReaderPosition { seq: bounds.first_seq, position: Some(bounds.first) };
-        cursor::create(&self.store.dir, &self.store.geometry(), name, place)
+        cursor::create(&self.store.dir, &self.store.geometry(), name, ReaderPosition::first(bounds))
     }
 
     /// A registered reader's cursor, for [`cursor_seq`](Self::cursor_seq) and others that must not look the name up
@@ -485,6 +521,8 @@ fn assert_threads() {
     shared::<Notifier>();
     send::<QueueWriter>();
     send::<QueueReader>();
+    send::<Tailer>();
+    shared::<Stopper>();
     send::<FanInReader>();
     send::<Scanner>();
 }

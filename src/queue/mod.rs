@@ -36,9 +36,12 @@ pub use position::{Position, SegmentId};
 pub use read::fan_in::{FanInEntry, FanInReader, SourceId};
 pub use read::mapped::Available;
 pub use read::notifier::Notifier;
-pub use read::reader::QueueReader;
+pub use read::reader::{Reader, Registration};
+pub use read::registered::{QueueReader, Registered, Tailer, Unregistered};
 pub use read::scan::Scanner;
 pub(crate) use read::sealed::{FINGERPRINT_LEN, Sealed};
+pub use read::stats::ReaderStats;
+pub use wait::stop::Stopper;
 #[cfg(feature = "mount")]
 pub(crate) use wait::wake::{Bell, Woken};
 pub use wait::wake::{WaitTicket, Waiter, wait_any};

@@ -123,20 +123,23 @@ pub enum WaitStrategy {
     Sleep,
 }
 
-/// Where a reader starts.
+/// Where a reader starts. A registered reader's position is stored there at once: it no longer needs what is before, and
+/// a crash does not bring it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Start {
-    /// At its committed position; a new reader at the first retained message.
+    /// At its committed position; a new reader or a tailer at the first retained message.
     #[default]
     Resume,
     /// At the first retained message.
     First,
     /// After the newest message.
     End,
-    /// At this message, or the first one after it.
+    /// At this message, or the first one after it; after the newest message if that is before it. If retention has
+    /// removed it, the reader first gets a gap that starts with it.
     Seq(u64),
-    /// At the first message with this timestamp (ns since the epoch) or a later one.
+    /// At the first message with this timestamp (ns since the epoch) or a later one. There is no gap if retention has
+    /// removed such messages: how many is unknown.
     Time(u64),
 }
 

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::clock;
+use crate::queue::entry::Bounds;
 use crate::queue::error::{Error, Result};
 use crate::queue::files::control::Geometry;
 use crate::queue::files::dir::{Access, Dir, is_already_there};
@@ -36,6 +37,13 @@ pub(crate) struct ReaderPosition {
     pub(crate) seq: u64,
     /// Where that message is, or was expected when this was written: a hint, to be checked.
     pub(crate) position: Option<Position>,
+}
+
+impl ReaderPosition {
+    /// At the first retained message.
+    pub(crate) fn first(bounds: &Bounds) -> Self {
+        Self { seq: bounds.first_seq, position: Some(bounds.first) }
+    }
 }
 
 /// A cursor file that is not held open for use.
@@ -332,6 +340,12 @@ impl Cursor {
     #[inline]
     pub(crate) fn check_origin(&self) -> Result<()> {
         self.origin.check(&self.path)
+    }
+
+    /// The reader's name.
+    pub(crate) fn name(&self) -> &str {
+        let name = self.path.file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
+        name.strip_suffix(CURSOR_SUFFIX).unwrap_or(name)
     }
 
     /// Syncs the cursor to disk.

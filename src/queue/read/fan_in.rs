@@ -8,20 +8,24 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::clock;
-use crate::queue::entry::{Due, Entry};
+use crate::queue::entry::{Due, Entry, Gap, Message};
 use crate::queue::error::Result;
-use crate::queue::read::reader::QueueReader;
-use crate::queue::wait::wake::wait_any;
+use crate::queue::read::registered::QueueReader;
+use crate::queue::read::stats::ReaderStats;
+use crate::queue::wait::stop::{self, Stopper};
+use crate::queue::wait::wake::{WaitTicket, Waiter, wait_any_or_stop};
 
 /// A source of a [`FanInReader`]. Sources are ordered by when they were added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(u64);
 
 /// What a [`FanInReader`] returns.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct FanInEntry<'a> {
     /// The source that it comes from.
@@ -70,6 +74,7 @@ pub struct FanInReader {
     looked_ns: u64,
     /// Since when the first entry has been held back.
     held: Option<(Key, Instant)>,
+    stopper: Option<Stopper>,
 }
 
 #[derive(Debug)]
@@ -104,7 +109,7 @@ impl FanInReader {
     /// messages at once; messages that a slow writer stamps before others and commits after them then come late.
     pub fn with_hold_back(hold_back: Duration) -> Self {
         let (sources, ready, idle) = (BTreeMap::new(), BinaryHeap::new(), Vec::new());
-        Self { sources, next_id: 0, ready, idle, current: None, hold_back, looked_ns: 0, held: None }
+        Self { sources, next_id: 0, ready, idle, current: None, hold_back, looked_ns: 0, held: None, stopper: None }
     }
 
     /// Adds a source, which is read from the reader's position.
@@ -148,6 +153,66 @@ impl FanInReader {
         Ok(entry.map(|entry| FanInEntry { source: key.source, name: &source.name, entry }))
     }
 
+    /// The next message of all sources and the source that it comes from; None if there is none that may be returned
+    /// yet. Calls `on_gap` for each gap before it.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn next_message(&mut self, mut on_gap: impl FnMut(SourceId, Gap)) -> Result<Option<(SourceId, Message<'_>)>> {
+        while self.is_ready()? {
+            let Some(&Reverse(Key { source: id, .. })) = self.ready.peek() else { break };
+            // A gap is passed here: a borrowed message can't be returned from within a loop yet.
+            match self.sources.get_mut(&id).and_then(|source| source.reader.take_gap()) {
+                Some(gap) => {
+                    self.ready.pop();
+                    (self.current, self.held) = (Some(id), None);
+                    on_gap(id, gap);
+                }
+                None => break,
+            }
+        }
+        match self.next()? {
+            Some(FanInEntry { source, entry: Entry::Message(message), .. }) => Ok(Some((source, message))),
+            Some(FanInEntry { source, entry: Entry::Gap(gap), .. }) => {
+                on_gap(source, gap);
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Calls `on_entry` for the next messages and gaps: at most `limit` of them, until there is none that may be
+    /// returned yet, or until it returns [`ControlFlow::Break`]. Returns for how many it was called; all of these count
+    /// as returned.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next). The entries before it have been passed to `on_entry`.
+    pub fn poll(&mut self, limit: usize, mut on_entry: impl FnMut(FanInEntry<'_>) -> ControlFlow<()>) -> Result<usize> {
+        for count in 0..limit {
+            match self.next()? {
+                None => return Ok(count),
+                Some(entry) if on_entry(entry).is_break() => return Ok(count + 1),
+                Some(_) => {}
+            }
+        }
+        Ok(limit)
+    }
+
+    /// What one source's reader has counted since it was opened.
+    pub fn stats(&self, source: SourceId) -> Option<ReaderStats> {
+        self.sources.get(&source).map(|source| source.reader.stats())
+    }
+
+    /// A handle that ends its waits, as that of a [`Reader`](crate::queue::Reader) does.
+    pub fn stopper(&mut self) -> Stopper {
+        self.stopper.get_or_insert_default().clone()
+    }
+
+    /// From now on, this stopper ends its waits, instead of the one before.
+    pub fn set_stopper(&mut self, stopper: &Stopper) {
+        self.stopper = Some(stopper.clone());
+    }
+
     /// Consumes what has been returned of one source.
     pub fn commit(&mut self, source: SourceId) {
         if let Some(source) = self.sources.get_mut(&source) {
@@ -163,16 +228,16 @@ impl FanInReader {
     /// Waits until [`next`](Self::next) has something, or for `timeout` (None: for ever). False if it has nothing.
     ///
     /// # Errors
-    /// As [`next`](Self::next).
+    /// [`Error::Stopped`](crate::queue::Error::Stopped) once its [`stopper`](Self::stopper) has been used; otherwise as
+    /// [`next`](Self::next).
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
         let start = Instant::now();
         loop {
+            stop::check(self.stopper.as_ref(), Path::new("the merged queues"))?;
             if self.is_ready()? {
                 return Ok(true);
             }
-            let readers = |id: &SourceId| self.sources.get(id).map(|source| &source.reader);
-            let tickets: Vec<_> =
-                self.idle.iter().filter_map(readers).map(|reader| reader.waiter().prepare()).collect();
+            let tickets = self.prepare();
             if self.is_ready()? {
                 return Ok(true);
             }
@@ -182,15 +247,25 @@ impl FanInReader {
             }
             // What is held back becomes due without a wake.
             let left = if self.ready.is_empty() { left } else { left.min(self.hold_back) };
-            let readers = |id: &SourceId| self.sources.get(id).map(|source| &source.reader);
-            let waits: Vec<_> =
-                self.idle.iter().filter_map(readers).map(QueueReader::waiter).zip(tickets.iter().copied()).collect();
+            let waits = self.still_idle(&tickets);
             if waits.is_empty() {
-                std::thread::sleep(left.min(Duration::from_millis(10)));
+                stop::sleep(self.stopper.as_ref(), left.min(Duration::from_millis(10)));
             } else {
-                wait_any(&waits, left);
+                wait_any_or_stop(&waits, left, self.stopper.as_ref());
             }
         }
+    }
+
+    /// Announces a sleeper to each idle source.
+    fn prepare(&self) -> BTreeMap<SourceId, WaitTicket> {
+        let idle = self.idle.iter().filter_map(|id| Some((*id, self.sources.get(id)?.reader.waiter().prepare())));
+        idle.collect()
+    }
+
+    /// What to sleep on: some sources may have got something since their tickets.
+    fn still_idle(&self, tickets: &BTreeMap<SourceId, WaitTicket>) -> Vec<(&Waiter, WaitTicket)> {
+        let wait = |id| Some((self.sources.get(id)?.reader.waiter(), *tickets.get(id)?));
+        self.idle.iter().filter_map(wait).collect()
     }
 
     /// Whether the first ready entry may be returned.
@@ -223,9 +298,10 @@ impl FanInReader {
 
     fn look_at_idle(&mut self) -> Result<()> {
         let now_ns = clock::now_ns();
-        for id in std::mem::take(&mut self.idle) {
-            self.look_at(id)?;
-        }
+        let idle = std::mem::take(&mut self.idle);
+        // Each, even if one fails: that stays among the idle ones.
+        let results: Vec<_> = idle.into_iter().map(|id| self.look_at(id)).filter(Result::is_err).collect();
+        results.into_iter().collect::<Result<()>>()?;
         self.looked_ns = now_ns;
         Ok(())
     }

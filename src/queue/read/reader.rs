@@ -7,71 +7,80 @@
 //! - A segment is left only by its seal, which is in line with the records: nothing committed before it can be missed.
 //! - "Not committed" means the head, unless the writer has published a later head.
 
+use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use zerocopy::FromBytes;
 
-use crate::queue::entry::{Bounds, Due, Entry, Gap, GapReason};
+use crate::queue::entry::{Due, Entry, Gap, Message};
 use crate::queue::error::Result;
-use crate::queue::files::cursor::{Cursor, ReaderPosition};
 use crate::queue::files::{control, dir::Access, store::Store};
-use crate::queue::format::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, HEADER_LEN};
-use crate::queue::format::layout::{MessageHeader, RECORDS_START};
+use crate::queue::format::layout::{self, CONTROL_HEAD, HEADER_LEN, MessageHeader, RECORDS_START};
 use crate::queue::format::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
 use crate::queue::inspect::WriterInfo;
-use crate::queue::options::{ReaderOptions, Start, WaitStrategy};
+use crate::queue::options::WaitStrategy;
 use crate::queue::os::mapping::Mapping;
 use crate::queue::position::Position;
 use crate::queue::read::mapped::{Available, Look, look, message};
 use crate::queue::read::scan::Scanner;
+use crate::queue::read::stats::ReaderStats;
+use crate::queue::wait::stop::Stopper;
 use crate::queue::wait::wake::Waiter;
 use crate::sync::Ordering;
 
-/// A registered reader, in use by this process alone.
+/// How a reader is known to its queue: [`Registered`](crate::queue::Registered) or [`Unregistered`](crate::queue::Unregistered).
+pub trait Registration: fmt::Debug {
+    /// Fails in a process that was forked from the reader's.
+    #[doc(hidden)]
+    fn check_origin(&self) -> Result<()>;
+
+    /// Fails if what is committed may not have reached the file.
+    #[doc(hidden)]
+    fn check(&self) -> Result<()>;
+
+    /// Shows that the reader is alive; a few stores.
+    #[doc(hidden)]
+    fn heartbeat(&self);
+
+    /// Shows it to those with another boot-time clock, too: a system call.
+    #[doc(hidden)]
+    fn touch(&self);
+
+    /// The reader has been moved to this sequence number.
+    #[doc(hidden)]
+    fn moved_to(&mut self, seq: u64);
+}
+
+/// Reads a queue from its mapped files: a [`QueueReader`](crate::queue::QueueReader) or a [`Tailer`](crate::queue::Tailer).
 ///
-/// Messages are borrowed from the mapping: they stay valid until the next call. [`commit`](Self::commit) consumes what
-/// has been read; it is persistent: a reader of the same name continues there, even after a crash.
-///
-/// ```
-/// # use chronfs::queue::{Entry, Queue, Settings};
-/// # let dir = tempfile::tempdir()?;
-/// let queue = Queue::create(dir.path().join("orders"), &Settings::default())?;
-/// queue.writer()?.append(1, b"hello")?;
-///
-/// let mut reader = queue.reader("alice")?;
-/// while let Some(entry) = reader.next()? {
-///     match entry {
-///         Entry::Message(message) => println!("{} {:?}", message.seq, message.payload),
-///         Entry::Gap(gap) => eprintln!("messages {} to {} are lost", gap.from, gap.to),
-///     }
-///     reader.commit();
-/// }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug)]
-pub struct QueueReader {
-    map: Option<Mapping>,
-    context: RecordContext,
-    position: Position,
-    seq: u64,
+/// Messages are borrowed from the mapping: they stay valid until the next call.
+pub struct Reader<R: Registration> {
+    pub(super) map: Option<Mapping>,
+    pub(super) context: RecordContext,
+    pub(super) position: Position,
+    pub(super) seq: u64,
     /// The header at `position`, if it has been verified already.
-    peeked: Option<Header>,
-    verify: bool,
+    pub(super) peeked: Option<Header>,
+    pub(super) verify: bool,
     /// Up to where pages of this segment have been prefaulted.
-    populated: u32,
-    control: Mapping,
+    pub(super) populated: u32,
+    pub(super) control: Mapping,
+    pub(super) registration: R,
     // The fields from here on are not touched while sound records follow each other.
-    cursor: Cursor,
-    store: Arc<Store>,
-    strategy: WaitStrategy,
-    waiter: Waiter,
+    pub(super) store: Arc<Store>,
+    pub(super) strategy: WaitStrategy,
+    pub(super) waiter: Waiter,
+    pub(super) stopper: Option<Stopper>,
     /// Holds the last returned payload, if it could not come from a mapping.
-    lent: Option<Box<Scanner>>,
+    pub(super) lent: Option<Box<Scanner>>,
     /// A gap to be returned before anything else.
-    pending: Option<Gap>,
+    pub(super) pending: Option<Gap>,
     /// The published head at the last search past `position` that found nothing: no new search until it changes.
-    stalled: Option<u64>,
+    pub(super) stalled: Option<u64>,
+    /// Without what was received since the reader was at `counted_from`.
+    pub(super) stats: ReaderStats,
+    pub(super) counted_from: u64,
 }
 
 /// What is at `position`.
@@ -83,72 +92,131 @@ enum Peek {
     Trouble,
 }
 
-impl QueueReader {
-    pub(crate) fn open(
-        store: &Arc<Store>,
-        cursor: Cursor,
-        place: ReaderPosition,
-        options: &ReaderOptions,
-    ) -> Result<Self> {
-        let path = store.control_path();
-        let control = store.dir.open_existing_file(CONTROL_FILE, Access::Read)?;
-        let control = Mapping::read_only(&control, &path, CONTROL_LEN)?;
-        let bounds = store.bounds()?;
-        let (position, seq, pending) = locate(store, &bounds, place)?;
-        let context = RecordContext {
-            summer: crate::queue::format::crc::RecordCrc::new(),
-            salt: 0,
-            segment_size: store.settings().segment_size,
-            is_reused: false,
-        };
-        let mut reader = Self {
-            map: None,
-            context,
-            position,
-            seq,
-            peeked: None,
-            verify: options.verify,
-            populated: 0,
-            control,
-            cursor,
-            strategy: options.wait,
-            waiter: store.waiter()?,
-            store: Arc::clone(store),
-            lent: None,
-            pending,
-            stalled: None,
-        };
-        match options.start {
-            Start::Resume => {}
-            Start::First => reader.jump(bounds.first, bounds.first_seq),
-            Start::End => reader.jump(bounds.head, bounds.end_seq),
-            Start::Seq(seq) => reader.jump_with(|scanner| scanner.seek_seq(seq))?,
-            Start::Time(timestamp_ns) => reader.jump_with(|scanner| scanner.seek_time(timestamp_ns))?,
-        }
-        Ok(reader)
-    }
+/// What [`Reader::step`] has passed.
+enum Step {
+    /// A message in the mapping, whose record starts here.
+    Message(Header, Position),
+    Gap(Gap),
+    /// A message in a truncated segment, which can't be mapped; not passed yet.
+    Unmapped(Box<Scanner>),
+    Head,
+}
 
-    /// The next message or gap; None at the head. Consumes nothing: see [`commit`](Self::commit). Not an `Iterator`,
-    /// because the message borrows from the reader.
+impl<R: Registration> Reader<R> {
+    /// The next message or gap; None at the head. Not an `Iterator`, because the message borrows from the reader.
     ///
     /// # Errors
     /// [`Error::Io`](crate::queue::Error::Io) if a file can't be opened or read. Damage is returned as [`Entry::Gap`].
     #[allow(clippy::should_implement_trait)]
     #[inline]
     pub fn next(&mut self) -> Result<Option<Entry<'_>>> {
-        self.cursor.check_origin()?;
+        match self.step()? {
+            Step::Message(header, position) => Ok(self.lend(&header, position).map(Entry::Message)),
+            Step::Gap(gap) => Ok(Some(Entry::Gap(gap))),
+            Step::Unmapped(scanner) => Ok(self.lend_unmapped(scanner)?.map(Entry::Message)),
+            Step::Head => Ok(None),
+        }
+    }
+
+    /// The next message; None at the head. Calls `on_gap` for each gap before it.
+    ///
+    /// ```
+    /// use chronfs::queue::{Message, QueueReader, Result};
+    ///
+    /// struct Feed {
+    ///     reader: QueueReader,
+    ///     lost: u64,
+    /// }
+    ///
+    /// impl Feed {
+    ///     fn poll(&mut self) -> Result<Option<Message<'_>>> {
+    ///         self.reader.next_message(|gap| self.lost += gap.count())
+    ///     }
+    /// }
+    /// # let dir = tempfile::tempdir()?;
+    /// # let queue = chronfs::Queue::create(dir.path().join("q"), &Default::default())?;
+    /// # queue.writer()?.append(1, b"hello")?;
+    /// # let mut feed = Feed { reader: queue.reader("alice")?, lost: 0 };
+    /// # assert_eq!(feed.poll()?.map(|message| message.seq), Some(1));
+    /// # assert!(feed.poll()?.is_none() && feed.lost == 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    #[inline]
+    pub fn next_message(&mut self, mut on_gap: impl FnMut(Gap)) -> Result<Option<Message<'_>>> {
+        loop {
+            match self.step()? {
+                Step::Message(header, position) => return Ok(self.lend(&header, position)),
+                Step::Gap(gap) => on_gap(gap),
+                Step::Unmapped(scanner) => return self.lend_unmapped(scanner),
+                Step::Head => return Ok(None),
+            }
+        }
+    }
+
+    /// Calls `on_entry` for the next messages and gaps: at most `limit` of them, until the head, or until it returns
+    /// [`ControlFlow::Break`]. Returns for how many it was called; all of these count as read.
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    ///
+    /// # use chronfs::queue::{Entry, Queue, Settings};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let queue = Queue::create(dir.path().join("q"), &Settings::default())?;
+    /// # let mut writer = queue.writer()?;
+    /// # for payload in [&b"buy"[..], b"stop", b"sell"] { writer.append(1, payload)?; }
+    /// let mut reader = queue.reader("alice")?;
+    /// let mut orders = Vec::new();
+    /// let count = reader.poll(100, |entry| match entry {
+    ///     Entry::Message(message) if message.payload == b"stop" => ControlFlow::Break(()),
+    ///     Entry::Message(message) => {
+    ///         orders.push(message.payload.to_vec());
+    ///         ControlFlow::Continue(())
+    ///     }
+    ///     Entry::Gap(_) => ControlFlow::Continue(()),
+    /// })?;
+    /// assert_eq!((count, orders), (2, vec![b"buy".to_vec()]));
+    /// reader.commit();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`next`](Self::next). The entries before it have been passed to `on_entry`.
+    #[inline]
+    pub fn poll(&mut self, limit: usize, mut on_entry: impl FnMut(Entry<'_>) -> ControlFlow<()>) -> Result<usize> {
+        for count in 0..limit {
+            match self.next()? {
+                None => return Ok(count),
+                Some(entry) if on_entry(entry).is_break() => return Ok(count + 1),
+                Some(_) => {}
+            }
+        }
+        Ok(limit)
+    }
+
+    /// Passes the gap that [`peek_next`](Self::peek_next) has found.
+    pub(super) fn take_gap(&mut self) -> Option<Gap> {
+        self.pending.take().map(|gap| self.stats.count(gap))
+    }
+
+    /// Passes what comes next.
+    #[inline(always)]
+    fn step(&mut self) -> Result<Step> {
+        self.registration.check_origin()?;
         let header = loop {
             if let Some(header) = self.peeked.take() {
                 break header;
             }
             match self.peek() {
                 Peek::Message(header) => break header,
-                Peek::Head => return Ok(None),
+                Peek::Head => return Ok(Step::Head),
                 Peek::Trouble => match self.trouble()? {
-                    Some(Found::Gap(gap)) => return Ok(Some(Entry::Gap(gap))),
+                    Some(Found::Gap(gap)) => return Ok(Step::Gap(self.stats.count(gap))),
                     Some(Found::Again) => {}
-                    Some(Found::Unmapped(scanner)) => return self.next_unmapped(scanner),
-                    None => return Ok(None),
+                    Some(Found::Unmapped(scanner)) => return Ok(Step::Unmapped(scanner)),
+                    None => return Ok(Step::Head),
                 },
             }
         };
@@ -158,8 +226,13 @@ impl QueueReader {
             self.populate();
         }
         self.seq = self.seq.saturating_add(1);
-        // A peeked header implies a mapping.
-        Ok(self.map.as_ref().map(|map| Entry::Message(message(map, &header, position))))
+        Ok(Step::Message(header, position))
+    }
+
+    /// The message with this header; None only without a mapping, which a verified header implies.
+    #[inline]
+    fn lend(&self, header: &Header, position: Position) -> Option<Message<'_>> {
+        self.map.as_ref().map(|map| message(map, header, position))
     }
 
     #[inline]
@@ -201,7 +274,7 @@ impl QueueReader {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn available(&mut self) -> Available<'_> {
-        let map = self.map.as_ref().filter(|_| self.pending.is_none() && self.cursor.check_origin().is_ok());
+        let map = self.map.as_ref().filter(|_| self.pending.is_none() && self.registration.check_origin().is_ok());
         Available {
             map,
             context: &self.context,
@@ -294,24 +367,24 @@ impl QueueReader {
     }
 
     /// Fails if a file that the reader depends on has been truncated under it.
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         if self.control.is_lost() {
             let remedy = "the next writer repairs it; then open the reader again";
             return Err(control::loss(&self.store.dir, &self.control, remedy));
         }
-        self.cursor.check()
+        self.registration.check()
     }
 
     /// The message at the scanner's position.
     #[cold]
-    fn next_unmapped(&mut self, scanner: Box<Scanner>) -> Result<Option<Entry<'_>>> {
+    fn lend_unmapped(&mut self, scanner: Box<Scanner>) -> Result<Option<Message<'_>>> {
         let Some(Entry::Message(message)) = self.lent.insert(scanner).next()? else {
             return Ok(None);
         };
         let len = u32::try_from(message.payload.len()).ok().and_then(layout::record_len).unwrap_or(HEADER_LEN);
         (self.position, self.seq) = (message.position, message.seq.saturating_add(1));
         self.position.offset += len;
-        Ok(Some(Entry::Message(message)))
+        Ok(Some(message))
     }
 
     /// Prefaults the next pages, to avoid a fault on each: not past the published head, where there may be nothing.
@@ -360,115 +433,25 @@ impl QueueReader {
         header.is_some_and(|header| header.is_seal() && header.seq == self.seq)
     }
 
-    fn jump(&mut self, position: Position, seq: u64) {
+    pub(super) fn jump(&mut self, position: Position, seq: u64) {
+        self.stats = self.stats();
+        self.counted_from = seq;
         if position.segment != self.position.segment {
             self.map = None;
         }
         (self.position, self.seq, self.peeked) = (position, seq, None);
     }
 
-    fn jump_with(&mut self, seek: impl FnOnce(&mut Scanner) -> Result<()>) -> Result<()> {
-        self.cursor.check_origin()?;
-        let mut scanner = Scanner::at(Arc::clone(&self.store), self.position, self.seq);
-        seek(&mut scanner)?;
-        self.pending = None;
-        self.jump(scanner.position(), scanner.seq());
-        Ok(())
-    }
-
-    /// Moves to a message, or to the first one after it; to the first retained message or to the head if it is before
-    /// or after all of them. Consumes nothing until [`commit`](Self::commit).
-    ///
-    /// # Errors
-    /// If a file can't be read.
-    pub fn seek_seq(&mut self, seq: u64) -> Result<()> {
-        self.jump_with(|scanner| scanner.seek_seq(seq))
-    }
-
-    /// Moves to the first message with this timestamp (nanoseconds since the epoch) or a later one. Consumes nothing
-    /// until [`commit`](Self::commit).
-    ///
-    /// # Errors
-    /// If a file can't be read.
-    pub fn seek_time(&mut self, timestamp_ns: u64) -> Result<()> {
-        self.jump_with(|scanner| scanner.seek_time(timestamp_ns))
-    }
-
-    /// Consumes everything that [`next`](Self::next) has returned. A few stores, no system call: it survives the
-    /// process at once, and a power cut after [`commit_sync`](Self::commit_sync).
-    #[inline]
-    pub fn commit(&mut self) {
-        self.cursor.commit(ReaderPosition { seq: self.seq, position: Some(self.position) });
-    }
-
-    /// Like [`commit`](Self::commit); survives a power cut once it has returned.
-    ///
-    /// # Errors
-    /// [`Error::Io`](crate::queue::Error::Io) if the system can't write it.
-    pub fn commit_sync(&mut self) -> Result<()> {
-        self.cursor.check_origin()?;
-        self.commit();
-        self.cursor.sync()
-    }
-
-    /// Waits until there is something to read, or for `timeout` (None: for ever). False if there is nothing.
-    ///
-    /// # Errors
-    /// As [`next`](Self::next).
-    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<bool> {
-        if self.has_next()? {
-            return Ok(true);
-        }
-        let start = Instant::now();
-        let left = |limit: Option<Duration>| limit.map(|limit| limit.saturating_sub(start.elapsed()));
-        let spin = match self.strategy {
-            WaitStrategy::BusySpin => timeout,
-            WaitStrategy::Hybrid { spin } => Some(timeout.map_or(spin, |timeout| spin.min(timeout))),
-            WaitStrategy::Sleep => Some(Duration::ZERO),
-        };
-        while left(spin).is_none_or(|left| !left.is_zero()) {
-            for _ in 0..64 {
-                if self.has_next()? {
-                    return Ok(true);
-                }
-                std::hint::spin_loop();
-            }
-        }
-        self.cursor.heartbeat();
-        loop {
-            let ticket = self.waiter.prepare();
-            if self.has_next()? {
-                return Ok(true);
-            }
-            let left = left(timeout).unwrap_or(Duration::MAX);
-            if left.is_zero() {
-                return Ok(false);
-            }
-            if !self.waiter.wait(ticket, left) {
-                self.cursor.heartbeat();
-                self.cursor.touch();
-                self.check()?;
-                self.store.check_present()?;
-                // Once a second, in case files have changed without anything being published.
-                self.stalled = None;
-            }
-            // Before the system calls of the next announcement.
-            if self.has_next()? {
-                return Ok(true);
-            }
-        }
-    }
-
     /// Whether [`next`](Self::next) will return an entry.
     #[inline]
-    fn has_next(&mut self) -> Result<bool> {
+    pub(super) fn has_next(&mut self) -> Result<bool> {
         Ok(self.peek_next()?.is_some())
     }
 
     /// What [`next`](Self::next) will return.
     #[inline]
     pub(crate) fn peek_next(&mut self) -> Result<Option<Due>> {
-        self.cursor.check_origin()?;
+        self.registration.check_origin()?;
         loop {
             if let Some(header) = self.peeked {
                 return Ok(Some(Due { timestamp_ns: header.timestamp_ns, seq: header.seq }));
@@ -494,13 +477,29 @@ impl QueueReader {
         }
     }
 
-    pub(crate) fn waiter(&self) -> &Waiter {
-        &self.waiter
+    /// The sequence number that [`next`](Self::next) expects.
+    #[inline]
+    pub fn seq(&self) -> u64 {
+        self.pending.map_or(self.seq, |gap| gap.from)
     }
 
-    /// The sequence number that [`next`](Self::next) expects.
-    pub fn seq(&self) -> u64 {
-        self.seq
+    /// Where [`next`](Self::next) continues.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// What it has read and waited for since it was opened. Costs nothing while reading.
+    pub fn stats(&self) -> ReaderStats {
+        let since = self.seq.saturating_sub(self.counted_from);
+        ReaderStats { received: self.stats.received.saturating_add(since), ..self.stats }
+    }
+}
+
+impl<R: Registration> fmt::Debug for Reader<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut fields = f.debug_struct("Reader");
+        fields.field("queue", &self.store.dir.path()).field("registration", &self.registration);
+        fields.field("seq", &self.seq()).field("position", &self.position).finish_non_exhaustive()
     }
 }
 
@@ -520,31 +519,4 @@ enum Found {
 /// A number of the same order as the position.
 fn as_number(position: Position) -> u64 {
     u64::from(position.segment.0) << 32 | u64::from(position.offset)
-}
-
-/// Where a cursor's reader continues, and the gap to report first.
-fn locate(store: &Arc<Store>, bounds: &Bounds, place: ReaderPosition) -> Result<(Position, u64, Option<Gap>)> {
-    let gap = |from, to, reason, position| Some(Gap { from, to, reason, position });
-    if place.seq < bounds.first_seq {
-        let pending = gap(place.seq, bounds.first_seq - 1, GapReason::Retired, bounds.first);
-        return Ok((bounds.first, bounds.first_seq, pending));
-    }
-    if place.seq > bounds.end_seq {
-        let pending = gap(bounds.end_seq, place.seq - 1, GapReason::Lost, bounds.head);
-        return Ok((bounds.head, bounds.end_seq, pending));
-    }
-    if place.seq >= bounds.next_seq {
-        return Ok((bounds.head, place.seq, None));
-    }
-    let mut scanner = Scanner::at(Arc::clone(store), bounds.first, bounds.first_seq);
-    let hint = place.position.filter(|p| is_record_offset(p.offset, store.settings().segment_size));
-    if let Some(position) = hint {
-        scanner.go_to(position, place.seq);
-        let found = scanner.next()?.and_then(Entry::message);
-        if found.is_some_and(|message| message.seq == place.seq && message.position == position) {
-            return Ok((position, place.seq, None));
-        }
-    }
-    scanner.seek_seq_within(place.seq, bounds)?;
-    Ok((scanner.position(), scanner.seq(), None))
 }

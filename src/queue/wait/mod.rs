@@ -1,4 +1,5 @@
 //! Sleeping and waking.
 
 pub(in crate::queue) mod handshake;
+pub(in crate::queue) mod stop;
 pub(in crate::queue) mod wake;

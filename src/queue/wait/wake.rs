@@ -21,12 +21,18 @@ use crate::queue::format::layout::{CONTROL_LEN, CONTROL_NOTIFY_SEQ, CONTROL_SLEE
 use crate::queue::os::futex;
 use crate::queue::os::mapping::Mapping;
 use crate::queue::wait::handshake;
+use crate::queue::wait::stop::{self, Stopper};
 use crate::sync::{AtomicU32, Ordering, fence};
 
 /// The longest uninterrupted sleep: bounds the cost of an unforeseen fault.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// The step of sleepers that can't be woken: no permission to set the flag, or no membarrier.
 const POLL_STEP: Duration = Duration::from_millis(1);
+/// The shortest and the longest such step of a reader: one in this many of the time for which nothing has come.
+const POLL_STEPS: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(4)];
+const POLLS: u32 = 16;
+/// How late a stop may be where one can't sleep on two words.
+const STOP_STEP: Duration = Duration::from_millis(10);
 
 /// The writer's side.
 #[derive(Debug, Clone, Copy)]
@@ -133,12 +139,31 @@ impl Waiter {
     /// Sleeps until something may have been committed after `prepare`, or for `timeout`, or a little longer than a
     /// second: false if there was no wake. Wakes can be spurious.
     pub fn wait(&self, ticket: WaitTicket, timeout: Duration) -> bool {
+        self.wait_or_stop(ticket, timeout, None, POLL_STEP * POLLS)
+    }
+
+    /// Like [`wait`](Self::wait), or until stopped. `idle`: for how long the caller has been waiting.
+    pub(crate) fn wait_or_stop(
+        &self,
+        ticket: WaitTicket,
+        timeout: Duration,
+        stopper: Option<&Stopper>,
+        idle: Duration,
+    ) -> bool {
         if ticket.unannounced {
-            std::thread::sleep(timeout.min(POLL_STEP));
+            stop::sleep(stopper, timeout.min((idle / POLLS).clamp(POLL_STEPS[0], POLL_STEPS[1])));
             return false;
         }
-        futex::futex_wait(self.notify_seq(), ticket.notify_seq, timeout.min(LONGEST_SLEEP)).unwrap_or_else(|_| {
-            std::thread::sleep(timeout.min(POLL_STEP));
+        let (word, expected, timeout) = (self.notify_seq(), ticket.notify_seq, timeout.min(LONGEST_SLEEP));
+        let woken = match stopper {
+            None => futex::futex_wait(word, expected, timeout),
+            Some(stopper) => futex::futex_wait_any(&[(word, expected), (stopper.word(), 0)], timeout)
+                .map(|wake| wake != futex::Wake::None)
+                // Linux before 5.16: a stop is noticed late, a message is not.
+                .or_else(|_| futex::futex_wait(word, expected, timeout.min(STOP_STEP))),
+        };
+        woken.unwrap_or_else(|_| {
+            stop::sleep(stopper, timeout.min(POLL_STEP));
             false
         })
     }
@@ -153,7 +178,8 @@ impl Waiter {
         self.words.word(CONTROL_NOTIFY_SEQ)
     }
 
-    /// Ends all waits on this queue, in every process, as spurious wakes. Changes nothing.
+    /// Wakes all that sleep on this queue, in every process, without news: [`wait`](Self::wait) and [`wait_any`] return.
+    /// [`Reader::wait`](crate::queue::Reader::wait) sleeps again, unless its [`Stopper`] has been used. Changes nothing.
     pub fn wake_all(&self) {
         futex::futex_wake(self.notify_seq());
     }
@@ -164,7 +190,14 @@ impl Waiter {
 /// system can't wait for several at once, it waits for each group in turn: then a wake can be late by a millisecond per
 /// group.
 pub fn wait_any(waits: &[(&Waiter, WaitTicket)], timeout: Duration) -> bool {
-    let words: Vec<_> = waits.iter().map(|(waiter, ticket)| (waiter.notify_seq(), ticket.notify_seq)).collect();
+    wait_any_or_stop(waits, timeout, None)
+}
+
+/// Like [`wait_any`], or until stopped.
+pub(crate) fn wait_any_or_stop(waits: &[(&Waiter, WaitTicket)], timeout: Duration, stopper: Option<&Stopper>) -> bool {
+    let stop = stopper.map(|stopper| (stopper.word(), 0));
+    let waited = waits.iter().map(|(waiter, ticket)| (waiter.notify_seq(), ticket.notify_seq));
+    let words: Vec<_> = stop.into_iter().chain(waited).collect();
     let unannounced = waits.iter().any(|(_, ticket)| ticket.unannounced);
     let groups = words.chunks(futex::MAX_FUTEXES);
     let longest = if groups.len() > 1 || unannounced { POLL_STEP } else { LONGEST_SLEEP };

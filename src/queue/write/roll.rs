@@ -6,6 +6,7 @@ use crate::queue::error::{Error, Result};
 use crate::queue::files::segment;
 use crate::queue::format::layout::{self, HEADER_LEN, RECORDS_START, SEGMENT_SEAL};
 use crate::queue::options::WhenFull;
+use crate::queue::wait::stop::{self, Stopper};
 use crate::queue::write::housekeeper::Prepared;
 use crate::queue::write::prefault;
 use crate::queue::write::retention::Retire;
@@ -90,14 +91,26 @@ impl QueueWriter {
         self.check_poison()
     }
 
+    /// A handle that ends waits for room ([`WhenFull::Wait`]) with [`Error::Stopped`]; the message is not appended.
+    pub fn stopper(&mut self) -> Stopper {
+        self.stopper.get_or_insert_default().clone()
+    }
+
+    /// From now on, this stopper ends its waits, instead of the one before.
+    pub fn set_stopper(&mut self, stopper: &Stopper) {
+        self.stopper = Some(stopper.clone());
+    }
+
     /// Whether the queue's limit allows one more segment; waits for that if the writer was opened with that option.
     fn wait_for_room(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
             match (self.has_room_for_segment(), self.options.when_full) {
                 (Err(Error::QueueFull { .. }), WhenFull::Wait(longest)) if start.elapsed() < longest => {
+                    stop::check(self.stopper.as_ref(), self.store.dir.path())?;
                     // Readers commit without a system call: nothing could wake us.
-                    std::thread::sleep(LOOK_FOR_ROOM_EVERY.min(longest.saturating_sub(start.elapsed())));
+                    let left = longest.saturating_sub(start.elapsed());
+                    stop::sleep(self.stopper.as_ref(), LOOK_FOR_ROOM_EVERY.min(left));
                 }
                 (answer, _) => return answer,
             }

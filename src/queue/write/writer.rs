@@ -31,6 +31,7 @@ use crate::queue::os::mapping::{CUT_SHORT, Mapping};
 use crate::queue::os::origin::Origin;
 use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::scan::Scanner;
+use crate::queue::wait::stop::Stopper;
 use crate::queue::wait::wake::Waker;
 use crate::queue::write::housekeeper::{Housekeeper, Prepared};
 use crate::queue::write::prefault::Prefaulter;
@@ -84,6 +85,7 @@ pub struct QueueWriter {
     /// The latest timestamp that a caller may pass, as of the last reading of the clock.
     pub(in crate::queue) latest_ns: u64,
     pub(in crate::queue) options: WriterOptions,
+    pub(in crate::queue) stopper: Option<Stopper>,
     origin: Origin,
     _lock: Arc<WriterLock>,
 }
@@ -136,6 +138,7 @@ impl QueueWriter {
             poisoned: None,
             latest_ns: 0,
             options: *options,
+            stopper: None,
             origin: Origin::here(),
             sync_at_seq: match options.sync {
                 SyncPolicy::Manual => u64::MAX,
