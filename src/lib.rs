@@ -28,6 +28,7 @@
 //! |---|---|---|
 //! | [`queue`] | | the engine: [`Queue`], [`QueueWriter`], [`QueueReader`]; the bytes on disk: [`queue::layout`] |
 //! | [`metrics`] | | figures of queues, writers and readers as OpenMetrics text |
+//! | [`queue`] | `async` | `AsyncReader`: futures and streams for tokio and any other runtime |
 //! | `bus` | `bus` | conventions about queues that belong together: paths, READY, leases, discovery |
 //! | `view` | `view` | messages as text, as the mount and `chron-cli tail` print them |
 //! | `fs`, `doctor`, `report` | `mount` | the FUSE mount; what is wrong with queues; their state as text and JSON |

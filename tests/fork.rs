@@ -120,6 +120,39 @@ fn a_forked_child_neither_reads_nor_commits_nor_frees_the_reader() {
 }
 
 #[test]
+fn a_forked_child_has_notifiers_of_its_own_whatever_its_parent_is_doing() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = new_queue(dir.path());
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Holds whatever lock there is at some of the forks.
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let notifier = queue.notifier().unwrap();
+                    notifier.clear();
+                }
+            });
+        }
+        for round in 0..20 {
+            let parents = queue.notifier().unwrap();
+            assert!(in_child(|| {
+                let settings = Settings { segment_size: 64 << 10, ..Settings::default() };
+                let queue = Queue::create(dir.path().join(round.to_string()), &settings).unwrap();
+                let notifier = queue.notifier().unwrap();
+                parents.clear();
+                queue.writer().unwrap().append(1, b"hello").unwrap();
+                let mut events = [rustix::event::PollFd::new(&notifier, rustix::event::PollFlags::IN)];
+                let count = rustix::event::poll(&mut events, None).unwrap();
+                drop((notifier, parents));
+                count == 1
+            }));
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+#[test]
 fn a_forked_child_may_drop_a_notifier_and_look_at_the_queue() {
     let dir = tempfile::tempdir().unwrap();
     let queue = new_queue(dir.path());

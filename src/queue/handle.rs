@@ -525,6 +525,8 @@ fn assert_threads() {
     shared::<Stopper>();
     send::<FanInReader>();
     send::<Scanner>();
+    #[cfg(feature = "async")]
+    send::<crate::queue::AsyncReader>();
 }
 
 fn not_a_queue(path: &Path, reason: &str) -> Error {

@@ -33,6 +33,8 @@ pub use inspect::{Inspection, ReaderInfo, SegmentInfo, WriterInfo, WriterState};
 pub use options::{ReaderOptions, Settings, Start, SyncPolicy, WaitStrategy, WhenFull, WriterOptions};
 pub use os::sigbus::disable_sigbus_handler;
 pub use position::{Position, SegmentId};
+#[cfg(feature = "async")]
+pub use read::async_reader::{AsyncReader, EntryStream, OwnedEntry, OwnedMessage};
 pub use read::fan_in::{FanInEntry, FanInReader, SourceId};
 pub use read::mapped::Available;
 pub use read::notifier::Notifier;

@@ -225,7 +225,7 @@ impl Group {
             };
             for index in moved {
                 let (waiter, ticket) = &waits[index];
-                if waiter.has_moved(*ticket) {
+                if !ticket.is_announced() || waiter.moved(*ticket).is_some() {
                     // Before the system calls of the next announcement.
                     self.serve(index, &mut buffer);
                     lock(&self.state).queues[index].ticket = None;

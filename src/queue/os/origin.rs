@@ -32,6 +32,11 @@ impl Origin {
         self.0 == FORKS.load(Ordering::Relaxed)
     }
 
+    /// The item that this process does not share with those that it forks, or with those that it was forked from.
+    pub(crate) fn choose<T>(self, items: &[T; 16]) -> &T {
+        &items[self.0 as usize % items.len()]
+    }
+
     /// Like [`is_here`](Self::is_here), as an error.
     #[inline]
     pub(crate) fn check(self, path: &Path) -> Result<()> {

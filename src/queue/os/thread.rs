@@ -29,7 +29,9 @@ impl Joined {
 impl Drop for Joined {
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
-        if self.origin.is_here() {
+        if thread.thread().id() == std::thread::current().id() {
+            // It can't wait for itself, and is about to end.
+        } else if self.origin.is_here() {
             // A panic in it has been reported by the panic hook; nothing is left to do.
             let _ = thread.join();
         } else {

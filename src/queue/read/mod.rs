@@ -1,5 +1,7 @@
 //! Readers, scanners, and how they find their position.
 
+#[cfg(feature = "async")]
+pub(in crate::queue) mod async_reader;
 pub(in crate::queue) mod bounds;
 pub(in crate::queue) mod fan_in;
 pub(in crate::queue) mod mapped;

@@ -86,7 +86,7 @@ impl<R: Registration> Reader<R> {
             control,
             registration,
             strategy: options.wait,
-            waiter: store.waiter()?,
+            waiter: Arc::new(store.waiter()?),
             stopper: None,
             store: Arc::clone(store),
             lent: None,

@@ -70,7 +70,7 @@ pub struct Reader<R: Registration> {
     // The fields from here on are not touched while sound records follow each other.
     pub(super) store: Arc<Store>,
     pub(super) strategy: WaitStrategy,
-    pub(super) waiter: Waiter,
+    pub(super) waiter: Arc<Waiter>,
     pub(super) stopper: Option<Stopper>,
     /// Holds the last returned payload, if it could not come from a mapping.
     pub(super) lent: Option<Box<Scanner>>,

@@ -9,7 +9,7 @@ use crate::queue::wait::stop::{self, Stopper};
 use crate::queue::wait::wake::Waiter;
 
 /// How often a sleeping reader shows that it is alive and looks at its files.
-const CHECK_EVERY: Duration = Duration::from_secs(1);
+pub(super) const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 impl<R: Registration> Reader<R> {
     /// Waits until there is something to read, or for `timeout` (None: for ever). False if there is nothing.
@@ -65,7 +65,7 @@ impl<R: Registration> Reader<R> {
     }
 
     /// Once a second: nobody is woken when files are removed, or change without anything being published.
-    fn look_after_files(&mut self) -> Result<()> {
+    pub(super) fn look_after_files(&mut self) -> Result<()> {
         self.registration.heartbeat();
         self.registration.touch();
         self.check()?;

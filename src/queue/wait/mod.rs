@@ -3,3 +3,4 @@
 pub(in crate::queue) mod handshake;
 pub(in crate::queue) mod stop;
 pub(in crate::queue) mod wake;
+pub(in crate::queue) mod watch;

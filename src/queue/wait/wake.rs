@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::queue::error::Result;
@@ -101,6 +102,13 @@ pub struct WaitTicket {
     unannounced: bool,
 }
 
+impl WaitTicket {
+    /// Whether the writer knows of the sleeper.
+    pub(crate) fn is_announced(self) -> bool {
+        !self.unannounced
+    }
+}
+
 impl Waiter {
     /// `control`: the control block's file, `can_announce` if it was opened for writing.
     pub(crate) fn new(control: File, can_announce: bool, path: &Path) -> Result<Self> {
@@ -168,10 +176,15 @@ impl Waiter {
         })
     }
 
-    /// Whether something may have been committed since `prepare`.
-    #[cfg(feature = "mount")]
-    pub(crate) fn has_moved(&self, ticket: WaitTicket) -> bool {
-        ticket.unannounced || self.word(CONTROL_NOTIFY_SEQ).map_or(true, |notify_seq| notify_seq != ticket.notify_seq)
+    /// If something may have been committed since `prepare`: what to wait with for more, without announcing a sleeper.
+    /// Always None for a sleeper that can't be woken.
+    pub(crate) fn moved(&self, ticket: WaitTicket) -> Option<WaitTicket> {
+        match self.word(CONTROL_NOTIFY_SEQ) {
+            _ if ticket.unannounced => None,
+            Ok(notify_seq) if notify_seq == ticket.notify_seq => None,
+            Ok(notify_seq) => Some(WaitTicket { notify_seq, unannounced: false }),
+            Err(_) => Some(WaitTicket { notify_seq: 0, unannounced: true }),
+        }
     }
 
     fn notify_seq(&self) -> &AtomicU32 {
@@ -212,14 +225,12 @@ pub(crate) fn wait_any_or_stop(waits: &[(&Waiter, WaitTicket)], timeout: Duratio
 }
 
 /// Ends a sleep for queues from within the process.
-#[cfg(feature = "mount")]
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
     rung: AtomicU32,
 }
 
 /// What ended a sleep for several queues.
-#[cfg(feature = "mount")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Woken {
     Bell,
@@ -229,7 +240,6 @@ pub(crate) enum Woken {
     Unknown,
 }
 
-#[cfg(feature = "mount")]
 impl Bell {
     pub(crate) fn ring(&self) {
         self.rung.fetch_add(1, Ordering::Release);
@@ -242,12 +252,7 @@ impl Bell {
     }
 
     /// Like [`wait_any`], for at most 127 queues, or until the bell rings.
-    pub(crate) fn wait_any(
-        &self,
-        rung: u32,
-        waits: &[(std::sync::Arc<Waiter>, WaitTicket)],
-        timeout: Duration,
-    ) -> Woken {
+    pub(crate) fn wait_any(&self, rung: u32, waits: &[(Arc<Waiter>, WaitTicket)], timeout: Duration) -> Woken {
         let mut words = vec![(&self.rung, rung)];
         // Those that can't be woken are checked in short steps.
         let announced = waits.iter().enumerate().filter(|(_, (_, ticket))| !ticket.unannounced);
