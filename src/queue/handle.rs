@@ -421,12 +421,24 @@ impl Queue {
     }
 
     /// Removes the segments that the queue's limits (`retain_bytes`, `retain_segments`, `retain_age_ns`) no longer keep
-    /// and no live reader needs. The writer does this by itself after each roll.
+    /// and no live reader needs. A running writer does this by itself. If there is none, and the active segment's time
+    /// is over ([`Settings::roll_period_ns`]), it is ended first, so that retention by age can remove it.
     ///
     /// # Errors
-    /// [`Error::Io`] if a file can't be read or removed.
+    /// [`Error::Io`] if a file can't be read, removed or created.
     pub fn apply_retention(&self) -> Result<Retention> {
-        self.store.retain(Retire::ForGood)
+        // First: it may make the room that a new segment needs.
+        let first = self.store.retain(Retire::ForGood)?;
+        let now_ns = clock::now_ns();
+        if first.active.and_then(|active| active.ends_ns).is_none_or(|ends_ns| now_ns < ends_ns) {
+            return Ok(first);
+        }
+        match self.writer().and_then(|mut writer| writer.roll_if_due(now_ns)) {
+            Err(Error::Locked { .. } | Error::QueueFull { .. }) => return Ok(first),
+            rolled => rolled?,
+        }
+        let second = self.store.retain(Retire::ForGood)?;
+        Ok(Retention { removed: [first.removed, second.removed].concat(), ..second })
     }
 
     /// What [`apply_retention`](Self::apply_retention) would remove, and what keeps the rest. Changes nothing.

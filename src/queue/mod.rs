@@ -48,7 +48,7 @@ pub use wait::stop::Stopper;
 pub(crate) use wait::wake::{Bell, Woken};
 pub use wait::wake::{WaitTicket, Waiter, wait_any};
 pub use write::reserve::{Batch, Reservation};
-pub use write::retention::{Ignored, IgnoredReason, Pin, Retention};
+pub use write::retention::{ActiveSegment, Ignored, IgnoredReason, Pin, Retention};
 pub use write::writer::QueueWriter;
 
 pub(crate) use files::cursor::CursorFile;

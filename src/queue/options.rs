@@ -28,7 +28,9 @@ pub struct Settings {
     /// Retention keeps at most about this many bytes of sealed segments that every live reader has passed.
     /// Default None: no such limit. Without any of the three limits everything is kept.
     pub retain_bytes: Option<u64>,
-    /// Retention keeps messages at least this long, in nanoseconds. Default None: no such limit.
+    /// Retention keeps messages at least this long, in nanoseconds, and an eighth longer at most unless
+    /// [`roll_every_ns`](Self::roll_every_ns) is set: it removes whole segments, so a segment ends after that time.
+    /// Default None: no such limit.
     pub retain_age_ns: Option<u64>,
     /// Retention keeps at most this many sealed segments that every live reader has passed. Default None: no such
     /// limit.
@@ -39,8 +41,9 @@ pub struct Settings {
     /// A reader that lags by more than this many bytes no longer pins segments; it will get a gap. Default None: no
     /// limit.
     pub max_lag_bytes: Option<u64>,
-    /// A new segment begins whenever the clock reaches a multiple of this many nanoseconds since the epoch: at each full
-    /// minute, hour or day (UTC) with the usual values. Default None: only when a segment is full.
+    /// A segment ends when a multiple of this many nanoseconds since the epoch is reached: at each full minute, hour or
+    /// day (UTC) with the usual values. The messages' timestamps decide. A time without messages makes no segment.
+    /// Default None: by time only as `retain_age_ns` needs it.
     pub roll_every_ns: Option<u64>,
     /// Payloads start at multiples of this many bytes in memory: 8, 16 or 64. Default 8.
     pub payload_align: u32,
@@ -100,6 +103,12 @@ impl Settings {
             )));
         }
         Ok(())
+    }
+
+    /// How long a segment takes messages, in nanoseconds, from one multiple since the epoch to the next: `roll_every_ns`,
+    /// or else an eighth of `retain_age_ns`. None: until it is full.
+    pub fn roll_period_ns(&self) -> Option<u64> {
+        self.roll_every_ns.or_else(|| self.retain_age_ns.map(|age_ns| (age_ns / 8).max(MIN_ROLL_EVERY_NS)))
     }
 
     /// The largest payload in bytes that fits into a segment.

@@ -82,6 +82,12 @@ impl Segment {
         read_start(&self.file)
     }
 
+    /// The timestamp of its first message, unverified; None if it has none.
+    pub(in crate::queue) fn first_timestamp_ns(&self) -> Option<u64> {
+        let header: MessageHeader = read_block(&self.file, RECORDS_START)?;
+        (header.commit.get() != 0 && header.msg_type.get() != PADDING_TYPE).then(|| header.timestamp_ns.get())
+    }
+
     /// The segment that this one follows, if it says so.
     pub(in crate::queue) fn previous(&self) -> Option<Link> {
         let block: StartBlock = read_block(&self.file, SEGMENT_START)?;

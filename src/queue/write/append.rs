@@ -89,7 +89,7 @@ impl QueueWriter {
         let timestamp_ns = self.now_ns();
         let len = parts.iter().fold(0, |len: usize, part| len.saturating_add(part.len()));
         loop {
-            let (payload_len, record_len) = self.claim(msg_type, len)?;
+            let (payload_len, record_len) = self.claim(timestamp_ns, msg_type, len)?;
             let header = Header { payload_len, msg_type, flags: 0, seq: self.next_seq, timestamp_ns };
             let body = self.map.unpublished(self.offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
             let (payload, padding) = body.split_at_mut(len);

@@ -83,6 +83,9 @@ impl Reservation<'_> {
     }
 
     fn finish(self, len: usize, timestamp_ns: u64) -> Result<u64> {
+        if timestamp_ns >= self.writer.roll_at_ns {
+            return self.finish_in_next(len, timestamp_ns);
+        }
         let Self { writer, msg_type, payload_len: max, wakes } = self;
         let lengths = u32::try_from(len).ok().filter(|&len| len <= max);
         let Some((payload_len, record_len)) = lengths.and_then(|len| Some((len, layout::record_len(len)?))) else {
@@ -100,6 +103,21 @@ impl Reservation<'_> {
             return writer.map_again(record_len).and(Err(loss));
         }
         let seq = writer.advance(record_len, timestamp_ns);
+        if wakes {
+            writer.waker.published(&writer.control);
+        }
+        Ok(seq)
+    }
+
+    /// Like [`finish`](Self::finish), after the end of this segment's time: a copy goes into the next one.
+    #[cold]
+    fn finish_in_next(self, len: usize, timestamp_ns: u64) -> Result<u64> {
+        let Self { writer, msg_type, payload_len: max, wakes } = self;
+        let filled = writer.map.bytes(writer.offset + HEADER_LEN, max as usize);
+        let Some(payload) = filled.get(..len).map(<[u8]>::to_vec) else {
+            return Err(Error::TooLarge { path: writer.path(), len, max: max as usize });
+        };
+        let seq = writer.publish(timestamp_ns, msg_type, &payload)?;
         if wakes {
             writer.waker.published(&writer.control);
         }
@@ -213,7 +231,8 @@ impl QueueWriter {
     /// # Errors
     /// As [`append`](Self::append).
     pub fn reserve(&mut self, msg_type: u16, payload_len: usize) -> Result<Reservation<'_>> {
-        let (payload_len, _) = self.claim(msg_type, payload_len)?;
+        // Which period it belongs to is decided by the commit.
+        let (payload_len, _) = self.claim(0, msg_type, payload_len)?;
         Ok(Reservation { writer: self, msg_type, payload_len, wakes: true })
     }
 

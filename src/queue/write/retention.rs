@@ -30,6 +30,21 @@ pub struct Retention {
     pub pins: Vec<Pin>,
     /// Readers that no longer keep any segments, by name, and why.
     pub ignored: Vec<Ignored>,
+    /// The segment that takes messages, if it has some: it is never removed.
+    pub active: Option<ActiveSegment>,
+}
+
+/// The segment that takes messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ActiveSegment {
+    /// Its number.
+    pub id: SegmentId,
+    /// Its oldest message's timestamp, in nanoseconds since the epoch.
+    pub oldest_ns: u64,
+    /// When it ends at the latest, in nanoseconds since the epoch; None: when it is full. See
+    /// [`Settings::roll_period_ns`](crate::queue::Settings::roll_period_ns).
+    pub ends_ns: Option<u64>,
 }
 
 /// A reader that keeps segments from being removed.
@@ -116,7 +131,7 @@ impl Store {
         let ids = self.segment_ids()?;
         let sealed = &ids[..ids.partition_point(|&id| id < bounds.head.segment)];
         let (needs, ignored) = self.needs(&bounds)?;
-        let mut retention = Retention { ignored, ..Retention::default() };
+        let mut retention = Retention { ignored, active: self.active_segment(&bounds), ..Retention::default() };
         let mut excess = self.excess(sealed, &ids);
         while let Some((info, next_seq)) = excess.next() {
             let is_free = info.first_seq == 0 || needs.iter().all(|needs| needs.seq.is_some_and(|seq| seq >= next_seq));

@@ -2,14 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use crate::queue::entry::Bounds;
 use crate::queue::error::{Error, Result};
+use crate::queue::files::dir::Access;
 use crate::queue::files::segment;
+use crate::queue::files::store::Store;
 use crate::queue::format::layout::{self, HEADER_LEN, RECORDS_START, SEGMENT_SEAL};
 use crate::queue::options::WhenFull;
 use crate::queue::wait::stop::{self, Stopper};
 use crate::queue::write::housekeeper::Prepared;
 use crate::queue::write::prefault;
-use crate::queue::write::retention::Retire;
+use crate::queue::write::retention::{ActiveSegment, Retire};
 use crate::queue::write::writer::{MAY_BE_MISSING, QueueWriter, REPORT_EVERY};
 
 /// How often a writer that waits for room in a full queue checks for it.
@@ -18,14 +21,17 @@ const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(1);
 impl QueueWriter {
     /// Occasional work: a new segment, the published head, the helper's report.
     #[cold]
-    pub(in crate::queue) fn make_room(&mut self, record_len: u32) -> Result<()> {
+    pub(in crate::queue) fn make_room(&mut self, record_len: u32, timestamp_ns: u64) -> Result<()> {
         self.check_poison()?;
-        let limit = self.segment_limit();
-        if self.offset + record_len > limit {
+        let is_over = timestamp_ns >= self.roll_at_ns && self.offset > RECORDS_START;
+        if is_over || self.offset + record_len > self.segment_limit() {
             self.roll()?;
         } else {
             self.publish_head();
             self.pages.report(self.offset);
+        }
+        if self.offset == RECORDS_START {
+            self.roll_at_ns = self.store.end_of_period(timestamp_ns.max(self.last_timestamp_ns));
         }
         let soft_limit = self.next_soft_limit(self.offset + record_len);
         if self.pages.is_short_of_room() {
@@ -42,6 +48,18 @@ impl QueueWriter {
         }
         self.soft_limit = soft_limit;
         Ok(())
+    }
+
+    /// Continues in the next segment if the time of this one is over and it has messages.
+    pub(in crate::queue) fn roll_if_due(&mut self, now_ns: u64) -> Result<()> {
+        let is_due = now_ns >= self.roll_at_ns && self.offset > RECORDS_START;
+        if is_due { self.make_room(0, now_ns) } else { Ok(()) }
+    }
+
+    /// The timestamp of the active segment's first message.
+    pub(in crate::queue) fn first_timestamp_ns(&self) -> Option<u64> {
+        // Timestamps never decrease: a damaged one is not later than the newest.
+        self.segment.first_timestamp_ns().map(|first_ns| first_ns.min(self.last_timestamp_ns))
     }
 
     /// Makes sure that the file has room for the next stores.
@@ -133,5 +151,22 @@ impl QueueWriter {
             return Ok(());
         }
         Err(Error::QueueFull { path: self.store.dir.path().to_path_buf(), max_bytes })
+    }
+}
+
+impl Store {
+    /// When a segment ends whose first message has this timestamp; the latest time there is if time does not end it.
+    pub(in crate::queue) fn end_of_period(&self, first_timestamp_ns: u64) -> u64 {
+        let period_ns = self.settings().roll_period_ns();
+        period_ns
+            .map_or(u64::MAX, |period_ns| (first_timestamp_ns / period_ns).saturating_add(1).saturating_mul(period_ns))
+    }
+
+    /// The segment that takes messages, if it has some.
+    pub(in crate::queue) fn active_segment(&self, bounds: &Bounds) -> Option<ActiveSegment> {
+        let segment = self.open_segment(bounds.head.segment, Access::Read).ok()??;
+        let oldest_ns = segment.first_timestamp_ns()?.min(bounds.last_timestamp_ns);
+        let ends_ns = Some(self.end_of_period(oldest_ns)).filter(|&ends_ns| ends_ns < u64::MAX);
+        Some(ActiveSegment { id: segment.id, oldest_ns, ends_ns })
     }
 }

@@ -62,6 +62,8 @@ pub struct QueueWriter {
     pub(in crate::queue) map: Arc<Mapping>,
     pub(in crate::queue) offset: u32,
     pub(in crate::queue) soft_limit: u32,
+    /// A message of this time or later starts a new segment.
+    pub(in crate::queue) roll_at_ns: u64,
     pub(in crate::queue) context: RecordContext,
     pub(in crate::queue) next_seq: u64,
     pub(in crate::queue) last_timestamp_ns: u64,
@@ -126,6 +128,7 @@ impl QueueWriter {
         let mut writer = Self {
             offset,
             soft_limit: 0,
+            roll_at_ns: 0,
             context: segment.context,
             next_seq,
             last_timestamp_ns,
@@ -155,6 +158,7 @@ impl QueueWriter {
             _lock: lock,
         };
         writer.soft_limit = writer.next_soft_limit(offset);
+        writer.roll_at_ns = writer.store.end_of_period(writer.first_timestamp_ns().unwrap_or(0));
         writer.publish_head();
         // Readers that wait at the end of a segment that we have left must check again.
         Waker::wake(&writer.control);
@@ -196,7 +200,7 @@ impl QueueWriter {
     /// Appends without waking readers.
     #[inline]
     pub(in crate::queue) fn publish(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8]) -> Result<u64> {
-        let (payload_len, record_len) = self.claim(msg_type, payload.len())?;
+        let (payload_len, record_len) = self.claim(timestamp_ns, msg_type, payload.len())?;
         let header = Header { payload_len, msg_type, flags: 0, seq: self.next_seq, timestamp_ns };
         let body = self.map.unpublished(self.offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
         let words = header.words_and_copy(&self.context, self.offset, payload, body);
@@ -242,7 +246,7 @@ impl QueueWriter {
         self.supply.set_active(self.segment.id, &self.map, None);
         self.pages.set_active(&self.map, self.offset);
         self.pages.set_short_of_room(true);
-        self.make_room(record_len)
+        self.make_room(record_len, self.last_timestamp_ns)
     }
 
     /// Why the active segment's mapping is lost.
@@ -265,14 +269,21 @@ impl QueueWriter {
         Ok(scanner.position() == at(self.offset))
     }
 
-    /// Makes sure that a record of this payload fits at `offset`. Returns the lengths of payload and record.
+    /// Makes sure that a record of this payload and time may start at `offset`. Returns the lengths of payload and
+    /// record.
     #[inline]
-    pub(in crate::queue) fn claim(&mut self, msg_type: u16, payload_len: usize) -> Result<(u32, u32)> {
+    pub(in crate::queue) fn claim(
+        &mut self,
+        timestamp_ns: u64,
+        msg_type: u16,
+        payload_len: usize,
+    ) -> Result<(u32, u32)> {
         let path = self.store.dir.path();
         self.origin.check(path)?;
         let (payload_len, record_len) = checked_len(payload_len, self.max_payload_len, msg_type, path)?;
-        if self.offset + record_len > self.soft_limit {
-            self.make_room(record_len)?;
+        // One branch for both.
+        if (self.offset + record_len > self.soft_limit) | (timestamp_ns >= self.roll_at_ns) {
+            self.make_room(record_len, timestamp_ns)?;
         }
         Ok((payload_len, record_len))
     }
