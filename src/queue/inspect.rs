@@ -211,7 +211,7 @@ impl Store {
         WriterInfo { state, pid, holder, holds_file, epoch, heartbeat_age_ms }
     }
 
-    fn segment_infos(&self, bounds: &Bounds) -> Result<Vec<SegmentInfo>> {
+    pub(super) fn segment_infos(&self, bounds: &Bounds) -> Result<Vec<SegmentInfo>> {
         let mut infos: Vec<SegmentInfo> = Vec::new();
         for id in self.segment_ids()? {
             let segment = self.open_segment(id, Access::Read).ok().flatten();
