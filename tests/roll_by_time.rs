@@ -120,7 +120,7 @@ fn count_from(queue: &Queue, first: u64) -> usize {
 }
 
 #[test]
-fn a_timestamp_far_in_the_future_is_no_trouble() {
+fn a_timestamp_far_in_the_future_does_no_harm() {
     let (_dir, queue) = new_queue(&BY_DAY);
     let options = chronfs::queue::WriterOptions { max_ahead: std::time::Duration::MAX, ..Default::default() };
     let mut writer = queue.writer_with(&options).unwrap();

@@ -202,8 +202,7 @@ fn neither_a_writer_nor_a_reader_is_in_the_way_and_another_change_for_seconds_on
     hanging.try_lock_shared().unwrap();
     let error = queue.update(|settings| settings.retain_segments = Some(2)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
-    let holder = format!("process {} (", std::process::id());
-    assert!(error.to_string().contains(&holder), "{error}");
+    assert!(error.to_string().contains("this process"), "{error}");
     drop(hanging);
     assert_eq!(queue.settings().retain_segments, Some(1));
     queue.update(|settings| settings.retain_segments = Some(2)).unwrap();

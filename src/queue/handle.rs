@@ -16,7 +16,7 @@ use crate::queue::files::settings;
 use crate::queue::files::store::Store;
 use crate::queue::format::layout::{self, CONTROL_FILE};
 use crate::queue::format::names::{self, check_name, is_internal_name, parse_segment_name};
-use crate::queue::inspect::{Inspection, ReaderInfo, SegmentInfo, WriterInfo};
+use crate::queue::inspect::{Inspection, ReaderInfo, WriterInfo};
 use crate::queue::options::{ReaderOptions, Settings, Start, WriterOptions};
 use crate::queue::os::sys;
 use crate::queue::position::SegmentId;
@@ -427,23 +427,7 @@ impl Queue {
     /// # Errors
     /// [`Error::Io`] if a file can't be read, removed or created.
     pub fn apply_retention(&self) -> Result<Retention> {
-        // First: it may make the room that a new segment needs.
-        let first = self.store.retain(Retire::ForGood)?;
-        let now_ns = clock::now_ns();
-        if first.active.and_then(|active| active.ends_ns).is_none_or(|ends_ns| now_ns < ends_ns) {
-            return Ok(first);
-        }
-        let before = self.store.segment_infos(&self.bounds()?)?;
-        match self.writer().and_then(|mut writer| writer.roll_if_due(now_ns)) {
-            Err(Error::Locked { .. } | Error::QueueFull { .. }) => return Ok(first),
-            rolled => rolled?,
-        }
-        let second = self.store.retain(Retire::ForGood)?;
-        // That writer has applied retention, too.
-        let left = self.segment_ids()?;
-        let gone =
-            before.into_iter().filter(|info| !left.contains(&info.id)).map(|info| SegmentInfo { sealed: true, ..info });
-        Ok(Retention { removed: first.removed.into_iter().chain(gone).collect(), ..second })
+        self.store.apply_retention()
     }
 
     /// What [`apply_retention`](Self::apply_retention) would remove, and what keeps the rest. Changes nothing.

@@ -1,18 +1,21 @@
 //! What an append does only now and then: publishing the head, and rolls, i.e. continuing in the next segment.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::clock;
 use crate::queue::entry::Bounds;
 use crate::queue::error::{Error, Result};
 use crate::queue::files::dir::Access;
 use crate::queue::files::segment;
 use crate::queue::files::store::Store;
 use crate::queue::format::layout::{self, HEADER_LEN, RECORDS_START, SEGMENT_SEAL};
-use crate::queue::options::WhenFull;
+use crate::queue::inspect::SegmentInfo;
+use crate::queue::options::{WhenFull, WriterOptions};
 use crate::queue::wait::stop::{self, Stopper};
 use crate::queue::write::housekeeper::Prepared;
 use crate::queue::write::prefault;
-use crate::queue::write::retention::{ActiveSegment, Retire};
+use crate::queue::write::retention::{ActiveSegment, Retention, Retire};
 use crate::queue::write::writer::{MAY_BE_MISSING, QueueWriter, REPORT_EVERY};
 
 /// How often a writer that waits for room in a full queue checks for it.
@@ -160,6 +163,27 @@ impl Store {
         let period_ns = self.settings().roll_period_ns();
         period_ns
             .map_or(u64::MAX, |period_ns| (first_timestamp_ns / period_ns).saturating_add(1).saturating_mul(period_ns))
+    }
+
+    /// Applies retention, and first ends the active segment if its time is over and there is no writer that would.
+    pub(crate) fn apply_retention(self: &Arc<Self>) -> Result<Retention> {
+        // First: it may make the room that a new segment needs.
+        let first = self.retain(Retire::ForGood)?;
+        let now_ns = clock::now_ns();
+        if first.active.and_then(|active| active.ends_ns).is_none_or(|ends_ns| now_ns < ends_ns) {
+            return Ok(first);
+        }
+        let before = self.segment_infos(&self.bounds()?)?;
+        match QueueWriter::open(self, &WriterOptions::default()).and_then(|mut writer| writer.roll_if_due(now_ns)) {
+            Err(Error::Locked { .. } | Error::QueueFull { .. }) => return Ok(first),
+            rolled => rolled?,
+        }
+        let second = self.retain(Retire::ForGood)?;
+        // That writer has applied retention, too.
+        let left = self.segment_ids()?;
+        let gone =
+            before.into_iter().filter(|info| !left.contains(&info.id)).map(|info| SegmentInfo { sealed: true, ..info });
+        Ok(Retention { removed: first.removed.into_iter().chain(gone).collect(), ..second })
     }
 
     /// The segment that takes messages, if it has some.
