@@ -233,3 +233,88 @@ impl Watched {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::queue::{Queue, Settings};
+    use crate::sync::{AtomicBool, Ordering};
+
+    #[derive(Default)]
+    struct Flag(AtomicBool);
+
+    impl Alarm for Flag {
+        fn raise(&self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+
+        fn has_news(&self) -> bool {
+            false
+        }
+    }
+
+    /// The test is the thread: it knows what a thread would sleep with, and whether that would wake it.
+    #[test]
+    fn whoever_armed_an_alarm_before_a_message_is_going_to_be_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = Queue::create(dir.path().join("q"), &Settings::default()).unwrap();
+        let mut writer = queue.writer().unwrap();
+        let (foreign, origin) = (queue.waiter().unwrap(), Origin::here());
+        let store = &queue.store;
+        let watched = Arc::new(Watched {
+            store: Arc::clone(store),
+            waiter: Arc::new(store.waiter().unwrap()),
+            state: Mutex::default(),
+        });
+        let queues = Mutex::new(vec![Arc::clone(&watched)]);
+        let group = Arc::new(Group { origin, bell: Bell::default(), queues, thread: Mutex::default() });
+        let flags: [Arc<Flag>; 3] = Default::default();
+        let watches = flags.clone().map(|alarm| {
+            let alarm = alarm as Arc<dyn Alarm>;
+            lock(&watched.state).alarms.push(Armable { alarm: Arc::clone(&alarm), is_armed: false });
+            Watch { group: Arc::clone(&group), queue: Arc::clone(&watched), alarm, origin }
+        });
+        let mut rung = group.bell.listen();
+        let mut slept_with: Option<WaitTicket> = None;
+        let mut is_due = [false; 3];
+        let (mut random, mut told) = (1_u64, 0);
+        for _ in 0..20_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let is_woken = || slept_with.is_some_and(|ticket| watched.waiter.moved(ticket).is_some());
+            match random >> 60 {
+                at @ 0..=5 => {
+                    watches[at as usize / 2].arm();
+                }
+                6..=8 => {
+                    writer.append(1, b"hello").unwrap();
+                    let state = lock(&watched.state);
+                    for (is_due, own) in is_due.iter_mut().zip(&state.alarms) {
+                        *is_due |= own.is_armed;
+                    }
+                }
+                // Another reader of the queue, perhaps of another process.
+                9..=10 => {
+                    foreign.prepare();
+                }
+                _ if group.bell.listen() != rung || is_woken() => {
+                    if is_woken() {
+                        watched.look(false);
+                    }
+                    rung = group.bell.listen();
+                    slept_with = lock(&watched.state).ticket;
+                }
+                _ => {}
+            }
+            for (is_due, flag) in is_due.iter_mut().zip(&flags) {
+                if flag.0.swap(false, Ordering::SeqCst) {
+                    (*is_due, told) = (false, told + 1);
+                }
+                let is_woken = slept_with.is_some_and(|ticket| watched.waiter.moved(ticket).is_some());
+                assert!(!*is_due || group.bell.listen() != rung || is_woken, "the thread sleeps on");
+            }
+        }
+        assert!(told > 1_000, "{told}");
+    }
+}
