@@ -285,7 +285,7 @@ mod tests {
             let is_woken = || slept_with.is_some_and(|ticket| watched.waiter.moved(ticket).is_some());
             match random >> 60 {
                 at @ 0..=5 => {
-                    watches[at as usize / 2].arm();
+                    watches[usize::try_from(at).unwrap() / 2].arm();
                 }
                 6..=8 => {
                     writer.append(1, b"hello").unwrap();
