@@ -64,6 +64,8 @@ struct Writer {
 struct Whole<'a> {
     #[serde(flatten)]
     summary: Summary<'a>,
+    role: &'static str,
+    term: u64,
     settings: Settings,
     segments: Vec<Segment>,
     readers: Vec<Reader<'a>>,
@@ -109,6 +111,8 @@ struct Reader<'a> {
 pub fn inspection_json(inspection: &Inspection, ready: bool, lease: Option<&Lease>) -> String {
     to_json(&Whole {
         summary: summary(inspection, ready, lease),
+        role: inspection.role.as_str(),
+        term: inspection.role.term(),
         settings: settings(&inspection.settings),
         segments: inspection
             .segments
@@ -230,7 +234,8 @@ pub fn inspection_text(inspection: &Inspection, ready: bool, lease: Option<&Leas
         ("lease", lease.map_or_else(|| "none".to_owned(), lease_text)),
         ("settings", settings_text(&inspection.settings)),
     ];
-    for (name, fact) in facts {
+    let role = (inspection.role != queue::Role::default()).then(|| ("role", inspection.role.to_string()));
+    for (name, fact) in facts.into_iter().chain(role) {
         // Writing to a String can't fail.
         let _ = writeln!(out, "  {name:<9} {}", printable(&fact));
     }

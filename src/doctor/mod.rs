@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::bus::{self, LeaseState};
-use crate::queue::{Dir, is_queue, layout, parse_segment_name};
+use crate::queue::{Dir, Queue, Role, WriterOptions, is_queue, layout, parse_segment_name};
 use crate::report::human_span_ms;
 use place::{Directory, Entry};
 
@@ -200,7 +200,7 @@ fn fix(root: &Directory, dir: &Directory, deep: bool, from: usize, report: &mut 
     let is_for_writer = |finding: &Finding| finding.fixable && !is_aside(finding);
     // It holds the lock, so no other process is writing.
     if before.iter().any(is_for_writer)
-        && let Err(error) = dir.queue().and_then(|queue| queue.writer().map(drop))
+        && let Err(error) = dir.queue().and_then(|queue| queue.writer_with(&for_role(&queue)).map(drop))
     {
         report.unchecked.push(format!("{error} (not repaired)"));
     }
@@ -342,4 +342,9 @@ fn endpoint(dir: &Directory, findings: &mut Vec<Finding>) {
             findings.push(finding);
         }
     }
+}
+
+/// Options for opening the writer whatever the queue's role is: it only repairs.
+fn for_role(queue: &Queue) -> WriterOptions {
+    WriterOptions { as_standby: matches!(queue.role(), Role::Standby { .. }), ..WriterOptions::default() }
 }

@@ -457,13 +457,19 @@ impl Exam<'_> {
                 "a power cut lost what had not been synced, the copy is incomplete, or the file was removed"
             }
             GapReason::Retired => "retention removed them",
+            GapReason::Upstream(_) => "they were missing already where this queue is copied from",
         };
         let messages = if from == to { format!("message {from} is") } else { format!("messages {from} to {to} are") };
         let detail = format!("{messages} missing: {what}, at offset {}", position.offset);
-        let remedy = "restore the segment from a copy, if there is one; readers go on after the gap".to_owned();
+        let remedy = match reason {
+            GapReason::Upstream(_) => "none needed: nothing is damaged here",
+            _ => "restore the segment from a copy, if there is one; readers go on after the gap",
+        }
+        .to_owned();
         let severity = match reason {
             GapReason::Checksum | GapReason::Segment => Severity::Error,
             GapReason::Lost | GapReason::Retired => Severity::Warning,
+            GapReason::Upstream(_) => Severity::Info,
         };
         self.found(severity, "gap", path, detail, remedy);
     }

@@ -138,11 +138,14 @@ impl Errno {
             Error::NameTooLong { .. } => Self::ENAMETOOLONG,
             Error::TooLarge { .. } => Self::EMSGSIZE,
             Error::QueueFull { .. } => Self::EDQUOT,
+            Error::Standby { .. } | Error::NotStandby { .. } => Self::EROFS,
             Error::Stopped { .. } => Self::EINTR,
             Error::InvalidName { .. }
             | Error::ReservedType
             | Error::TimestampInPast { .. }
             | Error::TimestampInFuture { .. }
+            | Error::Diverged { .. }
+            | Error::StaleTerm { .. }
             | Error::InvalidSetting(_)
             | Error::NoSuchPosition { .. } => Self::EINVAL,
         }

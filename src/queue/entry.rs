@@ -52,7 +52,8 @@ pub struct Gap {
     pub to: u64,
     /// Why.
     pub reason: GapReason,
-    /// Where the damage starts, or, if nothing is left of it, where the next record is.
+    /// Where the damage starts, or, if nothing is left of it, where the next record is; where the record is that says
+    /// what is missing upstream.
     pub position: Position,
 }
 
@@ -75,9 +76,65 @@ pub enum GapReason {
     Lost,
     /// Retention removed them before they were read.
     Retired,
+    /// They never came to this queue, which is a copy of another one: they were missing there already, for this reason.
+    /// The writer has said so ([`append_gap`](super::QueueWriter::append_gap),
+    /// [`append_exact`](super::QueueWriter::append_exact)).
+    Upstream(UpstreamGap),
+}
+
+/// Why messages were missing where a queue is copied from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UpstreamGap {
+    /// The writer did not say.
+    Unknown,
+    /// As [`GapReason::Checksum`].
+    Checksum,
+    /// As [`GapReason::Segment`].
+    Segment,
+    /// As [`GapReason::Lost`].
+    Lost,
+    /// As [`GapReason::Retired`].
+    Retired,
+}
+
+impl UpstreamGap {
+    /// The number for it in files; see `format.md`.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Unknown => 0,
+            Self::Checksum => 1,
+            Self::Segment => 2,
+            Self::Lost => 3,
+            Self::Retired => 4,
+        }
+    }
+
+    /// The reason with this number.
+    pub(crate) fn from_code(code: u8) -> Self {
+        let all = [Self::Checksum, Self::Segment, Self::Lost, Self::Retired];
+        all.into_iter().find(|reason| reason.code() == code).unwrap_or(Self::Unknown)
+    }
+}
+
+impl From<GapReason> for UpstreamGap {
+    fn from(reason: GapReason) -> Self {
+        match reason {
+            GapReason::Checksum => Self::Checksum,
+            GapReason::Segment => Self::Segment,
+            GapReason::Lost => Self::Lost,
+            GapReason::Retired => Self::Retired,
+            GapReason::Upstream(reason) => reason,
+        }
+    }
 }
 
 impl GapReason {
+    /// Whether nothing is damaged here: the records follow each other, and their numbers jump.
+    pub(crate) fn is_jump(self) -> bool {
+        matches!(self, Self::Lost | Self::Upstream(_))
+    }
+
     /// The word for it in views and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -85,6 +142,11 @@ impl GapReason {
             Self::Segment => "segment",
             Self::Lost => "lost",
             Self::Retired => "retired",
+            Self::Upstream(UpstreamGap::Unknown) => "upstream",
+            Self::Upstream(UpstreamGap::Checksum) => "upstream-checksum",
+            Self::Upstream(UpstreamGap::Segment) => "upstream-segment",
+            Self::Upstream(UpstreamGap::Lost) => "upstream-lost",
+            Self::Upstream(UpstreamGap::Retired) => "upstream-retired",
         }
     }
 }

@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Busy,
     /// There is no room: try again once readers have advanced and retention has removed segments.
     Full,
+    /// The queue is a standby, or is not: append to the one that is active.
+    WrongRole,
     /// An argument is not allowed, always or in this queue: try another one.
     InvalidInput,
     /// A file's contents are not what they should be: an operator has to look.
@@ -101,6 +103,32 @@ pub enum Error {
         /// Who holds it.
         holder: LockHolder,
     },
+    /// The queue is a standby.
+    #[error("{}: the queue is a standby since term {term}: only the program that copies another queue into it writes; append to that one, or make this one active in a higher term", path.display())]
+    Standby {
+        /// The queue's directory.
+        path: PathBuf,
+        /// The term in which it became one.
+        term: u64,
+    },
+    /// The queue is not a standby, and was to be opened as one.
+    #[error("{}: the queue is active since term {term}, not a standby", path.display())]
+    NotStandby {
+        /// The queue's directory.
+        path: PathBuf,
+        /// The term in which it became active.
+        term: u64,
+    },
+    /// The role of a queue can only be changed in a higher term.
+    #[error("{}: term {term} is not higher than the queue's present one, {present}", path.display())]
+    StaleTerm {
+        /// The queue's directory.
+        path: PathBuf,
+        /// The term asked for.
+        term: u64,
+        /// The queue's term.
+        present: u64,
+    },
     /// Another process is changing the queue's settings, and has not finished after some seconds.
     #[error("{}: {holder} is changing its settings; try again", path.display())]
     SettingsLocked {
@@ -170,6 +198,19 @@ pub enum Error {
         /// How far ahead a timestamp may be.
         max_ahead: Duration,
     },
+    /// A message of this number is here already, and it is another one: this queue and the one that it is a copy of have
+    /// gone different ways.
+    #[error("{}: message {seq} is another one here ({here}) than the one to be appended ({given}): the queues have diverged", path.display())]
+    Diverged {
+        /// The queue's directory.
+        path: PathBuf,
+        /// The sequence number of both.
+        seq: u64,
+        /// The message that is here: type, timestamp, length, checksum.
+        here: String,
+        /// The other one.
+        given: String,
+    },
     /// The queue's `max_bytes` limit is reached.
     #[error("{}: queue is full: its limit is {max_bytes} bytes", path.display())]
     QueueFull {
@@ -229,12 +270,15 @@ impl Error {
             Self::AlreadyExists { .. } => ErrorKind::AlreadyExists,
             Self::Locked { .. } | Self::SettingsLocked { .. } | Self::ReaderInUse { .. } => ErrorKind::Busy,
             Self::QueueFull { .. } => ErrorKind::Full,
+            Self::Standby { .. } | Self::NotStandby { .. } => ErrorKind::WrongRole,
             Self::InvalidName { .. }
             | Self::NameTooLong { .. }
             | Self::TooLarge { .. }
             | Self::ReservedType
             | Self::TimestampInPast { .. }
             | Self::TimestampInFuture { .. }
+            | Self::Diverged { .. }
+            | Self::StaleTerm { .. }
             | Self::InvalidSetting(_) => ErrorKind::InvalidInput,
             Self::Damaged { .. } | Self::Refused { .. } => ErrorKind::Damaged,
             Self::UnsupportedVersion { .. } => ErrorKind::Unsupported,
@@ -275,6 +319,7 @@ impl From<Error> for io::Error {
             (ErrorKind::AlreadyExists, _) => io::ErrorKind::AlreadyExists,
             (ErrorKind::Busy, _) => io::ErrorKind::ResourceBusy,
             (ErrorKind::Full, _) => io::ErrorKind::QuotaExceeded,
+            (ErrorKind::WrongRole, _) => io::ErrorKind::ReadOnlyFilesystem,
             (ErrorKind::InvalidInput, _) => io::ErrorKind::InvalidInput,
             (ErrorKind::Damaged, _) => io::ErrorKind::InvalidData,
             (ErrorKind::Unsupported, _) => io::ErrorKind::Unsupported,

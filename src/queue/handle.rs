@@ -16,10 +16,10 @@ use crate::queue::files::settings;
 use crate::queue::files::store::Store;
 use crate::queue::format::layout::{self, CONTROL_FILE};
 use crate::queue::format::names::{self, check_name, is_internal_name, parse_segment_name};
-use crate::queue::inspect::{Inspection, ReaderInfo, WriterInfo};
+use crate::queue::inspect::{Inspection, WriterInfo};
 use crate::queue::options::{ReaderOptions, Settings, Start, WriterOptions};
 use crate::queue::os::sys;
-use crate::queue::position::SegmentId;
+use crate::queue::position::{MAX_SEQ, SegmentId};
 use crate::queue::read::fan_in::FanInReader;
 use crate::queue::read::notifier::Notifier;
 use crate::queue::read::reader::Reader;
@@ -58,7 +58,20 @@ impl Queue {
     /// [`Error::AlreadyExists`], [`Error::InvalidSetting`], [`Error::InvalidName`] for a name that a queue's own files
     /// have, [`Error::Locked`] if another process is creating it, [`Error::Io`].
     pub fn create(path: impl AsRef<Path>, settings: &Settings) -> Result<Self> {
+        Self::create_at(path, settings, 1)
+    }
+
+    /// Like [`create`](Self::create), for a queue whose first message gets the number `first_seq`: a copy of a queue
+    /// that starts there.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); [`Error::NoSuchPosition`] for 0, and for a number that no queue reaches.
+    pub fn create_at(path: impl AsRef<Path>, settings: &Settings, first_seq: u64) -> Result<Self> {
         let path = path.as_ref();
+        if !(1..MAX_SEQ).contains(&first_seq) {
+            let what = format!("a first message {first_seq}; the lowest number is 1, the highest {}", MAX_SEQ - 1);
+            return Err(Error::NoSuchPosition { path: path.to_path_buf(), what });
+        }
         settings.validate()?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if is_internal_name(&name) {
@@ -69,7 +82,7 @@ impl Queue {
         let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
         let made = std::fs::create_dir_all(path).map_err(Error::io(path, "create the queue's directory"));
         let dir = made.and_then(|()| Dir::open(path).map_err(Error::io(path, "open it")));
-        dir.and_then(|dir| Self::create_in(dir, settings)).inspect_err(|_| {
+        dir.and_then(|dir| Self::create_in_at(dir, settings, first_seq)).inspect_err(|_| {
             // Only empty ones: what others have put there meanwhile stays.
             for dir in missing {
                 let _ = std::fs::remove_dir(dir);
@@ -79,6 +92,10 @@ impl Queue {
 
     /// Like [`create`](Self::create), in a directory that is open already.
     pub(crate) fn create_in(dir: Dir, settings: &Settings) -> Result<Self> {
+        Self::create_in_at(dir, settings, 1)
+    }
+
+    fn create_in_at(dir: Dir, settings: &Settings, first_seq: u64) -> Result<Self> {
         settings.validate()?;
         let exists = || Error::AlreadyExists { path: dir.path().to_path_buf() };
         if is_queue(&dir)? {
@@ -89,18 +106,18 @@ impl Queue {
             return Err(exists());
         }
         // Under the lock: a process that waits for it sees that its file is gone, and creates another one.
-        let geometry = Self::fill(&dir, settings).inspect_err(|_| drop(dir.remove(layout::LOCK_FILE)))?;
+        let geometry = Self::fill(&dir, settings, first_seq).inspect_err(|_| drop(dir.remove(layout::LOCK_FILE)))?;
         Ok(Self { store: Store::new(dir, geometry, None) })
     }
 
-    /// Creates the files of a queue in a directory without any.
-    fn fill(dir: &Dir, settings: &Settings) -> Result<Geometry> {
+    /// Creates the files of a queue in a directory without any. Its first message will have the number `first_seq`.
+    fn fill(dir: &Dir, settings: &Settings, first_seq: u64) -> Result<Geometry> {
         let queue_id = sys::random_u64().map_err(Error::io(dir.path(), "read random bytes"))?;
         let geometry = Geometry {
             queue_id,
             created_ns: clock::now_ns(),
             generation: 0,
-            first_seq: 1,
+            first_seq,
             settings: *settings,
             is_standby: false,
             term: 0,
@@ -302,7 +319,7 @@ impl Queue {
     /// Becomes the queue's writer: takes the lock and repairs what a killed writer left.
     ///
     /// # Errors
-    /// [`Error::Locked`], with its holder; [`Error::Io`] if there is no room or no permission.
+    /// [`Error::Locked`], with its holder; [`Error::Standby`]; [`Error::Io`] if there is no room or no permission.
     pub fn writer(&self) -> Result<QueueWriter> {
         self.writer_with(&WriterOptions::default())
     }
@@ -436,79 +453,6 @@ impl Queue {
     /// [`Error::Io`] if a file can't be read.
     pub fn plan_retention(&self) -> Result<Retention> {
         self.store.retain(Retire::Not)
-    }
-
-    /// The names of the registered readers, sorted.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the directory can't be read.
-    pub fn reader_names(&self) -> Result<Vec<String>> {
-        cursor::names(&self.store.dir)
-    }
-
-    /// The next sequence number that a registered reader will consume.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchReader`], [`Error::InvalidName`], [`Error::Damaged`] if its cursor file is; [`Error::Io`].
-    pub fn reader_position(&self, name: &str) -> Result<u64> {
-        self.cursor_seq(&self.cursor(name, Access::Read)?)
-    }
-
-    /// Registers a reader at the first retained message; false if it is registered already.
-    ///
-    /// # Errors
-    /// [`Error::InvalidName`], [`Error::NameTooLong`], [`Error::Io`].
-    pub fn add_reader(&self, name: &str) -> Result<bool> {
-        check_name(name)?;
-        self.add_reader_at(name, &self.bounds()?)
-    }
-
-    /// Like [`add_reader`](Self::add_reader), at the first message of these bounds.
-    pub(crate) fn add_reader_at(&self, name: &str, bounds: &Bounds) -> Result<bool> {
-        cursor::create(&self.store.dir, &self.store.geometry(), name, ReaderPosition::first(bounds))
-    }
-
-    /// A registered reader's cursor, for [`cursor_seq`](Self::cursor_seq) and others that must not look the name up
-    /// again.
-    pub(crate) fn cursor(&self, name: &str, access: Access) -> Result<CursorFile> {
-        CursorFile::open(&self.store.dir, name, access)
-    }
-
-    /// Like [`reader_position`](Self::reader_position).
-    pub(crate) fn cursor_seq(&self, cursor: &CursorFile) -> Result<u64> {
-        cursor.read(&self.store.geometry()).map(|(place, _)| place.seq)
-    }
-
-    /// Like [`seek_reader`](Self::seek_reader).
-    pub(crate) fn seek_cursor(&self, cursor: &CursorFile, seq: u64) -> Result<()> {
-        let bounds = self.bounds()?;
-        if !(bounds.first_seq..=bounds.next_seq).contains(&seq) {
-            let what = format!("message {seq}; the queue has {} to {}", bounds.first_seq, bounds.next_seq);
-            return Err(Error::NoSuchPosition { path: self.path().to_path_buf(), what });
-        }
-        cursor.set(&self.store.geometry(), ReaderPosition { seq, position: None })
-    }
-
-    /// The part of [`inspect`](Self::inspect) about one reader.
-    pub(crate) fn inspect_cursor(&self, cursor: &CursorFile) -> Result<ReaderInfo> {
-        self.store.inspect_cursor(cursor)
-    }
-
-    /// Removes a reader that no process is using.
-    ///
-    /// # Errors
-    /// [`Error::ReaderInUse`], [`Error::NoSuchReader`], [`Error::InvalidName`], [`Error::Io`].
-    pub fn remove_reader(&self, name: &str) -> Result<()> {
-        cursor::remove(&self.store.dir, name)
-    }
-
-    /// Moves a reader that no process is using to a retained message or to the end of the queue. Repairs a damaged
-    /// cursor file.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchPosition`], [`Error::ReaderInUse`], [`Error::NoSuchReader`], [`Error::Io`].
-    pub fn seek_reader(&self, name: &str, seq: u64) -> Result<()> {
-        self.seek_cursor(&self.cursor(name, Access::Write)?, seq)
     }
 }
 

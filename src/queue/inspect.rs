@@ -16,6 +16,7 @@ use crate::queue::format::layout::{CONTROL_FILE, CONTROL_WRITER, LOCK_FILE, RECO
 use crate::queue::options::Settings;
 use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::scan::{Passed, Scanner, first_seq};
+use crate::queue::role::Role;
 
 /// A writer without a heartbeat for this long that still holds the lock is stuck.
 const STUCK_AFTER_MS: u64 = 5_000;
@@ -39,6 +40,8 @@ pub struct Inspection {
     pub writer: WriterInfo,
     /// The queue's settings.
     pub settings: Settings,
+    /// The queue's role.
+    pub role: Role,
     /// The segments, in order.
     pub segments: Vec<SegmentInfo>,
     /// The registered readers, by name.
@@ -156,12 +159,14 @@ impl Store {
         let reader = |name| self.reader_info(name, &look, start.elapsed() < EXACT_FOR);
         let readers = names.into_iter().map(reader).collect();
         let Look { bounds, segments, filled } = look;
+        let geometry = self.refresh();
         Ok(Inspection {
             path: self.dir.path().to_path_buf(),
             messages: bounds.next_seq.saturating_sub(bounds.first_seq),
             bytes: filled.total(),
             writer: self.writer_info(),
-            settings: self.settings(),
+            settings: geometry.settings,
+            role: Role::of(&geometry),
             bounds,
             segments,
             readers,

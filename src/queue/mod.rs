@@ -19,10 +19,12 @@ mod options;
 mod os;
 mod position;
 mod read;
+mod registry;
+mod role;
 mod wait;
 mod write;
 
-pub use entry::{Bounds, Entry, Gap, GapReason, Message};
+pub use entry::{Bounds, Entry, Gap, GapReason, Message, UpstreamGap};
 pub use error::{Error, ErrorKind, LockHolder, Result};
 pub use format::layout;
 pub use format::names::{MAX_NAME_LEN, check_name};
@@ -43,10 +45,12 @@ pub use read::registered::{QueueReader, Registered, Tailer, Unregistered};
 pub use read::scan::Scanner;
 pub(crate) use read::sealed::{FINGERPRINT_LEN, Sealed};
 pub use read::stats::ReaderStats;
+pub use role::Role;
 pub use wait::stop::Stopper;
 #[cfg(feature = "mount")]
 pub(crate) use wait::wake::{Bell, Woken};
 pub use wait::wake::{WaitTicket, Waiter, wait_any};
+pub use write::exact::Exact;
 pub use write::reserve::{Batch, Reservation};
 pub use write::retention::{ActiveSegment, Ignored, IgnoredReason, Pin, Retention};
 pub use write::writer::QueueWriter;

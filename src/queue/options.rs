@@ -203,11 +203,19 @@ pub struct WriterOptions {
     /// How far ahead of the wall clock a timestamp passed to [`append_at`](super::QueueWriter::append_at) may be: no
     /// later message gets an earlier one. Default 1 hour; `Duration::MAX` allows any.
     pub max_ahead: Duration,
+    /// Opens a queue that is a standby ([`Role`](super::Role)), and no other one: for the program that copies another
+    /// queue into it. Default false.
+    pub as_standby: bool,
 }
 
 impl Default for WriterOptions {
     fn default() -> Self {
-        Self { sync: SyncPolicy::default(), when_full: WhenFull::default(), max_ahead: Duration::from_hours(1) }
+        Self {
+            sync: SyncPolicy::default(),
+            when_full: WhenFull::default(),
+            max_ahead: Duration::from_hours(1),
+            as_standby: false,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ mod trace;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use chronfs::queue::{Entry, Queue, QueueWriter, Settings};
+use chronfs::queue::{Entry, Queue, QueueWriter, Role, Settings, WriterOptions};
 use common::{SMALL, filled, scratch};
 use state::{State, Watched};
 use trace::Seen;
@@ -411,4 +411,66 @@ fn a_kill_at_any_instruction_of_a_change_leaves_the_old_settings_or_the_new_ones
     let mut found: Vec<_> = found.collect();
     found.dedup();
     assert_eq!(found, [SMALL, wanted]);
+}
+
+#[test]
+fn a_kill_at_any_instruction_of_a_change_of_roles_leaves_the_old_one_or_the_new_one() {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    let queue = new_queue(&path, 3);
+    let (before, after) = (Role::default(), Role::Standby { term: 7 });
+    let run = run(&path, |mark| {
+        mark();
+        queue.set_role(after).unwrap();
+        mark();
+    });
+    report("a change of roles", &run);
+    let found = run.states.iter().map(|state| {
+        let dir = scratch();
+        state.restore(dir.path());
+        let queue = Queue::open(dir.path()).unwrap();
+        let role = queue.role();
+        let as_standby = role == after;
+        drop(queue.writer_with(&WriterOptions { as_standby, ..WriterOptions::default() }).unwrap());
+        assert_eq!((queue.role(), count_messages(&queue)), (role, 3));
+        role
+    });
+    let mut found: Vec<_> = found.collect();
+    found.dedup();
+    assert_eq!(found, [before, after]);
+}
+
+#[test]
+fn a_kill_at_any_instruction_of_a_gap_and_the_message_after_it_leaves_each_whole_or_absent() {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    let queue = new_queue(&path, 2);
+    let now = chronfs::clock::now_ns();
+    let run = run(&path, |mark| {
+        let mut writer = queue.writer().unwrap();
+        mark();
+        writer.append_exact(6, now, 1, &payload(6)).unwrap();
+        mark();
+    });
+    report("a gap and a message", &run);
+    let found = run.states.iter().map(|state| {
+        let dir = scratch();
+        state.restore(dir.path());
+        let mut writer = Queue::open(dir.path()).unwrap().writer().unwrap();
+        let next_seq = writer.next_seq();
+        // Whatever was left, the same call completes it.
+        writer.append_exact(6, now, 1, &payload(6)).unwrap();
+        drop(writer);
+        let mut scanner = Queue::open(dir.path()).unwrap().scan().unwrap();
+        let found: Vec<_> = std::iter::from_fn(|| scanner.next().unwrap().map(common::owned)).collect();
+        assert!(
+            matches!(&found[..], [Ok((1, _)), Ok((2, _)), Err(gap), Ok((6, last))]
+            if (gap.from, gap.to) == (3, 5) && *last == payload(6)),
+            "{found:?}"
+        );
+        next_seq
+    });
+    let mut found: Vec<_> = found.collect();
+    found.dedup();
+    assert_eq!(found, [3, 6, 7]);
 }

@@ -56,6 +56,10 @@ pub const TRAILER_LEN: u32 = 64;
 pub const PADDING_TYPE: u16 = 0xFFFF;
 /// Flag of the padding record that ends a segment: continue in the next one.
 pub const FLAG_SEAL: u16 = 1;
+/// Flag of the padding that says which messages are missing where the queue is copied from.
+pub const FLAG_GAP: u16 = 2;
+/// Bytes of its payload: the sequence number after the gap (8), the reason (1), zero (7).
+pub const GAP_LEN: u32 = 16;
 
 /// First bytes of the control block.
 pub const CONTROL_MAGIC: [u8; 8] = *b"CHRONCTL";
@@ -324,7 +328,7 @@ pub(crate) struct MessageHeader {
     pub(crate) commit: U32,
     /// The message's type; [`PADDING_TYPE`] is not a message.
     pub(crate) msg_type: U16,
-    /// [`FLAG_SEAL`] or zero.
+    /// [`FLAG_SEAL`], [`FLAG_GAP`] or zero.
     pub(crate) flags: U16,
     /// The sequence number; in padding, the next message's.
     pub(crate) seq: U64,

@@ -2,7 +2,7 @@
 
 use crate::queue::error::{Error, Result};
 use crate::queue::format::crc::{RecordCrc, RunningSum};
-use crate::queue::format::layout::{self, FLAG_SEAL, HEADER_LEN, MessageHeader, PADDING_TYPE, RECORDS_START};
+use crate::queue::format::layout::{self, FLAG_GAP, FLAG_SEAL, HEADER_LEN, MessageHeader, PADDING_TYPE, RECORDS_START};
 
 /// What a record's checksum depends on besides the record: the segment that it is in.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +36,11 @@ impl Header {
     /// Whether this record ends its segment.
     pub(crate) fn is_seal(&self) -> bool {
         self.msg_type == PADDING_TYPE && self.flags & FLAG_SEAL != 0
+    }
+
+    /// Whether this record says which messages are missing upstream.
+    pub(crate) fn is_gap(&self) -> bool {
+        self.msg_type == PADDING_TYPE && self.flags == FLAG_GAP && self.payload_len == layout::GAP_LEN
     }
 
     /// Bytes that the record takes.
@@ -109,7 +114,7 @@ impl UncheckedHeader {
         let header = &self.header;
         self.payload_len(context, offset).is_some()
             && self.spare == 0
-            && header.flags & !FLAG_SEAL == 0
+            && [0, FLAG_SEAL, FLAG_GAP].contains(&header.flags)
             && (header.flags == 0 || header.is_padding())
             && header.seq >= expected
     }
@@ -237,15 +242,22 @@ mod tests {
         let padding = Header { msg_type: PADDING_TYPE, ..message };
         let is_plausible =
             |header, spare| UncheckedHeader { header, checksum: 0, spare }.is_plausible(&context(), 4096, 42);
-        for good in [message, Header { seq: 43, ..message }, padding, Header { flags: FLAG_SEAL, ..padding }] {
+        for good in [
+            message,
+            Header { seq: 43, ..message },
+            padding,
+            Header { flags: FLAG_SEAL, ..padding },
+            Header { flags: FLAG_GAP, ..padding },
+        ] {
             assert!(is_plausible(good, 0), "{good:?}");
             assert!(!is_plausible(good, 1), "something in the spare bytes of {good:?}");
         }
         for bad in [
             Header { payload_len: 1 << 16, ..message },
             Header { flags: FLAG_SEAL, ..message },
-            Header { flags: 2, ..message },
-            Header { flags: 2, ..padding },
+            Header { flags: FLAG_GAP, ..message },
+            Header { flags: 3, ..padding },
+            Header { flags: 4, ..padding },
             Header { seq: 41, ..message },
         ] {
             assert!(!is_plausible(bad, 0), "{bad:?}");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::queue::entry::{Bounds, Gap, GapReason};
+use crate::queue::entry::{Bounds, GapReason};
 use crate::queue::error::{Error, Result};
 use crate::queue::files::control::HeadHint;
 use crate::queue::files::dir::Access;
@@ -47,8 +47,16 @@ impl Store {
         let ids = self.segment_ids()?;
         let Some((id, first_seq)) = self.first_retained(&ids)? else {
             let start = Position { segment: SegmentId(0), offset: RECORDS_START };
-            let end_seq = self.published_seq().unwrap_or(1);
-            return Ok(Bounds { first_seq: 1, first: start, next_seq: 1, end_seq, head: start, last_timestamp_ns: 0 });
+            let seq = self.geometry().first_seq;
+            let end_seq = self.published_seq().unwrap_or(seq);
+            return Ok(Bounds {
+                first_seq: seq,
+                first: start,
+                next_seq: seq,
+                end_seq,
+                head: start,
+                last_timestamp_ns: 0,
+            });
         };
         let first_position = Position { segment: id, offset: RECORDS_START };
         let (mut scanner, last_timestamp_ns) = self.near_head(&ids, (first_position, first_seq));
@@ -64,7 +72,7 @@ impl Store {
                 }
                 Passed::Gap(gap) => {
                     next_seq = if gap.reason == GapReason::Lost { next_seq } else { scanner.seq() };
-                    NEAR_HEAD
+                    if matches!(gap.reason, GapReason::Upstream(_)) { 0 } else { NEAR_HEAD }
                 }
             };
             seen = seen.wrapping_add(1);
@@ -86,14 +94,14 @@ impl Store {
     /// The first segment whose first sequence number is known, with that number. A damaged file counts too, so that its
     /// contents are reported as a gap and not skipped.
     fn first_retained(&self, ids: &[SegmentId]) -> Result<Option<(SegmentId, u64)>> {
+        let lowest_seq = self.geometry().first_seq;
         for &id in ids {
             let seq = match self.open_segment(id, Access::Read) {
                 // A segment that is not in use holds nothing, unless it is the only one, or the first of all.
-                Ok(Some(segment)) => {
-                    first_seq(&segment).or_else(|| (id == SegmentId(0) || ids.last() == Some(&id)).then_some(1))
-                }
+                Ok(Some(segment)) => first_seq(&segment)
+                    .or_else(|| (id == SegmentId(0) || ids.last() == Some(&id)).then_some(lowest_seq)),
                 Ok(None) => None,
-                Err(Error::Damaged { .. } | Error::Refused { .. }) if id == SegmentId(0) => Some(1),
+                Err(Error::Damaged { .. } | Error::Refused { .. }) if id == SegmentId(0) => Some(lowest_seq),
                 Err(Error::Damaged { .. } | Error::Refused { .. }) => segment::start_of_damaged(&self.dir, id),
                 Err(error) => return Err(error),
             };
@@ -142,7 +150,8 @@ impl Store {
         let mut scanner = Scanner::at(Arc::clone(self), position, seq);
         while scanner.position() < hint.position {
             match scanner.pass()? {
-                Some(Passed::Message(..) | Passed::Gap(Gap { reason: GapReason::Lost, .. })) => {}
+                Some(Passed::Message(..)) => {}
+                Some(Passed::Gap(gap)) if gap.reason.is_jump() => {}
                 _ => return Ok(false),
             }
         }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use zerocopy::FromBytes;
 
-use crate::queue::entry::{Entry, Gap, GapReason, Message};
+use crate::queue::entry::{Entry, Gap, GapReason, Message, UpstreamGap};
 use crate::queue::error::{Error, Result};
 use crate::queue::files::dir::Access;
 use crate::queue::files::segment::Segment;
@@ -22,7 +22,7 @@ use crate::queue::format::block::read_block;
 use crate::queue::format::layout::{self, HEADER_LEN, MessageHeader, RECORDS_START};
 use crate::queue::format::record::{Header, UncheckedHeader, is_record_offset};
 use crate::queue::os::sys;
-use crate::queue::position::{Position, SegmentId};
+use crate::queue::position::{MAX_SEQ, Position, SegmentId};
 use crate::queue::read::resync::{Waste, find_record, verify_in_pieces};
 use crate::sync::{Ordering, fence};
 
@@ -262,11 +262,25 @@ impl Scanner {
             return Step::Again;
         }
         self.position.offset += header.record_len();
+        if let Some((next_seq, reason)) = self.gap_record(&header, position).filter(|&(next, _)| next > self.seq) {
+            return self.gap_until(next_seq, reason, position);
+        }
         if header.is_padding() || header.seq < self.seq {
             return Step::Again;
         }
         self.seq = self.seq.saturating_add(1);
         Step::Message(header, position)
+    }
+
+    /// What a verified record says of a gap upstream: the sequence number after it, and the reason.
+    fn gap_record(&self, header: &Header, position: Position) -> Option<(u64, GapReason)> {
+        if !header.is_gap() {
+            return None;
+        }
+        let start = (position.offset + HEADER_LEN).checked_sub(self.window_start)? as usize;
+        let (next_seq, rest) = self.window.get(start..)?.split_first_chunk()?;
+        let next_seq = Some(u64::from_le_bytes(*next_seq)).filter(|&seq| seq <= MAX_SEQ)?;
+        Some((next_seq, GapReason::Upstream(UpstreamGap::from_code(*rest.first()?))))
     }
 
     /// Nothing is committed at `position`: the head, unless something follows it. `search`: search even if no hint says

@@ -149,7 +149,7 @@ pub(in crate::queue) fn search(
 }
 
 fn is_before(target: Target, header: &Header) -> bool {
-    !header.is_padding() && target.is_after(header.seq, header.timestamp_ns)
+    !header.is_seal() && target.is_after(header.seq, header.timestamp_ns)
 }
 
 impl Store {

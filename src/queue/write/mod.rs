@@ -1,8 +1,10 @@
 //! The writer, its helper threads, and their work besides appending.
 
 mod append;
+pub(in crate::queue) mod exact;
 pub(in crate::queue) mod housekeeper;
 pub(in crate::queue) mod prefault;
+mod promote;
 pub(in crate::queue) mod recover;
 pub(in crate::queue) mod reserve;
 pub(in crate::queue) mod retention;

@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use crate::queue::entry::{Entry, Gap, GapReason};
+use crate::queue::entry::{Entry, GapReason};
 use crate::queue::error::{Error, Result};
 use crate::queue::files::cursor::{self, CursorFile};
 use crate::queue::files::dir::Access;
@@ -71,7 +71,7 @@ pub(crate) fn recover(store: &Arc<Store>) -> Result<Tail> {
         }
     }
     let End { next_seq, last_timestamp_ns, open } =
-        tail.unwrap_or(End { next_seq: 1, last_timestamp_ns: 0, open: None });
+        tail.unwrap_or(End { next_seq: store.geometry().first_seq, last_timestamp_ns: 0, open: None });
     let open = open.filter(|(segment, _)| published_segment.is_none_or(|published| published <= segment.id));
     // A power cut may have lost all of the segment that was in use: the unused one still exists, and no segment follows
     // it.
@@ -124,7 +124,7 @@ fn end_of(store: &Arc<Store>, segment: Segment, before: Option<SegmentId>) -> Re
     loop {
         match scanner.next()? {
             Some(Entry::Message(message)) => last_timestamp_ns = last_timestamp_ns.max(message.timestamp_ns),
-            Some(Entry::Gap(Gap { reason: GapReason::Lost, .. })) => {}
+            Some(Entry::Gap(gap)) if gap.reason.is_jump() => {}
             Some(Entry::Gap(_)) => clean = false,
             None => {
                 let position = scanner.position();
@@ -163,6 +163,7 @@ fn finish_roll(store: &Arc<Store>, id: SegmentId, next_seq: u64, link: Option<Li
         match entry {
             Entry::Message(message) if message.position.segment == id => last_timestamp_ns = message.timestamp_ns,
             Entry::Message(_) => break,
+            Entry::Gap(gap) if gap.position.segment == id && matches!(gap.reason, GapReason::Upstream(_)) => {}
             Entry::Gap(_) => return Ok(()),
         }
         end = scanner.position();

@@ -15,10 +15,10 @@ use std::sync::Arc;
 use zerocopy::FromZeros;
 
 use crate::clock::{self, FastClock};
-use crate::queue::entry::{Entry, GapReason};
+use crate::queue::entry::Entry;
 use crate::queue::error::{Error, Result};
 use crate::queue::files::control;
-use crate::queue::files::control::{HeadHint, HeadPublisher};
+use crate::queue::files::control::{Geometry, HeadHint, HeadPublisher};
 use crate::queue::files::lock::WriterLock;
 use crate::queue::files::mtime;
 use crate::queue::files::segment::{self, Segment};
@@ -97,7 +97,7 @@ impl QueueWriter {
     pub(crate) fn open(store: &Arc<Store>, options: &WriterOptions) -> Result<Self> {
         let lock = WriterLock::take(&store.dir)?;
         let control = Arc::new(settings::map_for_writing(&store.dir, &store.refresh())?);
-        store.refresh();
+        check_role(store, options)?;
         lock.check_alone(&store.dir, &control)?;
         let lock = Arc::new(lock);
         let tail = recover(store)?;
@@ -111,8 +111,8 @@ impl QueueWriter {
             }
             TailPlace::Fresh(id) => {
                 let Prepared { segment, map } = supply.take(id)?;
-                // The first segment starts with message 1, even if a power cut lost its messages: that is a gap.
-                let first_seq = if segment.id == SegmentId(0) { 1 } else { next_seq };
+                // The first segment starts with the first message, even if a power cut lost its messages: that is a gap.
+                let first_seq = if segment.id == SegmentId(0) { store.geometry().first_seq } else { next_seq };
                 segment::start(&map, &store.geometry(), first_seq, last_timestamp_ns, store.link_before(segment.id)?);
                 (segment, map, RECORDS_START)
             }
@@ -262,7 +262,7 @@ impl QueueWriter {
         let at = |offset| Position { segment: self.segment.id, offset };
         let mut scanner = Scanner::at(Arc::clone(&self.store), at(RECORDS_START), start.first_seq);
         while let Some(entry) = scanner.next()? {
-            if matches!(entry, Entry::Gap(gap) if gap.reason != GapReason::Lost) {
+            if matches!(entry, Entry::Gap(gap) if !gap.reason.is_jump()) {
                 return Ok(false);
             }
         }
@@ -423,6 +423,17 @@ impl Drop for QueueWriter {
         self.control.word(layout::CONTROL_WRITER_PID).store(0, Ordering::Relaxed);
         let _ = mtime::touch(&self.segment.file);
         mtime::touch_control(&self.store);
+    }
+}
+
+/// Whether the queue's role is the one that the writer is for.
+fn check_role(store: &Store, options: &WriterOptions) -> Result<()> {
+    let Geometry { is_standby, term, .. } = store.refresh();
+    let path = || store.dir.path().to_path_buf();
+    match (is_standby, options.as_standby) {
+        (true, false) => Err(Error::Standby { path: path(), term }),
+        (false, true) => Err(Error::NotStandby { path: path(), term }),
+        _ => Ok(()),
     }
 }
 
