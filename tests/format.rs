@@ -26,8 +26,9 @@ fn record_checksum(segment: &[u8], at: usize) -> u32 {
     let mut covered = Vec::new();
     covered.extend(u32::try_from(at).unwrap().to_le_bytes());
     covered.extend((u32_at(segment, 28) ^ u32_at(segment, at + 28)).to_le_bytes());
-    covered.extend(&segment[at..at + 24]);
+    covered.extend(&segment[at..at + 16]);
     covered.extend(&segment[at + 32..at + 32 + len.next_multiple_of(8)]);
+    covered.extend(&segment[at + 16..at + 24]);
     crc32c::crc32c(&covered)
 }
 
@@ -60,6 +61,7 @@ fn segments_are_as_the_page_says() {
     assert_eq!(u32_at(&segment, 12), 1 << 16);
     assert_eq!(u64_at(&segment, 16), u64_at(&control, 16), "queue id");
     assert_eq!(u32_at(&segment, 24), 0, "segment number");
+    assert_eq!(u32_at(&segment, 40), 8, "alignment of payloads");
     assert!(crc_of_block(&segment, 0, 64));
     assert_eq!(segment[..64], segment[(1 << 16) - 64..], "identity at both ends");
     // Start block, seal block, settings.
@@ -148,8 +150,10 @@ fn an_unknown_kind_of_checksum_is_not_taken_for_another() {
     with_kind_2(&mut control, 128, 128);
     std::fs::write(dir.path().join("control.meta"), control).unwrap();
     // Where there are segments, their copies of the settings take the place of the control block's.
-    for name in ["000000000.q", "000000001.q"] {
-        std::fs::remove_file(dir.path().join(name)).unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.extension().is_some_and(|extension| extension == "q") {
+            std::fs::remove_file(entry).unwrap();
+        }
     }
     let error = Queue::open(dir.path()).unwrap_err().to_string();
     assert!(error.contains("checksum kind 2 is unknown"), "{error}");

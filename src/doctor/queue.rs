@@ -289,7 +289,8 @@ impl Exam<'_> {
             if self.is_retired(segment.id) {
                 continue;
             }
-            let expected = u64::from(inspection.settings.segment_size);
+            // What is too short for any segment need not say how long it was.
+            let expected = segment.created_bytes.max(layout::MIN_SEGMENT_SIZE.into());
             if seen.is_some_and(|entry| !entry.is_file()) {
                 // Reported with the directory's entries.
             } else if len < expected {
@@ -412,8 +413,6 @@ impl Exam<'_> {
     }
 
     fn every_record(&mut self, step: &mut dyn FnMut(u64)) -> crate::queue::Result<()> {
-        let first = self.inspection.bounds.first.segment.0;
-        let segment_size = u64::from(self.inspection.settings.segment_size);
         let mut scanner = self.queue.scan()?;
         // The end as it is now: a writer may move it.
         let end = self.inspection.bounds.end_seq;
@@ -432,7 +431,8 @@ impl Exam<'_> {
             count += 1;
             if count.is_multiple_of(STEP) {
                 let at = scanner.position();
-                step(u64::from(at.segment.0.saturating_sub(first)) * segment_size + u64::from(at.offset));
+                let before = self.inspection.segments.iter().filter(|segment| segment.id < at.segment);
+                step(before.map(|segment| segment.bytes).sum::<u64>() + u64::from(at.offset));
             }
         }
         if gaps > MAX_GAPS {

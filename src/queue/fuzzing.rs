@@ -10,11 +10,11 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::queue::files::control::{Geometry, newest_head};
 use crate::queue::files::cursor::{ReaderPosition, newest, slot, slot_checksum};
-use crate::queue::format::crc::{RecordCrc, block_checksum};
+use crate::queue::format::crc::block_checksum;
 use crate::queue::format::layout::{self, CursorSlot, HeadSlot, MessageHeader, SettingsBlock};
 use crate::queue::format::names;
 use crate::queue::format::names::check_name;
-use crate::queue::format::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
+use crate::queue::format::record::{Header, RecordContext, UncheckedHeader};
 use crate::queue::options::Settings;
 use crate::queue::position::{Position, SegmentId};
 
@@ -54,7 +54,7 @@ pub fn targets() -> Vec<(&'static str, Target, Vec<u8>)> {
 }
 
 fn context() -> RecordContext {
-    RecordContext { summer: RecordCrc::new(), salt: 0xC0FF_EE00, segment_size: CONTEXT_SIZE, is_reused: false }
+    RecordContext::new(0xC0FF_EE00, CONTEXT_SIZE, 8, false)
 }
 
 /// The mode and the remaining bytes.
@@ -113,7 +113,7 @@ fn record(bytes: &[u8]) {
     let Ok((mut header, payload)) = MessageHeader::read_from_prefix(bytes) else { return };
     let Some(unchecked) = UncheckedHeader::parse(&header) else { return };
     let Some(len) = unchecked.payload_len(&context, offset) else { return };
-    assert!(is_record_offset(offset, CONTEXT_SIZE) && offset as usize + len < CONTEXT_SIZE as usize);
+    assert!(context.is_place(offset) && offset as usize + len < CONTEXT_SIZE as usize);
     let Some(payload) = payload.get(..len) else { return };
     let trusted = unchecked.trust();
     let words = trusted.words(&context, offset, payload);

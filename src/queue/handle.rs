@@ -122,7 +122,8 @@ impl Queue {
             is_standby: false,
             term: 0,
         };
-        Segment::create(dir, &geometry, SegmentId(0), geometry.created_ns, &mut RetainedMappings::default())?;
+        let first = (SegmentId(0), layout::MIN_SEGMENT_SIZE);
+        Segment::create(dir, &geometry, first, geometry.created_ns, &mut RetainedMappings::default())?;
         // Last: this makes the directory a queue.
         if let Err(error) = control::create(dir, geometry, false) {
             // There was room for one of them only: leave neither.

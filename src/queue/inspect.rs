@@ -107,8 +107,10 @@ pub struct SegmentInfo {
     pub first_seq: u64,
     /// The sequence number of its last message; less than `first_seq` if it holds none.
     pub last_seq: u64,
-    /// Size of the file in bytes.
+    /// Size of the file in bytes; 0 if the segment can't be used.
     pub bytes: u64,
+    /// Size that the file was created with; 0 if the segment can't be used.
+    pub created_bytes: u64,
     /// Whether it is complete.
     pub sealed: bool,
 }
@@ -226,6 +228,7 @@ impl Store {
                 .filter(|segment| segment.is_started().unwrap_or(false))
                 .and_then(first_seq)
                 .unwrap_or(0);
+            let created_bytes = segment.as_ref().map_or(0, |segment| segment.context.segment_size.into());
             let bytes = segment.and_then(|segment| segment.file.metadata().ok()).map_or(0, |metadata| metadata.len());
             let next_seq = match seal {
                 Some(seal) => seal.next_seq.get(),
@@ -233,7 +236,7 @@ impl Store {
                 None => first,
             };
             let last_seq = next_seq.saturating_sub(1);
-            infos.push(SegmentInfo { id, first_seq: first, last_seq, bytes, sealed: seal.is_some() });
+            infos.push(SegmentInfo { id, first_seq: first, last_seq, bytes, created_bytes, sealed: seal.is_some() });
         }
         Ok(infos)
     }

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+#[cfg(feature = "view")]
+use crate::queue::format::layout;
+
 /// The number of a segment file: 0, 1, 2 … in the order of writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SegmentId(pub u32);
@@ -29,6 +32,14 @@ pub struct Position {
     pub segment: SegmentId,
     /// Byte offset in the segment's file, a multiple of 8.
     pub offset: u32,
+}
+
+impl Position {
+    /// Whether a segment's first record can start here: where it does depends on the alignment of its payloads.
+    #[cfg(feature = "view")]
+    pub(crate) fn can_be_first(self) -> bool {
+        [layout::RECORDS_START, layout::records_start(layout::MAX_PAYLOAD_ALIGN)].contains(&self.offset)
+    }
 }
 
 impl fmt::Display for Position {

@@ -135,7 +135,7 @@ impl Index {
         let mut groups = marks.chunk_by(|a, b| a.place.position.segment == b.place.position.segment).peekable();
         while let Some(group) = groups.next() {
             let (Some(first), next) = (group.first(), groups.peek().and_then(|next| next.first())) else { continue };
-            let starts = !first.is_whole && first.place.position.offset == RECORDS_START;
+            let starts = !first.is_whole && first.place.position.can_be_first();
             let is_plain = starts && group.iter().all(|mark| !mark.has_gap);
             let whole = next.filter(|_| is_plain).and_then(|next| {
                 let whole = find(first.place.position.segment)?;

@@ -417,7 +417,7 @@ impl View {
             }
         }
         let seal = extender.segment.and_then(|(_, seal)| seal);
-        let next = if end.position.offset == RECORDS_START {
+        let next = if end.position.can_be_first() {
             segment
         } else if seal == Some((end.position.offset, end.seq)) {
             let Some(next) = segment.next() else { return Ok(Next::Messages) };

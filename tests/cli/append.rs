@@ -99,7 +99,7 @@ fn a_payload_over_the_limit_is_refused_in_every_format() {
         assert!(stderr(&output).contains(place) && stderr(&output).contains("--segment-size"), "{}", stderr(&output));
     }
     assert_eq!(bus.stdout(&["tail", "q", "--format", "txt"]), "ok\nok\nok\n");
-    let max = 64 * 1024 - 4096 - 64 - 64;
+    let max = 64 * 1024 - 4128 - 64 - 64;
     bus.append("q", "txt", "x".repeat(max).as_bytes());
     assert_eq!(code(&bus.run_with(&["append", "q"], "x".repeat(max + 1).as_bytes())), 1);
 }

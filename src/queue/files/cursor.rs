@@ -157,7 +157,7 @@ fn liveness(boot_id: [u8; 16], pid: u32, (started, pid_namespace): (u64, u32)) -
 pub(in crate::queue) fn slot_checksum(slot: &CursorSlot, queue_id: u64) -> u32 {
     let place = u64::from(slot.segment.get()) | u64::from(slot.offset.get()) << 32;
     let owner = queue_id ^ u64::from(slot.reserved.get());
-    RecordCrc::new().sum([slot.generation.get(), slot.seq.get(), place, owner], &[])
+    RecordCrc::new().sum([slot.generation.get(), slot.seq.get(), place], &[], owner)
 }
 
 pub(in crate::queue) fn slot(generation: u64, place: ReaderPosition, queue_id: u64) -> CursorSlot {

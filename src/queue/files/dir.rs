@@ -208,6 +208,13 @@ impl Dir {
         (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(stat.st_mode & 0o666)
     }
 
+    /// The length of a regular file.
+    pub(crate) fn len_of(&self, name: &str) -> Option<u64> {
+        let stat = rustix::fs::statat(&self.file, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        is_file.then(|| u64::try_from(stat.st_size).unwrap_or(0))
+    }
+
     /// A unique name for a file that is being created: random, because two threads, or processes of two pid namespaces,
     /// must not use the same one.
     fn temporary_name(&self, name: &str) -> Result<String> {

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
@@ -13,7 +14,7 @@ use crate::queue::files::dir::Access;
 use crate::queue::files::room;
 use crate::queue::files::store::Store;
 use crate::queue::format::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, RECORDS_START};
-use crate::queue::format::record::is_record_offset;
+use crate::queue::format::record::RecordContext;
 use crate::queue::os::mapping::Mapping;
 use crate::queue::position::{Position, SegmentId};
 use crate::sync::Ordering;
@@ -41,6 +42,14 @@ pub(crate) fn touch_control(store: &Store) {
     }
 }
 
+/// The segment that the writer appends to.
+#[derive(Debug, Clone)]
+pub(crate) struct Active {
+    pub(crate) id: SegmentId,
+    pub(crate) context: RecordContext,
+    pub(crate) map: Arc<Mapping>,
+}
+
 /// Checks from time to time whether something was appended, without help from the writer.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
@@ -54,7 +63,9 @@ impl Progress {
     ///
     /// # Errors
     /// If what is appended no longer reaches a disk, or a queue.
-    pub(crate) fn look(&mut self, store: &Store, control: &Mapping, (id, map): (SegmentId, &Mapping)) -> Result<()> {
+    pub(crate) fn look(&mut self, store: &Store, control: &Mapping, active: &Active) -> Result<()> {
+        let Active { id, context, map } = active;
+        let id = *id;
         if self.looked.is_some_and(|looked| looked.elapsed() < EVERY) {
             return Ok(());
         }
@@ -63,7 +74,7 @@ impl Progress {
         let head =
             control::newest_head(CONTROL_HEAD.map(|offset| Some(control.read(offset)))).map(|head| head.position);
         let known = [self.seen, head].into_iter().flatten().filter(|known| known.segment == id).max();
-        let offset = end_of_records(map, known.map_or(RECORDS_START, |known| known.offset));
+        let offset = end_of_records(map, context, known.map_or(RECORDS_START, |known| known.offset));
         let end = Position { segment: id, offset };
         if self.seen == Some(end) {
             return Ok(());
@@ -88,13 +99,13 @@ impl Progress {
 }
 
 /// The end of the consecutive records from `offset` on.
-fn end_of_records(map: &Mapping, mut offset: u32) -> u32 {
-    let size = u32::try_from(map.len()).unwrap_or(u32::MAX);
-    while is_record_offset(offset, size) {
+fn end_of_records(map: &Mapping, context: &RecordContext, offset: u32) -> u32 {
+    let mut offset = context.next_place(offset);
+    while context.is_place(offset) {
         let commit = u32::from_le(map.word(offset).load(Ordering::Relaxed));
         let len = commit.checked_sub(1).and_then(layout::record_len);
         match len.and_then(|len| offset.checked_add(len)) {
-            Some(next) => offset = next,
+            Some(end) => offset = context.next_place(end),
             None => break,
         }
     }

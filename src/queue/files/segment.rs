@@ -5,6 +5,7 @@
 //! one and when it is sealed.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,10 +19,10 @@ use crate::queue::files::recycle::{self, Spare};
 use crate::queue::files::retained::RetainedMappings;
 use crate::queue::files::room;
 use crate::queue::format::block::{check_checksum_kind, check_version, is_sound, read_block, read_block_strictly};
-use crate::queue::format::crc::{RecordCrc, block_checksum};
+use crate::queue::format::crc::block_checksum;
 use crate::queue::format::layout::{
-    self, FLAG_SEAL, MessageHeader, PADDING_TYPE, RECORDS_START, SEGMENT_MAGIC, SEGMENT_SEAL, SEGMENT_SETTINGS,
-    SEGMENT_START, SealBlock, SegmentIdentity, SettingsBlock, StartBlock, TEMPORARY_SUFFIX, TRAILER_LEN,
+    self, FLAG_SEAL, MessageHeader, PADDING_TYPE, SEGMENT_MAGIC, SEGMENT_SEAL, SEGMENT_SETTINGS, SEGMENT_START,
+    SealBlock, SegmentIdentity, SettingsBlock, StartBlock, TEMPORARY_SUFFIX, TRAILER_LEN,
 };
 use crate::queue::format::names::{parse_segment_name, segment_name};
 use crate::queue::format::record::{Header, RecordContext, UncheckedHeader};
@@ -36,6 +37,8 @@ pub(crate) struct Segment {
     pub(crate) file: File,
     pub(crate) path: PathBuf,
     pub(crate) context: RecordContext,
+    /// The sequence number of the queue's first message.
+    pub(crate) lowest_seq: u64,
 }
 
 /// The numbers of the segment files in the directory, ascending.
@@ -55,26 +58,22 @@ pub(crate) struct SegmentStart {
 }
 
 impl Segment {
-    /// Opens a segment and checks that it belongs to this queue and has the queue's segment size. None if there is no
-    /// such file.
+    /// Opens a segment and checks that it belongs to this queue. None if there is no such file.
     pub(crate) fn open(dir: &Dir, geometry: &Geometry, id: SegmentId, access: Access) -> Result<Option<Self>> {
         let name = segment_name(id);
         let Some(file) = dir.open_file(&name, access)? else {
             return Ok(None);
         };
         let path = dir.path_of(&name);
-        let identity = read_identity(&file, &path, id, Some(geometry.settings.segment_size))?;
+        let identity = read_identity(&file, &path, id)?;
         if identity.queue_id.get() != geometry.queue_id {
             return Err(Error::refused(&path, "the segment belongs to another queue; move it away"));
         }
-        if identity.segment_size.get() != geometry.settings.segment_size {
-            return Err(Error::damaged(&path, 0, "the segment's size differs from the queue's"));
-        }
         check_checksum_kind(identity.checksum_kind, &path, 0)?;
-        let (salt, segment_size) = (identity.salt.get(), identity.segment_size.get());
-        let is_reused = identity.is_reused != 0;
-        let context = RecordContext { summer: RecordCrc::new(), salt, segment_size, is_reused };
-        Ok(Some(Self { id, file, path, context }))
+        let context = context_of(&identity).ok_or_else(|| {
+            Error::damaged(&path, 0, "the segment's size or the alignment of its payloads is one that no segment has")
+        })?;
+        Ok(Some(Self { id, file, path, context, lowest_seq: geometry.first_seq }))
     }
 
     /// The segment's start block; None while it is not in use.
@@ -84,7 +83,7 @@ impl Segment {
 
     /// The timestamp of its first message, unverified; None if it has none.
     pub(in crate::queue) fn first_timestamp_ns(&self) -> Option<u64> {
-        let header: MessageHeader = read_block(&self.file, RECORDS_START)?;
+        let header: MessageHeader = read_block(&self.file, self.context.records_start())?;
         (header.commit.get() != 0 && header.msg_type.get() != PADDING_TYPE).then(|| header.timestamp_ns.get())
     }
 
@@ -108,8 +107,7 @@ impl Segment {
     pub(crate) fn seal(&self) -> Option<SealBlock> {
         let block: SealBlock = read_block(&self.file, SEGMENT_SEAL)?;
         let sound = is_sound(&block, block.crc) && block.next_seq.get() > 0;
-        (sound && crate::queue::format::record::is_record_offset(block.end_offset.get(), self.context.segment_size))
-            .then_some(block)
+        (sound && self.context.is_place(block.end_offset.get())).then_some(block)
     }
 
     /// Whether the file has been truncated to less than the segment's size.
@@ -136,20 +134,20 @@ impl Segment {
         if start.is_some_and(|block| start_in(&block).is_some()) {
             return Ok(true);
         }
-        let header = read_block_strictly::<MessageHeader>(&self.file, &self.path, RECORDS_START)?;
+        let first = self.context.records_start();
+        let header = read_block_strictly::<MessageHeader>(&self.file, &self.path, first)?;
         Ok(header.is_some_and(|header| header.commit.get() != 0))
     }
 
-    /// Creates a segment, from a spare file if there is one: complete, synced, and only then under its final name. With
-    /// its mapping if that is among those that the writer has `left`.
+    /// Creates a segment of this size, from a spare file if there is one: complete, synced, and only then under its
+    /// final name. With its mapping if that is among those that the writer has `left`.
     pub(crate) fn create(
         dir: &Dir,
         geometry: &Geometry,
-        id: SegmentId,
+        (id, size): (SegmentId, u32),
         now_ns: u64,
         left: &mut RetainedMappings,
     ) -> Result<(Self, Option<Arc<Mapping>>)> {
-        let size = geometry.settings.segment_size;
         let name = segment_name(id);
         let temporary = format!("{name}{TEMPORARY_SUFFIX}");
         dir.remove(&temporary)?;
@@ -164,21 +162,52 @@ impl Segment {
             Some(Spare { file, map }) => (file, map),
             None => (dir.create_file(&temporary)?, None),
         };
-        let made = fill(&file, &path, geometry, (id, is_reused), now_ns).and_then(|salt| {
-            dir.rename(&temporary, &name, false)?;
-            Ok(salt)
-        });
-        let salt = match made {
-            Ok(salt) => salt,
+        let made = SegmentIdentity::new(geometry, (id, size, is_reused), now_ns)
+            .map_err(Error::io(&path, "read random bytes"))
+            .and_then(|identity| {
+                fill(&file, &path, geometry, &identity)?;
+                dir.rename(&temporary, &name, false)?;
+                Ok(RecordContext::new(identity.salt.get(), size, geometry.settings.payload_align, is_reused))
+            });
+        match made {
+            Ok(context) => Ok((Self { id, file, path, context, lowest_seq: geometry.first_seq }, map)),
             Err(error) => {
                 // There was room for nothing or half a file: leave no trace, and report the first error.
                 let _ = dir.remove(&temporary);
-                return Err(error);
+                Err(error)
             }
-        };
-        let context = RecordContext { summer: RecordCrc::new(), salt, segment_size: size, is_reused };
-        Ok((Self { id, file, path, context }, map))
+        }
     }
+}
+
+impl SegmentIdentity {
+    fn new(geometry: &Geometry, (id, size, is_reused): (SegmentId, u32, bool), now_ns: u64) -> io::Result<Self> {
+        let mut identity = Self::new_zeroed();
+        identity.magic = SEGMENT_MAGIC;
+        identity.version = layout::VERSION.into();
+        identity.checksum_kind = layout::CHECKSUM_KIND;
+        identity.is_reused = u8::from(is_reused);
+        identity.segment_size = size.into();
+        identity.queue_id = geometry.queue_id.into();
+        identity.segment_id = id.0.into();
+        // Any 32 of the random bits will do.
+        #[allow(clippy::cast_possible_truncation)]
+        let salt = sys::random_u64()? as u32;
+        identity.salt = salt.into();
+        identity.created_ns = now_ns.into();
+        identity.payload_align = geometry.settings.payload_align.into();
+        identity.crc = block_checksum(identity.as_bytes()).into();
+        Ok(identity)
+    }
+}
+
+/// What the records' checksums and places depend on; None if no segment can be like this.
+fn context_of(identity: &SegmentIdentity) -> Option<RecordContext> {
+    let (size, align) = (identity.segment_size.get(), identity.payload_align.get());
+    let is_sound = (layout::MIN_SEGMENT_SIZE..=layout::MAX_SEGMENT_SIZE).contains(&size)
+        && size.is_multiple_of(layout::PAGE)
+        && layout::PAYLOAD_ALIGNS.contains(&align);
+    is_sound.then(|| RecordContext::new(identity.salt.get(), size, align, identity.is_reused != 0))
 }
 
 fn read_start(file: &File) -> Option<SegmentStart> {
@@ -196,27 +225,12 @@ pub(crate) fn start_of_damaged(dir: &Dir, id: SegmentId) -> Option<u64> {
     read_start(&file).map(|start| start.first_seq)
 }
 
-/// Writes identity and settings into a segment file, new or reused, and syncs it; returns its salt.
-fn fill(file: &File, path: &Path, geometry: &Geometry, (id, is_reused): (SegmentId, bool), now_ns: u64) -> Result<u32> {
-    let size = geometry.settings.segment_size;
+/// Writes identity and settings into a segment file, new or reused, and syncs it.
+fn fill(file: &File, path: &Path, geometry: &Geometry, identity: &SegmentIdentity) -> Result<()> {
+    let (size, is_reused) = (identity.segment_size.get(), identity.is_reused != 0);
     sys::allocate(file, u64::from(size)).map_err(Error::io(path, "allocate the segment"))?;
-    let random = sys::random_u64().map_err(Error::io(path, "read random bytes"))?;
-    let mut identity = SegmentIdentity::new_zeroed();
-    identity.magic = SEGMENT_MAGIC;
-    identity.version = layout::VERSION.into();
-    identity.checksum_kind = layout::CHECKSUM_KIND;
-    identity.is_reused = u8::from(is_reused);
-    identity.segment_size = size.into();
-    identity.queue_id = geometry.queue_id.into();
-    identity.segment_id = id.0.into();
-    // Any 32 of the random bits will do.
-    #[allow(clippy::cast_possible_truncation)]
-    let salt = random as u32;
-    identity.salt = salt.into();
-    identity.created_ns = now_ns.into();
-    identity.crc = block_checksum(identity.as_bytes()).into();
     // Everything before the records, and the first commit word, which must be zero.
-    let mut head = [0; RECORDS_START as usize + 8];
+    let mut head = [0; layout::records_start(layout::MAX_PAYLOAD_ALIGN) as usize + 8];
     let settings = geometry.to_block();
     for (bytes, offset) in [(identity.as_bytes(), 0), (settings.as_bytes(), SEGMENT_SETTINGS as usize)] {
         head[offset..offset + bytes.len()].copy_from_slice(bytes);
@@ -233,7 +247,7 @@ fn fill(file: &File, path: &Path, geometry: &Geometry, (id, is_reused): (Segment
     if !is_reused {
         file.sync_all().map_err(Error::io(path, "sync the segment"))?;
     }
-    Ok(salt)
+    Ok(())
 }
 
 /// The segment that another one follows, with the checksum of the record that seals it: a copy to which a writer has
@@ -244,6 +258,7 @@ pub(in crate::queue) type Link = (SegmentId, u32);
 pub(in crate::queue) fn start(
     map: &Mapping,
     geometry: &Geometry,
+    context: &RecordContext,
     first_seq: u64,
     previous_timestamp_ns: u64,
     previous: Option<Link>,
@@ -253,7 +268,7 @@ pub(in crate::queue) fn start(
     if map.read::<SettingsBlock>(SEGMENT_SETTINGS) != settings {
         map.write(SEGMENT_SETTINGS, &settings);
     }
-    map.clear_record(RECORDS_START);
+    map.clear_record(context.records_start());
     let mut block = StartBlock::new_zeroed();
     block.first_seq = first_seq.into();
     block.previous_timestamp_ns = previous_timestamp_ns.into();
@@ -304,12 +319,10 @@ pub(crate) fn seal(segment: &Segment, offset: u32, next_seq: u64, last_timestamp
     if map.has_stores() { Ok(()) } else { Err(map.loss(&segment.file, &segment.path, "restore the file from a copy")) }
 }
 
-/// The identity of a segment file, from whichever of its two copies is sound. `size`: where the second copy is, if the
-/// caller knows; otherwise it is taken from the file's length.
-fn read_identity(file: &File, path: &Path, id: SegmentId, size: Option<u32>) -> Result<SegmentIdentity> {
+/// The identity of a segment file, from whichever of its two copies is sound.
+fn read_identity(file: &File, path: &Path, id: SegmentId) -> Result<SegmentIdentity> {
     let len = file.metadata().map_err(Error::io(path, "stat it"))?.len();
-    let size = size.map_or(len, u64::from);
-    let trailer = u32::try_from(size).ok().and_then(|size| size.checked_sub(TRAILER_LEN));
+    let trailer = u32::try_from(len).ok().and_then(|len| len.checked_sub(TRAILER_LEN));
     let (mut identity, mut failure) = (None, None);
     for offset in [Some(0), trailer].into_iter().flatten() {
         match read_block_strictly::<SegmentIdentity>(file, path, offset) {
@@ -351,7 +364,7 @@ pub(crate) fn recover_geometry(dir: &Dir) -> Result<Option<Geometry>> {
         };
         if let Ok(geometry) = Geometry::from_block(&block, &path, SEGMENT_SETTINGS)
             && newest.is_none_or(|newest| geometry.is_newer_than(&newest))
-            && read_identity(&file, &path, id, None).is_ok_and(|i| i.queue_id.get() == geometry.queue_id)
+            && read_identity(&file, &path, id).is_ok_and(|i| i.queue_id.get() == geometry.queue_id)
         {
             newest = Some(geometry);
         }

@@ -136,6 +136,17 @@ impl Store {
         segment::list(&self.dir)
     }
 
+    /// Bytes of the segments' files up to this one.
+    pub(in crate::queue) fn bytes_until(&self, last: SegmentId) -> Result<u64> {
+        let ids = self.segment_ids()?.into_iter().filter(|&id| id <= last);
+        Ok(ids.fold(0, |sum: u64, id| sum.saturating_add(self.len_of(id))))
+    }
+
+    /// The length of a segment's file; 0 if it is missing.
+    pub(in crate::queue) fn len_of(&self, id: SegmentId) -> u64 {
+        self.dir.len_of(&segment_name(id)).unwrap_or(0)
+    }
+
     /// The number after this one.
     ///
     /// # Errors

@@ -23,32 +23,33 @@ impl RecordCrc {
         Self::Portable
     }
 
-    /// The checksum of four header words and a payload, the payload padded with zeros to a multiple of 8 bytes.
+    /// The checksum of three words, a payload, padded with zeros to a multiple of 8 bytes, and one more word.
     #[inline]
-    pub(crate) fn sum(self, words: [u64; 4], payload: &[u8]) -> u32 {
+    pub(crate) fn sum(self, words: [u64; 3], payload: &[u8], last: u64) -> u32 {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` chose this only after the processor said that it has SSE 4.2 and PCLMULQDQ.
-            Self::Sse42 => unsafe { sum_sse42::<false>(words, payload, &mut []) },
+            Self::Sse42 => unsafe { sum_sse42::<false>(words, payload, &mut [], last) },
             Self::Portable => {
                 let sum = crc32c_from(u32::MAX, zerocopy::IntoBytes::as_bytes(&words.map(u64::to_le)));
-                !crc32c_from(crc32c_from(sum, payload), &[0; 8][..padding(payload)])
+                let sum = crc32c_from(crc32c_from(sum, payload), &[0; 8][..padding(payload.len())]);
+                !crc32c_from(sum, &last.to_le_bytes())
             }
         }
     }
 
-    /// Copies a payload and the zeros after it to `to`, which is just as long, and returns the checksum like
+    /// Copies a payload and the zeros after it to `to`, which is that long or longer, and returns the checksum like
     /// [`sum`](Self::sum). Short payloads are read once.
     #[inline]
-    pub(crate) fn sum_and_copy(self, words: [u64; 4], payload: &[u8], to: &mut [u8]) -> u32 {
+    pub(crate) fn sum_and_copy(self, words: [u64; 3], payload: &[u8], to: &mut [u8], last: u64) -> u32 {
         #[cfg(target_arch = "x86_64")]
         if matches!(self, Self::Sse42) && payload.len() < LONG {
             // SAFETY: `new` chose this only after the processor said that it has SSE 4.2 and PCLMULQDQ.
-            return unsafe { sum_sse42::<true>(words, payload, to) };
+            return unsafe { sum_sse42::<true>(words, payload, to, last) };
         }
         to[..payload.len()].copy_from_slice(payload);
         to[payload.len()..].fill(0);
-        self.sum(words, payload)
+        self.sum(words, payload, last)
     }
 }
 
@@ -57,7 +58,7 @@ impl RecordCrc {
 pub(crate) struct RunningSum(crc_fast::Digest);
 
 impl RunningSum {
-    pub(crate) fn new(words: [u64; 4]) -> Self {
+    pub(crate) fn new(words: [u64; 3]) -> Self {
         let mut sum = Self(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi));
         sum.add(zerocopy::IntoBytes::as_bytes(&words.map(u64::to_le)));
         sum
@@ -67,9 +68,10 @@ impl RunningSum {
         self.0.update(bytes);
     }
 
-    /// The checksum; the payload had `len` bytes.
-    pub(crate) fn finish(mut self, len: usize) -> u32 {
-        self.add(&[0; 8][..len.next_multiple_of(8) - len]);
+    /// The checksum, with the last word; the payload had `len` bytes.
+    pub(crate) fn finish(mut self, len: usize, last: u64) -> u32 {
+        self.add(&[0; 8][..padding(len)]);
+        self.add(&last.to_le_bytes());
         u32::try_from(self.0.finalize()).unwrap_or(0)
     }
 }
@@ -82,16 +84,16 @@ fn crc32c_from(state: u32, bytes: &[u8]) -> u32 {
     !u32::try_from(digest.finalize()).unwrap_or(0)
 }
 
-/// Bytes from the end of the payload to the next multiple of 8.
-fn padding(payload: &[u8]) -> usize {
-    payload.len().next_multiple_of(8) - payload.len()
+/// Bytes from the end of a payload of this length to the next multiple of 8.
+fn padding(len: usize) -> usize {
+    len.next_multiple_of(8) - len
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2,pclmulqdq")]
 #[inline]
 #[allow(clippy::cast_possible_truncation)] // the instruction leaves its 32 bits in a 64-bit register
-fn sum_sse42<const COPY: bool>(words: [u64; 4], payload: &[u8], to: &mut [u8]) -> u32 {
+fn sum_sse42<const COPY: bool>(words: [u64; 3], payload: &[u8], to: &mut [u8], last: u64) -> u32 {
     use std::arch::x86_64::_mm_crc32_u64;
     let mut state = u64::from(u32::MAX);
     for word in words {
@@ -107,13 +109,13 @@ fn sum_sse42<const COPY: bool>(words: [u64; 4], payload: &[u8], to: &mut [u8]) -
     };
     if !tail.is_empty() {
         // No call of `memcpy` for this few bytes.
-        let last = tail.iter().rev().fold(0, |last, byte| last << 8 | u64::from(*byte));
-        state = _mm_crc32_u64(state, last);
+        let tail = tail.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        state = _mm_crc32_u64(state, tail);
         if let (true, Some(to)) = (COPY, to_last.first_mut()) {
-            *to = last.to_le_bytes();
+            *to = tail.to_le_bytes();
         }
     }
-    !(state as u32)
+    !(_mm_crc32_u64(state, last) as u32)
 }
 
 /// The state after these words, fewer than [`LONG`] bytes; with `COPY` they are copied to `to` as well.
@@ -211,22 +213,27 @@ mod tests {
 
     #[test]
     fn every_implementation_follows_the_definition() {
-        let words = [0x0123_4567_89ab_cdef, 2, u64::MAX, 0xdead_beef];
+        let (words, last) = ([0x0123_4567_89ab_cdef, 2, u64::MAX], 0xdead_beef_u64);
         for len in (0..390_usize).chain([511, 512, 513, 1000, 4099]) {
             let payload: Vec<u8> = (0..len).map(|i| u8::try_from(i * 7 % 251).unwrap()).collect();
             let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
             bytes.extend(&payload);
             bytes.resize(bytes.len().next_multiple_of(8), 0);
+            let padded = bytes[24..].to_vec();
+            bytes.extend(last.to_le_bytes());
             let sum = reference(&bytes);
             for crc in [RecordCrc::new(), RecordCrc::Portable] {
-                assert_eq!(crc.sum(words, &payload), sum, "length {len}");
-                let mut copy = vec![0xFF; len.next_multiple_of(8)];
-                assert_eq!(crc.sum_and_copy(words, &payload, &mut copy), sum, "length {len}");
-                assert_eq!(copy, bytes[32..], "length {len}");
+                assert_eq!(crc.sum(words, &payload, last), sum, "length {len}");
+                // The next record may start later.
+                for more in [0, 8, 56] {
+                    let mut copy = vec![0xFF; padded.len() + more];
+                    assert_eq!(crc.sum_and_copy(words, &payload, &mut copy, last), sum, "length {len}");
+                    assert_eq!(copy[..padded.len()], padded, "length {len}");
+                }
             }
             let mut running = RunningSum::new(words);
             payload.chunks(100).for_each(|piece| running.add(piece));
-            assert_eq!(running.finish(len), sum, "length {len}");
+            assert_eq!(running.finish(len, last), sum, "length {len}");
         }
     }
 }

@@ -22,9 +22,11 @@ pub const MIN_SEGMENT_SIZE: u32 = 64 << 10;
 /// Largest segment.
 pub const MAX_SEGMENT_SIZE: u32 = 1 << 30;
 /// The alignments of payloads that a queue can have.
-pub const PAYLOAD_ALIGNS: [u32; 3] = [8, 16, 64];
+pub const PAYLOAD_ALIGNS: [u32; 3] = [8, 16, MAX_PAYLOAD_ALIGN];
+/// The largest of them.
+pub const MAX_PAYLOAD_ALIGN: u32 = 64;
 
-/// Default segment size.
+/// Default size of the largest segments.
 pub const DEFAULT_SEGMENT_SIZE: u32 = 64 << 20;
 
 /// Name of the control block's file.
@@ -46,9 +48,9 @@ pub const TEMPORARY_SUFFIX: &str = ".tmp";
 
 /// Size of a record header.
 pub const HEADER_LEN: u32 = 32;
-/// Records start at multiples of this.
+/// Records start at multiples of this, at least.
 pub const RECORD_ALIGN: u32 = 8;
-/// Where the first record of a segment starts.
+/// Where the records of a segment start; the first one does at the next place that its payload's alignment allows.
 pub const RECORDS_START: u32 = PAGE;
 /// Size of the copy of the segment's identity at the end of its file.
 pub const TRAILER_LEN: u32 = 64;
@@ -122,7 +124,7 @@ pub(crate) struct SettingsBlock {
     pub(crate) checksum_kind: u8,
     /// Zero.
     pub(crate) reserved_a: u8,
-    /// Bytes of each segment file.
+    /// Bytes of the largest segment files.
     pub(crate) segment_size: U32,
     /// Random; the same in every file of the queue.
     pub(crate) queue_id: U64,
@@ -224,8 +226,10 @@ pub(crate) struct SegmentIdentity {
     pub(crate) salt: U32,
     /// When it was created, ns since the epoch.
     pub(crate) created_ns: U64,
+    /// Payloads start at multiples of this many bytes.
+    pub(crate) payload_align: U32,
     /// Zero.
-    pub(crate) reserved_b: [u8; 20],
+    pub(crate) reserved_b: [u8; 16],
     /// CRC-32 of the bytes before it.
     pub(crate) crc: U32,
 }
@@ -368,18 +372,12 @@ const fn narrow(offset: usize) -> u32 {
     offset
 }
 
-/// Bytes that a record with a payload of `payload_len` bytes takes; None if that overflows.
+/// Bytes of a record with a payload of `payload_len` bytes and the zeros after it; None if that overflows.
 pub const fn record_len(payload_len: u32) -> Option<u32> {
     match payload_len.checked_add(HEADER_LEN + RECORD_ALIGN - 1) {
-        Some(len) => Some(aligned(len - (RECORD_ALIGN - 1))),
+        Some(len) => Some(len & !(RECORD_ALIGN - 1)),
         None => None,
     }
-}
-
-/// The next multiple of [`RECORD_ALIGN`], for lengths within a segment.
-#[inline]
-pub(crate) const fn aligned(len: u32) -> u32 {
-    (len + (RECORD_ALIGN - 1)) & !(RECORD_ALIGN - 1)
 }
 
 /// Where the records of a segment must end: the record that seals it fits before this.
@@ -387,9 +385,14 @@ pub const fn records_end(segment_size: u32) -> u32 {
     segment_size - TRAILER_LEN
 }
 
-/// The largest payload that fits into a segment of this size.
+/// Where the first record starts in a segment whose payloads are aligned to this many bytes.
+pub const fn records_start(payload_align: u32) -> u32 {
+    (RECORDS_START + HEADER_LEN).next_multiple_of(payload_align) - HEADER_LEN
+}
+
+/// The largest payload that fits into a segment of this size, whatever its payloads' alignment.
 pub const fn max_payload_len(segment_size: u32) -> u32 {
-    records_end(segment_size) - RECORDS_START - 2 * HEADER_LEN
+    records_end(segment_size) - records_start(MAX_PAYLOAD_ALIGN) - 2 * HEADER_LEN
 }
 
 #[cfg(test)]

@@ -10,8 +10,46 @@ pub(crate) struct RecordContext {
     pub(crate) summer: RecordCrc,
     pub(crate) salt: u32,
     pub(crate) segment_size: u32,
+    /// The alignment of payloads, less 1.
+    align_mask: u32,
     /// The file has held another segment before.
     pub(crate) is_reused: bool,
+}
+
+impl RecordContext {
+    /// `align`: one of [`layout::PAYLOAD_ALIGNS`].
+    pub(crate) fn new(salt: u32, segment_size: u32, align: u32, is_reused: bool) -> Self {
+        Self { summer: RecordCrc::new(), salt, segment_size, align_mask: align.saturating_sub(1), is_reused }
+    }
+
+    /// Bytes from the start of a record to the place of the next one. The payload must fit into a segment.
+    #[inline]
+    pub(crate) fn record_len(&self, payload_len: u32) -> u32 {
+        (HEADER_LEN + payload_len + self.align_mask) & !self.align_mask
+    }
+
+    /// The first place at or after `offset` where a record can start.
+    pub(crate) fn next_place(&self, offset: u32) -> u32 {
+        (offset.saturating_add(HEADER_LEN + self.align_mask) & !self.align_mask) - HEADER_LEN
+    }
+
+    /// The place of the segment's first record.
+    pub(crate) fn records_start(&self) -> u32 {
+        self.next_place(RECORDS_START)
+    }
+
+    /// How far apart the places are where records can start.
+    pub(crate) fn align(&self) -> u32 {
+        self.align_mask + 1
+    }
+
+    /// Whether a record can start at this offset.
+    #[inline]
+    pub(crate) fn is_place(&self, offset: u32) -> bool {
+        offset >= RECORDS_START
+            && offset.wrapping_add(HEADER_LEN) & self.align_mask == 0
+            && offset.checked_add(HEADER_LEN).is_some_and(|end| end <= layout::records_end(self.segment_size))
+    }
 }
 
 /// A record's header in memory. `format.md` defines its bytes.
@@ -43,13 +81,6 @@ impl Header {
         self.msg_type == PADDING_TYPE && self.flags == FLAG_GAP && self.payload_len == layout::GAP_LEN
     }
 
-    /// Bytes that the record takes.
-    #[inline]
-    pub(crate) fn record_len(&self) -> u32 {
-        // The length of a verified header was checked by `payload_len` or `checked_len`: it fits in a segment.
-        layout::aligned(HEADER_LEN + self.payload_len)
-    }
-
     /// Whether this is a record without a message.
     pub(crate) fn is_padding(&self) -> bool {
         self.msg_type == PADDING_TYPE
@@ -73,8 +104,8 @@ impl Header {
         to: &mut [u8],
     ) -> [u64; 4] {
         let first = self.first_word();
-        let summed = [place(context, offset, 0), first, self.seq, self.timestamp_ns];
-        let checksum = context.summer.sum_and_copy(summed, payload, to);
+        let summed = [place(context, offset, 0), first, self.seq];
+        let checksum = context.summer.sum_and_copy(summed, payload, to, self.timestamp_ns);
         [first, self.seq, self.timestamp_ns, u64::from(checksum)]
     }
 
@@ -86,7 +117,7 @@ impl Header {
 
     #[inline]
     fn checksum(&self, context: &RecordContext, offset: u32, spare: u32, payload: &[u8]) -> u32 {
-        context.summer.sum([place(context, offset, spare), self.first_word(), self.seq, self.timestamp_ns], payload)
+        context.summer.sum([place(context, offset, spare), self.first_word(), self.seq], payload, self.timestamp_ns)
     }
 }
 
@@ -141,10 +172,9 @@ impl UncheckedHeader {
         add_payload: impl FnOnce(&mut RunningSum) -> Result<bool>,
     ) -> Result<Option<Header>> {
         let Header { payload_len, seq, timestamp_ns, .. } = self.header;
-        let words = [place(context, offset, self.spare), self.header.first_word(), seq, timestamp_ns];
-        let mut sum = RunningSum::new(words);
+        let mut sum = RunningSum::new([place(context, offset, self.spare), self.header.first_word(), seq]);
         let is_whole = add_payload(&mut sum)?;
-        Ok((is_whole && sum.finish(payload_len as usize) == self.checksum).then_some(self.header))
+        Ok((is_whole && sum.finish(payload_len as usize, timestamp_ns) == self.checksum).then_some(self.header))
     }
 
     /// Accepts the header without verifying the checksum: for readers opened that way.
@@ -160,23 +190,16 @@ fn place(context: &RecordContext, offset: u32, spare: u32) -> u64 {
     u64::from(offset) | u64::from(context.salt ^ spare) << 32
 }
 
-/// The length of a record with this payload, or why it can't be appended.
+/// The length of a payload that may be appended, or why it may not. `max`: what fits into a segment.
 #[inline]
-pub(crate) fn checked_len(payload: usize, max: usize, msg_type: u16, path: &std::path::Path) -> Result<(u32, u32)> {
+pub(crate) fn checked_len(payload: usize, max: usize, msg_type: u16, path: &std::path::Path) -> Result<u32> {
     if msg_type == PADDING_TYPE {
         return Err(Error::ReservedType);
     }
-    match u32::try_from(payload).ok().and_then(|len| Some((len, layout::record_len(len)?))) {
-        Some(lengths) if payload <= max => Ok(lengths),
+    match u32::try_from(payload) {
+        Ok(len) if payload <= max => Ok(len),
         _ => Err(Error::TooLarge { path: path.to_path_buf(), len: payload, max }),
     }
-}
-
-/// Whether a record can start at this offset of a segment of this size.
-pub(crate) fn is_record_offset(offset: u32, segment_size: u32) -> bool {
-    offset >= RECORDS_START
-        && offset.is_multiple_of(layout::RECORD_ALIGN)
-        && offset.checked_add(HEADER_LEN).is_some_and(|end| end <= layout::records_end(segment_size))
 }
 
 #[cfg(test)]
@@ -185,7 +208,7 @@ mod tests {
     use zerocopy::{FromBytes, IntoBytes};
 
     fn context() -> RecordContext {
-        RecordContext { summer: RecordCrc::new(), salt: 0xABCD_1234, segment_size: 1 << 16, is_reused: false }
+        RecordContext::new(0xABCD_1234, 1 << 16, 8, false)
     }
 
     fn record(offset: u32) -> Vec<u8> {
@@ -223,6 +246,24 @@ mod tests {
             let unchecked = UncheckedHeader::parse(&header).unwrap();
             let fits = commit == 60_000;
             assert_eq!(unchecked.payload_len(&context(), 4096).is_some(), fits, "{commit}");
+        }
+    }
+
+    #[test]
+    fn payloads_are_aligned_and_the_largest_one_and_the_seal_fit() {
+        for align in layout::PAYLOAD_ALIGNS {
+            let context = RecordContext::new(0, 1 << 16, align, false);
+            let max = layout::max_payload_len(1 << 16);
+            for len in (0..200).chain([max - 1, max]) {
+                let mut offset = context.records_start();
+                assert!(context.is_place(offset), "{align}");
+                assert!((RECORDS_START..offset).all(|before| !context.is_place(before)), "{align}");
+                offset += context.record_len(len);
+                assert!(context.is_place(offset) && (offset + HEADER_LEN).is_multiple_of(align), "{len} at {align}");
+                assert_eq!(context.next_place(offset), offset);
+                assert_eq!(context.next_place(offset - 1), offset);
+                assert_eq!(context.next_place(offset + 1), offset + align);
+            }
         }
     }
 

@@ -118,7 +118,6 @@ impl Store {
         if let Some(hint) = self.head_hint()
             && hint.position >= first.0
             && ids.contains(&hint.position.segment)
-            && hint.position.offset <= layout::records_end(self.settings().segment_size)
             && let Some((position, seq)) = self.record_before(hint.position)
         {
             return (Scanner::at(Arc::clone(self), position, seq), hint.last_timestamp_ns);
@@ -162,6 +161,9 @@ impl Store {
     /// start.
     fn record_before(&self, head: Position) -> Option<(Position, u64)> {
         let segment = self.open_segment(head.segment, Access::Read).ok()??;
+        if head.offset > layout::records_end(segment.context.segment_size) {
+            return None;
+        }
         let (start, mut waste) = (first_seq(&segment)?, Waste::default());
         for distance in [WALK_BYTES, WALK_BYTES << 5] {
             let from = head.offset.saturating_sub(distance);
@@ -172,7 +174,7 @@ impl Store {
                 return Some((Position { offset, ..head }, header.seq));
             }
         }
-        Some((Position { offset: RECORDS_START, ..head }, start))
+        Some((Position { offset: segment.context.records_start(), ..head }, start))
     }
 }
 

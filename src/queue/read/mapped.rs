@@ -4,7 +4,7 @@ use zerocopy::FromBytes;
 
 use crate::queue::entry::Message;
 use crate::queue::format::layout::{HEADER_LEN, MessageHeader};
-use crate::queue::format::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
+use crate::queue::format::record::{Header, RecordContext, UncheckedHeader};
 use crate::queue::os::mapping::Mapping;
 use crate::queue::position::Position;
 use crate::sync::Ordering;
@@ -28,9 +28,7 @@ impl<'a> Iterator for Available<'a> {
     #[inline]
     fn next(&mut self) -> Option<Message<'a>> {
         let position = *self.position;
-        let map = self
-            .map
-            .filter(|_| position.offset < self.end && is_record_offset(position.offset, self.context.segment_size))?;
+        let map = self.map.filter(|_| position.offset < self.end && self.context.is_place(position.offset))?;
         let header = match self.peeked.take() {
             Some(header) => header,
             None => match look(map, self.context, position.offset, *self.seq, self.verify) {
@@ -38,7 +36,7 @@ impl<'a> Iterator for Available<'a> {
                 Look::Uncommitted | Look::Other => return None,
             },
         };
-        self.position.offset += header.record_len();
+        self.position.offset += self.context.record_len(header.payload_len);
         *self.seq = self.seq.saturating_add(1);
         Some(message(map, &header, position))
     }
@@ -93,7 +91,6 @@ mod tests {
 
     use super::*;
     use crate::queue::files::dir::Access;
-    use crate::queue::format::layout::RECORDS_START;
     use crate::queue::{Queue, SegmentId, Settings};
 
     const LAST: u64 = 20_000;
@@ -105,24 +102,26 @@ mod tests {
         let queue = Queue::create(dir.path().join("q"), &Settings::default()).unwrap();
         let payload = |seq: u64| vec![u8::try_from(seq % 251).unwrap(); usize::try_from(seq % 100).unwrap()];
         let mut writer = queue.writer().unwrap();
+        // The segment after a large message has room for all the others.
+        writer.append(1, &[0; 8 << 20]).unwrap();
         let map = Arc::clone(&writer.map);
-        let context = queue.store.open_segment(SegmentId(0), Access::Read).unwrap().unwrap().context;
+        let context = queue.store.open_segment(SegmentId(1), Access::Read).unwrap().unwrap().context;
+        let (mut offset, mut seq) = (writer.offset, writer.next_seq);
         let looking = std::thread::spawn(move || {
-            let (mut offset, mut seq) = (RECORDS_START, 1);
             while seq <= LAST {
                 match look(&map, &context, offset, seq, seq.is_multiple_of(2)) {
                     Look::Uncommitted => std::thread::yield_now(),
                     Look::Other => panic!("something other than message {seq} at offset {offset}"),
                     Look::Message(header) => {
-                        let position = Position { segment: SegmentId(0), offset };
+                        let position = Position { segment: SegmentId(1), offset };
                         assert_eq!(message(&map, &header, position).payload, payload(seq));
-                        offset += header.record_len();
+                        offset += context.record_len(header.payload_len);
                         seq += 1;
                     }
                 }
             }
         });
-        for seq in 1..=LAST {
+        for seq in writer.next_seq..=LAST {
             writer.append(1, &payload(seq)).unwrap();
         }
         looking.join().unwrap();

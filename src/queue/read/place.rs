@@ -7,9 +7,8 @@ use crate::queue::error::Result;
 use crate::queue::files::cursor::ReaderPosition;
 use crate::queue::files::dir::Access;
 use crate::queue::files::store::Store;
-use crate::queue::format::crc::RecordCrc;
-use crate::queue::format::layout::{CONTROL_FILE, CONTROL_LEN};
-use crate::queue::format::record::{RecordContext, is_record_offset};
+use crate::queue::format::layout::{CONTROL_FILE, CONTROL_LEN, MIN_SEGMENT_SIZE, RECORD_ALIGN, RECORDS_START};
+use crate::queue::format::record::RecordContext;
 use crate::queue::options::{ReaderOptions, Start};
 use crate::queue::os::mapping::Mapping;
 use crate::queue::position::Position;
@@ -50,7 +49,7 @@ impl Store {
             return Ok((bounds.head, place.seq, None));
         }
         let mut scanner = Scanner::at(Arc::clone(self), bounds.first, bounds.first_seq);
-        let hint = place.position.filter(|p| is_record_offset(p.offset, self.settings().segment_size));
+        let hint = place.position.filter(|position| position.offset >= RECORDS_START);
         if let Some(position) = hint {
             scanner.go_to(position, place.seq);
             let found = scanner.next()?.and_then(Entry::message);
@@ -74,10 +73,10 @@ impl<R: Registration> Reader<R> {
         let control = store.dir.open_existing_file(CONTROL_FILE, Access::Read)?;
         let control = Mapping::read_only(&control, &store.control_path(), CONTROL_LEN)?;
         let (position, seq, pending) = store.locate(bounds, place)?;
-        let segment_size = store.settings().segment_size;
         Ok(Self {
             map: None,
-            context: RecordContext { summer: RecordCrc::new(), salt: 0, segment_size, is_reused: false },
+            // Until a segment is mapped.
+            context: RecordContext::new(0, MIN_SEGMENT_SIZE, RECORD_ALIGN, false),
             position,
             seq,
             peeked: None,

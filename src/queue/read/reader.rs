@@ -17,7 +17,7 @@ use crate::queue::entry::{Due, Entry, Gap, Message};
 use crate::queue::error::Result;
 use crate::queue::files::{control, dir::Access, store::Store};
 use crate::queue::format::layout::{self, CONTROL_HEAD, HEADER_LEN, MessageHeader, RECORDS_START};
-use crate::queue::format::record::{Header, RecordContext, UncheckedHeader, is_record_offset};
+use crate::queue::format::record::{Header, RecordContext, UncheckedHeader};
 use crate::queue::inspect::WriterInfo;
 use crate::queue::options::WaitStrategy;
 use crate::queue::os::mapping::Mapping;
@@ -221,7 +221,7 @@ impl<R: Registration> Reader<R> {
             }
         };
         let position = self.position;
-        self.position.offset += header.record_len();
+        self.position.offset += self.context.record_len(header.payload_len);
         if self.position.offset >= self.populated {
             self.populate();
         }
@@ -241,7 +241,7 @@ impl<R: Registration> Reader<R> {
             return Peek::Trouble;
         }
         let offset = self.position.offset;
-        let Some(map) = self.map.as_ref().filter(|_| is_record_offset(offset, self.context.segment_size)) else {
+        let Some(map) = self.map.as_ref().filter(|_| self.context.is_place(offset)) else {
             return if self.stalled == Some(self.published()) { Peek::Head } else { Peek::Trouble };
         };
         match look(map, &self.context, offset, self.seq, self.verify) {
@@ -412,6 +412,7 @@ impl<R: Registration> Reader<R> {
         match Mapping::read_only(&segment.file, &segment.path, segment.context.segment_size) {
             Ok(map) => {
                 (self.map, self.context, self.populated) = (Some(map), segment.context, 0);
+                self.position.offset = self.context.next_place(self.position.offset);
                 Ok(true)
             }
             Err(error) if error.is_unusable_file() => Ok(false),
@@ -422,7 +423,7 @@ impl<R: Registration> Reader<R> {
     /// Whether the record at `position` is a sound seal with the expected sequence number.
     fn is_at_seal(&self) -> bool {
         let offset = self.position.offset;
-        let Some(map) = self.map.as_ref().filter(|_| is_record_offset(offset, self.context.segment_size)) else {
+        let Some(map) = self.map.as_ref().filter(|_| self.context.is_place(offset)) else {
             return false;
         };
         if map.word64(offset).load(Ordering::Acquire) & u64::from(u32::MAX) == 0 {

@@ -8,7 +8,7 @@ use zerocopy::FromBytes;
 
 use crate::queue::error::{Error, Result};
 use crate::queue::files::segment::Segment;
-use crate::queue::format::layout::{HEADER_LEN, MessageHeader, RECORD_ALIGN};
+use crate::queue::format::layout::{HEADER_LEN, MessageHeader};
 use crate::queue::format::record::{Header, UncheckedHeader};
 use crate::queue::os::sys;
 
@@ -45,11 +45,13 @@ pub(crate) fn find_record(
     waste: &mut Waste,
 ) -> Result<Option<(u32, Header)>> {
     let mut block = vec![0; BLOCKS[0]];
-    let mut at = from.next_multiple_of(RECORD_ALIGN);
+    let align = segment.context.align();
+    let mut at = segment.context.next_place(from);
     while at.saturating_add(HEADER_LEN) <= end {
         // Skip what has never been written.
         match sys::seek_data(&segment.file, u64::from(at)).map(|data| data.and_then(|data| u32::try_from(data).ok())) {
-            Ok(Some(data)) => at = at.max(data & !(RECORD_ALIGN - 1)),
+            // A record may start just before its first byte that is not zero.
+            Ok(Some(data)) => at = at.max(segment.context.next_place(data.saturating_sub(align - 1))),
             Ok(None) => return Ok(None),
             Err(_) => {} // a file system that can't say
         }
@@ -58,7 +60,7 @@ pub(crate) fn find_record(
             return Ok(None);
         }
         let last_start = count - HEADER_LEN as usize;
-        for index in (0..=last_start).step_by(RECORD_ALIGN as usize) {
+        for index in (0..=last_start).step_by(align as usize) {
             // In bounds of u32: the segment is.
             let Some(offset) = u32::try_from(index).ok().and_then(|index| at.checked_add(index)) else {
                 return Ok(None);
@@ -70,7 +72,7 @@ pub(crate) fn find_record(
                 return Ok(Some((offset, header)));
             }
         }
-        let step = (last_start / RECORD_ALIGN as usize + 1) * RECORD_ALIGN as usize;
+        let step = (last_start / align as usize + 1) * align as usize;
         at = at.saturating_add(u32::try_from(step).unwrap_or(u32::MAX));
         block.resize((block.len() * 2).min(BLOCKS[1]), 0);
     }
@@ -144,7 +146,7 @@ mod tests {
 
     use super::*;
     use crate::queue::files::dir::Access;
-    use crate::queue::format::layout::RECORDS_START;
+    use crate::queue::format::layout::{RECORD_ALIGN, RECORDS_START};
     use crate::queue::{Entry, Queue, SegmentId, Settings};
 
     #[test]
@@ -153,6 +155,9 @@ mod tests {
         let settings = Settings { segment_size: 4 << 20, ..Settings::default() };
         let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
         let mut writer = queue.writer().unwrap();
+        // After this one there is room for the others in one segment.
+        writer.append(1, &vec![0xEE; 2_200_000]).unwrap();
+        let mut before = writer.offset;
         // Shorter and longer than what is read at a time, and none at all.
         for len in [5, 8_000, 20_000, 1_500_000, 8_160, 300, 0] {
             writer.append(1, &vec![0xEE; len]).unwrap();
@@ -160,17 +165,17 @@ mod tests {
         drop(writer);
         let mut starts = Vec::new();
         let mut scanner = queue.scan().unwrap();
+        scanner.seek_seq(2).unwrap();
         while let Some(message) = scanner.next().unwrap().and_then(Entry::message) {
             starts.push(message.position.offset);
         }
         let head = scanner.position().offset;
-        let segment = queue.store.open_segment(SegmentId(0), Access::Read).unwrap().unwrap();
+        let segment = queue.store.open_segment(SegmentId(1), Access::Read).unwrap().unwrap();
         let find = |from, end, min_seq| {
             let found = find_record(&segment, from, end, min_seq, &mut Waste::default()).unwrap();
             found.map(|(offset, header)| (offset, header.seq))
         };
-        let mut before = RECORDS_START;
-        for (seq, start) in (1..).zip(starts) {
+        for (seq, start) in (2..).zip(starts) {
             for from in [before, before + (start - before) / 2, start.saturating_sub(RECORD_ALIGN).max(before), start] {
                 assert_eq!(find(from, head, 0), Some((start, seq)), "message {seq} from {from}");
                 let its_header = start + HEADER_LEN;
@@ -182,6 +187,6 @@ mod tests {
         }
         // The file may end with a header.
         File::options().write(true).open(&segment.path).unwrap().set_len(u64::from(head)).unwrap();
-        assert_eq!(find(before - 1, head, 0), Some((before - 1, 7)));
+        assert_eq!(find(before - 1, head, 0), Some((before - 1, 8)));
     }
 }

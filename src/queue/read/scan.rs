@@ -20,7 +20,7 @@ use crate::queue::files::segment::Segment;
 use crate::queue::files::store::Store;
 use crate::queue::format::block::read_block;
 use crate::queue::format::layout::{self, HEADER_LEN, MessageHeader, RECORDS_START};
-use crate::queue::format::record::{Header, UncheckedHeader, is_record_offset};
+use crate::queue::format::record::{Header, UncheckedHeader};
 use crate::queue::os::sys;
 use crate::queue::position::{MAX_SEQ, Position, SegmentId};
 use crate::queue::read::resync::{Waste, find_record, verify_in_pieces};
@@ -187,8 +187,8 @@ impl Scanner {
     /// # Errors
     /// [`Error::NoSuchPosition`] if no record can start there.
     pub fn seek(&mut self, position: Position, seq: u64) -> Result<()> {
-        let size = self.queue.settings().segment_size;
-        let is_end = position.offset >= RECORDS_START && position.offset <= layout::records_end(size);
+        let end = layout::records_end(layout::MAX_SEGMENT_SIZE);
+        let is_end = position.offset >= RECORDS_START && position.offset <= end;
         if seq == 0 || !(is_end && position.offset.is_multiple_of(layout::RECORD_ALIGN)) {
             let path = self.queue.dir.path().to_path_buf();
             return Err(Error::NoSuchPosition { path, what: format!("{position}, message {seq}") });
@@ -261,7 +261,7 @@ impl Scanner {
             self.segment = None;
             return Step::Again;
         }
-        self.position.offset += header.record_len();
+        self.position.offset += self.segment.as_ref().map_or(0, |it| it.context.record_len(header.payload_len));
         if let Some((next_seq, reason)) = self.gap_record(&header, position).filter(|&(next, _)| next > self.seq) {
             return self.gap_until(next_seq, reason, position);
         }
@@ -356,7 +356,7 @@ impl Scanner {
         let offset = self.position.offset;
         let (header, _) = MessageHeader::read_from_prefix(self.load(HEADER_LEN as usize, false).ok()?).ok()?;
         let len = UncheckedHeader::parse(&header)?.payload_len(&context, offset)?;
-        layout::record_len(u32::try_from(len).ok()?)
+        Some(context.record_len(u32::try_from(len).ok()?))
     }
 
     fn gap_until(&mut self, next_seq: u64, reason: GapReason, position: Position) -> Step {
@@ -404,6 +404,10 @@ impl Scanner {
 
     /// The record at `position`. Anything but a sound record is read again before it is reported.
     fn record(&mut self) -> Result<Found> {
+        if let Some(segment) = &self.segment {
+            // Where segments start, and what callers pass, need not suit the segment's alignment.
+            self.position.offset = segment.context.next_place(self.position.offset);
+        }
         let found = self.record_in_window(false)?;
         if matches!(found, Found::Record(_)) {
             return Ok(found);
@@ -418,7 +422,7 @@ impl Scanner {
             return Ok(Found::End);
         };
         let offset = self.position.offset;
-        if !is_record_offset(offset, context.segment_size) {
+        if !context.is_place(offset) {
             return Ok(Found::End);
         }
         let Ok((header, _)) = MessageHeader::read_from_prefix(self.load(HEADER_LEN as usize, fresh)?) else {
@@ -488,7 +492,7 @@ impl Scanner {
 /// The sequence number that a segment starts with, if it is known.
 pub(crate) fn first_seq(segment: &Segment) -> Option<u64> {
     segment.start().map(|start| start.first_seq).or_else(|| {
-        let header: MessageHeader = read_block(&segment.file, RECORDS_START)?;
+        let header: MessageHeader = read_block(&segment.file, segment.context.records_start())?;
         UncheckedHeader::parse(&header).map(|unchecked| unchecked.trust().seq).filter(|&seq| seq > 0)
     })
 }

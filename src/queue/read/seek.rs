@@ -9,7 +9,7 @@ use crate::queue::files::dir::Access;
 use crate::queue::files::segment::{Segment, SegmentStart};
 use crate::queue::files::store::Store;
 use crate::queue::format::block::read_block;
-use crate::queue::format::layout::{self, MessageHeader, RECORD_ALIGN, RECORDS_START};
+use crate::queue::format::layout::{self, MessageHeader, RECORD_ALIGN};
 use crate::queue::format::record::{Header, UncheckedHeader};
 use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::resync::{Waste, find_record};
@@ -134,8 +134,8 @@ pub(in crate::queue) fn search(
     waste: &mut Waste,
 ) -> Result<(Position, u64)> {
     let at = |offset| Position { segment: segment.id, offset };
-    let start_seq = first_seq(segment).unwrap_or(1);
-    let mut low = (RECORDS_START, start_seq);
+    let start_seq = first_seq(segment).unwrap_or(segment.lowest_seq);
+    let mut low = (segment.context.records_start(), start_seq);
     let sealed = segment.seal().map(|seal| seal.end_offset.get());
     let mut high = sealed.or(end).unwrap_or(layout::records_end(segment.context.segment_size));
     while high.saturating_sub(low.0) > WALK_BYTES {
@@ -175,7 +175,7 @@ impl Store {
     fn start_of(&self, id: SegmentId) -> Option<SegmentStart> {
         let segment = self.open_segment(id, Access::Read).ok()??;
         segment.start().or_else(|| {
-            let header: MessageHeader = read_block(&segment.file, RECORDS_START)?;
+            let header: MessageHeader = read_block(&segment.file, segment.context.records_start())?;
             let header = UncheckedHeader::parse(&header)?.trust();
             let previous_timestamp_ns = header.timestamp_ns.saturating_sub(1);
             Some(SegmentStart { first_seq: header.seq, previous_timestamp_ns })

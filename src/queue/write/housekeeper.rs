@@ -15,16 +15,18 @@ use crate::queue::error::Error;
 use crate::queue::error::Result;
 use crate::queue::files::dir::Access;
 use crate::queue::files::lock::WriterLock;
-use crate::queue::files::mtime::{self, Progress};
+use crate::queue::files::mtime::{self, Active, Progress};
 use crate::queue::files::recycle;
 use crate::queue::files::retained::RetainedMappings;
 use crate::queue::files::segment::Segment;
 use crate::queue::files::store::Store;
 use crate::queue::format::layout::CONTROL_WRITER_HEARTBEAT;
+use crate::queue::format::names::segment_name;
 use crate::queue::options::SyncPolicy;
 use crate::queue::os::mapping::Mapping;
 use crate::queue::os::thread::Joined;
 use crate::queue::position::SegmentId;
+use crate::queue::write::growth::WantedSize;
 use crate::queue::write::prefault;
 use crate::queue::write::retention::Retire;
 use crate::sync::Ordering;
@@ -98,11 +100,11 @@ impl Retention {
 #[derive(Debug, Default)]
 struct State {
     stop: bool,
-    wanted: Option<SegmentId>,
+    wanted: Option<(SegmentId, WantedSize)>,
     /// Whether the writer is fast enough for huge pages to pay off.
     is_fast: bool,
     ready: Option<Result<Prepared>>,
-    active: Option<(SegmentId, Arc<Mapping>)>,
+    active: Option<Active>,
     /// The first segment that the helper has not synced since the last request.
     sync_from: Option<SegmentId>,
     sync_wanted: bool,
@@ -131,12 +133,13 @@ impl Housekeeper {
     }
 
     /// Sets the active segment, and hands over the previous one.
-    pub(crate) fn set_active(&self, id: SegmentId, map: &Arc<Mapping>, left: Option<Segment>) {
+    pub(crate) fn set_active(&self, segment: &Segment, map: &Arc<Mapping>, left: Option<Segment>) {
         let mut state = self.inner.lock();
         // Earlier writers may have ended without a sync.
         state.sync_from.get_or_insert(SegmentId(0));
-        let before = state.active.replace((id, Arc::clone(map)));
-        state.left.extend(left.zip(before).map(|(segment, (_, map))| Prepared { segment, map }));
+        let active = Active { id: segment.id, context: segment.context, map: Arc::clone(map) };
+        let before = state.active.replace(active);
+        state.left.extend(left.zip(before).map(|(segment, Active { map, .. })| Prepared { segment, map }));
     }
 
     /// Requests a sync of everything, in the background.
@@ -151,25 +154,29 @@ impl Housekeeper {
     }
 
     /// Requests a segment, which is created at once, in the background.
-    pub(crate) fn want(&self, id: SegmentId, is_fast: bool) {
+    pub(crate) fn want(&self, id: SegmentId, size: WantedSize, is_fast: bool) {
         let mut state = self.inner.lock();
         if state.wanted.is_none() && state.ready.is_none() {
-            (state.wanted, state.is_fast) = (Some(id), is_fast);
+            (state.wanted, state.is_fast) = (Some((id, size)), is_fast);
             self.inner.changed.notify_all();
         }
     }
 
     /// The requested segment (or a later one, if a damaged file has its name), waiting for it if necessary. After a
-    /// failure it has to be requested again.
-    pub(crate) fn take(&self, id: SegmentId) -> Result<Prepared> {
+    /// failure it has to be requested again. One that was requested with another size is replaced if it will not do.
+    pub(crate) fn take(&self, id: SegmentId, size: WantedSize) -> Result<Prepared> {
         loop {
-            self.want(id, false);
+            self.want(id, size, false);
             let mut state = self.inner.lock();
             while state.ready.is_none() && state.wanted.is_some() {
                 state = self.inner.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             match state.ready.take() {
                 Some(Ok(prepared)) if prepared.segment.id < id => {}
+                Some(Ok(Prepared { segment, .. })) if !size.allows(segment.context.segment_size) => {
+                    drop(state);
+                    self.inner.store.dir.remove(&segment_name(segment.id))?;
+                }
                 Some(answer) => return answer,
                 None => {}
             }
@@ -211,32 +218,35 @@ impl Inner {
             }
             let just_left = std::mem::take(&mut state.left);
             let (wanted, is_fast, sync_wanted) = (state.wanted, state.is_fast, state.sync_wanted);
-            let active = state.active.as_ref().map(|(id, map)| (*id, Arc::clone(map)));
+            let active = state.active.clone();
             drop(state);
             // Retention runs in parallel, so that it may yield a file for the segment that is wanted next.
             for Prepared { segment, map } in just_left {
                 let _ = mtime::touch(&segment.file);
                 retention.is_due = true;
                 match self.store.most_sealed() {
-                    Some(retained) => retention.gone.extend(left.add(segment.file, map, retained)),
-                    None => retention.gone.push(map),
+                    // Growing segments are not reused.
+                    Some(retained) if map.len() == self.store.settings().segment_size as usize => {
+                        retention.gone.extend(left.add(segment.file, map, retained))
+                    }
+                    _ => retention.gone.push(map),
                 }
             }
             retention.apply(&self.store);
             // First what the writer may be waiting for.
-            if let Some(id) = wanted {
-                let mut ready = self.prepare(id, is_fast, &mut left);
+            if let Some(wanted) = wanted {
+                let mut ready = self.prepare(wanted, is_fast, &mut left);
                 // On a full disk the only room is what retention removes.
                 if ready.is_err() && retention.finish(&self.store) {
-                    ready = self.prepare(id, is_fast, &mut left);
+                    ready = self.prepare(wanted, is_fast, &mut left);
                 }
                 let mut state = self.lock();
                 (state.wanted, state.ready) = (None, Some(ready));
                 self.changed.notify_all();
                 continue;
             }
-            if let Some((id, map)) = active
-                && let Err(error) = progress.look(&self.store, &self.control, (id, &map))
+            if let Some(active) = active
+                && let Err(error) = progress.look(&self.store, &self.control, &active)
             {
                 self.fail(error.to_string());
             }
@@ -259,7 +269,7 @@ impl Inner {
             let mut state = self.lock();
             state.sync_wanted = false;
             match (state.sync_from, &state.active) {
-                (Some(first), Some((last, _))) if state.failure.is_none() => (first, *last),
+                (Some(first), Some(active)) if state.failure.is_none() => (first, active.id),
                 _ => return,
             }
         };
@@ -274,17 +284,27 @@ impl Inner {
     fn fail(&self, reason: String) {
         let mut state = self.lock();
         state.failure.get_or_insert(reason);
-        if let Some((_, map)) = &state.active {
-            map.give_up();
+        if let Some(active) = &state.active {
+            active.map.give_up();
         }
     }
 
-    /// Opens a segment that has been created and not used, or creates it. If something else has its name, that is left
-    /// unchanged, and the next number without a file is used instead.
-    fn open_or_make(&self, id: SegmentId, left: &mut RetainedMappings) -> Result<(Segment, Option<Arc<Mapping>>)> {
+    /// Opens a segment that has been created and not used, or creates it; one that is too small or too large is replaced.
+    /// If something else has its name, that is left unchanged, and the next number without a file is used instead.
+    fn open_or_make(
+        &self,
+        (id, size): (SegmentId, WantedSize),
+        left: &mut RetainedMappings,
+    ) -> Result<(Segment, Option<Arc<Mapping>>)> {
         let store = &self.store;
         let id = match store.open_segment(id, Access::Write) {
-            Ok(Some(segment)) if !segment.is_started()? && !segment.is_cut_short()? => return Ok((segment, None)),
+            Ok(Some(segment)) if !segment.is_started()? && !segment.is_cut_short()? => {
+                if size.allows(segment.context.segment_size) {
+                    return Ok((segment, None));
+                }
+                store.dir.remove(&segment_name(id))?;
+                id
+            }
             Ok(None) => id,
             Ok(Some(_)) => store.free_id_after(id)?,
             Err(error) if error.is_unusable_file() => store.free_id_after(id)?,
@@ -294,14 +314,14 @@ impl Inner {
         if !recycle::is_there(&store.dir) {
             drop(store.retain(Retire::ForReuse));
         }
-        let made = Segment::create(&store.dir, &store.geometry(), id, clock::now_ns(), left)?;
+        let made = Segment::create(&store.dir, &store.geometry(), (id, size.best), clock::now_ns(), left)?;
         store.dir.sync()?;
         Ok(made)
     }
 
     /// Opens or creates a segment, maps it and prefaults its first pages.
-    fn prepare(&self, id: SegmentId, is_fast: bool, left: &mut RetainedMappings) -> Result<Prepared> {
-        let (segment, map) = self.open_or_make(id, left)?;
+    fn prepare(&self, wanted: (SegmentId, WantedSize), is_fast: bool, left: &mut RetainedMappings) -> Result<Prepared> {
+        let (segment, map) = self.open_or_make(wanted, left)?;
         let map = match map {
             Some(map) => map,
             None => Arc::new(segment.map_for_writing(0, 0)?),

@@ -2,6 +2,7 @@
 
 mod append;
 pub(in crate::queue) mod exact;
+pub(in crate::queue) mod growth;
 pub(in crate::queue) mod housekeeper;
 pub(in crate::queue) mod prefault;
 mod promote;

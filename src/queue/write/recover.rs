@@ -20,7 +20,6 @@ use crate::queue::files::dir::Access;
 use crate::queue::files::segment::{self, Link, Segment, SegmentStart};
 use crate::queue::files::store::Store;
 use crate::queue::format::layout::{self, RECORDS_START};
-use crate::queue::format::record::is_record_offset;
 use crate::queue::position::{MAX_SEQ, Position, SegmentId};
 use crate::queue::read::resync::{Waste, find_record};
 use crate::queue::read::scan::{Scanner, first_seq};
@@ -104,7 +103,7 @@ struct End {
 /// Finds the end of the messages of the last segment in use.
 fn end_of(store: &Arc<Store>, segment: Segment, before: Option<SegmentId>) -> Result<End> {
     let start = segment.start();
-    let seq = first_seq(&segment).unwrap_or(1);
+    let seq = first_seq(&segment).unwrap_or(segment.lowest_seq);
     let mut last_timestamp_ns = start.map_or(0, |start| start.previous_timestamp_ns);
     if let Some(previous) = before {
         finish_roll(store, previous, seq, segment.previous())?;
@@ -134,7 +133,7 @@ fn end_of(store: &Arc<Store>, segment: Segment, before: Option<SegmentId>) -> Re
                 }
                 let search_from = position.offset.saturating_add(layout::RECORD_ALIGN);
                 let Some((offset, header)) = find_record(&segment, search_from, end, scanner.seq(), &mut waste)? else {
-                    clean &= is_record_offset(position.offset, segment.context.segment_size);
+                    clean &= segment.context.is_place(position.offset);
                     let open = clean.then_some((segment, position.offset));
                     return Ok(End { next_seq: scanner.seq(), last_timestamp_ns, open });
                 };
@@ -168,7 +167,7 @@ fn finish_roll(store: &Arc<Store>, id: SegmentId, next_seq: u64, link: Option<Li
         }
         end = scanner.position();
     }
-    if end.segment != id || !is_record_offset(end.offset, segment.context.segment_size) {
+    if end.segment != id || !segment.context.is_place(end.offset) {
         return Ok(());
     }
     let mut scanner = Scanner::at(Arc::clone(store), end, next_seq);

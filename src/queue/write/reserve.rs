@@ -6,7 +6,7 @@ use std::ops::{Deref, DerefMut};
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::queue::error::{Error, Result};
-use crate::queue::format::layout::{self, HEADER_LEN};
+use crate::queue::format::layout::HEADER_LEN;
 use crate::queue::format::record::Header;
 use crate::queue::write::writer::QueueWriter;
 
@@ -87,10 +87,11 @@ impl Reservation<'_> {
             return self.finish_in_next(len, timestamp_ns);
         }
         let Self { writer, msg_type, payload_len: max, wakes } = self;
-        let lengths = u32::try_from(len).ok().filter(|&len| len <= max);
-        let Some((payload_len, record_len)) = lengths.and_then(|len| Some((len, layout::record_len(len)?))) else {
+        let checked = u32::try_from(len).ok().filter(|&len| len <= max);
+        let Some(payload_len) = checked else {
             return Err(Error::TooLarge { path: writer.path(), len, max: max as usize });
         };
+        let record_len = writer.context.record_len(payload_len);
         let (offset, seq) = (writer.offset, writer.next_seq);
         let header = Header { payload_len, msg_type, flags: 0, seq, timestamp_ns };
         let body = writer.map.unpublished(offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);

@@ -145,8 +145,11 @@ impl Store {
             let name = segment_name(info.id);
             match how {
                 Retire::Not => {}
-                Retire::ForReuse => recycle::keep(&self.dir, &name)?,
-                Retire::ForGood => self.dir.remove(&name)?,
+                // Only what has its full size may be wanted again.
+                Retire::ForReuse if info.bytes == u64::from(self.settings().segment_size) => {
+                    recycle::keep(&self.dir, &name)?;
+                }
+                Retire::ForReuse | Retire::ForGood => self.dir.remove(&name)?,
             }
             retention.removed.push(info);
         }
@@ -165,7 +168,7 @@ impl Store {
         sealed: &'a [SegmentId],
         ids: &'a [SegmentId],
     ) -> impl Iterator<Item = (SegmentInfo, u64)> + 'a {
-        let too_many = self.count_excess(sealed.len());
+        let too_many = self.count_excess(sealed);
         let (now, age) = (clock::now_ns(), self.settings().retain_age_ns);
         let oldest = age.map(|age| now.saturating_sub(age));
         let is_too_old = move |index| oldest.is_some_and(|oldest| self.ended_before(&sealed[index..], oldest, now));
@@ -179,7 +182,8 @@ impl Store {
         let next_seq = file.seal().map(|seal| seal.next_seq.get()).or_else(|| self.first_seq_of(next))?;
         let first_seq = crate::queue::read::scan::first_seq(&file).unwrap_or(0);
         let bytes = file.file.metadata().map_or(0, |metadata| metadata.len());
-        let info = SegmentInfo { id, first_seq, last_seq: next_seq.saturating_sub(1), bytes, sealed: true };
+        let (last_seq, created_bytes) = (next_seq.saturating_sub(1), file.context.segment_size.into());
+        let info = SegmentInfo { id, first_seq, last_seq, bytes, created_bytes, sealed: true };
         Some((info, next_seq))
     }
 
@@ -187,12 +191,24 @@ impl Store {
         self.open_segment(id, Access::Read).ok()?.as_ref().and_then(crate::queue::read::scan::first_seq)
     }
 
-    /// How many of this many sealed segments exceed the limits of number and bytes.
-    fn count_excess(&self, sealed: usize) -> usize {
-        self.most_sealed().map_or(0, |most| sealed.saturating_sub(most))
+    /// How many of these sealed segments exceed the limits of number and bytes.
+    fn count_excess(&self, sealed: &[SegmentId]) -> usize {
+        let settings = self.settings();
+        let most = settings.retain_segments.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+        let (mut count, mut left) = (0, settings.retain_bytes);
+        for &id in sealed.iter().rev().take(most) {
+            if let Some(bytes) = left {
+                left = bytes.checked_sub(self.len_of(id));
+                if left.is_none() {
+                    break;
+                }
+            }
+            count += 1;
+        }
+        sealed.len() - count
     }
 
-    /// How many sealed segments the limits of number and bytes allow.
+    /// How many sealed segments of the full size the limits of number and bytes allow.
     pub(crate) fn most_sealed(&self) -> Option<usize> {
         let settings = &self.settings();
         let most = settings.retain_segments.map(u64::from);

@@ -7,12 +7,13 @@ use crate::clock;
 use crate::queue::entry::Bounds;
 use crate::queue::error::{Error, Result};
 use crate::queue::files::dir::Access;
-use crate::queue::files::segment;
+use crate::queue::files::segment::{self, Link};
 use crate::queue::files::store::Store;
-use crate::queue::format::layout::{self, HEADER_LEN, RECORDS_START, SEGMENT_SEAL};
+use crate::queue::format::layout::{self, HEADER_LEN, SEGMENT_SEAL};
 use crate::queue::inspect::SegmentInfo;
 use crate::queue::options::{WhenFull, WriterOptions};
 use crate::queue::wait::stop::{self, Stopper};
+use crate::queue::write::growth::WantedSize;
 use crate::queue::write::housekeeper::Prepared;
 use crate::queue::write::prefault;
 use crate::queue::write::retention::{ActiveSegment, Retention, Retire};
@@ -26,14 +27,14 @@ impl QueueWriter {
     #[cold]
     pub(in crate::queue) fn make_room(&mut self, record_len: u32, timestamp_ns: u64) -> Result<()> {
         self.check_poison()?;
-        let is_over = timestamp_ns >= self.roll_at_ns && self.offset > RECORDS_START;
+        let is_over = timestamp_ns >= self.roll_at_ns && self.has_messages();
         if is_over || self.offset + record_len > self.segment_limit() {
-            self.roll()?;
+            self.roll(record_len)?;
         } else {
             self.publish_head();
             self.pages.report(self.offset);
         }
-        if self.offset == RECORDS_START {
+        if !self.has_messages() {
             self.roll_at_ns = self.store.end_of_period(timestamp_ns.max(self.last_timestamp_ns));
         }
         let soft_limit = self.next_soft_limit(self.offset + record_len);
@@ -44,9 +45,10 @@ impl QueueWriter {
         }
         if self.offset > self.ask_at
             && let Some(next) = self.segment.id.next()
-            && self.has_room_for_segment().is_ok()
+            // This one is going to be full.
+            && let Ok(size) = self.within_limit(WantedSize::after(self.context.segment_size, 0, self.store.settings().segment_size))
         {
-            self.supply.want(next, self.pages.is_for_fast_writer());
+            self.supply.want(next, size, self.pages.is_for_fast_writer());
             self.ask_at = u32::MAX;
         }
         self.soft_limit = soft_limit;
@@ -55,8 +57,13 @@ impl QueueWriter {
 
     /// Continues in the next segment if the time of this one is over and it has messages.
     pub(in crate::queue) fn roll_if_due(&mut self, now_ns: u64) -> Result<()> {
-        let is_due = now_ns >= self.roll_at_ns && self.offset > RECORDS_START;
+        let is_due = now_ns >= self.roll_at_ns && self.has_messages();
         if is_due { self.make_room(0, now_ns) } else { Ok(()) }
+    }
+
+    /// Whether the active segment has any.
+    fn has_messages(&self) -> bool {
+        self.offset > self.context.records_start()
     }
 
     /// The timestamp of the active segment's first message.
@@ -83,30 +90,34 @@ impl QueueWriter {
         (after / REPORT_EVERY + 1).saturating_mul(REPORT_EVERY).min(self.segment_limit())
     }
 
-    /// Continues in the next segment.
-    fn roll(&mut self) -> Result<()> {
+    /// Continues in the next segment, where there will be room for a record of `record_len` bytes.
+    fn roll(&mut self, record_len: u32) -> Result<()> {
         self.check()?;
         let geometry = self.store.refresh();
-        self.wait_for_room()?;
-        let Prepared { segment, map } = self.supply.take(self.store.id_after(self.segment.id)?)?;
+        let largest = geometry.settings.segment_size;
+        let size = self.wait_for_room(WantedSize::after(self.offset, record_len, largest))?;
+        let Prepared { segment, map } = self.supply.take(self.store.id_after(self.segment.id)?, size)?;
+        let (context, link) = (segment.context, self.seal_link());
         self.populate(SEGMENT_SEAL, HEADER_LEN)?;
         self.populate(self.offset, HEADER_LEN)?;
-        let sum = segment::seal_checksum(&self.context, self.offset, self.next_seq, self.last_timestamp_ns);
-        segment::start(&map, &geometry, self.next_seq, self.last_timestamp_ns, Some((self.segment.id, sum)));
+        segment::start(&map, &geometry, &context, self.next_seq, self.last_timestamp_ns, Some(link));
         if !map.has_stores() {
             return Err(map.loss(&segment.file, &segment.path, MAY_BE_MISSING));
         }
         segment::seal_map(&self.map, &self.context, self.offset, self.next_seq, self.last_timestamp_ns);
-        (self.offset, self.context) = (RECORDS_START, segment.context);
+        // A busy writer soon needs another one.
+        let is_busy = context.segment_size == largest && self.offset >= largest / 2;
+        self.ask_at = if is_busy { 0 } else { context.segment_size / 2 };
+        (self.offset, self.context) = (context.records_start(), context);
+        self.max_payload_len = geometry.settings.max_payload_len();
         if !self.map.has_stores() {
             // The next writer seals it.
             self.poisoned = Some(self.loss().to_string());
         }
         self.map = map;
         let left = std::mem::replace(&mut self.segment, segment);
-        self.supply.set_active(self.segment.id, &self.map, Some(left));
+        self.supply.set_active(&self.segment, &self.map, Some(left));
         self.pages.set_active(&self.map, prefault::AT_FIRST);
-        self.ask_at = 0;
         self.publish_head();
         self.waker.published(&self.control);
         self.check_poison()
@@ -122,11 +133,18 @@ impl QueueWriter {
         self.stopper = Some(stopper.clone());
     }
 
-    /// Whether the queue's limit allows one more segment; waits for that if the writer was opened with that option.
-    fn wait_for_room(&mut self) -> Result<()> {
+    /// What the segment that follows this one says of it: its number and the checksum of the record that will seal it.
+    fn seal_link(&self) -> Link {
+        let sum = segment::seal_checksum(&self.context, self.offset, self.next_seq, self.last_timestamp_ns);
+        (self.segment.id, sum)
+    }
+
+    /// The size of one more segment that the queue's limit allows; waits for that if the writer was opened with that
+    /// option.
+    fn wait_for_room(&mut self, size: WantedSize) -> Result<WantedSize> {
         let start = Instant::now();
         loop {
-            match (self.has_room_for_segment(), self.options.when_full) {
+            match (self.within_limit(size), self.options.when_full) {
                 (Err(Error::QueueFull { .. }), WhenFull::Wait(longest)) if start.elapsed() < longest => {
                     stop::check(self.stopper.as_ref(), self.store.dir.path())?;
                     // Readers commit without a system call: nothing could wake us.
@@ -138,22 +156,19 @@ impl QueueWriter {
         }
     }
 
-    /// Whether the queue's limit allows one more segment.
-    fn has_room_for_segment(&self) -> Result<()> {
+    /// The size of one more segment that the queue's limit allows: a smaller one if that is all.
+    fn within_limit(&self, size: WantedSize) -> Result<WantedSize> {
         let Some(max_bytes) = self.store.settings().max_bytes else {
-            return Ok(());
+            return Ok(size);
         };
-        let has_room = || {
-            let ids = self.store.segment_ids()?;
-            let in_use = ids.iter().filter(|&&id| id <= self.segment.id).count() as u64;
-            // A new file is created only if there is no spare, so that spares need not be counted.
-            Ok((in_use + 1) * u64::from(self.context.segment_size) <= max_bytes)
-        };
+        // A new file is created only if there is no spare, so that spares need not be counted.
+        let room = || Ok(max_bytes.saturating_sub(self.store.bytes_until(self.segment.id)?));
+        let mut left = room()?;
         // Retention may now be able to remove segments that it could not remove after the last roll.
-        if has_room()? || (!self.store.retain(Retire::ForReuse)?.removed.is_empty() && has_room()?) {
-            return Ok(());
+        if left < u64::from(size.best) && !self.store.retain(Retire::ForReuse)?.removed.is_empty() {
+            left = room()?;
         }
-        Err(Error::QueueFull { path: self.store.dir.path().to_path_buf(), max_bytes })
+        size.within(left).ok_or_else(|| Error::QueueFull { path: self.store.dir.path().to_path_buf(), max_bytes })
     }
 }
 

@@ -33,6 +33,7 @@ use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::scan::Scanner;
 use crate::queue::wait::stop::Stopper;
 use crate::queue::wait::wake::Waker;
+use crate::queue::write::growth::WantedSize;
 use crate::queue::write::housekeeper::{Housekeeper, Prepared};
 use crate::queue::write::prefault::Prefaulter;
 use crate::queue::write::recover::{Tail, TailPlace, recover};
@@ -67,7 +68,7 @@ pub struct QueueWriter {
     pub(in crate::queue) context: RecordContext,
     pub(in crate::queue) next_seq: u64,
     pub(in crate::queue) last_timestamp_ns: u64,
-    max_payload_len: usize,
+    pub(in crate::queue) max_payload_len: usize,
     clock: FastClock,
     pub(in crate::queue) control: Arc<Mapping>,
     pub(in crate::queue) waker: Waker,
@@ -102,28 +103,15 @@ impl QueueWriter {
         let lock = Arc::new(lock);
         let tail = recover(store)?;
         let supply = Housekeeper::start(Arc::clone(store), Arc::clone(&control), Arc::clone(&lock), options.sync)?;
-        let Tail { next_seq, last_timestamp_ns, place } = tail;
-        let (segment, map, offset) = match place {
-            TailPlace::Segment(segment, offset) => {
-                let map = segment.map_for_writing(offset, REPORT_EVERY)?;
-                map.clear_record(offset);
-                (segment, Arc::new(map), offset)
-            }
-            TailPlace::Fresh(id) => {
-                let Prepared { segment, map } = supply.take(id)?;
-                // The first segment starts with the first message, even if a power cut lost its messages: that is a gap.
-                let first_seq = if segment.id == SegmentId(0) { store.geometry().first_seq } else { next_seq };
-                segment::start(&map, &store.geometry(), first_seq, last_timestamp_ns, store.link_before(segment.id)?);
-                (segment, map, RECORDS_START)
-            }
-        };
+        let (next_seq, last_timestamp_ns) = (tail.next_seq, tail.last_timestamp_ns);
+        let (segment, map, offset) = enter(store, &supply, tail)?;
         if !map.has_stores() {
             return Err(map.loss(&segment.file, &segment.path, MAY_BE_MISSING));
         }
         // From here on nothing can fail: a failed attempt to become the writer leaves no trace.
         let waker = Waker::new();
         announce_writer(&control, waker, &lock);
-        supply.set_active(segment.id, &map, None);
+        supply.set_active(&segment, &map, None);
         let pages = Prefaulter::new(&map, offset);
         let mut writer = Self {
             offset,
@@ -149,12 +137,12 @@ impl QueueWriter {
             },
             store: Arc::clone(store),
             map,
+            // Many writers append little: wait for a sign that the next segment will be needed.
+            ask_at: segment.context.segment_size / 2,
             segment,
             control,
             supply,
             pages,
-            // Many writers append little: wait for a sign that the next segment will be needed.
-            ask_at: store.settings().segment_size / 2,
             _lock: lock,
         };
         writer.soft_limit = writer.next_soft_limit(offset);
@@ -243,7 +231,7 @@ impl QueueWriter {
             return self.check_poison();
         }
         self.map = Arc::new(Mapping::read_write(&self.segment.file, &self.segment.path, self.context.segment_size)?);
-        self.supply.set_active(self.segment.id, &self.map, None);
+        self.supply.set_active(&self.segment, &self.map, None);
         self.pages.set_active(&self.map, self.offset);
         self.pages.set_short_of_room(true);
         self.make_room(record_len, self.last_timestamp_ns)
@@ -280,10 +268,13 @@ impl QueueWriter {
     ) -> Result<(u32, u32)> {
         let path = self.store.dir.path();
         self.origin.check(path)?;
-        let (payload_len, record_len) = checked_len(payload_len, self.max_payload_len, msg_type, path)?;
+        let payload_len = checked_len(payload_len, self.max_payload_len, msg_type, path)?;
+        let record_len = self.context.record_len(payload_len);
         // One branch for both.
         if (self.offset + record_len > self.soft_limit) | (timestamp_ns >= self.roll_at_ns) {
             self.make_room(record_len, timestamp_ns)?;
+            // The next segment may have another alignment.
+            return Ok((payload_len, self.context.record_len(payload_len)));
         }
         Ok((payload_len, record_len))
     }
@@ -446,4 +437,23 @@ fn announce_writer(control: &Mapping, waker: Waker, lock: &WriterLock) {
     block.asymmetric = u32::from(waker.asymmetric).into();
     lock.announce(&mut block);
     control.write(CONTROL_WRITER, &block);
+}
+
+/// Maps the segment where the writer continues, and starts it if it is a new one. Returns the offset there as well.
+fn enter(store: &Store, supply: &Housekeeper, tail: Tail) -> Result<(Segment, Arc<Mapping>, u32)> {
+    let id = match tail.place {
+        TailPlace::Segment(segment, offset) => {
+            let map = segment.map_for_writing(offset, REPORT_EVERY)?;
+            map.clear_record(offset);
+            return Ok((segment, Arc::new(map), offset));
+        }
+        TailPlace::Fresh(id) => id,
+    };
+    let Prepared { segment, map } = supply.take(id, WantedSize::ANY)?;
+    // The first segment starts with the first message, even if a power cut lost its messages: that is a gap.
+    let (geometry, link) = (store.geometry(), store.link_before(segment.id)?);
+    let first_seq = if segment.id == SegmentId(0) { geometry.first_seq } else { tail.next_seq };
+    segment::start(&map, &geometry, &segment.context, first_seq, tail.last_timestamp_ns, link);
+    let offset = segment.context.records_start();
+    Ok((segment, map, offset))
 }
