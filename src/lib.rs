@@ -105,6 +105,8 @@ pub mod printable;
 pub mod queue;
 #[cfg(feature = "mount")]
 pub mod report;
+#[cfg(feature = "mount")]
+pub mod settings;
 mod sync;
 #[cfg(any(feature = "bus", feature = "view"))]
 mod time;

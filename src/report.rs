@@ -67,6 +67,7 @@ struct Whole<'a> {
     role: &'static str,
     term: u64,
     settings: Settings,
+    active_settings: Option<Settings>,
     segments: Vec<Segment>,
     readers: Vec<Reader<'a>>,
 }
@@ -114,6 +115,7 @@ pub fn inspection_json(inspection: &Inspection, ready: bool, lease: Option<&Leas
         role: inspection.role.as_str(),
         term: inspection.role.term(),
         settings: settings(&inspection.settings),
+        active_settings: inspection.active_settings.as_ref().map(settings),
         segments: inspection
             .segments
             .iter()
@@ -235,7 +237,9 @@ pub fn inspection_text(inspection: &Inspection, ready: bool, lease: Option<&Leas
         ("settings", settings_text(&inspection.settings)),
     ];
     let role = (inspection.role != queue::Role::default()).then(|| ("role", inspection.role.to_string()));
-    for (name, fact) in facts.into_iter().chain(role) {
+    let in_use = inspection.active_settings.as_ref().map(settings_text);
+    let in_use = in_use.map(|text| ("in use", format!("until the next segment: {text}")));
+    for (name, fact) in facts.into_iter().chain(in_use).chain(role) {
         // Writing to a String can't fail.
         let _ = writeln!(out, "  {name:<9} {}", printable(&fact));
     }

@@ -11,11 +11,16 @@ use crate::queue::{
     SegmentId, SegmentInfo, WriterState, layout, segment_name,
 };
 use crate::report::{human_bytes, human_span_ms};
+use crate::settings;
 
 /// A reader that pins segments and whose last heartbeat is older than this is reported.
 const IDLE_AFTER_MS: u64 = 3_600_000;
 /// Percentage of its size limit above which a queue is nearly full.
 const NEARLY_FULL: u64 = 90;
+/// A reader that keeps more than this multiple of what the limits allow is a problem.
+const TIMES_THE_LIMIT: u64 = 4;
+/// What counts as the limit where there is only one of age.
+const RETAINED_BY_AGE: u64 = 256 << 20;
 /// A reader in use that lags and whose last heartbeat is older than this is checked twice.
 const STUCK_AFTER_MS: u64 = 60_000;
 /// Time between the two checks.
@@ -350,19 +355,29 @@ impl Exam<'_> {
 
     fn limits(&mut self) {
         let Some(max_bytes) = self.inspection.settings.max_bytes else { return };
-        let used: u64 = self.inspection.segments.iter().map(|segment| segment.bytes).sum();
-        if used.saturating_mul(100) >= max_bytes.saturating_mul(NEARLY_FULL) {
-            let detail = format!("its segments take {} of at most {}", human_bytes(used), human_bytes(max_bytes));
-            let remedy = if self.inspection.settings.has_retention() {
+        let head = self.inspection.bounds.head.segment;
+        // Without one that is only prepared: it will be the next.
+        let in_use = self.inspection.segments.iter().filter(|segment| segment.id <= head);
+        let used: u64 = in_use.map(|segment| segment.bytes).sum();
+        let settings = &self.inspection.settings;
+        let is_full = used.saturating_add(settings.segment_size.into()) > max_bytes;
+        if is_full || used.saturating_mul(100) >= max_bytes.saturating_mul(NEARLY_FULL) {
+            let sizes = format!("its segments take {} of at most {}", human_bytes(used), human_bytes(max_bytes));
+            let (kind, detail) =
+                if is_full { ("full", format!("{sizes}: there is room for no other")) } else { ("nearly-full", sizes) };
+            let queue = self.path().display();
+            let remedy = if settings::fills_for_good(settings) {
                 format!(
-                    "let readers catch up and run: chron-cli retain {}; appends are refused when it is full",
-                    self.path().display()
+                    "appends are refused when the last one is full, and retention removes nothing: chron-cli set {queue} \
+                     --retain-bytes SIZE, or a larger --max-bytes"
                 )
             } else {
-                "appends are refused when it is full; nothing is ever removed: create another with --retain-bytes"
-                    .to_owned()
+                format!(
+                    "let readers catch up and run: chron-cli retain {queue}; or raise the limit: chron-cli set {queue} \
+                     --max-bytes SIZE"
+                )
             };
-            self.found(Severity::Warning, "nearly-full", self.path().to_path_buf(), detail, remedy);
+            self.found(Severity::Warning, kind, self.path().to_path_buf(), detail, remedy);
         }
     }
 
@@ -378,10 +393,18 @@ impl Exam<'_> {
         }
         for pin in retention.pins.iter().filter(|pin| pin.segments > 0) {
             let what = human_bytes(pin.bytes);
-            let detail = format!("it keeps {what} in {} segments that exceed the queue's limits", pin.segments);
-            let remedy =
+            let mut detail = format!("it keeps {what} in {} segments that exceed the queue's limits", pin.segments);
+            let mut remedy =
                 format!("let it catch up; or, if it is not needed: chron-cli readers {queue} rm {}", pin.reader);
-            self.found(Severity::Info, "pinned", self.cursor_path(&pin.reader), detail, remedy);
+            let mut severity = Severity::Info;
+            if pin.bytes > self.retained_bytes().saturating_mul(TIMES_THE_LIMIT) {
+                severity = Severity::Warning;
+                detail += &format!(", more than {TIMES_THE_LIMIT} times as much as they allow");
+                remedy += &format!(
+                    "; to limit what any reader keeps: chron-cli set {queue} --max-lag SIZE --reader-ttl SPAN"
+                );
+            }
+            self.found(severity, "pinned", self.cursor_path(&pin.reader), detail, remedy);
         }
         let lags = |name: &str| self.inspection.readers.iter().any(|r| r.name == name && r.lag_messages > 0);
         for ignored in retention.ignored.iter().filter(|ignored| lags(&ignored.reader)) {
@@ -393,6 +416,15 @@ impl Exam<'_> {
             let remedy = format!("{remedy}; or, if it is not needed: chron-cli readers {queue} rm {}", ignored.reader);
             self.found(Severity::Warning, "ignored-reader", self.cursor_path(&ignored.reader), detail, remedy);
         }
+    }
+
+    /// How much the limits of bytes and number let retention keep.
+    fn retained_bytes(&self) -> u64 {
+        let settings = &self.inspection.settings;
+        let size = u64::from(settings.segment_size);
+        let by_count = settings.retain_segments.map(|count| size.saturating_mul(count.into()));
+        let limits = [settings.retain_bytes, by_count].into_iter().flatten();
+        limits.min().map_or(RETAINED_BY_AGE, |bytes| bytes.max(size))
     }
 
     /// Quick: whether each segment starts with a valid record.

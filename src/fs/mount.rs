@@ -79,7 +79,8 @@ impl Mount {
         let log = DaemonLog::new(&mountpoint, options.log);
         let pages = PageCache::start(&log).ok().map(Arc::new);
         let chunk = Session::max_chunk();
-        let tree = Tree::new(backing, options.read_only, options.settings, chunk, pages, Arc::clone(&log))
+        let settings = options.settings_below(&root)?;
+        let tree = Tree::new(backing, options.read_only, settings, chunk, pages, Arc::clone(&log))
             .map_err(|errno| failed(io::Error::from_raw_os_error(errno.code())))?;
         let source = options.fs_name.clone().unwrap_or_else(|| root.to_string_lossy().into_owned());
         let session =

@@ -1,10 +1,12 @@
 //! The words after `-o`: those that take effect, and those that are accepted because mount(8), fstab and systemd pass
 //! them on.
 
+use std::path::Path;
+
 use log::LevelFilter;
 
 use crate::queue::Settings;
-use crate::report::parse_size;
+use crate::settings;
 
 use crate::fs::error::MountError;
 
@@ -39,8 +41,9 @@ pub struct MountOptions {
     pub fs_name: Option<String>,
     /// Threads that serve requests, 1 to 16.
     pub threads: usize,
-    /// The settings of queues that the mount creates.
-    pub settings: Settings,
+    /// Settings of queues that the mount creates, by their names and values in [`settings::change`]; for the others see
+    /// [`settings::by_the_way`].
+    pub settings: Vec<(&'static str, String)>,
     /// The lowest level that is logged, to the logger of the `log` crate and in `.chronfs/log`.
     pub log: LevelFilter,
 }
@@ -57,7 +60,7 @@ impl Default for MountOptions {
             labels: Vec::new(),
             fs_name: None,
             threads: 4,
-            settings: Settings::default(),
+            settings: Vec::new(),
             log: LevelFilter::Warn,
         }
     }
@@ -121,6 +124,11 @@ fn log_level(word: &str) -> Option<LevelFilter> {
     LOG_LEVELS.contains(&word).then(|| word.parse().ok())?
 }
 
+/// The name of the setting that an option like `retain_bytes=` is for.
+fn setting(option: &str) -> Option<&'static str> {
+    settings::NAMES.into_iter().find(|name| name.replace('-', "_") == option)
+}
+
 impl MountOptions {
     /// Parses the value of one `-o`: words separated by commas; of two that contradict, the later one counts.
     ///
@@ -144,6 +152,18 @@ impl MountOptions {
             c == ',' && !is_quoted
         };
         words.split(is_end).map(str::trim).filter(|word| !word.is_empty()).try_for_each(|word| self.add_word(word))
+    }
+
+    /// The settings of queues that are created below this directory.
+    ///
+    /// # Errors
+    /// [`MountError::Usage`] if they make no sense together.
+    pub(crate) fn settings_below(&self, root: &Path) -> Result<Settings, MountError> {
+        let mut all = settings::by_the_way(root);
+        let mut changes = self.settings.iter();
+        changes.try_for_each(|(name, value)| settings::change(&mut all, name, value)).map_err(MountError::Usage)?;
+        all.validate().map_err(|error| MountError::Usage(format!("options: {error}")))?;
+        Ok(all)
     }
 
     fn add_word(&mut self, word: &str) -> Result<(), MountError> {
@@ -173,19 +193,21 @@ impl MountOptions {
                 self.log = log_level(value)
                     .ok_or_else(|| MountError::Usage(format!("option log={value}: must be one of {LOG_LEVELS:?}")))?;
             }
-            ("segment_size", Some(value)) => {
-                let wrong = |error: &dyn std::fmt::Display| MountError::Usage(format!("option segment_size: {error}"));
-                let size = parse_size(value).map_err(|error| wrong(&error))?;
-                // Saturates: an excessive size is refused whatever its value.
-                let segment_size = u32::try_from(size).unwrap_or(u32::MAX);
-                let settings = Settings { segment_size, ..self.settings };
-                settings.validate().map_err(|error| wrong(&error))?;
-                self.settings = settings;
-            }
             ("subtype" | "comment" | "user" | "uhelper" | "helper", Some(_)) => {}
             ("context" | "fscontext" | "defcontext" | "rootcontext", Some(_)) => self.labels.push(word.to_owned()),
             (name, _) if ["x-", "X-", "_"].iter().any(|prefix| name.starts_with(prefix)) => {}
             (name, None) if ACCEPTED.contains(&name) => {}
+            (option, Some(value)) if setting(option).is_some() => {
+                let wrong = |error: &dyn std::fmt::Display| MountError::Usage(format!("option {option}: {error}"));
+                let name = setting(option).unwrap_or_default();
+                let mut alone = Settings::default();
+                settings::change(&mut alone, name, value).map_err(|error| wrong(&error))?;
+                // What is wrong only beside another option is found at the mount.
+                if name != "max-bytes" {
+                    alone.validate().map_err(|error| wrong(&error))?;
+                }
+                self.settings.push((name, value.to_owned()));
+            }
             _ => {
                 let refused = REFUSED.iter().find(|(refused, _)| *refused == word);
                 return Err(MountError::Usage(refused.map_or_else(
@@ -239,6 +261,9 @@ mod tests {
             "segment_size=1",
             "segment_size=x",
             "segment_size=8GiB",
+            "retain_bytes=1GB",
+            "roll_every=1",
+            "payload_align=9",
             "ro=1",
             "blksize=1",
             "remount",
@@ -252,6 +277,19 @@ mod tests {
             assert!(error.contains(word.split('=').next().unwrap()), "{error}");
         }
         assert_eq!(MountOptions::parse("log=debug").unwrap().log, LevelFilter::Debug);
-        assert_eq!(MountOptions::parse("segment_size=1MiB").unwrap().settings.segment_size, 1 << 20);
+    }
+
+    #[test]
+    fn all_settings_of_new_queues_are_options() {
+        let root = Path::new("/");
+        let settings = |words| MountOptions::parse(words).unwrap().settings_below(root);
+        let words = "segment_size=1MiB,max_bytes=2GiB,retain_bytes=1GiB,retain_age=7d,retain_segments=5,reader_ttl=1h,\
+             max_lag=1GiB,roll_every=day,payload_align=64";
+        let found = settings::list(&settings(words).unwrap());
+        assert_eq!(found, ["1.0 MiB", "2.0 GiB", "1.0 GiB", "7.0 days", "5", "60 min", "1.0 GiB", "24.0 h", "64"]);
+        assert!(settings("").unwrap().has_retention(), "nobody has decided to fill the disk");
+        assert!(!settings("retain_bytes=1GiB,retain_bytes=none").unwrap().has_retention());
+        assert!(settings("max_bytes=1MiB,segment_size=1MiB").is_ok());
+        assert!(matches!(settings("max_bytes=1MiB,segment_size=2MiB"), Err(MountError::Usage(_))));
     }
 }

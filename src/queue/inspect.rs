@@ -42,6 +42,9 @@ pub struct Inspection {
     pub settings: Settings,
     /// The queue's role.
     pub role: Role,
+    /// The settings that the segment which takes messages was started with, if they differ: a running writer takes over
+    /// the current ones at its next segment.
+    pub active_settings: Option<Settings>,
     /// The segments, in order.
     pub segments: Vec<SegmentInfo>,
     /// The registered readers, by name.
@@ -162,13 +165,15 @@ impl Store {
         let readers = names.into_iter().map(reader).collect();
         let Look { bounds, segments, filled } = look;
         let geometry = self.refresh();
+        let settings = geometry.settings;
         Ok(Inspection {
             path: self.dir.path().to_path_buf(),
             messages: bounds.next_seq.saturating_sub(bounds.first_seq),
             bytes: filled.total(),
             writer: self.writer_info(),
-            settings: geometry.settings,
+            settings,
             role: Role::of(&geometry),
+            active_settings: self.settings_in(bounds.head.segment).filter(|in_use| *in_use != settings),
             bounds,
             segments,
             readers,

@@ -192,6 +192,7 @@ fn signal(child: &Child, name: &str) {
 fn a_signal_closes_the_queue_and_then_ends_the_command() {
     for (name, number) in [("-INT", 2), ("-TERM", 15), ("-HUP", 1)] {
         let bus = Bus::new();
+        bus.stdout(&["create", "q"]);
         let mut child = start_append(&bus, ":");
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(b"one\ntwo\nunfinished").unwrap();

@@ -153,6 +153,7 @@ fn retain_says_what_is_removed_and_which_readers_keep_the_rest() {
     assert_eq!(segments(), before - json["removed"].as_array().unwrap().len());
     assert_eq!(bus.stdout(&["retain", "q"]), "removed: nothing\n");
 
+    bus.stdout(&["create", "unlimited"]);
     bus.numbered("unlimited", 1);
     let output = bus.run(&["retain", "unlimited"]);
     assert!(stderr(&output).contains("unlimited: it has no retention limits"), "{}", stderr(&output));

@@ -400,14 +400,19 @@ fn future_timestamps_and_non_files_are_reported() {
 }
 
 #[test]
-fn a_queue_that_is_nearly_full_is_reported() {
+fn a_queue_that_is_full_or_nearly_full_is_reported() {
     let bus = Bus::new();
-    bus.stdout(&["create", "q", "--segment-size", "64KiB", "--max-bytes", "64KiB"]);
+    let lines = b"0123456789abcdef\n".repeat(12_000);
+    bus.stdout(&["create", "q", "--segment-size", "64KiB", "--max-bytes", "704KiB"]);
+    assert_eq!(code(&bus.run_with(&["append", "q"], &lines)), 0);
     let finding = expect(&bus, &[], "warning", "nearly-full", "q");
     // There is nothing that retention could remove.
-    assert!(finding["remedy"].as_str().unwrap().contains("--retain-bytes"), "{finding}");
-    bus.stdout(&["create", "r", "--segment-size", "64KiB", "--max-bytes", "64KiB", "--retain-bytes", "0"]);
-    let finding = expect(&bus, &[], "warning", "nearly-full", "r");
+    assert!(finding["remedy"].as_str().unwrap().contains("chron-cli set ./q --retain-bytes"), "{finding}");
+    let limits = ["--segment-size", "64KiB", "--max-bytes", "256KiB", "--retain-bytes", "64KiB"];
+    bus.stdout(&[&["create", "r"][..], &limits].concat());
+    bus.stdout(&["readers", "r", "add", "slow"]);
+    assert_eq!(code(&bus.run_with(&["append", "r"], &lines)), 1);
+    let finding = expect(&bus, &[], "warning", "full", "r");
     assert!(finding["remedy"].as_str().unwrap().contains("chron-cli retain ./r"), "{finding}");
 }
 

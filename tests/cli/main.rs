@@ -14,6 +14,7 @@ mod doctor;
 mod doctor_fix;
 mod mount;
 mod send;
+mod settings;
 mod state;
 mod tail;
 mod terminal;

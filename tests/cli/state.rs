@@ -81,7 +81,7 @@ fn inspect_json_has_the_promised_keys() {
     bus.numbered("q", 3);
     bus.stdout(&["readers", "q", "add", "alice"]);
     let json = bus.json(&["inspect", "--json", "q"]);
-    let expected = "path first_seq last_seq messages bytes head last_timestamp_ns writer ready lease role term settings segments \
+    let expected = "path first_seq last_seq messages bytes head last_timestamp_ns writer ready lease role term settings active_settings segments \
          readers";
     assert_eq!(keys(&json), expected.split(' ').collect());
     assert_eq!(keys(&json["head"]), ["segment", "offset"].into());

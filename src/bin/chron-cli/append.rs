@@ -11,9 +11,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use chronfs::queue::{Settings, WriterOptions, layout};
+use chronfs::queue::{WriterOptions, layout};
 use chronfs::view::{Input, InputFormat, longest_line, parse_line};
-use chronfs::{Error, Queue, QueueWriter, report};
+use chronfs::{Error, Queue, QueueWriter, report, settings};
 
 use indicatif::ProgressBar;
 
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &AppendArgs) -> Outcome {
     }
 
     let stop = Stop::watch()?;
-    let queue = open_or_create(&args.queue)?;
+    let queue = open_or_create(&args.queue, args.quiet)?;
     let options = WriterOptions { max_ahead: Duration::from_nanos(args.max_ahead), ..WriterOptions::default() };
     let mut writer = writer(&queue, &options)?;
     let mut appended =
@@ -146,7 +146,7 @@ fn open(path: &Path) -> Result<File, Failure> {
 }
 
 /// A directory may become a queue if it holds only the bus's markers and what a killed `create` left.
-pub(crate) fn open_or_create(path: &Path) -> Result<Queue, Failure> {
+pub(crate) fn open_or_create(path: &Path, is_quiet: bool) -> Result<Queue, Failure> {
     let missing = match Queue::open(path) {
         Ok(queue) => return Ok(queue),
         Err(e) => e,
@@ -163,7 +163,16 @@ pub(crate) fn open_or_create(path: &Path) -> Result<Queue, Failure> {
         return Err(missing.into());
     }
     check_place(path)?;
-    Ok(Queue::open_or_create(path, &Settings::default())?)
+    let settings = settings::by_the_way(path);
+    let queue = Queue::open_or_create(path, &settings)?;
+    if !is_quiet && let Some(kept) = settings.retain_bytes {
+        note(&format!(
+            "{}: created; it keeps {} of what its readers have consumed ('chron-cli set' changes that)",
+            path.display(),
+            report::human_bytes(kept)
+        ));
+    }
+    Ok(queue)
 }
 
 fn append_file(

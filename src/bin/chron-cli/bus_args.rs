@@ -1,4 +1,4 @@
-//! Options and help of `send`, `retain`, `bench` and the subcommands that work on whole directories; see `main.rs`.
+//! Options and help of `send`, `set`, `retain`, `bench` and the subcommands that work on whole directories; see `main.rs`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,14 +6,15 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::root::{queue_path, root};
+use crate::settings_args::SettingsArgs;
 use crate::units::{parse_payload_size, parse_span_ns, parse_type};
 use crate::{FormatName, parse_time};
 
 /// Append messages given as arguments
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each TEXT is one message, as it is, without a newline. A missing queue is created with the default settings. Only one
-process at a time can append to a queue: for many messages use `chron-cli append`.
+Each TEXT is one message, as it is, without a newline. A missing queue is created, as by `chron-cli append`. Only one
+process at a time can append to a queue: for many messages use that command.
 
 Examples:
   chron-cli send /srv/bus/ticks hello
@@ -37,11 +38,33 @@ pub(crate) struct SendArgs {
     pub(crate) verbose: bool,
 }
 
+/// Change a queue's settings, or show them
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without options, prints the settings. none removes a limit. Every process has the new settings at once; a running writer
+takes them over at its next segment. A kill or a power cut leaves the old settings or the new ones. Nothing is removed
+at once: 'chron-cli retain' does that, or the writer after its next segment.
+
+Examples:
+  chron-cli set /srv/bus/ticks
+  chron-cli set /srv/bus/ticks --retain-bytes 10GiB --retain-age 7d
+  chron-cli set /srv/bus/ticks --max-bytes none
+  chron-cli set /srv/bus/orders --roll-every day --reader-ttl 30d")]
+pub(crate) struct SetArgs {
+    /// The queue's directory
+    #[arg(value_parser = queue_path())]
+    pub(crate) queue: PathBuf,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
 /// Apply a queue's retention now, and report what keeps the rest
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Removes segments that exceed the queue's limits (see `chron-cli create --help`) and that no live reader needs. The
-writer does the same after each segment; use this for queues without a writer, or with --dry-run to look ahead.
+Removes segments that exceed the queue's limits (see `chron-cli set --help`) and that no live reader needs. The writer
+does the same after each segment; use this for queues without a writer, or with --dry-run to look ahead. If the time of
+the segment that takes messages is over (--roll-every, or an eighth of --retain-age), and the queue has no writer, that
+segment is ended first.
 
 Examples:
   chron-cli retain --dry-run /srv/bus/ticks       what would be removed, and which readers keep the rest

@@ -8,18 +8,15 @@ use chronfs::queue::Settings;
 
 use crate::CreateArgs;
 use crate::failure::{Done, Failure, Outcome};
+use crate::set::advise;
 
 pub(crate) fn run(args: &CreateArgs) -> Outcome {
-    let settings = Settings {
-        segment_size: args.segment_size,
-        max_bytes: args.max_bytes,
-        retain_bytes: args.retain_bytes,
-        retain_age_ns: args.retain_age,
-        ..Settings::default()
-    };
+    let mut settings = Settings::default();
+    args.settings.apply(&mut settings);
     settings.validate()?;
     check_place(&args.queue)?;
     Queue::create(&args.queue, &settings)?;
+    advise(&args.queue.display().to_string(), &settings);
     Ok(Done::Well)
 }
 

@@ -12,6 +12,7 @@ use chronfs::Queue;
 use chronfs::fs::mount;
 use chronfs::printable::printable;
 use chronfs::queue::{Error, LockHolder};
+use chronfs::settings;
 
 /// Exit code of a `doctor` that could not check something, as of fsck.
 const UNCHECKED: u8 = 4;
@@ -134,14 +135,23 @@ pub(crate) fn explained(e: &Error) -> String {
         }
         Error::NoSuchReader { .. } => "; 'chron-cli readers QUEUE' lists the registered readers".to_owned(),
         Error::TooLarge { .. } => " (create it with a larger --segment-size)".to_owned(),
-        Error::QueueFull { .. } => "; let readers catch up, so that retention (--retain-bytes) can remove what they \
-                                    have read; the limit cannot be changed: for more, create another queue"
-            .to_owned(),
+        Error::QueueFull { path, .. } => of_full(path),
         Error::TimestampInFuture { .. } => "; correct it, or allow more with --max-ahead".to_owned(),
         Error::Damaged { path, .. } if is_cursor(path) => REPAIR_READER.to_owned(),
         _ => String::new(),
     };
     format!("{e}{remedy}")
+}
+
+/// What makes room in a full queue.
+fn of_full(queue: &Path) -> String {
+    let more = format!("raise the limit: chron-cli set {} --max-bytes SIZE", queue.display());
+    match Queue::open(queue).map(|queue| queue.settings()) {
+        Ok(settings) if !settings::fills_for_good(&settings) => {
+            format!("; let readers catch up ('chron-cli retain --dry-run' names those that keep most), or {more}")
+        }
+        _ => format!("; retention removes nothing from it: set a smaller --retain-bytes, or {more}"),
+    }
 }
 
 /// What to do about a damaged cursor file.

@@ -26,6 +26,8 @@ mod readers;
 mod retain;
 mod root;
 mod send;
+mod set;
+mod settings_args;
 mod stop;
 mod tail;
 mod top;
@@ -41,11 +43,11 @@ use chronfs::queue::Entry;
 use chronfs::view::{Format, InputFormat, SeekTarget, render, render_readable};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use bus_args::{BenchArgs, DoctorArgs, MergeArgs, RetainArgs, SendArgs, TopArgs, WatchArgs};
+use bus_args::{BenchArgs, DoctorArgs, MergeArgs, RetainArgs, SendArgs, SetArgs, TopArgs, WatchArgs};
 use failure::Outcome;
 use output::ColorChoice;
 use root::queue_path;
-use units::{parse_segment_size, parse_seq, parse_size, parse_span_ns, parse_type};
+use units::{parse_seq, parse_span_ns, parse_type};
 
 /// A persisted message queue that can be mounted
 #[derive(Debug, Parser)]
@@ -77,6 +79,7 @@ enum Command {
     Mount(MountArgs),
     Umount(UmountArgs),
     Create(CreateArgs),
+    Set(SetArgs),
     Append(AppendArgs),
     Send(SendArgs),
     Tail(TailArgs),
@@ -99,6 +102,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
         Command::Create(args) => create::run(&args),
+        Command::Set(args) => set::run(&args),
         Command::Append(args) => append::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Tail(args) => tail::run(&args, color),
@@ -122,10 +126,13 @@ fn run(cli: Cli) -> Outcome {
 Returns once the files are available; a background process serves them until the directory is unmounted.
 
 Options: ro refuses every change; allow_other admits other users, as far as the modes of the queues' files allow;
-cross_mounts also shows what is mounted below the bus directory; segment_size=64KiB applies to queues created through
-the mount; threads=N sets how many threads serve it, 1 to 16; fsname=NAME is the source shown by findmnt. noexec,
+cross_mounts also shows what is mounted below the bus directory; threads=N sets how many threads serve it, 1 to 16; fsname=NAME is the source shown by findmnt. noexec,
 nosymfollow and SELinux's context=LABEL are passed to the kernel. Other options of fstab and mount(8) are accepted and
 ignored, except those that ask for what a mount does not do (sync).
+
+Queues that are created through the mount keep a tenth of the file system, at most 4 GiB, of what their readers have
+consumed; retain_bytes=1GiB and all other settings of `chron-cli create` (segment_size, retain_age, ...) change that,
+none removes a limit, and `chron-cli set` changes a queue's settings later.
 
 The log says why an operation failed. It goes to stderr with -f, otherwise to the journal or syslog; the owner of the
 bus directory can read its last lines in .chronfs/log. error and warn concern the queues and the machine, info the
@@ -165,30 +172,20 @@ struct UmountArgs {
 /// Create a queue with custom settings
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Settings are stored in the queue and cannot be changed later. Sizes take KiB, MiB, GiB and TiB; time spans take ms, s,
-m, h, d and w. `append` creates a missing queue with the default settings.
+Settings are stored in the queue; `chron-cli set` changes them. Sizes take KiB, MiB, GiB and TiB; time spans take ms, s,
+m, h, d and w. Without --retain-bytes, --retain-age and --retain-segments everything is kept, until the disk is full.
+A queue that `append` or `send` creates, or a mkdir in a mount, keeps a tenth of its file system, at most 4 GiB.
 
 Examples:
   chron-cli create /srv/bus/ticks
   chron-cli create /srv/bus/ticks --segment-size 256MiB --max-bytes 20GiB
-  chron-cli create /srv/bus/orders --retain-bytes 1GiB --retain-age 7d")]
+  chron-cli create /srv/bus/orders --retain-bytes 1GiB --retain-age 7d --roll-every day")]
 struct CreateArgs {
     /// The queue's directory; it is created, with its parents
     #[arg(value_parser = queue_path())]
     queue: PathBuf,
-    /// Size of each segment file: 64KiB to 1GiB, a multiple of 4KiB; a message must fit into one
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_segment_size)]
-    segment_size: u32,
-    /// Refuse appends that would make the segments larger than this; with --retain-bytes, messages that every reader
-    /// has consumed are removed first
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    max_bytes: Option<u64>,
-    /// Keep this much of what every reader has consumed
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    retain_bytes: Option<u64>,
-    /// Keep messages for this long
-    #[arg(long, value_name = "SPAN", value_parser = parse_span_ns)]
-    retain_age: Option<u64>,
+    #[command(flatten)]
+    settings: settings_args::SettingsArgs,
 }
 
 /// Append messages from files or standard input
@@ -201,7 +198,8 @@ Formats:
   bin     each FILE, or all of standard input, is one message
 
 The command stops at the first bad line and reports its file and line number; messages before it remain appended. A
-missing queue is created with the default settings. Only one process at a time can append to a queue.
+missing queue is created; it keeps a tenth of its file system, at most 4 GiB, of what its readers have consumed
+(`chron-cli set` changes that). Only one process at a time can append to a queue.
 
 Examples:
   make 2>&1 | chron-cli append -q /srv/bus/build

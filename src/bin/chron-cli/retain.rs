@@ -1,9 +1,10 @@
 //! `chron-cli retain`: applies a queue's retention now, and reports what keeps the rest.
 
 use chronfs::Queue;
+use chronfs::clock;
 use chronfs::printable::printable;
-use chronfs::queue::Retention;
-use chronfs::report::{human_bytes, table, to_json};
+use chronfs::queue::{ActiveSegment, Retention};
+use chronfs::report::{human_bytes, human_span_ms, table, to_json};
 use serde::Serialize;
 
 use crate::RetainArgs;
@@ -53,11 +54,29 @@ pub(crate) fn run(args: &RetainArgs) -> Outcome {
     print(&for_people(args.dry_run, &retention))?;
     if !queue.settings().has_retention() {
         note(&format!(
-            "{path}: it has no retention limits, so everything is kept; they are set when it is created: \
-             chron-cli create --retain-bytes, --retain-age"
+            "{path}: it has no retention limits, so everything is kept; to set some: chron-cli set {path} --retain-bytes \
+             SIZE (or --retain-age SPAN)"
         ));
+    } else if let Some(active) = retention.active.filter(|_| retention.removed.is_empty() && retention.pins.is_empty())
+    {
+        note(&format!("{path}: {}", of_active(&active)));
     }
     Ok(Done::Well)
+}
+
+/// Why the messages of the active segment stay.
+fn of_active(active: &ActiveSegment) -> String {
+    let now_ns = clock::now_ns();
+    let span = |ns: u64| human_span_ms(ns / 1_000_000);
+    let ends = match active.ends_ns {
+        Some(ends_ns) if ends_ns > now_ns => format!("it ends in {}", span(ends_ns - now_ns)),
+        Some(_) => {
+            "its time is over, and it ends as soon as its writer, or 'chron-cli retain', can start another".to_owned()
+        }
+        None => "it ends when it is full".to_owned(),
+    };
+    let age = span(now_ns.saturating_sub(active.oldest_ns));
+    format!("segment {} takes messages, and holds some that are {age} old; {ends}", active.id)
 }
 
 fn line(path: String, dry_run: bool, retention: &Retention) -> Line<'_> {

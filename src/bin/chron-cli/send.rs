@@ -8,7 +8,7 @@ use crate::failure::{Done, Outcome};
 use crate::output::print;
 
 pub(crate) fn run(args: &SendArgs) -> Outcome {
-    let queue = open_or_create(&args.queue)?;
+    let queue = open_or_create(&args.queue, false)?;
     let mut writer = writer(&queue, &Default::default())?;
     let mut numbers = String::new();
     for text in &args.texts {

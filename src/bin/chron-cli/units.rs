@@ -1,11 +1,6 @@
 //! Sizes and time spans as people type them.
 
-pub(crate) use chronfs::report::parse_size;
-
-/// [`parse_size`] for a segment's size, which is a 32-bit number.
-pub(crate) fn parse_segment_size(text: &str) -> Result<u32, String> {
-    u32::try_from(parse_size(text)?).map_err(|_| format!("{text:?} is too large; segments take 64KiB to 1GiB"))
-}
+use chronfs::report::parse_size;
 
 /// [`parse_size`] for the messages of `bench`.
 pub(crate) fn parse_payload_size(text: &str) -> Result<u32, String> {

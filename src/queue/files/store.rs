@@ -70,6 +70,13 @@ impl Store {
         self.control.get()
     }
 
+    /// The settings that a segment was started with.
+    pub(crate) fn settings_in(&self, id: SegmentId) -> Option<Settings> {
+        let segment = self.open_segment(id, Access::Read).ok()??;
+        let block = read_block(&segment.file, layout::SEGMENT_SETTINGS)?;
+        Geometry::from_block(&block, &segment.path, layout::SEGMENT_SETTINGS).ok().map(|geometry| geometry.settings)
+    }
+
     /// Fails if the queue has been removed from its directory, or the directory itself.
     pub(crate) fn check_present(&self) -> Result<()> {
         let path = self.control_path();

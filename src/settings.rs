@@ -1,0 +1,188 @@
+//! Settings of queues as text: the options of `chron-cli create` and `set`, and of the mount. And the settings of
+//! queues that come into being by the way, by a `mkdir` in the mount or the first `append`: nobody has decided that
+//! their disk may be filled.
+
+use std::path::Path;
+
+use crate::queue::{Settings, layout};
+use crate::report::{human_bytes, human_span_ms, parse_size};
+use crate::view::parse_span;
+
+/// The names of all settings, in the order of [`list`].
+pub const NAMES: [&str; 9] = [
+    "segment-size",
+    "max-bytes",
+    "retain-bytes",
+    "retain-age",
+    "retain-segments",
+    "reader-ttl",
+    "max-lag",
+    "roll-every",
+    "payload-align",
+];
+
+/// Sets one setting by its name. Sizes and spans of time as everywhere: `64MiB`, `7d`; `none` removes a limit.
+///
+/// ```
+/// let mut settings = chronfs::queue::Settings::default();
+/// chronfs::settings::change(&mut settings, "retain-bytes", "1GiB")?;
+/// chronfs::settings::change(&mut settings, "roll-every", "day")?;
+/// assert_eq!((settings.retain_bytes, settings.roll_every_ns), (Some(1 << 30), Some(86_400_000_000_000)));
+/// # Ok::<(), String>(())
+/// ```
+///
+/// # Errors
+/// What is wrong with the name or the value. Whether the settings make sense together is not checked.
+pub fn change(settings: &mut Settings, name: &str, text: &str) -> Result<(), String> {
+    match name {
+        "segment-size" => {
+            settings.segment_size = u32::try_from(parse_size(text)?)
+                .map_err(|_| format!("{text:?} is too large; segments take 64KiB to 1GiB"))?;
+        }
+        "max-bytes" => settings.max_bytes = limit(text, parse_size)?,
+        "retain-bytes" => settings.retain_bytes = limit(text, parse_size)?,
+        "retain-age" => settings.retain_age_ns = limit(text, span)?,
+        "retain-segments" => settings.retain_segments = limit(text, count)?,
+        "reader-ttl" => settings.reader_ttl_ns = limit(text, span)?,
+        "max-lag" => settings.max_lag_bytes = limit(text, parse_size)?,
+        "roll-every" => settings.roll_every_ns = limit(text, period)?,
+        "payload-align" => settings.payload_align = count(text)?,
+        _ => return Err(format!("there is no setting {name:?}; there are {}", NAMES.join(", "))),
+    }
+    Ok(())
+}
+
+fn limit<T>(text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {
+    if text == "none" { Ok(None) } else { parse(text).map(Some) }
+}
+
+fn span(text: &str) -> Result<u64, String> {
+    parse_span(text).ok_or_else(|| format!("{text:?} is not a time span; write it as 90s, 15m, 1h30m, 7d or 4w"))
+}
+
+fn period(text: &str) -> Result<u64, String> {
+    let one = |unit| parse_span(&format!("1{unit}"));
+    let named = ["minute", "hour", "day"].contains(&text).then(|| one(text)).flatten();
+    named.map_or_else(|| span(text), Ok)
+}
+
+fn count(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("{text:?} is not a number"))
+}
+
+/// The settings for people, in the order of [`NAMES`].
+pub fn list(settings: &Settings) -> [String; 9] {
+    let none = || "none".to_owned();
+    let bytes = |limit: Option<u64>| limit.map_or_else(none, human_bytes);
+    let span = |limit: Option<u64>| limit.map_or_else(none, |ns| human_span_ms(ns / 1_000_000));
+    [
+        human_bytes(settings.segment_size.into()),
+        bytes(settings.max_bytes),
+        bytes(settings.retain_bytes),
+        span(settings.retain_age_ns),
+        settings.retain_segments.map_or_else(none, |count| count.to_string()),
+        span(settings.reader_ttl_ns),
+        bytes(settings.max_lag_bytes),
+        span(settings.roll_every_ns),
+        settings.payload_align.to_string(),
+    ]
+}
+
+/// The settings of a queue that comes into being by the way at this path: as journald does, retention keeps a tenth of
+/// the file system, but at most 4 GiB, of what every registered reader has consumed. On a small file system segments
+/// are smaller, too.
+pub fn by_the_way(path: &Path) -> Settings {
+    let stat = path.ancestors().find_map(|above| {
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        rustix::fs::statvfs(above).ok()
+    });
+    limited(stat.map_or(u64::MAX, |stat| stat.f_blocks.saturating_mul(stat.f_frsize)))
+}
+
+fn limited(file_system: u64) -> Settings {
+    let retain_bytes = (file_system / 10).clamp(8 << 20, 4 << 30);
+    let segment_size = 1 << (retain_bytes / 8).ilog2().min(layout::DEFAULT_SEGMENT_SIZE.ilog2());
+    Settings { segment_size, retain_bytes: Some(retain_bytes), ..Settings::DEFAULT }
+}
+
+/// Whether appends will be refused for ever once the queue has reached its size limit, whatever readers consume.
+pub fn fills_for_good(settings: &Settings) -> bool {
+    let Some(max_bytes) = settings.max_bytes else { return false };
+    let size = u64::from(settings.segment_size);
+    let by_count = settings.retain_segments.map(|count| size.saturating_mul(count.into()));
+    let kept = [settings.retain_bytes, by_count].into_iter().flatten().min();
+    // One more segment takes messages while the next one begins.
+    kept.map_or(settings.retain_age_ns.is_none(), |kept| kept / size * size + 2 * size > max_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_can_be_given_and_is_listed() {
+        let mut settings = Settings::default();
+        let values = ["1MiB", "2GiB", "1GiB", "7d", "4", "12h", "3MiB", "day", "64"];
+        for (name, value) in NAMES.iter().zip(values) {
+            let before = settings;
+            change(&mut settings, name, value).unwrap();
+            let changed = list(&settings).iter().zip(list(&before)).position(|(now, before)| *now != before);
+            assert_eq!(changed.map(|index| NAMES[index]), Some(*name));
+        }
+        let shown = ["1.0 MiB", "2.0 GiB", "1.0 GiB", "7.0 days", "4", "12.0 h", "3.0 MiB", "24.0 h", "64"];
+        assert_eq!(list(&settings), shown);
+        for name in &NAMES[1..8] {
+            change(&mut settings, name, "none").unwrap();
+        }
+        assert_eq!(settings, Settings { segment_size: 1 << 20, payload_align: 64, ..Settings::DEFAULT });
+    }
+
+    #[test]
+    fn what_is_not_a_setting_is_refused() {
+        let mut settings = Settings::default();
+        let wrong = [
+            ("size", "1"),
+            ("segment-size", "none"),
+            ("segment-size", "8GiB"),
+            ("max-bytes", "1GB"),
+            ("retain-age", "7"),
+            ("retain-segments", "-1"),
+            ("roll-every", "fortnight"),
+            ("payload-align", "x"),
+        ];
+        for (name, value) in wrong {
+            assert!(change(&mut settings, name, value).is_err(), "{name} {value}");
+        }
+        assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn a_queue_that_nobody_has_thought_about_takes_a_tenth_of_the_disk() {
+        for (disk, retained, segment_size) in [
+            (u64::MAX, 4 << 30, 64 << 20),
+            (10 << 30, 1 << 30, 64 << 20),
+            (1000 << 20, 100 << 20, 8 << 20),
+            (1 << 20, 8 << 20, 1 << 20),
+            (0, 8 << 20, 1 << 20),
+        ] {
+            let settings = limited(disk);
+            assert!(settings.validate().is_ok());
+            assert_eq!((settings.retain_bytes, settings.segment_size), (Some(retained), segment_size), "{disk}");
+        }
+        assert!(by_the_way("/no/such/directory".as_ref()).has_retention());
+        assert!(by_the_way("relative".as_ref()).has_retention());
+    }
+
+    #[test]
+    fn a_limit_without_enough_retention_fills_for_good() {
+        let size: u64 = 64 << 10;
+        let full = |max: u64, retain: Option<u64>| {
+            let max_bytes = Some(max * size);
+            let retain_bytes = retain.map(|retain| retain * size);
+            fills_for_good(&Settings { segment_size: 64 << 10, max_bytes, retain_bytes, ..Settings::DEFAULT })
+        };
+        assert!(!fills_for_good(&Settings::DEFAULT));
+        assert!(full(4, None) && full(4, Some(4)) && full(4, Some(3)));
+        assert!(!full(4, Some(2)) && !full(4, Some(0)));
+    }
+}
