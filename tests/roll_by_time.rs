@@ -74,6 +74,19 @@ fn the_next_writer_goes_on_with_the_same_period() {
 }
 
 #[test]
+fn an_idle_writer_can_be_told_to_end_its_segment() {
+    let (_dir, queue) = new_queue(&BY_DAY);
+    let mut writer = queue.writer().unwrap();
+    assert!(!writer.roll_if_due().unwrap(), "it has no messages");
+    append_at(&mut writer, &[NOVEMBER_3]);
+    assert!(writer.roll_if_due().unwrap());
+    assert!(!writer.roll_if_due().unwrap(), "once");
+    append_at(&mut writer, &[NOVEMBER_3, NOVEMBER_3 + 1]);
+    assert_eq!(segments(&queue), [(1, 1), (2, 3)]);
+    assert!(!queue.writer().is_ok_and(|mut other| other.roll_if_due().unwrap()), "another one has the queue");
+}
+
+#[test]
 fn without_a_period_only_a_full_segment_ends() {
     let (_dir, queue) = new_queue(&SMALL);
     append_at(&mut queue.writer().unwrap(), &[1, NOVEMBER_3, NOVEMBER_3 + 100 * DAY]);

@@ -80,6 +80,29 @@ fn a_running_writer_has_new_settings_from_its_next_segment_on() {
 }
 
 #[test]
+fn a_running_writer_takes_larger_messages_and_another_alignment_at_once_or_from_its_next_segment_on() {
+    let (_dir, queue) = new_queue(&SMALL);
+    let mut writer = queue.writer().unwrap();
+    // The next segment is prepared by now.
+    roll(&queue, &mut writer).unwrap();
+    let large = vec![7; 200_000];
+    assert_eq!(writer.append(1, &large).unwrap_err().kind(), ErrorKind::InvalidInput);
+    let wanted = Settings { segment_size: 1 << 20, payload_align: 64, ..SMALL };
+    queue.set(&wanted).unwrap();
+    let seq = writer.append(1, &large).unwrap();
+    let mut reader = queue.reader("r").unwrap();
+    reader.seek_seq(seq).unwrap();
+    let message = reader.next().unwrap().unwrap().message().unwrap();
+    assert_eq!((message.payload.len(), message.payload.as_ptr().addr() % 64), (200_000, 0));
+    queue.set(&SMALL).unwrap();
+    roll(&queue, &mut writer).unwrap();
+    assert_eq!(writer.append(1, &large).unwrap_err().kind(), ErrorKind::InvalidInput);
+    drop(writer);
+    assert_eq!(common::count(&queue), queue.bounds().unwrap().next_seq - 1);
+    drop(queue.writer().unwrap());
+}
+
+#[test]
 fn retention_uses_the_settings_as_they_are() {
     let (_dir, queue) = new_queue(&SMALL);
     let mut writer = queue.writer().unwrap();

@@ -188,7 +188,22 @@ impl Queue {
         geometry.or_else(|| segment::recover_geometry(dir).ok().flatten())
     }
 
-    /// Opens a queue, or creates it if it does not exist.
+    /// Opens a queue, or creates it with these settings if it does not exist.
+    ///
+    /// An existing queue keeps its settings, so that two programs do not undo each other's, and none an operator's.
+    /// A program that wants its own must compare, and change them:
+    ///
+    /// ```
+    /// # use chronfs::queue::{Queue, Settings};
+    /// # let dir = tempfile::tempdir()?;
+    /// # Queue::create(dir.path().join("q"), &Settings::default())?;
+    /// let wanted = Settings { retain_bytes: Some(1 << 30), ..Settings::default() };
+    /// let queue = Queue::open_or_create(dir.path().join("q"), &wanted)?;
+    /// let differences = queue.settings().differences(&wanted);
+    /// assert_eq!(differences, ["retain_bytes"]);
+    /// queue.set(&wanted)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`open`](Self::open) and [`create`](Self::create).

@@ -105,6 +105,29 @@ impl Settings {
         Ok(())
     }
 
+    /// The names of the settings in which these two differ.
+    ///
+    /// ```
+    /// use chronfs::queue::Settings;
+    ///
+    /// let wanted = Settings { retain_bytes: Some(1 << 30), ..Settings::default() };
+    /// assert_eq!(wanted.differences(&Settings::default()), ["retain_bytes"]);
+    /// ```
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let same = [
+            ("segment_size", self.segment_size == other.segment_size),
+            ("max_bytes", self.max_bytes == other.max_bytes),
+            ("retain_bytes", self.retain_bytes == other.retain_bytes),
+            ("retain_age_ns", self.retain_age_ns == other.retain_age_ns),
+            ("retain_segments", self.retain_segments == other.retain_segments),
+            ("reader_ttl_ns", self.reader_ttl_ns == other.reader_ttl_ns),
+            ("max_lag_bytes", self.max_lag_bytes == other.max_lag_bytes),
+            ("roll_every_ns", self.roll_every_ns == other.roll_every_ns),
+            ("payload_align", self.payload_align == other.payload_align),
+        ];
+        same.into_iter().filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()
+    }
+
     /// How long a segment takes messages, in nanoseconds, from one multiple since the epoch to the next: `roll_every_ns`,
     /// or else an eighth of `retain_age_ns`. None: until it is full.
     pub fn roll_period_ns(&self) -> Option<u64> {

@@ -71,7 +71,7 @@ fn of_active(active: &ActiveSegment) -> String {
     let ends = match active.ends_ns {
         Some(ends_ns) if ends_ns > now_ns => format!("it ends in {}", span(ends_ns - now_ns)),
         Some(_) => {
-            "its time is over, and it ends as soon as its writer, or 'chron-cli retain', can start another".to_owned()
+            "its time is over, and it ends with its writer's next message, or with 'chron-cli retain' when there is no writer".to_owned()
         }
         None => "it ends when it is full".to_owned(),
     };

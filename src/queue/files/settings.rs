@@ -48,9 +48,6 @@ pub(crate) fn change(dir: &Dir, change: impl FnOnce(&mut Geometry)) -> Result<(G
     let mut after = before;
     change(&mut after);
     after.settings.validate()?;
-    if after.settings.segment_size != before.settings.segment_size {
-        return Err(Error::InvalidSetting("the segment size of an existing queue can't be changed".to_owned()));
-    }
     if after != before {
         let last = || Error::damaged(&path, 0, "no later generation of the settings exists; create another queue");
         after.generation = before.generation.checked_add(1).ok_or_else(last)?;

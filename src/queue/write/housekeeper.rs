@@ -22,6 +22,7 @@ use crate::queue::files::segment::Segment;
 use crate::queue::files::store::Store;
 use crate::queue::format::layout::CONTROL_WRITER_HEARTBEAT;
 use crate::queue::format::names::segment_name;
+use crate::queue::format::record::RecordContext;
 use crate::queue::options::SyncPolicy;
 use crate::queue::os::mapping::Mapping;
 use crate::queue::os::thread::Joined;
@@ -33,6 +34,9 @@ use crate::sync::Ordering;
 
 /// How often the helper looks for work without being asked, and stores a heartbeat.
 const IDLE_STEP: Duration = Duration::from_secs(1);
+
+/// How often retention is applied without a roll.
+const RETAIN_EVERY: Duration = Duration::from_mins(1);
 
 /// A segment ready for use.
 #[derive(Debug)]
@@ -173,7 +177,7 @@ impl Housekeeper {
             }
             match state.ready.take() {
                 Some(Ok(prepared)) if prepared.segment.id < id => {}
-                Some(Ok(Prepared { segment, .. })) if !size.allows(segment.context.segment_size) => {
+                Some(Ok(Prepared { segment, .. })) if !self.inner.suits(&segment, size) => {
                     drop(state);
                     self.inner.store.dir.remove(&segment_name(segment.id))?;
                 }
@@ -201,7 +205,7 @@ impl Inner {
     }
 
     fn run(&self) {
-        let mut synced = Instant::now();
+        let (mut synced, mut looked) = (Instant::now(), Instant::now());
         let (mut retention, mut left, mut progress) =
             (Retention::default(), RetainedMappings::default(), Progress::default());
         loop {
@@ -231,6 +235,11 @@ impl Inner {
                     }
                     _ => retention.gone.push(map),
                 }
+            }
+            // Readers advance, and messages get old, without rolls, too.
+            if looked.elapsed() >= RETAIN_EVERY {
+                looked = Instant::now();
+                retention.is_due |= self.store.refresh().settings.has_retention();
             }
             retention.apply(&self.store);
             // First what the writer may be waiting for.
@@ -289,6 +298,12 @@ impl Inner {
         }
     }
 
+    /// Whether a segment that exists is as the settings want the next one.
+    fn suits(&self, segment: &Segment, size: WantedSize) -> bool {
+        let RecordContext { segment_size, .. } = segment.context;
+        size.allows(segment_size) && segment.context.align() == self.store.settings().payload_align
+    }
+
     /// Opens a segment that has been created and not used, or creates it; one that is too small or too large is replaced.
     /// If something else has its name, that is left unchanged, and the next number without a file is used instead.
     fn open_or_make(
@@ -299,7 +314,7 @@ impl Inner {
         let store = &self.store;
         let id = match store.open_segment(id, Access::Write) {
             Ok(Some(segment)) if !segment.is_started()? && !segment.is_cut_short()? => {
-                if size.allows(segment.context.segment_size) {
+                if self.suits(&segment, size) {
                     return Ok((segment, None));
                 }
                 store.dir.remove(&segment_name(id))?;

@@ -55,10 +55,19 @@ impl QueueWriter {
         Ok(())
     }
 
-    /// Continues in the next segment if the time of this one is over and it has messages.
-    pub(in crate::queue) fn roll_if_due(&mut self, now_ns: u64) -> Result<()> {
+    /// Ends the active segment if its time is over ([`Settings::roll_period_ns`](crate::queue::Settings::roll_period_ns))
+    /// and it has messages; false if not. The next append does this by itself: for a writer that may be idle for long,
+    /// so that retention by age can remove its last messages in time.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn roll_if_due(&mut self) -> Result<bool> {
+        let now_ns = clock::now_ns();
         let is_due = now_ns >= self.roll_at_ns && self.has_messages();
-        if is_due { self.make_room(0, now_ns) } else { Ok(()) }
+        if is_due {
+            self.make_room(0, now_ns)?;
+        }
+        Ok(is_due)
     }
 
     /// Whether the active segment has any.
@@ -189,9 +198,9 @@ impl Store {
             return Ok(first);
         }
         let before = self.segment_infos(&self.bounds()?)?;
-        match QueueWriter::open(self, &WriterOptions::default()).and_then(|mut writer| writer.roll_if_due(now_ns)) {
+        match QueueWriter::open(self, &WriterOptions::default()).and_then(|mut writer| writer.roll_if_due()) {
             Err(Error::Locked { .. } | Error::QueueFull { .. }) => return Ok(first),
-            rolled => rolled?,
+            rolled => drop(rolled?),
         }
         let second = self.retain(Retire::ForGood)?;
         // That writer has applied retention, too.

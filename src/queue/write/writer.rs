@@ -268,7 +268,12 @@ impl QueueWriter {
     ) -> Result<(u32, u32)> {
         let path = self.store.dir.path();
         self.origin.check(path)?;
-        let payload_len = checked_len(payload_len, self.max_payload_len, msg_type, path)?;
+        let payload_len = match checked_len(payload_len, self.max_payload_len, msg_type, path) {
+            Err(Error::TooLarge { .. }) if self.takes_more_now() => {
+                checked_len(payload_len, self.max_payload_len, msg_type, self.store.dir.path())?
+            }
+            checked => checked?,
+        };
         let record_len = self.context.record_len(payload_len);
         // One branch for both.
         if (self.offset + record_len > self.soft_limit) | (timestamp_ns >= self.roll_at_ns) {
@@ -277,6 +282,14 @@ impl QueueWriter {
             return Ok((payload_len, self.context.record_len(payload_len)));
         }
         Ok((payload_len, record_len))
+    }
+
+    /// Whether the settings allow larger messages than the writer knows of.
+    #[cold]
+    fn takes_more_now(&mut self) -> bool {
+        let known = self.max_payload_len;
+        self.max_payload_len = self.store.refresh().settings.max_payload_len();
+        self.max_payload_len > known
     }
 
     /// Advances past the record just published.
