@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chronfs::queue::{Entry, Error, Queue, QueueReader, QueueWriter, Settings, layout};
+use chronfs::queue::{Entry, Error, Queue, QueueReader, QueueWriter, ReaderOptions, Settings, Start, layout};
 
 mod common;
 
@@ -66,6 +66,13 @@ fn use_queue(path: &Path, context: &str) -> Duration {
                 break;
             }
         }
+        let (mut steps, mut after) = (0, (scanner.position(), scanner.seq()));
+        while let Ok(Some(_)) = scanner.prev() {
+            let here = (scanner.position(), scanner.seq());
+            assert!(here < after, "{context}: {here:?} before {after:?}");
+            (after, steps) = (here, steps + 1);
+        }
+        assert!(steps < 10_000, "{context}: {steps} entries");
         let _ = (scanner.seek_seq(3), scanner.next().map(drop), scanner.seek_time(u64::MAX));
     }
     for name in ["alice", "bob"] {
@@ -217,6 +224,8 @@ struct Model {
     messages: Vec<(u64, Vec<u8>)>,
     consumed: usize,
     read: usize,
+    /// What a commit may go back to.
+    floor: usize,
 }
 
 fn read_on(reader: &mut QueueReader, model: &mut Model, count: usize) {
@@ -232,6 +241,43 @@ fn read_on(reader: &mut QueueReader, model: &mut Model, count: usize) {
             None => return assert_eq!(model.read, model.messages.len()),
         }
     }
+}
+
+fn read_back(reader: &mut QueueReader, model: &mut Model, count: usize) {
+    for _ in 0..count {
+        let Some(entry) = reader.prev().unwrap() else {
+            assert_eq!(model.read, 0);
+            break;
+        };
+        model.read -= 1;
+        let (timestamp_ns, payload) = &model.messages[model.read];
+        let message = entry.message().unwrap();
+        let (seq, expected) = (model.read as u64 + 1, (*timestamp_ns, &payload[..]));
+        assert_eq!((message.seq, (message.timestamp_ns, message.payload)), (seq, expected));
+    }
+    model.floor = model.floor.min(model.read);
+}
+
+fn commit_to(random: &mut Random, reader: &mut QueueReader, model: &mut Model) {
+    let to = random.index(model.messages.len() + 2);
+    let is_allowed = (model.floor..=model.read).contains(&to);
+    assert_eq!(reader.commit_to(to as u64).is_ok(), is_allowed);
+    if is_allowed {
+        (model.consumed, model.floor) = (to, to);
+    }
+}
+
+/// A tailer from any message on.
+fn tail(random: &mut Random, queue: &Queue, model: &mut Model) {
+    let read = random.index(model.messages.len() + 1);
+    let options = ReaderOptions { start: Start::Seq(read as u64 + 1), ..ReaderOptions::default() };
+    let mut tailer = queue.tailer_with(&options).unwrap();
+    assert_eq!(tailer.lag().unwrap(), (model.messages.len() - read) as u64);
+    for (seq, (timestamp_ns, payload)) in (1..).zip(&model.messages).skip(read) {
+        let message = tailer.next_message(|gap| panic!("{gap:?}")).unwrap().unwrap();
+        assert_eq!((message.seq, message.timestamp_ns, message.payload), (seq, *timestamp_ns, &payload[..]));
+    }
+    assert_eq!(tailer.next().unwrap(), None);
 }
 
 fn append(random: &mut Random, writer: &mut QueueWriter, model: &mut Model) {
@@ -251,21 +297,21 @@ fn append(random: &mut Random, writer: &mut QueueWriter, model: &mut Model) {
 fn run_model(random: &mut Random, steps: usize) {
     let dir = scratch();
     let queue = Queue::create(dir.path().join("q"), &SMALL).unwrap();
-    let mut model = Model { messages: Vec::new(), consumed: 0, read: 0 };
+    let mut model = Model { messages: Vec::new(), consumed: 0, read: 0, floor: 0 };
     let mut writer = queue.writer().unwrap();
     let mut reader = queue.reader("alice").unwrap();
     for _ in 0..steps {
-        match random.index(12) {
+        match random.index(15) {
             0..=4 => append(random, &mut writer, &mut model),
             5 | 6 => read_on(&mut reader, &mut model, random.index(5)),
             7 => {
                 reader.commit();
-                model.consumed = model.read;
+                (model.consumed, model.floor) = (model.read, model.read);
             }
             8 => {
                 drop(reader);
                 reader = Queue::open(queue.path()).unwrap().reader("alice").unwrap();
-                model.read = model.consumed;
+                (model.read, model.floor) = (model.consumed, model.consumed);
             }
             9 => {
                 drop(writer);
@@ -276,7 +322,11 @@ fn run_model(random: &mut Random, steps: usize) {
                 let seq = random.index(model.messages.len() + 2);
                 reader.seek_seq(seq as u64).unwrap();
                 model.read = seq.max(1).min(model.messages.len() + 1) - 1;
+                model.floor = model.floor.min(model.read);
             }
+            11 => read_back(&mut reader, &mut model, random.index(20)),
+            12 => commit_to(random, &mut reader, &mut model),
+            13 => tail(random, &queue, &mut model),
             _ => writer.flush_sync().unwrap(),
         }
     }

@@ -6,9 +6,11 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chronfs::QueueWriter;
@@ -16,7 +18,7 @@ use chronfs::queue::{Entry, GapReason, Queue, Settings};
 
 mod common;
 
-use common::SMALL;
+use common::{Running, SMALL};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const SETTINGS: Settings = Settings { retain_segments: Some(1), ..SMALL };
@@ -198,4 +200,86 @@ fn a_flipped_bit_in_the_newest_message_of_a_reused_file_is_a_gap() {
         file.write_all_at(&byte, at).unwrap();
     }
     assert_eq!(scan(&queue), (seqs, vec![]));
+}
+
+/// The queue that a child process is to read.
+const CHILD: &str = "CHRONFS_REUSE_CHILD";
+/// Unused on any machine.
+const STRANGER: u32 = 64_001;
+
+#[test]
+fn what_a_tailer_has_borrowed_stays_although_retention_overtakes_it() {
+    if let Some(path) = std::env::var_os(CHILD) {
+        return tail(Path::new(&path));
+    }
+    // Root can also be somebody who may only read.
+    let users = if common::need::is_root() { &[None, Some(STRANGER)][..] } else { &[None] };
+    for &user in users {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let queue = Queue::create(dir.path().join("q"), &SETTINGS).unwrap();
+        let mut writer = queue.writer().unwrap();
+        append(&mut writer);
+        // Others may not have access to where it was built.
+        let program = dir.path().join("tests");
+        std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        let mut command = Command::new(program);
+        command.args(["--exact", "what_a_tailer_has_borrowed_stays_although_retention_overtakes_it", "--nocapture"]);
+        command.env(CHILD, queue.path()).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        let mut child = Running::new(command.spawn().unwrap());
+        let mut orders = child.child().stdin.take().unwrap();
+        for line in BufReader::new(child.child().stdout.take().unwrap()).lines() {
+            match line.unwrap().as_str() {
+                "holding" => {
+                    reuse(&queue, &mut writer, 20);
+                    orders.write_all(b"go on\n").unwrap();
+                }
+                "idle" => append(&mut writer),
+                _ => {}
+            }
+        }
+        assert!(child.output().status.success(), "as user {user:?}");
+        assert!(queue.reader_names().unwrap().is_empty());
+    }
+}
+
+/// Appends until this many segments have been written to files that held others before.
+fn reuse(queue: &Queue, writer: &mut QueueWriter, count: u32) {
+    let (start, mut reused) = (Instant::now(), 0);
+    while reused < count {
+        assert!(start.elapsed() < DEADLINE, "{reused} files used again");
+        let path = active(queue);
+        while active(queue) == path {
+            append(writer);
+        }
+        reused += u32::from(is_reused(&active(queue)));
+    }
+}
+
+/// The child: holds a message while the queue leaves it behind, three times; then waits for one.
+fn tail(path: &Path) {
+    let may_write = File::options().write(true).open(path.join("control.meta")).is_ok();
+    assert_eq!(may_write, rustix::process::geteuid().as_raw() != STRANGER);
+    let mut tailer = Queue::open(path).unwrap().tailer().unwrap();
+    let mut orders = std::io::stdin().lines();
+    for _ in 0..3 {
+        let message = tailer.next_message(|gap| panic!("{gap:?}")).unwrap().unwrap();
+        println!("\nholding");
+        orders.next().unwrap().unwrap();
+        assert!(message.payload == payload(message.seq), "message {} has changed", message.seq);
+        loop {
+            match tailer.next().unwrap().unwrap() {
+                Entry::Message(message) => assert!(message.payload == payload(message.seq), "{}", message.seq),
+                Entry::Gap(gap) => break assert_eq!(gap.reason, GapReason::Retired),
+            }
+        }
+    }
+    tailer.seek_end().unwrap();
+    println!("\nidle");
+    assert!(tailer.wait(Some(DEADLINE)).unwrap());
+    let message = tailer.next_message(|gap| panic!("{gap:?}")).unwrap().unwrap();
+    assert!(message.payload == payload(message.seq));
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use chronfs::queue::{Entry, Queue, QueueReader, QueueWriter, Settings};
+use chronfs::queue::{Entry, Queue, QueueReader, QueueWriter, ReaderOptions, Settings, Start};
 
 const SETTINGS: Settings = Settings { segment_size: 64 << 10, ..Settings::DEFAULT };
 
@@ -132,6 +132,8 @@ struct Model {
     messages: Vec<Vec<u8>>,
     read: usize,
     consumed: usize,
+    /// What a commit may go back to.
+    floor: usize,
     writer: Option<QueueWriter>,
     reader: Option<QueueReader>,
 }
@@ -141,7 +143,7 @@ pub fn operations(bytes: &[u8]) {
     let dir = scratch();
     let path = dir.path().join("q");
     let queue = Queue::create(&path, &SETTINGS).expect("a queue");
-    let mut model = Model { path, messages: Vec::new(), read: 0, consumed: 0, writer: None, reader: None };
+    let mut model = Model { path, messages: Vec::new(), read: 0, consumed: 0, floor: 0, writer: None, reader: None };
     for step in bytes.chunks_exact(2).take(200) {
         model.step(&queue, step[0], usize::from(step[1]));
     }
@@ -188,21 +190,18 @@ impl Model {
                 record.fill(0xFF);
             }
             7 => self.writer = None,
-            8 | 9 => self.read_on(queue, number),
-            10 => {
-                if let Some(reader) = &mut self.reader {
-                    reader.commit();
-                    self.consumed = self.read;
-                }
-            }
+            8 => self.read_on(queue, number),
+            9 => self.read_back(queue, number),
+            10 => self.commit(number),
             11 => {
                 self.reader = None;
-                self.read = self.consumed;
+                (self.read, self.floor) = (self.consumed, self.consumed);
             }
             12 => {
                 let seq = (number as u64).clamp(1, self.messages.len() as u64 + 1);
                 self.reader(queue).seek_seq(seq).expect("readable");
                 self.read = usize::try_from(seq).unwrap_or(1) - 1;
+                self.floor = self.floor.min(self.read);
             }
             13 => self.writer(queue).flush_sync().expect("a disk"),
             14 => {
@@ -214,12 +213,55 @@ impl Model {
                     fs::write(control, bytes).expect("room");
                 }
             }
-            _ => drop(queue.apply_retention().expect("readable")),
+            _ if number % 2 == 0 => drop(queue.apply_retention().expect("readable")),
+            _ => self.tail(queue, number),
         }
     }
 
     fn reader(&mut self, queue: &Queue) -> &mut QueueReader {
         self.reader.get_or_insert_with(|| queue.reader("alice").expect("the one reader"))
+    }
+
+    fn commit(&mut self, number: usize) {
+        let Some(reader) = &mut self.reader else { return };
+        // Half of them commit what has been read, the others up to some message.
+        let to = if number % 2 == 0 { self.read } else { number * self.read.max(1) / 200 };
+        let is_allowed = (self.floor..=self.read).contains(&to);
+        if number % 2 == 0 {
+            reader.commit();
+        } else {
+            assert!(reader.commit_to(to as u64).is_ok() == is_allowed);
+        }
+        if is_allowed {
+            (self.consumed, self.floor) = (to, to);
+        }
+    }
+
+    fn read_back(&mut self, queue: &Queue, count: usize) {
+        let left = self.read;
+        self.reader(queue);
+        let Some(reader) = &mut self.reader else { return };
+        for _ in 0..count.min(left) {
+            let message = reader.prev().expect("readable").and_then(Entry::message).expect("a message");
+            self.read -= 1;
+            assert!(message.seq == self.read as u64 + 1 && message.payload == self.messages[self.read]);
+        }
+        if count > left {
+            assert!(reader.prev().expect("readable").is_none());
+        }
+        self.floor = self.floor.min(self.read);
+    }
+
+    /// A tailer from anywhere on sees what there is.
+    fn tail(&mut self, queue: &Queue, number: usize) {
+        let first = number.clamp(1, self.messages.len() + 1);
+        let options = ReaderOptions { start: Start::Seq(first as u64), ..ReaderOptions::default() };
+        let mut tailer = queue.tailer_with(&options).expect("readable");
+        for (index, expected) in self.messages.iter().enumerate().skip(first - 1) {
+            let message = tailer.next().expect("readable").and_then(Entry::message).expect("a message");
+            assert!(message.seq == index as u64 + 1 && message.payload == expected);
+        }
+        assert!(tailer.next().expect("readable").is_none() && tailer.lag().expect("readable") == 0);
     }
 
     fn read_on(&mut self, queue: &Queue, count: usize) {

@@ -19,7 +19,7 @@ mod trace;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use chronfs::queue::{Entry, Queue, QueueWriter, Role, Settings, WriterOptions};
+use chronfs::queue::{Entry, Queue, QueueWriter, ReaderOptions, Role, Settings, Start, WriterOptions};
 use common::{SMALL, filled, scratch};
 use state::{State, Watched};
 use trace::Seen;
@@ -262,6 +262,58 @@ fn a_kill_at_any_instruction_of_retention_leaves_what_readers_need() {
         })
         .collect();
     assert!(firsts.is_sorted() && firsts.first() == Some(&1) && firsts.last() == Some(&needed), "{firsts:?}");
+}
+
+/// Where alice is after a kill; None if she is not registered.
+fn alice(state: &State) -> Option<u64> {
+    let dir = scratch();
+    state.restore(dir.path());
+    let queue = Queue::open(dir.path()).unwrap();
+    let position = queue.reader_position("alice").ok()?;
+    assert_eq!(queue.reader("alice").unwrap().seq(), position);
+    Some(position)
+}
+
+#[test]
+fn a_kill_at_any_instruction_of_opening_a_reader_at_the_end_leaves_none_or_one_at_the_end() {
+    let options = ReaderOptions { start: Start::End, ..ReaderOptions::default() };
+    for before in [None, Some(1)] {
+        let dir = scratch();
+        let path = dir.path().join("q");
+        let queue = new_queue(&path, 8);
+        if before.is_some() {
+            queue.add_reader("alice").unwrap();
+        }
+        let run = run(&path, |mark| {
+            mark();
+            let mut reader = queue.reader_with("alice", &options).unwrap();
+            assert!(reader.next().unwrap().is_none());
+            mark();
+        });
+        report("opening at the end", &run);
+        let mut positions: Vec<_> = run.states.iter().map(alice).collect();
+        positions.dedup();
+        assert_eq!(positions, [before, Some(9)]);
+    }
+}
+
+#[test]
+fn a_kill_at_any_instruction_of_commits_of_less_than_was_read_leaves_one_of_them() {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    let queue = new_queue(&path, 8);
+    queue.add_reader("alice").unwrap();
+    let run = run(&path, |mark| {
+        let mut reader = queue.reader("alice").unwrap();
+        while reader.next().unwrap().is_some() {}
+        mark();
+        [2, 5, 8].into_iter().for_each(|seq| reader.commit_to(seq).unwrap());
+        mark();
+    });
+    report("commit up to a message", &run);
+    let mut positions: Vec<_> = run.states.iter().map(alice).collect();
+    positions.dedup();
+    assert_eq!(positions, [1, 3, 6, 9].map(Some));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "async")]
 pub(in crate::queue) mod async_reader;
+pub(in crate::queue) mod back;
 pub(in crate::queue) mod bounds;
 pub(in crate::queue) mod fan_in;
 pub(in crate::queue) mod mapped;

@@ -357,10 +357,10 @@ impl<R: Registration> Reader<R> {
                 Ok(Some(Found::Gap(gap)))
             }
             None => {
-                self.stalled = Some(published);
                 if scanner.position() != self.position {
                     self.jump(scanner.position(), scanner.seq());
                 }
+                self.stalled = Some(published);
                 Ok(None)
             }
         }
@@ -440,7 +440,7 @@ impl<R: Registration> Reader<R> {
         if position.segment != self.position.segment {
             self.map = None;
         }
-        (self.position, self.seq, self.peeked) = (position, seq, None);
+        (self.position, self.seq, self.peeked, self.stalled) = (position, seq, None, None);
     }
 
     /// Whether [`next`](Self::next) will return an entry.

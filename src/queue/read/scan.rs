@@ -9,6 +9,7 @@
 //!   may have continued in between.
 //! - Damage is never an error: it is returned as a gap, and the scan continues after it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use zerocopy::FromBytes;
@@ -30,6 +31,8 @@ use crate::sync::{Ordering, fence};
 const AT_ONCE: usize = 16 << 20;
 /// How much is read ahead: starts at the first, doubles while the scan continues, up to the second.
 const WINDOW: [usize; 2] = [4 << 10, 256 << 10];
+/// How much before a position is read at once on the way back.
+const AROUND: u32 = 28 << 10;
 /// Window memory that is kept while nothing comes.
 const KEEP: usize = 4 * WINDOW[0];
 
@@ -60,6 +63,24 @@ pub struct Scanner {
     stalled: Option<(Position, Option<u64>)>,
     /// Since this segment was entered, or since the scanner moved back in it.
     waste: Waste,
+    /// For reading backwards.
+    pub(super) back: Back,
+}
+
+/// The entries before a position, in order: see `back.rs`.
+#[derive(Debug, Default)]
+pub(super) struct Back {
+    pub(super) entries: VecDeque<Before>,
+    /// The position that they are before, with its sequence number.
+    pub(super) end: Option<(Position, u64)>,
+}
+
+/// Where an entry starts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before {
+    pub(super) position: Position,
+    pub(super) seq: u64,
+    pub(super) gap: Option<Gap>,
 }
 
 /// What [`Scanner::pass`] passed.
@@ -92,8 +113,8 @@ impl Scanner {
     /// Starts at a place that is known to be the start of a record or the head, with the expected sequence number.
     pub(crate) fn at(queue: Arc<Store>, position: Position, seq: u64) -> Self {
         let (window, [read_ahead, most_ahead]) = (Vec::new(), WINDOW);
-        let (segment, stalled, waste) = (None, None, Waste::default());
-        Self { queue, position, seq, segment, window, window_start: 0, read_ahead, most_ahead, stalled, waste }
+        let (segment, stalled, waste, back) = (None, None, Waste::default(), Back::default());
+        Self { queue, position, seq, segment, window, window_start: 0, read_ahead, most_ahead, stalled, waste, back }
     }
 
     /// The next message or gap; None at the head (call again later to continue). Not an `Iterator`, because the message
@@ -117,11 +138,16 @@ impl Scanner {
                 self.waste = waste;
                 continue;
             }
-            let start = (position.offset + HEADER_LEN - self.window_start) as usize;
-            let payload = &self.window[start..start + header.payload_len as usize];
-            let Header { msg_type, seq, timestamp_ns, .. } = header;
-            return Ok(Some(Entry::Message(Message { seq, timestamp_ns, msg_type, payload, position })));
+            return Ok(Some(Entry::Message(self.held(&header, position))));
         }
+    }
+
+    /// A message that is in the window.
+    pub(super) fn held(&self, header: &Header, position: Position) -> Message<'_> {
+        let start = (position.offset + HEADER_LEN - self.window_start) as usize;
+        let payload = &self.window[start..start + header.payload_len as usize];
+        let &Header { msg_type, seq, timestamp_ns, .. } = header;
+        Message { seq, timestamp_ns, msg_type, payload, position }
     }
 
     /// Like [`next`](Self::next), without the payload: needs no memory for it.
@@ -141,7 +167,7 @@ impl Scanner {
     }
 
     /// Makes sure that all of a verified record is in the window; false if that record is no longer there.
-    fn hold(&mut self, header: &Header, position: Position) -> Result<bool> {
+    pub(super) fn hold(&mut self, header: &Header, position: Position) -> Result<bool> {
         let (len, payload_len) = (HEADER_LEN as usize + header.payload_len as usize, header.payload_len as usize);
         let start = position.offset.checked_sub(self.window_start).map_or(usize::MAX, |start| start as usize);
         if start.saturating_add(len) <= self.window.len() {
@@ -208,6 +234,26 @@ impl Scanner {
         (self.position, self.seq, self.stalled, self.read_ahead) = (position, seq, None, WINDOW[0]);
     }
 
+    /// Like [`go_to`](Self::go_to), within what the window holds.
+    pub(super) fn step_to(&mut self, position: Position, seq: u64) {
+        if position.segment == self.position.segment {
+            (self.position, self.seq, self.stalled, self.waste) = (position, seq, None, Waste::default());
+        } else {
+            self.go_to(position, seq);
+        }
+    }
+
+    /// Fills the window with what is before and after the position, unless that is in it.
+    pub(super) fn load_around(&mut self) -> Result<()> {
+        let offset = self.position.offset;
+        let is_in_window = offset.checked_sub(self.window_start).is_some_and(|at| (at as usize) < self.window.len());
+        if (self.segment.is_some() && is_in_window) || (self.segment.is_none() && !self.open_segment()?) {
+            return Ok(());
+        }
+        let from = offset.saturating_sub(AROUND).max(RECORDS_START);
+        self.load_at(from, (offset - from + HEADER_LEN) as usize, true).map(drop)
+    }
+
     pub(crate) fn store(&self) -> &Arc<Store> {
         &self.queue
     }
@@ -258,7 +304,7 @@ impl Scanner {
             // Nothing can follow the largest number.
             let Some(next) = position.segment.next() else { return Step::Head };
             self.position = Position { segment: next, offset: RECORDS_START };
-            self.segment = None;
+            (self.segment, self.waste) = (None, Waste::default());
             return Step::Again;
         }
         self.position.offset += self.segment.as_ref().map_or(0, |it| it.context.record_len(header.payload_len));
