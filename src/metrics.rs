@@ -31,6 +31,28 @@ const QUEUE: &[Row<Inspection>] = &[
     ("writer_epoch", "Number of writers so far.", |i| Some(number(i.writer.epoch))),
 ];
 
+/// A queue of a bus, and what is known of it as an endpoint.
+#[derive(Debug, Clone)]
+pub struct BusQueue {
+    /// Its path below the bus directory.
+    pub name: String,
+    /// None if it can't be read.
+    pub inspection: Option<Inspection>,
+    /// Whether it is marked as ready.
+    pub is_ready: bool,
+    /// None without a lease.
+    pub lease_is_live: Option<bool>,
+    /// Whether its file system has answered in time.
+    pub answers: bool,
+}
+
+const ENDPOINT: &[Row<BusQueue>] = &[
+    ("readable", "Whether the queue can be read at all.", |q| Some(flag(q.inspection.is_some()))),
+    ("answers", "Whether the queue's file system has answered in time.", |q| Some(flag(q.answers))),
+    ("ready", "Whether the endpoint is marked as ready.", |q| Some(flag(q.is_ready))),
+    ("lease_live", "Whether the endpoint's lease is live.", |q| q.lease_is_live.map(flag)),
+];
+
 const REGISTERED: &[Row<ReaderInfo>] = &[
     ("position", "The next sequence number that the reader will consume.", |r| r.position.map(number)),
     ("lag_messages", "Messages that the reader has not consumed.", |r| Some(number(r.lag_messages))),
@@ -76,6 +98,21 @@ impl Metrics {
     /// Nothing yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// All queues of a bus, labelled `queue`, and the version of chronfs.
+    pub fn of_bus(queues: &[BusQueue]) -> Self {
+        let mut metrics = Self::new();
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        metrics.gauge("chronfs_build_info", "The version of chronfs.", &version, 1.0);
+        for queue in queues {
+            let labels = [("queue", queue.name.as_str())];
+            metrics.gauges("queue", ENDPOINT, &labels, queue);
+            if let Some(inspection) = &queue.inspection {
+                metrics.queue(&labels, inspection);
+            }
+        }
+        metrics
     }
 
     /// Adds a queue, and its registered readers with one more label, `reader`: `chronfs_queue_…`, `chronfs_reader_…`.

@@ -422,17 +422,17 @@ pub fn human_span_ms(ms: u64) -> String {
 /// let rows = [["queue", "messages"], ["ticks", "168609"]].map(|row| row.map(str::to_owned));
 /// assert_eq!(chronfs::report::table(&rows), "queue  messages\nticks    168609\n");
 /// ```
-pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let rows: Vec<[_; N]> = rows.iter().map(|row| row.each_ref().map(|cell| printable(cell))).collect();
-    let width: [usize; N] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
-    let right: [bool; N] = std::array::from_fn(|column| {
-        rows.iter().skip(1).all(|row| row[column].starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '?'))
-    });
+pub fn table(rows: &[impl AsRef<[String]>]) -> String {
+    let rows: Vec<Vec<_>> = rows.iter().map(|row| row.as_ref().iter().map(|cell| printable(cell)).collect()).collect();
+    let columns = 0..rows.iter().map(Vec::len).min().unwrap_or(0);
+    let wide = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width: Vec<usize> = columns.clone().map(wide).collect();
+    let is_number = |cell: &str| cell.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '?');
+    let right: Vec<bool> = columns.map(|column| rows.iter().skip(1).all(|row| is_number(&row[column]))).collect();
     let mut out = String::new();
     for row in &rows {
         let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
+        for (column, cell) in row.iter().enumerate().take(width.len()) {
             let gap = if column == 0 { "" } else { "  " };
             let _ = if right[column] && column > 0 {
                 write!(line, "{gap}{cell:>width$}", width = width[column])

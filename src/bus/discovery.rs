@@ -18,6 +18,7 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 
 use super::lease::{LEASE_FILE, Lease, LeaseState, lease};
 use super::ready::{READY_FILE, ready};
+use super::remove::removed_name;
 use crate::queue::layout::CONTROL_FILE;
 use crate::queue::parse_segment_name;
 use crate::queue::{Error, Queue, Result, WriterState};
@@ -489,5 +490,6 @@ fn find_queue(dir: &Path, all: bool) -> Found {
         return if dir.is_dir() { Found::Directories(BTreeSet::new()) } else { Found::Nothing };
     };
     let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let directories = directories.filter(|entry| removed_name(&entry.file_name()).is_none());
     Found::Directories(directories.map(|entry| entry.path()).collect())
 }

@@ -32,6 +32,11 @@ pub(super) fn plain_directory(dir: &Directory, report: &mut Report) {
         let name = entry.text();
         if bus::is_temporary(&name) {
             leftover(&entry, MARKER, &mut report.findings);
+        } else if let Some(queue) = bus::removed_name(&entry.name).filter(|_| entry.is_dir()) {
+            let detail =
+                format!("the removal of {queue} was interrupted: the queue is gone, its files still take space");
+            let remedy = format!("finish it: chron-cli rm {}", dir.path().join(queue).display());
+            report.findings.push(finding(Severity::Warning, "unfinished-removal", &entry.path, &detail, remedy));
         } else if name == layout::LOCK_FILE {
             let detail = "a writer's lock, but no queue: creating one was interrupted, or its files are gone";
             let remedy =

@@ -283,7 +283,9 @@ impl Tree {
                 tree.queues.insert(relative, segment_bytes(&entries));
                 continue;
             }
-            let directories = entries.iter().filter(|entry| entry.is_dir() && entry.name != ASIDE);
+            let is_removed = |entry: &&Entry| bus::removed_name(&entry.name).is_some();
+            let directories =
+                entries.iter().filter(|entry| entry.is_dir() && entry.name != ASIDE && !is_removed(entry));
             waiting.extend(directories.map(|entry| relative.join(&entry.name)));
             tree.plain.push(relative);
         }

@@ -191,7 +191,9 @@ impl Directory {
 
     /// The names of the entries, without `.` and `..`.
     pub(crate) fn names(&self) -> Result<Vec<std::ffi::OsString>> {
-        Ok(self.dir.all_names()?)
+        let mut names = self.dir.all_names()?;
+        names.retain(|name| crate::bus::removed_name(name).is_none());
+        Ok(names)
     }
 
     /// EACCES unless the user whom this thread acts for may list and search it.

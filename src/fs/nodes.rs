@@ -198,6 +198,7 @@ pub(crate) fn is_hidden(place: DirKind, name: &OsStr) -> bool {
         DirKind::Queue => crate::fs::queues::open_queue::is_internal(name) || find(place, name).is_some(),
         _ => {
             name.to_str().is_some_and(crate::bus::is_temporary)
+                || crate::bus::removed_name(name).is_some()
                 || name == layout::INDEX_DIR
                 || find(place, name).is_some()
         }
@@ -227,6 +228,8 @@ mod tests {
         for name in ["notes.md", "snapshot.jsonl", "q"] {
             assert!(!is_hidden(DirKind::Queue, OsStr::new(name)), "{name}");
         }
-        assert!(is_hidden(DirKind::Plain, OsStr::new(".READY.17.0.tmp")));
+        for name in [".READY.17.0.tmp", ".q.0123456789abcdef.removed"] {
+            assert!(is_hidden(DirKind::Plain, OsStr::new(name)), "{name}");
+        }
     }
 }

@@ -55,7 +55,10 @@ pub use write::reserve::{Batch, Reservation};
 pub use write::retention::{ActiveSegment, Ignored, IgnoredReason, Pin, Retention};
 pub use write::writer::QueueWriter;
 
-pub(crate) use files::cursor::CursorFile;
+pub(crate) use files::cursor::{CursorFile, hold as lock_reader, names as reader_names};
 pub(crate) use files::dir::{Access as FileAccess, Dir};
+pub(crate) use files::lock::{WriterLock, is_named};
 pub(crate) use files::process::start_of;
-pub(crate) use os::sys::{close_backing, give_memory_back, leave_descriptor_table, leave_shared_umask, set_file_ids};
+pub(crate) use os::sys::{
+    close_backing, give_memory_back, leave_descriptor_table, leave_shared_umask, random_u64, set_file_ids,
+};

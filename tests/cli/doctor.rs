@@ -295,7 +295,7 @@ fn a_lock_file_that_was_replaced_under_a_writer_is_reported() {
             fs::write(bus.path("q/writer.lock"), "").unwrap();
         }
         let finding = expect(&bus, &[], "warning", "lock-replaced", "q/writer.lock");
-        let me = format!("process {} writes", std::process::id());
+        let me = format!("process {} (", std::process::id());
         assert!(finding["detail"].as_str().unwrap().starts_with(&me), "{finding}");
     }
     drop(writer);
@@ -422,7 +422,7 @@ fn exit_code_4_is_for_what_cannot_be_checked() {
     let output = bus.run(&["doctor", "missing"]);
     assert_eq!(code(&output), 4);
     assert!(stderr(&output).starts_with("chron-cli: missing: cannot list: No such file or directory; name a queue"));
-    assert_eq!(code(&bus.run(&["doctor"])), 2);
+    assert_eq!(bus.stdout(&["doctor"]), "0 queues checked: all well\n", "what is here");
     bus.numbered("q", 1);
     fs::set_permissions(bus.path("q"), fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read_dir(bus.path("q")).is_err() {

@@ -13,6 +13,7 @@ mod common;
 mod doctor;
 mod doctor_fix;
 mod mount;
+mod remove;
 mod send;
 mod settings;
 mod state;

@@ -26,6 +26,8 @@ fn reading_changes_no_byte() {
         &["readers", "q"],
         &["readers", "q", "list", "--json"],
         &["retain", "--dry-run", "q"],
+        &["rm", "--dry-run", "q"],
+        &["metrics", "."],
         &["merge", "--all-queues", "."],
         &["watch", "--once", "."],
         &["top", "--once", "--interval", "100ms", "."],

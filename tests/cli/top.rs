@@ -113,6 +113,14 @@ fn top_shows_what_happens_and_handles_keys() {
     terminal.keys(&["?"]);
     terminal.until("this help");
 
+    terminal.keys(&["?"]);
+    terminal.keys(&["C-z"]);
+    let screen =
+        terminal.until_so("the shell", |screen| screen.matches("shell>").count() > 0 && !screen.contains("q quit"));
+    assert!(!screen.contains("QUEUE"), "{screen}");
+    terminal.keys(&["fg", "Enter"]);
+    terminal.until("q quit");
+
     terminal.tmux(&["resize-window", "-x", "60", "-y", "10"]);
     let screen = terminal.until_so("a small screen", |screen| screen.contains("q quit") && screen.contains("orders"));
     assert!(screen.lines().count() <= 10, "{screen}");
@@ -145,8 +153,8 @@ fn top_without_a_terminal_says_what_to_do() {
     assert_eq!(code(&output), 2);
     assert!(stderr(&output).contains("chron-cli top --once ROOT"), "{}", stderr(&output));
     let text = bus.stdout(&["top", "--once", "--interval", "100ms", "."]);
-    assert!(text.starts_with("chron-cli top .: 1 queues") && messages_of(&text, "q") == Some(4), "{text}");
-    assert!(!text.contains('\x1b') && !text.contains("quit"), "{text}");
+    assert!(text.starts_with("chron-cli top .: 1 queue,") && messages_of(&text, "q") == Some(4), "{text}");
+    assert!(!text.contains('\x1b') && !text.contains("quit") && !text.contains('>'), "{text}");
     for wrong in ["1ms", "2m", "1"] {
         assert_eq!(code(&bus.run(&["top", "--interval", wrong, "."])), 2, "{wrong}");
     }

@@ -23,6 +23,7 @@ fn a_closed_pipe_is_not_an_error() {
         &["watch", "."],
         &["merge", "--all-queues", "."],
         &["merge", "-f", "."],
+        &["metrics", "."],
         &["doctor", "."],
         &["retain", "q"],
         &["top", "--once", "--interval", "100ms", "."],
@@ -44,7 +45,7 @@ fn closed_pipe() -> Stdio {
 fn a_full_disk_at_stdout_is_an_error() {
     let bus = Bus::new();
     bus.append("q", "txt", b"x\n");
-    let commands = "tail q,inspect q,ls .,man,merge --all-queues .,doctor .,retain q,watch --once .,help,--version";
+    let commands = "tail q,inspect q,ls .,man,merge --all-queues .,doctor .,metrics .,rm -n q,retain q,watch --once .,help,--version";
     for args in commands.split(',').map(|command| command.split(' ').collect::<Vec<_>>()) {
         let args = &args[..];
         let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -65,6 +66,7 @@ fn wrong_paths_are_reported() {
             &["tail", place][..],
             &["inspect", place],
             &["readers", place],
+            &["rm", place],
             &["readers", place, "add", "x"],
             &["retain", place],
         ] {
@@ -130,7 +132,8 @@ fn wrong_usage_is_2() {
 #[test]
 fn completions_and_manual_pages_cover_every_subcommand() {
     let bus = Bus::new();
-    let names = "mount umount create append send tail inspect ls readers retain merge watch top doctor bench";
+    let names =
+        "mount umount create append send tail inspect ls readers retain rm merge metrics watch top doctor bench";
     let subcommands: Vec<&str> = names.split(' ').collect();
     for shell in ["bash", "zsh", "fish"] {
         let script = bus.stdout(&["completions", shell]);

@@ -82,6 +82,46 @@ pub(crate) struct RetainArgs {
     pub(crate) json: bool,
 }
 
+/// Remove queues
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Removes a queue's own files and then its directory. Other files in it stay, and are named. A queue that a process writes
+to, or uses a reader of, is not removed: stop that process first.
+
+A queue that holds messages or readers is removed after a question; where nobody can be asked, with --force. What a
+killed removal has left is removed by the next one of the same name.
+
+Examples:
+  chron-cli rm /srv/bus/ticks
+  chron-cli rm --dry-run /srv/bus/ticks           what would be removed
+  chron-cli rm --force /srv/bus/*-test")]
+pub(crate) struct RmArgs {
+    /// The queues' directories
+    #[arg(required = true, value_name = "QUEUE", value_parser = queue_path())]
+    pub(crate) queues: Vec<PathBuf>,
+    /// Don't ask
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Change nothing, only say what would be removed
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Print figures of all queues below a directory as OpenMetrics text
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The text is that of .chronfs/metrics in a mount: gauges of each queue and reader, for Prometheus and others.
+
+Examples:
+  chron-cli metrics /srv/bus | grep lag
+  chron-cli metrics /srv/bus > /var/lib/node_exporter/chronfs.prom.new
+  mv /var/lib/node_exporter/chronfs.prom.new /var/lib/node_exporter/chronfs.prom")]
+pub(crate) struct MetricsArgs {
+    /// Directory to search [default: $CHRONFS_ROOT, else the current directory]
+    #[arg(default_value_os_t = root(), hide_default_value = true)]
+    pub(crate) root: PathBuf,
+}
+
 /// Print the messages of all READY queues below a directory, ordered by timestamp
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -142,7 +182,11 @@ pub(crate) struct WatchArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Keys: up and down (or k and j) choose a queue, enter shows its readers, s changes the sort order, p pauses, + and -
-change the interval, ? shows the keys, q (or Esc, Ctrl-C) quits.
+change the interval, ? shows the keys, Ctrl-Z suspends, q (or Esc, Ctrl-C) quits.
+
+In a narrow terminal the columns that say least give way to names; the last line has the chosen name in full.
+BYTES/S is an estimate from the mean size of the retained messages, NEWEST the age of the newest one. The bars are the
+rates of the last refreshes, on one logarithmic scale for all queues.
 
 Examples:
   chron-cli top /srv/bus
@@ -215,6 +259,9 @@ pub(crate) struct BenchArgs {
     /// Messages per second for one-way latency
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub(crate) rate: u64,
+    /// Also show how the latencies are distributed
+    #[arg(long)]
+    pub(crate) histogram: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

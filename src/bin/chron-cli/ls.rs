@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use chronfs::queue::Inspection;
 use chronfs::report::{self, Lease};
-use chronfs::{Queue, view};
+use chronfs::{Queue, bus, view};
 
 use crate::LsArgs;
 use crate::failure::{Done, Failure, Outcome, note, refuse_mount, root_remedy};
 use crate::inspect::endpoint;
-use crate::output::print;
+use crate::names::shortened;
+use crate::output::{print, terminal_width};
 
 pub(crate) fn run(args: &LsArgs) -> Outcome {
     refuse_mount(&args.root)?;
@@ -38,7 +39,7 @@ pub(crate) fn run(args: &LsArgs) -> Outcome {
     if args.json {
         print(&json)?;
     } else if rows.len() > 1 {
-        print(&report::table(&rows))?;
+        print(&fitted(rows, terminal_width()))?;
     } else if done == Done::Well {
         note(&format!("{}: no queues here", args.root.display()));
     }
@@ -46,8 +47,6 @@ pub(crate) fn run(args: &LsArgs) -> Outcome {
 }
 
 fn row(root: &Path, path: &Path, inspection: &Inspection, ready: bool, lease: Option<&Lease>) -> [String; 6] {
-    let relative = path.strip_prefix(root).unwrap_or(path);
-    let name = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
     let newest = match inspection.bounds.last_timestamp_ns {
         0 => "-".to_owned(),
         timestamp_ns => {
@@ -57,7 +56,7 @@ fn row(root: &Path, path: &Path, inspection: &Inspection, ready: bool, lease: Op
         }
     };
     [
-        name.display().to_string(),
+        name_below(root, path),
         inspection.messages.to_string(),
         report::human_bytes(inspection.bytes),
         newest,
@@ -66,8 +65,43 @@ fn row(root: &Path, path: &Path, inspection: &Inspection, ready: bool, lease: Op
     ]
 }
 
+/// The table in a width: without nanoseconds, then without the columns that say least, then with shorter names.
+fn fitted(mut rows: Vec<[String; 6]>, width: usize) -> String {
+    // Lease, ready, size, newest, messages; what is after a removed column moves up.
+    const LEAST_FIRST: [usize; 5] = [5, 4, 2, 2, 1];
+    let fits = |text: &str| text.lines().all(|line| line.chars().count() <= width);
+    let mut text = report::table(&rows);
+    if !fits(&text) {
+        // `2024-08-08T09:15:00.123456789Z`
+        rows.iter_mut().filter(|row| row[3].ends_with('Z')).for_each(|row| row[3].replace_range(19..29, ""));
+        text = report::table(&rows);
+    }
+    let mut rows: Vec<Vec<String>> = rows.into_iter().map(Vec::from).collect();
+    let mut least = LEAST_FIRST.into_iter();
+    loop {
+        // A name has half of the line.
+        let longest = rows.iter().map(|row| row[0].chars().count()).max().unwrap_or(0);
+        let others = text.lines().map(|line| line.chars().count()).max().unwrap_or(0).saturating_sub(longest);
+        let column = if others + longest.min(width / 2) <= width { None } else { least.next() };
+        let Some(column) = column else {
+            let names: Vec<&str> = rows.iter().skip(1).map(|row| row[0].as_str()).collect();
+            let names = shortened(&names, width.saturating_sub(others));
+            rows.iter_mut().skip(1).zip(names).for_each(|(row, name)| row[0] = name);
+            return report::table(&rows);
+        };
+        rows.iter_mut().for_each(|row| drop(row.remove(column)));
+        text = report::table(&rows);
+    }
+}
+
+/// A queue's path from the root; the root itself is ".".
+pub(crate) fn name_below(root: &Path, path: &Path) -> String {
+    let relative = path.strip_prefix(root).unwrap_or(path);
+    if relative.as_os_str().is_empty() { ".".to_owned() } else { relative.display().to_string() }
+}
+
 /// The directories at and below `root` that hold a queue, sorted.
-fn queues_below(root: &Path, done: &mut Done) -> Result<Vec<PathBuf>, Failure> {
+pub(crate) fn queues_below(root: &Path, done: &mut Done) -> Result<Vec<PathBuf>, Failure> {
     let mut found = Vec::new();
     let mut waiting = vec![root.to_path_buf()];
     while let Some(dir) = waiting.pop() {
@@ -97,11 +131,46 @@ fn queues_below(root: &Path, done: &mut Done) -> Result<Vec<PathBuf>, Failure> {
             }
         };
         for entry in entries {
-            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            let is_removed = bus::removed_name(&entry.file_name()).is_some();
+            if !is_removed && entry.file_type().is_ok_and(|t| t.is_dir()) {
                 waiting.push(entry.path());
             }
         }
     }
     found.sort();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_table_has_whole_cells() {
+        let row = |name: &str, messages: &str| {
+            [name, messages, "1.2 MiB", "2024-08-08T09:15:00.123456789Z", "READY", "expired"].map(str::to_owned)
+        };
+        let rows = vec![
+            ["queue", "messages", "size", "newest", "ready", "lease"].map(str::to_owned),
+            row("orders/queue/momentum/orders_out", "168609"),
+            row("orders/queue/pairs/orders_out", "7"),
+        ];
+        let fit = |width| fitted(rows.clone(), width);
+        assert_eq!(fit(usize::MAX), report::table(&rows));
+        let at_97 = fit(97);
+        assert!(
+            at_97.contains("orders/queue/pairs/orders_out") && at_97.contains("  2024-08-08T09:15:00Z  "),
+            "{at_97}"
+        );
+        let at_80 = fit(80);
+        assert!(at_80.contains("orders/queue/pairs/orders_out") && at_80.contains("READY"), "{at_80}");
+        let at_40 = fit(40);
+        assert!(at_40.contains("momentum") && at_40.contains("168609"), "{at_40}");
+        for width in 20..120 {
+            let text = fit(width);
+            assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
+            let names: Vec<_> = text.lines().map(|line| line.split_whitespace().next()).collect();
+            assert!(width < 30 || names[1] != names[2], "{width}:\n{text}");
+        }
+    }
 }

@@ -18,12 +18,15 @@ mod inspect;
 mod logger;
 mod ls;
 mod merge;
+mod metrics;
 mod mount;
 mod mount_helper;
+mod names;
 mod output;
 mod progress;
 mod readers;
 mod retain;
+mod rm;
 mod root;
 mod send;
 mod set;
@@ -43,7 +46,9 @@ use chronfs::queue::Entry;
 use chronfs::view::{Format, InputFormat, SeekTarget, render, render_readable};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use bus_args::{BenchArgs, DoctorArgs, MergeArgs, RetainArgs, SendArgs, SetArgs, TopArgs, WatchArgs};
+use bus_args::{
+    BenchArgs, DoctorArgs, MergeArgs, MetricsArgs, RetainArgs, RmArgs, SendArgs, SetArgs, TopArgs, WatchArgs,
+};
 use failure::Outcome;
 use output::ColorChoice;
 use root::queue_path;
@@ -87,7 +92,9 @@ enum Command {
     Ls(LsArgs),
     Readers(ReadersArgs),
     Retain(RetainArgs),
+    Rm(RmArgs),
     Merge(MergeArgs),
+    Metrics(MetricsArgs),
     Watch(WatchArgs),
     Top(TopArgs),
     Doctor(DoctorArgs),
@@ -110,7 +117,9 @@ fn run(cli: Cli) -> Outcome {
         Command::Ls(args) => ls::run(&args),
         Command::Readers(args) => readers::run(&args),
         Command::Retain(args) => retain::run(&args),
+        Command::Rm(args) => rm::run(&args),
         Command::Merge(args) => merge::run(&args),
+        Command::Metrics(args) => metrics::run(&args),
         Command::Watch(args) => watch::run(&args, color),
         Command::Top(args) => top::run(&args, color),
         Command::Doctor(args) => doctor::run(&args, color),

@@ -82,6 +82,12 @@ impl Output {
     }
 }
 
+/// Columns of the terminal on stdout; without one, lines may have any length.
+pub(crate) fn terminal_width() -> usize {
+    let size = io::stdout().is_terminal().then(crossterm::terminal::size).and_then(Result::ok);
+    size.map_or(usize::MAX, |(width, _)| usize::from(width))
+}
+
 /// Prints a whole text.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = Output::stdout()?;

@@ -30,7 +30,7 @@ fn make(site: &Site, render: Render) -> Result<Arc<dyn File>> {
 
 /// Row constructor of `metrics`.
 pub(crate) fn metrics(site: &Site) -> Result<Arc<dyn File>> {
-    make(site, |site, caller| Ok(metrics::render(&inspect(site, caller)?)))
+    make(site, |site, caller| Ok(metrics::render(inspect(site, caller)?)))
 }
 
 /// Row constructor of `status.json`.

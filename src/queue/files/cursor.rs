@@ -12,7 +12,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::clock;
 use crate::queue::entry::Bounds;
-use crate::queue::error::{Error, Result};
+use crate::queue::error::{Error, LockHolder, Result};
 use crate::queue::files::control::Geometry;
 use crate::queue::files::dir::{Access, Dir, is_already_there};
 use crate::queue::files::lock;
@@ -123,6 +123,11 @@ pub(crate) fn create(queue: &Dir, geometry: &Geometry, name: &str, place: Reader
             if is_already_there(&error) { Ok(false) } else { Err(error) }
         }
     }
+}
+
+/// Keeps a reader from being used for as long as the file is open.
+pub(crate) fn hold(queue: &Dir, name: &str) -> Result<File> {
+    CursorFile::open(queue, name, Access::Write)?.lock()
 }
 
 /// Removes a reader that no process is using.
@@ -257,6 +262,11 @@ impl CursorFile {
         })
     }
 
+    /// The process that uses the reader, as far as the cursor says.
+    pub(crate) fn holder(&self) -> LockHolder {
+        lock::holder_of(read_block(&self.file, CURSOR_LIVENESS).as_ref())
+    }
+
     /// Milliseconds since the reader's last heartbeat; None if that is unknown: the heartbeat is of another boot, or of
     /// a container with a boot id or a clock of its own.
     pub(crate) fn heartbeat_age_ms(&self) -> Option<u64> {
@@ -278,8 +288,7 @@ impl CursorFile {
 
     /// Takes the lock, on the file that has the name now: it may have been removed since it was opened.
     fn lock(&self) -> Result<File> {
-        let block = read_block::<LivenessBlock>(&self.file, CURSOR_LIVENESS);
-        let held = lock::take_reader(&self.dir, self.reader_name(), &self.file, || lock::holder_of(block.as_ref()))?;
+        let held = lock::take_reader(&self.dir, self.reader_name(), &self.file, || self.holder())?;
         if lock::is_named(&self.dir, &self.name, &self.file) {
             return Ok(held);
         }

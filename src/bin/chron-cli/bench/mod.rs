@@ -17,7 +17,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::BenchArgs;
 use crate::create::check_place;
-use crate::failure::{Done, Failure, Outcome};
+use crate::failure::{Done, Failure, Outcome, note};
 use crate::output::print;
 use crate::progress;
 use latency::{Latency, Part, Plan};
@@ -31,6 +31,8 @@ const MAX_WAKES: u64 = 2_000;
 const ROUNDS: u64 = 4;
 /// Bytes that append's floor is written into, round and round: as large as a segment.
 const FLOOR_BYTES: usize = 64 << 20;
+/// A load of more than this for each processor makes figures worse.
+const BUSY_SHARE: f64 = 0.25;
 /// Append and read take turns with their floors in this many parts.
 const PARTS: u64 = 4;
 
@@ -127,6 +129,10 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome {
             return Err(Failure::new(format!("{}: {what}", queue.display())));
         }
     }
+    let busy = busy().filter(|_| !args.json);
+    if let Some(busy) = &busy {
+        note(busy);
+    }
     let scratch = Scratch::new(args.queue.as_deref())?;
     let path = args.queue.clone().unwrap_or_else(|| scratch.0.join("queue"));
     let queue = Queue::create(path, &Settings::default())?;
@@ -158,9 +164,23 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome {
     if args.json {
         print(&format!("{}\n", to_json(&figures)))?;
     } else {
-        print(&figures.for_people(args.rate))?;
+        print(&figures.for_people(args))?;
+        if busy.is_some() {
+            note("these figures are from a busy machine: run it again when the machine is idle");
+        }
     }
     Ok(Done::Well)
+}
+
+/// What to say if others are using the processors that are to be measured.
+fn busy() -> Option<String> {
+    let load = std::fs::read_to_string("/proc/loadavg").ok()?;
+    let load: f64 = load.split(' ').next()?.parse().ok()?;
+    let processors = std::thread::available_parallelism().ok()?.get();
+    #[allow(clippy::cast_precision_loss)]
+    let share = load / processors as f64;
+    let text = format!("this machine is busy: its load is {load:.1} on {processors} processors");
+    (share > BUSY_SHARE).then_some(text)
 }
 
 fn append(queue: &Queue, args: &BenchArgs, dir: &Path) -> Result<Cost, Failure> {
@@ -265,14 +285,14 @@ fn buckets(histogram: &Histogram<u64>) -> Vec<(u64, u64)> {
 }
 
 impl Figures {
-    fn for_people(&self, rate: u64) -> String {
+    fn for_people(&self, args: &BenchArgs) -> String {
         let mut out = format!("{} messages of {} bytes\n\n", self.messages, self.payload_bytes);
-        let mut rows = vec![["", "chronfs", "floor", "ratio", "the floor is"].map(str::to_owned)];
+        let mut rows = vec![["", "chronfs ns", "floor ns", "ratio", "the floor is"].map(str::to_owned)];
         for (name, cost, floor) in [
             ("append", self.append, "a copy into memory that is mapped already"),
             ("read", self.read, "the checksum of as many bytes"),
         ] {
-            let [ns, floor_ns] = [cost.ns, cost.floor_ns].map(|ns| format!("{ns:.1} ns"));
+            let [ns, floor_ns] = [cost.ns, cost.floor_ns].map(|ns| format!("{ns:.1}"));
             rows.push([name.to_owned(), ns, floor_ns, format!("{:.2}", cost.ratio), floor.to_owned()]);
         }
         for (name, tail, floor) in [
@@ -280,20 +300,29 @@ impl Figures {
             ("round trip", &self.round_trip, "the same, there and back"),
             ("wake", &self.wake, "a bare futex"),
         ] {
-            let [p50, floor_p50] = [tail.p50_ns, tail.floor_p50_ns].map(human_ns);
+            let [p50, floor_p50] = [tail.p50_ns, tail.floor_p50_ns].map(|ns| ns.to_string());
             rows.push([format!("{name} p50"), p50, floor_p50, format!("{:.2}", tail.ratio), floor.to_owned()]);
-            let [p99, floor_p99] = [tail.p99_ns, tail.floor_p99_ns].map(human_ns);
+            let [p99, floor_p99] = [tail.p99_ns, tail.floor_p99_ns].map(|ns| ns.to_string());
             let p99_ratio = ratio(tail.p99_ns, tail.floor_p99_ns);
             rows.push([format!("{name} p99"), p99, floor_p99, p99_ratio, String::new()]);
         }
         out.push_str(&chronfs::report::table(&rows));
-        for (name, tail) in [
-            (format!("one way, {rate} messages a second"), &self.one_way),
-            ("round trip".to_owned(), &self.round_trip),
-            ("wake".to_owned(), &self.wake),
-        ] {
-            let _ = write!(out, "\n{name}\n{}", chart(&tail.histogram));
+        if args.histogram {
+            for (name, tail) in [
+                (format!("one way, {} messages a second", args.rate), &self.one_way),
+                ("round trip".to_owned(), &self.round_trip),
+                ("wake".to_owned(), &self.wake),
+            ] {
+                let _ = write!(out, "\n{name}\n{}", chart(&tail.histogram));
+            }
         }
+        let _ = write!(
+            out,
+            "\nOn this machine an append takes {:.1} times as long as copying the bytes, a read {:.1} times as long as their \
+             checksum.\nA message reaches another process after {:.1}, and a sleeping one after {:.1} times the shortest \
+             possible time.\n",
+            self.append.ratio, self.read.ratio, self.one_way.ratio, self.wake.ratio
+        );
         out
     }
 }

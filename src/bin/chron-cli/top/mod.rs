@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use crossterm::{cursor, execute, queue, terminal};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP};
 
 use crate::TopArgs;
 use crate::failure::{Done, Failure, Outcome};
@@ -38,7 +38,8 @@ pub(crate) fn run(args: &TopArgs, color: bool) -> Outcome {
         return Err(Failure::Usage(what.to_owned()));
     }
     let terminal = Terminal::take()?;
-    let mut top = Top { model, mode: Mode { interval, paused: false, details: false, help: false }, color };
+    let mut top =
+        Top { model, mode: Mode { interval, paused: false, details: false, help: false, cursor: true }, color };
     let result = top.run();
     drop(terminal);
     result.map(|()| Done::Well)
@@ -48,12 +49,9 @@ pub(crate) fn run(args: &TopArgs, color: bool) -> Outcome {
 fn once(model: &Model, interval: Duration) -> Outcome {
     let height = model.rows.len() + 8;
     let look = Look { width: 160, height, color: false, unicode: is_unicode() };
-    let mode = Mode { interval, paused: false, details: false, help: false };
+    let mode = Mode { interval, paused: false, details: false, help: false, cursor: false };
     let lines = screen::draw(model, mode, look);
-    // The last line is about keys.
-    let lines = lines.iter().take(lines.len() - 1).map(|line| line.trim_end());
-    let text: String = lines.map(|line| format!("{line}\n")).collect();
-    print(&format!("{}\n", text.trim_end()))?;
+    print(&lines.iter().map(|line| format!("{}\n", line.trim_end())).collect::<String>())?;
     Ok(Done::Well)
 }
 
@@ -74,9 +72,8 @@ impl Terminal {
                 }
             })
             .map_err(|e| Failure::new(format!("cannot start a thread: {e}")))?;
-        terminal::enable_raw_mode().map_err(terminal_failure)?;
         let terminal = Self;
-        execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide).map_err(terminal_failure)?;
+        enter().map_err(terminal_failure)?;
         Ok(terminal)
     }
 }
@@ -85,6 +82,20 @@ impl Drop for Terminal {
     fn drop(&mut self) {
         restore();
     }
+}
+
+fn enter() -> io::Result<()> {
+    terminal::enable_raw_mode()?;
+    execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide)
+}
+
+/// Leaves the terminal to the shell until it continues us.
+fn suspend() {
+    restore();
+    // Returns when it is continued.
+    let _ = signal_hook::low_level::emulate_default_handler(SIGTSTP);
+    // Should this fail, the next drawing does, too.
+    let _ = enter();
 }
 
 /// Nothing can be done if this fails: the terminal is gone.
@@ -142,6 +153,7 @@ impl Top {
         let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
         match key.code {
             KeyCode::Char('c') if is_control => return false,
+            KeyCode::Char('z') if is_control => suspend(),
             KeyCode::Esc if self.mode.help || self.mode.details => {
                 (self.mode.help, self.mode.details) = (false, false);
             }

@@ -54,6 +54,12 @@ pub(super) struct Row {
     pub(super) writer: &'static str,
     /// None: not read yet.
     pub(super) messages: Option<u64>,
+    /// Timestamp of the newest message; 0 if there is none.
+    pub(super) newest_ns: u64,
+    /// Size of the segments.
+    pub(super) disk_bytes: u64,
+    /// Mean size of the retained records.
+    mean_bytes: f64,
     pub(super) readers: Vec<ReaderInfo>,
     /// Messages per second, one for each refresh, the newest last.
     pub(super) rates: VecDeque<f64>,
@@ -65,6 +71,12 @@ pub(super) struct Row {
 impl Row {
     pub(super) fn rate(&self) -> f64 {
         self.rates.back().copied().unwrap_or(0.0)
+    }
+
+    /// Bytes per second: an estimate, from the sizes of all retained messages.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    pub(super) fn bytes_rate(&self) -> u64 {
+        (self.rate() * self.mean_bytes) as u64
     }
 
     /// The greatest lag of its readers.
@@ -83,6 +95,9 @@ impl Row {
             lease: "-",
             writer: "-",
             messages: None,
+            newest_ns: 0,
+            disk_bytes: 0,
+            mean_bytes: 0.0,
             readers: Vec::new(),
             rates: VecDeque::new(),
             trouble: None,
@@ -124,6 +139,12 @@ impl Row {
         }
         self.seen = Some((now, next_seq));
         self.messages = Some(inspection.messages);
+        self.newest_ns = inspection.bounds.last_timestamp_ns;
+        self.disk_bytes = inspection.segments.iter().map(|segment| segment.bytes).sum();
+        // A mean for people.
+        #[allow(clippy::cast_precision_loss)]
+        let mean_bytes = inspection.bytes as f64 / inspection.messages.max(1) as f64;
+        self.mean_bytes = mean_bytes;
         self.readers = inspection.readers;
         self.trouble = None;
         self.writer = inspection.writer.state.as_str();

@@ -1,0 +1,114 @@
+//! `chron-cli rm` and `metrics`.
+
+use std::fs;
+use std::process::Command;
+
+use super::common::need::{Need, require};
+use super::{Bus, PROGRAM, assert_fails, assert_is_usage, code, stderr};
+
+#[test]
+fn rm_asks_before_it_removes_what_would_be_missed() {
+    let bus = Bus::new();
+    bus.numbered("q", 3);
+    bus.stdout(&["readers", "q", "add", "alice"]);
+    let said = "q: not removed: 3 messages, 1 reader; --force removes it, --dry-run shows what goes";
+    assert_fails(&bus.run(&["rm", "q"]), &[said]);
+    assert_fails(&bus.run_with(&["rm", "q"], b"y\n"), &[said]);
+    let text = bus.stdout(&["rm", "-n", "q"]);
+    assert!(text.starts_with("would remove q: 3 messages, 1 reader, "), "{text}");
+    assert_eq!(bus.tail(&["q"]), [1, 2, 3]);
+    assert_eq!(bus.stdout(&["rm", "--force", "q"]), "");
+    assert!(!bus.path("q").exists());
+    assert_fails(&bus.run(&["rm", "-f", "q"]), &["q: not a queue: there is no such directory"]);
+    assert_is_usage(&bus.run(&["rm"]), &[]);
+
+    for name in ["a", "b"] {
+        bus.stdout(&["create", name]);
+    }
+    bus.stdout(&["rm", "a", "b"]);
+    assert!(!bus.path("a").exists() && !bus.path("b").exists(), "nothing is missed with an empty queue");
+}
+
+#[test]
+fn rm_asks_on_a_terminal() {
+    let bus = Bus::new();
+    bus.numbered("q", 3);
+    let answer = |word: &str| {
+        let typed = format!("printf '{word}\\n' | timeout 20 script -qec '{PROGRAM} rm q' /dev/null");
+        let output = Command::new("sh").args(["-c", &typed]).current_dir(bus.0.path()).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let said = answer("n");
+    assert!(said.contains("chron-cli: remove q (3 messages, 0 readers)? [y/N]") && bus.path("q").exists(), "{said}");
+    answer("y");
+    assert!(!bus.path("q").exists());
+}
+
+#[test]
+fn rm_leaves_queues_in_use_and_what_is_not_the_queues_own() {
+    let bus = Bus::new();
+    bus.numbered("q", 3);
+    let queue = chronfs::Queue::open(bus.path("q")).unwrap();
+    let writer = queue.writer().unwrap();
+    assert_fails(&bus.run(&["rm", "-f", "q"]), &["q: another writer holds the queue: process"]);
+    drop(writer);
+    let reader = queue.reader("alice").unwrap();
+    assert_fails(&bus.run(&["rm", "-f", "q"]), &["reader is in use: process"]);
+    drop(reader);
+    fs::write(bus.path("q/notes.md"), "mine").unwrap();
+    let output = bus.run(&["rm", "-f", "q"]);
+    let said = "chron-cli: q: not the queue's own, so left there: q/notes.md\n";
+    assert_eq!((code(&output), stderr(&output).as_str()), (0, said));
+    assert_eq!(fs::read_dir(bus.path("q")).unwrap().count(), 1);
+    assert_fails(&bus.run(&["rm", "-f", "."]), &["not a queue"]);
+}
+
+#[test]
+fn what_a_killed_rm_leaves_is_hidden_explained_and_finished() {
+    let bus = Bus::new();
+    bus.numbered("bus/q", 3);
+    bus.numbered("bus/other", 3);
+    let left = bus.path("bus/.q.0123456789abcdef.removed");
+    fs::rename(bus.path("bus/q"), &left).unwrap();
+    assert_eq!(bus.stdout(&["ls", "bus"]).lines().count(), 2);
+    assert_eq!(bus.stdout(&["watch", "--once", "bus"]).lines().count(), 1);
+    let output = bus.run(&["doctor", "bus"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(code(&output), 1, "{text}");
+    let (what, remedy) = ("unfinished-removal: the removal of q was interrupted", "-> finish it: chron-cli rm bus/q\n");
+    assert!(text.contains(what) && text.contains(remedy) && text.contains("1 queue checked"), "{text}");
+    bus.stdout(&["rm", "bus/q"]);
+    assert!(!left.exists());
+    bus.stdout(&["doctor", "bus"]);
+}
+
+#[test]
+fn metrics_are_those_of_a_mount() {
+    let bus = Bus::new();
+    bus.numbered("bus/market/a", 3);
+    bus.numbered("bus/b", 2);
+    bus.stdout(&["readers", "bus/b", "add", "alice"]);
+    chronfs::bus::mark_ready(bus.path("bus/b")).unwrap();
+    chronfs::bus::write_lease(bus.path("bus/b"), std::time::Duration::from_secs(3600), "x").unwrap();
+    let text = bus.stdout(&["metrics", "bus"]);
+    for line in [
+        "chronfs_queue_messages{queue=\"market/a\"} 3\n",
+        "chronfs_queue_lease_live{queue=\"b\"} 1\n",
+        "chronfs_reader_lag_messages{queue=\"b\",reader=\"alice\"} 2\n",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    assert!(text.ends_with("# EOF\n"));
+    fs::create_dir(bus.path("damaged")).unwrap();
+    fs::write(bus.path("damaged/control.meta"), "garbage").unwrap();
+    let output = bus.run(&["metrics", "damaged"]);
+    assert_eq!(code(&output), 1);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("chronfs_queue_readable{queue=\".\"} 0\n"));
+    if require(Need::Mount) {
+        fs::create_dir(bus.path("mnt")).unwrap();
+        bus.stdout(&["mount", "bus", "mnt"]);
+        let shown = fs::read_to_string(bus.path("mnt/.chronfs/metrics"));
+        bus.stdout(&["umount", "mnt"]);
+        assert_eq!(shown.unwrap(), bus.stdout(&["metrics", "bus"]));
+    }
+}
