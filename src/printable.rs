@@ -50,7 +50,7 @@ fn escaped(text: &str, is_bad: impl Fn(char) -> bool, escape: impl Fn(char, &mut
     Cow::Owned(out)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "view"))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -125,3 +125,18 @@ fn what_tail_prints_was_verified() {
         assert!(line["gap"].is_object() || line["payload"].as_str().unwrap().len() == len);
     }
 }
+
+#[test]
+fn ls_fits_the_terminal_that_it_is_printed_on() {
+    let bus = Bus::new();
+    for name in ["momentum/orders_out", "momentum/orders_in", "pairs/orders_out"] {
+        bus.append(&format!("orders/queue/{name}"), "txt", b"x\n");
+    }
+    let lines = |columns: usize| on_a_terminal(&bus, &format!("stty cols {columns}; {PROGRAM} ls"));
+    for columns in [40, 60, 80] {
+        let text = lines(columns);
+        assert_eq!(text.lines().filter(|line| line.contains("/orders_")).count(), 3, "{columns}: {text}");
+        assert!(text.lines().all(|line| line.trim_end().chars().count() <= columns), "{columns}: {text}");
+    }
+    assert!(lines(0).contains("orders/queue/momentum/orders_out"), "a terminal that does not know its size");
+}

@@ -67,8 +67,10 @@ fn row(root: &Path, path: &Path, inspection: &Inspection, ready: bool, lease: Op
 
 /// The table in a width: without nanoseconds, then without the columns that say least, then with shorter names.
 fn fitted(mut rows: Vec<[String; 6]>, width: usize) -> String {
-    // Lease, ready, size, newest, messages; what is after a removed column moves up.
-    const LEAST_FIRST: [usize; 5] = [5, 4, 2, 2, 1];
+    /// Lease, ready, newest, size, messages.
+    const LEAST_FIRST: [usize; 5] = [5, 4, 3, 2, 1];
+    /// Columns of a name that is longer, where others have to give way.
+    const NAME: usize = 24;
     let fits = |text: &str| text.lines().all(|line| line.chars().count() <= width);
     let mut text = report::table(&rows);
     if !fits(&text) {
@@ -79,10 +81,9 @@ fn fitted(mut rows: Vec<[String; 6]>, width: usize) -> String {
     let mut rows: Vec<Vec<String>> = rows.into_iter().map(Vec::from).collect();
     let mut least = LEAST_FIRST.into_iter();
     loop {
-        // A name has half of the line.
         let longest = rows.iter().map(|row| row[0].chars().count()).max().unwrap_or(0);
         let others = text.lines().map(|line| line.chars().count()).max().unwrap_or(0).saturating_sub(longest);
-        let column = if others + longest.min(width / 2) <= width { None } else { least.next() };
+        let column = if others + longest.min(NAME) <= width { None } else { least.next() };
         let Some(column) = column else {
             let names: Vec<&str> = rows.iter().skip(1).map(|row| row[0].as_str()).collect();
             let names = shortened(&names, width.saturating_sub(others));

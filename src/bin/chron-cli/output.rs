@@ -85,7 +85,8 @@ impl Output {
 /// Columns of the terminal on stdout; without one, lines may have any length.
 pub(crate) fn terminal_width() -> usize {
     let size = io::stdout().is_terminal().then(crossterm::terminal::size).and_then(Result::ok);
-    size.map_or(usize::MAX, |(width, _)| usize::from(width))
+    // Some terminals, above all those of scripts, say 0.
+    size.map(|(width, _)| usize::from(width)).filter(|&width| width > 0).unwrap_or(usize::MAX)
 }
 
 /// Prints a whole text.
