@@ -112,3 +112,34 @@ fn metrics_are_those_of_a_mount() {
         assert_eq!(shown.unwrap(), bus.stdout(&["metrics", "bus"]));
     }
 }
+
+/// However far it got: nobody ever sees a part of the queue, and the next removal leaves nothing.
+#[test]
+fn rm_can_be_killed_at_any_time() {
+    let bus = Bus::new();
+    fs::create_dir(bus.path("bus")).unwrap();
+    let path = bus.path("bus/q");
+    let settings = chronfs::queue::Settings { segment_size: 64 << 10, ..Default::default() };
+    for round in 0..15_u32 {
+        let queue = chronfs::Queue::create(&path, &settings).unwrap();
+        let mut writer = queue.writer().unwrap();
+        for _ in 0..30 {
+            writer.append(1, &[7; 20_000]).unwrap();
+        }
+        drop(writer);
+        let mut rm = Command::new(PROGRAM).args(["rm", "-f", "q"]).current_dir(bus.path("bus")).spawn().unwrap();
+        // Before it begins, or from its first step on until it has ended.
+        while round % 5 > 0 && path.exists() && rm.try_wait().unwrap().is_none() {}
+        (0..4 * round * round).for_each(|_| drop(rm.try_wait()));
+        rm.kill().unwrap();
+        rm.wait().unwrap();
+        if path.exists() {
+            let bounds = chronfs::Queue::open(&path).unwrap().bounds().unwrap();
+            assert_eq!((bounds.first_seq, bounds.next_seq), (1, 31), "it is whole");
+        }
+        if fs::read_dir(bus.path("bus")).unwrap().count() > 0 {
+            bus.stdout(&["rm", "-f", "bus/q"]);
+        }
+        assert_eq!(fs::read_dir(bus.path("bus")).unwrap().count(), 0);
+    }
+}
