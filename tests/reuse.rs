@@ -259,7 +259,7 @@ fn reuse(queue: &Queue, writer: &mut QueueWriter, count: u32) {
     }
 }
 
-/// The child: holds a message while the queue leaves it behind, three times; then waits for one.
+/// The child: holds a message until the queue has left it, three times; then waits for one.
 fn tail(path: &Path) {
     let may_write = File::options().write(true).open(path.join("control.meta")).is_ok();
     assert_eq!(may_write, rustix::process::geteuid().as_raw() != STRANGER);
