@@ -59,14 +59,14 @@
 //!
 //! # Threads and processes
 //!
-//! [`Queue`], [`Waiter`](queue::Waiter) and [`Notifier`](queue::Notifier) are `Send` and `Sync`. [`QueueWriter`],
-//! [`QueueReader`], [`FanInReader`](queue::FanInReader) and [`Scanner`](queue::Scanner) are `Send`: one thread uses
-//! them at a time. A writer has helper threads, which end when it is dropped.
+//! [`Queue`], [`Waiter`](queue::Waiter), [`Notifier`](queue::Notifier) and [`Stopper`](queue::Stopper) are `Send` and
+//! `Sync`. [`QueueWriter`], [`QueueReader`], [`Tailer`](queue::Tailer), [`FanInReader`](queue::FanInReader) and
+//! [`Scanner`](queue::Scanner) are `Send`: one thread uses them at a time. A writer has helper threads, which end when it is dropped.
 //!
 //! A writer, a reader and a notifier belong to the process that opened them. In a child forked while they were open,
 //! each call returns an error ([`Error::Forked`]; [`QueueReader::commit`] does nothing), and dropping them there
-//! affects neither the queue nor its locks: open them after the fork. An opened [`Queue`] and its scanners may be used
-//! on both sides. The locks are held for as long as either process has the descriptors open.
+//! affects neither the queue nor its locks: open them after the fork. An opened [`Queue`], its scanners and its
+//! tailers may be used on both sides. The locks are held for as long as either process has the descriptors open.
 //!
 //! Removing a queue wakes nobody. [`QueueReader::wait`] checks once a second and returns an error; callers that wait
 //! with a [`Waiter`](queue::Waiter) must call [`Queue::check_present`]. The writer of a removed queue refuses further

@@ -320,3 +320,37 @@ impl FanInReader {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::wait::wake::wait_any;
+    use crate::queue::{Queue, Settings};
+
+    #[test]
+    fn a_source_that_gets_something_before_the_sleep_changes_nobody_elses_ticket() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut merged = FanInReader::new();
+        let mut writers = ["a", "b"].map(|name| {
+            let queue = Queue::create(dir.path().join(name), &Settings::default()).unwrap();
+            merged.add(name, queue.reader("merge").unwrap()).unwrap();
+            queue.writer().unwrap()
+        });
+        // The first one's wakes differ in number from the second one's.
+        for _ in 0..3 {
+            merged.prepare();
+            writers[0].append(1, b"a").unwrap();
+            while merged.wait(Some(Duration::ZERO)).unwrap() {
+                merged.next().unwrap();
+            }
+        }
+        let tickets = merged.prepare();
+        writers[0].append(1, b"a").unwrap();
+        merged.is_ready().unwrap();
+        let waits = merged.still_idle(&tickets);
+        assert_eq!(waits.len(), 1);
+        assert!(!wait_any(&waits, Duration::from_millis(1)), "nothing has come to it");
+        writers[1].append(1, b"b").unwrap();
+        assert!(wait_any(&waits, Duration::from_secs(20)));
+    }
+}

@@ -30,8 +30,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// The step of sleepers that can't be woken: no permission to set the flag, or no membarrier.
 const POLL_STEP: Duration = Duration::from_millis(1);
 /// The shortest and the longest such step of a reader: one in this many of the time for which nothing has come.
-const POLL_STEPS: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(4)];
-const POLLS: u32 = 16;
+const POLL_STEPS: [Duration; 2] = [Duration::from_micros(100), Duration::from_millis(4)];
+const POLLS: u32 = 8;
 /// How late a stop may be where one can't sleep on two words.
 const STOP_STEP: Duration = Duration::from_millis(10);
 
