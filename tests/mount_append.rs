@@ -153,6 +153,22 @@ print(len(messages()) == n + 1, [m.split()[0] for m in messages()[:-1]] == [b"%d
 }
 
 #[test]
+fn a_queue_that_is_created_here_does_not_fill_the_disk_unless_it_was_asked_to() {
+    for (options, is_limited, roll_every_ns) in
+        [("rw", true, None), ("rw,retain_bytes=none,roll_every=day", false, Some(86_400_000_000_000))]
+    {
+        let Some(mount) = TestMount::with_options(options) else { return };
+        mount.ok("mkdir new; echo hello > new/append.txt");
+        let settings = Queue::open(mount.root().join("new")).unwrap().settings();
+        assert_eq!((settings.has_retention(), settings.roll_every_ns), (is_limited, roll_every_ns), "{options}");
+        assert_eq!(
+            mount.ok("grep -c 'retained: [0-9.]* [MG]iB' new/status || true"),
+            if is_limited { "1\n" } else { "0\n" }
+        );
+    }
+}
+
+#[test]
 fn a_plain_user_can_do_all_of_this() {
     common::plain_user::run_tests_again("a_plain_user_can_do_all_of_this");
 }
