@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::printable::printable_lines;
-use crate::queue::{Inspection, ReaderInfo, WriterState};
+use crate::queue::{Inspection, ReaderInfo, ReaderStats, WriterState, WriterStats};
 
 /// Names and values of labels.
 pub type Labels<'a> = [(&'a str, &'a str)];
@@ -64,6 +64,24 @@ const REGISTERED: &[Row<ReaderInfo>] = &[
     ("pinned_bytes", "Bytes of those segments.", |r| Some(number(r.pins_bytes))),
 ];
 
+const WRITER: &[Row<WriterStats>] = &[
+    ("appended_messages", "Messages that this writer has appended.", |w| Some(number(w.appended))),
+    ("appended_bytes", "Bytes of their records.", |w| Some(number(w.bytes))),
+    ("rolls", "Segments that this writer has left for the next one.", |w| Some(number(w.rolls))),
+    ("waited_seconds", "Time for which appends have waited for room.", |w| Some(w.waited.as_secs_f64())),
+    ("wakes", "Wakes of sleeping readers.", |w| Some(number(w.wakes))),
+    ("syncs", "Syncs to disk.", |w| Some(number(w.syncs))),
+    ("failed_syncs", "Syncs to disk that have failed.", |w| Some(number(w.failed_syncs))),
+];
+
+const READER: &[Row<ReaderStats>] = &[
+    ("received_messages", "Messages that this reader has returned.", |r| Some(number(r.received))),
+    ("gaps", "Gaps that this reader has returned.", |r| Some(number(r.gaps))),
+    ("lost_messages", "Messages missing in these gaps.", |r| Some(number(r.lost))),
+    ("waits", "Waits that found nothing at first.", |r| Some(number(r.waits))),
+    ("wakes", "Sleeps that the writer has ended.", |r| Some(number(r.wakes))),
+];
+
 /// OpenMetrics text of any number of objects, added in any order.
 ///
 /// ```
@@ -72,7 +90,9 @@ const REGISTERED: &[Row<ReaderInfo>] = &[
 ///
 /// # let dir = tempfile::tempdir()?;
 /// let queue = Queue::create(dir.path().join("eur"), &Settings::default())?;
+/// let writer = queue.writer()?;
 /// let mut metrics = Metrics::new();
+/// metrics.writer(&[("queue", "prices/eur")], &writer.stats());
 /// metrics.queue(&[("queue", "prices/eur")], &queue.inspect()?);
 /// metrics.gauge("feed_connected", "Whether the feed is connected.", &[], 1.0);
 /// let text = metrics.text();
@@ -124,6 +144,16 @@ impl Metrics {
         }
     }
 
+    /// Adds what a writer of this process has done: `chronfs_writer_…_total`.
+    pub fn writer(&mut self, labels: &Labels<'_>, stats: &WriterStats) {
+        self.counters("writer", WRITER, labels, stats);
+    }
+
+    /// Adds what a reader of this process has done: `chronfs_reader_…_total`.
+    pub fn reader(&mut self, labels: &Labels<'_>, stats: &ReaderStats) {
+        self.counters("reader", READER, labels, stats);
+    }
+
     /// Adds a figure that rises and falls.
     pub fn gauge(&mut self, name: &str, help: &str, labels: &Labels<'_>, value: f64) {
         self.family(name, "gauge", help).add("", labels, value);
@@ -150,6 +180,12 @@ impl Metrics {
             if let Some(value) = value(of) {
                 self.gauge(&format!("chronfs_{what}_{name}"), help, labels, value);
             }
+        }
+    }
+
+    fn counters<T>(&mut self, what: &str, rows: &[Row<T>], labels: &Labels<'_>, of: &T) {
+        for (name, help, value) in rows {
+            self.counter(&format!("chronfs_{what}_{name}"), help, labels, value(of).unwrap_or(0.0));
         }
     }
 

@@ -480,6 +480,7 @@ fn assert_threads() {
     shared::<Queue>();
     shared::<Waiter>();
     shared::<Notifier>();
+    shared::<crate::queue::KeptMessage>();
     send::<QueueWriter>();
     send::<QueueReader>();
     send::<Tailer>();

@@ -26,18 +26,20 @@ mod write;
 
 pub use entry::{Bounds, Entry, Gap, GapReason, Message, UpstreamGap};
 pub use error::{Error, ErrorKind, LockHolder, Result};
+pub use files::hook::Removal;
 pub use format::layout;
 pub use format::names::{MAX_NAME_LEN, check_name};
 pub(crate) use format::names::{is_internal_name, parse_segment_name, segment_name};
 pub use handle::Queue;
 pub(crate) use handle::is_queue;
 pub use inspect::{Inspection, ReaderInfo, SegmentInfo, WriterInfo, WriterState};
-pub use options::{ReaderOptions, Settings, Start, SyncPolicy, WaitStrategy, WhenFull, WriterOptions};
+pub use options::{Cpus, ReaderOptions, Settings, Start, SyncPolicy, WaitStrategy, WhenFull, WriterOptions};
 pub use os::sigbus::disable_sigbus_handler;
 pub use position::{Position, SegmentId};
 #[cfg(feature = "async")]
 pub use read::async_reader::{AsyncReader, EntryStream, OwnedEntry, OwnedMessage};
 pub use read::fan_in::{FanInEntry, FanInReader, SourceId};
+pub use read::kept::KeptMessage;
 pub use read::mapped::Available;
 pub use read::notifier::Notifier;
 pub use read::reader::{Reader, Registration};
@@ -53,6 +55,7 @@ pub use wait::wake::{WaitTicket, Waiter, wait_any};
 pub use write::exact::Exact;
 pub use write::reserve::{Batch, Reservation};
 pub use write::retention::{ActiveSegment, Ignored, IgnoredReason, Pin, Retention};
+pub use write::stats::WriterStats;
 pub use write::writer::QueueWriter;
 
 pub(crate) use files::cursor::{CursorFile, hold as lock_reader, names as reader_names};

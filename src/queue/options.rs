@@ -229,6 +229,46 @@ pub struct WriterOptions {
     /// Opens a queue that is a standby ([`Role`](super::Role)), and no other one: for the program that copies another
     /// queue into it. Default false.
     pub as_standby: bool,
+    /// The processors on which the writer's helper threads run. Default None: they run where the thread that opens the
+    /// writer runs. So a program that pins its appending thread to a processor of its own must open the writer before
+    /// that, or set this.
+    pub helper_cpus: Option<Cpus>,
+}
+
+/// A set of processors, by their numbers from 0 to 1023; higher ones are left out.
+///
+/// ```
+/// use chronfs::queue::{Cpus, WriterOptions};
+///
+/// let options = WriterOptions { helper_cpus: Some([2, 3].into_iter().collect()), ..WriterOptions::default() };
+/// assert!(options.helper_cpus.is_some_and(|cpus| cpus.contains(2) && !cpus.contains(0)));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cpus([u64; 16]);
+
+impl Cpus {
+    /// Whether a processor is in the set.
+    pub fn contains(&self, cpu: usize) -> bool {
+        self.0.get(cpu / 64).is_some_and(|word| word & 1 << (cpu % 64) != 0)
+    }
+
+    /// The numbers of the processors, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = usize> + use<> {
+        let cpus = *self;
+        (0..64 * cpus.0.len()).filter(move |&cpu| cpus.contains(cpu))
+    }
+}
+
+impl FromIterator<usize> for Cpus {
+    fn from_iter<I: IntoIterator<Item = usize>>(cpus: I) -> Self {
+        let mut set = Self::default();
+        for cpu in cpus {
+            if let Some(word) = set.0.get_mut(cpu / 64) {
+                *word |= 1 << (cpu % 64);
+            }
+        }
+        set
+    }
 }
 
 impl Default for WriterOptions {
@@ -238,6 +278,7 @@ impl Default for WriterOptions {
             when_full: WhenFull::default(),
             max_ahead: Duration::from_hours(1),
             as_standby: false,
+            helper_cpus: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 pub(in crate::queue) mod control;
 pub(in crate::queue) mod cursor;
 pub(in crate::queue) mod dir;
+pub(in crate::queue) mod hook;
 pub(in crate::queue) mod lock;
 pub(in crate::queue) mod mtime;
 pub(in crate::queue) mod process;

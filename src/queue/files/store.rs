@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use crate::queue::error::{Error, Result};
 use crate::queue::files::control::{self, Geometry, HeadHint};
 use crate::queue::files::dir::{Access, Dir};
+use crate::queue::files::hook::RemovalHook;
 use crate::queue::files::process;
 use crate::queue::files::segment::{self, Link, Segment};
 use crate::queue::files::settings;
@@ -25,11 +26,19 @@ pub(crate) struct Store {
     pub(in crate::queue) control_damage: Option<Error>,
     /// The control block's file, once it has been needed.
     control: OnceLock<File>,
+    /// Asked before a segment goes.
+    pub(in crate::queue) hook: RemovalHook,
 }
 
 impl Store {
     pub(in crate::queue) fn new(dir: Dir, geometry: Geometry, control_damage: Option<Error>) -> Arc<Self> {
-        Arc::new(Self { dir, geometry: RwLock::new(geometry), control_damage, control: OnceLock::new() })
+        Arc::new(Self {
+            dir,
+            geometry: RwLock::new(geometry),
+            control_damage,
+            control: OnceLock::new(),
+            hook: RemovalHook::default(),
+        })
     }
 
     /// The queue's settings and identity, as of the last [`refresh`](Self::refresh).

@@ -15,6 +15,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::ptr;
+use std::sync::Arc;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -31,42 +32,65 @@ const CACHE_LINE: u32 = 64;
 #[cfg(target_arch = "x86_64")]
 const MAX_PREFETCH: u32 = 1088;
 
-/// A shared mapping of the first bytes of a file.
-#[derive(Debug)]
+/// A shared mapping of the first bytes of a file. Clones are the same mapping, which lasts as long as one of them.
+#[derive(Debug, Clone)]
 pub(crate) struct Mapping {
+    // Here, too: reaching them through `whole` would take one more load.
+    start: Start,
+    len: usize,
+    writable: bool,
+    whole: Arc<Whole>,
+}
+
+#[derive(Debug)]
+struct Whole {
     /// Before `raw`: the table forgets the range before it is unmapped.
     entry: sigbus::Entry,
     raw: MmapRaw,
-    writable: bool,
 }
+
+/// Where a mapping starts.
+#[derive(Debug, Clone, Copy)]
+struct Start(*mut u8);
+
+// SAFETY: it is a number until it is dereferenced, which `Mapping` does for any thread while it keeps the mapping.
+unsafe impl Send for Start {}
+// SAFETY: as above.
+unsafe impl Sync for Start {}
 
 impl Mapping {
     /// Maps the first `len` bytes for reading; a shorter file is reported as damaged.
     pub(crate) fn read_only(file: &File, path: &Path, len: u32) -> Result<Self> {
         check_len(file, path, len)?;
         let raw = MmapOptions::new().len(len as usize).map_raw_read_only(file).map_err(Error::io(path, "map it"))?;
-        Ok(Self { entry: sigbus::Entry::new(range(&raw), false), raw, writable: false })
+        Ok(Self::of(raw, false))
     }
 
     /// Maps the first `len` bytes for reading and writing; a shorter file is reported as damaged.
     pub(crate) fn read_write(file: &File, path: &Path, len: u32) -> Result<Self> {
         check_len(file, path, len)?;
         let raw = MmapOptions::new().len(len as usize).map_raw(file).map_err(Error::io(path, "map it"))?;
-        Ok(Self { entry: sigbus::Entry::new(range(&raw), true), raw, writable: true })
+        Ok(Self::of(raw, true))
+    }
+
+    fn of(raw: MmapRaw, writable: bool) -> Self {
+        let (start, len) = (Start(raw.as_mut_ptr()), raw.len());
+        let entry = sigbus::Entry::new(range(&raw), writable);
+        Self { start, len, writable, whole: Arc::new(Whole { entry, raw }) }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.raw.len()
+        self.len
     }
 
     /// Whether a part of the file was out of reach when it was touched: see rule 4.
     pub(crate) fn is_lost(&self) -> bool {
-        self.entry.is_lost()
+        self.whole.entry.is_lost()
     }
 
     /// Marks the mapping as lost: its file is out of reach, though the kernel accepts stores.
     pub(crate) fn give_up(&self) {
-        self.entry.give_up();
+        self.whole.entry.give_up();
     }
 
     /// Whether the file has everything that this thread has stored through the mapping.
@@ -85,7 +109,7 @@ impl Mapping {
 
     /// Why the mapping is lost; `file` is the mapped file. `remedy`: what to do about a truncated file.
     pub(crate) fn loss(&self, file: &File, path: &Path, remedy: &str) -> Error {
-        let at = self.entry.lost_at() as u64;
+        let at = self.whole.entry.lost_at() as u64;
         match file.read_at(&mut [0], at) {
             Ok(0) => Error::damaged(path, at, format!("{CUT_SHORT}; {remedy}")),
             Ok(_) => Error::io(path, "store into it")(std::io::Error::from_raw_os_error(libc::ENOSPC)),
@@ -101,11 +125,11 @@ impl Mapping {
     fn at(&self, offset: u32, len: usize, align: usize) -> *mut u8 {
         let offset = offset as usize;
         assert!(
-            offset.checked_add(len).is_some_and(|end| end <= self.raw.len()) && offset.is_multiple_of(align),
+            offset.checked_add(len).is_some_and(|end| end <= self.len) && offset.is_multiple_of(align),
             "access outside the mapping"
         );
         // SAFETY: just checked that the offset is within the mapping.
-        unsafe { self.raw.as_mut_ptr().add(offset) }
+        unsafe { self.start.0.add(offset) }
     }
 
     /// Like `at`, for storing.
@@ -196,11 +220,11 @@ impl Mapping {
         #[cfg(target_arch = "x86_64")]
         for line in 0..len.min(MAX_PREFETCH).div_ceil(CACHE_LINE) {
             let at = offset as usize + (line * CACHE_LINE) as usize;
-            if at < self.raw.len() {
+            if at < self.len {
                 // SAFETY: a prefetch never faults, and changes neither memory nor flags; besides, the address is within
                 // the mapping. Every processor with long mode accepts the instruction, if only as a no-op.
                 unsafe {
-                    let line = self.raw.as_ptr().add(at);
+                    let line = self.start.0.cast_const().add(at);
                     // The intrinsic would emit a prefetch for reading, unless the whole program is built for newer
                     // processors.
                     std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
@@ -214,21 +238,21 @@ impl Mapping {
     /// Tells the system that the bytes from `offset` to the end will be used soon: it may use huge pages, which costs
     /// half as much. A hint; not for mappings of which little is used, as each page is up to 2 MiB.
     pub(crate) fn expect_use_from(&self, offset: u32) {
-        let offset = (offset as usize).min(self.raw.len());
+        let offset = (offset as usize).min(self.len);
         // Systems without huge pages refuse it.
-        let _ = self.raw.advise_range(Advice::HugePage, offset, self.raw.len() - offset);
+        let _ = self.whole.raw.advise_range(Advice::HugePage, offset, self.len - offset);
     }
 
     /// Prefaults the pages of `offset..offset + len`, for writing if the mapping is writable. If there is no room for
     /// them, this returns an error rather than raising SIGBUS later; the caller must know that the file is long enough.
     pub(crate) fn populate(&self, offset: u32, len: usize) -> std::io::Result<()> {
         let advice = if self.writable { Advice::PopulateWrite } else { Advice::PopulateRead };
-        let offset = (offset as usize).min(self.raw.len());
-        let len = len.min(self.raw.len() - offset);
+        let offset = (offset as usize).min(self.len);
+        let len = len.min(self.len - offset);
         if len == 0 {
             return Ok(());
         }
-        self.raw.advise_range(advice, offset, len).map_err(|error| match error.raw_os_error() {
+        self.whole.raw.advise_range(advice, offset, len).map_err(|error| match error.raw_os_error() {
             // The page is unavailable, in a file that is long enough: for lack of room.
             Some(libc::EFAULT) if self.writable => std::io::Error::from_raw_os_error(libc::ENOSPC),
             _ => error,
@@ -238,7 +262,7 @@ impl Mapping {
     /// Syncs `offset..offset + len` to disk and waits for it. What was lost is not written: see
     /// [`is_lost`](Self::is_lost).
     pub(crate) fn sync(&self, offset: u32, len: usize) -> std::io::Result<()> {
-        self.raw.flush_range(offset as usize, len)
+        self.whole.raw.flush_range(offset as usize, len)
     }
 }
 

@@ -186,6 +186,13 @@ pub(crate) fn is_open_here_only(file: &File) -> io::Result<bool> {
     }
 }
 
+/// Moves the calling thread to these processors.
+pub(crate) fn run_on(cpus: impl Iterator<Item = usize>) -> io::Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    cpus.for_each(|cpu| set.set(cpu));
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+}
+
 /// Registers a function to be called in each child that is forked from now on, for as long as the program runs.
 pub(crate) fn call_in_children(function: extern "C" fn()) {
     // `From` a safe function: the callee requires nothing of its caller.

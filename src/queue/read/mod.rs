@@ -5,6 +5,7 @@ pub(in crate::queue) mod async_reader;
 pub(in crate::queue) mod back;
 pub(in crate::queue) mod bounds;
 pub(in crate::queue) mod fan_in;
+pub(in crate::queue) mod kept;
 pub(in crate::queue) mod mapped;
 pub(in crate::queue) mod notifier;
 pub(in crate::queue) mod place;

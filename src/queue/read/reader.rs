@@ -93,7 +93,7 @@ enum Peek {
 }
 
 /// What [`Reader::step`] has passed.
-enum Step {
+pub(super) enum Step {
     /// A message in the mapping, whose record starts here.
     Message(Header, Position),
     Gap(Gap),
@@ -203,7 +203,7 @@ impl<R: Registration> Reader<R> {
 
     /// Passes what comes next.
     #[inline(always)]
-    fn step(&mut self) -> Result<Step> {
+    pub(super) fn step(&mut self) -> Result<Step> {
         self.registration.check_origin()?;
         let header = loop {
             if let Some(header) = self.peeked.take() {
@@ -377,7 +377,7 @@ impl<R: Registration> Reader<R> {
 
     /// The message at the scanner's position.
     #[cold]
-    fn lend_unmapped(&mut self, scanner: Box<Scanner>) -> Result<Option<Message<'_>>> {
+    pub(super) fn lend_unmapped(&mut self, scanner: Box<Scanner>) -> Result<Option<Message<'_>>> {
         let Some(Entry::Message(message)) = self.lent.insert(scanner).next()? else {
             return Ok(None);
         };

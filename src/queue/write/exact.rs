@@ -101,6 +101,7 @@ impl QueueWriter {
             self.map_again(record_len)?;
         }
         self.next_seq = to + 1;
+        self.counted.skipped += to + 1 - from;
         self.waker.published(&self.control);
         Ok(Some(from))
     }

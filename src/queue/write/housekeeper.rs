@@ -7,7 +7,7 @@
 //!
 //! The appending thread waits for a lock here only in a roll for which the next segment is not ready.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::clock;
@@ -23,8 +23,9 @@ use crate::queue::files::store::Store;
 use crate::queue::format::layout::CONTROL_WRITER_HEARTBEAT;
 use crate::queue::format::names::segment_name;
 use crate::queue::format::record::RecordContext;
-use crate::queue::options::SyncPolicy;
+use crate::queue::options::{SyncPolicy, WriterOptions};
 use crate::queue::os::mapping::Mapping;
+use crate::queue::os::sys;
 use crate::queue::os::thread::Joined;
 use crate::queue::position::SegmentId;
 use crate::queue::write::growth::WantedSize;
@@ -37,6 +38,8 @@ const IDLE_STEP: Duration = Duration::from_secs(1);
 
 /// How often retention is applied without a roll.
 const RETAIN_EVERY: Duration = Duration::from_mins(1);
+/// How often it applies retention at most where the writer waits for it.
+const RETAIN_STEP: Duration = Duration::from_millis(20);
 
 /// A segment ready for use.
 #[derive(Debug)]
@@ -112,6 +115,9 @@ struct State {
     /// The first segment that the helper has not synced since the last request.
     sync_from: Option<SegmentId>,
     sync_wanted: bool,
+    /// Syncs that have been done, and those that have failed.
+    syncs: (u64, u64),
+    retention_wanted: bool,
     failure: Option<String>,
     /// Segments that the writer has left.
     left: Vec<Prepared>,
@@ -122,18 +128,33 @@ impl Housekeeper {
         store: Arc<Store>,
         control: Arc<Mapping>,
         lock: Arc<WriterLock>,
-        sync: SyncPolicy,
+        options: &WriterOptions,
     ) -> Result<Self> {
         let state = Mutex::new(State::default());
-        let interval = match sync {
+        let interval = match options.sync {
             SyncPolicy::Manual => None,
             SyncPolicy::Every { interval, .. } => Some(interval),
         };
         let inner = Arc::new(Inner { store, control, writer_lock: lock, interval, state, changed: Condvar::new() });
         let for_thread = Arc::clone(&inner);
-        let thread = std::thread::Builder::new().name("chronfs-helper".into()).spawn(move || for_thread.run());
-        let thread = thread.map_err(Error::io(inner.store.dir.path(), "start the writer's helper thread"))?;
-        Ok(Self { inner, thread: Joined::new(thread) })
+        let (placed, is_placed) = mpsc::channel();
+        let cpus = options.helper_cpus;
+        let run = move || {
+            let moved = cpus.map_or(Ok(()), |cpus| sys::run_on(cpus.iter()));
+            let is_wrong = moved.is_err();
+            drop(placed.send(moved));
+            if !is_wrong {
+                for_thread.run();
+            }
+        };
+        let path = inner.store.dir.path().to_path_buf();
+        let thread = std::thread::Builder::new().name("chronfs-helper".into()).spawn(run);
+        let thread = Joined::new(thread.map_err(Error::io(&path, "start the writer's helper thread"))?);
+        // Without a choice of processors nothing can go wrong.
+        if let Some(Ok(moved)) = cpus.map(|_| is_placed.recv()) {
+            moved.map_err(Error::io(&path, "move the writer's helper thread to its processors"))?;
+        }
+        Ok(Self { inner, thread })
     }
 
     /// Sets the active segment, and hands over the previous one.
@@ -150,6 +171,18 @@ impl Housekeeper {
     pub(crate) fn request_sync(&self) {
         self.inner.lock().sync_wanted = true;
         self.inner.changed.notify_all();
+    }
+
+    /// Requests retention, in the background.
+    pub(crate) fn request_retention(&self) {
+        self.inner.lock().retention_wanted = true;
+        self.inner.changed.notify_all();
+    }
+
+    /// How many syncs the helper has done, and how many have failed.
+    pub(crate) fn syncs(&self) -> (u64, u64) {
+        // See `drop`.
+        if self.thread.is_here() { self.inner.lock().syncs } else { (0, 0) }
     }
 
     /// Why the helper can't vouch for what is written: a disk error, or another writer.
@@ -205,7 +238,7 @@ impl Inner {
     }
 
     fn run(&self) {
-        let (mut synced, mut looked) = (Instant::now(), Instant::now());
+        let [mut synced, mut looked, mut retained] = [Instant::now(); 3];
         let (mut retention, mut left, mut progress) =
             (Retention::default(), RetainedMappings::default(), Progress::default());
         loop {
@@ -221,6 +254,9 @@ impl Inner {
                 return;
             }
             let just_left = std::mem::take(&mut state.left);
+            if state.retention_wanted && retained.elapsed() >= RETAIN_STEP {
+                (state.retention_wanted, retained, retention.is_due) = (false, Instant::now(), true);
+            }
             let (wanted, is_fast, sync_wanted) = (state.wanted, state.is_fast, state.sync_wanted);
             let active = state.active.clone();
             drop(state);
@@ -265,8 +301,9 @@ impl Inner {
             }
             let state = self.lock();
             if !state.stop && state.wanted.is_none() && !state.sync_wanted {
-                let until_sync = self.interval.map_or(IDLE_STEP, |interval| interval.saturating_sub(synced.elapsed()));
-                drop(self.changed.wait_timeout(state, until_sync.min(IDLE_STEP)));
+                let step = if state.retention_wanted { RETAIN_STEP } else { IDLE_STEP };
+                let until_sync = self.interval.map_or(step, |interval| interval.saturating_sub(synced.elapsed()));
+                drop(self.changed.wait_timeout(state, until_sync.min(step)));
             }
         }
     }
@@ -284,8 +321,14 @@ impl Inner {
         };
         let result = self.store.sync_segments(first, last);
         match result {
-            Ok(()) => self.lock().sync_from = Some(last),
-            Err(error) => self.fail(error.to_string()),
+            Ok(()) => {
+                let mut state = self.lock();
+                (state.sync_from, state.syncs.0) = (Some(last), state.syncs.0 + 1);
+            }
+            Err(error) => {
+                self.lock().syncs.1 += 1;
+                self.fail(error.to_string());
+            }
         }
     }
 
@@ -326,7 +369,7 @@ impl Inner {
             Err(error) => return Err(error),
         };
         // If every processor is busy the other thread may be late: better to wait than to create a new file.
-        if !recycle::is_there(&store.dir) {
+        if !recycle::is_there(&store.dir) && !store.hook.is_set() {
             drop(store.retain(Retire::ForReuse));
         }
         let made = Segment::create(&store.dir, &store.geometry(), (id, size.best), clock::now_ns(), left)?;

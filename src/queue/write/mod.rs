@@ -10,4 +10,5 @@ pub(in crate::queue) mod recover;
 pub(in crate::queue) mod reserve;
 pub(in crate::queue) mod retention;
 mod roll;
+pub(in crate::queue) mod stats;
 pub(in crate::queue) mod writer;

@@ -7,7 +7,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::queue::format::layout;
+use crate::queue::options::Cpus;
 use crate::queue::os::mapping::Mapping;
+use crate::queue::os::sys;
 use crate::queue::os::thread::Joined;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 
@@ -34,6 +36,8 @@ const BUSY_FOR: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Prefaulter {
     inner: Arc<Inner>,
+    /// Where the thread runs; by default where the writer does.
+    cpus: Option<Cpus>,
     /// Told to stop before it is dropped, and so joined.
     thread: Option<Joined>,
 }
@@ -62,12 +66,12 @@ struct State {
 
 impl Prefaulter {
     /// `populated`: up to where pages of the active mapping are prefaulted.
-    pub(crate) fn new(active: &Arc<Mapping>, populated: u32) -> Self {
+    pub(crate) fn new(active: &Arc<Mapping>, populated: u32, cpus: Option<Cpus>) -> Self {
         let state = Mutex::new(State { stop: false, active: Arc::clone(active), populated });
         let (progress, is_fast, idle) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
         let is_short_of_room = AtomicBool::new(false);
         let inner = Inner { state, changed: Condvar::new(), progress, is_fast, is_short_of_room, idle };
-        Self { inner: Arc::new(inner), thread: None }
+        Self { inner: Arc::new(inner), cpus, thread: None }
     }
 
     /// Sets the active segment, and how much of it is prefaulted.
@@ -97,11 +101,15 @@ impl Prefaulter {
     pub(crate) fn report(&mut self, offset: u32) {
         self.inner.progress.store(offset, Ordering::Relaxed);
         if self.thread.is_none() {
-            let inner = Arc::clone(&self.inner);
+            let (inner, cpus) = (Arc::clone(&self.inner), self.cpus);
             // Without the thread appends are slower, nothing else.
             self.thread = std::thread::Builder::new()
                 .name("chronfs-pages".into())
-                .spawn(move || inner.run())
+                .spawn(move || {
+                    // Opening the writer has reported processors that can't be used.
+                    drop(cpus.map(|cpus| sys::run_on(cpus.iter())));
+                    inner.run();
+                })
                 .ok()
                 .map(Joined::new);
         } else if self.inner.idle.load(Ordering::Relaxed) {

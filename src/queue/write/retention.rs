@@ -6,14 +6,17 @@
 //! learns of the gap on its next read. Runs on the writer's helper thread after a roll, and by `chron-cli retain`;
 //! never on the append path. Two concurrent runs do no harm.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use crate::clock;
+use crate::queue::Queue;
 use crate::queue::entry::Bounds;
 use crate::queue::error::Result;
 use crate::queue::files::cursor::{self, CursorFile};
 use crate::queue::files::dir::Access;
+use crate::queue::files::hook::Removal;
 use crate::queue::files::recycle;
 use crate::queue::files::store::Store;
 use crate::queue::format::names::segment_name;
@@ -121,6 +124,34 @@ fn pins(needs: &[Needs], kept: impl Iterator<Item = (SegmentInfo, u64)>) -> Vec<
     pins
 }
 
+impl Queue {
+    /// Has a function called before retention removes a segment, with the file's path and the segment's numbers: to copy
+    /// it away, for example. The file is whole and sealed then, and goes once the function allows it.
+    ///
+    /// It is asked by the retention of this handle, its clones and the writers opened from them, whether its file would
+    /// be removed or reused; another program's (`chron-cli retain`) does not know it: what must not be removed by others
+    /// either needs a registered reader. A writer asks on a thread of its own, so that a slow function delays the next
+    /// removals, a closing writer, and on a full disk or with [`max_bytes`](super::Settings::max_bytes) reached the
+    /// appends that wait for the room, and no other append. If it panics, the segment stays. It may be asked about a
+    /// segment more than once. It replaces the one before; one that holds a handle of this queue keeps it open for ever.
+    ///
+    /// ```
+    /// use chronfs::queue::{Queue, Removal, Settings};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let queue = Queue::create(dir.path().join("q"), &Settings::default())?;
+    /// let archive = dir.path().to_path_buf();
+    /// queue.before_removal(move |path, segment| {
+    ///     let copied = std::fs::copy(path, archive.join(format!("{}.q", segment.first_seq)));
+    ///     if copied.is_ok() { Removal::Allow } else { Removal::NotYet }
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn before_removal(&self, ask: impl Fn(&Path, &SegmentInfo) -> Removal + Send + Sync + 'static) {
+        self.store.hook.set(Arc::new(ask));
+    }
+}
+
 impl Store {
     /// Applies the queue's limits, or only reports what that would do.
     pub(crate) fn retain(self: &Arc<Self>, how: Retire) -> Result<Retention> {
@@ -143,6 +174,9 @@ impl Store {
                 break;
             }
             let name = segment_name(info.id);
+            if how != Retire::Not && !self.hook.allows(&self.dir.path_of(&name), &info) {
+                break;
+            }
             match how {
                 Retire::Not => {}
                 // Only what has its full size may be wanted again.

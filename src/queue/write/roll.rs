@@ -117,7 +117,10 @@ impl QueueWriter {
         // A busy writer soon needs another one.
         let is_busy = context.segment_size == largest && self.offset >= largest / 2;
         self.ask_at = if is_busy { 0 } else { context.segment_size / 2 };
+        self.counted.stats.rolls += 1;
+        self.counted.stats.bytes += u64::from(self.offset.saturating_sub(self.counted.from_offset));
         (self.offset, self.context) = (context.records_start(), context);
+        self.counted.from_offset = self.offset;
         self.max_payload_len = geometry.settings.max_payload_len();
         if !self.map.has_stores() {
             // The next writer seals it.
@@ -152,6 +155,14 @@ impl QueueWriter {
     /// option.
     fn wait_for_room(&mut self, size: WantedSize) -> Result<WantedSize> {
         let start = Instant::now();
+        let room = self.look_for_room(size, start);
+        if matches!(self.options.when_full, WhenFull::Wait(_)) {
+            self.counted.stats.waited += start.elapsed();
+        }
+        room
+    }
+
+    fn look_for_room(&mut self, size: WantedSize, start: Instant) -> Result<WantedSize> {
         loop {
             match (self.within_limit(size), self.options.when_full) {
                 (Err(Error::QueueFull { .. }), WhenFull::Wait(longest)) if start.elapsed() < longest => {
@@ -174,7 +185,9 @@ impl QueueWriter {
         let room = || Ok(max_bytes.saturating_sub(self.store.bytes_until(self.segment.id)?));
         let mut left = room()?;
         // Retention may now be able to remove segments that it could not remove after the last roll.
-        if left < u64::from(size.best) && !self.store.retain(Retire::ForReuse)?.removed.is_empty() {
+        if left < u64::from(size.best) && self.store.hook.is_set() {
+            self.supply.request_retention();
+        } else if left < u64::from(size.best) && !self.store.retain(Retire::ForReuse)?.removed.is_empty() {
             left = room()?;
         }
         size.within(left).ok_or_else(|| Error::QueueFull { path: self.store.dir.path().to_path_buf(), max_bytes })
@@ -198,7 +211,8 @@ impl Store {
             return Ok(first);
         }
         let before = self.segment_infos(&self.bounds()?)?;
-        match QueueWriter::open(self, &WriterOptions::default()).and_then(|mut writer| writer.roll_if_due()) {
+        let options = WriterOptions { as_standby: self.geometry().is_standby, ..WriterOptions::default() };
+        match QueueWriter::open(self, &options).and_then(|mut writer| writer.roll_if_due()) {
             Err(Error::Locked { .. } | Error::QueueFull { .. }) => return Ok(first),
             rolled => drop(rolled?),
         }

@@ -37,6 +37,7 @@ use crate::queue::write::growth::WantedSize;
 use crate::queue::write::housekeeper::{Housekeeper, Prepared};
 use crate::queue::write::prefault::Prefaulter;
 use crate::queue::write::recover::{Tail, TailPlace, recover};
+use crate::queue::write::stats::{Counted, WriterStats};
 use crate::sync::Ordering;
 
 /// After this many bytes the writer publishes its head and reports to its helper.
@@ -89,6 +90,7 @@ pub struct QueueWriter {
     pub(in crate::queue) latest_ns: u64,
     pub(in crate::queue) options: WriterOptions,
     pub(in crate::queue) stopper: Option<Stopper>,
+    pub(in crate::queue) counted: Counted,
     origin: Origin,
     _lock: Arc<WriterLock>,
 }
@@ -102,7 +104,7 @@ impl QueueWriter {
         lock.check_alone(&store.dir, &control)?;
         let lock = Arc::new(lock);
         let tail = recover(store)?;
-        let supply = Housekeeper::start(Arc::clone(store), Arc::clone(&control), Arc::clone(&lock), options.sync)?;
+        let supply = Housekeeper::start(Arc::clone(store), Arc::clone(&control), Arc::clone(&lock), options)?;
         let (next_seq, last_timestamp_ns) = (tail.next_seq, tail.last_timestamp_ns);
         let (segment, map, offset) = enter(store, &supply, tail)?;
         if !map.has_stores() {
@@ -112,7 +114,7 @@ impl QueueWriter {
         let waker = Waker::new();
         announce_writer(&control, waker, &lock);
         supply.set_active(&segment, &map, None);
-        let pages = Prefaulter::new(&map, offset);
+        let pages = Prefaulter::new(&map, offset, options.helper_cpus);
         let mut writer = Self {
             offset,
             soft_limit: 0,
@@ -130,11 +132,9 @@ impl QueueWriter {
             latest_ns: 0,
             options: *options,
             stopper: None,
+            counted: Counted { from_seq: next_seq, from_offset: offset, ..Counted::default() },
             origin: Origin::here(),
-            sync_at_seq: match options.sync {
-                SyncPolicy::Manual => u64::MAX,
-                SyncPolicy::Every { messages, .. } => next_seq.saturating_add(messages.max(1)),
-            },
+            sync_at_seq: next_sync(options.sync, next_seq),
             store: Arc::clone(store),
             map,
             // Many writers append little: wait for a sign that the next segment will be needed.
@@ -150,6 +150,7 @@ impl QueueWriter {
         writer.publish_head();
         // Readers that wait at the end of a segment that we have left must check again.
         Waker::wake(&writer.control);
+        writer.counted.from_wake = writer.control.word(layout::CONTROL_NOTIFY_SEQ).load(Ordering::Relaxed);
         Ok(writer)
     }
 
@@ -315,9 +316,7 @@ impl QueueWriter {
     /// Asks the helper thread to sync everything.
     #[cold]
     fn request_sync(&mut self) {
-        if let SyncPolicy::Every { messages, .. } = self.options.sync {
-            self.sync_at_seq = self.next_seq.saturating_add(messages.max(1));
-        }
+        self.sync_at_seq = next_sync(self.options.sync, self.next_seq);
         self.supply.request_sync();
     }
 
@@ -388,8 +387,12 @@ impl QueueWriter {
         // Again: what was truncated during the sync is not on the disk.
         let synced = synced.and_then(|()| self.check());
         match &synced {
-            Ok(()) => self.unsynced = self.segment.id,
+            Ok(()) => {
+                self.counted.stats.syncs += 1;
+                self.unsynced = self.segment.id;
+            }
             Err(error) => {
+                self.counted.stats.failed_syncs += 1;
                 self.poisoned = Some(error.to_string());
                 self.soft_limit = 0;
             }
@@ -412,6 +415,34 @@ impl QueueWriter {
         self.max_payload_len
     }
 
+    /// What the writer has done since it was opened.
+    ///
+    /// ```
+    /// # use chronfs::queue::{Queue, Settings};
+    /// # let dir = tempfile::tempdir()?;
+    /// let mut writer = Queue::create(dir.path().join("q"), &Settings::default())?.writer()?;
+    /// writer.append(1, b"hello")?;
+    /// assert_eq!((writer.stats().appended, writer.stats().bytes), (1, 40));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stats(&self) -> WriterStats {
+        let Counted { stats, from_seq, from_offset, from_wake, skipped } = &self.counted;
+        let (synced, failed) = self.supply.syncs();
+        WriterStats {
+            appended: self.next_seq - from_seq - skipped,
+            bytes: stats.bytes + u64::from(self.offset.saturating_sub(*from_offset)),
+            wakes: self
+                .control
+                .word(layout::CONTROL_NOTIFY_SEQ)
+                .load(Ordering::Relaxed)
+                .wrapping_sub(*from_wake)
+                .into(),
+            syncs: stats.syncs + synced,
+            failed_syncs: stats.failed_syncs + failed,
+            ..*stats
+        }
+    }
+
     /// The queue's directory.
     pub fn path(&self) -> PathBuf {
         self.store.dir.path().to_path_buf()
@@ -427,6 +458,14 @@ impl Drop for QueueWriter {
         self.control.word(layout::CONTROL_WRITER_PID).store(0, Ordering::Relaxed);
         let _ = mtime::touch(&self.segment.file);
         mtime::touch_control(&self.store);
+    }
+}
+
+/// The sequence number at which the policy asks for the next sync.
+fn next_sync(policy: SyncPolicy, next_seq: u64) -> u64 {
+    match policy {
+        SyncPolicy::Manual => u64::MAX,
+        SyncPolicy::Every { messages, .. } => next_seq.saturating_add(messages.max(1)),
     }
 }
 

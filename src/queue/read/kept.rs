@@ -1,0 +1,102 @@
+//! Messages that outlive the call that returned them, without a copy.
+
+use std::fmt;
+use std::ops::Deref;
+
+use crate::queue::entry::{Gap, Message};
+use crate::queue::error::Result;
+use crate::queue::format::layout::HEADER_LEN;
+use crate::queue::format::record::Header;
+use crate::queue::os::mapping::Mapping;
+use crate::queue::position::Position;
+use crate::queue::read::reader::{Reader, Registration, Step};
+
+/// A message that keeps the mapping that its payload lies in: for other threads, asynchronous code and bindings.
+/// Dereferences to the payload.
+///
+/// It stays readable when the reader goes on or is dropped, and when retention removes its segment, whose file is not
+/// reused meanwhile: then it keeps all of that segment's disk space, so don't hold it for long. If the file is truncated
+/// under it, what is missing reads as zeros (with
+/// [`disable_sigbus_handler`](crate::queue::disable_sigbus_handler) the process dies); otherwise what
+/// [`Message::payload`] says about trust and alignment holds here, too.
+#[derive(Clone)]
+pub struct KeptMessage {
+    seq: u64,
+    timestamp_ns: u64,
+    msg_type: u16,
+    position: Position,
+    payload: Payload,
+}
+
+#[derive(Clone)]
+enum Payload {
+    Mapped(Mapping, usize),
+    /// Of a truncated segment, which can't be mapped.
+    Copied(Box<[u8]>),
+}
+
+impl KeptMessage {
+    fn copied(message: Message<'_>) -> Self {
+        let Message { seq, timestamp_ns, msg_type, payload, position } = message;
+        Self { seq, timestamp_ns, msg_type, position, payload: Payload::Copied(payload.into()) }
+    }
+
+    /// The message, borrowed from here.
+    pub fn message(&self) -> Message<'_> {
+        let Self { seq, timestamp_ns, msg_type, position, .. } = *self;
+        Message { seq, timestamp_ns, msg_type, payload: self, position }
+    }
+}
+
+impl Deref for KeptMessage {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.payload {
+            // A reader has verified that it is within the mapping.
+            Payload::Mapped(map, len) => map.bytes(self.position.offset + HEADER_LEN, *len),
+            Payload::Copied(bytes) => bytes,
+        }
+    }
+}
+
+impl fmt::Debug for KeptMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.message().fmt(f)
+    }
+}
+
+impl<R: Registration> Reader<R> {
+    /// Like [`next_message`](Self::next_message); the message keeps its mapping and can be moved anywhere. Costs one
+    /// atomic addition more, and nothing where it is not used.
+    ///
+    /// ```
+    /// # use chronfs::queue::{Queue, Settings};
+    /// # let dir = tempfile::tempdir()?;
+    /// let queue = Queue::create(dir.path().join("q"), &Settings::default())?;
+    /// queue.writer()?.append(1, b"hello")?;
+    /// let mut reader = queue.reader("alice")?;
+    /// let kept = reader.next_kept(|gap| eprintln!("{gap:?}"))?.ok_or("nothing there")?;
+    /// drop(reader);
+    /// let length = std::thread::spawn(move || kept.len()).join().map_err(|_| "it panicked")?;
+    /// assert_eq!(length, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn next_kept(&mut self, mut on_gap: impl FnMut(Gap)) -> Result<Option<KeptMessage>> {
+        loop {
+            match self.step()? {
+                Step::Message(Header { payload_len, msg_type, seq, timestamp_ns, .. }, position) => {
+                    // A verified header implies a mapping.
+                    let payload = self.map.clone().map(|map| Payload::Mapped(map, payload_len as usize));
+                    return Ok(payload.map(|payload| KeptMessage { seq, timestamp_ns, msg_type, position, payload }));
+                }
+                Step::Gap(gap) => on_gap(gap),
+                Step::Unmapped(scanner) => return Ok(self.lend_unmapped(scanner)?.map(KeptMessage::copied)),
+                Step::Head => return Ok(None),
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Where a writer's helper threads run. Alone in its program: it reads the threads of the process.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+
+use chronfs::queue::{Cpus, Error, Removal, Settings, WriterOptions};
+
+mod common;
+
+use common::{SMALL, new_queue, until};
+
+/// The processors on which a thread may run, as the kernel writes them.
+fn allowed(status: &str) -> String {
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    line.trim().to_owned()
+}
+
+/// The threads of this process by name, and where they may run.
+fn threads() -> BTreeMap<String, String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let read =
+        |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("status")).ok();
+    tasks
+        .filter_map(read)
+        .map(|status| (status.lines().next().unwrap()[5..].trim().to_owned(), allowed(&status)))
+        .collect()
+}
+
+#[test]
+fn helper_threads_run_where_they_are_told_and_otherwise_where_the_writer_does() {
+    let mine = allowed(&std::fs::read_to_string("/proc/thread-self/status").unwrap());
+    let last: usize = mine.rsplit([',', '-']).next().unwrap().parse().unwrap();
+    let (_dir, queue) = new_queue(&Settings { segment_size: 256 << 10, retain_segments: Some(0), ..SMALL });
+    // Asked on the thread that removes segments.
+    let (tell, told) = std::sync::mpsc::channel();
+    queue.before_removal(move |_, _| {
+        tell.send(allowed(&std::fs::read_to_string("/proc/thread-self/status").unwrap())).unwrap();
+        Removal::Allow
+    });
+    for (cpus, expected) in [(None, mine), (Some([last].into_iter().collect()), last.to_string())] {
+        let options = WriterOptions { helper_cpus: cpus, ..WriterOptions::default() };
+        let mut writer = queue.writer_with(&options).unwrap();
+        let removing = loop {
+            writer.append(1, &[0; 1000]).unwrap();
+            if let Ok(allowed) = told.try_recv() {
+                break allowed;
+            }
+        };
+        assert_eq!(removing, expected);
+        for name in ["chronfs-helper", "chronfs-pages"] {
+            // A thread that has just started is not there yet.
+            until(name, || threads().get(name) == Some(&expected));
+        }
+        drop(writer);
+        while told.try_recv().is_ok() {}
+    }
+    let options = WriterOptions { helper_cpus: Some(Cpus::default()), ..WriterOptions::default() };
+    let error = queue.writer_with(&options).unwrap_err();
+    assert!(matches!(&error, Error::Io { doing, .. } if doing.contains("processors")), "{error}");
+    queue.writer().unwrap();
+}
+
+#[test]
+fn a_set_of_processors_has_what_was_put_in() {
+    let cpus: Cpus = [0, 63, 64, 1023, 1024, usize::MAX].into_iter().collect();
+    assert_eq!(cpus.iter().collect::<Vec<_>>(), [0, 63, 64, 1023]);
+    assert!(cpus.contains(64) && !cpus.contains(1) && !cpus.contains(1024));
+}
