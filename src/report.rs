@@ -319,7 +319,7 @@ fn settings_text(settings: &queue::Settings) -> String {
     let queue::Settings { segment_size, max_bytes, reader_ttl_ns, max_lag_bytes, roll_every_ns, payload_align, .. } =
         *settings;
     let mut facts = vec![
-        format!("segments of {}", human_bytes(u64::from(segment_size))),
+        format!("segments of up to {}", human_bytes(u64::from(segment_size))),
         max_bytes.map_or_else(|| "no size limit".to_owned(), |max| format!("at most {}", human_bytes(max))),
         retention_text(settings),
     ];

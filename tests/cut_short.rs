@@ -16,6 +16,8 @@ use chronfs::queue::{Entry, Error, GapReason, Queue, QueueReader, Settings, disa
 
 const QUEUE: &str = "CHRONFS_CUT_QUEUE";
 const PART: &str = "CHRONFS_CUT_PART";
+mod common;
+
 const SEGMENT: u32 = 256 << 10;
 const PAYLOAD: usize = 1000;
 
@@ -26,7 +28,7 @@ fn payload(seq: u64) -> Vec<u8> {
 }
 
 fn queue(dir: &Path, messages: u64) -> Queue {
-    let queue = Queue::create(dir.join("q"), &Settings { segment_size: SEGMENT, ..Settings::default() }).unwrap();
+    let queue = common::grown(&dir.join("q"), &Settings { segment_size: SEGMENT, ..Settings::default() });
     let mut writer = queue.writer().unwrap();
     (1..=messages).for_each(|seq| assert_eq!(writer.append(1, &payload(seq)).unwrap(), seq));
     queue

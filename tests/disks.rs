@@ -35,7 +35,7 @@ fn a_writer_on_a_file_system_that_has_given_up_refuses_work() {
 fn room_that_a_copy_has_taken_is_taken_back_from_it() {
     let Some(disk) = Disk::new("xfs", 320) else { return };
     let settings = Settings { segment_size: 8 << 20, ..SMALL };
-    let queue = Queue::create(disk.mountpoint().join("q"), &settings).unwrap();
+    let queue = common::grown(&disk.mountpoint().join("q"), &settings);
     let mut writer = queue.writer().unwrap();
     let files = ["000000000.q", "control.meta"];
     let times = || files.map(|name| queue.path().join(name).metadata().unwrap().modified().unwrap());

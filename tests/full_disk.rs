@@ -167,7 +167,7 @@ fn punch(path: &Path, from: u64, len: u64) {
 const SEGMENT: u32 = 512 << 10;
 
 fn queue_of_large_segments(disk: &SmallDisk) -> Queue {
-    Queue::create(disk.path("q"), &Settings { segment_size: SEGMENT, ..Settings::default() }).unwrap()
+    common::grown(&disk.path("q"), &Settings { segment_size: SEGMENT, ..Settings::default() })
 }
 
 #[test]

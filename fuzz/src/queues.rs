@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use chronfs::queue::layout::PAYLOAD_ALIGNS;
 use chronfs::queue::{Entry, Queue, QueueReader, QueueWriter, ReaderOptions, Settings, Start};
 
 const SETTINGS: Settings = Settings { segment_size: 64 << 10, ..Settings::DEFAULT };
@@ -142,7 +143,10 @@ struct Model {
 pub fn operations(bytes: &[u8]) {
     let dir = scratch();
     let path = dir.path().join("q");
-    let queue = Queue::create(&path, &SETTINGS).expect("a queue");
+    let kind = usize::from(bytes.first().copied().unwrap_or(0));
+    let segment_size = [64 << 10, 1 << 20][kind % 2];
+    let settings = Settings { segment_size, payload_align: PAYLOAD_ALIGNS[kind / 2 % 3], ..SETTINGS };
+    let queue = Queue::create(&path, &settings).expect("a queue");
     let mut model = Model { path, messages: Vec::new(), read: 0, consumed: 0, floor: 0, writer: None, reader: None };
     for step in bytes.chunks_exact(2).take(200) {
         model.step(&queue, step[0], usize::from(step[1]));

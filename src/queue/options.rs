@@ -20,7 +20,8 @@ const MIN_ROLL_EVERY_NS: u64 = 1_000_000_000;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Size of each segment file in bytes: 64 KiB to 1 GiB, a multiple of 4096. Default 64 MiB.
+    /// Size in bytes up to which segment files grow: 64 KiB to 1 GiB, a multiple of 4096. The first one has 64 KiB, and
+    /// one that gets full is followed by one of twice its size; a large message gets one that fits. Default 64 MiB.
     pub segment_size: u32,
     /// Appends fail with [`Error::QueueFull`] when the segments would take more bytes than this. Default None: no
     /// limit.
@@ -56,7 +57,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The default settings: segments of 64 MiB, no limits, no retention.
+    /// The default settings: segments of up to 64 MiB, no limits, no retention.
     pub const DEFAULT: Self = Self {
         segment_size: layout::DEFAULT_SEGMENT_SIZE,
         max_bytes: None,

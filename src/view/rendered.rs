@@ -353,9 +353,9 @@ impl View {
         unfolded
     }
 
-    /// Extends the index to `offset` or the head, by about `budget` messages at most. False: nothing follows now.
+    /// Extends the index to `offset` or the head, by about `budget` messages or a segment. False: nothing follows now.
     fn extend(&self, offset: u64, mut budget: usize) -> Result<bool> {
-        let mut extender = lock(&self.extender);
+        let (mut extender, all) = (lock(&self.extender), budget);
         loop {
             let mut growth = self.index().growth();
             if growth.closed {
@@ -364,7 +364,7 @@ impl View {
             if growth.end.offset >= offset || budget == 0 {
                 return Ok(true);
             }
-            match self.next_whole(&mut extender, &growth, budget)? {
+            match self.next_whole(&mut extender, &growth, if budget == all { usize::MAX } else { budget })? {
                 Next::Whole(whole) if growth.add_whole(&whole) => {
                     self.put(growth);
                     extender.scanner = None;

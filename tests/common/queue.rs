@@ -1,4 +1,6 @@
 //! Queues for tests.
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use chronfs::Queue;
@@ -27,6 +29,23 @@ pub fn new_queue(settings: &Settings) -> (TempDir, Queue) {
 pub fn filled(path: &Path, settings: &Settings, count: u64, payload: impl Fn(u64) -> Vec<u8>) -> Queue {
     let queue = Queue::create(path, settings).unwrap();
     append(&mut writer(&queue), count, payload);
+    queue
+}
+
+/// A queue whose first segment has grown to the configured size already.
+pub fn grown(path: &Path, settings: &Settings) -> Queue {
+    let queue = Queue::create(path, settings).unwrap();
+    let file = File::options().read(true).write(true).open(path.join("000000000.q")).unwrap();
+    let mut identity = [0; 64];
+    file.read_exact_at(&mut identity, 0).unwrap();
+    identity[12..16].copy_from_slice(&settings.segment_size.to_le_bytes());
+    let crc = crc32fast::hash(&identity[..60]);
+    identity[60..].copy_from_slice(&crc.to_le_bytes());
+    let (before, size) = (file.metadata().unwrap().len(), u64::from(settings.segment_size));
+    file.set_len(size).unwrap();
+    for (bytes, at) in [([0; 64], before - 64), (identity, 0), (identity, size - 64)] {
+        file.write_all_at(&bytes, at).unwrap();
+    }
     queue
 }
 

@@ -20,17 +20,23 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use chronfs::queue::{Entry, Queue, QueueWriter, ReaderOptions, Role, Settings, Start, WriterOptions};
-use common::{SMALL, filled, scratch};
+use common::{SMALL, filled, scratch, until};
 use state::{State, Watched};
 use trace::Seen;
+
+const LARGE: u64 = 40;
 
 fn is_soak() -> bool {
     std::env::var_os("CHRONFS_SOAK").is_some()
 }
 
-/// Message 10 nearly fills a segment: a roll follows soon.
+/// Message 10 nearly fills a segment: a roll follows soon. Message [`LARGE`] needs a larger one.
 fn payload(seq: u64) -> Vec<u8> {
-    let len = if seq == 10 { 60_000 } else { seq * 37 % 90 };
+    let len = match seq {
+        10 => 60_000,
+        LARGE => 150_000,
+        _ => seq * 37 % 90,
+    };
     let mut payload = seq.to_le_bytes().to_vec();
     payload.resize(8 + usize::try_from(len).unwrap(), u8::try_from(seq % 251).unwrap());
     payload
@@ -181,6 +187,28 @@ fn a_kill_at_any_instruction_of_a_roll_loses_nothing() {
     let dir = scratch();
     let run = step_roll(&dir.path().join("q"));
     check_all("roll", &run, until_roll(), until_roll() + 2);
+}
+
+#[test]
+fn a_kill_at_any_instruction_of_replacing_a_prepared_segment_loses_nothing() {
+    let dir = scratch();
+    let path = dir.path().join("q");
+    let queue = Queue::create(&path, &SMALL).unwrap();
+    let mut writer = queue.writer().unwrap();
+    append(&mut writer, LARGE - 1);
+    let prepared = path.join("000000002.q");
+    until("the next segment is prepared", || prepared.exists());
+    drop(writer);
+    queue.update(|settings| settings.segment_size = 1 << 20).unwrap();
+    let run = run(&path, |mark| {
+        let mut writer = queue.writer().unwrap();
+        mark();
+        // It needs the segment, and is not appended.
+        writer.reserve(1, payload(LARGE).len()).unwrap();
+        mark();
+    });
+    assert_eq!(prepared.metadata().unwrap().len(), 256 << 10);
+    check_all("replacing a segment", &run, LARGE - 1, LARGE - 1);
 }
 
 #[test]
