@@ -201,13 +201,13 @@ fn appends(mount: &Mount, rounds: usize, count: usize, rows: &mut Vec<Row>) {
     rows.push(Row { what, unit: "lines/s", ours: by_lines, plain: None, goal: None });
     let writes = count / 20;
     let by_writes = (0..rounds).map(|_| {
-        let mut file = File::options().write(true).open(mount.at("writes/append.bin")).unwrap();
+        let mut file = File::options().write(true).open(mount.at("writes/append.packets")).unwrap();
         let started = Instant::now();
         (0..writes).for_each(|_| file.write_all(line).unwrap());
         writes as f64 / started.elapsed().as_secs_f64()
     });
     let by_writes = median(by_writes.collect());
-    let what = "append.bin, 64 bytes a write".to_owned();
+    let what = "append.packets, 64 bytes a write".to_owned();
     rows.push(Row { what, unit: "writes/s", ours: by_writes, plain: None, goal: None });
 }
 

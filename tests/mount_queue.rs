@@ -53,7 +53,7 @@ fn a_queue_directory_has_its_files() {
     let Some(mount) = mount() else { return };
     std::fs::write(mount.root().join("q/notes.md"), "kept").unwrap();
     let listed = mount.ok("ls q");
-    let expected = "append.bin append.jsonl append.txt at follow.bin follow.hex follow.jsonl follow.txt log messages \
+    let expected = "append.bin append.jsonl append.packets append.txt at follow.bin follow.hex follow.jsonl follow.txt log messages \
                     messages.bin messages.hex messages.jsonl messages.txt notes.md readers segments since status \
                     status.json";
     assert_eq!(listed.split_whitespace().collect::<Vec<_>>().join(" "), expected);
@@ -233,7 +233,7 @@ print(write(b'{"payload":'), write(b'"split"}\n'))
 print(write(b'{"payload":'), write(b'bad}\n' + good), write(good))
 print(write(b'{"payload":"old","timestamp_ns":5}\n'), write(b'{"payload":"x","type":65535}\n'))
 os.close(fd)
-fd = os.open("q/append.bin", os.O_WRONLY)
+fd = os.open("q/append.packets", os.O_WRONLY)
 print(write(b"binary\n"), write(b""), write(b"x" * (1 << 20)), write(b"x" * 3_000_001), write(b"x" * 70_000), write(b"y" * 60_000))
 os.close(fd)
 fd = os.open("q/append.txt", os.O_WRONLY)

@@ -95,7 +95,7 @@ pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
         fs::create_dir_all(dir.join("bus").join(format!("new{round}")))?;
         for (link, path) in [
             ("plain file", dir.join(format!("lines{round}"))),
-            ("mount", dir.join("mnt").join(format!("new{round}/append.bin"))),
+            ("mount", dir.join("mnt").join(format!("new{round}/append.packets"))),
         ] {
             let mut file = File::options().create(link != "mount").append(true).open(path)?;
             let start = Instant::now();

@@ -6,7 +6,7 @@ use super::{LEASE_FILE, READY_FILE};
 use crate::queue::{Error, Result, check_name, is_internal_name};
 
 /// Names that the mount shows in every directory that may become a queue.
-const VIRTUAL: [&str; 5] = [READY_FILE, LEASE_FILE, "append.jsonl", "append.txt", "append.bin"];
+const VIRTUAL: [&str; 6] = [READY_FILE, LEASE_FILE, "append.jsonl", "append.txt", "append.bin", "append.packets"];
 
 /// Checks the name of a queue's directory, or of one above it: what [`check_name`] allows, except names that mean
 /// something else in the parent directory. (A directory that held a queue named `control.meta` would look like a queue

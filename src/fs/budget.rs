@@ -6,7 +6,7 @@
 //! | kind | limit | above it |
 //! |---|---|---|
 //! | open files and directories | three quarters of the process's descriptor limit, at most 100,000 | ENFILE |
-//! | bytes that handles keep between calls (unfinished lines, messages, texts, listings), waiting reads | a quarter of the memory | ENOMEM |
+//! | bytes that handles keep between calls (unfinished lines and messages, texts, listings), waiting reads | a quarter of the memory | ENOMEM |
 //! | queues with a writer, each with its two or three threads | an eighth of the threads, at most 1,024 | EAGAIN |
 
 use std::cell::Cell;

@@ -40,6 +40,28 @@ pub(super) fn has_open(process: u32, path: &Path) -> bool {
     descriptors.flatten().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target.ends_with(path)))
 }
 
+/// Whether a thread that is closing its files does so because it executes another program. Most of what /proc shows of
+/// it waits until that is done, and so would we, for whom it waits.
+pub(super) fn is_executing(thread: u32) -> bool {
+    Status::of(thread).is_some_and(|status| status.field("VmExe") == Some("0 kB"))
+}
+
+/// Whether a thread that is closing its files does so because a signal has killed its process; false where that is not
+/// visible.
+pub(super) fn was_killed(thread: u32) -> bool {
+    // One that exits has no memory left.
+    let is_exiting = Status::of(thread).is_some_and(|status| status.field("VmExe").is_none());
+    let stat = || std::fs::read(format!("/proc/{thread}/stat")).unwrap_or_default();
+    is_exiting && exit_code(&stat()).is_some_and(|code| code & 0x7f != 0)
+}
+
+/// The exit status as of wait(2) from `/proc/<thread>/stat`: 0 until it exits, and where it may not be seen.
+fn exit_code(stat: &[u8]) -> Option<u32> {
+    // The name, in parentheses, may be any bytes; what follows is text. The status is the 52nd field of all.
+    let after_name = stat.rsplit(|byte| *byte == b')').next()?;
+    std::str::from_utf8(after_name).ok()?.split_ascii_whitespace().nth(49)?.parse().ok()
+}
+
 /// How often, and at what intervals, a thread is checked for sleeping.
 const SLEEP_TRIES: u32 = 100;
 const SLEEP_PAUSE: Duration = Duration::from_micros(100);
@@ -78,6 +100,14 @@ mod tests {
             process_of(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs())
         });
         assert_eq!(seen.join().unwrap(), Some(std::process::id()));
+    }
+
+    #[test]
+    fn an_exit_code_is_found_after_any_name() {
+        let fields = |code| format!("7 (a) b (\u{e9}) Z {} {code}\n", ["1"; 48].join(" "));
+        assert_eq!(exit_code(fields(9).as_bytes()), Some(9));
+        assert_eq!(exit_code(b"7 (short) Z 1 2"), None);
+        assert!(!was_killed(std::process::id()));
     }
 
     #[test]

@@ -56,8 +56,7 @@ impl Caller {
     /// The caller of a request that has not been answered yet: until then the kernel keeps it waiting, so its thread id
     /// can't be reused. `needs_umask`: whether a file may be created for it though the request carries no umask.
     pub(crate) fn of_request(uid: u32, gid: u32, pid: u32, needs_umask: bool) -> Self {
-        // In another namespace its number may belong to a different process.
-        let pid = if shows_our_processes() { pid } else { 0 };
+        let pid = visible(pid);
         let power = if uid == 0 { power_of(pid) } else { None };
         let mut caller = Self { uid, gid, pid, groups: Arc::from([]), umask: USUAL_UMASK, power };
         let is_trusted = power.is_none() && (uid == 0 || uid == rustix::process::geteuid().as_raw());
@@ -139,6 +138,12 @@ impl Caller {
         };
         self.uid == 0 || (stat.st_mode >> shift) & bits == bits
     }
+}
+
+/// A request's thread; 0 if it is not visible from here: in another namespace its number may belong to a different
+/// process.
+pub(crate) fn visible(thread: u32) -> u32 {
+    if shows_our_processes() { thread } else { 0 }
 }
 
 /// Whether /proc belongs to the pid namespace whose numbers the kernel reports to us.

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use crate::fs::errno::Result;
-use crate::fs::files::append;
+use crate::fs::files::append::{self, Boundary};
 use crate::fs::files::dot_chronfs;
 use crate::fs::files::follow;
 use crate::fs::files::lease;
@@ -108,13 +108,15 @@ pub(crate) static NODES: &[Row] = &[
     file("follow.txt", QUEUE, Listed::Always, |site| follow::follow(site, Format::Txt)),
     file("follow.bin", QUEUE, Listed::Always, |site| follow::follow(site, Format::Bin)),
     file("follow.hex", QUEUE, Listed::Always, |site| follow::follow(site, Format::Hex)),
-    file("append.jsonl", QUEUE, Listed::Always, |site| append::append(site, InputFormat::Jsonl)),
-    file("append.txt", QUEUE, Listed::Always, |site| append::append(site, InputFormat::Txt)),
-    file("append.bin", QUEUE, Listed::Always, |site| append::append(site, InputFormat::Bin)),
+    file("append.jsonl", QUEUE, Listed::Always, |site| append::append(site, Boundary::Lines(InputFormat::Jsonl))),
+    file("append.txt", QUEUE, Listed::Always, |site| append::append(site, Boundary::Lines(InputFormat::Txt))),
+    file("append.bin", QUEUE, Listed::Always, |site| append::append(site, Boundary::Close)),
+    file("append.packets", QUEUE, Listed::Always, |site| append::append(site, Boundary::Write)),
     // The first append creates the queue.
-    file("append.jsonl", PLAIN, Listed::Never, |site| append::first(site, InputFormat::Jsonl)),
-    file("append.txt", PLAIN, Listed::Never, |site| append::first(site, InputFormat::Txt)),
-    file("append.bin", PLAIN, Listed::Never, |site| append::first(site, InputFormat::Bin)),
+    file("append.jsonl", PLAIN, Listed::Never, |site| append::first(site, Boundary::Lines(InputFormat::Jsonl))),
+    file("append.txt", PLAIN, Listed::Never, |site| append::first(site, Boundary::Lines(InputFormat::Txt))),
+    file("append.bin", PLAIN, Listed::Never, |site| append::first(site, Boundary::Close)),
+    file("append.packets", PLAIN, Listed::Never, |site| append::first(site, Boundary::Write)),
     directory("messages", QUEUE, DirKind::Messages),
     directory("at", QUEUE, DirKind::At),
     directory("since", QUEUE, DirKind::SinceAll),

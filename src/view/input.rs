@@ -1,4 +1,4 @@
-//! Input of people and programs as messages: lines of append.txt and append.jsonl, writes to append.bin. Pure.
+//! Input of people and programs as messages: lines of text and jsonl, or bytes as they are. Pure.
 //!
 //! Invariant: a line of jsonl that [`super::render`] made of a message is accepted, and results in the same payload,
 //! type and timestamp; the line of a gap is accepted too, and is not a message.
@@ -22,7 +22,7 @@ pub enum InputFormat {
     Txt,
     /// Each line is a JSON object with `payload` or `payload_b64`.
     Jsonl,
-    /// Each write is a payload.
+    /// The whole input is a payload.
     Bin,
 }
 
@@ -51,8 +51,7 @@ pub fn longest_line(format: InputFormat, max_payload: usize) -> usize {
     }
 }
 
-/// One line of append.txt or append.jsonl, without its newline, or one write to append.bin. None: there is nothing
-/// to append.
+/// One line of txt or jsonl, without its newline, or one payload. None: there is nothing to append.
 ///
 /// A line of jsonl is an object with `payload` (a string) or `payload_b64` (standard base64, padded), optionally
 /// `type` (0 to 65534) and `timestamp_ns`; other keys are ignored. The line of a gap, an object with `gap` and no

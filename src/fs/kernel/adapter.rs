@@ -9,18 +9,18 @@ use std::sync::Arc;
 
 use fuser::SessionACL;
 
+use crate::fs::credentials::visible;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::kernel::passthrough::Passthrough;
 use crate::fs::kernel::protocol::{
     BatchForgetIn, CreateIn, FlushIn, ForgetIn, ForgetOne, FsyncIn, MkdirIn, OpenIn, POLL_SCHEDULE_NOTIFY, PollIn,
-    READ_LOCKOWNER, ReadIn, ReleaseIn, Request, SetattrIn, WriteIn, fattr, fopen, opcode,
+    READ_LOCKOWNER, ReadIn, ReleaseIn, Request, SetattrIn, WRITE_LOCKOWNER, WriteIn, fattr, fopen, opcode,
 };
 use crate::fs::kernel::reply::{Lines, Reply};
 use crate::fs::kernel::serve::{Account, Service, is_interrupted};
 use crate::fs::site::{Access, Caller};
 use crate::fs::tree::Tree;
-use crate::fs::tree::handles::Notify;
-use crate::fs::tree::handles::{Caching, OpenFile, Progress};
+use crate::fs::tree::handles::{Caching, Notify, OpenFile, Progress, WriteBy};
 use crate::fs::tree::inodes::Ino;
 use crate::fs::waiting::parked::{Answer, Parked, ParkedRead};
 use crate::fs::waiting::poll;
@@ -149,13 +149,13 @@ impl Service for Adapter {
             opcode::CREATE => self.create(request, reply),
             opcode::OPEN => self.open(request, reply),
             opcode::READ => self.read(request, reply),
-            opcode::WRITE => reply.written(cut(request.body.take()).and_then(|WriteIn { fh, size, .. }| {
-                let data = cut(usize::try_from(size).ok().and_then(|size| request.body.bytes(size)))?;
-                self.tree.write(fh, data)
-            })),
+            opcode::WRITE => reply.written(self.write(request)),
             opcode::FLUSH => {
-                let fh = cut(request.body.take()).map(|FlushIn { fh, .. }| fh);
-                reply.empty(fh.and_then(|fh| self.tree.flush(fh, caller(&request))));
+                // Not all that is known of the caller: one that executes another program closes files meanwhile, and
+                // then most of what /proc shows of it waits for our answer.
+                let thread = visible(request.header.pid);
+                let flush = cut(request.body.take());
+                reply.empty(flush.and_then(|FlushIn { fh, lock_owner, .. }| self.tree.flush(fh, thread, lock_owner)));
             }
             opcode::RELEASE => {
                 if let Some(ReleaseIn { fh, .. }) = request.body.take() {
@@ -242,11 +242,25 @@ impl Adapter {
     }
 
     fn setattr(&self, request: &mut Request<'_>) -> Result<crate::fs::tree::node::Entry> {
-        let SetattrIn { valid, size, .. } = cut(request.body.take())?;
+        let SetattrIn { valid, size, fh, .. } = cut(request.body.take())?;
         let size = (valid & fattr::SIZE != 0).then_some(size);
         let times = valid & (fattr::ATIME | fattr::MTIME | fattr::ATIME_NOW | fattr::MTIME_NOW) != 0;
         let other = valid & (fattr::MODE | fattr::UID | fattr::GID) != 0;
-        self.tree.setattr(Ino(request.header.nodeid), size, times, other, &caller(request))
+        let entry = self.tree.setattr(Ino(request.header.nodeid), size, times, other, &caller(request))?;
+        if let Some(size) = size.filter(|_| valid & fattr::FH != 0) {
+            self.tree.truncate(fh, size)?;
+        }
+        Ok(entry)
+    }
+
+    fn write(&self, mut request: Request<'_>) -> Result<usize> {
+        let WriteIn { fh, offset, size, write_flags, lock_owner, flags, .. } = cut(request.body.take())?;
+        let data = cut(usize::try_from(size).ok().and_then(|size| request.body.bytes(size)))?;
+        let by = WriteBy {
+            at: (flags & libc::O_APPEND == 0).then_some(offset),
+            owner: (write_flags & WRITE_LOCKOWNER != 0).then_some(lock_owner),
+        };
+        self.tree.write(fh, data, by)
     }
 
     fn create(&self, mut request: Request<'_>, reply: Reply) {

@@ -75,6 +75,8 @@ pub(in crate::fs) const NOTIFY_INVAL_ENTRY: i32 = 3;
 pub(in crate::fs) const POLL_SCHEDULE_NOTIFY: u32 = 1;
 /// In [`ReadIn`]: a lock owner is set, as for read(2).
 pub(in crate::fs) const READ_LOCKOWNER: u32 = 1 << 1;
+/// Likewise in [`WriteIn`].
+pub(in crate::fs) const WRITE_LOCKOWNER: u32 = 1 << 1;
 
 /// How the kernel is to treat an open file.
 pub(in crate::fs) mod fopen {
@@ -92,6 +94,7 @@ pub(in crate::fs) mod fattr {
     pub(in crate::fs) const SIZE: u32 = 1 << 3;
     pub(in crate::fs) const ATIME: u32 = 1 << 4;
     pub(in crate::fs) const MTIME: u32 = 1 << 5;
+    pub(in crate::fs) const FH: u32 = 1 << 6;
     pub(in crate::fs) const ATIME_NOW: u32 = 1 << 7;
     pub(in crate::fs) const MTIME_NOW: u32 = 1 << 8;
 }

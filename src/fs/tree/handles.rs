@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, RwLock};
 use crate::sync::{AtomicU64, Ordering};
 
 use crate::fs::budget::Share;
-use crate::fs::credentials::Caller;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::queues::open_queue::OpenQueue;
 use crate::fs::{read, write};
@@ -38,6 +37,15 @@ pub(crate) enum Caching {
     Always,
 }
 
+/// Where a write goes, and whose it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct WriteBy {
+    /// The descriptor's offset; None for the end of the file (O_APPEND).
+    pub(crate) at: Option<u64>,
+    /// The writing process, by the kernel's word for its table of descriptors, where it says that.
+    pub(crate) owner: Option<u64>,
+}
+
 /// An open file. Several threads may call at once.
 pub(crate) trait Handle: Send + Sync {
     /// Appends at most `size` bytes from `offset` on to `out`. Streams ignore the offset.
@@ -50,14 +58,24 @@ pub(crate) trait Handle: Send + Sync {
         Err(Errno::EBADF)
     }
 
+    /// As [`Handle::write`], for files to which it matters.
+    fn write_by(&self, data: &[u8], _by: WriteBy) -> Result<usize> {
+        self.write(data)
+    }
+
+    /// `ftruncate(2)`, after the file has accepted truncation.
+    fn truncate(&self, _len: u64) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes what was written durable.
     fn fsync(&self) -> Result<()> {
         Ok(())
     }
 
     /// A descriptor is being closed, perhaps not the last one; close(2) waits for this and fails with its error. Only
-    /// called for handles that ask for it ([`Handle::is_flushed`]).
-    fn flush(&self, _caller: Caller) -> Result<()> {
+    /// called for handles that ask for it ([`Handle::is_flushed`]). `thread`: the one that closes it; `owner` as in [`WriteBy`].
+    fn flush(&self, _thread: u32, _owner: u64) -> Result<()> {
         Ok(())
     }
 
@@ -68,6 +86,11 @@ pub(crate) trait Handle: Send + Sync {
 
     /// The last descriptor was closed. Errors can't be reported.
     fn release(&self) {}
+
+    /// The mount ends while the file is open.
+    fn unmounted(&self) {
+        self.release();
+    }
 
     /// For `poll`: the queues that a read would wait for; None if it would not block.
     fn blocked(&self) -> Option<Vec<Arc<OpenQueue>>> {

@@ -35,7 +35,7 @@ use crate::fs::page_cache::PageCache;
 use crate::fs::queues::open_queue::OpenQueue;
 use crate::fs::queues::table::{Contents, Queues};
 use crate::fs::site::{Access, Caller, File, Hanging, Shared, Site};
-use crate::fs::tree::handles::{Caching, Notify, OpenFile, Progress, Table};
+use crate::fs::tree::handles::{Caching, Notify, OpenFile, Progress, Table, WriteBy};
 use crate::fs::tree::inodes::{Ino, Inodes, Key, MESSAGE_BIT};
 use crate::fs::tree::message_inodes::{MessageDir, MessageInodes};
 pub(crate) use crate::fs::tree::node::{DirectoryNode, DirectoryOrigin, Entry, FileNode, Item, Node};
@@ -114,7 +114,7 @@ impl Tree {
     pub(crate) fn finish(&self) {
         self.close();
         for open in self.files.all() {
-            open.handle.release();
+            open.handle.unmounted();
         }
         for queue in self.shared.queues.all() {
             queue.drop_writer();
@@ -346,16 +346,21 @@ impl Tree {
         Ok(poll::poll(&self.shared.watches, &open, notify)? || self.shared.closing.load(Ordering::Acquire))
     }
 
-    pub(crate) fn write(&self, fh: u64, data: &[u8]) -> Result<usize> {
-        self.files.get(fh)?.handle.write(data)
+    pub(crate) fn write(&self, fh: u64, data: &[u8], by: WriteBy) -> Result<usize> {
+        self.files.get(fh)?.handle.write_by(data, by)
+    }
+
+    /// `ftruncate(2)`, after [`Self::setattr`].
+    pub(crate) fn truncate(&self, fh: u64, len: u64) -> Result<()> {
+        self.files.get(fh)?.handle.truncate(len)
     }
 
     pub(crate) fn fsync(&self, fh: u64) -> Result<()> {
         self.files.get(fh)?.handle.fsync()
     }
 
-    pub(crate) fn flush(&self, fh: u64, caller: Caller) -> Result<()> {
-        self.files.get(fh)?.handle.flush(caller)
+    pub(crate) fn flush(&self, fh: u64, thread: u32, owner: u64) -> Result<()> {
+        self.files.get(fh)?.handle.flush(thread, owner)
     }
 
     pub(crate) fn release(&self, fh: u64) {

@@ -199,10 +199,10 @@ fn append_handles_share_the_writer() {
     let f = Fixture::new();
     let text = f.open("q/append.txt", Access::Write).unwrap();
     let json = f.open("q/append.jsonl", Access::Write).unwrap();
-    assert_eq!(f.tree.write(text, b"un"), Ok(2));
-    assert_eq!(f.tree.write(json, b"{\"payload\":\"a\"}\nbad\n"), Ok(16));
-    assert_eq!(f.tree.write(json, b"{\"payload\":\"b\"}\n"), Err(Errno::EINVAL));
-    assert_eq!(f.tree.write(text, b"finished\nrest"), Ok(13));
+    assert_eq!(f.tree.write(text, b"un", WriteBy::default()), Ok(2));
+    assert_eq!(f.tree.write(json, b"{\"payload\":\"a\"}\nbad\n", WriteBy::default()), Ok(16));
+    assert_eq!(f.tree.write(json, b"{\"payload\":\"b\"}\n", WriteBy::default()), Err(Errno::EINVAL));
+    assert_eq!(f.tree.write(text, b"finished\nrest", WriteBy::default()), Ok(13));
     assert_eq!(f.tree.fsync(text), Ok(()));
     assert!(matches!(f.queue().writer(), Err(crate::Error::Locked { .. })));
     f.tree.release(text);
@@ -216,11 +216,11 @@ fn append_handles_share_the_writer() {
 fn the_end_of_the_mount_takes_in_unfinished_lines() {
     let f = Fixture::new();
     let fh = f.open("q/append.txt", Access::Write).unwrap();
-    f.tree.write(fh, b"unfinished").unwrap();
+    f.tree.write(fh, b"unfinished", WriteBy::default()).unwrap();
     f.tree.finish();
     assert!(f.queue().writer().is_ok());
     assert_eq!(f.cat("q/messages.txt").unwrap(), "first\nunfinished\n");
-    assert_eq!(f.tree.write(fh, b"late\n"), Err(Errno::EBADF));
+    assert_eq!(f.tree.write(fh, b"late\n", WriteBy::default()), Err(Errno::EBADF));
     let follower = f.open("q/follow.txt", Access::Read).unwrap();
     assert_eq!(f.read(follower, 0, 10).unwrap_err(), Errno::ENOTCONN, "not at its end");
 }
@@ -366,7 +366,7 @@ fn what_is_kept_between_calls_is_charged_and_where_there_is_no_room_nothing_is_l
     let waits = f.tree.files.get(f.open("q/follow.txt", Access::Read).unwrap()).unwrap();
     assert_eq!(f.tree.charge_waiting(&waits, &[]).unwrap_err(), Errno::ENOMEM);
     let line = f.open("big/append.txt", Access::Write).unwrap();
-    assert_eq!(f.tree.write(line, large.as_bytes()), Err(Errno::ENOMEM), "a line without its end");
+    assert_eq!(f.tree.write(line, large.as_bytes(), WriteBy::default()), Err(Errno::ENOMEM), "a line without its end");
 
     drop(taken);
     f.tree.releasedir(f.tree.opendir(many, &Caller::root()).unwrap());

@@ -13,15 +13,14 @@ use crate::fs::attr::Kind;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::tree::inodes::Ino;
 use crate::queue::{Error, Queue};
-use shell::{Mount, short};
+use shell::{Mount, short, split};
 
 /// Where operations happen: in a queue that exists from the start, and in directories that are created and removed.
 const DIRS: [&str; 3] = ["q", "b", "b/in"];
 const READERS: [&str; 2] = ["alice", "bob"];
 /// What a queue's directory shows besides READY and LEASE.
-const QUEUE_FILES: &str = "append.bin append.jsonl append.txt at follow.bin follow.hex follow.jsonl follow.txt log \
+const QUEUE_FILES: &str = "append.bin append.jsonl append.packets append.txt at follow.bin follow.hex follow.jsonl follow.txt log \
     messages messages.bin messages.hex messages.jsonl messages.txt readers segments since status status.json";
-
 const MISSING: Errno = Errno::ENOENT;
 
 #[derive(Debug, Clone, Copy)]
@@ -255,7 +254,12 @@ impl Test {
         let (name, pieces): (_, Vec<Vec<u8>>) = match format {
             Format::Bin => {
                 payloads.retain(|payload| !payload.is_empty());
-                ("append.bin", payloads.iter().map(|payload| payload.clone().into_bytes()).collect())
+                if ends {
+                    payloads.truncate(1);
+                    ("append.bin", split(&payloads.concat(), cut))
+                } else {
+                    ("append.packets", payloads.iter().map(|payload| payload.clone().into_bytes()).collect())
+                }
             }
             Format::Txt | Format::Jsonl => {
                 let is_txt = matches!(format, Format::Txt);
@@ -267,9 +271,7 @@ impl Test {
                 } else if is_txt && payloads.last().is_some_and(String::is_empty) {
                     payloads.pop();
                 }
-                let (head, tail) = lines.split_at(lines.len() * cut / 100);
-                let pieces = [head, tail].map(|piece| piece.as_bytes().to_vec());
-                (if is_txt { "append.txt" } else { "append.jsonl" }, pieces.into())
+                (if is_txt { "append.txt" } else { "append.jsonl" }, split(&lines, cut))
             }
         };
         let pieces: Vec<_> = pieces.iter().map(Vec::as_slice).filter(|piece| !piece.is_empty()).collect();
@@ -310,7 +312,7 @@ impl Test {
         held.partial += &piece;
         let (dir, fh, whole) = (held.dir, held.fh, held.partial.clone());
         let bytes = piece + if ends { "\n" } else { "" };
-        assert_eq!(self.mount.tree.write(fh, bytes.as_bytes()), Ok(bytes.len()));
+        assert_eq!(self.mount.write_to(fh, bytes.as_bytes()), Ok(bytes.len()));
         if ends {
             held.partial.clear();
             self.appended(dir, [whole]);

@@ -8,7 +8,7 @@ use crate::fs::backing::Backing;
 use crate::fs::daemon_log::DaemonLog;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::site::{Access, Caller};
-use crate::fs::tree::handles::Progress;
+use crate::fs::tree::handles::{Progress, WriteBy};
 use crate::fs::tree::inodes::Ino;
 use crate::fs::tree::{Entry, Item, Tree};
 use crate::queue::Settings;
@@ -81,11 +81,16 @@ impl Mount {
     pub(in crate::fs) fn write(&self, path: &str, pieces: &[&[u8]]) -> Result<()> {
         let fh = self.open_for_writing(path)?;
         let written = pieces.iter().try_for_each(|piece| {
-            assert_eq!(self.tree.write(fh, piece)?, piece.len(), "{path}");
+            assert_eq!(self.write_to(fh, piece)?, piece.len(), "{path}");
             Ok(())
         });
         self.tree.release(fh);
         written
+    }
+
+    /// One write(2).
+    pub(in crate::fs) fn write_to(&self, fh: u64, data: &[u8]) -> Result<usize> {
+        self.tree.write(fh, data, WriteBy::default())
     }
 
     /// One read(2); None where it would wait.
@@ -126,6 +131,12 @@ impl Mount {
     pub(in crate::fs) fn native(&self, path: &str) -> PathBuf {
         self.root.path().join(path)
     }
+}
+
+/// A text in two pieces, of which the first has this many percent.
+pub(in crate::fs) fn split(text: &str, percent: usize) -> Vec<Vec<u8>> {
+    let (head, tail) = text.as_bytes().split_at(text.len() * percent / 100);
+    vec![head.to_vec(), tail.to_vec()]
 }
 
 /// Runs of filler as their length, so that a failure can be read.

@@ -1,141 +1,37 @@
-//! `append.*`: appending messages. Write-only; the mount holds the queue's writer lock while any of these is open.
+//! `append.txt` and `append.jsonl`: each line is a message.
 //!
 //! Invariants: the bytes that a write reports as written are in the queue, or are the unfinished last line that is
 //! buffered in the handle; no others are. A bad line cuts the write short before it, and the next write fails without
 //! effect, so that the caller notices; no part of a refused line ever becomes a message. Once fsync or the last close
 //! succeeds, everything is in the queue.
 //!
-//! Lines end at newlines, and the last one at the last close. Closing one of several descriptors looks the same to us
-//! (shells close one before they write, and so does each child that inherited it), so the line is appended when the
-//! process that opened the file closes the last one of its own. Any other close only checks whether the line would be
-//! accepted; it is appended at release, which no process waits for.
+//! The last line ends at the last close. Closing one of several descriptors looks the same to us (shells close one
+//! before they write, and so does each child that inherited it), so the line is appended when the process that opened
+//! the file closes the last one of its own, unless another process has written and not closed it yet. Any other close
+//! only checks whether the line would be accepted; it is appended at release, which no process waits for.
 
 use std::borrow::Cow;
-use std::ffi::OsStr;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
-use crate::bus;
-use crate::fs::attr::{Attr, WRITE};
-use crate::fs::backing::Directory;
 use crate::fs::budget::Kept;
-use crate::fs::callers::{has_open, process_of};
 use crate::fs::errno::{Errno, Result};
+use crate::fs::files::append::target::{Target, Writers};
 use crate::fs::lock;
-use crate::fs::queues::open_queue::OpenQueue;
-use crate::fs::queues::permission::Permission;
-use crate::fs::queues::table::Contents;
-use crate::fs::site::{Access, Caller, File, Shared, Site};
-use crate::fs::tree::handles::Handle;
-use crate::queue::{Error, QueueWriter, layout};
+use crate::fs::tree::handles::{Handle, WriteBy};
+use crate::queue::{Error, QueueWriter};
 use crate::view::{Input, InputFormat, longest_line, parse_line};
 
 /// Capacity kept for an unfinished line while there is none, in bytes.
 const KEEP: usize = 4 << 10;
 
-struct Append {
-    shared: Arc<Shared>,
-    directory: Arc<Directory>,
-    /// None: the first message creates it.
-    queue: Option<Arc<OpenQueue>>,
-    format: InputFormat,
-    /// Its path below the mountpoint.
-    path: PathBuf,
-}
-
-/// Row constructor for a queue.
-pub(crate) fn append(site: &Site, format: InputFormat) -> Result<Arc<dyn File>> {
-    make(site, Some(Arc::clone(site.queue()?)), format)
-}
-
-/// Row constructor for an empty plain directory: the first append creates the queue.
-pub(crate) fn first(site: &Site, format: InputFormat) -> Result<Arc<dyn File>> {
-    if let Contents::Unreadable(errno) = site.contents {
-        return Err(errno);
-    }
-    let is_nothing = |name: &OsStr| {
-        [bus::READY_FILE, bus::LEASE_FILE, layout::INDEX_DIR].iter().any(|other| name == *other)
-            || name.to_str().is_some_and(bus::is_temporary)
-    };
-    if site.directory.names()?.iter().all(|name| is_nothing(name)) {
-        make(site, None, format)
-    } else {
-        Err(Errno::ENOENT)
-    }
-}
-
-fn make(site: &Site, queue: Option<Arc<OpenQueue>>, format: InputFormat) -> Result<Arc<dyn File>> {
-    let (shared, directory) = (Arc::clone(&site.shared), Arc::clone(&site.directory));
-    let name = match format {
-        InputFormat::Txt => "append.txt",
-        InputFormat::Jsonl => "append.jsonl",
-        InputFormat::Bin => "append.bin",
-    };
-    let path = site.relative.join(name);
-    Ok(Arc::new(Append { shared, directory, queue, format, path }))
-}
-
-impl File for Append {
-    fn attr(&self) -> Result<Attr> {
-        Ok(Attr::file(&self.directory.stat_now()?, WRITE))
-    }
-
-    fn open(&self, access: Access, caller: &Caller) -> Result<Box<dyn Handle>> {
-        access.writing()?;
-        if let Some(queue) = &self.queue {
-            queue.join_writer(caller)?;
-        }
-        let settings = self.queue.as_ref().map_or(self.shared.settings, |queue| queue.queue.settings());
-        let max_payload = settings.max_payload_len();
-        let handle = AppendHandle {
-            queue: Mutex::new(self.queue.clone()),
-            shared: Arc::clone(&self.shared),
-            directory: Arc::clone(&self.directory),
-            permission: Permission::new(caller),
-            format: self.format,
-            // The kernel splits larger writes, and unaligned ones up to a page earlier.
-            max_write: self.shared.max_chunk.saturating_sub(4096),
-            max_line: longest_line(self.format, max_payload),
-            opener: process_of(caller.pid),
-            path: self.path.clone(),
-            state: Mutex::new(Lines::new(self.shared.queues.kept_by(caller))),
-        };
-        Ok(Box::new(handle))
-    }
-
-    fn generation(&self) -> u64 {
-        self.queue.as_ref().map_or(u64::MAX, |queue| queue.identity)
-    }
-
-    fn is_current(&self) -> bool {
-        self.queue.as_ref().is_none_or(|queue| queue.is_current())
-    }
-
-    fn truncate(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn touch(&self, _caller: &Caller) -> Result<()> {
-        Ok(())
-    }
-}
-
-struct AppendHandle {
-    /// The queue joined as a writer; None until it exists. After `state` in the lock order.
-    queue: Mutex<Option<Arc<OpenQueue>>>,
-    shared: Arc<Shared>,
-    directory: Arc<Directory>,
-    permission: Permission,
+pub(super) struct LinesHandle {
+    target: Target,
     format: InputFormat,
     /// A write of this many bytes may be part of a larger one.
     max_write: usize,
     /// The longest unfinished line that is kept.
     max_line: usize,
-    /// The process that opened it; None if it is not visible.
-    opener: Option<u32>,
-    /// Its path below the mountpoint.
-    path: PathBuf,
-    /// Before the queue's writer in the lock order.
+    /// Before the queue and its writer in the lock order.
     state: Mutex<Lines>,
 }
 
@@ -144,6 +40,7 @@ struct Lines {
     /// The unfinished last line.
     partial: Vec<u8>,
     kept: Kept,
+    writers: Writers,
     /// The last write was cut short before a bad line, or its error may not have reached the caller: the next write or
     /// close returns this.
     refuse: Option<Errno>,
@@ -151,12 +48,6 @@ struct Lines {
     is_refusing: Option<Errno>,
     /// The last write may be continued by the next.
     was_full: bool,
-}
-
-impl Lines {
-    fn new(kept: Kept) -> Self {
-        Self { partial: Vec::new(), kept, refuse: None, is_refusing: None, was_full: false }
-    }
 }
 
 /// Why a line was not accepted.
@@ -187,31 +78,23 @@ impl Refusal {
     }
 }
 
-impl AppendHandle {
-    /// The queue to append to; the first append creates it.
-    fn queue(&self) -> Result<Arc<OpenQueue>> {
-        let mut queue = lock(&self.queue);
-        if let Some(queue) = &*queue {
-            return Ok(Arc::clone(queue));
-        }
-        let made = self.shared.queues.create(&self.directory, &self.shared.settings, self.permission.caller())?;
-        made.join_writer(self.permission.caller())?;
-        Ok(Arc::clone(queue.insert(made)))
-    }
-
-    /// Runs with the queue's writer. EACCES once the caller may no longer write: it could not start a new segment
-    /// either.
-    fn with_writer<T>(&self, run: impl FnOnce(&mut QueueWriter) -> T) -> Result<T> {
-        let queue = self.queue()?;
-        if self.permission.check(|caller| queue.check_writable(caller)) == Err(Errno::EACCES) {
-            return Err(Errno::EACCES);
-        }
-        queue.with_writer(self.permission.caller(), run)
+impl LinesHandle {
+    pub(super) fn new(target: Target, format: InputFormat, max_write: usize, max_payload: usize, kept: Kept) -> Self {
+        let lines = Lines {
+            partial: Vec::new(),
+            kept,
+            writers: Writers::default(),
+            refuse: None,
+            is_refusing: None,
+            was_full: false,
+        };
+        let max_line = longest_line(format, max_payload);
+        Self { target, format, max_write, max_line, state: Mutex::new(lines) }
     }
 
     /// Whether to create a queue: there is a complete line that is a valid message.
     fn is_worth_a_queue(&self, partial: &[u8], data: &[u8]) -> std::result::Result<bool, Refusal> {
-        if lock(&self.queue).is_some() {
+        if self.target.exists() {
             return Ok(true);
         }
         let Some(end) = memchr::memchr(b'\n', data) else { return Ok(false) };
@@ -220,14 +103,6 @@ impl AppendHandle {
 
     fn parse<'a>(&self, line: &'a [u8]) -> std::result::Result<Option<Input<'a>>, Refusal> {
         parse_line(self.format, line).map_err(|_| Refusal::Line(Errno::EINVAL))
-    }
-
-    fn write_whole(&self, data: &[u8]) -> Result<usize> {
-        if data.len() > self.max_write {
-            return Err(Errno::EMSGSIZE);
-        }
-        self.with_writer(|writer| self.append_line(writer, data))?.map_err(|refusal| refusal.errno())?;
-        Ok(data.len())
     }
 
     fn write_lines(&self, data: &[u8]) -> Result<usize> {
@@ -245,7 +120,7 @@ impl AppendHandle {
             return Err(errno);
         }
         let (taken, refusal) = match self.is_worth_a_queue(&lines.partial, data) {
-            Ok(true) => self.with_writer(|writer| self.append_lines(writer, &mut lines, data))?,
+            Ok(true) => self.target.with_writer(|writer| self.append_lines(writer, &mut lines, data))?,
             Ok(false) => (0, None),
             Err(refusal) => (0, Some(refusal)),
         };
@@ -281,7 +156,7 @@ impl AppendHandle {
         }
         self.parse(&lines.partial).map_err(|refusal| refusal.errno())?;
         let partial = std::mem::take(&mut lines.partial);
-        let appended = self.with_writer(|writer| self.append_line(writer, &partial));
+        let appended = self.target.with_writer(|writer| self.append_line(writer, &partial));
         match appended {
             Ok(Ok(())) => lines.kept.set(0),
             Ok(Err(Refusal::Line(errno))) => Err(errno),
@@ -296,10 +171,7 @@ impl AppendHandle {
     /// Whether the unfinished line would be accepted now.
     fn check_line(&self, lines: &Lines) -> Result<()> {
         let Some(input) = self.parse(&lines.partial).map_err(|refusal| refusal.errno())? else { return Ok(()) };
-        let Some(queue) = lock(&self.queue).clone() else { return Ok(()) };
-        Ok(queue.with_writer(self.permission.caller(), |writer| {
-            writer.reserve(input.msg_type, input.payload.len()).map(drop)
-        })??)
+        self.target.check_room(input.msg_type, input.payload.len())
     }
 
     /// Appends the complete lines of `data`, of which the first continues the kept one. Returns how many bytes of
@@ -333,12 +205,14 @@ impl AppendHandle {
     }
 }
 
-impl Handle for AppendHandle {
+impl Handle for LinesHandle {
     fn write(&self, data: &[u8]) -> Result<usize> {
-        match self.format {
-            InputFormat::Bin => self.write_whole(data),
-            InputFormat::Txt | InputFormat::Jsonl => self.write_lines(data),
-        }
+        self.write_lines(data)
+    }
+
+    fn write_by(&self, data: &[u8], by: WriteBy) -> Result<usize> {
+        lock(&self.state).writers.wrote(by.owner);
+        self.write_lines(data)
     }
 
     fn fsync(&self) -> Result<()> {
@@ -347,20 +221,19 @@ impl Handle for AppendHandle {
             return Err(errno);
         }
         self.finish_line(&mut lines)?;
-        let queue = lock(&self.queue).clone();
-        Ok(queue.map_or(Ok(Ok(())), |queue| queue.with_writer(self.permission.caller(), QueueWriter::flush_sync))??)
+        self.target.sync()
     }
 
-    fn flush(&self, caller: Caller) -> Result<()> {
+    fn flush(&self, thread: u32, owner: u64) -> Result<()> {
         let mut lines = lock(&self.state);
+        lines.writers.closed(owner);
         if let Some(errno) = lines.refuse.take() {
             return Err(errno);
         }
         if lines.partial.is_empty() {
             return Ok(());
         }
-        let process = process_of(caller.pid).filter(|process| self.opener == Some(*process));
-        if process.is_some_and(|process| !has_open(process, &self.path)) {
+        if lines.writers.is_empty() && self.target.is_openers(thread) && !self.target.is_open_in_opener(thread) {
             self.finish_line(&mut lines)
         } else {
             self.check_line(&lines)
@@ -368,22 +241,12 @@ impl Handle for AppendHandle {
     }
 
     fn is_flushed(&self) -> bool {
-        self.format != InputFormat::Bin
+        true
     }
 
     fn release(&self) {
-        if let Err(errno) = self.finish_line(&mut lock(&self.state))
-            && let Some(queue) = &*lock(&self.queue)
-        {
-            queue.failed("release", errno);
-        }
-    }
-}
-
-impl Drop for AppendHandle {
-    fn drop(&mut self) {
-        if let Some(queue) = lock(&self.queue).take() {
-            queue.leave_writer();
+        if let Err(errno) = self.finish_line(&mut lock(&self.state)) {
+            self.target.failed(errno);
         }
     }
 }
