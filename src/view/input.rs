@@ -87,7 +87,8 @@ fn parse_object(line: &[u8]) -> Result<Option<Input<'_>>, String> {
 fn plain_words(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-    let column = error.column();
+    // 0 where nothing had been read.
+    let column = error.column().max(1);
     if !error.is_data() {
         return format!("not JSON at column {column}: {what}; a line is an object like {{\"payload\":\"hello\"}}");
     }
