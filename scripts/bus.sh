@@ -37,7 +37,7 @@ until_so() {
 }
 
 market=market_data/queue/binance
-say "A bus with a mount beside it. The router and the strategies start first: the order of starting does not matter."
+say "A bus with a mount beside it. The router and the strategies start first: they can start in any order."
 show 'mkdir bus mnt'
 show 'chron-cli mount bus mnt'
 start router router bus

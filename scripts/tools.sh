@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the demo and the tests use besides the Rust toolchain: fusermount3 (to mount without being root),
-# jq and tmux; with --all also what tests are skipped without: strace, faketime, mkfs.xfs. Does nothing if they are installed.
+# jq and tmux; with --all also what tests are skipped without: strace, faketime, mkfs.xfs, zsh, fish. Does nothing
+# if they are installed.
 # Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says what is missing.
 set -euo pipefail
 
@@ -11,6 +12,8 @@ command -v tmux > /dev/null || missing+=(tmux)
 if [ "${1:-}" = --all ]; then
     command -v strace > /dev/null || missing+=(strace)
     command -v faketime > /dev/null || missing+=(faketime)
+    command -v zsh > /dev/null || missing+=(zsh)
+    command -v fish > /dev/null || missing+=(fish)
     PATH="$PATH:/usr/sbin:/sbin" command -v mkfs.xfs > /dev/null || missing+=(xfsprogs)
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0

@@ -10,7 +10,8 @@ use std::time::Duration;
 /// The result of a queue operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a program can do about an [`Error`]; see [`Error::kind`].
+/// What a program can do about an [`Error`]; see [`Error::kind`]. Only after [`Busy`](Self::Busy) and
+/// [`Full`](Self::Full) can the same call succeed later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {

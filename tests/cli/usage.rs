@@ -1,9 +1,11 @@
 //! What holds for every subcommand: wrong usage, wrong paths, closed pipes, help.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read as _;
 use std::process::{Command, Stdio};
 
+use super::common::need::{Need, require};
 use super::{Bus, PROGRAM, assert_fails, code, end_quietly, stderr};
 
 #[test]
@@ -166,20 +168,57 @@ fn as_a_helper_of_mount_8_it_has_other_exit_codes() {
 }
 
 #[test]
-fn bash_completes_after_a_subcommand() {
+fn bash_completes() {
+    // Ends as bash does: where the function leaves nothing, `-o default` means file names.
+    let script = r#"
+        source <("$1" completions bash)
+        read -ra COMP_WORDS <<< "$2"
+        [[ $2 != *' ' ]] || COMP_WORDS+=('')
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) word=${COMP_WORDS[-1]}
+        _chron__cli chron-cli "$word" "${COMP_WORDS[-2]}"
+        [[ ${COMPREPLY[*]} || $(complete -p chron-cli) != *'-o default'* ]] || COMPREPLY=($(compgen -f -- "$word"))
+        printf '%s\n' "${COMPREPLY[@]}""#;
+    assert_completes(&["bash", "-c", script, "bash"]);
+}
+
+#[test]
+fn zsh_completes() {
+    if require(Need::Shell("zsh")) {
+        assert_completes(&["zsh", "-f", "-c", include_str!("complete.zsh"), "zsh"]);
+    }
+}
+
+#[test]
+fn fish_completes() {
+    if require(Need::Shell("fish")) {
+        let script = "$argv[1] completions fish | source; complete -C $argv[2]";
+        assert_completes(&["fish", "--no-config", "-c", script]);
+    }
+}
+
+/// `shell` is run with the program and a line to complete, in a directory with one file, and prints the completions.
+#[track_caller]
+fn assert_completes(shell: &[&str]) {
     let bus = Bus::new();
-    let complete = |words: &str| {
-        let script = format!(
-            ". <({PROGRAM} completions bash); COMP_WORDS=(chron-cli {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
-             _chron__cli chron-cli \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; echo \"${{COMPREPLY[@]}}\""
-        );
-        let output = Command::new("bash").args(["-c", &script]).current_dir(bus.0.path()).output().unwrap();
-        assert_eq!(stderr(&output), "");
-        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
-    };
-    assert_eq!(complete("ap"), "append");
-    assert_eq!(complete("tail --fo"), "--follow --format");
-    assert_eq!(complete("tail --format j"), "jsonl");
-    assert_eq!(complete("readers q s"), "seek");
-    assert_eq!(complete("tail --format a"), "auto");
+    fs::create_dir(bus.path("here")).unwrap();
+    fs::write(bus.path("here/file"), "").unwrap();
+    for (line, expected) in [
+        ("chron-cli ap", "append"),
+        ("chron-cli help ta", "tail"),
+        ("chron-cli tail --fo", "--follow --format"),
+        ("chron-cli tail --format j", "jsonl"),
+        ("chron-cli tail ", "file"),
+        ("chron-cli tail -f fi", "file"),
+        ("chron-cli readers q s", "seek"),
+        ("chron-cli completions ", "bash elvish fish powershell zsh"),
+    ] {
+        let mut command = Command::new("timeout");
+        command.args(["-k", "5", "60"]).args(shell).args([PROGRAM, line]).stdin(Stdio::null());
+        let output = command.current_dir(bus.path("here")).env("HOME", bus.0.path()).output().unwrap();
+        assert_eq!((code(&output), stderr(&output)), (0, String::new()), "{line}");
+        let printed = String::from_utf8(output.stdout).unwrap();
+        // fish adds a description.
+        let words: BTreeSet<_> = printed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!(words, expected.split(' ').collect(), "{line}");
+    }
 }

@@ -25,6 +25,8 @@ pub enum Need {
     Strace,
     Faketime,
     Tmux,
+    /// A shell that takes `-c`: zsh, fish.
+    Shell(&'static str),
     /// Access control lists: setfacl, and a temporary directory that keeps them.
     Acl,
     /// This many open files in one process.
@@ -43,6 +45,7 @@ impl Need {
             Self::Strace => "strace",
             Self::Faketime => "faketime",
             Self::Tmux => "tmux",
+            Self::Shell(name) => name,
             Self::Acl => "acl",
             Self::Descriptors(_) => "descriptors",
         }
@@ -80,6 +83,7 @@ impl Need {
                 .then(|| "there is no strace, or it may not trace".to_owned()),
             Self::Faketime => (!runs("faketime", &["-f", "+1d", "true"])).then(|| "there is no faketime".to_owned()),
             Self::Tmux => (!runs("tmux", &["-V"])).then(|| "there is no tmux".to_owned()),
+            Self::Shell(name) => (!runs(name, &["-c", "true"])).then(|| format!("there is no {name}")),
             Self::Acl => {
                 let file = tempfile::NamedTempFile::new().unwrap();
                 let may = runs("setfacl", &["-m", "u:1:r", &file.path().to_string_lossy()]);

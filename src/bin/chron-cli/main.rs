@@ -152,7 +152,8 @@ Examples:
   chron-cli mount -f -o ro /srv/bus /mnt/bus      in the foreground, read-only
   cat /mnt/bus/ticks/messages.jsonl               all retained messages
   cat /mnt/bus/ticks/follow.txt                   new messages
-  echo hello > /mnt/bus/ticks/append.txt
+  echo hello > /mnt/bus/ticks/append.txt          a message per line
+  cp picture.png /mnt/bus/pictures/append.bin     one message from open to close; append.packets takes one a write
   chron-cli umount /mnt/bus")]
 struct MountArgs {
     /// The directory that holds the queues
