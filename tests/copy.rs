@@ -54,6 +54,15 @@ fn a_message_comes_once_with_its_own_number_and_time_or_not_at_all() {
 }
 
 #[test]
+fn a_message_that_a_changed_setting_allows_is_taken() {
+    let (_dir, queue) = new_queue(&SMALL);
+    let mut writer = queue.writer().unwrap();
+    exact(&mut writer, 1);
+    queue.update(|settings| settings.segment_size = 1 << 20).unwrap();
+    assert_eq!(writer.append_exact(4, 40, 3, &[7; 500_000]).unwrap(), Exact::AppendedAfterGap { from: 2, to: 3 });
+}
+
+#[test]
 fn what_retention_has_removed_cannot_be_compared() {
     let (_dir, queue) = new_queue(&Settings { retain_segments: Some(0), ..SMALL });
     let mut writer = queue.writer().unwrap();

@@ -196,6 +196,47 @@ fn a_prepared_segment_that_is_too_small_is_replaced() {
 }
 
 #[test]
+fn readers_at_a_prepared_segment_see_the_one_that_replaces_it() {
+    for (before, after) in [(8, 16), (8, 64), (64, 8), (16, 8)] {
+        let (_dir, queue) = new_queue(&Settings { payload_align: before, ..common::SMALL });
+        let (mut scanner, mut tailer) = (queue.scan().unwrap(), queue.tailer().unwrap());
+        let mut reader = queue.reader("alice").unwrap();
+        let mut read = || {
+            let entries = [scanner.next().unwrap(), tailer.next().unwrap(), reader.next().unwrap()];
+            entries.map(|entry| entry.map(common::owned))
+        };
+        assert_eq!(read(), [const { None }; 3]);
+        queue.update(|settings| settings.payload_align = after).unwrap();
+        let mut writer = writer(&queue);
+        assert_eq!(read(), [const { None }; 3]);
+        for seq in 1..=200 {
+            common::append(&mut writer, 1, |seq| payload(seq, 900));
+            assert_eq!(read(), [(); 3].map(|()| Some(Ok((seq, payload(seq, 900))))), "{before} to {after}");
+        }
+    }
+}
+
+#[test]
+fn a_reader_finds_the_file_that_takes_the_place_of_the_one_it_reads() {
+    let (_dir, queue) = new_queue(&common::SMALL);
+    let mut first = writer(&queue);
+    common::append(&mut first, 10, |seq| payload(seq, 900));
+    let mut reader = queue.reader("alice").unwrap();
+    assert_eq!(common::read_all(&mut reader).len(), 10);
+    drop(first);
+    // As a backup is restored.
+    let path = queue.path().join("000000000.q");
+    std::fs::copy(&path, path.with_extension("copy")).unwrap();
+    std::fs::rename(path.with_extension("copy"), &path).unwrap();
+    let mut writer = writer(&queue);
+    common::append(&mut writer, 90, |seq| payload(seq, 900));
+    drop(writer);
+    let read: Vec<_> = common::read_all(&mut reader);
+    let expected: Vec<common::Read> = (11..=100).map(|seq| Ok((seq, payload(seq, 900)))).collect();
+    assert_eq!(read, expected);
+}
+
+#[test]
 fn what_the_limit_leaves_is_used_to_the_end() {
     let (_dir, queue) = new_queue(&Settings { max_bytes: Some(5 * MIB), segment_size: 4 << 20, ..Settings::default() });
     let mut writer = writer(&queue);

@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::io::IoSlice;
+use std::time::Duration;
 
 use chronfs::clock;
-use chronfs::queue::{Queue, QueueWriter, SegmentInfo, Settings};
+use chronfs::queue::{Queue, QueueWriter, SegmentInfo, Settings, WriterOptions};
 
 mod common;
 
@@ -41,6 +42,21 @@ fn a_message_of_a_later_period_starts_a_segment_and_empty_periods_make_none() {
     assert_eq!(segments(&queue), [(1, 3), (4, 4), (5, 6)]);
     assert_eq!(queue.inspect().unwrap().segments.iter().filter(|info| info.sealed).count(), 2, "none is empty");
     assert_eq!(count(&queue), 6);
+}
+
+#[test]
+fn the_latest_time_there_is_ends_no_segment() {
+    for settings in [SMALL, BY_DAY] {
+        let (_dir, queue) = new_queue(&settings);
+        let options = WriterOptions { max_ahead: Duration::MAX, ..WriterOptions::default() };
+        let mut writer = queue.writer_with(&options).unwrap();
+        append_at(&mut writer, &[u64::MAX; 3]);
+        writer.reserve(1, 1).unwrap().commit().unwrap();
+        drop(writer);
+        append_at(&mut queue.writer_with(&options).unwrap(), &[u64::MAX; 3]);
+        assert_eq!(segments(&queue), [(1, 7)]);
+        assert_eq!(count(&queue), 7);
+    }
 }
 
 #[test]

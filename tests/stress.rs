@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use chronfs::queue::{Entry, Queue, Settings};
+use chronfs::queue::{Entry, Queue, Settings, WhenFull, WriterOptions};
 
 const QUEUE: &str = "CHRONFS_STRESS_QUEUE";
 const ROLE: &str = "CHRONFS_STRESS_ROLE";
@@ -43,7 +43,9 @@ impl Drop for Process {
 
 /// Appends up to this sequence number; the last message is empty.
 fn write_until(queue: &Queue, mut more: impl FnMut(u64) -> bool) {
-    let mut writer = queue.writer().unwrap();
+    // A long soak must not fill the disk.
+    let options = WriterOptions { when_full: WhenFull::Wait(Duration::from_secs(60)), ..WriterOptions::default() };
+    let mut writer = queue.writer_with(&options).unwrap();
     let mut buffer = Vec::new();
     while more(writer.next_seq()) {
         payload(writer.next_seq(), &mut buffer);
@@ -75,7 +77,8 @@ fn read_to_the_end(queue: &Queue, name: &str) {
 
 fn new_queue(dir: &Path) -> (PathBuf, Queue) {
     let path = dir.join("q");
-    let settings = Settings { segment_size: 256 << 10, retain_segments: Some(2), ..Settings::default() };
+    let (retain_segments, max_bytes) = (Some(2), Some(1 << 30));
+    let settings = Settings { segment_size: 256 << 10, retain_segments, max_bytes, ..Settings::default() };
     (path.clone(), Queue::create(path, &settings).unwrap())
 }
 

@@ -139,6 +139,12 @@ impl Segment {
         Ok(header.is_some_and(|header| header.commit.get() != 0))
     }
 
+    /// Whether it is only prepared, as it may be if this is the head: the writer may replace it by another one, which a
+    /// reader that keeps it open would not see.
+    pub(crate) fn may_be_replaced(&self, head: u32) -> Result<bool> {
+        Ok(head <= self.context.records_start() && !self.is_started()?)
+    }
+
     /// Creates a segment of this size, from a spare file if there is one: complete, synced, and only then under its
     /// final name. With its mapping if that is among those that the writer has `left`.
     pub(crate) fn create(

@@ -341,11 +341,13 @@ impl<R: Registration> Reader<R> {
         match scanner.next()? {
             Some(Entry::Message(message)) => {
                 let (position, seq) = (message.position, message.seq);
-                if position == self.position && seq == self.seq && self.map.is_some() {
+                if position == self.position && seq == self.seq && matches!(self.peek(), Peek::Message(_)) {
                     // The mapping lagged by an instant.
                     return Ok(Some(Found::Again));
                 }
                 self.jump(position, seq);
+                // Another file may have the segment's name by now.
+                self.map = None;
                 if self.map_segment()? {
                     return Ok(Some(Found::Again));
                 }
@@ -404,8 +406,9 @@ impl<R: Registration> Reader<R> {
     /// Maps the segment at `position`; false if that is impossible (the scanner will say why).
     fn map_segment(&mut self) -> Result<bool> {
         let segment = match self.store.open_segment(self.position.segment, Access::Read) {
-            Ok(Some(segment)) => segment,
-            Ok(None) => return Ok(false),
+            // The writer may replace one that is only prepared.
+            Ok(Some(segment)) if segment.is_started()? => segment,
+            Ok(_) => return Ok(false),
             Err(error) if error.is_unusable_file() => return Ok(false),
             Err(error) => return Err(error),
         };

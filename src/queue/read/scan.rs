@@ -158,6 +158,9 @@ impl Scanner {
                 Step::Gap(gap) => return Ok(Some(Passed::Gap(gap))),
                 Step::Again => {}
                 Step::Head => {
+                    if self.segment.as_ref().map_or(Ok(false), |it| it.may_be_replaced(self.position.offset))? {
+                        (self.segment, self.position.offset) = (None, RECORDS_START);
+                    }
                     self.read_ahead = WINDOW[0];
                     self.trim(KEEP);
                     return Ok(None);

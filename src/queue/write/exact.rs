@@ -7,7 +7,7 @@ use zerocopy::IntoBytes;
 use crate::queue::entry::{Entry, Gap, GapReason, Message, UpstreamGap};
 use crate::queue::error::{Error, Result};
 use crate::queue::format::layout::{FLAG_GAP, GAP_LEN, HEADER_LEN, PADDING_TYPE};
-use crate::queue::format::record::{Header, checked_len};
+use crate::queue::format::record::Header;
 use crate::queue::position::MAX_SEQ;
 use crate::queue::read::scan::Scanner;
 use crate::queue::write::writer::QueueWriter;
@@ -64,7 +64,7 @@ impl QueueWriter {
         }
         // Before the gap: what can't be appended shall leave none.
         self.check_timestamp(timestamp_ns)?;
-        checked_len(payload.len(), self.max_payload_len(), msg_type, self.store.dir.path())?;
+        self.checked_len(payload.len(), msg_type)?;
         self.append_gap(seq.saturating_sub(1), GapReason::Upstream(UpstreamGap::Unknown))?;
         self.append_at(timestamp_ns, msg_type, payload)?;
         Ok(if seq > from { Exact::AppendedAfterGap { from, to: seq - 1 } } else { Exact::Appended })

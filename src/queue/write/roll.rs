@@ -27,7 +27,8 @@ impl QueueWriter {
     #[cold]
     pub(in crate::queue) fn make_room(&mut self, record_len: u32, timestamp_ns: u64) -> Result<()> {
         self.check_poison()?;
-        let is_over = timestamp_ns >= self.roll_at_ns && self.has_messages();
+        // The latest time there is ends nothing.
+        let is_over = timestamp_ns >= self.roll_at_ns && self.roll_at_ns < u64::MAX && self.has_messages();
         if is_over || self.offset + record_len > self.segment_limit() {
             self.roll(record_len)?;
         } else {

@@ -267,14 +267,8 @@ impl QueueWriter {
         msg_type: u16,
         payload_len: usize,
     ) -> Result<(u32, u32)> {
-        let path = self.store.dir.path();
-        self.origin.check(path)?;
-        let payload_len = match checked_len(payload_len, self.max_payload_len, msg_type, path) {
-            Err(Error::TooLarge { .. }) if self.takes_more_now() => {
-                checked_len(payload_len, self.max_payload_len, msg_type, self.store.dir.path())?
-            }
-            checked => checked?,
-        };
+        self.origin.check(self.store.dir.path())?;
+        let payload_len = self.checked_len(payload_len, msg_type)?;
         let record_len = self.context.record_len(payload_len);
         // One branch for both.
         if (self.offset + record_len > self.soft_limit) | (timestamp_ns >= self.roll_at_ns) {
@@ -283,6 +277,17 @@ impl QueueWriter {
             return Ok((payload_len, self.context.record_len(payload_len)));
         }
         Ok((payload_len, record_len))
+    }
+
+    /// The payload's length, if such a message may be appended.
+    #[inline]
+    pub(in crate::queue) fn checked_len(&mut self, payload_len: usize, msg_type: u16) -> Result<u32> {
+        match checked_len(payload_len, self.max_payload_len, msg_type, self.store.dir.path()) {
+            Err(Error::TooLarge { .. }) if self.takes_more_now() => {
+                checked_len(payload_len, self.max_payload_len, msg_type, self.store.dir.path())
+            }
+            checked => checked,
+        }
     }
 
     /// Whether the settings allow larger messages than the writer knows of.
