@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use crate::queue::{Settings, layout};
-use crate::report::{human_bytes, human_span_ms, parse_size};
+use crate::report::parse_size;
 use crate::view::parse_span;
 
 /// The names of all settings, in the order of [`list`].
@@ -70,13 +70,24 @@ fn count(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("{text:?} is not a number"))
 }
 
-/// The settings for people, in the order of [`NAMES`].
+/// The settings as [`change`] takes them, in the order of [`NAMES`].
+///
+/// ```
+/// use chronfs::{queue::Settings, settings};
+///
+/// let mut copy = Settings { segment_size: 1 << 20, ..Settings::default() };
+/// for (name, value) in settings::NAMES.iter().zip(settings::list(&Settings::default())) {
+///     settings::change(&mut copy, name, &value)?;
+/// }
+/// assert_eq!(copy, Settings::default());
+/// # Ok::<(), String>(())
+/// ```
 pub fn list(settings: &Settings) -> [String; 9] {
     let none = || "none".to_owned();
-    let bytes = |limit: Option<u64>| limit.map_or_else(none, human_bytes);
-    let span = |limit: Option<u64>| limit.map_or_else(none, |ns| human_span_ms(ns / 1_000_000));
+    let bytes = |limit: Option<u64>| limit.map_or_else(none, exact_bytes);
+    let span = |limit: Option<u64>| limit.map_or_else(none, exact_span);
     [
-        human_bytes(settings.segment_size.into()),
+        exact_bytes(settings.segment_size.into()),
         bytes(settings.max_bytes),
         bytes(settings.retain_bytes),
         span(settings.retain_age_ns),
@@ -86,6 +97,27 @@ pub fn list(settings: &Settings) -> [String; 9] {
         span(settings.roll_every_ns),
         settings.payload_align.to_string(),
     ]
+}
+
+/// In the largest unit in which it is a whole number.
+fn exact_bytes(bytes: u64) -> String {
+    let (unit, shift) = match bytes.trailing_zeros() {
+        64.. => ("", 0),
+        40.. => ("TiB", 40),
+        30.. => ("GiB", 30),
+        20.. => ("MiB", 20),
+        10.. => ("KiB", 10),
+        _ => ("", 0),
+    };
+    format!("{}{unit}", bytes >> shift)
+}
+
+/// In the largest unit in which it is a whole number.
+fn exact_span(ns: u64) -> String {
+    let units =
+        ["d", "h", "m", "s", "ms", "us"].into_iter().filter_map(|unit| Some((unit, parse_span(&format!("1{unit}"))?)));
+    let (unit, unit_ns) = units.into_iter().find(|(_, unit_ns)| ns.is_multiple_of(*unit_ns)).unwrap_or(("ns", 1));
+    format!("{}{unit}", ns / unit_ns)
 }
 
 /// The settings of a queue that comes into being by the way at this path: as journald does, retention keeps a tenth of
@@ -129,12 +161,24 @@ mod tests {
             let changed = list(&settings).iter().zip(list(&before)).position(|(now, before)| *now != before);
             assert_eq!(changed.map(|index| NAMES[index]), Some(*name));
         }
-        let shown = ["1.0 MiB", "2.0 GiB", "1.0 GiB", "7.0 days", "4", "12.0 h", "3.0 MiB", "24.0 h", "64"];
-        assert_eq!(list(&settings), shown);
+        assert_eq!(list(&settings), ["1MiB", "2GiB", "1GiB", "7d", "4", "12h", "3MiB", "1d", "64"]);
         for name in &NAMES[1..8] {
             change(&mut settings, name, "none").unwrap();
         }
         assert_eq!(settings, Settings { segment_size: 1 << 20, payload_align: 64, ..Settings::DEFAULT });
+    }
+
+    #[test]
+    fn what_is_listed_is_exact_and_can_be_given() {
+        let odd = [0, 1, 1023, 1536, 1501 << 20, 3 << 40, 90_000_000_000, 1_500_000_000, 1_234_567, u64::MAX];
+        for value in odd {
+            let settings = Settings { retain_bytes: Some(value), retain_age_ns: Some(value), ..Settings::DEFAULT };
+            let mut again = Settings::DEFAULT;
+            for (name, text) in NAMES.iter().zip(list(&settings)) {
+                change(&mut again, name, &text).unwrap();
+            }
+            assert_eq!(again, settings);
+        }
     }
 
     #[test]

@@ -117,9 +117,9 @@ fn a_batch_ends_at_damage_and_the_next_step_reports_it() {
 #[test]
 fn no_queue_is_made_under_the_name_of_a_file_of_one() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["000000007.q", "control.meta", "writer.lock"] {
+    for name in ["000000007.q", "control.meta", "writer.lock", "000000007.q/q", "a/writer.lock/b"] {
         let refused = Queue::create(dir.path().join(name), &Settings::default());
         assert!(matches!(refused, Err(chronfs::queue::Error::InvalidName { .. })), "{name}");
-        assert!(!dir.path().join(name).exists());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{name}");
     }
 }

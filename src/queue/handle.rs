@@ -73,13 +73,16 @@ impl Queue {
             return Err(Error::NoSuchPosition { path: path.to_path_buf(), what });
         }
         settings.validate()?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if is_internal_name(&name) {
-            // Its parent directory would look like a queue.
-            return Err(Error::InvalidName { name: name.into_owned(), reason: "it is the name of a queue's own file" });
-        }
         let is_missing = |path: &&Path| !path.as_os_str().is_empty() && path.symlink_metadata().is_err();
         let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+        for new in missing.iter().copied().chain([path]) {
+            let name = new.file_name().unwrap_or_default().to_string_lossy();
+            if is_internal_name(&name) {
+                // Its parent directory would look like a queue.
+                let reason = "it is the name of a queue's own file";
+                return Err(Error::InvalidName { name: name.into_owned(), reason });
+            }
+        }
         let made = std::fs::create_dir_all(path).map_err(Error::io(path, "create the queue's directory"));
         let dir = made.and_then(|()| Dir::open(path).map_err(Error::io(path, "open it")));
         dir.and_then(|dir| Self::create_in_at(dir, settings, first_seq)).inspect_err(|_| {

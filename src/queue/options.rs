@@ -1,5 +1,5 @@
-//! The settings of a queue, and options for opening readers and writers. The settings are stored in the queue when it
-//! is created; a process that opens it takes them from there.
+//! The settings of a queue, and options for opening readers and writers. The settings are stored in the queue, where
+//! every process finds them.
 
 use std::time::Duration;
 

@@ -40,7 +40,7 @@ pub fn parse_seek_target(text: &str, now_ns: u64) -> std::result::Result<SeekTar
     let place = number("").map(SeekTarget::Seq);
     let place = place.or_else(|| number("+").map(SeekTarget::Forward)).or_else(|| number("-").map(SeekTarget::Back));
     place.or_else(|| parse_time(text, now_ns).ok().map(SeekTarget::Time)).ok_or_else(|| {
-        format!("{text:?} is not a position; use a sequence number, first, end, +10, -10 or a time, as in @2024-08-08T09:30:00Z")
+        format!("{text:?} is not a position; use a sequence number, first, end, +10, -10 or a time such as yesterday or 2024-08-08T09:30:00Z")
     })
 }
 

@@ -84,7 +84,17 @@ fn several_queues_are_printed_like_several_files() {
     expect(&["b2"]);
     bus.append("a", "txt", b"a3\n");
     expect(&["", "==> a <==", "a3"]);
-    end_quietly(tail);
+    // The others go on without one that is removed.
+    let mut errors = BufReader::new(tail.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut remove = |queue: &str| {
+        bus.stdout(&["rm", "--force", queue]);
+        assert!(errors.next().unwrap().contains(&format!("{queue}: cannot go on with the queue: it has been removed")));
+    };
+    remove("b");
+    bus.append("a", "txt", b"a4\n");
+    assert_eq!(next_line(&mut tail), "a4");
+    remove("a");
+    assert_eq!(tail.wait().unwrap().code(), Some(1));
 }
 
 #[test]

@@ -127,16 +127,18 @@ fn what_tail_prints_was_verified() {
 }
 
 #[test]
-fn ls_fits_the_terminal_that_it_is_printed_on() {
+fn ls_and_a_snapshot_fit_the_terminal_that_they_are_printed_on() {
     let bus = Bus::new();
     for name in ["momentum/orders_out", "momentum/orders_in", "pairs/orders_out"] {
         bus.append(&format!("orders/queue/{name}"), "txt", b"x\n");
     }
-    let lines = |columns: usize| on_a_terminal(&bus, &format!("stty cols {columns}; {PROGRAM} ls"));
-    for columns in [40, 60, 80] {
-        let text = lines(columns);
+    let lines =
+        |columns: usize, command: &str| on_a_terminal(&bus, &format!("stty cols {columns}; {PROGRAM} {command}"));
+    let commands = ["ls", "top --once --interval 100ms"];
+    for (columns, command) in [40, 60, 80].into_iter().flat_map(|columns| commands.map(|command| (columns, command))) {
+        let text = lines(columns, command);
         assert_eq!(text.lines().filter(|line| line.contains("/orders_")).count(), 3, "{columns}: {text}");
         assert!(text.lines().all(|line| line.trim_end().chars().count() <= columns), "{columns}: {text}");
     }
-    assert!(lines(0).contains("orders/queue/momentum/orders_out"), "a terminal that does not know its size");
+    assert!(lines(0, "ls").contains("orders/queue/momentum/orders_out"), "a terminal that does not know its size");
 }

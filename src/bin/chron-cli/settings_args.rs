@@ -24,7 +24,7 @@ fn value_of(name: &'static str) -> impl Fn(&str) -> Result<Change, String> + Clo
 #[command(next_help_heading = "Settings")]
 pub(crate) struct SettingsArgs {
     /// Size up to which segment files grow, from 64KiB: at most 1GiB, a multiple of 4KiB; the largest message fits into
-    /// one [default: 64MiB]
+    /// one; 64MiB unless it is set
     #[arg(long, value_name = "SIZE", value_parser = value_of("segment-size"))]
     segment_size: Option<Change>,
     /// Refuse appends that would make the segments larger than this; with retention, messages that every reader has

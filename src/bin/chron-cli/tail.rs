@@ -55,13 +55,13 @@ pub(crate) fn run(args: &TailArgs, color: bool) -> Outcome {
     }
     let queues: Vec<Queue> = args.queues.iter().map(|path| open(path, args.wait)).collect::<Result<_, _>>()?;
     let out = Output::messages(args.format)?;
-    let mut printer = Printer { args, color, out, shown: None, gaps: 0 };
+    let mut printer = Printer { args, color, out, shown: None, problems: 0 };
     match (&args.reader, &queues[..]) {
         (Some(name), [queue]) => print_registered(queue, name, &mut printer)?,
         (Some(_), _) => return Err(Failure::Usage("tail: --reader takes one queue; name only one".to_owned())),
         (None, queues) => print_unregistered(queues, &mut printer)?,
     }
-    Ok(if printer.gaps == 0 { Done::Well } else { Done::Problems })
+    Ok(if printer.problems == 0 { Done::Well } else { Done::Problems })
 }
 
 fn open(path: &Path, wait: bool) -> Result<Queue, Failure> {
@@ -87,7 +87,8 @@ struct Printer<'a> {
     out: Output,
     /// The queue whose messages were printed last.
     shown: Option<String>,
-    gaps: u64,
+    /// Gaps, and queues that were removed.
+    problems: u64,
 }
 
 impl Printer<'_> {
@@ -137,8 +138,16 @@ impl Printer<'_> {
         Ok(true)
     }
 
+    /// Whether a queue can no longer be followed, which is reported; the others can.
+    fn is_gone(&mut self, queue: &Queue) -> bool {
+        let Err(error) = queue.check_present() else { return false };
+        Failure::from(error).tell();
+        self.problems += 1;
+        true
+    }
+
     fn note_gap(&mut self, queue: &Queue, gap: &Gap) {
-        self.gaps += 1;
+        self.problems += 1;
         let path = queue.path().display();
         let reason = gap.reason.as_str();
         note(&format!("{path}: messages {} to {} are missing: {reason} ({})", gap.from, gap.to, gap.position));
@@ -267,14 +276,17 @@ fn follow(sources: &mut [Source<'_>], printer: &mut Printer<'_>) -> Result<(), F
     let waiters: Vec<Waiter> = sources.iter().map(|source| source.queue.waiter()).collect::<Result<_, _>>()?;
     while sources.iter().any(|source| !source.is_over) {
         // First announce the sleep, then check: a message that arrives in between ends the wait at once.
-        let waits: Vec<_> = waiters.iter().map(|waiter| (waiter, waiter.prepare())).collect();
+        let open = waiters.iter().zip(sources.iter()).filter(|(_, source)| !source.is_over);
+        let waits: Vec<_> = open.map(|(waiter, _)| (waiter, waiter.prepare())).collect();
         let mut came = false;
         for source in sources.iter_mut() {
             came |= source.print_new(printer)?;
         }
         printer.out.flush()?;
         if !came && !wait_any(&waits, LONGEST_SLEEP) {
-            sources.iter().try_for_each(|source| source.queue.check_present())?;
+            for source in sources.iter_mut().filter(|source| !source.is_over) {
+                source.is_over = printer.is_gone(source.queue);
+            }
         }
     }
     Ok(())

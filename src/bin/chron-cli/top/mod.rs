@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP};
 
 use crate::TopArgs;
 use crate::failure::{Done, Failure, Outcome};
-use crate::output::print;
+use crate::output::{print, terminal_width};
 use model::Model;
 use screen::{Look, Mode};
 
@@ -45,10 +45,10 @@ pub(crate) fn run(args: &TopArgs, color: bool) -> Outcome {
     result.map(|()| Done::Well)
 }
 
-/// One snapshot, as wide as it needs to be.
+/// One snapshot: as wide as the terminal, elsewhere as it needs to be.
 fn once(model: &Model, interval: Duration) -> Outcome {
     let height = model.rows.len() + 8;
-    let look = Look { width: 160, height, color: false, unicode: is_unicode() };
+    let look = Look { width: terminal_width().min(160), height, color: false, unicode: is_unicode() };
     let mode = Mode { interval, paused: false, details: false, help: false, cursor: false };
     let lines = screen::draw(model, mode, look);
     print(&lines.iter().map(|line| format!("{}\n", line.trim_end())).collect::<String>())?;
