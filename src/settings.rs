@@ -1,6 +1,6 @@
 //! Settings of queues as text: the options of `chron-cli create` and `set`, and of the mount. And the settings of
-//! queues that come into being by the way, by a `mkdir` in the mount or the first `append`: nobody has decided that
-//! their disk may be filled.
+//! queues that come into being by the way, with the first message from the shell or through the mount: nobody has
+//! decided that their disk may be filled.
 
 use std::path::Path;
 

@@ -67,7 +67,7 @@ Examples:
   chron-cli doctor /srv/bus                       what is wrong, and what to do about it
   chron-cli top /srv/bus                          all of it, live
 
-Exit codes: 0 done, 1 failed or problems found, 2 wrong usage.
+Exit codes: 0 done, 1 failed or problems found, 2 wrong usage, 4 `doctor` could not check something.
 
 CHRONFS_ROOT: the bus directory that commands use if none is named. A QUEUE that is a relative path and does not exist
 here is looked up in it, and created in it; ./QUEUE always means here.")]
@@ -135,9 +135,9 @@ fn run(cli: Cli) -> Outcome {
 Returns once the files are available; a background process serves them until the directory is unmounted.
 
 Options: ro refuses every change; allow_other admits other users, as far as the modes of the queues' files allow;
-cross_mounts also shows what is mounted below the bus directory; threads=N sets how many threads serve it, 1 to 16; fsname=NAME is the source shown by findmnt. noexec,
-nosymfollow and SELinux's context=LABEL are passed to the kernel. Other options of fstab and mount(8) are accepted and
-ignored, except those that ask for what a mount does not do (sync).
+cross_mounts also shows what is mounted below the bus directory; threads=N sets how many threads serve it, 1 to 16;
+fsname=NAME is the source shown by findmnt. noexec, nosymfollow and SELinux's context=LABEL are passed to the kernel.
+Other options of fstab and mount(8) are accepted and ignored, except those that ask for what a mount does not do (sync).
 
 Queues that are created through the mount keep a tenth of the file system, at most 4 GiB, of what their readers have
 consumed; retain_bytes=1GiB and all other settings of `chron-cli create` (segment_size, retain_age, ...) change that,
@@ -184,7 +184,7 @@ struct UmountArgs {
 #[command(after_help = "\
 Settings are stored in the queue; `chron-cli set` changes them. Sizes take KiB, MiB, GiB and TiB; time spans take ms, s,
 m, h, d and w. Without --retain-bytes, --retain-age and --retain-segments everything is kept, until the disk is full.
-A queue that `append` or `send` creates, or a mkdir in a mount, keeps a tenth of its file system, at most 4 GiB.
+A queue that a first `append` or `send` creates, or one in a mount, keeps a tenth of its file system, at most 4 GiB.
 
 Examples:
   chron-cli create /srv/bus/ticks

@@ -25,7 +25,7 @@ pub enum Exact {
         /// The last one.
         to: u64,
     },
-    /// An equal message with this number is here already.
+    /// The queue has an equal message with this number already.
     Ignored,
     /// Its number has been passed, and there is nothing to compare it with: retention has removed the message of this
     /// number ([`GapReason::Retired`]), or it is in a gap.
@@ -34,7 +34,7 @@ pub enum Exact {
 
 impl QueueWriter {
     /// Appends a message of another queue with its number and timestamp. For copies of a queue: it may be called again
-    /// with messages that are here already, and never assigns a number twice.
+    /// with messages that the queue has already, and never assigns a number twice.
     ///
     /// The next number is appended. A later one is appended after a gap, whose reason is unknown: call
     /// [`append_gap`](Self::append_gap) before, if you know it. A number that has been passed is compared with what is
