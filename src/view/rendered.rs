@@ -417,11 +417,12 @@ impl View {
             }
         }
         let seal = extender.segment.and_then(|(_, seal)| seal);
-        let next = if end.position.can_be_first() {
-            segment
-        } else if seal == Some((end.position.offset, end.seq)) {
+        // At its start an empty segment is at its end, too.
+        let next = if seal == Some((end.position.offset, end.seq)) {
             let Some(next) = segment.next() else { return Ok(Next::Messages) };
             next
+        } else if end.position.can_be_first() {
+            segment
         } else {
             return Ok(Next::Messages);
         };

@@ -53,6 +53,22 @@ fn check(queue: &Queue, segments: &Arc<SegmentIndexes>) {
     }
 }
 
+/// A message that does not fit into the first segment is the first one of the second segment.
+#[test]
+fn a_segment_may_be_sealed_without_a_message() {
+    for payload_align in [8, 64] {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings { payload_align, ..Settings::default() };
+        let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
+        let mut writer = queue.writer().unwrap();
+        for len in [100_000, 10, 1_000_000] {
+            writer.append(1, &vec![b'x'; len]).unwrap();
+        }
+        assert_eq!(queue.first_seq_of(SegmentId(1)).unwrap(), Some(1));
+        check(&queue, &Arc::new(SegmentIndexes::new(&queue, true)));
+    }
+}
+
 fn files(queue: &Queue) -> Vec<(PathBuf, Vec<u8>)> {
     let Ok(entries) = std::fs::read_dir(queue.path().join(INDEX_DIR)) else { return Vec::new() };
     let mut files: Vec<_> =
