@@ -30,7 +30,7 @@ declare -A pids=()
 cleanup() {
     for pid in "${pids[@]}"; do kill "$pid" 2> /dev/null || true; done
     cd /
-    chron-cli umount "$work/mnt" 2> /dev/null || true
+    chron-cli umount --lazy "$work/mnt" 2> /dev/null || true
     # Never remove files through a live mount.
     if [ ! -d "$work/mnt" ] || rmdir "$work/mnt"; then rm -rf "$work"; fi
 }

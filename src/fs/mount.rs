@@ -151,7 +151,8 @@ impl Unmounter {
     }
 }
 
-/// Unmounts the chronfs mount at a path, dead or alive, as `chron-cli umount` does. Its daemon notices and ends.
+/// Unmounts the chronfs mount at a path, dead or alive, as `chron-cli umount --lazy` does. Its daemon notices,
+/// and ends once no file of the mount is open.
 ///
 /// # Errors
 /// [`MountError::Failed`] when there is no chronfs mount, [`MountError::System`] when it can't be unmounted.

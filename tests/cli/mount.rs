@@ -2,6 +2,7 @@
 //! shows is tested elsewhere.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
@@ -85,7 +86,7 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        let _ = self.run(&["umount", "mnt"]);
+        let _ = self.run(&["umount", "--lazy", "mnt"]);
     }
 }
 
@@ -193,6 +194,38 @@ fn a_dead_mount_is_unmounted_or_replaced() {
     child.wait().unwrap();
     site.succeed(&["mount", "bus", "mnt"]);
     assert_eq!(site.shell("mkdir mnt/q && echo x > mnt/q/append.txt && cat mnt/q/messages.txt"), "x\n");
+    site.succeed(&["umount", "mnt"]);
+}
+
+#[test]
+fn a_mount_that_is_written_to_is_unmounted_only_lazily() {
+    let Some(site) = Site::new() else { return };
+    let open = |name| fs::File::options().write(true).open(site.path(name)).unwrap();
+    site.succeed(&["mount", "bus", "mnt"]);
+    site.shell("mkdir mnt/q");
+    let mut writer = open("mnt/q/append.txt");
+    let refused = site.run(&["umount", "mnt"]);
+    let said = text(&refused.stderr);
+    assert_eq!((code(&refused), said.lines().count()), (1, 1), "{said}");
+    assert!(said.contains(&format!("process {} (", std::process::id())) && said.contains("mnt/q/append.txt"), "{said}");
+    writer.write_all(b"x\n").unwrap();
+    site.succeed(&["umount", "--lazy", "mnt"]);
+    writer.write_all(b"y\n").unwrap();
+    drop(writer);
+
+    // The mount's process may hold the queue for a moment longer.
+    let mut child = site.foreground();
+    let reader = fs::File::open(site.path("mnt/q/messages.txt")).unwrap();
+    site.succeed(&["umount", "mnt"]);
+    drop(reader);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(text(&site.run(&["tail", "bus/q", "--format", "txt"]).stdout), "x\ny\n");
+
+    let mut child = site.foreground();
+    site.shell("mkdir mnt/other");
+    let _writer = open("mnt/other/append.txt");
+    signal(&child, "-KILL");
+    child.wait().unwrap();
     site.succeed(&["umount", "mnt"]);
 }
 

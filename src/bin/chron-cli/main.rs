@@ -173,8 +173,16 @@ struct MountArgs {
 
 /// Unmount, even if the daemon has died
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  chron-cli umount /mnt/bus")]
+#[command(after_help = "\
+Waiting readers are ended. While a process has a file of the mount open for writing, nothing is unmounted, unless --lazy
+is given.
+
+Example:
+  chron-cli umount /mnt/bus")]
 struct UmountArgs {
+    /// Unmount even if files are open for writing; they can be used until they are closed
+    #[arg(short, long)]
+    lazy: bool,
     /// The mount point
     dir: PathBuf,
 }
