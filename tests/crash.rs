@@ -23,8 +23,8 @@ use common::{Random, SMALL, scratch};
 
 const ALONE: &str = "CHRONFS_CRASH_ALONE";
 const CYCLES: &str = "CHRONFS_CRASH_CYCLES";
-// The victims retire what the checker has seen, and are killed while doing so, too.
-const SETTINGS: Settings = Settings { retain_bytes: Some(256 << 10), ..SMALL };
+// The victims retire what the checker has seen, and are killed while doing so and while segments grow, too.
+const SETTINGS: Settings = Settings { segment_size: 1 << 20, retain_bytes: Some(2 << 20), payload_align: 64, ..SMALL };
 
 fn payload(seq: u64) -> Vec<u8> {
     common::payload(seq, 600)
