@@ -449,7 +449,7 @@ fn what_root_creates_in_somebodys_queue_is_that_users() {
 #[test]
 fn reserved_blocks_are_not_for_users() {
     let Some(disk) = Disk::new("ext4", 32) else { return };
-    let Some(mount) = mount(|root| {
+    let Some(mount) = mount_with("allow_other,segment_size=64KiB,retain_bytes=none", |root| {
         let bound = Command::new("mount").arg("--bind").args([&disk.mountpoint(), root]).status().unwrap();
         assert!(bound.success());
         mode(root, 0o777);
