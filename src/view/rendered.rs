@@ -134,8 +134,8 @@ impl View {
         self.format
     }
 
-    /// The size in bytes now: extends the index to the head first. If the index lags far, this takes as long as
-    /// scanning the rest; [`View::known_size`] and [`View::index_some`] help.
+    /// The size in bytes now: extends the index to the head first, which may mean scanning everything; see
+    /// [`View::known_size`] and [`View::index_some`].
     ///
     /// # Errors
     /// I/O errors.
@@ -156,9 +156,8 @@ impl View {
 
     /// Appends up to `len` bytes from `offset` on to `out`: fewer only at the end, and before what retention has
     /// removed. Extends the index if it does not reach that far.
-    ///
-    /// In bin, gaps are not in the bytes: the first one that the read crosses is returned, one at `offset` included,
-    /// one at the end of what was read not. The other formats show gaps, and never return any.
+    /// In bin, gaps are not in the bytes: the first one crossed is returned (one at `offset` is, one at the end not).
+    /// The other formats show gaps, and never return any.
     ///
     /// # Errors
     /// [`Error::NoSuchPosition`] if retention has removed messages of that range, [`Error::Damaged`] if the queue no
