@@ -25,8 +25,8 @@ const GONE: &str = "it has been damaged since it was found; reading again leads 
 
 /// A reader for async programs, under tokio or any other runtime.
 ///
-/// Made from a [`QueueReader`](super::QueueReader) or a [`Tailer`](super::Tailer). It neither blocks the thread nor
-/// polls. All of them share a thread with the process's [`Notifier`](super::Notifier)s;
+/// Made from a [`QueueReader`](crate::queue::QueueReader) or a [`Tailer`](crate::queue::Tailer). It neither blocks the thread nor
+/// polls. All of them share a thread with the process's [`Notifier`](crate::queue::Notifier)s;
 /// it needs no descriptor of its own. Futures can be dropped at any time, as by `select!`: nothing is lost.
 ///
 /// ```
@@ -62,7 +62,7 @@ struct Task {
 }
 
 impl<R: Registration> AsyncReader<R> {
-    /// Makes a reader asynchronous; its [`WaitStrategy`](super::WaitStrategy) and its stopper no longer matter: a future ends
+    /// Makes a reader asynchronous; its [`WaitStrategy`](crate::queue::WaitStrategy) and its stopper no longer matter: a future ends
     /// when it is dropped.
     ///
     /// # Errors
@@ -147,7 +147,7 @@ impl<R: Registration> AsyncReader<R> {
 }
 
 impl AsyncReader {
-    /// Consumes everything that has been returned; see [`QueueReader::commit`](super::QueueReader::commit).
+    /// Consumes everything that has been returned; see [`QueueReader::commit`](crate::queue::QueueReader::commit).
     pub fn commit(&mut self) {
         self.reader.commit();
     }
@@ -183,7 +183,7 @@ pub struct EntryStream<'a, R: Registration = Registered> {
 }
 
 impl EntryStream<'_> {
-    /// Consumes everything that has been returned; see [`QueueReader::commit`](super::QueueReader::commit).
+    /// Consumes everything that has been returned; see [`QueueReader::commit`](crate::queue::QueueReader::commit).
     pub fn commit(&mut self) {
         self.reader.commit();
     }
@@ -206,7 +206,7 @@ pub enum OwnedEntry {
     Gap(Gap),
 }
 
-/// A [`Message`](super::Message) with a copy of the payload.
+/// A [`Message`](crate::queue::Message) with a copy of the payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OwnedMessage {

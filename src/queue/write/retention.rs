@@ -131,7 +131,7 @@ impl Queue {
     /// It is asked by the retention of this handle, its clones and the writers opened from them, whether its file would
     /// be removed or reused; another program's (`chron-cli retain`) does not know it: what must not be removed by others
     /// either needs a registered reader. A writer asks on a thread of its own, so that a slow function delays the next
-    /// removals, a closing writer, and on a full disk or with [`max_bytes`](super::Settings::max_bytes) reached the
+    /// removals, a closing writer, and on a full disk or with [`max_bytes`](crate::queue::Settings::max_bytes) reached the
     /// appends that wait for the room, and no other append. If it panics, the segment stays. It may be asked about a
     /// segment more than once. It replaces the one before; one that holds a handle of this queue keeps it open for ever.
     ///
