@@ -1,7 +1,8 @@
 //! The lock-free protocols, under every interleaving (loom): waking sleepers, publishing a record, committing a cursor,
-//! retention beside a reader.
+//! retention beside a reader, a helper that ends the segment of an idle writer.
 //!
-//! The writer's half of the wake-up is the engine's own file, included here over loom's atomics. The rest is modelled:
+//! The writer's half of the wake-up, and the gate between writer and helper, are the engine's own files, included here
+//! over loom's atomics. The rest is modelled:
 //! what a sleeper does by system calls on the control block (`Waiter::announce`), the futex, and membarrier, which
 //! makes a full barrier on both sides and so is a SeqCst fence on each. Where a model loses a wake-up, loom reports the
 //! deadlock; where one reads what has not been published, the race.
@@ -23,6 +24,8 @@ mod sync {
     }
 }
 
+#[path = "../src/queue/write/gate.rs"]
+mod gate;
 #[path = "../src/queue/wait/handshake.rs"]
 mod handshake;
 
@@ -285,4 +288,109 @@ fn retention_never_takes_what_a_registered_reader_has_not_passed() {
         }
         retention.join().unwrap();
     });
+}
+
+/// A segment of three places and the gate before it.
+struct Segment {
+    gate: gate::Gate,
+    /// Where the helper has sealed it.
+    rolled: Mutex<Option<u32>>,
+    places: [Place; 4],
+}
+
+impl Segment {
+    const MESSAGE: u32 = 1;
+    const SEAL: u32 = 2;
+
+    #[allow(unsafe_code)]
+    fn store(&self, index: u32, commit: u32) {
+        let place = &self.places[index as usize];
+        // SAFETY: loom checks that no other thread accesses it meanwhile.
+        place.payload.with_mut(|payload| unsafe { *payload = commit });
+        place.commit.store(commit, Ordering::Release);
+    }
+
+    /// `claim`, and the append or not; false if the helper has rolled.
+    fn append(&self, index: u32, is_dropped: bool) -> bool {
+        let (offset, len) = (index * 8, 8);
+        if offset + len > self.gate.enter(offset) {
+            let mut rolled = self.rolled.lock().unwrap();
+            self.gate.enter(offset);
+            if let Some(end) = rolled.take() {
+                assert_eq!(end, index, "sealed elsewhere than where the writer is");
+                return false;
+            }
+            drop(rolled);
+            // As `make_room` does.
+            let _lock = self.rolled.lock().unwrap();
+            self.gate.enter(offset);
+            self.gate.open(1000);
+        }
+        if is_dropped {
+            // A reservation.
+            #[allow(unsafe_code)]
+            // SAFETY: loom checks that no other thread accesses it meanwhile.
+            self.places[index as usize].payload.with_mut(|payload| unsafe { *payload = 9 });
+            self.gate.leave(offset);
+        } else {
+            self.store(index, Self::MESSAGE);
+        }
+        true
+    }
+
+    /// `Turn::roll`.
+    fn roll(&self, has_barrier: bool) {
+        let mut rolled = self.rolled.lock().unwrap();
+        let Some(soft_limit) = self.gate.close() else { return };
+        if has_barrier {
+            fence(Ordering::SeqCst);
+        }
+        let is_free = |place: &Place| place.commit.load(Ordering::Acquire) == 0;
+        let end = u32::try_from(self.places.iter().position(is_free).unwrap()).unwrap();
+        if end > 0 && self.gate.is_outside(Some((end - 1) * 8), end * 8) {
+            self.store(end, Self::SEAL);
+            *rolled = Some(end);
+        } else {
+            self.gate.open(soft_limit);
+        }
+    }
+}
+
+fn idle_writer(has_barrier: bool) {
+    explore(3, move || {
+        let place = || Place { commit: AtomicU32::new(0), payload: UnsafeCell::new(0) };
+        let places = [place(), place(), place(), place()];
+        let segment = Arc::new(Segment { gate: gate::Gate::new(), rolled: Mutex::new(None), places });
+        segment.gate.open(1000);
+        let writer = Arc::clone(&segment);
+        let writer = thread::spawn(move || {
+            let mut count = 0;
+            for is_dropped in [false, true, false] {
+                if !writer.append(count, is_dropped) {
+                    break;
+                }
+                count += u32::from(!is_dropped);
+            }
+            count
+        });
+        segment.roll(has_barrier);
+        segment.roll(has_barrier);
+        let count = writer.join().unwrap();
+        let commits = segment.places.iter().map(|place| place.commit.load(Ordering::Acquire));
+        let commits: Vec<_> = commits.take_while(|&commit| commit != 0).collect();
+        let messages = commits.iter().take_while(|&&commit| commit == Segment::MESSAGE).count();
+        assert_eq!(messages, count as usize, "a message was overwritten");
+        assert!(commits.len() <= messages + 1, "messages after the seal");
+    });
+}
+
+#[test]
+fn a_segment_ends_after_its_messages_whenever_the_helper_looks() {
+    idle_writer(true);
+}
+
+#[test]
+#[should_panic]
+fn the_model_notices_a_missing_barrier() {
+    idle_writer(false);
 }

@@ -9,7 +9,7 @@ use chronfs::queue::{Queue, QueueWriter, SegmentInfo, Settings, WriterOptions};
 
 mod common;
 
-use common::{SMALL, count, new_queue};
+use common::{SMALL, count, new_queue, until};
 
 const MINUTE: u64 = 60_000_000_000;
 const DAY: u64 = 24 * 60 * MINUTE;
@@ -100,6 +100,18 @@ fn an_idle_writer_can_be_told_to_end_its_segment() {
     append_at(&mut writer, &[NOVEMBER_3, NOVEMBER_3 + 1]);
     assert_eq!(segments(&queue), [(1, 1), (2, 3)]);
     assert!(!queue.writer().is_ok_and(|mut other| other.roll_if_due().unwrap()), "another one has the queue");
+}
+
+#[test]
+fn the_segment_of_an_idle_writer_ends_by_itself() {
+    let second = 1_000_000_000;
+    let (_dir, queue) = new_queue(&Settings { roll_every_ns: Some(second), ..SMALL });
+    let mut writer = queue.writer().unwrap();
+    append_at(&mut writer, &[NOVEMBER_3]);
+    let sealed = || queue.inspect().unwrap().segments.iter().any(|segment| segment.sealed);
+    until("the segment is sealed", sealed);
+    append_at(&mut writer, &[NOVEMBER_3, NOVEMBER_3]);
+    assert_eq!((segments(&queue)[0], count(&queue)), ((1, 1), 3));
 }
 
 #[test]

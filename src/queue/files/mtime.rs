@@ -50,6 +50,12 @@ pub(crate) struct Active {
     pub(crate) map: Arc<Mapping>,
 }
 
+impl Active {
+    pub(crate) fn has_records(&self) -> bool {
+        self.map.word(self.context.records_start()).load(Ordering::Relaxed) != 0
+    }
+}
+
 /// Checks from time to time whether something was appended, without help from the writer.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {

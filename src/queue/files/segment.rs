@@ -13,7 +13,7 @@ use std::sync::Arc;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::queue::error::{Error, Result};
-use crate::queue::files::control::Geometry;
+use crate::queue::files::control::{Geometry, HeadHint};
 use crate::queue::files::dir::{Access, Dir};
 use crate::queue::files::recycle::{self, Spare};
 use crate::queue::files::retained::RetainedMappings;
@@ -28,7 +28,7 @@ use crate::queue::format::names::{parse_segment_name, segment_name};
 use crate::queue::format::record::{Header, RecordContext, UncheckedHeader};
 use crate::queue::os::mapping::Mapping;
 use crate::queue::os::sys;
-use crate::queue::position::SegmentId;
+use crate::queue::position::{Position, SegmentId};
 
 /// An opened segment file whose identity has been checked.
 #[derive(Debug)]
@@ -316,6 +316,24 @@ pub(in crate::queue) fn seal_map(
     block.end_offset = offset.into();
     block.crc = block_checksum(block.as_bytes()).into();
     map.write(SEGMENT_SEAL, &block);
+}
+
+/// Starts the next segment, then seals this one at its head: at any time one of them takes messages. False, and nothing
+/// is sealed, if the next one's file does not have what was stored into it.
+pub(in crate::queue) fn change_over(
+    geometry: &Geometry,
+    (map, context): (&Mapping, &RecordContext),
+    head: &HeadHint,
+    (next, next_map): (&Segment, &Mapping),
+) -> bool {
+    let HeadHint { position: Position { segment: id, offset }, next_seq, last_timestamp_ns } = *head;
+    let link = (id, seal_checksum(context, offset, next_seq, last_timestamp_ns));
+    start(next_map, geometry, &next.context, next_seq, last_timestamp_ns, Some(link));
+    let is_started = next_map.has_stores();
+    if is_started {
+        seal_map(map, context, offset, next_seq, last_timestamp_ns);
+    }
+    is_started
 }
 
 /// Seals a segment that an earlier writer has left unsealed. Under the writer lock only.

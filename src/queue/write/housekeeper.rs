@@ -1,7 +1,7 @@
 //! The writer's helper thread: work that would make an append wait is done here, ahead of time.
 //!
-//! It creates the next segment before it is needed, unmaps segments that the writer has left, applies retention after a
-//! roll, syncs as the policy says, and stores the writer's heartbeat. Prefaulting the memory just ahead of the writer
+//! It creates the next segment before it is needed, ends that of an idle writer when its time is over (`handover.rs`),
+//! unmaps segments that the writer has left, applies retention after a roll, syncs as the policy says, and stores the writer's heartbeat. Prefaulting the memory just ahead of the writer
 //! is the work of another thread (`prefault.rs`), since a sync may take long. The helper ends with the writer: dropping
 //! [`Housekeeper`] joins it.
 //!
@@ -23,12 +23,14 @@ use crate::queue::files::store::Store;
 use crate::queue::format::layout::CONTROL_WRITER_HEARTBEAT;
 use crate::queue::format::names::segment_name;
 use crate::queue::format::record::RecordContext;
-use crate::queue::options::{SyncPolicy, WriterOptions};
+use crate::queue::options::{Settings, SyncPolicy, WriterOptions};
 use crate::queue::os::mapping::Mapping;
 use crate::queue::os::sys;
 use crate::queue::os::thread::Joined;
 use crate::queue::position::SegmentId;
+use crate::queue::wait::wake::Waker;
 use crate::queue::write::growth::WantedSize;
+use crate::queue::write::handover::{Prepared, Turn};
 use crate::queue::write::prefault;
 use crate::queue::write::retention::Retire;
 use crate::sync::Ordering;
@@ -36,17 +38,14 @@ use crate::sync::Ordering;
 /// How often the helper looks for work without being asked, and stores a heartbeat.
 const IDLE_STEP: Duration = Duration::from_secs(1);
 
+/// A segment whose time is over ends after this long without a message, or after its time if that is shorter: an import
+/// of old messages pauses, too.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// How often retention is applied without a roll.
 const RETAIN_EVERY: Duration = Duration::from_mins(1);
 /// How often it applies retention at most where the writer waits for it.
 const RETAIN_STEP: Duration = Duration::from_millis(20);
-
-/// A segment ready for use.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    pub(crate) segment: Segment,
-    pub(crate) map: Arc<Mapping>,
-}
 
 /// The writer's side of the helper thread.
 #[derive(Debug)]
@@ -63,6 +62,7 @@ struct Inner {
     writer_lock: Arc<WriterLock>,
     /// The interval between syncs.
     interval: Option<Duration>,
+    turn: Arc<Turn>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -104,6 +104,31 @@ impl Retention {
     }
 }
 
+/// What the thread knows of the active segment.
+#[derive(Debug, Default)]
+struct Seen {
+    progress: Progress,
+    quiet: Quiet,
+}
+
+/// Since when nothing has been appended.
+#[derive(Debug, Default)]
+struct Quiet {
+    since: Option<(u32, Instant)>,
+}
+
+impl Quiet {
+    fn is_long_enough(&mut self, turn: &Turn, settings: &Settings) -> bool {
+        let Some(period_ns) = settings.roll_period_ns() else { return false };
+        let entered = turn.gate.entered();
+        let (before, since) = *self.since.get_or_insert_with(|| (entered, Instant::now()));
+        if before != entered {
+            self.since = Some((entered, Instant::now()));
+        }
+        before == entered && since.elapsed() >= QUIET.min(Duration::from_nanos(period_ns))
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     stop: bool,
@@ -121,6 +146,19 @@ struct State {
     failure: Option<String>,
     /// Segments that the writer has left.
     left: Vec<Prepared>,
+    /// Tests: the active segment is to be ended now, if its time is over; the answer says whether it was.
+    #[cfg(test)]
+    asked_to_roll: Vec<mpsc::Sender<bool>>,
+}
+
+impl State {
+    fn has_nothing_to_do(&self) -> bool {
+        #[cfg(test)]
+        if !self.asked_to_roll.is_empty() {
+            return false;
+        }
+        !self.stop && self.wanted.is_none() && !self.sync_wanted
+    }
 }
 
 impl Housekeeper {
@@ -135,7 +173,8 @@ impl Housekeeper {
             SyncPolicy::Manual => None,
             SyncPolicy::Every { interval, .. } => Some(interval),
         };
-        let inner = Arc::new(Inner { store, control, writer_lock: lock, interval, state, changed: Condvar::new() });
+        let (turn, changed) = (Arc::new(Turn::new()), Condvar::new());
+        let inner = Arc::new(Inner { store, control, writer_lock: lock, interval, turn, state, changed });
         let for_thread = Arc::clone(&inner);
         let (placed, is_placed) = mpsc::channel();
         let cpus = options.helper_cpus;
@@ -155,6 +194,22 @@ impl Housekeeper {
             moved.map_err(Error::io(&path, "move the writer's helper thread to its processors"))?;
         }
         Ok(Self { inner, thread })
+    }
+
+    pub(crate) fn turn(&self) -> Arc<Turn> {
+        Arc::clone(&self.inner.turn)
+    }
+
+    /// Has the helper end the active segment now if it would after a pause; says whether it did.
+    #[cfg(test)]
+    pub(in crate::queue) fn pause(&self) -> impl Fn() -> bool + Send + use<> {
+        let inner = Arc::clone(&self.inner);
+        move || {
+            let (answer, answered) = mpsc::channel();
+            inner.lock().asked_to_roll.push(answer);
+            inner.changed.notify_all();
+            answered.recv().unwrap_or(false)
+        }
     }
 
     /// Sets the active segment, and hands over the previous one.
@@ -239,8 +294,7 @@ impl Inner {
 
     fn run(&self) {
         let [mut synced, mut looked, mut retained] = [Instant::now(); 3];
-        let (mut retention, mut left, mut progress) =
-            (Retention::default(), RetainedMappings::default(), Progress::default());
+        let (mut retention, mut left, mut seen) = (Retention::default(), RetainedMappings::default(), Seen::default());
         loop {
             self.control.word64(CONTROL_WRITER_HEARTBEAT).store(clock::boot_ns(), Ordering::Relaxed);
             let is_contested = self.writer_lock.is_contested(&self.store.dir);
@@ -290,22 +344,72 @@ impl Inner {
                 self.changed.notify_all();
                 continue;
             }
-            if let Some(active) = active
-                && let Err(error) = progress.look(&self.store, &self.control, &active)
-            {
-                self.fail(error.to_string());
+            // Not held while this sleeps: its file is to be reused.
+            if let Some(active) = active {
+                retention.is_due |= self.look(&active, &mut seen, &mut left);
             }
             if sync_wanted || self.interval.is_some_and(|interval| synced.elapsed() >= interval) {
                 self.sync();
                 synced = Instant::now();
             }
             let state = self.lock();
-            if !state.stop && state.wanted.is_none() && !state.sync_wanted {
+            if state.has_nothing_to_do() {
                 let step = if state.retention_wanted { RETAIN_STEP } else { IDLE_STEP };
                 let until_sync = self.interval.map_or(step, |interval| interval.saturating_sub(synced.elapsed()));
                 drop(self.changed.wait_timeout(state, until_sync.min(step)));
             }
         }
+    }
+
+    /// Looks after the active segment, and ends it if its time is over and the writer is idle; true if it did.
+    fn look(&self, active: &Active, seen: &mut Seen, left: &mut RetainedMappings) -> bool {
+        if let Err(error) = seen.progress.look(&self.store, &self.control, active) {
+            self.fail(error.to_string());
+        }
+        let is_quiet = seen.quiet.is_long_enough(&self.turn, &self.store.settings());
+        let is_due = self.turn.is_over(active.id, clock::now_ns()) && active.has_records();
+        #[cfg(test)]
+        let asked = std::mem::take(&mut self.lock().asked_to_roll);
+        #[cfg(test)]
+        let is_quiet = is_quiet || !asked.is_empty();
+        // What can't be done now is tried again at the next step, or by the next append, which says what is wrong.
+        let is_ended = is_due && is_quiet && self.end(active, left).unwrap_or(false);
+        #[cfg(test)]
+        asked.into_iter().for_each(|asked| asked.send(is_ended).unwrap_or_default());
+        is_ended
+    }
+
+    fn end(&self, active: &Active, left: &mut RetainedMappings) -> Result<bool> {
+        let geometry = self.store.refresh();
+        let id = self.store.id_after(active.id)?;
+        let Some(size) = self.size_after(active, &geometry.settings)? else { return Ok(false) };
+        let ready = {
+            let mut state = self.lock();
+            if state.failure.is_some() {
+                return Ok(false);
+            }
+            state.ready.take()
+        };
+        let next = match ready {
+            Some(Ok(ready)) if ready.segment.id >= id && self.suits(&ready.segment, size) => ready,
+            _ => self.prepare((id, size), false, left)?,
+        };
+        let Some(not_used) = self.turn.roll(&self.store, &geometry, active, next)? else {
+            Waker::wake(&self.control);
+            return Ok(true);
+        };
+        let mut state = self.lock();
+        if state.wanted.is_none() && state.ready.is_none() {
+            state.ready = Some(Ok(not_used));
+        }
+        Ok(false)
+    }
+
+    /// The size of a segment after this one; None if the queue's limit has no room for it.
+    fn size_after(&self, active: &Active, settings: &Settings) -> Result<Option<WantedSize>> {
+        let size = WantedSize::after(self.turn.gate.entered(), 0, settings.segment_size);
+        let Some(max_bytes) = settings.max_bytes else { return Ok(Some(size)) };
+        Ok(size.within(max_bytes.saturating_sub(self.store.bytes_until(active.id)?)))
     }
 
     /// Syncs what has not been synced yet. A failure is permanent: data that the disk refused once is lost to it, even

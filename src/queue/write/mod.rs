@@ -2,8 +2,12 @@
 
 mod append;
 pub(in crate::queue) mod exact;
+pub(in crate::queue) mod gate;
 pub(in crate::queue) mod growth;
+pub(in crate::queue) mod handover;
 pub(in crate::queue) mod housekeeper;
+#[cfg(test)]
+mod idle_tests;
 pub(in crate::queue) mod prefault;
 mod promote;
 pub(in crate::queue) mod recover;

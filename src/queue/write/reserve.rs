@@ -36,11 +36,35 @@ use crate::queue::write::writer::QueueWriter;
 /// ```
 #[derive(Debug)]
 pub struct Reservation<'a> {
-    writer: &'a mut QueueWriter,
+    writer: Claimed<'a>,
     msg_type: u16,
     payload_len: u32,
     /// Whether it wakes readers.
     wakes: bool,
+}
+
+/// A writer whose next record is being filled: until this is dropped, the helper thread does not end the segment.
+#[derive(Debug)]
+struct Claimed<'a>(&'a mut QueueWriter);
+
+impl Deref for Claimed<'_> {
+    type Target = QueueWriter;
+
+    fn deref(&self) -> &QueueWriter {
+        self.0
+    }
+}
+
+impl DerefMut for Claimed<'_> {
+    fn deref_mut(&mut self) -> &mut QueueWriter {
+        self.0
+    }
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        self.leave();
+    }
 }
 
 impl Reservation<'_> {
@@ -68,7 +92,7 @@ impl Reservation<'_> {
     ///
     /// # Errors
     /// As [`commit`](Self::commit); [`Error::TooLarge`] if fewer bytes were reserved; nothing is appended then.
-    pub fn commit_len(self, len: usize) -> Result<u64> {
+    pub fn commit_len(mut self, len: usize) -> Result<u64> {
         let timestamp_ns = self.writer.now_ns();
         self.finish(len, timestamp_ns)
     }
@@ -77,7 +101,7 @@ impl Reservation<'_> {
     ///
     /// # Errors
     /// As those two.
-    pub fn commit_len_at(self, len: usize, timestamp_ns: u64) -> Result<u64> {
+    pub fn commit_len_at(mut self, len: usize, timestamp_ns: u64) -> Result<u64> {
         self.writer.check_timestamp(timestamp_ns)?;
         self.finish(len, timestamp_ns)
     }
@@ -86,7 +110,7 @@ impl Reservation<'_> {
         if timestamp_ns >= self.writer.roll_at_ns {
             return self.finish_in_next(len, timestamp_ns);
         }
-        let Self { writer, msg_type, payload_len: max, wakes } = self;
+        let Self { mut writer, msg_type, payload_len: max, wakes } = self;
         let checked = u32::try_from(len).ok().filter(|&len| len <= max);
         let Some(payload_len) = checked else {
             return Err(Error::TooLarge { path: writer.path(), len, max: max as usize });
@@ -113,7 +137,7 @@ impl Reservation<'_> {
     /// Like [`finish`](Self::finish), after the end of this segment's time: a copy goes into the next one.
     #[cold]
     fn finish_in_next(self, len: usize, timestamp_ns: u64) -> Result<u64> {
-        let Self { writer, msg_type, payload_len: max, wakes } = self;
+        let Self { mut writer, msg_type, payload_len: max, wakes } = self;
         let filled = writer.map.bytes(writer.offset + HEADER_LEN, max as usize);
         let Some(payload) = filled.get(..len).map(<[u8]>::to_vec) else {
             return Err(Error::TooLarge { path: writer.path(), len, max: max as usize });
@@ -234,7 +258,7 @@ impl QueueWriter {
     pub fn reserve(&mut self, msg_type: u16, payload_len: usize) -> Result<Reservation<'_>> {
         // Which period it belongs to is decided by the commit.
         let (payload_len, _) = self.claim(0, msg_type, payload_len)?;
-        Ok(Reservation { writer: self, msg_type, payload_len, wakes: true })
+        Ok(Reservation { writer: Claimed(self), msg_type, payload_len, wakes: true })
     }
 
     /// Like [`reserve`](Self::reserve), filled with zeros: what is not written is zero, and nothing of retired messages

@@ -7,18 +7,19 @@ use crate::clock;
 use crate::queue::entry::Bounds;
 use crate::queue::error::{Error, Result};
 use crate::queue::files::dir::Access;
-use crate::queue::files::segment::{self, Link};
+use crate::queue::files::segment;
 use crate::queue::files::store::Store;
 use crate::queue::format::layout::{self, HEADER_LEN, SEGMENT_SEAL};
 use crate::queue::inspect::SegmentInfo;
 use crate::queue::options::{WhenFull, WriterOptions};
 use crate::queue::wait::stop::{self, Stopper};
 use crate::queue::write::growth::WantedSize;
-use crate::queue::write::housekeeper::Prepared;
+use crate::queue::write::handover::Prepared;
 use crate::queue::write::prefault;
 use crate::queue::write::retention::{ActiveSegment, Retention, Retire};
 use crate::queue::write::writer::{MAY_BE_MISSING, QueueWriter, REPORT_EVERY};
 
+const OTHER_END: &str = "the segment does not end where the writer's messages do: somebody else has stored into it";
 /// How often a writer that waits for room in a full queue checks for it.
 const LOOK_FOR_ROOM_EVERY: Duration = Duration::from_millis(1);
 
@@ -52,23 +53,24 @@ impl QueueWriter {
             self.supply.want(next, size, self.pages.is_for_fast_writer());
             self.ask_at = u32::MAX;
         }
-        self.soft_limit = soft_limit;
+        self.turn.open(soft_limit, self.head_now(), self.roll_at_ns);
         Ok(())
     }
 
     /// Ends the active segment if its time is over ([`Settings::roll_period_ns`](crate::queue::Settings::roll_period_ns))
-    /// and it has messages; false if not. The next append does this by itself: for a writer that may be idle for long,
-    /// so that retention by age can remove its last messages in time.
+    /// and it has messages; false if not. The next append does this by itself, and so does the writer's helper thread
+    /// once nothing has been appended for 10 s, or for that time if it is shorter: this is for who needs it sooner, or
+    /// has a system without `membarrier`. True as well if the helper has done it since the last call or append.
     ///
     /// # Errors
     /// As [`append`](Self::append).
     pub fn roll_if_due(&mut self) -> Result<bool> {
+        let rolls = self.counted.stats.rolls;
+        self.enter()?;
         let now_ns = clock::now_ns();
-        let is_due = now_ns >= self.roll_at_ns && self.has_messages();
-        if is_due {
-            self.make_room(0, now_ns)?;
-        }
-        Ok(is_due)
+        let rolled = if now_ns >= self.roll_at_ns && self.has_messages() { self.make_room(0, now_ns) } else { Ok(()) };
+        self.leave();
+        rolled.map(|()| self.counted.stats.rolls > rolls)
     }
 
     /// Whether the active segment has any.
@@ -104,25 +106,51 @@ impl QueueWriter {
     fn roll(&mut self, record_len: u32) -> Result<()> {
         self.check()?;
         let geometry = self.store.refresh();
-        let largest = geometry.settings.segment_size;
-        let size = self.wait_for_room(WantedSize::after(self.offset, record_len, largest))?;
-        let Prepared { segment, map } = self.supply.take(self.store.id_after(self.segment.id)?, size)?;
-        let (context, link) = (segment.context, self.seal_link());
+        let size = self.wait_for_room(WantedSize::after(self.offset, record_len, geometry.settings.segment_size))?;
+        let next = self.supply.take(self.store.id_after(self.segment.id)?, size)?;
         self.populate(SEGMENT_SEAL, HEADER_LEN)?;
         self.populate(self.offset, HEADER_LEN)?;
-        segment::start(&map, &geometry, &context, self.next_seq, self.last_timestamp_ns, Some(link));
-        if !map.has_stores() {
+        let Prepared { segment, map } = &next;
+        if !segment::change_over(&geometry, (&self.map, &self.context), &self.head_now(), (segment, map)) {
             return Err(map.loss(&segment.file, &segment.path, MAY_BE_MISSING));
         }
-        segment::seal_map(&self.map, &self.context, self.offset, self.next_seq, self.last_timestamp_ns);
+        self.go_on_in(next);
+        self.waker.published(&self.control);
+        self.check_poison()
+    }
+
+    /// Makes sure that the helper does not end the segment before [`leave`](Self::leave), or the next record; goes on
+    /// in the next segment if it has done so.
+    pub(in crate::queue) fn enter(&mut self) -> Result<()> {
+        self.check_origin()?;
+        if let Some((end, next)) = self.turn.take(self.offset) {
+            if end != self.head_now() {
+                self.poisoned = Some(format!("{}: {OTHER_END}", self.segment.path.display()));
+                return self.check_poison();
+            }
+            self.go_on_in(next);
+            self.turn.gate.enter(self.offset);
+        }
+        Ok(())
+    }
+
+    /// No append is under way.
+    pub(in crate::queue) fn leave(&self) {
+        self.turn.gate.leave(self.offset);
+    }
+
+    /// Appends go into this segment, which has been started; the one before is sealed.
+    fn go_on_in(&mut self, Prepared { segment, map }: Prepared) {
+        let (context, settings) = (segment.context, self.store.settings());
         // A busy writer soon needs another one.
+        let largest = settings.segment_size;
         let is_busy = context.segment_size == largest && self.offset >= largest / 2;
         self.ask_at = if is_busy { 0 } else { context.segment_size / 2 };
         self.counted.stats.rolls += 1;
         self.counted.stats.bytes += u64::from(self.offset.saturating_sub(self.counted.from_offset));
         (self.offset, self.context) = (context.records_start(), context);
         self.counted.from_offset = self.offset;
-        self.max_payload_len = geometry.settings.max_payload_len();
+        self.max_payload_len = settings.max_payload_len();
         if !self.map.has_stores() {
             // The next writer seals it.
             self.poisoned = Some(self.loss().to_string());
@@ -132,8 +160,6 @@ impl QueueWriter {
         self.supply.set_active(&self.segment, &self.map, Some(left));
         self.pages.set_active(&self.map, prefault::AT_FIRST);
         self.publish_head();
-        self.waker.published(&self.control);
-        self.check_poison()
     }
 
     /// A handle that ends waits for room ([`WhenFull::Wait`]) with [`Error::Stopped`]; the message is not appended.
@@ -144,12 +170,6 @@ impl QueueWriter {
     /// From now on, this stopper ends its waits, instead of the one before.
     pub fn set_stopper(&mut self, stopper: &Stopper) {
         self.stopper = Some(stopper.clone());
-    }
-
-    /// What the segment that follows this one says of it: its number and the checksum of the record that will seal it.
-    fn seal_link(&self) -> Link {
-        let sum = segment::seal_checksum(&self.context, self.offset, self.next_seq, self.last_timestamp_ns);
-        (self.segment.id, sum)
     }
 
     /// The size of one more segment that the queue's limit allows; waits for that if the writer was opened with that

@@ -2,7 +2,7 @@
 //!
 //! An append is: check, fill, clear the commit word after the new record, store the commit word (Release), check for
 //! sleepers. Everything else (a new segment, pages, the published head) is reached through one comparison with
-//! `soft_limit`. Invariants:
+//! the soft limit, which the helper thread may set to 0 (`gate.rs`). Invariants:
 //! - The commit word where the next record will start is zero before its predecessor is published: readers and recovery
 //!   never see what an aborted append or an earlier use of the file left there.
 //! - A record that ends at `soft_limit` or before leaves room for the record that seals the segment.
@@ -34,7 +34,8 @@ use crate::queue::read::scan::Scanner;
 use crate::queue::wait::stop::Stopper;
 use crate::queue::wait::wake::Waker;
 use crate::queue::write::growth::WantedSize;
-use crate::queue::write::housekeeper::{Housekeeper, Prepared};
+use crate::queue::write::handover::{Prepared, Turn};
+use crate::queue::write::housekeeper::Housekeeper;
 use crate::queue::write::prefault::Prefaulter;
 use crate::queue::write::recover::{Tail, TailPlace, recover};
 use crate::queue::write::stats::{Counted, WriterStats};
@@ -63,7 +64,8 @@ const PREFETCH_AHEAD: u32 = 1024;
 pub struct QueueWriter {
     pub(in crate::queue) map: Arc<Mapping>,
     pub(in crate::queue) offset: u32,
-    pub(in crate::queue) soft_limit: u32,
+    /// Holds the soft limit.
+    pub(in crate::queue) turn: Arc<Turn>,
     /// A message of this time or later starts a new segment.
     pub(in crate::queue) roll_at_ns: u64,
     pub(in crate::queue) context: RecordContext,
@@ -117,7 +119,7 @@ impl QueueWriter {
         let pages = Prefaulter::new(&map, offset, options.helper_cpus);
         let mut writer = Self {
             offset,
-            soft_limit: 0,
+            turn: supply.turn(),
             roll_at_ns: 0,
             context: segment.context,
             next_seq,
@@ -145,12 +147,13 @@ impl QueueWriter {
             pages,
             _lock: lock,
         };
-        writer.soft_limit = writer.next_soft_limit(offset);
         writer.roll_at_ns = writer.store.end_of_period(writer.first_timestamp_ns().unwrap_or(0));
+        writer.turn.open(writer.next_soft_limit(offset), writer.head_now(), writer.roll_at_ns);
         writer.publish_head();
         // Readers that wait at the end of a segment that we have left must check again.
         Waker::wake(&writer.control);
         writer.counted.from_wake = writer.control.word(layout::CONTROL_NOTIFY_SEQ).load(Ordering::Relaxed);
+        writer.leave();
         Ok(writer)
     }
 
@@ -223,7 +226,9 @@ impl QueueWriter {
     /// if the segment is not as the writer left it.
     #[cold]
     pub(in crate::queue) fn map_again(&mut self, record_len: u32) -> Result<()> {
-        (self.soft_limit, self.poisoned) = (0, self.supply.failure());
+        self.enter()?;
+        self.turn.close();
+        self.poisoned = self.supply.failure();
         if self.poisoned.is_some() || self.segment.is_cut_short()? {
             return self.check();
         }
@@ -271,12 +276,24 @@ impl QueueWriter {
         let payload_len = self.checked_len(payload_len, msg_type)?;
         let record_len = self.context.record_len(payload_len);
         // One branch for both.
-        if (self.offset + record_len > self.soft_limit) | (timestamp_ns >= self.roll_at_ns) {
-            self.make_room(record_len, timestamp_ns)?;
-            // The next segment may have another alignment.
-            return Ok((payload_len, self.context.record_len(payload_len)));
+        if (self.offset + record_len > self.turn.gate.enter(self.offset)) | (timestamp_ns >= self.roll_at_ns) {
+            return self.claim_slowly(timestamp_ns, payload_len);
         }
         Ok((payload_len, record_len))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn claim_slowly(&mut self, timestamp_ns: u64, payload_len: u32) -> Result<(u32, u32)> {
+        self.enter()?;
+        let room = self.make_room(self.context.record_len(payload_len), timestamp_ns);
+        room.inspect_err(|_| self.leave())?;
+        // The next segment may have another alignment.
+        Ok((payload_len, self.context.record_len(payload_len)))
+    }
+
+    pub(in crate::queue) fn check_origin(&self) -> Result<()> {
+        self.origin.check(self.store.dir.path())
     }
 
     /// The payload's length, if such a message may be appended.
@@ -367,7 +384,7 @@ impl QueueWriter {
         }
         match &self.poisoned {
             Some(reason) => {
-                self.soft_limit = 0;
+                self.turn.close();
                 Err(Error::Poisoned { path: self.store.dir.path().to_path_buf(), reason: reason.clone() })
             }
             None => Ok(()),
@@ -375,9 +392,13 @@ impl QueueWriter {
     }
 
     pub(in crate::queue) fn publish_head(&mut self) {
+        let head = self.head_now();
+        self.head.publish(&self.control, head);
+    }
+
+    pub(in crate::queue) fn head_now(&self) -> HeadHint {
         let position = Position { segment: self.segment.id, offset: self.offset };
-        let (next_seq, last_timestamp_ns) = (self.next_seq, self.last_timestamp_ns);
-        self.head.publish(&self.control, HeadHint { position, next_seq, last_timestamp_ns });
+        HeadHint { position, next_seq: self.next_seq, last_timestamp_ns: self.last_timestamp_ns }
     }
 
     /// Makes everything appended so far survive a power cut before it returns.
@@ -386,6 +407,13 @@ impl QueueWriter {
     /// [`Error::Io`] if the system can't write it. What was not written can't be vouched for any more, so the writer
     /// refuses further work ([`Error::Poisoned`]); readers continue.
     pub fn flush_sync(&mut self) -> Result<()> {
+        self.enter()?;
+        let synced = self.sync_all();
+        self.leave();
+        synced
+    }
+
+    fn sync_all(&mut self) -> Result<()> {
         self.check()?;
         self.publish_head();
         let synced = self.store.sync_segments(self.unsynced, self.segment.id);
@@ -399,7 +427,7 @@ impl QueueWriter {
             Err(error) => {
                 self.counted.stats.failed_syncs += 1;
                 self.poisoned = Some(error.to_string());
-                self.soft_limit = 0;
+                self.turn.close();
             }
         }
         synced
@@ -459,6 +487,8 @@ impl Drop for QueueWriter {
         if !self.origin.is_here() {
             return;
         }
+        // Without `leave`: the helper, which ends later, leaves the segment alone.
+        let _ = self.enter();
         self.publish_head();
         self.control.word(layout::CONTROL_WRITER_PID).store(0, Ordering::Relaxed);
         let _ = mtime::touch(&self.segment.file);
