@@ -12,6 +12,13 @@ fn alice(state: &State) -> Option<u64> {
     Some(position)
 }
 
+/// Where she is after the kills, in order.
+fn positions(run: &Run) -> Vec<Option<u64>> {
+    let mut positions: Vec<_> = run.states.iter().map(alice).collect();
+    positions.dedup();
+    positions
+}
+
 #[test]
 fn a_kill_at_any_instruction_of_opening_a_reader_at_the_end_leaves_none_or_one_at_the_end() {
     let options = ReaderOptions { start: Start::End, ..ReaderOptions::default() };
@@ -29,9 +36,7 @@ fn a_kill_at_any_instruction_of_opening_a_reader_at_the_end_leaves_none_or_one_a
             mark();
         });
         report("opening at the end", &run);
-        let mut positions: Vec<_> = run.states.iter().map(alice).collect();
-        positions.dedup();
-        assert_eq!(positions, [before, Some(9)]);
+        assert_eq!(positions(&run), [before, Some(9)]);
     }
 }
 
@@ -49,9 +54,7 @@ fn a_kill_at_any_instruction_of_commits_of_less_than_was_read_leaves_one_of_them
         mark();
     });
     report("commit up to a message", &run);
-    let mut positions: Vec<_> = run.states.iter().map(alice).collect();
-    positions.dedup();
-    assert_eq!(positions, [1, 3, 6, 9].map(Some));
+    assert_eq!(positions(&run), [1, 3, 6, 9].map(Some));
 }
 
 #[test]

@@ -88,17 +88,33 @@ impl QueueWriter {
     pub(in crate::queue) fn publish_parts(&mut self, msg_type: u16, parts: &[IoSlice<'_>]) -> Result<u64> {
         let timestamp_ns = self.now_ns();
         let len = parts.iter().fold(0, |len: usize, part| len.saturating_add(part.len()));
-        loop {
-            let (payload_len, record_len) = self.claim(timestamp_ns, msg_type, len)?;
-            let header = Header { payload_len, msg_type, flags: 0, seq: self.next_seq, timestamp_ns };
-            let body = self.map.unpublished(self.offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
-            let (payload, padding) = body.split_at_mut(len);
-            let mut rest = &mut payload[..];
+        self.publish_filled(timestamp_ns, (msg_type, 0), len, |payload| {
+            let mut rest = payload;
             for part in parts {
                 let (to, after) = rest.split_at_mut(part.len());
                 to.copy_from_slice(part);
                 rest = after;
             }
+        })
+    }
+
+    /// Appends a record of a type with flags, whose payload of `len` bytes is written by `fill`, without waking
+    /// readers.
+    pub(in crate::queue) fn publish_filled(
+        &mut self,
+        timestamp_ns: u64,
+        (msg_type, flags): (u16, u16),
+        len: usize,
+        fill: impl Fn(&mut [u8]),
+    ) -> Result<u64> {
+        // Messages have no flags, and may not have the reserved type.
+        let claimed_type = if flags == 0 { msg_type } else { 0 };
+        loop {
+            let (payload_len, record_len) = self.claim(timestamp_ns, claimed_type, len)?;
+            let header = Header { payload_len, msg_type, flags, seq: self.next_seq, timestamp_ns };
+            let body = self.map.unpublished(self.offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
+            let (payload, padding) = body.split_at_mut(len);
+            fill(payload);
             padding.fill(0);
             // From the cache: what has just been copied.
             let words = header.words(&self.context, self.offset, payload);

@@ -6,8 +6,7 @@ use zerocopy::IntoBytes;
 
 use crate::queue::entry::{Entry, Gap, GapReason, Message, UpstreamGap};
 use crate::queue::error::{Error, Result};
-use crate::queue::format::layout::{FLAG_GAP, GAP_LEN, HEADER_LEN, PADDING_TYPE};
-use crate::queue::format::record::Header;
+use crate::queue::format::layout::{FLAG_GAP, GAP_LEN, PADDING_TYPE};
 use crate::queue::position::MAX_SEQ;
 use crate::queue::read::scan::Scanner;
 use crate::queue::write::writer::QueueWriter;
@@ -88,18 +87,8 @@ impl QueueWriter {
         let mut payload = [0; GAP_LEN as usize];
         payload[..8].copy_from_slice((to + 1).as_bytes());
         payload[8] = UpstreamGap::from(reason).code();
-        loop {
-            let timestamp_ns = self.last_timestamp_ns;
-            let (payload_len, record_len) = self.claim(timestamp_ns, 0, payload.len())?;
-            let header = Header { payload_len, msg_type: PADDING_TYPE, flags: FLAG_GAP, seq: from, timestamp_ns };
-            let body = self.map.unpublished(self.offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
-            let words = header.words_and_copy(&self.context, self.offset, &payload, body);
-            if self.commit(words, record_len) {
-                self.advance(record_len, timestamp_ns);
-                break;
-            }
-            self.map_again(record_len)?;
-        }
+        let kind = (PADDING_TYPE, FLAG_GAP);
+        self.publish_filled(self.last_timestamp_ns, kind, payload.len(), |to| to.copy_from_slice(&payload))?;
         self.next_seq = to + 1;
         self.counted.skipped += to + 1 - from;
         self.waker.published(&self.control);
