@@ -110,6 +110,9 @@ impl<R: Registration> Reader<R> {
     #[allow(clippy::should_implement_trait)]
     #[inline]
     pub fn next(&mut self) -> Result<Option<Entry<'_>>> {
+        if let Some((header, position)) = self.pass_message() {
+            return Ok(self.lend(&header, position).map(Entry::Message));
+        }
         match self.step()? {
             Step::Message(header, position) => Ok(self.lend(&header, position).map(Entry::Message)),
             Step::Gap(gap) => Ok(Some(Entry::Gap(gap))),
@@ -146,6 +149,9 @@ impl<R: Registration> Reader<R> {
     /// As [`next`](Self::next).
     #[inline]
     pub fn next_message(&mut self, mut on_gap: impl FnMut(Gap)) -> Result<Option<Message<'_>>> {
+        if let Some((header, position)) = self.pass_message() {
+            return Ok(self.lend(&header, position));
+        }
         loop {
             match self.step()? {
                 Step::Message(header, position) => return Ok(self.lend(&header, position)),
@@ -201,16 +207,23 @@ impl<R: Registration> Reader<R> {
         self.pending.take().map(|gap| self.stats.count(gap))
     }
 
-    /// Passes what comes next.
+    /// Passes the next message, if it is a sound record in sequence.
     #[inline(always)]
+    fn pass_message(&mut self) -> Option<(Header, Position)> {
+        self.registration.check_origin().ok()?;
+        match self.take_peeked() {
+            Peek::Message(header) => Some((header, self.advance(&header))),
+            Peek::Head | Peek::Trouble => None,
+        }
+    }
+
+    /// Passes what comes next. Its result goes through memory, which costs more than the rest of a short message.
+    #[inline(never)]
     pub(super) fn step(&mut self) -> Result<Step> {
         self.registration.check_origin()?;
-        let header = loop {
-            if let Some(header) = self.peeked.take() {
-                break header;
-            }
-            match self.peek() {
-                Peek::Message(header) => break header,
+        loop {
+            match self.take_peeked() {
+                Peek::Message(header) => return Ok(Step::Message(header, self.advance(&header))),
                 Peek::Head => return Ok(Step::Head),
                 Peek::Trouble => match self.trouble()? {
                     Some(Found::Gap(gap)) => return Ok(Step::Gap(self.stats.count(gap))),
@@ -219,14 +232,24 @@ impl<R: Registration> Reader<R> {
                     None => return Ok(Step::Head),
                 },
             }
-        };
+        }
+    }
+
+    #[inline(always)]
+    fn take_peeked(&mut self) -> Peek {
+        self.peeked.take().map_or_else(|| self.peek(), Peek::Message)
+    }
+
+    /// Passes the message with this header; returns where its record starts.
+    #[inline(always)]
+    fn advance(&mut self, header: &Header) -> Position {
         let position = self.position;
         self.position.offset += self.context.record_len(header.payload_len);
         if self.position.offset >= self.populated {
             self.populate();
         }
         self.seq = self.seq.saturating_add(1);
-        Ok(Step::Message(header, position))
+        position
     }
 
     /// The message with this header; None only without a mapping, which a verified header implies.
