@@ -1,0 +1,1 @@
+//! chronfs for Python.

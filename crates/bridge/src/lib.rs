@@ -1,0 +1,1 @@
+//! Relays chronfs queues to other engines, and archives them.

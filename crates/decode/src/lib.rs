@@ -1,0 +1,1 @@
+//! Decodes the payloads of messages: fixed layouts, SBE, protobuf, FIX.

@@ -1,0 +1,1 @@
+//! Exports chronfs queues as Parquet, Arrow and CSV.
