@@ -1,0 +1,1 @@
+//! Relays a queue to a NATS JetStream stream, and a stream to a queue.
