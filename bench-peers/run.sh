@@ -1,5 +1,5 @@
 #!/bin/sh
-# Measures chronfs beside its peers and writes docs/performance.md, .json and plots. `bash bench-peers/run.sh --help` tells more.
+# Measures chronfs beside its peers and writes docs/peers.md, .json and plots. `bash bench-peers/run.sh --help` tells more.
 # Aeron takes part where it can be built: from source, with cmake 3.30 or newer and clang.
 set -eu
 cd "$(dirname "$0")/.."

@@ -32,7 +32,7 @@ usage: chronfs-bench [--quick] [--scale] [--only TEST,...] [--dir DIR] [--out DI
   --scale      the tables of growing queues, readers and sources instead
   --only       some of append,stream,one-way,round-trip,wake,mount (or grow,readers,fan-in)
   --dir        where queues are created (default: the temporary directory); a real file system
-  --out        where performance.md, performance.json and the plots go (default: docs)
+  --out        where peers.md, peers.json and the plots go (default: docs)
   --cli        chron-cli, for the tests with a mount (default: target/release/chron-cli)
   --max-gb     how far the queue grows with --scale (default: 50, or what fits on the disk)
 ";
@@ -130,7 +130,7 @@ fn run(args: &Args) -> Result<()> {
     if args.wants("mount") {
         report.attempt("mount", |report| mount::run(&plan, report));
     }
-    finish(args, &report, "performance")
+    finish(args, &report, "peers")
 }
 
 fn finish(args: &Args, report: &Report, name: &str) -> Result<()> {

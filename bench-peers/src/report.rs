@@ -189,7 +189,7 @@ impl Report {
     }
 
     pub(crate) fn markdown(&self, name: &str, plots: &[(String, String)]) -> String {
-        let title = if name == "scale" { "Scale" } else { "Performance" };
+        let title = if name == "scale" { "Scale" } else { "Beside its peers" };
         let mut out = format!(
             "# {title}\n\nMeasured {} by `{}`\non {}; {}.\n",
             self.date, self.command, self.machine, self.commit
