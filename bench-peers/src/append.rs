@@ -178,7 +178,7 @@ fn burst(plan: &Plan<'_>, payload: usize, link: &'static str, report: &mut Repor
     let bursts = if plan.quick { 8 } else { 24 };
     let elapsed = with_link!(plan, link, bursts_of, &bytes, per_burst, bursts)?;
     let (count, elapsed_ns) = (per_burst * bursts, nanos(elapsed));
-    report.add(Sample { test: "append", link, payload, count, elapsed_ns, values: Vec::new() });
+    report.add(Sample { test: "append", link, payload, count, elapsed_ns, values: Vec::new(), word_ns: None });
     Ok(())
 }
 
@@ -199,7 +199,7 @@ fn sustained(plan: &Plan<'_>, payload: usize, link: &'static str, report: &mut R
     let bytes = vec![b'x'; payload];
     let (count, elapsed) = with_link!(plan, link, sustain, &bytes, plan.sustained)?;
     let elapsed_ns = nanos(elapsed);
-    report.add(Sample { test: "sustained", link, payload, count, elapsed_ns, values: Vec::new() });
+    report.add(Sample { test: "sustained", link, payload, count, elapsed_ns, values: Vec::new(), word_ns: None });
     Ok(())
 }
 
@@ -221,7 +221,7 @@ fn single(plan: &Plan<'_>, payload: usize, link: &'static str, report: &mut Repo
     let count = (if plan.quick { 256 << 20 } else { 768 << 20 }) / (HEADER + payload as u64);
     let histogram = with_link!(plan, link, singles, &bytes, count)?;
     let values = histogram.iter_recorded().map(|v| (v.value_iterated_to(), v.count_at_value())).collect();
-    report.add(Sample { test: "single", link, payload, count, elapsed_ns: 0, values });
+    report.add(Sample { test: "single", link, payload, count, elapsed_ns: 0, values, word_ns: None });
     Ok(())
 }
 

@@ -28,9 +28,10 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 
 const USAGE: &str = "\
 usage: chronfs-bench [--quick] [--scale] [--only TEST,...] [--dir DIR] [--out DIR] [--cli PATH] [--max-gb N]
-  --quick      a minute or two instead of a quarter of an hour
+  --quick      a few minutes instead of twenty
   --scale      the tables of growing queues, readers and sources instead
   --only       some of append,stream,one-way,round-trip,wake,mount (or grow,readers,fan-in)
+  --links      only these ways to send: word,copied,chronfs,aeron,... (the tests of two processes)
   --dir        where queues are created (default: the temporary directory); a real file system
   --out        where peers.md, peers.json and the plots go (default: docs)
   --cli        chron-cli, for the tests with a mount (default: target/release/chron-cli)
@@ -65,6 +66,7 @@ struct Args {
     quick: bool,
     scale: bool,
     only: Option<Vec<String>>,
+    links: Option<Vec<String>>,
     dir: PathBuf,
     out: PathBuf,
     cli: PathBuf,
@@ -77,6 +79,7 @@ impl Args {
             quick: false,
             scale: false,
             only: None,
+            links: None,
             dir: std::env::temp_dir(),
             out: PathBuf::from("docs"),
             cli: PathBuf::from("target/release/chron-cli"),
@@ -89,6 +92,7 @@ impl Args {
                 "--quick" => parsed.quick = true,
                 "--scale" => parsed.scale = true,
                 "--only" => parsed.only = Some(value()?.split(',').map(str::to_owned).collect()),
+                "--links" => parsed.links = Some(value()?.split(',').map(str::to_owned).collect()),
                 "--dir" => parsed.dir = value()?.into(),
                 "--out" => parsed.out = value()?.into(),
                 "--cli" => parsed.cli = value()?.into(),
@@ -106,7 +110,7 @@ impl Args {
 
 fn run(args: &Args) -> Result<()> {
     let scratch = Scratch::new(&args.dir)?;
-    let plan = Plan::new(args.quick, args.max_gb, &args.cli, &scratch);
+    let plan = Plan::new(args.quick, args.max_gb, &args.cli, args.links.as_deref(), &scratch);
     let mut report = Report::new(&scratch, &args.cli)?;
     if args.scale {
         for (name, test) in

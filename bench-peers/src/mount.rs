@@ -111,5 +111,5 @@ pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
 
 fn record(report: &mut Report, test: &'static str, link: &'static str, payload: usize, count: u64, start: Instant) {
     let elapsed_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    report.add(Sample { test, link, payload, count, elapsed_ns, values: Vec::new() });
+    report.add(Sample { test, link, payload, count, elapsed_ns, values: Vec::new(), word_ns: None });
 }

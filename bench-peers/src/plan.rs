@@ -20,6 +20,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) streamed: u64,
     pub(crate) max_gb: u64,
     pub(crate) cli: PathBuf,
+    /// The only links that take part.
+    pub(crate) links: Option<&'a [String]>,
     pub(crate) scratch: &'a Scratch,
     started: Instant,
 }
@@ -27,29 +29,35 @@ pub(crate) struct Plan<'a> {
 /// When each part starts its last round, in seconds of the whole run: each gets at least one, and the run ends in time
 /// on a slow machine.
 const ENDS: [(&str, u64); 7] = [
-    ("append", 90),
-    ("single", 210),
-    ("stream", 390),
-    ("one-way", 510),
-    ("round-trip", 630),
-    ("wake", 690),
-    ("mount", 780),
+    ("append", 120),
+    ("single", 240),
+    ("stream", 420),
+    ("one-way", 660),
+    ("round-trip", 900),
+    ("wake", 960),
+    ("mount", 1080),
 ];
 
 impl<'a> Plan<'a> {
-    pub(crate) fn new(quick: bool, max_gb: u64, cli: &Path, scratch: &'a Scratch) -> Self {
+    pub(crate) fn new(quick: bool, max_gb: u64, cli: &Path, links: Option<&'a [String]>, scratch: &'a Scratch) -> Self {
         Self {
             quick,
-            rounds: if quick { 3 } else { 5 },
+            rounds: if quick { 3 } else { 9 },
             payloads: if quick { &[64, 1024] } else { &[16, 64, 256, 1024, 4096, 65536] },
             latency_payloads: if quick { &[64] } else { &[64, 1024] },
             sustained: if quick { 256 << 20 } else { 10 << 30 },
             streamed: 384 << 20,
             max_gb,
             cli: cli.to_path_buf(),
+            links,
             scratch,
             started: Instant::now(),
         }
+    }
+
+    /// Whether this link takes part.
+    pub(crate) fn wants(&self, link: &str) -> bool {
+        self.links.is_none_or(|links| links.iter().any(|wanted| wanted == link))
     }
 
     /// Whether this round of this part may begin.

@@ -41,15 +41,18 @@ pub(crate) fn all(report: &Report, dir: &Path, name: &str) -> Result<Vec<(String
     }
     for (test, title) in [
         ("single", "Single appends while segments roll"),
-        ("one-way", "One way between two processes, 100,000 a second"),
-        ("round-trip", "Round trip between two processes"),
+        ("one-way, near", "One way between two processes that share a cache"),
+        ("one-way, far", "One way between two processes that share none"),
+        ("round-trip, near", "Round trip between two processes that share a cache"),
+        ("round-trip, far", "Round trip between two processes that share none"),
         ("wake", "Wake of a sleeping process"),
     ] {
         let curve = |link| Curve { name: link, points: percentiles(report, test, link) };
         let curves: Vec<_> = report.links(test).into_iter().map(curve).filter(|c| c.points.len() > 1).collect();
         let title = format!("{title}: nanoseconds by percentile, 64 bytes");
         let percent = |inverse: f64| format!("{}", 100.0 - 100.0 / inverse);
-        draw(&mut plots, dir, format!("{name}-{test}.svg"), title, &curves, &percent)?;
+        let file = format!("{name}-{}.svg", test.replace(", ", "-"));
+        draw(&mut plots, dir, file, title, &curves, &percent)?;
     }
     Ok(plots)
 }

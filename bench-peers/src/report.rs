@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -20,6 +21,8 @@ pub(crate) struct Sample {
     pub(crate) elapsed_ns: u64,
     /// Nanoseconds and how often.
     pub(crate) values: Vec<(u64, u64)>,
+    /// What the bare word took just before and after it.
+    pub(crate) word_ns: Option<u64>,
 }
 
 /// The percentiles that are kept.
@@ -32,6 +35,9 @@ pub(crate) struct Rounds {
     pub(crate) ns: Vec<f64>,
     /// Quantiles of each round, in nanoseconds, as in `QUANTILES`.
     pub(crate) quantiles: Vec<Vec<u64>>,
+    /// What the bare word took beside each round, in nanoseconds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) word_ns: Vec<u64>,
     /// All rounds together: nanoseconds and how often. For the plots.
     #[serde(skip)]
     pub(crate) values: BTreeMap<u64, u64>,
@@ -48,6 +54,10 @@ pub(crate) struct Report {
     pub(crate) results: BTreeMap<(&'static str, usize, &'static str), Rounds>,
     /// Tables of other measurements: title, explanation, rows with the head first.
     pub(crate) tables: Vec<(String, String, Vec<Vec<String>>)>,
+    /// Measurements that were dropped, because the word took another time after them than before.
+    pub(crate) dropped: usize,
+    /// By how much other work held up this program, in hundredths of the time.
+    busy_percent: f64,
     /// What could not be measured, and why.
     failures: BTreeMap<String, String>,
 }
@@ -127,14 +137,17 @@ impl Report {
             commit: format!("{version}, commit {}", first_line("git", &["rev-parse", "--short", "HEAD"])),
             results: BTreeMap::new(),
             tables: Vec::new(),
+            dropped: 0,
+            busy_percent: busy_percent(),
             failures: BTreeMap::new(),
         })
     }
 
     pub(crate) fn add(&mut self, sample: Sample) {
-        let Sample { test, link, payload, count, elapsed_ns, values } = sample;
+        let Sample { test, link, payload, count, elapsed_ns, values, word_ns } = sample;
         let rounds = self.results.entry((test, payload, link)).or_default();
         rounds.ns.push(elapsed_ns as f64 / count.max(1) as f64);
+        rounds.word_ns.extend(word_ns);
         if !values.is_empty() {
             rounds.quantiles.push(QUANTILES.iter().map(|&(at, _)| quantile(values.iter().copied(), at)).collect());
             for (value, count) in values {
@@ -173,7 +186,12 @@ impl Report {
     /// The median of the ratios within each round: a machine that changes between rounds changes both.
     fn ratio(&self, test: &'static str, payload: usize, link: &'static str, floor: &'static str) -> Option<f64> {
         let of = |link| self.results.get(&(test, payload, link));
-        let (rounds, floor) = (of(link)?, of(floor)?);
+        let rounds = of(link)?;
+        if !rounds.word_ns.is_empty() {
+            let p50s = rounds.quantiles.iter().map(|quantiles| quantiles[0]).zip(&rounds.word_ns);
+            return median(p50s.map(|(ours, &word)| ours as f64 / word.max(1) as f64).collect());
+        }
+        let floor = of(floor)?;
         let ratios = if rounds.quantiles.is_empty() {
             rounds.ns.iter().zip(&floor.ns).map(|(ns, floor)| ns / floor.max(0.01)).collect()
         } else {
@@ -198,6 +216,20 @@ impl Report {
             "\nAll candidates take turns, for several rounds. A figure is the median of its rounds, a ratio the median of\n\
              the ratios within each round. The ratios count: nanoseconds say more about the machine and its neighbours.\n",
         );
+        if self.busy_percent > BUSY_PERCENT {
+            let _ = writeln!(
+                out,
+                "\n**The machine was busy**: others took {:.0} % of the time. Measure again.",
+                self.busy_percent
+            );
+        }
+        if self.dropped > 0 {
+            let _ = writeln!(
+                out,
+                "\n{} measurements were dropped: the processors changed places meanwhile, or somebody interfered.",
+                self.dropped
+            );
+        }
         self.by_payload(
             &mut out,
             "append",
@@ -210,10 +242,12 @@ impl Report {
         self.percentiles(&mut out, "single", "Single appends", text);
         let text = "From one process to another at full speed; the receiver reads every byte. Nanoseconds per message. Bounded logs have wrapped around before, after 768 MiB. The relative placement of the two cores changes between rounds, and with it everything that passes from one to the other.";
         self.by_payload(&mut out, "stream", "Streaming", text);
-        let text = "100,000 messages per second, from the time each *should* have been sent to the time it was received; the receiver reads every byte. Bounded logs have wrapped around before, after 768 MiB.";
-        self.percentiles(&mut out, "one-way", "One way between two processes", text);
-        let text = "There and back between two processes that poll without pause and read every byte. Bounded logs have wrapped around before, after 768 MiB.";
-        self.percentiles(&mut out, "round-trip", "Round trip", text);
+        let text = "100,000 messages per second, from the time each *should* have been sent to the time it was received; the receiver polls with a pause instruction in between, as all do here, and reads every byte. Bounded logs have wrapped around before, after 768 MiB. Each measurement has the word measured before and after it; its ratio is to these two.";
+        self.percentiles(&mut out, "one-way, near", "One way between two processes that share a cache", text);
+        self.percentiles(&mut out, "one-way, far", "One way between two processes that share none", text);
+        let text = "There and back between two processes that read every byte; polling and ratios as above.";
+        self.percentiles(&mut out, "round-trip, near", "Round trip between two processes that share a cache", text);
+        self.percentiles(&mut out, "round-trip, far", "Round trip between two processes that share none", text);
         self.percentiles(&mut out, "wake", "Wake", "From the append until a sleeping process has the message.");
         self.mount(&mut out);
         for (title, text, rows) in &self.tables {
@@ -270,7 +304,7 @@ impl Report {
             let _ = write!(out, "\n{payload} bytes:\n\n");
             let mut rows = vec![vec![String::new()]];
             rows[0].extend(QUANTILES.iter().map(|(_, name)| (*name).to_owned()));
-            rows[0].push("p50 to the floor".to_owned());
+            rows[0].extend(["p50 to the floor".to_owned(), "rounds".to_owned()]);
             let links = self.links(test);
             let floor = links.first().copied().unwrap_or_default();
             for link in links {
@@ -280,6 +314,8 @@ impl Report {
                 );
                 let ratio = self.ratio(test, payload, link, floor);
                 row.push(ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}")));
+                let rounds = self.results.get(&(test, payload, link)).map_or(0, |rounds| rounds.quantiles.len());
+                row.push(rounds.to_string());
                 rows.push(row);
             }
             table(out, &rows);
@@ -306,6 +342,30 @@ impl Report {
         }
         table(out, &rows);
     }
+}
+
+/// Up to here a machine counts as quiet.
+const BUSY_PERCENT: f64 = 3.0;
+
+/// How much of a moment was taken away from a thread that does nothing but look at the clock, on each processor.
+fn busy_percent() -> f64 {
+    const MOMENT: Duration = Duration::from_millis(300);
+    const GAP: Duration = Duration::from_micros(5);
+    let lost = || {
+        let (start, mut last, mut lost) = (Instant::now(), Instant::now(), Duration::ZERO);
+        while start.elapsed() < MOMENT {
+            let gap = last.elapsed();
+            last += gap;
+            lost += if gap > GAP { gap } else { Duration::ZERO };
+        }
+        100.0 * lost.as_secs_f64() / start.elapsed().as_secs_f64()
+    };
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let shares: Vec<f64> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..cpus).map(|_| scope.spawn(lost)).collect();
+        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    });
+    shares.into_iter().fold(0.0, f64::max)
 }
 
 /// `3.6 ns`, `120 ns`, `28.4 us`, `1.3 ms`.

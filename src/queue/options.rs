@@ -301,6 +301,16 @@ pub enum SyncPolicy {
     },
 }
 
+impl SyncPolicy {
+    /// The sequence number at which it asks for the next sync.
+    pub(in crate::queue) fn next_sync(self, next_seq: u64) -> u64 {
+        match self {
+            Self::Manual => u64::MAX,
+            Self::Every { messages, .. } => next_seq.saturating_add(messages.max(1)),
+        }
+    }
+}
+
 /// What an append does when the queue's `max_bytes` is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]

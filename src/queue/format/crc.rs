@@ -129,6 +129,15 @@ fn add_words<const COPY: bool>(mut state: u64, words: &[[u8; 8]], to: &mut [[u8;
     use std::arch::x86_64::_mm_crc32_u64;
     // Without `COPY` there is no destination.
     let part = |len| if COPY { len } else { 0 };
+    macro_rules! straight {
+        ($($count:literal)*) => {
+            match words.len() {
+                $($count => return add_words_straight::<$count, COPY>(state, words, to),)*
+                _ => {}
+            }
+        };
+    }
+    straight!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
     let (mut words, mut to) = (words, to);
     if words.len() >= LANES_FROM {
         let len = words.len() / 3;
@@ -153,6 +162,26 @@ fn add_words<const COPY: bool>(mut state: u64, words: &[[u8; 8]], to: &mut [[u8;
         if COPY {
             to[index] = *word;
         }
+    }
+    state
+}
+
+/// [`add_words`] for so few words that the loop would cost more than its body.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2,pclmulqdq")]
+#[inline]
+fn add_words_straight<const COUNT: usize, const COPY: bool>(
+    mut state: u64,
+    words: &[[u8; 8]],
+    to: &mut [[u8; 8]],
+) -> u64 {
+    use std::arch::x86_64::_mm_crc32_u64;
+    let Some(words) = words.first_chunk::<COUNT>() else { return state };
+    if let (true, Some(to)) = (COPY, to.first_chunk_mut::<COUNT>()) {
+        *to = *words;
+    }
+    for word in words {
+        state = _mm_crc32_u64(state, u64::from_le_bytes(*word));
     }
     state
 }

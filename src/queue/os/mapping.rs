@@ -26,10 +26,8 @@ use crate::queue::os::sigbus;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 /// Bytes of a cache line.
-#[cfg(target_arch = "x86_64")]
-const CACHE_LINE: u32 = 64;
+pub(crate) const CACHE_LINE: u32 = 64;
 /// The longest range prefetched at once.
-#[cfg(target_arch = "x86_64")]
 const MAX_PREFETCH: u32 = 1088;
 
 /// A shared mapping of the first bytes of a file. Clones are the same mapping, which lasts as long as one of them.
@@ -161,6 +159,15 @@ impl Mapping {
         self.word64(offset).store(0, Ordering::Relaxed);
     }
 
+    /// Stores zeros into the cache line at `offset`: there are no records.
+    #[inline]
+    pub(crate) fn clear_line(&self, offset: u32) {
+        let line: *mut [u64; CACHE_LINE as usize / 8] = self.at_mut(offset, CACHE_LINE as usize, 8).cast();
+        // SAFETY: in bounds, writable and aligned (checked by `at_mut`). Only the holder of the writer lock, the caller,
+        // stores after its last record, where nothing is published.
+        unsafe { line.write([0; CACHE_LINE as usize / 8]) };
+    }
+
     /// Published bytes (rule 3), or the writer's own unpublished ones.
     #[inline]
     pub(crate) fn bytes(&self, offset: u32, len: usize) -> &[u8] {
@@ -217,22 +224,42 @@ impl Mapping {
     /// the first ones, because the processor detects a long one by itself. A hint: any offset is fine.
     #[inline]
     pub(crate) fn prefetch_for_write(&self, offset: u32, len: u32) {
-        #[cfg(target_arch = "x86_64")]
+        self.prefetch(offset, len, |line| {
+            // SAFETY: a prefetch never faults, and changes neither memory nor flags. Every processor with long mode
+            // accepts the instruction, if only as a no-op. The intrinsic would emit a prefetch for reading, unless the
+            // whole program is built for newer processors.
+            #[cfg(target_arch = "x86_64")]
+            unsafe {
+                std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = line;
+        });
+    }
+
+    /// Likewise, for reading.
+    #[inline]
+    pub(crate) fn prefetch_for_read(&self, offset: u32, len: u32) {
+        self.prefetch(offset, len, |line| {
+            // SAFETY: a prefetch never faults.
+            #[cfg(target_arch = "x86_64")]
+            unsafe {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                _mm_prefetch::<_MM_HINT_T0>(line.cast());
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = line;
+        });
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, offset: u32, len: u32, prefetch: impl Fn(*const u8)) {
         for line in 0..len.min(MAX_PREFETCH).div_ceil(CACHE_LINE) {
             let at = offset as usize + (line * CACHE_LINE) as usize;
             if at < self.len {
-                // SAFETY: a prefetch never faults, and changes neither memory nor flags; besides, the address is within
-                // the mapping. Every processor with long mode accepts the instruction, if only as a no-op.
-                unsafe {
-                    let line = self.start.0.cast_const().add(at);
-                    // The intrinsic would emit a prefetch for reading, unless the whole program is built for newer
-                    // processors.
-                    std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
-                }
+                prefetch(self.start.0.cast_const().wrapping_add(at));
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (offset, len);
     }
 
     /// Tells the system that the bytes from `offset` to the end will be used soon: it may use huge pages, which costs

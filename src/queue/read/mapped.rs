@@ -5,7 +5,7 @@ use zerocopy::FromBytes;
 use crate::queue::entry::Message;
 use crate::queue::format::layout::{HEADER_LEN, MessageHeader};
 use crate::queue::format::record::{Header, RecordContext, UncheckedHeader};
-use crate::queue::os::mapping::Mapping;
+use crate::queue::os::mapping::{CACHE_LINE, Mapping};
 use crate::queue::position::Position;
 use crate::sync::Ordering;
 
@@ -42,6 +42,9 @@ impl<'a> Iterator for Available<'a> {
     }
 }
 
+/// The lines of longer payloads are prefetched at once, before the checksum asks for one after the other.
+const SHORT: usize = 192;
+
 /// What is at an offset of a mapped segment.
 pub(in crate::queue) enum Look {
     /// A sound record with the expected message.
@@ -57,6 +60,8 @@ pub(in crate::queue) enum Look {
 pub(in crate::queue) fn look(map: &Mapping, context: &RecordContext, offset: u32, seq: u64, verify: bool) -> Look {
     // SYNC POINT with `Mapping::publish`.
     if map.word64(offset).load(Ordering::Acquire) & u64::from(u32::MAX) == 0 {
+        // Who polls has the rest of the message soon after its first line.
+        map.prefetch_for_read(offset + CACHE_LINE, CACHE_LINE);
         return Look::Uncommitted;
     }
     let header = MessageHeader::ref_from_bytes(map.bytes(offset, HEADER_LEN as usize)).ok();
@@ -66,6 +71,9 @@ pub(in crate::queue) fn look(map: &Mapping, context: &RecordContext, offset: u32
     let Some(len) = unchecked.payload_len(context, offset) else {
         return Look::Other;
     };
+    if len > SHORT {
+        map.prefetch_for_read(offset + CACHE_LINE, len as u32);
+    }
     let header = if verify {
         unchecked.verify(context, offset, map.bytes(offset + HEADER_LEN, len))
     } else {

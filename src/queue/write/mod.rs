@@ -1,5 +1,6 @@
 //! The writer, its helper threads, and their work besides appending.
 
+pub(in crate::queue) mod ahead;
 mod append;
 pub(in crate::queue) mod exact;
 pub(in crate::queue) mod gate;
@@ -15,4 +16,5 @@ pub(in crate::queue) mod reserve;
 pub(in crate::queue) mod retention;
 mod roll;
 pub(in crate::queue) mod stats;
+mod sync;
 pub(in crate::queue) mod writer;

@@ -41,6 +41,8 @@ pub struct Reservation<'a> {
     payload_len: u32,
     /// Whether it wakes readers.
     wakes: bool,
+    /// What is known to be zero if all of the payload is committed.
+    cleared: u32,
 }
 
 /// A writer whose next record is being filled: until this is dropped, the helper thread does not end the segment.
@@ -110,11 +112,14 @@ impl Reservation<'_> {
         if timestamp_ns >= self.writer.roll_at_ns {
             return self.finish_in_next(len, timestamp_ns);
         }
-        let Self { mut writer, msg_type, payload_len: max, wakes } = self;
+        let Self { mut writer, msg_type, payload_len: max, wakes, cleared } = self;
         let checked = u32::try_from(len).ok().filter(|&len| len <= max);
         let Some(payload_len) = checked else {
             return Err(Error::TooLarge { path: writer.path(), len, max: max as usize });
         };
+        if payload_len == max {
+            writer.ahead.remember(cleared);
+        }
         let record_len = writer.context.record_len(payload_len);
         let (offset, seq) = (writer.offset, writer.next_seq);
         let header = Header { payload_len, msg_type, flags: 0, seq, timestamp_ns };
@@ -137,7 +142,7 @@ impl Reservation<'_> {
     /// Like [`finish`](Self::finish), after the end of this segment's time: a copy goes into the next one.
     #[cold]
     fn finish_in_next(self, len: usize, timestamp_ns: u64) -> Result<u64> {
-        let Self { mut writer, msg_type, payload_len: max, wakes } = self;
+        let Self { mut writer, msg_type, payload_len: max, wakes, .. } = self;
         let filled = writer.map.bytes(writer.offset + HEADER_LEN, max as usize);
         let Some(payload) = filled.get(..len).map(<[u8]>::to_vec) else {
             return Err(Error::TooLarge { path: writer.path(), len, max: max as usize });
@@ -258,7 +263,8 @@ impl QueueWriter {
     pub fn reserve(&mut self, msg_type: u16, payload_len: usize) -> Result<Reservation<'_>> {
         // Which period it belongs to is decided by the commit.
         let (payload_len, _) = self.claim(0, msg_type, payload_len)?;
-        Ok(Reservation { writer: Claimed(self), msg_type, payload_len, wakes: true })
+        let cleared = self.ahead.forget();
+        Ok(Reservation { writer: Claimed(self), msg_type, payload_len, wakes: true, cleared })
     }
 
     /// Like [`reserve`](Self::reserve), filled with zeros: what is not written is zero, and nothing of retired messages

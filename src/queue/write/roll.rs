@@ -13,6 +13,7 @@ use crate::queue::format::layout::{self, HEADER_LEN, SEGMENT_SEAL};
 use crate::queue::inspect::SegmentInfo;
 use crate::queue::options::{WhenFull, WriterOptions};
 use crate::queue::wait::stop::{self, Stopper};
+use crate::queue::write::ahead::ClearAhead;
 use crate::queue::write::growth::WantedSize;
 use crate::queue::write::handover::Prepared;
 use crate::queue::write::prefault;
@@ -53,6 +54,7 @@ impl QueueWriter {
             self.supply.want(next, size, self.pages.is_for_fast_writer());
             self.ask_at = u32::MAX;
         }
+        self.ahead.set_limit(soft_limit);
         self.turn.open(soft_limit, self.head_now(), self.roll_at_ns);
         Ok(())
     }
@@ -150,6 +152,7 @@ impl QueueWriter {
         self.counted.stats.bytes += u64::from(self.offset.saturating_sub(self.counted.from_offset));
         (self.offset, self.context) = (context.records_start(), context);
         self.counted.from_offset = self.offset;
+        self.ahead = ClearAhead::default();
         self.max_payload_len = settings.max_payload_len();
         if !self.map.has_stores() {
             // The next writer seals it.

@@ -3,8 +3,8 @@
 //! An append is: check, fill, clear the commit word after the new record, store the commit word (Release), check for
 //! sleepers. Everything else (a new segment, pages, the published head) is reached through one comparison with
 //! the soft limit, which the helper thread may set to 0 (`gate.rs`). Invariants:
-//! - The commit word where the next record will start is zero before its predecessor is published: readers and recovery
-//!   never see what an aborted append or an earlier use of the file left there.
+//! - The commit word where the next record will start is zero before its predecessor is published (`ahead.rs`): readers
+//!   and recovery never see what an aborted append or an earlier use of the file left there.
 //! - A record that ends at `soft_limit` or before leaves room for the record that seals the segment.
 //! - The next segment exists and is started before the old one is sealed: after a seal there is always a segment.
 //! - An error leaves the queue as it was.
@@ -26,13 +26,14 @@ use crate::queue::files::settings;
 use crate::queue::files::store::Store;
 use crate::queue::format::layout::{self, CONTROL_WRITER, HEADER_LEN, RECORDS_START, WriterBlock};
 use crate::queue::format::record::{Header, RecordContext, checked_len};
-use crate::queue::options::{SyncPolicy, WriterOptions};
+use crate::queue::options::WriterOptions;
 use crate::queue::os::mapping::{CUT_SHORT, Mapping};
 use crate::queue::os::origin::Origin;
 use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::scan::Scanner;
 use crate::queue::wait::stop::Stopper;
 use crate::queue::wait::wake::Waker;
+use crate::queue::write::ahead::ClearAhead;
 use crate::queue::write::growth::WantedSize;
 use crate::queue::write::handover::{Prepared, Turn};
 use crate::queue::write::housekeeper::Housekeeper;
@@ -46,8 +47,11 @@ pub(in crate::queue) const REPORT_EVERY: u32 = 64 << 10;
 pub(in crate::queue) const MAY_BE_MISSING: &str = "what was appended last may be missing";
 const HALF_STORED: &str =
     "no space left on device for all of a message, which is incomplete; those before it are complete";
-/// How far ahead of the writer cache lines are prefetched.
+
+/// How far ahead of the writer the cache lines of long records are prefetched.
 const PREFETCH_AHEAD: u32 = 1024;
+/// Records up to this length need no prefetch: what is cleared ahead is in the cache.
+const SHORT: u32 = 256;
 
 /// The one writer of a queue. Holds the writer lock until it is dropped.
 ///
@@ -64,6 +68,7 @@ const PREFETCH_AHEAD: u32 = 1024;
 pub struct QueueWriter {
     pub(in crate::queue) map: Arc<Mapping>,
     pub(in crate::queue) offset: u32,
+    pub(in crate::queue) ahead: ClearAhead,
     /// Holds the soft limit.
     pub(in crate::queue) turn: Arc<Turn>,
     /// A message of this time or later starts a new segment.
@@ -76,7 +81,7 @@ pub struct QueueWriter {
     pub(in crate::queue) control: Arc<Mapping>,
     pub(in crate::queue) waker: Waker,
     /// When this sequence number is reached, the helper is asked to sync.
-    sync_at_seq: u64,
+    pub(in crate::queue) sync_at_seq: u64,
     // An append that stays within `soft_limit` touches none of the fields from here on.
     pub(in crate::queue) segment: Segment,
     pub(in crate::queue) store: Arc<Store>,
@@ -86,7 +91,7 @@ pub struct QueueWriter {
     /// At this offset the next segment is requested; the largest offset means that it has been.
     pub(in crate::queue) ask_at: u32,
     /// The first segment that may hold unsynced messages.
-    unsynced: SegmentId,
+    pub(in crate::queue) unsynced: SegmentId,
     pub(in crate::queue) poisoned: Option<String>,
     /// The latest timestamp that a caller may pass, as of the last reading of the clock.
     pub(in crate::queue) latest_ns: u64,
@@ -119,6 +124,7 @@ impl QueueWriter {
         let pages = Prefaulter::new(&map, offset, options.helper_cpus);
         let mut writer = Self {
             offset,
+            ahead: ClearAhead::default(),
             turn: supply.turn(),
             roll_at_ns: 0,
             context: segment.context,
@@ -136,7 +142,7 @@ impl QueueWriter {
             stopper: None,
             counted: Counted { from_seq: next_seq, from_offset: offset, ..Counted::default() },
             origin: Origin::here(),
-            sync_at_seq: next_sync(options.sync, next_seq),
+            sync_at_seq: options.sync.next_sync(next_seq),
             store: Arc::clone(store),
             map,
             // Many writers append little: wait for a sign that the next segment will be needed.
@@ -148,6 +154,7 @@ impl QueueWriter {
             _lock: lock,
         };
         writer.roll_at_ns = writer.store.end_of_period(writer.first_timestamp_ns().unwrap_or(0));
+        writer.ahead.set_limit(writer.next_soft_limit(offset));
         writer.turn.open(writer.next_soft_limit(offset), writer.head_now(), writer.roll_at_ns);
         writer.publish_head();
         // Readers that wait at the end of a segment that we have left must check again.
@@ -213,8 +220,7 @@ impl QueueWriter {
     /// check after the last store: another one before it would cost half a nanosecond.
     #[inline]
     pub(in crate::queue) fn commit(&mut self, words: [u64; 4], record_len: u32) -> bool {
-        // Late, so that all stores are close together: a polling reader takes the cache line away.
-        self.map.clear_record(self.offset + record_len);
+        self.ahead.clear_record(&self.map, self.offset + record_len);
         self.map.publish(self.offset, words);
         self.map.has_stores()
     }
@@ -236,6 +242,7 @@ impl QueueWriter {
             self.poisoned = Some(format!("{}: {HALF_STORED}", self.segment.path.display()));
             return self.check_poison();
         }
+        self.ahead.forget();
         self.map = Arc::new(Mapping::read_write(&self.segment.file, &self.segment.path, self.context.segment_size)?);
         self.supply.set_active(&self.segment, &self.map, None);
         self.pages.set_active(&self.map, self.offset);
@@ -322,7 +329,10 @@ impl QueueWriter {
         self.offset += record_len;
         self.next_seq = seq + 1;
         self.last_timestamp_ns = timestamp_ns;
-        self.map.prefetch_for_write(self.offset + PREFETCH_AHEAD, record_len);
+        self.ahead.advance(&self.map, self.offset);
+        if record_len > SHORT {
+            self.map.prefetch_for_write(self.offset + PREFETCH_AHEAD, record_len);
+        }
         if self.next_seq >= self.sync_at_seq {
             self.request_sync();
         }
@@ -333,23 +343,6 @@ impl QueueWriter {
     #[inline]
     pub(in crate::queue) fn now_ns(&mut self) -> u64 {
         self.clock.now_ns().max(self.last_timestamp_ns)
-    }
-
-    /// Asks the helper thread to sync everything.
-    #[cold]
-    fn request_sync(&mut self) {
-        self.sync_at_seq = next_sync(self.options.sync, self.next_seq);
-        self.supply.request_sync();
-    }
-
-    /// Starts syncing everything appended so far to disk, and does not wait for it.
-    ///
-    /// # Errors
-    /// [`Error::Poisoned`] if an earlier sync has failed.
-    pub fn flush_async(&mut self) -> Result<()> {
-        self.check()?;
-        self.request_sync();
-        Ok(())
     }
 
     /// Checks that everything appended so far is in the queue's files: fails if one of them has been truncated, or if
@@ -399,38 +392,6 @@ impl QueueWriter {
     pub(in crate::queue) fn head_now(&self) -> HeadHint {
         let position = Position { segment: self.segment.id, offset: self.offset };
         HeadHint { position, next_seq: self.next_seq, last_timestamp_ns: self.last_timestamp_ns }
-    }
-
-    /// Makes everything appended so far survive a power cut before it returns.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the system can't write it. What was not written can't be vouched for any more, so the writer
-    /// refuses further work ([`Error::Poisoned`]); readers continue.
-    pub fn flush_sync(&mut self) -> Result<()> {
-        self.enter()?;
-        let synced = self.sync_all();
-        self.leave();
-        synced
-    }
-
-    fn sync_all(&mut self) -> Result<()> {
-        self.check()?;
-        self.publish_head();
-        let synced = self.store.sync_segments(self.unsynced, self.segment.id);
-        // Again: what was truncated during the sync is not on the disk.
-        let synced = synced.and_then(|()| self.check());
-        match &synced {
-            Ok(()) => {
-                self.counted.stats.syncs += 1;
-                self.unsynced = self.segment.id;
-            }
-            Err(error) => {
-                self.counted.stats.failed_syncs += 1;
-                self.poisoned = Some(error.to_string());
-                self.turn.close();
-            }
-        }
-        synced
     }
 
     /// The sequence number that the next message gets.
@@ -493,14 +454,6 @@ impl Drop for QueueWriter {
         self.control.word(layout::CONTROL_WRITER_PID).store(0, Ordering::Relaxed);
         let _ = mtime::touch(&self.segment.file);
         mtime::touch_control(&self.store);
-    }
-}
-
-/// The sequence number at which the policy asks for the next sync.
-fn next_sync(policy: SyncPolicy, next_seq: u64) -> u64 {
-    match policy {
-        SyncPolicy::Manual => u64::MAX,
-        SyncPolicy::Every { messages, .. } => next_seq.saturating_add(messages.max(1)),
     }
 }
 
