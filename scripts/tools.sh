@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the demo and the tests use besides the Rust toolchain: fusermount3 (to mount without being root),
-# jq and tmux; with --all also what tests are skipped without: strace, faketime, mkfs.xfs, zsh, fish. Does nothing
-# if they are installed.
+# jq and tmux; with --all also what tests are skipped without: strace, faketime, mkfs.xfs, zsh, fish; with --deb what
+# builds and checks packages; with --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
 # Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says what is missing.
 set -euo pipefail
 
@@ -15,6 +15,17 @@ if [ "${1:-}" = --all ]; then
     command -v zsh > /dev/null || missing+=(zsh)
     command -v fish > /dev/null || missing+=(fish)
     PATH="$PATH:/usr/sbin:/sbin" command -v mkfs.xfs > /dev/null || missing+=(xfsprogs)
+fi
+if [ "${1:-}" = --deb ]; then
+    command -v dh > /dev/null || missing+=(debhelper)
+    command -v lintian > /dev/null || missing+=(lintian)
+    command -v mandoc > /dev/null || missing+=(mandoc)
+    command -v mmdebstrap > /dev/null || missing+=(mmdebstrap)
+    command -v systemd-nspawn > /dev/null || missing+=(systemd-container)
+fi
+if [ "${1:-}" = --aarch64 ]; then
+    command -v aarch64-linux-gnu-gcc > /dev/null || missing+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+    command -v qemu-aarch64-static > /dev/null || missing+=(qemu-user-static)
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 

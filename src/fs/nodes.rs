@@ -223,6 +223,15 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_page_has_every_name() {
+        let page = include_str!("../../docs/man/chronfs.5");
+        for row in NODES.iter().filter(|row| row.name != "panic") {
+            let has = page.split([' ', '\n', '/', ',']).any(|word| word == row.name);
+            assert!(has, "docs/man/chronfs.5 does not mention {}", row.name);
+        }
+    }
+
+    #[test]
     fn the_engines_files_are_hidden_and_others_are_not() {
         for name in ["control.meta", "writer.lock", "000000000.q", "000000001.q.tmp", "readers", "READY", ".index"] {
             assert!(is_hidden(DirKind::Queue, OsStr::new(name)), "{name}");

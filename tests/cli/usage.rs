@@ -142,10 +142,22 @@ fn completions_and_manual_pages_cover_every_subcommand() {
         assert!(subcommands.iter().all(|name| script.contains(name)), "{shell}");
     }
     assert!(bus.stdout(&["man"]).contains(".TH chron-cli 1"));
-    for name in subcommands {
+    for name in &subcommands {
         let page = bus.stdout(&["man", name]);
-        assert!(page.contains(&format!(".TH chron-cli-{name} 1")) && page.contains("Example"), "{page}");
+        assert!(page.contains(&format!(".TH chron-cli-{name} 1")), "{page}");
+        for section in ["SYNOPSIS", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO"] {
+            assert!(
+                page.lines()
+                    .any(|line| line == format!(".SH {section}").as_str() || line == format!(".SH \"{section}\"")),
+                "{name}: {section}"
+            );
+        }
     }
+    fs::create_dir(bus.path("man")).unwrap();
+    bus.stdout(&["man", "--all", "man"]);
+    assert_eq!(fs::read_to_string(bus.path("man/chron-cli-tail.1")).unwrap(), bus.stdout(&["man", "tail"]));
+    assert!(fs::read_dir(bus.path("man")).unwrap().count() > subcommands.len());
+    assert_fails(&bus.run(&["man", "--all", "missing"]), &["missing/chron-cli.1", "No such file"]);
 }
 
 #[test]

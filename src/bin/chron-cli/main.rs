@@ -10,13 +10,14 @@
 mod append;
 mod bench;
 mod bus_args;
+mod completions;
 mod create;
 mod doctor;
 mod failure;
-mod generate;
 mod inspect;
 mod logger;
 mod ls;
+mod man;
 mod merge;
 mod metrics;
 mod mount;
@@ -124,8 +125,8 @@ fn run(cli: Cli) -> Outcome {
         Command::Top(args) => top::run(&args, color),
         Command::Doctor(args) => doctor::run(&args, color),
         Command::Bench(args) => bench::run(&args),
-        Command::Completions(args) => generate::completions(&args),
-        Command::Man(args) => generate::man(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     }
 }
 
@@ -399,10 +400,16 @@ struct CompletionsArgs {
 
 /// Print a manual page
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  chron-cli man | man -l -\n  chron-cli man tail > chron-cli-tail.1")]
+#[command(after_help = "\
+Examples:
+  chron-cli man tail | man -l -
+  chron-cli man --all /usr/local/share/man/man1")]
 struct ManArgs {
     /// The subcommand; chron-cli itself if omitted
     subcommand: Option<String>,
+    /// Write the pages of all commands into this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "subcommand")]
+    all: Option<PathBuf>,
 }
 
 /// [`Format`] as an option's value, and what is for people only.

@@ -1,15 +1,15 @@
-//! `chron-cli completions` and `chron-cli man`: generated from the definitions in `main.rs`.
+//! `chron-cli completions`: generated from the definitions in `main.rs`.
 
 use std::fmt::Write as _;
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use crate::failure::{Done, Failure, Outcome};
-use crate::output::{Output, print};
-use crate::{Cli, CompletionsArgs, ManArgs};
+use crate::failure::{Done, Outcome};
+use crate::output::Output;
+use crate::{Cli, CompletionsArgs};
 
-pub(crate) fn completions(args: &CompletionsArgs) -> Outcome {
+pub(crate) fn run(args: &CompletionsArgs) -> Outcome {
     let mut out = Output::stdout()?;
     clap_complete::generate(args.shell, &mut Cli::command(), "chron-cli", &mut out.buffer);
     let script = String::from_utf8_lossy(&out.buffer);
@@ -48,26 +48,4 @@ fn mend_fish(script: &str) -> String {
         }
     }
     script
-}
-
-pub(crate) fn man(args: &ManArgs) -> Outcome {
-    let mut root = Cli::command();
-    // Only a built definition has the options that every subcommand inherits, and its full name.
-    root.build();
-    let command = match &args.subcommand {
-        None => root,
-        Some(name) => root
-            .find_subcommand(name)
-            .cloned()
-            .ok_or_else(|| Failure::Usage(format!("{name}: no such subcommand; 'chron-cli --help' lists them")))?,
-    };
-    let mut page = Vec::new();
-    clap_mangen::Man::new(command)
-        .source(concat!("chron-cli ", env!("CARGO_PKG_VERSION")))
-        .render(&mut page)
-        .map_err(|e| Failure::new(format!("cannot render the manual page: {e}")))?;
-    // Ragged lines: justified ones would pull the examples apart. The generator calls what follows the options EXTRA.
-    let page = String::from_utf8_lossy(&page).replacen("\n.SH NAME", "\n.ad l\n.nh\n.SH NAME", 1);
-    print(&page.replace("\n.SH EXTRA", "\n.SH NOTES"))?;
-    Ok(Done::Well)
 }
