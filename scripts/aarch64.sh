@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Builds for 64-bit ARM and runs the tests of the engine, the views and the command under qemu's user emulation, or those
-# that are named as for cargo test. What that can't prove: docs/platforms.md. Needs root once, to tell the kernel what
-# runs such programs (binfmt_misc).
+# that are named as for cargo test. What that can't prove: docs/platforms.md.
 #   scripts/aarch64.sh [--lib | --test NAME | -- FILTER]...
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -10,12 +9,16 @@ bash scripts/tools.sh --aarch64
 triple=aarch64-unknown-linux-gnu
 rustup target list --installed | grep -qx "$triple" || rustup target add "$triple"
 
-# The tests start chron-cli as a program: the kernel must know the emulator. F opens it now, so that it is found in any
-# mount namespace.
+# The tests start chron-cli as a program, so the kernel must know the emulator; Debian's package tells it where systemd
+# runs. F opens it now, so that it is found in any mount namespace.
 formats=/proc/sys/fs/binfmt_misc
-[ -e "$formats/register" ] || mount -t binfmt_misc none "$formats"
 if [ ! -e "$formats/qemu-aarch64" ]; then
-    printf '%s' ':qemu-aarch64:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:/usr/bin/qemu-aarch64-static:F' > "$formats/register"
+    as_root=()
+    [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+    [ -e "$formats/register" ] || "${as_root[@]}" mount -t binfmt_misc none "$formats"
+    elf='\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'
+    mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
+    printf '%s' ":qemu-aarch64:M::$elf:$mask:$(command -v qemu-aarch64-static):F" | "${as_root[@]}" tee "$formats/register" > /dev/null
 fi
 export QEMU_LD_PREFIX=/usr/aarch64-linux-gnu
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc

@@ -11,10 +11,10 @@ if [ "$(dpkg-parsechangelog -S Version)" != "$version" ]; then
     exit 1
 fi
 all=$(sed -n 's/^Package: //p' debian/control)
-DH_OPTIONS=''
 for package in "$@"; do
     grep -qx "$package" <<< "$all" || { echo "$0: $package: no such package; there are" $all >&2; exit 1; }
 done
+DH_OPTIONS=''
 for package in $all; do
     if [ $# -gt 0 ] && ! printf '%s\n' "$@" | grep -qx "$package"; then DH_OPTIONS+=" -N$package"; fi
 done
