@@ -18,6 +18,7 @@ if [ "${1:-}" = --all ]; then
 fi
 if [ "${1:-}" = --deb ]; then
     command -v dh > /dev/null || missing+=(debhelper)
+    command -v help2man > /dev/null || missing+=(help2man)
     command -v lintian > /dev/null || missing+=(lintian)
     command -v mandoc > /dev/null || missing+=(mandoc)
     command -v mmdebstrap > /dev/null || missing+=(mmdebstrap)
