@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/tools.sh --deb
 version=$(cargo metadata --format-version 1 --no-deps | jq -r '.packages[] | select(.name == "chronfs").version')
 if [ "$(dpkg-parsechangelog -S Version)" != "$version" ]; then
-    echo "$0: debian/changelog does not begin with version $version of Cargo.toml" >&2
+    echo "$0: debian/changelog does not begin with version $version of Cargo.toml; scripts/set-version.sh writes both" >&2
     exit 1
 fi
 all=$(sed -n 's/^Package: //p' debian/control)
