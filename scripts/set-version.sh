@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Gives everything the version of the next release: scripts/set-version.sh 0.2.0
+# Writes everywhere the version of the next release: scripts/set-version.sh 0.2.0
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -224,10 +224,10 @@ mod tests {
 
     #[test]
     fn the_manual_page_has_every_name() {
-        let page = include_str!("../../docs/man/chronfs.5");
+        let page = include_str!("../../man/chronfs.5");
         for row in NODES.iter().filter(|row| row.name != "panic") {
             let has = page.split([' ', '\n', '/', ',']).any(|word| word == row.name);
-            assert!(has, "docs/man/chronfs.5 does not mention {}", row.name);
+            assert!(has, "man/chronfs.5 does not mention {}", row.name);
         }
     }
 
