@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Installs what the demo and the tests use besides the Rust toolchain: fusermount3 (to mount without being root),
-# jq and tmux; with --all also what tests are skipped without: strace, faketime, mkfs.xfs, zsh, fish; with --deb what
-# builds and checks packages; with --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
+# Installs what the demos use besides the Rust toolchain: fusermount3 (to mount without being root) and jq; with --all
+# also what tests are skipped without: tmux, strace, faketime, mkfs.xfs, zsh, fish, promtool (into target/tools); with
+# --deb what builds and checks packages; with --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they
+# are installed.
 # Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says what is missing.
 set -euo pipefail
 
 missing=()
-command -v fusermount3 > /dev/null || missing+=(fuse3)
+[ "${1:-}" != --all ] && [ "$(id -u)" -eq 0 ] || command -v fusermount3 > /dev/null || missing+=(fuse3)
 command -v jq > /dev/null || missing+=(jq)
-command -v tmux > /dev/null || missing+=(tmux)
 if [ "${1:-}" = --all ]; then
+    command -v tmux > /dev/null || missing+=(tmux)
     command -v strace > /dev/null || missing+=(strace)
     command -v faketime > /dev/null || missing+=(faketime)
     command -v zsh > /dev/null || missing+=(zsh)
@@ -28,7 +29,9 @@ if [ "${1:-}" = --aarch64 ]; then
     command -v aarch64-linux-gnu-gcc > /dev/null || missing+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
     command -v qemu-aarch64-static > /dev/null || missing+=(qemu-user-static)
 fi
-[ ${#missing[@]} -gt 0 ] || exit 0
+promtool=
+[ "${1:-}" != --all ] || command -v promtool target/tools/promtool > /dev/null || promtool=missing
+[ ${#missing[@]} -gt 0 ] || [ -n "$promtool" ] || exit 0
 
 give_up() {
     echo "$0: please install ${missing[*]} first: $1" >&2
@@ -41,7 +44,17 @@ if [ "$(id -u)" -ne 0 ]; then
     command -v sudo > /dev/null || give_up "that needs root"
     as_root=(sudo)
 fi
-echo "installing ${missing[*]}" >&2
+echo "installing ${missing[*]} ${promtool:+promtool}" >&2
 export DEBIAN_FRONTEND=noninteractive
 "${as_root[@]}" apt-get update -qq >&2 < /dev/null || give_up "apt-get update failed"
-"${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 < /dev/null || give_up "apt-get failed"
+if [ ${#missing[@]} -gt 0 ]; then
+    "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 < /dev/null || give_up "apt-get failed"
+fi
+if [ -n "$promtool" ]; then
+    # Only this program of its package, which as a whole would start a server.
+    mkdir -p target/tools
+    cd target/tools
+    apt-get download -qq prometheus >&2 < /dev/null || give_up "apt-get download prometheus failed"
+    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/promtool
+    rm prometheus_*.deb
+fi

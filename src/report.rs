@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::printable::{printable, printable_json};
-use crate::queue::{self, Inspection, ReaderInfo, WriterInfo};
+use crate::queue::{self, Inspection, ReaderInfo, WriterInfo, WriterState};
 use crate::{bus, clock, view};
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -295,6 +295,14 @@ pub fn readers_text(readers: &[ReaderInfo]) -> String {
 }
 
 fn writer_text(writer: &WriterInfo) -> String {
+    if writer.state == WriterState::None {
+        let ago = writer.heartbeat_age_ms.map(|ms| format!(" {} ago", human_span_ms(ms))).unwrap_or_default();
+        return if writer.epoch > 0 {
+            format!("none; epoch {} ended{ago}", writer.epoch)
+        } else {
+            "none yet".to_owned()
+        };
+    }
     let mut text = writer.state.as_str().to_owned();
     if let Some(holder) = &writer.holder {
         let _ = write!(text, ", {holder}");
@@ -395,6 +403,14 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 fn size_help(text: &str) -> String {
+    // Some mean powers of 1000 by these, others powers of 1024.
+    let is_ambiguous = |unit: &str| matches!(unit, "kB" | "KB" | "MB" | "GB" | "TB");
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = text[digits.len()..].trim_start();
+    if !digits.is_empty() && is_ambiguous(unit) {
+        let binary = format!("{digits}{}iB", unit[..1].to_uppercase());
+        return format!("{text:?} may mean powers of 1000 or of 1024; sizes are powers of 1024: write {binary}");
+    }
     format!("{text:?} is not a size; write bytes, or KiB, MiB, GiB, TiB as in 64MiB")
 }
 
@@ -493,5 +509,8 @@ mod tests {
         for wrong in ["", "MiB", "64kB", "64MB", "-1", "1.5GiB", "99999999TiB", "18446744073709551616"] {
             assert!(parse_size(wrong).is_err(), "{wrong}");
         }
+        let error = parse_size("1GB").unwrap_err();
+        assert!(error.contains("powers of 1000 or of 1024") && error.ends_with("write 1GiB"), "{error}");
+        assert!(parse_size("64 kB").unwrap_err().ends_with("write 64KiB"));
     }
 }

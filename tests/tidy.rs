@@ -306,11 +306,12 @@ fn plain_words_are_used() {
     let rust = ["src", "tests", "examples", "benches", "bench-peers/src", "fuzz/src"];
     let mut texts: Vec<(String, String)> = rust.into_iter().flat_map(sources).collect();
     texts.retain(|(name, _)| name != "tests/tidy.rs");
-    for dir in ["", "docs", "scripts", "contrib", "src/queue", "src/fs/files"] {
+    let dirs = ["", "docs", "scripts", "contrib", "contrib/prometheus", "contrib/shippers", "src/queue", "src/fs/files"];
+    for dir in dirs {
         let paths = fs::read_dir(base.join(dir)).unwrap().map(|entry| entry.unwrap().path());
         let is_text = |path: &PathBuf| {
             let ending = path.extension().unwrap_or_default();
-            dir == "contrib" || ["md", "txt", "sh"].iter().any(|text| ending == *text)
+            path.is_file() && dir.starts_with("contrib") || ["md", "txt", "sh"].iter().any(|text| ending == *text)
         };
         texts.extend(paths.filter(is_text).map(|path| {
             let name = path.strip_prefix(&base).unwrap().to_string_lossy().into_owned();

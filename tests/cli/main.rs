@@ -54,6 +54,13 @@ impl Bus {
         command
     }
 
+    /// As [`Bus::command`], in a directory of the bus.
+    fn command_in(&self, dir: &str, args: &[&str]) -> Command {
+        let mut command = self.command(args);
+        command.current_dir(self.path(dir));
+        command
+    }
+
     fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }

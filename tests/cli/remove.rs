@@ -1,9 +1,12 @@
 //! `chron-cli rm` and `metrics`.
 
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
 
 use super::common::need::{Need, require};
+use super::common::{DEADLINE, Running};
 use super::{Bus, PROGRAM, assert_fails, assert_is_usage, code, stderr};
 
 #[test]
@@ -19,7 +22,10 @@ fn rm_asks_before_it_removes_what_would_be_missed() {
     assert_eq!(bus.tail(&["q"]), [1, 2, 3]);
     assert_eq!(bus.stdout(&["rm", "--force", "q"]), "");
     assert!(!bus.path("q").exists());
-    assert_fails(&bus.run(&["rm", "-f", "q"]), &["q: not a queue: there is no such directory"]);
+    assert_fails(
+        &bus.run(&["rm", "-f", "q"]),
+        &["q: nothing to remove: there is no such directory; 'chron-cli ls DIRECTORY' lists"],
+    );
     assert_is_usage(&bus.run(&["rm"]), &[]);
 
     for name in ["a", "b"] {
@@ -99,11 +105,15 @@ fn metrics_are_those_of_a_mount() {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
     assert!(text.ends_with("# EOF\n"));
+    for of_itself in [bus.command(&["metrics", "bus/b"]), bus.command_in("bus/b", &["metrics"])] {
+        let text = text_of(of_itself);
+        assert!(text.contains("chronfs_queue_messages{queue=\"b\"} 2\n"), "a queue has its own name: {text}");
+    }
     fs::create_dir(bus.path("damaged")).unwrap();
     fs::write(bus.path("damaged/control.meta"), "garbage").unwrap();
     let output = bus.run(&["metrics", "damaged"]);
     assert_eq!(code(&output), 1);
-    assert!(String::from_utf8_lossy(&output.stdout).contains("chronfs_queue_readable{queue=\".\"} 0\n"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("chronfs_queue_readable{queue=\"damaged\"} 0\n"));
     if require(Need::Mount) {
         fs::create_dir(bus.path("mnt")).unwrap();
         bus.stdout(&["mount", "bus", "mnt"]);
@@ -111,6 +121,65 @@ fn metrics_are_those_of_a_mount() {
         bus.stdout(&["umount", "mnt"]);
         assert_eq!(shown.unwrap(), bus.stdout(&["metrics", "bus"]));
     }
+}
+
+/// A request, and the answer to it.
+fn ask(address: &str, request: &str) -> String {
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    client.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn metrics_are_served_on_this_host() {
+    let bus = Bus::new();
+    bus.numbered("bus/q", 3);
+    // Without `timeout`, which would leave it running if the test fails.
+    let mut server = Command::new(PROGRAM);
+    server.args(["metrics", "--listen", "0", "bus"]).current_dir(bus.0.path()).stderr(Stdio::piped());
+    let mut server = server.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let server = Running::new(server);
+    let address =
+        line.trim().strip_prefix("chron-cli: listening on http://").and_then(|url| url.strip_suffix("/metrics"));
+    let address = address.unwrap_or_else(|| panic!("{line}"));
+    assert!(address.starts_with("127.0.0.1:"), "{address}");
+    // Clients that say nothing keep nobody else out for long.
+    let _silent = [(); 3].map(|()| TcpStream::connect(address).unwrap());
+    for round in 3..6 {
+        let answer = ask(address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        assert!(
+            head.contains("\r\nContent-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"),
+            "{head}"
+        );
+        assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
+        assert_eq!(body, bus.stdout(&["metrics", "bus"]));
+        assert!(body.contains(&format!("chronfs_queue_messages{{queue=\"q\"}} {round}\n")), "{body}");
+        bus.append("bus/q", "txt", b"one more\n");
+    }
+    for (request, status) in [
+        ("HEAD /metrics HTTP/1.0\r\n\r\n", "200 OK"),
+        ("GET /?x HTTP/1.1\r\n\r\n", "404 Not Found"),
+        ("POST /metrics HTTP/1.1\r\n\r\n", "405 Method Not Allowed"),
+    ] {
+        let answer = ask(address, request);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{request}: {answer}");
+    }
+    fs::rename(bus.path("bus"), bus.path("elsewhere")).unwrap();
+    let answer = ask(address, "GET /metrics HTTP/1.1\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert_fails(&bus.run(&["metrics", "--listen", address, "elsewhere"]), &["cannot listen on 127.0.0.1:", "in use"]);
+    drop(server);
+}
+
+fn text_of(mut command: Command) -> String {
+    String::from_utf8(command.output().unwrap().stdout).unwrap()
 }
 
 /// However far it got: nobody ever sees a part of the queue, and the next removal leaves nothing.

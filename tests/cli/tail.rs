@@ -324,3 +324,32 @@ fn tail_f_ends_when_the_queue_is_removed() {
         assert_fails(&tail.wait_with_output().unwrap(), &["q: cannot go on with the queue: it has been removed"]);
     }
 }
+
+#[test]
+fn tail_capital_f_waits_for_a_queue_and_for_the_one_that_replaces_it() {
+    for names in [&["q"][..], &["q", "other"]] {
+        let bus = Bus::new();
+        bus.append("other", "txt", b"there\n");
+        let args = [&["tail", "-F", "--format", "jsonl"][..], names].concat();
+        let mut tail = bus.command(&args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut expect = |payloads: &[&str]| {
+            let lines: Vec<String> = payloads.iter().map(|_| next_line(&mut tail)).collect();
+            for payload in payloads {
+                let found = format!("\"payload\":\"{payload}\"");
+                assert!(lines.iter().any(|line| line.contains(&found)), "{payload} is not in {lines:?}");
+            }
+        };
+        bus.append("q", "txt", b"first\n");
+        expect(if names.len() == 1 { &["first"] } else { &["first", "there"] });
+        for payload in ["second", "third"] {
+            fs::remove_dir_all(bus.path("q")).unwrap();
+            if names.len() > 1 {
+                bus.append("other", "txt", b"meanwhile\n");
+                expect(&["meanwhile"]);
+            }
+            bus.append("q", "txt", format!("{payload}\n").as_bytes());
+            expect(&[payload]);
+        }
+        end_quietly(tail);
+    }
+}

@@ -25,6 +25,7 @@ pub enum Need {
     Strace,
     Faketime,
     Tmux,
+    Promtool,
     /// A shell that takes `-c`: zsh, fish.
     Shell(&'static str),
     /// Access control lists: setfacl, and a temporary directory that keeps them.
@@ -45,6 +46,7 @@ impl Need {
             Self::Strace => "strace",
             Self::Faketime => "faketime",
             Self::Tmux => "tmux",
+            Self::Promtool => "promtool",
             Self::Shell(name) => name,
             Self::Acl => "acl",
             Self::Descriptors(_) => "descriptors",
@@ -83,6 +85,7 @@ impl Need {
                 .then(|| "there is no strace, or it may not trace".to_owned()),
             Self::Faketime => (!runs("faketime", &["-f", "+1d", "true"])).then(|| "there is no faketime".to_owned()),
             Self::Tmux => (!runs("tmux", &["-V"])).then(|| "there is no tmux".to_owned()),
+            Self::Promtool => (!runs("promtool", &["--version"])).then(|| "there is no promtool".to_owned()),
             Self::Shell(name) => (!runs(name, &["-c", "true"])).then(|| format!("there is no {name}")),
             Self::Acl => {
                 let file = tempfile::NamedTempFile::new().unwrap();

@@ -1,10 +1,12 @@
 //! Options and help of `send`, `set`, `retain`, `bench` and the subcommands that work on whole directories; see `main.rs`.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::listen::parse_address;
 use crate::root::{queue_path, root};
 use crate::settings_args::SettingsArgs;
 use crate::units::{parse_payload_size, parse_span_ns, parse_type};
@@ -110,16 +112,22 @@ pub(crate) struct RmArgs {
 /// Print figures of all queues below a directory as OpenMetrics text
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The text is that of .chronfs/metrics in a mount: gauges of each queue and reader, for Prometheus and others.
+The text is that of .chronfs/metrics in a mount: gauges of each queue and reader, for Prometheus and others. With
+--listen it is served at /metrics to whoever can connect, without a password or encryption: keep it on this host, or in
+a network that you trust. contrib/ has alert rules and a dashboard.
 
 Examples:
   chron-cli metrics /srv/bus | grep lag
+  chron-cli metrics --listen 9464 /srv/bus        http://127.0.0.1:9464/metrics, until it is interrupted
   chron-cli metrics /srv/bus > /var/lib/node_exporter/chronfs.prom.new
   mv /var/lib/node_exporter/chronfs.prom.new /var/lib/node_exporter/chronfs.prom")]
 pub(crate) struct MetricsArgs {
     /// Directory to search [default: $CHRONFS_ROOT, else the current directory]
     #[arg(default_value_os_t = root(), hide_default_value = true)]
     pub(crate) root: PathBuf,
+    /// Serve it over HTTP, on a port of this host or on another address; 0: any free port
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = parse_address)]
+    pub(crate) listen: Option<SocketAddr>,
 }
 
 /// Print the messages of all READY queues below a directory, ordered by timestamp

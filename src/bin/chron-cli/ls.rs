@@ -11,7 +11,7 @@ use chronfs::{Queue, bus, view};
 use crate::LsArgs;
 use crate::failure::{Done, Failure, Outcome, note, refuse_mount, root_remedy};
 use crate::inspect::endpoint;
-use crate::names::shortened;
+use crate::names::{name_below, shortened};
 use crate::output::{print, terminal_width};
 
 pub(crate) fn run(args: &LsArgs) -> Outcome {
@@ -93,12 +93,6 @@ fn fitted(mut rows: Vec<[String; 6]>, width: usize) -> String {
         rows.iter_mut().for_each(|row| drop(row.remove(column)));
         text = report::table(&rows);
     }
-}
-
-/// A queue's path from the root; the root itself is ".".
-pub(crate) fn name_below(root: &Path, path: &Path) -> String {
-    let relative = path.strip_prefix(root).unwrap_or(path);
-    if relative.as_os_str().is_empty() { ".".to_owned() } else { relative.display().to_string() }
 }
 
 /// The directories at and below `root` that hold a queue, sorted.

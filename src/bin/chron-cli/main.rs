@@ -15,6 +15,7 @@ mod create;
 mod doctor;
 mod failure;
 mod inspect;
+mod listen;
 mod logger;
 mod ls;
 mod man;
@@ -267,7 +268,7 @@ Missing messages (damaged, or retired before they were read) are reported on std
 
 Examples:
   chron-cli tail /srv/bus/ticks                       the last ten
-  chron-cli tail -f --wait /srv/bus/ticks /srv/bus/orders
+  chron-cli tail -F /srv/bus/ticks /srv/bus/orders     even if they do not exist yet, or are replaced
   chron-cli tail -f -n 0 --format jsonl /srv/bus/ticks | jq .payload
   chron-cli tail -n +1 --format bin /srv/bus/ticks    all payloads, back to back
   chron-cli tail --from 1000 --type 7 /srv/bus/ticks
@@ -284,6 +285,9 @@ struct TailArgs {
     /// First wait for queues that do not exist yet
     #[arg(long)]
     wait: bool,
+    /// As -f --wait; and where a queue is removed, wait for the next one at its path
+    #[arg(short = 'F', long = "retry", conflicts_with = "reader")]
+    retry: bool,
     /// The last N messages; +N: all from the Nth retained one
     #[arg(short = 'n', long, value_name = "N", value_parser = tail::parse_lines)]
     lines: Option<tail::Lines>,
@@ -420,6 +424,16 @@ enum FormatName {
     Jsonl,
     Txt,
     Bin,
+}
+
+impl TailArgs {
+    fn follows(&self) -> bool {
+        self.follow || self.retry
+    }
+
+    fn waits(&self) -> bool {
+        self.wait || self.retry
+    }
 }
 
 impl FormatName {

@@ -19,6 +19,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::MergeArgs;
 use crate::failure::{Done, Failure, Outcome, note, one_line};
+use crate::names::name_below;
 use crate::output::{Output, exit_when_pipe_closes};
 use crate::watch::{Complaints, discover};
 
@@ -56,10 +57,8 @@ impl Source {
         } else if args.follow && !args.all {
             scanner.seek_end()?;
         }
-        let relative = path.strip_prefix(root).unwrap_or(path);
-        let name = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
         Ok(Self {
-            name: name.display().to_string(),
+            name: name_below(root, path),
             scanner,
             waiter: if args.follow { Some(Arc::new(queue.waiter()?)) } else { None },
             end: if args.follow { u64::MAX } else { bounds.end_seq },

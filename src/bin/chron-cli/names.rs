@@ -1,6 +1,18 @@
-//! Names of queues in a narrow column. Pure.
+//! Names of queues: from their paths, and in a narrow column.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+
+/// A queue's path from the root that was searched. A root that is itself a queue has the name of its directory.
+pub(crate) fn name_below(root: &Path, path: &Path) -> String {
+    let relative = path.strip_prefix(root).unwrap_or(path);
+    if !relative.as_os_str().is_empty() {
+        return relative.display().to_string();
+    }
+    let whole = path.canonicalize();
+    let named = path.file_name().or_else(|| whole.as_ref().ok()?.file_name());
+    named.map_or_else(|| ".".to_owned(), |name| Path::new(name).display().to_string())
+}
 
 /// Each name in at most `width` columns. Directories that all names begin with become `..`; names that are still too
 /// long lose the part without which the fewest of them look alike.

@@ -13,7 +13,7 @@ use crate::output::print;
 
 pub(crate) fn run(args: &RmArgs) -> Outcome {
     for path in &args.queues {
-        let plan = bus::plan_removal(path)?;
+        let plan = bus::plan_removal(path).map_err(|e| of_missing(path, e))?;
         if args.dry_run {
             let contents = contents(path).unwrap_or_else(|| "it is empty".to_owned());
             let size = human_bytes(plan.bytes);
@@ -28,6 +28,18 @@ pub(crate) fn run(args: &RmArgs) -> Outcome {
         name_what_stays(path, &bus::remove_queue(path)?);
     }
     Ok(Done::Well)
+}
+
+/// There is nothing to remove where nothing is; the remedy for other commands, creating a queue, is none here.
+fn of_missing(path: &Path, e: Error) -> Failure {
+    match e {
+        Error::NotAQueue { .. } if path.symlink_metadata().is_err() => {
+            let text =
+                "nothing to remove: there is no such directory; 'chron-cli ls DIRECTORY' lists the queues in one";
+            Failure::new(format!("{}: {text}", path.display()))
+        }
+        e => e.into(),
+    }
 }
 
 /// What would be missed; None for an empty queue without readers, and for what a killed `rm` has left.

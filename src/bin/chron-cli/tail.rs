@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use chronfs::queue::{Bounds, Entry, Gap, GapReason, Message, Position, Scanner, Waiter, wait_any};
-use chronfs::{Queue, bus};
+use chronfs::{Error, Queue, bus};
 
 use crate::failure::{Done, Failure, Outcome, note, one_line};
 use crate::output::{Output, exit_when_pipe_closes};
@@ -29,6 +29,8 @@ const FIRST_SEARCH: u64 = 1024;
 const TURN: usize = 1024;
 /// A sleep ends with the next message, and after a second at the latest.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// Between two looks for the queue that replaces a removed one.
+const RETRY: Duration = Duration::from_millis(250);
 
 /// The value of -n.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,16 +52,16 @@ pub(crate) fn parse_lines(text: &str) -> Result<Lines, String> {
 }
 
 pub(crate) fn run(args: &TailArgs, color: bool) -> Outcome {
-    if args.follow || args.wait {
+    if args.follows() || args.waits() {
         exit_when_pipe_closes()?;
     }
-    let queues: Vec<Queue> = args.queues.iter().map(|path| open(path, args.wait)).collect::<Result<_, _>>()?;
+    let queues: Vec<Queue> = args.queues.iter().map(|path| open(path, args.waits())).collect::<Result<_, _>>()?;
     let out = Output::messages(args.format)?;
     let mut printer = Printer { args, color, out, shown: None, problems: 0 };
     match (&args.reader, &queues[..]) {
         (Some(name), [queue]) => print_registered(queue, name, &mut printer)?,
         (Some(_), _) => return Err(Failure::Usage("tail: --reader takes one queue; name only one".to_owned())),
-        (None, queues) => print_unregistered(queues, &mut printer)?,
+        (None, _) => print_unregistered(queues, &mut printer)?,
     }
     Ok(if printer.problems == 0 { Done::Well } else { Done::Problems })
 }
@@ -71,13 +73,15 @@ fn open(path: &Path, wait: bool) -> Result<Queue, Failure> {
 }
 
 /// A queue as it is printed, without a reader.
-struct Source<'a> {
-    queue: &'a Queue,
+struct Source {
+    queue: Queue,
     scanner: Scanner,
     /// Messages before this one are not printed; may be past the head when following from a future time.
     from: u64,
     /// Everything from here on is too late.
     is_over: bool,
+    /// The queue was removed, and the next one at its path is waited for.
+    is_gone: bool,
 }
 
 /// What is to be printed, and how.
@@ -142,7 +146,7 @@ impl Printer<'_> {
     fn is_gone(&mut self, queue: &Queue) -> bool {
         let Err(error) = queue.check_present() else { return false };
         Failure::from(error).tell();
-        self.problems += 1;
+        self.problems += u64::from(!self.args.retry);
         true
     }
 
@@ -168,16 +172,16 @@ struct Range {
     end: u64,
 }
 
-fn print_unregistered(queues: &[Queue], printer: &mut Printer<'_>) -> Result<(), Failure> {
+fn print_unregistered(queues: Vec<Queue>, printer: &mut Printer<'_>) -> Result<(), Failure> {
     let mut sources = Vec::new();
     for queue in queues {
         sources.push(print_retained(queue, printer)?);
         printer.out.flush()?;
     }
-    if printer.args.follow { follow(&mut sources, printer) } else { Ok(()) }
+    if printer.args.follows() { follow(&mut sources, printer) } else { Ok(()) }
 }
 
-fn print_retained<'a>(queue: &'a Queue, printer: &mut Printer<'_>) -> Result<Source<'a>, Failure> {
+fn print_retained(queue: Queue, printer: &mut Printer<'_>) -> Result<Source, Failure> {
     let bounds = queue.bounds()?;
     let mut scanner = queue.scan()?;
     let range = range(&bounds, &mut scanner, printer)?;
@@ -189,10 +193,10 @@ fn print_retained<'a>(queue: &'a Queue, printer: &mut Printer<'_>) -> Result<Sou
         note(&format!("{path}: messages before {} are no longer retained", bounds.first_seq));
     }
     scanner.seek_seq(range.start)?;
-    let mut source = Source { queue, scanner, from: range.start, is_over: false };
+    let mut source = Source { queue, scanner, from: range.start, is_over: false, is_gone: false };
     while source.scanner.seq() < range.end {
         match source.scanner.next()? {
-            Some(entry) if printer.put(queue, source.from, &entry)? => {}
+            Some(entry) if printer.put(&source.queue, source.from, &entry)? => {}
             _ => break,
         }
     }
@@ -201,7 +205,7 @@ fn print_retained<'a>(queue: &'a Queue, printer: &mut Printer<'_>) -> Result<Sou
         && let Some(Entry::Gap(gap)) = source.scanner.next()?
     {
         // The newest messages are missing: they don't count among the last N.
-        printer.note_gap(queue, &gap);
+        printer.note_gap(&source.queue, &gap);
     }
     Ok(source)
 }
@@ -272,27 +276,54 @@ fn start_of_last(
     }
 }
 
-fn follow(sources: &mut [Source<'_>], printer: &mut Printer<'_>) -> Result<(), Failure> {
-    let waiters: Vec<Waiter> = sources.iter().map(|source| source.queue.waiter()).collect::<Result<_, _>>()?;
+fn follow(sources: &mut [Source], printer: &mut Printer<'_>) -> Result<(), Failure> {
+    let mut waiters: Vec<Waiter> = sources.iter().map(|source| source.queue.waiter()).collect::<Result<_, _>>()?;
     while sources.iter().any(|source| !source.is_over) {
         // First announce the sleep, then check: a message that arrives in between ends the wait at once.
-        let open = waiters.iter().zip(sources.iter()).filter(|(_, source)| !source.is_over);
+        let open = waiters.iter().zip(sources.iter()).filter(|(_, source)| source.is_open());
         let waits: Vec<_> = open.map(|(waiter, _)| (waiter, waiter.prepare())).collect();
         let mut came = false;
-        for source in sources.iter_mut() {
+        for source in sources.iter_mut().filter(|source| source.is_open()) {
             came |= source.print_new(printer)?;
         }
         printer.out.flush()?;
-        if !came && !wait_any(&waits, LONGEST_SLEEP) {
-            for source in sources.iter_mut().filter(|source| !source.is_over) {
-                source.is_over = printer.is_gone(source.queue);
+        if came {
+            continue;
+        }
+        if waits.is_empty() {
+            std::thread::sleep(RETRY);
+        } else if wait_any(&waits, if sources.iter().any(|source| source.is_gone) { RETRY } else { LONGEST_SLEEP }) {
+            continue;
+        }
+        for (source, waiter) in sources.iter_mut().zip(&mut waiters).filter(|(source, _)| !source.is_over) {
+            if source.is_gone {
+                source.reopen(waiter)?;
+            } else if printer.is_gone(&source.queue) {
+                (source.is_gone, source.is_over) = (printer.args.retry, !printer.args.retry);
             }
         }
     }
     Ok(())
 }
 
-impl Source<'_> {
+impl Source {
+    fn is_open(&self) -> bool {
+        !self.is_over && !self.is_gone
+    }
+
+    /// Goes on with the next queue at the path of one that was removed, from its first message, if it is there.
+    fn reopen(&mut self, waiter: &mut Waiter) -> Result<(), Failure> {
+        let queue = match Queue::open(self.queue.path()) {
+            Err(Error::NotAQueue { .. }) => return Ok(()),
+            opened => opened?,
+        };
+        let mut scanner = queue.scan()?;
+        scanner.seek_seq(1)?;
+        *waiter = queue.waiter()?;
+        *self = Self { queue, scanner, from: 1, is_over: false, is_gone: false };
+        Ok(())
+    }
+
     /// Prints what has come; whether there was anything.
     fn print_new(&mut self, printer: &mut Printer<'_>) -> Result<bool, Failure> {
         for turn in 0..TURN {
@@ -300,7 +331,7 @@ impl Source<'_> {
                 return Ok(turn > 0);
             }
             let Some(entry) = self.scanner.next()? else { return Ok(turn > 0) };
-            self.is_over = !printer.put(self.queue, self.from, &entry)?;
+            self.is_over = !printer.put(&self.queue, self.from, &entry)?;
         }
         Ok(true)
     }
@@ -310,7 +341,7 @@ impl Source<'_> {
 fn print_registered(queue: &Queue, name: &str, printer: &mut Printer<'_>) -> Result<(), Failure> {
     let mut reader = queue.reader(name)?;
     let mut scanner = queue.scan()?;
-    let end = if printer.args.follow { u64::MAX } else { queue.bounds()?.end_seq };
+    let end = if printer.args.follows() { u64::MAX } else { queue.bounds()?.end_seq };
     loop {
         while reader.seq() < end {
             let Some(entry) = reader.next()? else { break };
@@ -326,7 +357,7 @@ fn print_registered(queue: &Queue, name: &str, printer: &mut Printer<'_>) -> Res
         if printer.args.commit {
             reader.commit();
         }
-        if !printer.args.follow {
+        if !printer.args.follows() {
             return Ok(());
         }
         reader.wait(None)?;

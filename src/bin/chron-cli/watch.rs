@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::WatchArgs;
 use crate::failure::{Done, Failure, Outcome, note, root_remedy};
+use crate::names::name_below;
 use crate::output::{Output, exit_when_pipe_closes};
 
 /// A wait ends earlier, with the next event.
@@ -90,10 +91,8 @@ fn put(args: &WatchArgs, color: bool, event: &DiscoveryEvent, out: &mut Output) 
         let line = Line { time: &time, timestamp_ns, event: what, path: event.path.display().to_string() };
         to_json(&line)
     } else {
-        let relative = event.path.strip_prefix(&args.root).unwrap_or(&event.path);
-        let name = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
         let (start, end) = if color { (shade(event), "\x1b[0m") } else { ("", "") };
-        let name = crate::failure::one_line(&name.display().to_string());
+        let name = crate::failure::one_line(&name_below(&args.root, &event.path));
         format!("{time}  {start}{what:<13}{end}  {name}")
     };
     writeln!(out.buffer, "{text}").map_err(Failure::stdout)

@@ -10,6 +10,7 @@ use chronfs::bus::RouterDiscovery;
 use chronfs::queue::{Inspection, ReaderInfo};
 
 use crate::failure::{Failure, explained, one_line};
+use crate::names::name_below;
 
 /// Rates that are remembered for the sparkline.
 const HISTORY: usize = 120;
@@ -85,11 +86,9 @@ impl Row {
     }
 
     fn new(root: &Path, path: &Path) -> Self {
-        let relative = path.strip_prefix(root).unwrap_or(path);
-        let name = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
         Self {
             path: path.to_path_buf(),
-            name: one_line(&name.display().to_string()),
+            name: one_line(&name_below(root, path)),
             queue: None,
             ready: false,
             lease: "-",
