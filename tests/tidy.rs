@@ -306,7 +306,8 @@ fn plain_words_are_used() {
     let rust = ["src", "tests", "examples", "benches", "bench-peers/src", "fuzz/src"];
     let mut texts: Vec<(String, String)> = rust.into_iter().flat_map(sources).collect();
     texts.retain(|(name, _)| name != "tests/tidy.rs");
-    let dirs = ["", "docs", "scripts", "contrib", "contrib/prometheus", "contrib/shippers", "src/queue", "src/fs/files"];
+    let dirs =
+        ["", "docs", "scripts", "contrib", "contrib/prometheus", "contrib/shippers", "src/queue", "src/fs/files"];
     for dir in dirs {
         let paths = fs::read_dir(base.join(dir)).unwrap().map(|entry| entry.unwrap().path());
         let is_text = |path: &PathBuf| {

@@ -5,6 +5,7 @@ use std::path::Path;
 use inotify::{Inotify, WatchMask};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::queue::layout::CONTROL_FILE;
 use crate::queue::{Error, Queue, Result};
 
 /// A notification ends a wait at once. Checked again after this long without one: links may lead to directories that
@@ -41,6 +42,8 @@ pub fn wait_for_queue(path: impl AsRef<Path>) -> Result<Queue> {
         // Only now: whatever is created from here on ends the wait.
         match Queue::open(path) {
             Err(Error::NotAQueue { .. }) if path.is_dir() || path.symlink_metadata().is_err() => {}
+            // It is being created: its first segment is there, and messages could not be waited for yet.
+            Ok(_) if !path.join(CONTROL_FILE).exists() => {}
             opened => return opened,
         }
         if nearest_directory(path) != watched {
@@ -88,6 +91,27 @@ mod tests {
             }
             assert_eq!(waiting.join().unwrap().unwrap(), 64 << 10, "{name}");
         }
+    }
+
+    /// Creating a queue takes several steps.
+    #[test]
+    fn a_queue_that_is_being_created_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, aside) = (dir.path().join("q"), dir.path().join("aside"));
+        drop(Queue::create(&path, &Settings::default()).unwrap().writer().unwrap());
+        std::fs::rename(path.join(CONTROL_FILE), &aside).unwrap();
+        assert!(Queue::open(&path).is_ok(), "a segment makes it a queue");
+        let waiting = std::thread::spawn({
+            let path = path.clone();
+            move || wait_for_queue(path).and_then(|queue| queue.waiter().map(drop))
+        });
+        // Time to go wrong.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_millis(100);
+        while !waiting.is_finished() && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        std::fs::rename(&aside, path.join(CONTROL_FILE)).unwrap();
+        waiting.join().unwrap().unwrap();
     }
 
     #[test]

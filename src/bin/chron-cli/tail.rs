@@ -317,9 +317,11 @@ impl Source {
             Err(Error::NotAQueue { .. }) => return Ok(()),
             opened => opened?,
         };
+        // It may not be complete yet.
+        let Ok(its_waiter) = queue.waiter() else { return Ok(()) };
         let mut scanner = queue.scan()?;
         scanner.seek_seq(1)?;
-        *waiter = queue.waiter()?;
+        *waiter = its_waiter;
         *self = Self { queue, scanner, from: 1, is_over: false, is_gone: false };
         Ok(())
     }
