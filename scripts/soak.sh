@@ -5,7 +5,7 @@
 # message holds its own number: none may be lost, come late or hold another one. The exit code says so.
 #
 #     nice -n 19 bash scripts/soak.sh 3600
-examples=() release=release
+examples=()
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 seconds=$((SECONDS + ${1:-3600}))
 queue=bus/market

@@ -81,7 +81,7 @@ fn the_sample_is_what_its_generator_makes() {
     MultiGzDecoder::new(File::open(sample_file()).unwrap()).read_to_end(&mut kept).unwrap();
     assert!(
         made == kept,
-        "generate it again: cargo run -p chronfs-examples --bin feed -- --generate 2000 > testdata/market-sample.log.gz"
+        "generate it again: cargo run --example feed -- --generate 2000 > testdata/market-sample.log.gz"
     );
 }
 

@@ -6,7 +6,7 @@
 //! divided by --speed.
 //!
 //! ```text
-//! cargo run -p chronfs-examples --bin feed -- /tmp/bus/market testdata/market-sample.log.gz --speed 10
+//! cargo run --release --example feed -- /tmp/bus/market testdata/market-sample.log.gz --speed 10
 //! ```
 //!
 //! `feed --generate 2000` writes a recording instead (see `sample.rs`): the sample was made this way.

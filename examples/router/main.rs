@@ -5,7 +5,7 @@
 //! the newest acknowledgement tells where to go on, and no order is answered twice.
 //!
 //! ```text
-//! cargo run -p chronfs-examples --bin router -- /tmp/bus
+//! cargo run --release --example router -- /tmp/bus
 //! ```
 
 #[path = "../strategy/order.rs"]

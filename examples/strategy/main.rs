@@ -6,7 +6,7 @@
 //! and goes on after that, whether or not it was committed before the kill.
 //!
 //! ```text
-//! cargo run -p chronfs-examples --bin strategy -- /tmp/bus momentum --feed binance --symbol BTCUSDT
+//! cargo run --release --example strategy -- /tmp/bus momentum --feed binance --symbol BTCUSDT
 //! ```
 
 mod order;
