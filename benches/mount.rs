@@ -1,7 +1,8 @@
-//! What the mount costs, beside the same work without it, measured in turns in the same run.
+//! What the mount costs, beside a floor: the least that the same work can cost without it, measured in turns in the
+//! same run. How busy the machine was otherwise is printed too: above a few percent the figures say little.
 //!
-//! `cargo bench --bench mount -- [--messages N] [--rounds N] [--json] [--quick]`. Needs the right to mount. 100 million
-//! messages (`--messages 100000000`) take about 20 GB below the temporary directory.
+//! `cargo bench --bench mount -- [--messages N] [--rounds N] [--only WORD] [--json] [--quick]`. Needs the right to
+//! mount. 100 million messages (`--messages 100000000`) take about 20 GB below the temporary directory.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_precision_loss)]
 
 use std::fs::File;
@@ -9,11 +10,12 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chronfs::Queue;
-use chronfs::queue::Settings;
+use chronfs::queue::{Scanner, Settings};
+use chronfs::view::{Format, View};
 
 struct Mount {
     scratch: tempfile::TempDir,
@@ -67,14 +69,15 @@ struct Row {
     what: String,
     unit: &'static str,
     ours: f64,
-    plain: Option<f64>,
-    /// Ours divided by the plain one's, where larger is better; the inverse where smaller is.
-    goal: Option<(f64, bool)>,
+    /// What it is compared with, and that one's figure.
+    floor: Option<(&'static str, f64)>,
+    /// Of the ratio, or of the figure itself.
+    goal: &'static str,
 }
 
 impl Row {
     fn ratio(&self) -> Option<f64> {
-        self.plain.map(|plain| self.ours / plain)
+        self.floor.map(|(_, floor)| self.ours / floor)
     }
 }
 
@@ -122,67 +125,94 @@ fn fill(queue: &Queue, count: u64) {
     }
 }
 
-fn sequential(mount: &Mount, rounds: usize, rows: &mut Vec<Row>) {
+/// GB/s of rendering without the mount.
+fn render_speed(queue: &Queue, format: Format, chunk: usize, limit: u64) -> f64 {
+    let view = View::new(queue, format).unwrap();
+    let size = view.size().unwrap().min(limit);
+    let mut buffer = Vec::new();
+    let (started, mut total) = (Instant::now(), 0);
+    while total < size {
+        buffer.clear();
+        view.read_at(total, chunk, &mut buffer).unwrap();
+        total += buffer.len() as u64;
+    }
+    total as f64 / started.elapsed().as_secs_f64() / 1e9
+}
+
+fn sequential(mount: &Mount, queue: &Queue, rounds: usize, rows: &mut Vec<Row>) {
     const LIMIT: u64 = 512 << 20;
-    for format in ["bin", "jsonl"] {
+    for format in [Format::Bin, Format::Txt, Format::Jsonl] {
         let view = mount.at(&format!("q/messages.{format}"));
-        let plain = mount.scratch.path().join("plain");
+        let copy = mount.scratch.path().join("plain");
         let mut bytes = Vec::new();
         File::open(&view).unwrap().take(LIMIT).read_to_end(&mut bytes).unwrap();
-        std::fs::write(&plain, &bytes).unwrap();
+        std::fs::write(&copy, &bytes).unwrap();
         drop(bytes);
         for (name, chunk) in [("128 KiB", 128 << 10), ("1 MiB", 1 << 20)] {
-            for repeated in [false, true] {
-                let ours = || {
-                    if !repeated {
-                        mount.again();
-                        std::fs::metadata(&view).unwrap();
-                    }
-                    read_speed(&view, chunk, LIMIT)
-                };
-                let (ours, plain) = in_turns(rounds, ours, || read_speed(&plain, chunk, LIMIT));
-                let what = format!("messages.{format}, {name} reads, {}", if repeated { "again" } else { "first" });
-                rows.push(Row { what, unit: "GB/s", ours, plain: Some(plain), goal: None });
-            }
+            let first = || {
+                mount.again();
+                std::fs::metadata(&view).unwrap();
+                read_speed(&view, chunk, LIMIT)
+            };
+            let (ours, floor) = in_turns(rounds, first, || render_speed(queue, format, chunk, LIMIT));
+            let what = format!("messages.{format}, {name} reads, first");
+            rows.push(Row { what, unit: "GB/s", ours, floor: Some(("rendering", floor)), goal: "" });
+            let again = || read_speed(&view, chunk, LIMIT);
+            let (ours, floor) = in_turns(rounds, again, || read_speed(&copy, chunk, LIMIT));
+            let what = format!("messages.{format}, {name} reads, again");
+            rows.push(Row { what, unit: "GB/s", ours, floor: Some(("plain file", floor)), goal: ">= 0.9x" });
         }
-    }
-    // The last plain file is the jsonl. Both are read once before.
-    let whole = std::fs::metadata(mount.at("q/messages.jsonl")).unwrap().len() <= LIMIT;
-    if whole {
-        let (view, plain) = (mount.at("q/messages.jsonl"), mount.scratch.path().join("plain"));
-        let grep = |path: &Path| 1.0 / run_time("grep", &["-c", "7,..price"], path);
-        let (ours, plain) = in_turns(rounds.max(5), || grep(&view), || grep(&plain));
-        let what = "grep -c over messages.jsonl".to_owned();
-        rows.push(Row { what, unit: "1/s", ours, plain: Some(plain), goal: Some((0.9, true)) });
+        if format == Format::Jsonl && std::fs::metadata(&view).unwrap().len() <= LIMIT {
+            let grep = |path: &Path| run_time("grep", &["-c", "7,..price"], path) * 1e3;
+            let (ours, floor) = in_turns(rounds, || grep(&view), || grep(&copy));
+            let what = "grep -c over messages.jsonl".to_owned();
+            rows.push(Row { what, unit: "ms", ours, floor: Some(("plain file", floor)), goal: "<= 1.1x" });
+        }
     }
 }
 
 fn segments(mount: &Mount, rounds: usize, rows: &mut Vec<Row>) {
-    let (view, plain) = (mount.at("q/segments/000000000.q"), mount.root().join("q/000000000.q"));
+    let (view, file) = (mount.at("q/segments/000000000.q"), mount.root().join("q/000000000.q"));
     for (name, chunk) in [("128 KiB", 128 << 10), ("1 MiB", 1 << 20)] {
         let speed = |path: &Path| median((0..5).map(|_| read_speed(path, chunk, u64::MAX)).collect());
-        let (ours, plain) = in_turns(rounds.max(5), || speed(&view), || speed(&plain));
+        let (ours, floor) = in_turns(rounds, || speed(&view), || speed(&file));
         let what = format!("segments/, {name} reads");
-        rows.push(Row { what, unit: "GB/s", ours, plain: Some(plain), goal: Some((0.95, true)) });
+        rows.push(Row { what, unit: "GB/s", ours, floor: Some(("the file itself", floor)), goal: ">= 0.95x" });
     }
 }
 
 fn tails(mount: &Mount, rounds: usize, rows: &mut Vec<Row>) {
-    let mut add = |what: &str, ours: f64, goal: Option<(f64, bool)>| {
-        rows.push(Row { what: what.to_owned(), unit: "ms", ours: ours * 1e3, plain: None, goal });
-    };
     let view = mount.at("q/messages.jsonl");
+    let tail = |path: &Path| run_time("tail", &["-n", "5"], path) * 1e3;
     let _ = std::fs::remove_dir_all(mount.root().join("q/.index"));
     mount.again();
-    add("stat, no index (waits until it is built)", run_time("stat", &[], &view), None);
+    let (what, ours) = ("stat, no index (waits until it is built)".to_owned(), run_time("stat", &[], &view) * 1e3);
+    rows.push(Row { what, unit: "ms", ours, floor: None, goal: "" });
+    let copy = mount.scratch.path().join("end");
+    let mut bytes = Vec::new();
+    File::open(&view).unwrap().take(1 << 20).read_to_end(&mut bytes).unwrap();
+    std::fs::write(&copy, bytes).unwrap();
     // Stored for sealed segments, and read by the next mount.
     let first = || {
         mount.again();
-        run_time("tail", &["-n", "5"], &view)
+        tail(&view)
     };
-    add("tail -n 5, first after mounting", median((0..rounds).map(|_| first()).collect()), None);
-    let warm = (0..rounds.max(9)).map(|_| run_time("tail", &["-n", "5"], &view)).collect();
-    add("tail -n 5, index warm (goal: 20 ms)", median(warm), None);
+    let (ours, floor) = in_turns(rounds, first, || tail(&copy));
+    let what = "tail -n 5, first after mounting".to_owned();
+    rows.push(Row { what, unit: "ms", ours, floor: Some(("plain file", floor)), goal: "" });
+    let (ours, floor) = in_turns(rounds, || tail(&view), || tail(&copy));
+    let what = "tail -n 5, index warm".to_owned();
+    rows.push(Row { what, unit: "ms", ours, floor: Some(("plain file", floor)), goal: "20 ms" });
+}
+
+/// Median of a number of times, in us.
+fn median_of(count: usize, mut run: impl FnMut()) -> f64 {
+    let timed = (0..count).map(|_| {
+        let started = Instant::now();
+        run();
+        started.elapsed().as_secs_f64() * 1e6
+    });
+    median(timed.collect())
 }
 
 fn appends(mount: &Mount, rounds: usize, count: usize, rows: &mut Vec<Row>) {
@@ -190,118 +220,214 @@ fn appends(mount: &Mount, rounds: usize, count: usize, rows: &mut Vec<Row>) {
     let lines: Vec<u8> = std::iter::repeat_n([&line[..63], b"\n"].concat(), count).flatten().collect();
     std::fs::create_dir(mount.at("lines")).unwrap();
     std::fs::create_dir(mount.at("writes")).unwrap();
-    let by_lines = (0..rounds).map(|_| {
-        let mut file = File::options().write(true).open(mount.at("lines/append.txt")).unwrap();
+    let write = |path: &Path| {
+        let mut file = File::options().write(true).create(true).truncate(true).open(path).unwrap();
         let started = Instant::now();
         lines.chunks(128 << 10).for_each(|chunk| file.write_all(chunk).unwrap());
         count as f64 / started.elapsed().as_secs_f64()
-    });
-    let by_lines = median(by_lines.collect());
+    };
+    let (to, copy) = (mount.at("lines/append.txt"), mount.scratch.path().join("lines"));
+    let (ours, floor) = in_turns(rounds, || write(&to), || write(&copy));
     let what = "append.txt, lines of 64 bytes, 128 KiB per write".to_owned();
-    rows.push(Row { what, unit: "lines/s", ours: by_lines, plain: None, goal: None });
-    let writes = count / 20;
-    let by_writes = (0..rounds).map(|_| {
-        let mut file = File::options().write(true).open(mount.at("writes/append.packets")).unwrap();
-        let started = Instant::now();
-        (0..writes).for_each(|_| file.write_all(line).unwrap());
-        writes as f64 / started.elapsed().as_secs_f64()
+    rows.push(Row { what, unit: "lines/s", ours, floor: Some(("plain file", floor)), goal: "" });
+    // What any request to another thread costs.
+    let ((mut there, mut rest), (mut other, mut back)) = pipes();
+    std::thread::spawn(move || {
+        let mut byte = [0];
+        while other.read_exact(&mut byte).and_then(|()| back.write_all(&byte)).is_ok() {}
     });
-    let by_writes = median(by_writes.collect());
-    let what = "append.packets, 64 bytes a write".to_owned();
-    rows.push(Row { what, unit: "writes/s", ours: by_writes, plain: None, goal: None });
+    let writes = (count / 200).max(100);
+    let packet = || {
+        let mut file = File::options().write(true).open(mount.at("writes/append.packets")).unwrap();
+        median_of(writes, || file.write_all(line).unwrap())
+    };
+    let message = || {
+        let path = mount.at("writes/append.bin");
+        median_of(writes / 5, || std::fs::write(&path, line).unwrap())
+    };
+    let mut there_and_back = || {
+        let mut byte = [1];
+        median_of(writes, || there.write_all(&byte).and_then(|()| rest.read_exact(&mut byte)).unwrap())
+    };
+    let floor = "a byte there and back by pipes";
+    let (ours, pipe) = in_turns(rounds, packet, &mut there_and_back);
+    let what = "append.packets, 64 bytes a write, p50".to_owned();
+    rows.push(Row { what, unit: "us", ours, floor: Some((floor, pipe)), goal: "12 us" });
+    let (ours, pipe) = in_turns(rounds, message, there_and_back);
+    let what = "append.bin, 64 bytes from open to close, p50".to_owned();
+    rows.push(Row { what, unit: "us", ours, floor: Some((floor, pipe)), goal: "" });
 }
 
-/// From an append to a reader's return, us: a blocked read of follow.bin, and a native reader asleep.
-fn wakes(mount: &Mount, count: usize, rows: &mut Vec<Row>) {
-    let queue = Queue::create(mount.root().join("wake"), &Settings::default()).unwrap();
-    let mut writer = queue.writer().unwrap();
-    let follow = File::open(mount.at("wake/follow.bin")).unwrap();
-    let (sender, receiver) = mpsc::channel();
-    let origin = Instant::now();
-    let (follower, native) = (sender.clone(), sender);
-    std::thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while follow.read_at(&mut buffer, 0).is_ok_and(|count| count > 0) {
-            if follower.send((true, origin.elapsed())).is_err() {
-                break;
-            }
-        }
-    });
-    let other = queue.clone();
-    std::thread::spawn(move || {
-        let waiter = other.waiter().unwrap();
-        let mut scanner = other.scan().unwrap();
-        loop {
+type Ends = (std::io::PipeWriter, std::io::PipeReader);
+
+/// The ends of two pipes: of one who asks, and of one who answers.
+fn pipes() -> (Ends, (std::io::PipeReader, std::io::PipeWriter)) {
+    let ((asked, ask), (answered, answer)) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+    ((ask, answered), (asked, answer))
+}
+
+/// How a message is waited for.
+#[derive(Clone, Copy)]
+enum Waits {
+    /// By a blocked read of follow.bin.
+    Follow,
+    /// By a native reader asleep.
+    Native,
+    /// By a native reader asleep that passes it on by a pipe: two wakes, as the mount needs.
+    Relay,
+}
+
+/// Reads as many messages as a native reader that sleeps in between.
+fn listen(queue: &Queue, mut scanner: Scanner, count: usize, mut told: impl FnMut()) {
+    let waiter = queue.waiter().unwrap();
+    for _ in 0..count {
+        while scanner.next().unwrap().is_none() {
             let ticket = waiter.prepare();
             if scanner.next().unwrap().is_some() {
-                if native.send((false, origin.elapsed())).is_err() {
-                    break;
-                }
-            } else {
-                waiter.wait(ticket, Duration::from_secs(10));
+                break;
             }
+            waiter.wait(ticket, Duration::from_secs(10));
+        }
+        told();
+    }
+}
+
+/// Median time in us from an append to when a sleeping reader has the message.
+fn wake(mount: &Mount, count: usize, way: Waits) -> f64 {
+    let queue = Queue::open_or_create(mount.root().join("wake"), &Settings::default()).unwrap();
+    let mut writer = queue.writer().unwrap();
+    let (origin, woken) = (Instant::now(), AtomicU64::new(0));
+    let now = || u64::try_from(origin.elapsed().as_nanos()).unwrap();
+    let follow = File::open(mount.at("wake/follow.bin")).unwrap();
+    let mut scanner = queue.scan().unwrap();
+    scanner.seek_end().unwrap();
+    let (mut passed, mut pass) = std::io::pipe().unwrap();
+    let mut times = Vec::with_capacity(count);
+    std::thread::scope(|scope| {
+        let (queue, woken, now) = (&queue, &woken, &now);
+        match way {
+            Waits::Native => {
+                drop(scope.spawn(move || listen(queue, scanner, count, || woken.store(now(), Ordering::Release))))
+            }
+            Waits::Relay => {
+                scope.spawn(move || listen(queue, scanner, count, || pass.write_all(&[1]).unwrap()));
+                scope.spawn(move || {
+                    for _ in 0..count {
+                        passed.read_exact(&mut [0]).unwrap();
+                        woken.store(now(), Ordering::Release);
+                    }
+                });
+            }
+            Waits::Follow => drop(scope.spawn(move || {
+                for _ in 0..count {
+                    follow.read_at(&mut [0; 4096], 0).unwrap();
+                    woken.store(now(), Ordering::Release);
+                }
+            })),
+        }
+        for _ in 0..count {
+            // Long enough for the reader to be asleep.
+            std::thread::sleep(Duration::from_micros(700));
+            let sent = now();
+            writer.append(1, b"wake up").unwrap();
+            while woken.load(Ordering::Acquire) < sent {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            times.push((woken.load(Ordering::Acquire) - sent) as f64 / 1e3);
         }
     });
-    let mut times = [Vec::new(), Vec::new()];
-    for _ in 0..count {
-        // Long enough for both to be asleep again.
-        std::thread::sleep(Duration::from_micros(700));
-        let sent = origin.elapsed();
-        writer.append(1, b"wake up").unwrap();
-        for _ in 0..2 {
-            let (is_follow, at) = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
-            times[usize::from(is_follow)].push((at - sent).as_secs_f64() * 1e6);
+    median(times)
+}
+
+fn wakes(mount: &Mount, rounds: usize, count: usize, rows: &mut Vec<Row>) {
+    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        for (way, times) in [Waits::Follow, Waits::Native, Waits::Relay].into_iter().zip(&mut times) {
+            times.push(wake(mount, count, way));
         }
     }
-    let [native, follow] = times.map(median);
-    let what = "append to return of a blocked follow.bin, p50".to_owned();
-    rows.push(Row { what, unit: "us", ours: follow, plain: Some(native), goal: Some((1.5, false)) });
+    let [ours, native, relay] = times.map(median);
+    for (name, floor, goal) in [("native reader", native, "<= 1.2x"), ("native reader and a pipe", relay, "")] {
+        let what = "append to return of a blocked follow.bin, p50".to_owned();
+        rows.push(Row { what, unit: "us", ours, floor: Some((name, floor)), goal });
+    }
+}
+
+/// How much of the processors' time others use now, in percent.
+fn busy() -> f64 {
+    let times = || {
+        let text = std::fs::read_to_string("/proc/stat").unwrap();
+        let numbers: Vec<f64> =
+            text.lines().next().unwrap().split_whitespace().skip(1).take(8).map(|word| word.parse().unwrap()).collect();
+        // The fourth and fifth are idle time.
+        (numbers.iter().sum::<f64>(), numbers[3] + numbers[4])
+    };
+    let before = times();
+    std::thread::sleep(Duration::from_secs(1));
+    let after = times();
+    100.0 * (1.0 - (after.1 - before.1) / (after.0 - before.0).max(1.0))
 }
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == "--help") {
-        println!("cargo bench --bench mount -- [--quick] [--json] [--messages N] [--rounds N]");
+        println!("cargo bench --bench mount -- [--quick] [--json] [--messages N] [--rounds N] [--only WORD]");
+        println!("WORD: tails, sequential, segments, appends, wakes, list");
         return;
     }
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
-    let value = |name: &str, otherwise: u64| {
-        let at = arguments.iter().position(|argument| argument == name);
-        at.map_or(otherwise, |at| arguments[at + 1].parse().expect("a number"))
-    };
+    let word = |name: &str| arguments.iter().position(|argument| argument == name).map(|at| arguments[at + 1].as_str());
+    let value = |name: &str, otherwise: u64| word(name).map_or(otherwise, |word| word.parse().expect("a number"));
+    let wants = |name: &str| word("--only").is_none_or(|only| only == name);
     let quick = has("--quick");
     let messages = value("--messages", if quick { 200_000 } else { 2_000_000 });
-    let rounds = usize::try_from(value("--rounds", if quick { 1 } else { 5 })).unwrap();
+    let rounds = usize::try_from(value("--rounds", if quick { 1 } else { 9 })).unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let queue = Queue::create(scratch.path().join("root/q"), &Settings::default()).unwrap();
     fill(&queue, messages);
     let mount = Mount::new(scratch);
     let mut rows = Vec::new();
-    tails(&mount, rounds, &mut rows);
-    sequential(&mount, rounds, &mut rows);
-    segments(&mount, rounds, &mut rows);
-    appends(&mount, rounds, if quick { 100_000 } else { 1_000_000 }, &mut rows);
-    wakes(&mount, if quick { 200 } else { 2_000 }, &mut rows);
-    if messages <= 5_000_000 {
+    let busy_before = busy();
+    if wants("tails") {
+        tails(&mount, rounds, &mut rows);
+    }
+    if wants("sequential") {
+        sequential(&mount, &queue, rounds, &mut rows);
+    }
+    if wants("segments") {
+        segments(&mount, rounds, &mut rows);
+    }
+    if wants("appends") {
+        appends(&mount, rounds, if quick { 100_000 } else { 1_000_000 }, &mut rows);
+    }
+    if wants("wakes") {
+        wakes(&mount, rounds, if quick { 100 } else { 300 }, &mut rows);
+    }
+    if wants("list") && messages <= 5_000_000 {
         let ours = run_time("ls", &["-lU"], &mount.at("q/messages"));
         let what = format!("ls -l messages/ of {messages}");
-        rows.push(Row { what, unit: "s", ours, plain: None, goal: None });
+        rows.push(Row { what, unit: "s", ours, floor: None, goal: "" });
     }
+    let busy = busy_before.max(busy());
     if has("--json") {
         let values = rows.iter().map(|row| {
-            let goal = row.goal.map(|(goal, _)| goal);
-            serde_json::json!({"what": row.what, "unit": row.unit, "mount": row.ours, "plain": row.plain, "ratio": row.ratio(), "goal": goal})
+            let (name, floor) = row.floor.unzip();
+            serde_json::json!({"what": row.what, "unit": row.unit, "mount": row.ours, "floor": floor, "floor_is": name,
+                "ratio": row.ratio(), "goal": row.goal})
         });
-        println!("{}", serde_json::json!({"messages": messages, "rounds": rounds, "rows": values.collect::<Vec<_>>()}));
+        let values: Vec<_> = values.collect();
+        println!("{}", serde_json::json!({"messages": messages, "rounds": rounds, "busy": busy, "rows": values}));
         return;
     }
-    println!("{messages} messages, medians of {rounds}\n");
-    println!("| | mount | without | ratio | goal |\n|---|--:|--:|--:|---|");
+    println!("{messages} messages, medians of {rounds}; others used {busy:.0} % of the processors\n");
+    println!("| | mount | floor | | ratio | goal |\n|---|--:|--:|---|--:|---|");
     for row in rows {
         let number = |value: f64| if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.2}") };
-        let plain = row.plain.map_or(String::new(), &number);
+        let (name, floor) = row.floor.map_or(("", String::new()), |(name, floor)| (name, number(floor)));
         let ratio = row.ratio().map_or(String::new(), |ratio| format!("{ratio:.2}"));
-        let goal = row.goal.map_or(String::new(), |(goal, more)| format!("{} {goal}", if more { ">=" } else { "<=" }));
-        println!("| {} | {} {} | {plain} | {ratio} | {goal} |", row.what, number(row.ours), row.unit);
+        println!("| {} | {} {} | {floor} | {name} | {ratio} | {} |", row.what, number(row.ours), row.unit, row.goal);
+    }
+    if busy > 10.0 {
+        println!("\nThe machine is busy: these figures say little. Run it again when nothing else runs.");
     }
 }

@@ -1,16 +1,16 @@
-//! Text that the kernel keeps in its page cache: that it grows without zeros, half lines or delay, whoever reads.
+//! Files that the kernel keeps in its page cache: that they grow without zeros, half lines or delay, whoever reads.
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use chronfs::Queue;
-use chronfs::queue::{Entry, Message, Position, SegmentId, Settings};
+use chronfs::queue::{Entry, GapReason, Message, Position, SegmentId, Settings};
 use chronfs::view::{Format, render};
 use common::{DEADLINE, Random, TestMount, until, wait, writer};
 
@@ -172,7 +172,7 @@ for name in sys.argv[1:]:
 ";
 
 #[test]
-fn text_can_be_mapped_and_sent_and_bin_is_read_by_requests() {
+fn growing_files_can_be_mapped_and_sent() {
     let Some(mount) = TestMount::new() else { return };
     std::fs::write(mount.root().with_file_name("maps.py"), MAPS).unwrap();
     mount.ok("mkdir q; seq 100000 > q/append.txt");
@@ -185,8 +185,41 @@ fn text_can_be_mapped_and_sent_and_bin_is_read_by_requests() {
         python3 -c 'import shutil; shutil.copyfile("q/messages.txt", "../copy")'
         cmp ../copy q/messages.txt"#;
     let expected = "q/messages.txt True\nq/messages.jsonl True\nq/messages.hex True\n\
-        q/messages.bin No such device\nmore\nq/messages.txt True\n";
+        q/messages.bin True\nmore\nq/messages.txt True\n";
     assert_eq!(mount.ok(script), expected);
+}
+
+#[test]
+fn a_gap_that_appears_behind_an_open_bin_is_an_error_and_a_new_file_shows_what_follows() {
+    let Some(mount) = TestMount::new() else { return };
+    let queue = Queue::create(mount.root().join("q"), &Settings::default()).unwrap();
+    let mut writer = writer(&queue);
+    writer.append(1, b"one").unwrap();
+    let path = mount.mountpoint().join("q/messages.bin");
+    let read = |file: &File, at: u64| {
+        let mut bytes = [0; 100];
+        let count = file.read_at(&mut bytes, at).map_err(|error| error.raw_os_error());
+        count.map(|count| String::from_utf8_lossy(&bytes[..count]).into_owned())
+    };
+    let (eio, text) = (Err(Some(libc::EIO)), |text: &str| Ok(text.to_owned()));
+    let before = File::open(&path).unwrap();
+    assert_eq!(read(&before, 0), text("one"));
+    writer.append(1, b"two").unwrap();
+    writer.append_gap(5, GapReason::Lost).unwrap();
+    assert_eq!(read(&before, 3), text("two"));
+    assert_eq!(read(&before, 6), text(""), "nothing follows the gap yet");
+    writer.append(1, b"six").unwrap();
+    assert_eq!(read(&before, 6), eio);
+    let after = File::open(&path).unwrap();
+    assert_eq!([read(&after, 0), read(&after, 6)], [text("onetwo"), eio.clone()]);
+    assert_eq!([read(&after, 6), read(&after, 7)], [text("s"), text("ix")]);
+    assert_ne!(before.metadata().unwrap().ino(), after.metadata().unwrap().ino());
+    writer.append(1, b"seven").unwrap();
+    assert_eq!(read(&before, 6), eio);
+    assert_eq!(read(&after, 7), text("ixseven"));
+    let mut start = [0; 6];
+    before.read_exact_at(&mut start, 0).unwrap();
+    assert_eq!(&start, b"onetwo");
 }
 
 #[test]

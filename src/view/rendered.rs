@@ -7,7 +7,6 @@
 //! Invariants: the bytes at an offset never change, and the size never shrinks; the size counts whole units only;
 //! nothing past the size is ever returned. If the queue no longer has what the index says (damage, retention), a read
 //! fails rather than shift bytes.
-//!
 //! Sealed segments that have an index of their own ([`SegmentIndexes`]) are not scanned: the index has their length.
 //!
 //! Lock order: `extender` before `index` before `pins`; `idle` alone.
@@ -43,8 +42,7 @@ pub struct Crossed {
     pub offset: u64,
 }
 
-/// Everything retained of a queue in one format, as a file: random access through a sparse index from rendered
-/// offset to position. Shared between threads.
+/// Everything retained of a queue in one format, as a file with random access. Shared between threads.
 ///
 /// A view starts at a fixed message. When retention removes that, the view goes on with what it holds ([`View::pin`])
 /// and what is retained: its size stays, reads of other removed messages fail with [`Error::NoSuchPosition`]. A new
@@ -201,8 +199,7 @@ impl View {
         self.extend(u64::MAX, budget)
     }
 
-    /// Holds the segments of the index open, so that they can be read after retention has removed them. Bounded: not
-    /// every segment of a large queue, and not for any number of views.
+    /// Holds segments of the index open, a bounded number, so that they can be read after retention has removed them.
     pub fn pin(&self) {
         self.pin_first(usize::MAX);
     }
@@ -213,10 +210,14 @@ impl View {
         lock(&self.pins).extend(&self.queue, &index, count.min(MAX_PINS))
     }
 
-    /// Whether the file is complete and shows everything, without gaps.
-    pub(crate) fn is_settled(&self) -> bool {
-        let index = self.index();
-        index.is_closed() && (self.format != Format::Bin || !index.has_gap())
+    /// Whether there is a gap, as far as it is indexed, that its bytes don't show.
+    pub(crate) fn has_hidden_gap(&self) -> bool {
+        self.format == Format::Bin && self.index().has_gap()
+    }
+
+    /// Whether the file is complete.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.index().is_closed()
     }
 
     /// Releases what [`View::pin`] holds.
@@ -272,8 +273,7 @@ impl View {
         Ok((crossed, end))
     }
 
-    /// As [`View::copy`], from the segments that are held open: up to the first that is not; None if that is where it
-    /// starts.
+    /// As [`View::copy`], from segments that are held open: up to the first that is not; None if it starts there.
     fn copy_held(&self, marks: &[Mark], from: u64, to: u64, out: &mut Vec<u8>) -> Option<Result<Option<Crossed>>> {
         let mut pins = lock(&self.pins);
         let span = Span { format: self.format, marks, path: self.queue.path() };

@@ -306,7 +306,8 @@ impl<S: Service> Server<S> {
             Some(next) => state.begin(next.whose, interrupted),
             None => {
                 state.idle += 1;
-                if state.running.is_empty() {
+                // A system call even if nobody waits.
+                if state.has_ended && state.running.is_empty() {
                     self.quiet.notify_all();
                 }
             }

@@ -1,14 +1,14 @@
-//! Rendered text in the kernel's page cache: a private file system, which no other process can reach. Where passthrough
-//! is permitted, the kernel reads `messages.*` from a file of this one, and caches what it has read.
+//! Rendered messages in the kernel's page cache: a private file system, which no other process can reach. Where
+//! passthrough is permitted, the kernel reads `messages.*` from a file of this one, and caches what it has read.
 //!
 //! A growing file can't simply be cached. The kernel learns a new size before it learns that its last page is stale,
 //! and readers in between see zeros. But a write(2) fills the pages first, and sets the size when all of them are
-//! filled. So here files grow only by writes, whole lines at a time; a read that reaches the end asks for the size
+//! filled. So here files grow only by writes, whole units at a time; a read that reaches the end asks for the size
 //! first (attributes are never cached), and before that is answered, the messages appended since are written.
 //!
 //! Invariants: except for the first, no reply states a size that the kernel did not get from a write; a read is
 //! answered with all bytes up to the size that was last stated or is being written, so that the kernel never keeps a
-//! page that is incomplete up to there.
+//! page that is incomplete up to there; a gap that its bytes don't show (bin) ends a file.
 
 pub(in crate::fs) mod client;
 pub(in crate::fs) mod shared_view;

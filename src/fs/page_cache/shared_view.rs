@@ -16,13 +16,13 @@ use rustix::fs::Stat;
 use crate::fs::attr::{Attr, READ};
 use crate::fs::backing::Payer;
 use crate::fs::budget::{Budget, Kind, Share};
-use crate::fs::errno::{Errno, Result};
+use crate::fs::errno::{Errno, Result, missing};
 use crate::fs::kernel::is_interrupted;
 use crate::fs::page_cache::{PageCache, PageFile, PageSource};
 use crate::fs::{lock, spawn};
-use crate::queue::{Error, SegmentId};
-use crate::sync::{AtomicBool, AtomicU32, Ordering};
-use crate::view::{Crossed, Format, View};
+use crate::queue::{Error, Gap, SegmentId};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::view::{Crossed, View};
 
 /// Messages indexed between two checks whether the caller still waits: a few milliseconds' worth.
 const STEP: usize = 20_000;
@@ -143,6 +143,8 @@ struct Cached {
     file: OnceLock<PageFile>,
     /// The size that the kernel knows. Locked while it is being extended.
     size: Mutex<u64>,
+    /// The size that the kernel knows or is being told.
+    stated: AtomicU64,
 }
 
 impl SharedView {
@@ -183,7 +185,7 @@ impl SharedView {
 
     /// Whether it is complete, and its bytes no longer change.
     pub(crate) fn is_settled(&self) -> bool {
-        self.view.is_settled()
+        self.view.is_closed() && !self.view.has_hidden_gap()
     }
 
     pub(crate) fn is_damaged(&self) -> bool {
@@ -325,27 +327,41 @@ impl ViewHandle {
         view: &Arc<SharedView>,
         written: impl FnOnce() -> Result<Vec<(SegmentId, (i64, u64))>>,
     ) -> Result<Self> {
-        // In bin a gap is an error for each reader, which cached pages can't report.
-        let Some(pages) = view.common.pages.as_ref().filter(|_| view.view.format() != Format::Bin) else {
-            return Self::new(view);
-        };
+        let Some(pages) = view.common.pages.as_ref() else { return Self::new(view) };
         view.catch_up()?;
-        let files = Files { size: view.known_size(), written: written()? };
+        // In this order: up to that size there is no gap.
+        let size = view.known_size();
+        if view.view.has_hidden_gap() {
+            // An error for each reader, which cached pages can't report.
+            let mut used = lock(&view.usage);
+            if used.cached.is_some() && used.handles > 0 {
+                view.damaged.store(true, Ordering::Relaxed);
+                return Err(Errno::ESTALE);
+            }
+            used.cached = None;
+            drop(used);
+            return Self::new(view);
+        }
+        let files = Files { size, written: written()? };
         let suspects = lock(&view.usage).files.suspects(&files);
         suspects.into_iter().try_for_each(|segment| view.check(segment))?;
         let mut used = lock(&view.usage);
         used.files = files;
         let cached = match &used.cached {
             Some(cached) => Arc::clone(cached),
-            None => Cached::new(view, pages)?,
+            None => Cached::new(view, pages, size)?,
         };
         view.join(&mut used)?;
         used.cached = Some(Arc::clone(&cached));
         drop(used);
         let is_late = !view.view.pin_first(usize::MAX);
         let held = Self { view: Arc::clone(view), cached: Some(cached), is_late };
-        held.cached.iter().try_for_each(|cached| cached.grow_with(view).map(drop))?;
-        Ok(held)
+        let grown = held.cached.iter().try_for_each(|cached| cached.grow_with(view).map(drop));
+        if view.is_damaged() {
+            // The name stands for another file now, which the kernel looks up.
+            return Err(Errno::ESTALE);
+        }
+        grown.map(|()| held)
     }
 
     pub(crate) fn view(&self) -> &SharedView {
@@ -370,20 +386,22 @@ impl Drop for ViewHandle {
 }
 
 impl Cached {
-    fn new(view: &Arc<SharedView>, pages: &Arc<PageCache>) -> Result<Arc<Self>> {
-        let size = view.known_size();
-        let cached = Arc::new(Self { view: Arc::downgrade(view), file: OnceLock::new(), size: Mutex::new(size) });
+    fn new(view: &Arc<SharedView>, pages: &Arc<PageCache>, size: u64) -> Result<Arc<Self>> {
+        let (file, stated) = (OnceLock::new(), AtomicU64::new(size));
+        let cached = Arc::new(Self { view: Arc::downgrade(view), file, size: Mutex::new(size), stated });
         let text: Weak<Self> = Arc::downgrade(&cached);
         let file = pages.add(text, size, view.payer)?;
         cached.file.get_or_init(|| file);
         Ok(cached)
     }
 
-    /// Extends the file to what is indexed by now. Returns its size.
+    /// Extends the file to what is indexed by now, or to a gap that its bytes don't show: what follows that belongs to
+    /// another file, which the name stands for from now on. Returns its size.
     fn grow_with(&self, shared: &SharedView) -> Result<u64> {
         let view = &shared.view;
         let mut size = lock(&self.size);
-        let end = view.known_size();
+        let before = *size;
+        let (end, gap) = Self::limit(shared, *size)?;
         // Readers may have mapped the last page before the end. It must be complete before the file grows; they have
         // none of the following pages yet, and will request them.
         let needed = *size / PAGE * PAGE + PAGE;
@@ -397,7 +415,26 @@ impl Cached {
             self.write(shared, from, end)?;
             *size = end;
         }
-        Ok(*size)
+        let Some(gap) = gap else { return Ok(*size) };
+        shared.damaged.store(true, Ordering::Relaxed);
+        // Whoever has just been told of more can read that first.
+        if *size > before { Ok(*size) } else { Err(Errno::EIO.because(missing(gap))) }
+    }
+
+    /// Up to where a file of this size may grow, and the hidden gap that it ends at, if there is one.
+    fn limit(shared: &SharedView, size: u64) -> Result<(u64, Option<Gap>)> {
+        // Before asking for gaps: there may be one past this by then.
+        let (mut at, end) = (size, shared.known_size());
+        let mut bytes = Vec::new();
+        while at < end && shared.view.has_hidden_gap() {
+            bytes.clear();
+            let len = usize::try_from(AT_ONCE.min(end - at)).map_err(|_| Errno::EIO)?;
+            if let Some(Crossed { gap, offset }) = shared.read_at(at, len, &mut bytes)? {
+                return Ok((offset, Some(gap)));
+            }
+            at += bytes.len().max(1) as u64;
+        }
+        Ok((end, None))
     }
 
     fn write(&self, shared: &SharedView, from: u64, to: u64) -> Result<()> {
@@ -405,7 +442,11 @@ impl Cached {
         let mut bytes = Vec::with_capacity(len);
         shared.read_at(from, len, &mut bytes)?;
         let file = self.file.get().ok_or(Errno::EIO)?;
-        if bytes.len() < len { Err(Errno::EIO.because(SHRUNK)) } else { Ok(file.write(from, bytes)?) }
+        if bytes.len() < len {
+            return Err(Errno::EIO.because(SHRUNK));
+        }
+        self.stated.store(to, Ordering::Release);
+        Ok(file.write(from, bytes)?)
     }
 }
 
@@ -419,8 +460,14 @@ impl PageSource for Cached {
     fn read(&self, offset: u64, size: usize, out: &mut Vec<u8>) -> Result<()> {
         let shared = self.view.upgrade().ok_or(Errno::ESTALE)?;
         let there = usize::try_from(shared.known_size().saturating_sub(offset)).unwrap_or(usize::MAX);
-        let wanted = out.len() + size.min(there);
-        shared.read_at(offset, size.min(there), out)?;
+        let (start, wanted) = (out.len(), out.len() + size.min(there));
+        if let Some(Crossed { gap, offset: end }) = shared.read_at(offset, size.min(there), out)? {
+            // The file ends there at the latest.
+            let upto = usize::try_from(end.saturating_sub(offset)).map_err(|_| Errno::EIO)?;
+            out.truncate(start + upto);
+            let is_past_it = end >= self.stated.load(Ordering::Acquire);
+            return if is_past_it { Ok(()) } else { Err(Errno::EIO.because(missing(gap))) };
+        }
         // The kernel would take fewer bytes for the end of the file.
         if out.len() < wanted { Err(Errno::EIO.because(SHRUNK)) } else { Ok(()) }
     }
