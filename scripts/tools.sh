@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the demos use besides the Rust toolchain: fusermount3 (to mount without being root) and jq; with --all
-# also what tests are skipped without: tmux, strace, faketime, mkfs.xfs, zsh, fish, promtool (into target/tools); with
+# also what tests are skipped without: tmux, strace, faketime, mkfs.xfs, zsh, fish, nats-server (2.9 of Debian 12: good for tests),
+# ip, promtool (into target/tools); with
 # --deb what builds and checks packages; with --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they
 # are installed.
 # Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says what is missing.
@@ -15,6 +16,8 @@ if [ "${1:-}" = --all ]; then
     command -v faketime > /dev/null || missing+=(faketime)
     command -v zsh > /dev/null || missing+=(zsh)
     command -v fish > /dev/null || missing+=(fish)
+    command -v nats-server > /dev/null || missing+=(nats-server)
+    PATH="$PATH:/usr/sbin:/sbin" command -v ip > /dev/null || missing+=(iproute2)
     PATH="$PATH:/usr/sbin:/sbin" command -v mkfs.xfs > /dev/null || missing+=(xfsprogs)
 fi
 if [ "${1:-}" = --deb ]; then

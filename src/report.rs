@@ -70,6 +70,8 @@ struct Whole<'a> {
     active_settings: Option<Settings>,
     segments: Vec<Segment>,
     readers: Vec<Reader<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    relays: Vec<bus::Relay>,
 }
 
 #[derive(Serialize)]
@@ -128,6 +130,7 @@ pub fn inspection_json(inspection: &Inspection, ready: bool, lease: Option<&Leas
             })
             .collect(),
         readers: inspection.readers.iter().map(reader).collect(),
+        relays: bus::relays(&inspection.path),
     })
 }
 
@@ -264,7 +267,27 @@ pub fn inspection_text(inspection: &Inspection, ready: bool, lease: Option<&Leas
         out.push('\n');
         out.push_str(&readers_text(&inspection.readers));
     }
+    let relays = bus::relays(&inspection.path);
+    if !relays.is_empty() {
+        out.push('\n');
+        out.push_str(&relays_text(&relays));
+    }
     out
+}
+
+fn relays_text(relays: &[bus::Relay]) -> String {
+    let mut rows = vec![["relay", "", "target", "lag", "seconds", "state"].map(str::to_owned)];
+    for relay in relays {
+        rows.push([
+            relay.name.clone(),
+            relay.direction.clone(),
+            relay.target.clone(),
+            relay.lag_messages.to_string(),
+            format!("{:.1}", relay.lag_seconds),
+            relay.trouble().unwrap_or_else(|| relay.condition.clone()),
+        ]);
+    }
+    table(&rows)
 }
 
 /// The table of readers for people: `chron-cli readers QUEUE`, and the end of [`inspection_text`].

@@ -270,3 +270,31 @@ fn only_who_says_so_writes_to_a_standby_and_terms_only_rise() {
     assert_eq!(queue.writer().unwrap().append(1, b"mine").unwrap(), 2);
     assert_eq!(queue.settings(), SMALL, "nothing else has changed");
 }
+
+#[test]
+fn what_a_power_cut_took_is_put_back_with_its_numbers() {
+    let (dir, queue) = new_queue(&SMALL);
+    let segment = dir.path().join("q").join("000000000.q");
+    let append = |numbers: std::ops::RangeInclusive<u64>| {
+        let mut writer = common::writer(&queue);
+        numbers.for_each(|seq| assert_eq!(exact(&mut writer, seq), Exact::Appended));
+    };
+    append(1..=5);
+    let on_disk = std::fs::read(&segment).unwrap();
+    append(6..=10);
+    let mut reader = queue.reader("alice").unwrap();
+    while reader.next().unwrap().is_some() {}
+    reader.commit();
+    drop(reader);
+    std::fs::write(&segment, on_disk).unwrap();
+
+    let queue = Queue::open(dir.path().join("q")).unwrap();
+    let refill = WriterOptions { refill: true, ..WriterOptions::default() };
+    let mut writer = queue.writer_with(&refill).unwrap();
+    assert_eq!(writer.next_seq(), 6);
+    (6..=8).for_each(|seq| assert_eq!(exact(&mut writer, seq), Exact::Appended));
+    drop(writer);
+    // Ended too early: who refills goes on, nobody else gets the missing numbers.
+    assert_eq!(queue.writer_with(&refill).unwrap().next_seq(), 9);
+    assert_eq!(queue.writer().unwrap().next_seq(), 11);
+}

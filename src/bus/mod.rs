@@ -12,6 +12,7 @@ mod layout;
 mod lease;
 mod ready;
 mod registration;
+mod relays;
 mod remove;
 
 pub use appear::wait_for_queue;
@@ -22,6 +23,7 @@ pub use lease::{LEASE_FILE, Lease, LeaseState, MAX_LEASE_PAYLOAD, lease, remove_
 pub(crate) use ready::Marker;
 pub use ready::{READY_FILE, Ready, mark_ready, ready, unmark_ready};
 pub use registration::ReaderRegistration;
+pub use relays::{RELAY_DIR, Relay, relays};
 pub use remove::{Removal, plan_removal, remove_queue, removed_name};
 
 pub(crate) use lease::{lease_in, read_lease, remove_lease_in, write_lease_in};

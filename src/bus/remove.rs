@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, statat, unlinkat};
 
 use super::{LEASE_FILE, READY_FILE, is_temporary};
+use crate::bus::relays::{RELAY_DIR, RELAY_SUFFIX};
 use crate::queue::layout::{
     CONTROL_FILE, CURSOR_SUFFIX, INDEX_DIR, LOCK_FILE, LOCK_SUFFIX, READERS_DIR, TEMPORARY_SUFFIX,
 };
@@ -243,6 +244,7 @@ enum Kind {
     Queue,
     Readers,
     Index,
+    Relays,
 }
 
 impl Kind {
@@ -252,6 +254,7 @@ impl Kind {
         match self {
             Self::Queue if name == READERS_DIR || is_unfinished() => Some(Self::Readers),
             Self::Queue if name == INDEX_DIR => Some(Self::Index),
+            Self::Queue if name == RELAY_DIR => Some(Self::Relays),
             _ => None,
         }
     }
@@ -272,6 +275,7 @@ impl Kind {
                 is_temporary_file || reader.is_some_and(|name| check_name(name).is_ok())
             }
             Self::Index => is_temporary_file || name.ends_with(".index"),
+            Self::Relays => is_temporary_file || name.ends_with(RELAY_SUFFIX),
         }
     }
 }
@@ -324,7 +328,9 @@ mod tests {
         crate::bus::mark_ready(path).unwrap();
         crate::bus::write_lease(path, std::time::Duration::from_secs(1), "x").unwrap();
         fs::create_dir(path.join(INDEX_DIR)).unwrap();
-        for name in ["control.meta.damaged", "000000009.q.tmp", ".READY.1.2.tmp", ".index/000000000.index"] {
+        fs::create_dir(path.join(RELAY_DIR)).unwrap();
+        let index = ".index/000000000.index";
+        for name in ["control.meta.damaged", "000000009.q.tmp", ".READY.1.2.tmp", index, "relay/out.json"] {
             fs::write(path.join(name), "").unwrap();
         }
         queue

@@ -72,7 +72,9 @@ pub(super) fn queue_directory(dir: &Directory, has_writer: bool, report: &mut Re
             continue;
         }
         let findings = &mut report.findings;
-        if entry.is_dir() && name == ASIDE {
+        if entry.is_dir() && name == bus::RELAY_DIR {
+            // What they say is looked at with the readers.
+        } else if entry.is_dir() && name == ASIDE {
             let detail = "files that 'doctor --fix' has moved aside, as they were found";
             let remedy = "keep it until the cause is known; then remove it".to_owned();
             findings.push(finding(Severity::Info, "evidence", path, detail, remedy));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::place::{self, Directory};
 use super::{Finding, Report, Severity, endpoint, files};
+use crate::bus;
 use crate::clock;
 use crate::queue::{
     Entry, Error, Gap, GapReason, IgnoredReason, Inspection, LockHolder, Position, Queue, ReaderInfo, Retention,
@@ -67,6 +68,7 @@ pub(super) fn examine(dir: &Directory, deep: bool, step: &mut dyn FnMut(u64), re
     exam.copies();
     exam.writer();
     exam.readers();
+    exam.relays();
     exam.segments();
     exam.limits();
     exam.retention();
@@ -257,6 +259,17 @@ impl Exam<'_> {
             let cursor = self.cursor_path(&reader.name);
             let remedy = format!("find it with 'fuser {}'; let it go on, or end it", cursor.display());
             self.found(Severity::Warning, "stuck-reader", cursor, detail, remedy);
+        }
+    }
+
+    fn relays(&mut self) {
+        for relay in bus::relays(self.path()) {
+            if let Some(trouble) = relay.trouble() {
+                let path = self.path().join(bus::RELAY_DIR).join(format!("{}.json", relay.name));
+                let detail = format!("the relay {} ({} {}): {trouble}", relay.name, relay.direction, relay.target);
+                let remedy = "see its log; if it is no longer wanted, remove this file and its readers".to_owned();
+                self.found(Severity::Warning, "relay", path, detail, remedy);
+            }
         }
     }
 

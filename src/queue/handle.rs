@@ -179,8 +179,9 @@ impl Queue {
         }
     }
 
-    /// A number that only copies of this queue share.
-    pub(crate) fn id(&self) -> u64 {
+    /// A random number that the queue got when it was created. Copies of its files share it; queues that copy its
+    /// messages have their own.
+    pub fn id(&self) -> u64 {
         self.store.geometry().queue_id
     }
 

@@ -230,6 +230,11 @@ pub struct WriterOptions {
     /// Opens a queue that is a standby ([`Role`](super::Role)), and no other one: for the program that copies another
     /// queue into it. Default false.
     pub as_standby: bool,
+    /// After a power cut: continues after the last message that is still there, although readers have consumed later
+    /// ones, or the writer had published them. Only for a program that appends the lost messages again, with their
+    /// numbers ([`append_exact`](super::QueueWriter::append_exact)), and knows that it has all of them: other messages
+    /// in their place would be taken for them. Default false: lost numbers are skipped, and readers get a gap.
+    pub refill: bool,
     /// The processors on which the writer's helper threads run. Default None: they run where the thread that opens the
     /// writer runs. So a program that pins its appending thread to a processor of its own must open the writer before
     /// that, or set this.
@@ -279,6 +284,7 @@ impl Default for WriterOptions {
             when_full: WhenFull::default(),
             max_ahead: Duration::from_hours(1),
             as_standby: false,
+            refill: false,
             helper_cpus: None,
         }
     }

@@ -13,6 +13,7 @@ mod bus_args;
 mod completions;
 mod create;
 mod doctor;
+mod external;
 mod failure;
 mod inspect;
 mod listen;
@@ -101,6 +102,9 @@ enum Command {
     Top(TopArgs),
     Doctor(DoctorArgs),
     Bench(BenchArgs),
+    /// Relay a queue to another host (runs chron-relay)
+    #[command(after_help = "Example: chron-cli relay run /srv/bus/ticks nats://a:4222/TICKS")]
+    Relay(ExternalArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -126,6 +130,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Top(args) => top::run(&args, color),
         Command::Doctor(args) => doctor::run(&args, color),
         Command::Bench(args) => bench::run(&args),
+        Command::Relay(args) => external::run("chron-relay", &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }
@@ -400,6 +405,15 @@ Example:
 struct CompletionsArgs {
     /// The shell
     shell: clap_complete::Shell,
+}
+
+/// For a program of its own
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+struct ExternalArgs {
+    /// What that program understands; --help lists it
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<std::ffi::OsString>,
 }
 
 /// Print a manual page

@@ -64,6 +64,16 @@ impl<R: Registration> Reader<R> {
         }
     }
 
+    /// For programs that poll with [`next`](Self::next) and never wait: to be called about once a second, as waits do it by
+    /// themselves. Shows that the reader is alive, so that it goes on pinning where readers have a time limit
+    /// ([`Settings::reader_ttl_ns`](crate::queue::Settings::reader_ttl_ns)), and notices changes that nobody announces.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::queue::Error::Io) if the queue has been removed.
+    pub fn keep_alive(&mut self) -> Result<()> {
+        self.look_after_files()
+    }
+
     /// Once a second: nobody is woken when files are removed, or change without anything being published.
     pub(super) fn look_after_files(&mut self) -> Result<()> {
         self.registration.heartbeat();

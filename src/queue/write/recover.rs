@@ -46,8 +46,9 @@ pub(crate) enum TailPlace {
     Fresh(SegmentId),
 }
 
-/// Finds the tail of the queue; repairs what an interrupted roll left.
-pub(crate) fn recover(store: &Arc<Store>) -> Result<Tail> {
+/// Finds the tail of the queue; repairs what an interrupted roll left. `refill`: the numbers of lost messages are to be
+/// filled, not skipped.
+pub(crate) fn recover(store: &Arc<Store>, refill: bool) -> Result<Tail> {
     remove_temporaries(store)?;
     let ids = store.segment_ids()?;
     // Readers may be in a segment that has been removed: its number is not assigned again.
@@ -79,7 +80,8 @@ pub(crate) fn recover(store: &Arc<Store>) -> Result<Tail> {
         None => ids.last().copied().max(published_segment).map_or(Ok(SegmentId(0)), |last| store.id_after(last)),
     };
     let published = hint.map_or(0, |hint| hint.next_seq);
-    let known = [published, newest_cursor(store)?].into_iter().filter(|&seq| seq < MAX_SEQ).max().unwrap_or(0);
+    let known =
+        [published, newest_cursor(store)?].into_iter().filter(|&seq| seq < MAX_SEQ && !refill).max().unwrap_or(0);
     if next_seq >= MAX_SEQ {
         let what = format!("a record claims to be message {next_seq}, which nobody has reached: move the segment away");
         let last = ids.last().map_or_else(String::new, |&id| crate::queue::format::names::segment_name(id));

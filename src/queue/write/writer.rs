@@ -110,7 +110,7 @@ impl QueueWriter {
         check_role(store, options)?;
         lock.check_alone(&store.dir, &control)?;
         let lock = Arc::new(lock);
-        let tail = recover(store)?;
+        let tail = recover(store, options.refill)?;
         let supply = Housekeeper::start(Arc::clone(store), Arc::clone(&control), Arc::clone(&lock), options)?;
         let (next_seq, last_timestamp_ns) = (tail.next_seq, tail.last_timestamp_ns);
         let (segment, map, offset) = enter(store, &supply, tail)?;

@@ -1,3 +1,241 @@
 //! chron-relay: a queue to a NATS JetStream stream, and back.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 77 an operator must decide (the queue and the stream contradict each
+//! other, or another host has taken over), 78 the configuration can't work.
 
-fn main() {}
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use chronfs_bridge::relay::{
+    self, Access, AccessConfig, Config, Failure, Monitors, Stop, StreamConfig, Target, TooLarge, promote, status,
+    verify,
+};
+use clap::{Args, Parser, Subcommand};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Relay a queue to a NATS JetStream stream, and a stream to a queue
+#[derive(Debug, Parser)]
+#[command(name = "chron-relay", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Relay until told to stop: QUEUE nats://HOST/STREAM, or nats://HOST/STREAM QUEUE for a standby
+    Run(RunArgs),
+    /// Make a standby active, in a higher term; its relay must not be running
+    Promote {
+        target: Target,
+        queue: PathBuf,
+        /// Give up after this many seconds
+        #[arg(long, default_value = "60")]
+        timeout: u64,
+        #[command(flatten)]
+        access: AccessArgs,
+    },
+    /// Compare a queue with its stream, message by message
+    Verify {
+        queue: PathBuf,
+        target: Target,
+        #[command(flatten)]
+        access: AccessArgs,
+    },
+    /// What the relays of a queue have last said, as JSON
+    Status { queue: PathBuf },
+}
+
+#[derive(Debug, Args)]
+struct AccessArgs {
+    /// A NATS credentials file; read again at each connect, as are the others
+    #[arg(long, value_name = "FILE")]
+    credentials: Option<PathBuf>,
+    /// A file with a token
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// A file with user:password
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Certificates of authorities to trust besides the system's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The client's certificate
+    #[arg(long, value_name = "FILE", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// The key of the client's certificate
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+}
+
+impl From<AccessArgs> for Access {
+    fn from(args: AccessArgs) -> Self {
+        let AccessArgs { credentials, token_file, password_file, ca, certificate, key } = args;
+        Self { credentials, token_file, password_file, ca, certificate: certificate.zip(key) }
+    }
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// From where: a queue, a directory of queues, or the address of a stream
+    #[arg(required_unless_present = "config", requires = "to")]
+    from: Option<String>,
+    /// To where: the address of a stream, or the queue that is to be its standby
+    to: Option<String>,
+    /// Read everything else from a TOML file; see docs/distributed.md
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    config: Option<PathBuf>,
+    /// The relay's name, by which the queue knows it
+    #[arg(long, default_value = "relay")]
+    name: String,
+    /// Several messages in one of the stream's: many times faster, for standbys
+    #[arg(long)]
+    frames: bool,
+    /// Keep what is acknowledged in the queue for so many seconds: the servers may lose it again
+    #[arg(long, value_name = "SECONDS", default_value = "180")]
+    hold_back: f64,
+    /// What to do with a message larger than the server takes
+    #[arg(long, value_name = "WHAT", default_value = "split")]
+    too_large: TooLarge,
+    /// After a power cut: take back what the stream has and the queue has lost
+    #[arg(long)]
+    refill: bool,
+    /// Make a queue that was active a standby; what it has more than the stream is moved aside
+    #[arg(long)]
+    rejoin: bool,
+    /// Do not create the stream
+    #[arg(long)]
+    no_create: bool,
+    /// On how many servers a new stream is
+    #[arg(long, default_value = "1")]
+    replicas: usize,
+    /// The limit of a new stream in bytes
+    #[arg(long, value_name = "BYTES")]
+    max_bytes: Option<u64>,
+    /// Serve /metrics and /health there, for example 127.0.0.1:9464
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
+    #[command(flatten)]
+    access: AccessArgs,
+}
+
+impl RunArgs {
+    fn config(self) -> Result<Config, Failure> {
+        if let Some(path) = self.config {
+            return Ok(Config { refill: self.refill, rejoin: self.rejoin, ..Config::read(&path)? });
+        }
+        let AccessArgs { credentials, token_file, password_file, ca, certificate, key } = self.access;
+        Ok(Config {
+            from: self.from.unwrap_or_default(),
+            to: self.to.unwrap_or_default(),
+            name: self.name,
+            frames: self.frames,
+            hold_back_seconds: self.hold_back,
+            too_large: self.too_large,
+            metrics: self.metrics,
+            stream: StreamConfig {
+                create: !self.no_create,
+                replicas: self.replicas,
+                max_bytes: self.max_bytes,
+                ..StreamConfig::default()
+            },
+            access: AccessConfig { credentials, token_file, password_file, ca, certificate, key },
+            refill: self.refill,
+            rejoin: self.rejoin,
+        })
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("chron-relay: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("chron-relay: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Run(args) => relay(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Promote { target, queue, timeout, access } => {
+            let promotion = promote(&queue, &target, &access.into(), Duration::from_secs(timeout)).await?;
+            println!("{}: active in term {}, after message {}", queue.display(), promotion.term, promotion.seq);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Verify { queue, target, access } => {
+            let verdict = verify(&queue, &target, &access.into()).await?;
+            println!("{}", serde_json::to_string_pretty(&verdict).unwrap_or_default());
+            Ok(if verdict.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(77) })
+        }
+        Command::Status { queue } => {
+            println!("{:#}", status(&queue));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn relay(args: RunArgs) -> Result<(), Failure> {
+    let config = args.config()?;
+    let (stop, monitors) = (Stop::default(), Monitors::default());
+    let failed = |error| Failure::Config(format!("signals: {error}"));
+    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+    let on_signal = async {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        stop.set();
+        notify(NotifyState::Stopping);
+        std::future::pending::<()>().await;
+    };
+    let served = async {
+        match config.metrics {
+            Some(address) => relay::serve(address, monitors.clone()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let relayed = async {
+        // That the servers can't be reached does not keep the service from starting.
+        notify(NotifyState::Ready);
+        relay::run(&config, stop.clone(), monitors.clone()).await
+    };
+    let all = async {
+        tokio::select! {
+            relayed = relayed => relayed,
+            served = served => served,
+            () = on_signal => Ok(()),
+            () = watchdog(&monitors) => Ok(()),
+        }
+    };
+    tokio::task::LocalSet::new().run_until(all).await
+}
+
+/// Tells systemd that the relays are well, for as long as they are.
+async fn watchdog(monitors: &Monitors) {
+    let Some(every) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    loop {
+        if monitors.are_healthy() {
+            notify(NotifyState::Watchdog);
+        }
+        tokio::time::sleep(every / 2).await;
+    }
+}
+
+/// Without systemd, there is nobody to tell.
+fn notify(state: NotifyState<'_>) {
+    let _ = sd_notify::notify(&[state]);
+}

@@ -1,0 +1,173 @@
+//! Servers and relays that are killed and stopped.
+use std::time::{Duration, Instant};
+
+use chronfs::Queue;
+
+use crate::cluster::{self, Cluster};
+use crate::common::{Random, SMALL, payload};
+use crate::relay::{Feed, Relay, check_exact, check_same, command, until_caught_up, until_report};
+
+/// How long faults are injected.
+fn duration() -> Duration {
+    let seconds = std::env::var("CHRONFS_RELAY_SOAK").ok().map(|seconds| seconds.parse().unwrap());
+    Duration::from_secs(seconds.unwrap_or(25))
+}
+
+/// Random faults of servers and relays while a queue is relayed to a stream and on to a standby.
+fn exact_under_faults(frames: bool) {
+    if !cluster::is_there() {
+        return;
+    }
+    let mut cluster = Cluster::new(3);
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (dir.path().join("q"), dir.path().join("copy"));
+    let queue = Queue::create(&path, &SMALL).unwrap();
+    let (from, to, target) = (path.to_str().unwrap(), copy.to_str().unwrap(), cluster.target("Q"));
+    let log = dir.path().join("log");
+    let mut options = vec!["--replicas", "3"];
+    options.extend(frames.then_some("--frames"));
+    let out = || Relay::start(from, &target, &options, &log);
+    let standby = || Relay::start(&target, to, &["--name", "in"], &log);
+    let feed = Feed::start(&queue, if frames { 20 } else { 2 });
+    let (mut relay, mut copier) = (out(), standby());
+    until_report(&path, "relay", "it is at work", |report| report["pair"]["seq"].as_u64() > Some(0));
+    let seed = u64::from(std::process::id()) << 1 | 1;
+    let mut random = Random(seed);
+    let (started, mut faults) = (Instant::now(), 0_u64);
+    while started.elapsed() < duration() {
+        std::thread::sleep(Duration::from_millis(random.below(1500)));
+        let node = random.index(cluster.len());
+        match random.below(6) {
+            0 | 1 => {
+                cluster.kill(node);
+                std::thread::sleep(Duration::from_millis(random.below(1500)));
+                cluster.start(node);
+            }
+            2 | 3 => {
+                cluster.pause(node);
+                std::thread::sleep(Duration::from_millis(500 + random.below(3500)));
+                cluster.resume(node);
+            }
+            4 => {
+                // The old one first: they have the same readers.
+                drop(relay);
+                relay = out();
+            }
+            _ => {
+                drop(copier);
+                copier = standby();
+            }
+        }
+        faults += 1;
+    }
+    feed.stop();
+    (0..cluster.len()).for_each(|node| cluster.wait_for(node));
+    until_caught_up(&queue, "relay");
+    relay.stop();
+    let copied = Queue::open(&copy).unwrap();
+    let last = queue.bounds().unwrap().next_seq;
+    crate::common::until("the standby has caught up", || copied.bounds().unwrap().next_seq == last);
+    copier.stop();
+    let mut compared = check_same(&queue, &copied);
+    if !frames {
+        compared += check_exact(&cluster, "Q", &queue);
+    }
+    let seconds = started.elapsed().as_secs();
+    println!(
+        "frames {frames}, seed {seed}: {seconds} s, {faults} faults, {compared} messages compared, none lost, none twice"
+    );
+    print!("{}", std::fs::read_to_string(log).unwrap());
+}
+
+#[test]
+fn faults_lose_nothing_and_double_nothing() {
+    exact_under_faults(false);
+}
+
+#[test]
+fn faults_lose_nothing_and_double_nothing_in_frames() {
+    exact_under_faults(true);
+}
+
+/// The relay is killed at each of its system calls that others see.
+#[test]
+fn a_relay_killed_at_any_system_call_loses_nothing() {
+    if !cluster::is_there() || !crate::common::need::require(crate::common::need::Need::Strace) {
+        return;
+    }
+    const CALLS: &str =
+        "write,writev,sendto,sendmsg,msync,fsync,fdatasync,rename,renameat,renameat2,pwrite64,ftruncate,recvfrom";
+    let cluster = Cluster::new(1);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("q");
+    let queue = Queue::create(&path, &SMALL).unwrap();
+    let mut writer = queue.writer().unwrap();
+    let target = cluster.target("Q");
+    // One of seven in the short form.
+    let step = if std::env::var_os("CHRONFS_RELAY_SOAK").is_some() { 1 } else { 7 };
+    let mut kills = 0;
+    for at in (1..).step_by(step) {
+        for _ in 0..5 {
+            let seq = writer.next_seq();
+            writer.append(1, &payload(seq, 300)).unwrap();
+        }
+        let last = writer.next_seq() - 1;
+        let mut traced = std::process::Command::new("strace");
+        traced.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={CALLS}")]);
+        traced.args(["-e", &format!("inject={CALLS}:signal=KILL:when={at}")]);
+        traced.arg(command().get_program()).args(["run", path.to_str().unwrap(), &target]);
+        let mut traced = crate::common::Running::new(traced.stderr(std::process::Stdio::null()).spawn().unwrap());
+        let mut was_killed = false;
+        crate::common::until("it is killed, or has caught up", || {
+            was_killed = traced.child().try_wait().unwrap().is_some();
+            was_killed || crate::relay::report(&path, "relay")["pair"]["seq"].as_u64() == Some(last)
+        });
+        if !was_killed {
+            // strace leaves its tracee alone when it is killed itself.
+            let pid = crate::relay::report(&path, "relay")["pid"].as_u64().unwrap();
+            crate::common::signal_to(pid.try_into().unwrap(), "KILL");
+            traced.output();
+            break;
+        }
+        kills += 1;
+    }
+    assert!(kills > 3, "{kills} kills");
+    let relay = Relay::start(path.to_str().unwrap(), &target, &[], &dir.path().join("log"));
+    until_caught_up(&queue, "relay");
+    relay.stop();
+    println!("{kills} kills, {} messages", check_exact(&cluster, "Q", &queue));
+}
+
+/// A server that comes back with an older store has lost what it had acknowledged.
+#[test]
+fn a_stream_that_went_back_gets_it_all_again() {
+    if !cluster::is_there() {
+        return;
+    }
+    let mut cluster = Cluster::new(1);
+    let dir = tempfile::tempdir().unwrap();
+    let (path, log) = (dir.path().join("q"), dir.path().join("log"));
+    let queue = crate::common::filled(&path, &SMALL, 300, |seq| payload(seq, 300));
+    let (from, target) = (path.to_str().unwrap(), cluster.target("Q"));
+    let relay = Relay::start(from, &target, &[], &log);
+    until_caught_up(&queue, "relay");
+    cluster.kill(0);
+    let copy = dir.path().join("store");
+    let cp = |from: &std::path::Path, to: &std::path::Path| {
+        assert!(std::process::Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
+    };
+    cp(&cluster.store(0), &copy);
+    cluster.start(0);
+    crate::common::append(&mut crate::common::writer(&queue), 200, |seq| payload(seq, 300));
+    until_caught_up(&queue, "relay");
+    cluster.kill(0);
+    std::fs::remove_dir_all(cluster.store(0)).unwrap();
+    cp(&copy, &cluster.store(0));
+    cluster.start(0);
+    crate::common::append(&mut crate::common::writer(&queue), 1, |seq| payload(seq, 300));
+    until_caught_up(&queue, "relay");
+    let report = crate::relay::report(&path, "relay");
+    assert_eq!((report["counts"]["rewinds"].as_u64(), report["counts"]["resent"].as_u64()), (Some(1), Some(200)));
+    relay.stop();
+    assert_eq!(check_exact(&cluster, "Q", &queue), 501);
+}

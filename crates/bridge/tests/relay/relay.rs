@@ -1,0 +1,172 @@
+//! The relay as a process, a writer beside it, and what must hold.
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use chronfs::Queue;
+use chronfs::queue::{Entry, GapReason};
+
+use crate::cluster::{Cluster, block_on, messages};
+use crate::common::{Running, payload, signal_to};
+
+/// How long the relay may take to catch up when all is well.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+pub fn command() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_chron-relay"))
+}
+
+/// A relay that runs; killed when dropped.
+pub struct Relay(Running);
+
+impl Relay {
+    /// `chron-relay run FROM TO …`; its log is appended to `log`.
+    pub fn start(from: &str, to: &str, more: &[&str], log: &Path) -> Self {
+        let log = fs::File::options().create(true).append(true).open(log).unwrap();
+        let mut command = command();
+        command.args(["run", from, to]).args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        Self(Running::new(command.spawn().unwrap()))
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Ends it as systemd does; it must exit with 0.
+    pub fn stop(self) {
+        let status = format!("/proc/{}/status", self.id());
+        crate::common::until("the relay handles SIGTERM", || {
+            let status = fs::read_to_string(&status).unwrap();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t")).unwrap();
+            u64::from_str_radix(caught, 16).unwrap() & 1 << 14 != 0
+        });
+        signal_to(self.0.id(), "TERM");
+        assert_eq!(self.exit_code(), Some(0), "SIGTERM");
+    }
+
+    /// Waits for it to end by itself.
+    pub fn exit_code(mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.0.child().try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "the relay does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Appends to a queue until it is dropped.
+pub struct Feed {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Feed {
+    /// Some messages, then a pause of a millisecond, again and again.
+    pub fn start(queue: &Queue, burst: u64) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (queue, stopped) = (queue.clone(), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            let mut writer = crate::common::writer(&queue);
+            while !stopped.load(Ordering::Relaxed) {
+                crate::common::append(&mut writer, burst, |seq| payload(seq, 300));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What a relay's state file says.
+pub fn report(queue: &Path, name: &str) -> serde_json::Value {
+    let file = fs::read(queue.join("relay").join(format!("{name}.json"))).unwrap_or_default();
+    serde_json::from_slice(&file).unwrap_or_default()
+}
+
+/// Waits until a relay's report is as wanted.
+#[track_caller]
+pub fn until_report(queue: &Path, name: &str, what: &str, is_so: impl Fn(&serde_json::Value) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so(&report(queue, name)) {
+        assert!(Instant::now() < deadline, "timed out: until {what}: {:#}", report(queue, name));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until the stream is complete up to the queue's present head.
+#[track_caller]
+pub fn until_caught_up(queue: &Queue, name: &str) {
+    let last = queue.bounds().unwrap().next_seq - 1;
+    until_report(queue.path(), name, "the relay has caught up", |report| {
+        report["pair"]["seq"].as_u64().is_some_and(|seq| seq >= last)
+    });
+}
+
+/// The stream must be the queue, message by message, each once; returns how many. Reads the headers by itself.
+pub fn check_exact(cluster: &Cluster, stream: &str, queue: &Queue) -> u64 {
+    let in_stream = block_on(async { messages(&cluster.connect().await, stream).await });
+    let mut reader = queue.tailer().unwrap();
+    let mut next = 1;
+    let mut number_before = in_stream.first().map_or(0, |&(number, ..)| number - 1);
+    for (number, headers, bytes) in &in_stream {
+        let header = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
+        assert_eq!(*number, number_before + 1, "a number of the stream is missing");
+        number_before = *number;
+        assert_eq!(header("Chron-Seq"), Some(next.to_string()), "message {number} of the stream");
+        match reader.next().unwrap() {
+            Some(Entry::Message(message)) => {
+                assert_eq!((message.seq, message.payload), (next, &bytes[..]));
+                assert_eq!(header("Chron-Time"), Some(message.timestamp_ns.to_string()));
+                assert_eq!(header("Chron-Type"), Some(message.msg_type.to_string()));
+                next += 1;
+            }
+            other => panic!("message {next} is in the stream, and the queue has {other:?}"),
+        }
+    }
+    assert!(reader.next().unwrap().is_none(), "the stream ends before message {next}");
+    next - 1
+}
+
+/// Both queues must have the same messages, or gaps where the first one has some; returns how many messages.
+pub fn check_same(one: &Queue, other: &Queue) -> u64 {
+    let (mut a, mut b) = (one.tailer().unwrap(), other.tailer().unwrap());
+    let mut count = 0;
+    loop {
+        match (a.next().unwrap(), b.next().unwrap()) {
+            (None, None) => return count,
+            (Some(Entry::Message(a)), Some(Entry::Message(b))) => {
+                let (a, b) =
+                    ((a.seq, a.timestamp_ns, a.msg_type, a.payload), (b.seq, b.timestamp_ns, b.msg_type, b.payload));
+                assert_eq!(a, b);
+                count += 1;
+            }
+            (Some(Entry::Gap(a)), Some(Entry::Gap(b))) => {
+                assert_eq!((a.from, a.to), (b.from, b.to));
+                assert!(matches!(b.reason, GapReason::Upstream(_)));
+            }
+            (a, b) => panic!("{a:?} in one, {b:?} in the other"),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Standbys, promotions, fences.
+use std::path::Path;
+
+use chronfs::Queue;
+use chronfs::queue::Role;
+
+use crate::cluster::{self, Cluster};
+use crate::common::{SMALL, append, filled, payload, text, writer};
+use crate::relay::{Feed, Relay, check_same, command, until_caught_up, until_report};
+
+fn promote(target: &str, queue: &Path) -> String {
+    let output = command().args(["promote", target, queue.to_str().unwrap()]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn verify(queue: &Path, target: &str) -> serde_json::Value {
+    let output = command().args(["verify", queue.to_str().unwrap(), target]).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)))
+}
+
+/// The roles change hands under load, again and again; what the one that lost had more is kept, and named.
+#[test]
+fn promotion_under_load() {
+    if !cluster::is_there() {
+        return;
+    }
+    let cluster = Cluster::new(3);
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let target = cluster.target("Q");
+    let hosts = [dir.path().join("a"), dir.path().join("b")];
+    let paths = hosts.each_ref().map(|host| host.join("q"));
+    Queue::create(&paths[0], &SMALL).unwrap();
+    let rounds = if std::env::var_os("CHRONFS_RELAY_SOAK").is_some() { 20 } else { 3 };
+    for round in 0..rounds {
+        let [active, standby] = [&paths[round % 2], &paths[(round + 1) % 2]];
+        let queue = Queue::open(active).unwrap();
+        let feed = Feed::start(&queue, 2);
+        let relay = Relay::start(active.to_str().unwrap(), &target, &["--replicas", "3"], &log);
+        let copier = Relay::start(&target, standby.to_str().unwrap(), &["--name", "in", "--rejoin"], &log);
+        let wanted = queue.bounds().unwrap().next_seq + 200;
+        until_report(standby, "in", "the standby follows", |report| report["pair"]["seq"].as_u64() >= Some(wanted));
+        // The other host does not know that it is over: its feed and its relay go on.
+        copier.stop();
+        promote(&target, standby);
+        assert_eq!(relay.exit_code(), Some(77), "the fenced relay, round {round}");
+        feed.stop();
+        let promoted = Queue::open(standby).unwrap();
+        assert!(matches!(promoted.role(), Role::Active { term } if term == round as u64 + 2), "{}", promoted.role());
+        let last = promoted.bounds().unwrap().next_seq - 1;
+        let verdict = verify(active, &target);
+        assert_eq!(verdict["only_in_queue"][0].as_u64(), Some(last + 1), "{verdict}");
+        assert_eq!((&verdict["different"], &verdict["holes"]), (&serde_json::json!([]), &serde_json::json!([])));
+    }
+    // Everything that was promoted is one history.
+    let [active, standby] = [&paths[rounds % 2], &paths[(rounds + 1) % 2]];
+    let queue = Queue::open(active).unwrap();
+    append(&mut writer(&queue), 10, |seq| payload(seq, 300));
+    let relay = Relay::start(active.to_str().unwrap(), &target, &[], &log);
+    until_caught_up(&queue, "relay");
+    relay.stop();
+    let last = queue.bounds().unwrap().next_seq - 1;
+    let copier = Relay::start(&target, standby.to_str().unwrap(), &["--name", "in", "--rejoin"], &log);
+    until_report(standby, "in", "the standby follows", |report| report["pair"]["seq"].as_u64() == Some(last));
+    copier.stop();
+    println!("{rounds} promotions, {} messages", check_same(&queue, &Queue::open(standby).unwrap()));
+    let verdict = verify(active, &target);
+    assert_eq!(verdict["equal"].as_u64(), Some(last), "{verdict}");
+}
+
+#[test]
+fn a_standby_takes_no_other_writer_and_promotes_once() {
+    if !cluster::is_there() {
+        return;
+    }
+    let cluster = Cluster::new(1);
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy, log) = (dir.path().join("q"), dir.path().join("copy"), dir.path().join("log"));
+    let queue = filled(&path, &SMALL, 100, |seq| payload(seq, 300));
+    let target = cluster.target("Q");
+    let relay = Relay::start(path.to_str().unwrap(), &target, &[], &log);
+    until_caught_up(&queue, "relay");
+    relay.stop();
+    let standby = Relay::start(&target, copy.to_str().unwrap(), &[], &log);
+    until_report(&copy, "relay", "all is there", |report| report["pair"]["seq"] == 100);
+    let copied = Queue::open(&copy).unwrap();
+    assert!(copied.writer().is_err());
+    standby.stop();
+    assert!(matches!(copied.writer(), Err(chronfs::Error::Standby { .. })));
+    assert!(promote(&target, &copy).contains("term 2, after message 100"));
+    let again = command().args(["promote", &target, copy.to_str().unwrap()]).output().unwrap();
+    assert_eq!(again.status.code(), Some(77));
+    assert_eq!(check_same(&queue, &copied), 100);
+    // The old host has nothing more, so its queue can go on as the standby.
+    assert_eq!(Relay::start(path.to_str().unwrap(), &target, &[], &log).exit_code(), Some(77));
+    append(&mut writer(&copied), 5, |seq| payload(seq, 300));
+    let relay = Relay::start(copy.to_str().unwrap(), &target, &["--name", "out"], &log);
+    let rejoined = Relay::start(&target, path.to_str().unwrap(), &["--name", "in", "--rejoin"], &log);
+    until_report(&path, "in", "the standby follows", |report| report["pair"]["seq"] == 105);
+    relay.stop();
+    rejoined.stop();
+    assert!(matches!(Queue::open(&path).unwrap().role(), Role::Standby { term: 2 }));
+    assert_eq!(check_same(&copied, &Queue::open(&path).unwrap()), 105);
+}

@@ -1,0 +1,228 @@
+//! Streams that are full, emptied, removed, or somebody else's; messages that are too large; gaps.
+use std::path::Path;
+
+use async_nats::jetstream::stream::Config;
+use chronfs::Queue;
+use chronfs::queue::{Entry, GapReason, Settings, UpstreamGap};
+
+use crate::cluster::{self, Cluster, block_on, messages};
+use crate::common::{SMALL, append, filled, payload, writer};
+use crate::relay::{Relay, check_exact, check_same, report, until_caught_up, until_report};
+
+fn condition(path: &Path) -> String {
+    report(path, "relay")["condition"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_full_stream_is_waited_for() {
+    if !cluster::is_there() {
+        return;
+    }
+    let cluster = Cluster::new(1);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("q");
+    let queue = filled(&path, &SMALL, 1000, |seq| payload(seq, 300));
+    let options = ["--max-bytes", "100000"];
+    let relay = Relay::start(path.to_str().unwrap(), &cluster.target("Q"), &options, &dir.path().join("log"));
+    until_report(&path, "relay", "the target is full", |report| report["condition"] == "target-full");
+    let stuck = report(&path, "relay");
+    assert!(
+        stuck["lag_messages"].as_u64() > Some(0) && stuck["reason"].as_str().unwrap().contains("maximum"),
+        "{stuck}"
+    );
+    block_on(async {
+        let context = cluster.connect().await;
+        let config = context.get_stream("Q").await.unwrap().cached_info().config.clone();
+        context.update_stream(Config { max_bytes: -1, ..config }).await.unwrap();
+    });
+    until_caught_up(&queue, "relay");
+    assert_eq!(condition(&path), "running");
+    relay.stop();
+    assert_eq!(check_exact(&cluster, "Q", &queue), 1000);
+}
+
+/// The stored pair tells which message the removed one was; without it, the relay does not guess.
+#[test]
+fn a_purged_stream_goes_on_where_it_was() {
+    if !cluster::is_there() {
+        return;
+    }
+    let mut cluster = Cluster::new(1);
+    let dir = tempfile::tempdir().unwrap();
+    let (path, log) = (dir.path().join("q"), dir.path().join("log"));
+    let queue = filled(&path, &SMALL, 50, |seq| payload(seq, 300));
+    let (from, target) = (path.to_str().unwrap(), cluster.target("Q"));
+    let relay = Relay::start(from, &target, &[], &log);
+    until_caught_up(&queue, "relay");
+    relay.stop();
+    block_on(async { cluster.connect().await.get_stream("Q").await.unwrap().purge().await.unwrap() });
+    cluster.kill(0);
+    cluster.start(0);
+    append(&mut writer(&queue), 50, |seq| payload(seq, 300));
+    let relay = Relay::start(from, &target, &[], &log);
+    until_caught_up(&queue, "relay");
+    relay.stop();
+    let left = block_on(async { messages(&cluster.connect().await, "Q").await });
+    let numbers: Vec<_> = left
+        .iter()
+        .map(|(number, headers, _)| (*number, headers.get("Chron-Seq").unwrap().as_str().parse().unwrap()))
+        .collect();
+    assert_eq!(numbers, (51..=100).map(|seq| (seq, seq)).collect::<Vec<(u64, u64)>>());
+
+    block_on(async { cluster.connect().await.get_stream("Q").await.unwrap().purge().await.unwrap() });
+    std::fs::remove_dir_all(path.join("relay")).unwrap();
+    assert_eq!(Relay::start(from, &target, &[], &log).exit_code(), Some(77));
+    assert!(std::fs::read_to_string(&log).unwrap().contains("has been removed"));
+}
+
+#[test]
+fn a_stream_that_was_deleted_is_made_again_with_all_that_is_left() {
+    if !cluster::is_there() {
+        return;
+    }
+    let cluster = Cluster::new(1);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("q");
+    let queue = filled(&path, &SMALL, 300, |seq| payload(seq, 300));
+    let relay = Relay::start(path.to_str().unwrap(), &cluster.target("Q"), &[], &dir.path().join("log"));
+    until_caught_up(&queue, "relay");
+    block_on(async { cluster.connect().await.delete_stream("Q").await.unwrap() });
+    append(&mut writer(&queue), 1, |seq| payload(seq, 300));
+    until_caught_up(&queue, "relay");
+    assert_eq!(report(&path, "relay")["counts"]["rewinds"], 1);
+    relay.stop();
+    assert_eq!(check_exact(&cluster, "Q", &queue), 301);
+}
+
+#[test]
+fn messages_of_any_size_arrive() {
+    if !cluster::is_there() {
+        return;
+    }
+    let cluster = Cluster::with(1, "max_payload: 65536");
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy, log) = (dir.path().join("q"), dir.path().join("copy"), dir.path().join("log"));
+    let queue = Queue::create(&path, &Settings::default()).unwrap();
+    let mut writer = queue.writer().unwrap();
+    for limit in [65536 - 512, 65536, 2 * (65536 - 512), 1 << 20] {
+        for len in [limit - 1, limit, limit + 1] {
+            writer.append(1, &vec![u8::try_from(len % 251).unwrap(); len]).unwrap();
+        }
+    }
+    for (stream, frames) in [("Q", None), ("F", Some("--frames"))] {
+        let options: Vec<_> = ["--name", stream].into_iter().chain(frames).collect();
+        let target = cluster.target(stream);
+        let relay = Relay::start(path.to_str().unwrap(), &target, &options, &log);
+        until_caught_up(&queue, stream);
+        relay.stop();
+        let copy = copy.with_extension(stream);
+        let standby = Relay::start(&target, copy.to_str().unwrap(), &[], &log);
+        until_report(&copy, "relay", "all is there", |report| report["pair"]["seq"] == 12);
+        standby.stop();
+        assert_eq!(check_same(&queue, &Queue::open(&copy).unwrap()), 12);
+    }
+    let relay =
+        Relay::start(path.to_str().unwrap(), &cluster.target("S"), &["--name", "s", "--too-large", "stop"], &log);
+    assert_eq!(relay.exit_code(), Some(77));
+    assert!(std::fs::read_to_string(&log).unwrap().contains("max_payload"));
+}
+
+#[test]
+fn two_queues_in_one_stream_are_refused() {
+    if !cluster::is_there() {
+        return;
+    }
+    let cluster = Cluster::new(1);
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let paths = [dir.path().join("a"), dir.path().join("b")];
+    let queues = paths.each_ref().map(|path| filled(path, &SMALL, 500, |seq| payload(seq, 300)));
+    let target = cluster.target("Q");
+    let mut relays = paths.each_ref().map(|path| Some(Relay::start(path.to_str().unwrap(), &target, &[], &log)));
+    let won = |path: &Path| condition(path) == "refused";
+    let mut loser = 2;
+    crate::common::until("one of them gives up", || {
+        loser = paths.iter().position(|path| won(path)).unwrap_or(2);
+        loser < 2
+    });
+    assert_eq!(relays[loser].take().unwrap().exit_code(), Some(77));
+    let winner = 1 - loser;
+    until_caught_up(&queues[winner], "relay");
+    relays[winner].take().unwrap().stop();
+    assert_eq!(check_exact(&cluster, "Q", &queues[winner]), 500);
+}
+
+#[test]
+fn what_retention_has_removed_is_named() {
+    if !cluster::is_there() {
+        return;
+    }
+    let cluster = Cluster::new(1);
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy, log) = (dir.path().join("q"), dir.path().join("copy"), dir.path().join("log"));
+    let settings = Settings { retain_bytes: Some(64 << 10), max_lag_bytes: Some(128 << 10), ..SMALL };
+    let queue = filled(&path, &settings, 100, |seq| payload(seq, 300));
+    let (from, target) = (path.to_str().unwrap(), cluster.target("Q"));
+    let relay = Relay::start(from, &target, &[], &log);
+    until_caught_up(&queue, "relay");
+    relay.stop();
+    append(&mut writer(&queue), 5000, |seq| payload(seq, 300));
+    queue.apply_retention().unwrap();
+    let first = queue.bounds().unwrap().first_seq;
+    assert!(first > 101, "the queue still has all messages from {first} on");
+    let relay = Relay::start(from, &target, &[], &log);
+    until_caught_up(&queue, "relay");
+    relay.stop();
+    let gap = block_on(async { messages(&cluster.connect().await, "Q").await })
+        .into_iter()
+        .find_map(|(_, headers, _)| headers.get("Chron-Gap").map(|gap| gap.as_str().to_owned()));
+    assert_eq!(gap, Some(format!("101-{} retired", first - 1)));
+    let standby = Relay::start(&target, copy.to_str().unwrap(), &[], &log);
+    until_report(&copy, "relay", "all is there", |report| report["pair"]["seq"] == 5100);
+    standby.stop();
+    let copied = Queue::open(&copy).unwrap();
+    let mut reader = copied.tailer().unwrap();
+    let mut gaps = Vec::new();
+    while let Some(entry) = reader.next().unwrap() {
+        if let Entry::Gap(gap) = entry {
+            gaps.push((gap.from, gap.to, gap.reason));
+        }
+    }
+    assert_eq!(gaps, [(101, first - 1, GapReason::Upstream(UpstreamGap::Retired))]);
+}
+
+/// "Lag 0 but dead" and "silently stuck" can't be.
+#[test]
+fn a_relay_that_is_stuck_says_so() {
+    if !cluster::is_there() {
+        return;
+    }
+    let cluster = Cluster::new(1);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("q");
+    let queue = filled(&path, &SMALL, 10, |seq| payload(seq, 300));
+    let [port] = cluster::free_ports(1)[..] else { unreachable!() };
+    let options = ["--metrics", &format!("127.0.0.1:{port}")];
+    let relay = Relay::start(path.to_str().unwrap(), &cluster.target("Q"), &options, &dir.path().join("log"));
+    until_caught_up(&queue, "relay");
+    assert!(cluster::get(port, "/health").unwrap().contains(" 200 "));
+    cluster.pause(0);
+    append(&mut writer(&queue), 7, |seq| payload(seq, 300));
+    until_report(&path, "relay", "it is unhealthy", |report| report["healthy"] == false);
+    let stuck = report(&path, "relay");
+    assert_eq!(stuck["lag_messages"], 7, "{stuck}");
+    assert!(
+        stuck["last_progress_seconds"].as_f64() >= Some(30.0) && stuck["lag_seconds"].as_f64() > Some(20.0),
+        "{stuck}"
+    );
+    assert!(cluster::get(port, "/health").unwrap().contains(" 503 "));
+    let metrics = cluster::get(port, "/metrics").unwrap();
+    assert!(metrics.contains("chronfs_relay_healthy{") && metrics.contains("direction=\"out\"} 7"), "{metrics}");
+    let [told] = chronfs::bus::relays(&path).try_into().unwrap();
+    assert!(told.trouble().is_some_and(|trouble| trouble.contains("lag 7 messages")), "{told:?}");
+    cluster.resume(0);
+    until_caught_up(&queue, "relay");
+    until_report(&path, "relay", "it is well", |report| report["healthy"] == true);
+    relay.stop();
+    assert_eq!(check_exact(&cluster, "Q", &queue), 17);
+}

@@ -1,0 +1,25 @@
+//! Subcommands that are programs of their own, with dependencies that not everybody wants: `chron-cli relay` executes
+//! `chron-relay` from chron-cli's directory or PATH.
+
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::ExternalArgs;
+use crate::failure::{Failure, Outcome};
+
+/// The package that has these programs.
+const PACKAGE: &str = "chronfs-bridge";
+
+pub(crate) fn run(program: &str, args: &ExternalArgs) -> Outcome {
+    let here = std::env::current_exe().ok();
+    let beside = here.as_ref().and_then(|exe| Some(exe.parent()?.join(program)));
+    let path = beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(program));
+    let error = Command::new(&path).args(&args.args).exec();
+    Err(Failure::Message(if error.kind() == ErrorKind::NotFound {
+        format!("{program} is neither beside chron-cli nor in PATH: install the package {PACKAGE}, which has it")
+    } else {
+        format!("{}: cannot execute it: {error}", path.display())
+    }))
+}
