@@ -30,6 +30,7 @@
 //! | [`metrics`] | | figures of queues, writers and readers as OpenMetrics text |
 //! | [`queue`] | `async` | `AsyncReader`: futures and streams for tokio and any other runtime |
 //! | `bus` | `bus` | conventions about queues that belong together: paths, READY, leases, discovery |
+//! | `decode` | `decode` | payloads as `schema.toml` says: fixed layouts, SBE, protobuf, FIX, JSON |
 //! | `view` | `view` | messages as text, as the mount and `chron-cli tail` print them |
 //! | `fs`, `doctor`, `report` | `mount` | the FUSE mount; what is wrong with queues; their state as text and JSON |
 //!
@@ -96,6 +97,8 @@
 #[cfg(feature = "bus")]
 pub mod bus;
 pub mod clock;
+#[cfg(feature = "decode")]
+pub use chronfs_decode as decode;
 #[cfg(feature = "mount")]
 pub mod doctor;
 #[cfg(feature = "mount")]

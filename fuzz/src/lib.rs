@@ -1,6 +1,7 @@
 //! Everything that parses untrusted bytes, by name: for libFuzzer (`cargo fuzz run NAME`) and for `src/bin/soak.rs`.
 #![cfg(fuzzing)]
 
+mod decoding;
 mod queues;
 
 use chronfs::queue::fuzzing::{Target, targets};
@@ -19,8 +20,12 @@ pub fn all() -> Vec<(&'static str, Target, Vec<u8>, u64)> {
         ("time", time as Target, b"15m ago".to_vec(), 2),
         ("render", rendering as Target, "\x00\x01text with \u{e9} and \x7f\n\"quotes\"\u{2028}".into(), 4),
         ("files", queues::files as Target, (0..64).collect(), 1_000),
+        ("payload", decoding::payload as Target, b"\x038=FIX.4.4\x0135=0\x0110=162\x01".to_vec(), 4),
+        ("payload", decoding::payload as Target, (0..80).map(|byte| byte % 7).collect(), 4),
         ("operations", queues::operations as Target, (0..255).collect(), 1_000),
     ]);
+    let seeds = decoding::schema_seeds().into_iter();
+    all.extend(seeds.map(|seed| ("schema", decoding::schema as Target, seed, 20)));
     all
 }
 

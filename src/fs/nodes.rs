@@ -104,6 +104,10 @@ pub(crate) static NODES: &[Row] = &[
     file("messages.txt", QUEUE, Listed::Always, |site| messages::messages(site, Format::Txt)),
     file("messages.bin", QUEUE, Listed::Always, |site| messages::messages(site, Format::Bin)),
     file("messages.hex", QUEUE, Listed::Always, |site| messages::messages(site, Format::Hex)),
+    #[cfg(feature = "decode")]
+    file("messages.decoded.jsonl", QUEUE, Listed::WhenPresent, messages::decoded),
+    #[cfg(feature = "decode")]
+    file("follow.decoded.jsonl", QUEUE, Listed::WhenPresent, follow::follow_decoded),
     file("follow.jsonl", QUEUE, Listed::Always, |site| follow::follow(site, Format::Jsonl)),
     file("follow.txt", QUEUE, Listed::Always, |site| follow::follow(site, Format::Txt)),
     file("follow.bin", QUEUE, Listed::Always, |site| follow::follow(site, Format::Bin)),

@@ -8,6 +8,8 @@
 //! Invariants: the same entry always renders to the same bytes; [`rendered_len`] is the length of what [`render`]
 //! appends; jsonl is always valid JSON; a unit of jsonl or txt is always one line.
 
+#[cfg(feature = "decode")]
+mod decoded;
 mod hex;
 mod index;
 mod input;
@@ -17,6 +19,7 @@ mod pins;
 mod render;
 mod render_cursor;
 mod rendered;
+mod rendering;
 mod seek_target;
 mod segment_index_file;
 mod segments;
@@ -25,10 +28,13 @@ mod time;
 mod txt;
 
 pub use crate::time::format_time;
+#[cfg(feature = "decode")]
+pub use decoded::{render_decoded, render_decoded_readable, render_decoded_txt};
 pub use input::{DEFAULT_TYPE, Input, InputFormat, longest_line, parse_line};
 pub use merge::Merge;
 pub use render::{render, render_readable, rendered_len};
 pub use rendered::{Crossed, View};
+pub use rendering::Rendering;
 pub use seek_target::{SeekTarget, parse_seek_target};
 pub(crate) use segments::SegmentIndexes;
 pub use stream::Stream;

@@ -98,7 +98,7 @@ const TIME: &[u8] = b",\"time\":\"";
 const TYPE: &[u8] = b"\",\"type\":";
 const PAYLOAD: &[u8] = b",\"payload\":\"";
 const PAYLOAD_B64: &[u8] = b",\"payload_b64\":\"";
-const END: &[u8] = b"\"}\n";
+const END: &[u8] = b"\"}";
 
 /// Longest text gathered by [`Head`].
 const HEAD_MAX: usize = 160;
@@ -138,11 +138,19 @@ impl Head {
 
 const _: () = {
     const NUMBERS: usize = 20 + 20 + 20;
-    let jsonl = SEQ.len() + TIMESTAMP.len() + TIME.len() + TIME_LEN + TYPE.len() + PAYLOAD_B64.len();
+    let jsonl = SEQ.len() + TIMESTAMP.len() + TIME.len() + TIME_LEN + TYPE.len();
     assert!(jsonl + NUMBERS <= HEAD_MAX);
 };
 
 fn jsonl(message: &Message<'_>, queue: Option<&str>, out: &mut Vec<u8>) {
+    jsonl_head(message, queue, out);
+    jsonl_payload(message.payload, out);
+    out.push(b'\n');
+}
+
+/// What stands before the payload.
+#[inline(always)]
+pub(super) fn jsonl_head(message: &Message<'_>, queue: Option<&str>, out: &mut Vec<u8>) {
     let mut head = Head::new(SEQ);
     head.number(&Decimal::new(message.seq));
     if let Some(queue) = queue {
@@ -158,17 +166,21 @@ fn jsonl(message: &Message<'_>, queue: Option<&str>, out: &mut Vec<u8>) {
     head.put(&stamp.time);
     head.put(TYPE);
     head.number(&Decimal::new(u64::from(message.msg_type)));
-    if let Ok(text) = std::str::from_utf8(message.payload) {
-        head.put(PAYLOAD);
-        head.flush(out);
+    head.flush(out);
+}
+
+/// The payload, and the end of the object.
+#[inline(always)]
+pub(super) fn jsonl_payload(payload: &[u8], out: &mut Vec<u8>) {
+    if let Ok(text) = std::str::from_utf8(payload) {
+        out.extend_from_slice(PAYLOAD);
         json::escape(text, out);
     } else {
-        head.put(PAYLOAD_B64);
-        head.flush(out);
+        out.extend_from_slice(PAYLOAD_B64);
         let start = out.len();
-        out.resize(start + base64_len(message.payload.len()), b'=');
+        out.resize(start + base64_len(payload.len()), b'=');
         // The space is exact, so this can't fail.
-        let _ = STANDARD.encode_slice(message.payload, &mut out[start..]);
+        let _ = STANDARD.encode_slice(payload, &mut out[start..]);
     }
     out.extend_from_slice(END);
 }
@@ -180,7 +192,7 @@ fn jsonl_len(message: &Message<'_>, queue: Option<&str>) -> usize {
         Err(_) => PAYLOAD_B64.len() + base64_len(message.payload.len()),
     };
     let numbers = digits(message.seq) + digits(message.timestamp_ns) + digits(u64::from(message.msg_type));
-    SEQ.len() + queue + TIMESTAMP.len() + TIME.len() + TIME_LEN + TYPE.len() + numbers + payload + END.len()
+    SEQ.len() + queue + TIMESTAMP.len() + TIME.len() + TIME_LEN + TYPE.len() + numbers + payload + END.len() + 1
 }
 
 /// Standard base64, padded.
@@ -192,6 +204,11 @@ const HEX_TYPE: &[u8] = b" type=";
 const HEX_LEN: &[u8] = b" len=";
 
 fn hex_head(message: &Message<'_>, out: &mut Vec<u8>) {
+    hex_head_named(message, "", out);
+}
+
+/// The header line, with the name of what the message is.
+pub(super) fn hex_head_named(message: &Message<'_>, name: &str, out: &mut Vec<u8>) {
     let mut head = Head::new(b"#");
     head.number(&Decimal::new(message.seq));
     head.put(b" ");
@@ -200,8 +217,12 @@ fn hex_head(message: &Message<'_>, out: &mut Vec<u8>) {
     head.number(&Decimal::new(u64::from(message.msg_type)));
     head.put(HEX_LEN);
     head.number(&Decimal::new(super::len_u64(message.payload.len())));
-    head.put(b"\n");
     head.flush(out);
+    if !name.is_empty() {
+        out.push(b' ');
+        out.extend_from_slice(name.as_bytes());
+    }
+    out.push(b'\n');
 }
 
 fn hex_head_len(message: &Message<'_>) -> usize {

@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use super::index::{Mark, Place};
-use super::{Crossed, Format, len_u64, len_usize, render, rendered_len};
+use super::{Crossed, Format, Rendering, len_u64, len_usize};
 use crate::queue::{Entry, Error, Gap, GapReason, Result, Scanner};
 use crate::sync::{AtomicUsize, Ordering};
 
@@ -51,7 +51,7 @@ pub(super) struct Cursor {
 
 /// What a read is checked against: the marks from the one at or before it to its end.
 pub(super) struct Span<'a> {
-    pub(super) format: Format,
+    pub(super) rendering: &'a Rendering,
     pub(super) marks: &'a [Mark],
     /// Of the queue, for errors.
     pub(super) path: &'a Path,
@@ -120,7 +120,7 @@ impl Cursor {
             };
             span.check(&entry, start, position.offset)?;
             if let Entry::Gap(gap) = entry
-                && span.format == Format::Bin
+                && span.rendering.format() == Format::Bin
                 && start >= from
                 && crossed.is_none()
             {
@@ -129,7 +129,7 @@ impl Cursor {
             let room = to - at;
             if start == at && len_u64(payload_len(&entry)) < room {
                 let before = out.len();
-                render(span.format, &entry, None, out);
+                span.rendering.render(&entry, out);
                 let len = len_u64(out.len() - before);
                 self.end += len;
                 if len > room {
@@ -140,10 +140,10 @@ impl Cursor {
                 continue;
             }
             // A unit that starts before the range, or one so long that most of it lies past it.
-            let len = len_u64(rendered_len(span.format, &entry, None));
+            let len = span.rendering.len(&entry);
             self.end += len;
             if self.end > at {
-                render(span.format, &entry, None, &mut self.unit);
+                span.rendering.render(&entry, &mut self.unit);
                 at = self.copy_kept(at, to, out);
             }
         }

@@ -19,7 +19,7 @@ use super::pins::{MAX_PINS, Pins};
 use super::render_cursor::{Cursor, SMALL, Span};
 use super::segment_index_file::SegmentIndex;
 use super::segments::{Indexed, SegmentIndexes};
-use super::{Format, len_u64, len_usize, lock, rendered_len};
+use super::{Format, Rendering, len_u64, len_usize, lock};
 use crate::queue::layout::RECORDS_START;
 use crate::queue::{Entry, Error, Gap, GapReason, Message, Position, Queue, Result, Scanner, SegmentId};
 
@@ -61,7 +61,7 @@ pub struct Crossed {
 #[derive(Debug)]
 pub struct View {
     pub(crate) queue: Queue,
-    format: Format,
+    rendering: Rendering,
     end_seq: Option<u64>,
     /// Nothing of the segments that follow it is in the file.
     last_segment: Option<SegmentId>,
@@ -88,16 +88,16 @@ impl View {
     ///
     /// # Errors
     /// Those of [`Queue::bounds`].
-    pub fn new(queue: &Queue, format: Format) -> Result<View> {
+    pub fn new(queue: &Queue, rendering: impl Into<Rendering>) -> Result<View> {
         let bounds = queue.bounds()?;
-        Ok(View::since(queue, format, bounds.first, bounds.first_seq))
+        Ok(View::since(queue, rendering, bounds.first, bounds.first_seq))
     }
 
     /// From a place on, as returned by the queue's [`Scanner::position`] and [`Scanner::seq`], or by [`Queue::bounds`].
-    pub fn since(queue: &Queue, format: Format, position: Position, seq: u64) -> View {
+    pub fn since(queue: &Queue, rendering: impl Into<Rendering>, position: Position, seq: u64) -> View {
         View {
             queue: queue.clone(),
-            format,
+            rendering: rendering.into(),
             end_seq: None,
             last_segment: None,
             index: RwLock::new(Index::new(position, seq)),
@@ -121,15 +121,15 @@ impl View {
         View { end_seq: Some(end_seq), ..self }
     }
 
-    /// Shares the indexes of sealed segments with other views. Must be set before anything is read.
+    /// Shares the indexes of sealed segments with other views, unless payloads are decoded. Must be set before anything is read.
     #[must_use]
     pub(crate) fn with_segments(self, segments: &Arc<SegmentIndexes>) -> View {
-        View { segments: Some(Arc::clone(segments)), ..self }
+        View { segments: self.rendering.is_indexed().then(|| Arc::clone(segments)), ..self }
     }
 
     /// The format.
     pub fn format(&self) -> Format {
-        self.format
+        self.rendering.format()
     }
 
     /// The size in bytes now: extends the index to the head first, which may mean scanning everything; see
@@ -212,7 +212,7 @@ impl View {
 
     /// Whether there is a gap, as far as it is indexed, that its bytes don't show.
     pub(crate) fn has_hidden_gap(&self) -> bool {
-        self.format == Format::Bin && self.index().has_gap()
+        self.format() == Format::Bin && self.index().has_gap()
     }
 
     /// Whether the file is complete.
@@ -266,7 +266,7 @@ impl View {
     fn copy(&self, marks: &[Mark], from: u64, to: u64, out: &mut Vec<u8>) -> Result<(Option<Crossed>, u64)> {
         let Some(first) = marks.first() else { return Ok((None, to)) };
         let mut cursor = self.cursor(from, first.place)?;
-        let span = Span { format: self.format, marks, path: self.queue.path() };
+        let span = Span { rendering: &self.rendering, marks, path: self.queue.path() };
         let crossed = cursor.copy(&span, from, to, out)?;
         let end = cursor.end();
         self.give_back(cursor);
@@ -276,7 +276,7 @@ impl View {
     /// As [`View::copy`], from segments that are held open: up to the first that is not; None if it starts there.
     fn copy_held(&self, marks: &[Mark], from: u64, to: u64, out: &mut Vec<u8>) -> Option<Result<Option<Crossed>>> {
         let mut pins = lock(&self.pins);
-        let span = Span { format: self.format, marks, path: self.queue.path() };
+        let span = Span { rendering: &self.rendering, marks, path: self.queue.path() };
         let groups: Vec<_> = marks.chunk_by(|a, b| a.place.position.segment == b.place.position.segment).collect();
         let mut crossed = None;
         for (at, group) in groups.iter().enumerate() {
@@ -337,7 +337,7 @@ impl View {
         let mut unfolded = Vec::new();
         for mark in marks {
             let place = mark.place;
-            let inner = if mark.is_whole { segments.marks(place.position.segment, self.format) } else { None };
+            let inner = if mark.is_whole { segments.marks(place.position.segment, self.format()) } else { None };
             let Some(inner) = inner else {
                 unfolded.push(mark);
                 continue;
@@ -445,7 +445,7 @@ impl View {
     }
 
     fn whole(&self, segment: SegmentId, index: &SegmentIndex) -> Whole {
-        let section = index.section(self.format);
+        let section = index.section(self.format());
         Whole {
             segment,
             first_seq: index.first_seq,
@@ -509,7 +509,7 @@ impl View {
                 growth.closed = true;
                 return Ok((grown, false));
             }
-            let len = len_u64(rendered_len(self.format, &entry, None));
+            let len = self.rendering.len(&entry);
             match entry {
                 Entry::Message(message) => {
                     let (position, timestamp_ns) = (message.position, message.timestamp_ns);

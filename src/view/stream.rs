@@ -1,9 +1,9 @@
 //! A queue in one format as a stream of whole units, for follow.* and `chron-cli tail`.
 //!
-//! Invariant: what the reads append, put together, is what [`render`] makes of one entry after the other; a read
+//! Invariant: what the reads append, put together, is what [`render`](super::render) makes of one entry after the other; a read
 //! ends within a unit only if that unit alone is larger than the read.
 
-use super::{Format, render};
+use super::{Format, Rendering};
 use crate::queue::{Entry, Gap, GapReason, Position, Result, Scanner};
 
 /// Buffer kept for the next unit, in bytes; more is freed.
@@ -28,7 +28,7 @@ pub(super) const KEEP_AHEAD: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Stream {
     scanner: Scanner,
-    format: Format,
+    rendering: Rendering,
     /// A unit that did not fit, or the rest of one.
     waiting: Vec<u8>,
     /// How much of `waiting` has been returned.
@@ -41,9 +41,10 @@ pub struct Stream {
 
 impl Stream {
     /// Streams what `scanner` returns from its position on.
-    pub fn new(scanner: Scanner, format: Format) -> Stream {
+    pub fn new(scanner: Scanner, rendering: impl Into<Rendering>) -> Stream {
         let from = (scanner.position(), scanner.seq());
-        Stream { scanner, format, waiting: Vec::new(), given: 0, gap: None, from }
+        let rendering = rendering.into();
+        Stream { scanner, rendering, waiting: Vec::new(), given: 0, gap: None, from }
     }
 
     /// With a gap to be reported before anything else.
@@ -58,7 +59,7 @@ impl Stream {
     /// A gap that the format does not show is returned instead, before anything after it, and nothing is appended
     /// by that read; the next one goes on after the gap. In bin these are all gaps. In every format they are
     /// those that retention has left ([`GapReason::Retired`]): the stream has been overtaken, and goes on at the
-    /// oldest retained message. To show it as a line, [`render`] it.
+    /// oldest retained message. To show it as a line, [`render`](super::render) it.
     ///
     /// # Errors
     /// I/O errors. What was read before stays in `out` and counts as returned.
@@ -111,10 +112,10 @@ impl Stream {
             self.from = (self.scanner.position(), self.scanner.seq());
             match self.scanner.next()? {
                 None => return Ok(false),
-                Some(Entry::Gap(gap)) if self.format == Format::Bin || gap.reason == GapReason::Retired => {
+                Some(Entry::Gap(gap)) if self.rendering.format() == Format::Bin || gap.reason == GapReason::Retired => {
                     self.gap = Some(gap);
                 }
-                Some(entry) => render(self.format, &entry, None, &mut self.waiting),
+                Some(entry) => self.rendering.render(&entry, &mut self.waiting),
             }
             self.scanner.trim(KEEP_AHEAD);
         }

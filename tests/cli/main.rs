@@ -10,10 +10,13 @@ mod bench;
 mod bus;
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(feature = "decode")]
+mod decode;
 mod doctor;
 mod doctor_fix;
 mod mount;
 mod remove;
+mod replay;
 mod send;
 mod settings;
 mod state;

@@ -145,14 +145,14 @@ fn open(path: &Path) -> Result<File, Failure> {
     Ok(file)
 }
 
-/// A directory may become a queue if it holds only the bus's markers and what a killed `create` left.
+/// A directory may become a queue if it holds only the bus's markers, a schema and what a killed `create` left.
 pub(crate) fn open_or_create(path: &Path, is_quiet: bool) -> Result<Queue, Failure> {
     let missing = match Queue::open(path) {
         Ok(queue) => return Ok(queue),
         Err(e) => e,
     };
     let is_ours = |name: &OsStr| {
-        let known = ["READY", "LEASE", layout::LOCK_FILE];
+        let known = ["READY", "LEASE", "schema.toml", layout::LOCK_FILE];
         name.to_str().is_some_and(|name| known.contains(&name) || name.ends_with(layout::TEMPORARY_SUFFIX))
     };
     let may_become_queue = match fs::read_dir(path) {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::listen::parse_address;
+use crate::pacer::{Speed, parse_speed};
 use crate::root::{queue_path, root};
 use crate::settings_args::SettingsArgs;
 use crate::units::{parse_payload_size, parse_span_ns, parse_type};
@@ -161,6 +162,43 @@ pub(crate) struct MergeArgs {
     /// raw payloads
     #[arg(long, default_value = "jsonl")]
     pub(crate) format: FormatName,
+}
+
+/// Append what a queue has recorded to another queue, with the original spacing
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each message is appended as long after the first one as it was recorded after it, divided by --speed; how late messages
+were is reported on stderr. What was in FROM at the start is replayed. TO is created if it does not exist; its settings are
+those of a queue that `append` creates.
+
+Messages have the time of their replay, or with --keep-times that of their recording.
+
+Examples:
+  chron-cli replay /srv/bus/ticks /srv/test/ticks --since 09:30 --until 10:00
+  chron-cli replay /srv/bus/ticks /srv/test/ticks --speed 10
+  chron-cli replay /srv/bus/ticks /srv/copy/ticks --speed max --keep-times")]
+pub(crate) struct ReplayArgs {
+    /// The queue that has the messages
+    #[arg(value_parser = queue_path())]
+    pub(crate) from: PathBuf,
+    /// The queue that they are appended to
+    #[arg(value_parser = queue_path())]
+    pub(crate) to: PathBuf,
+    /// How many times as fast as they were recorded: 1, 10, 0.5, or max for no pauses
+    #[arg(long, default_value = "1", value_parser = parse_speed)]
+    pub(crate) speed: Speed,
+    /// Start at this time, as for `tail --since`
+    #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
+    pub(crate) since: Option<u64>,
+    /// Up to this time
+    #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
+    pub(crate) until: Option<u64>,
+    /// Keep the timestamps of the recording; the newest message in TO must not be later
+    #[arg(long)]
+    pub(crate) keep_times: bool,
+    /// Say nothing about what was replayed
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 }
 
 /// Report queues that are added or removed, become ready or lose their lease

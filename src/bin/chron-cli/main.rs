@@ -12,6 +12,7 @@ mod bench;
 mod bus_args;
 mod completions;
 mod create;
+mod decoding;
 mod doctor;
 mod external;
 mod failure;
@@ -26,8 +27,10 @@ mod mount;
 mod mount_helper;
 mod names;
 mod output;
+mod pacer;
 mod progress;
 mod readers;
+mod replay;
 mod retain;
 mod rm;
 mod root;
@@ -50,7 +53,8 @@ use chronfs::view::{Format, InputFormat, SeekTarget, render, render_readable};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use bus_args::{
-    BenchArgs, DoctorArgs, MergeArgs, MetricsArgs, RetainArgs, RmArgs, SendArgs, SetArgs, TopArgs, WatchArgs,
+    BenchArgs, DoctorArgs, MergeArgs, MetricsArgs, ReplayArgs, RetainArgs, RmArgs, SendArgs, SetArgs, TopArgs,
+    WatchArgs,
 };
 use failure::Outcome;
 use output::ColorChoice;
@@ -90,6 +94,7 @@ enum Command {
     Set(SetArgs),
     Append(AppendArgs),
     Send(SendArgs),
+    Replay(ReplayArgs),
     Tail(TailArgs),
     Inspect(InspectArgs),
     Ls(LsArgs),
@@ -118,6 +123,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Set(args) => set::run(&args),
         Command::Append(args) => append::run(&args),
         Command::Send(args) => send::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Tail(args) => tail::run(&args, color),
         Command::Inspect(args) => inspect::run(&args),
         Command::Ls(args) => ls::run(&args),
@@ -279,6 +285,7 @@ Examples:
   chron-cli tail --from 1000 --type 7 /srv/bus/ticks
   chron-cli tail --since '1 hour ago' --grep 'BTC|ETH' /srv/bus/ticks
   chron-cli tail --since 09:30 --until 09:31 /srv/bus/ticks
+  chron-cli tail --since 09:30 --replay 10x --format txt /srv/bus/ticks
   chron-cli tail -f --reader billing --commit --format txt /srv/bus/ticks")]
 struct TailArgs {
     /// The queues' directories
@@ -315,6 +322,18 @@ struct TailArgs {
     /// object per line; txt: the payload as a line; bin: raw payloads
     #[arg(long, default_value = "auto")]
     format: FormatName,
+    /// Decode payloads as the queue's schema.toml says
+    #[cfg(feature = "decode")]
+    #[arg(long)]
+    decode: bool,
+    /// Decode payloads by this command, which the shell runs
+    #[cfg(feature = "decode")]
+    #[arg(long, value_name = "COMMAND", conflicts_with = "decode")]
+    decode_with: Option<String>,
+    /// Print messages with the time between them that was between them when they were appended, this many times as
+    /// fast: 1, 10x, 0.5
+    #[arg(long, value_name = "SPEED", value_parser = pacer::parse_speed, conflicts_with_all = ["follow", "reader"])]
+    replay: Option<pacer::Speed>,
     /// Start at the position of this reader, which is registered if it is new
     #[arg(long, value_name = "NAME", conflicts_with_all = ["lines", "from", "since", "until"])]
     reader: Option<String>,

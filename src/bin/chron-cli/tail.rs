@@ -17,8 +17,10 @@ use std::time::Duration;
 use chronfs::queue::{Bounds, Entry, Gap, GapReason, Message, Position, Scanner, Waiter, wait_any};
 use chronfs::{Error, Queue, bus};
 
+use crate::decoding::Decoders;
 use crate::failure::{Done, Failure, Outcome, note, one_line};
 use crate::output::{Output, exit_when_pipe_closes};
+use crate::pacer::Pacer;
 use crate::{FormatName, TailArgs};
 
 /// How many messages are printed if no option says where to start.
@@ -57,7 +59,9 @@ pub(crate) fn run(args: &TailArgs, color: bool) -> Outcome {
     }
     let queues: Vec<Queue> = args.queues.iter().map(|path| open(path, args.waits())).collect::<Result<_, _>>()?;
     let out = Output::messages(args.format)?;
-    let mut printer = Printer { args, color, out, shown: None, problems: 0 };
+    let decoders = Decoders::open(args, &queues)?;
+    let pacer = args.replay.map(Pacer::new).transpose()?;
+    let mut printer = Printer { args, color, out, decoders, pacer, shown: None, problems: 0 };
     match (&args.reader, &queues[..]) {
         (Some(name), [queue]) => print_registered(queue, name, &mut printer)?,
         (Some(_), _) => return Err(Failure::Usage("tail: --reader takes one queue; name only one".to_owned())),
@@ -89,6 +93,8 @@ struct Printer<'a> {
     args: &'a TailArgs,
     color: bool,
     out: Output,
+    decoders: Decoders,
+    pacer: Option<Pacer>,
     /// The queue whose messages were printed last.
     shown: Option<String>,
     /// Gaps, and queues that were removed.
@@ -113,6 +119,9 @@ impl Printer<'_> {
                 if too_early || !self.selects(message.msg_type, message.payload) {
                     return Ok(true);
                 }
+                if let Some(pacer) = &mut self.pacer {
+                    pacer.wait(message.timestamp_ns)?;
+                }
             }
             Entry::Gap(gap) => {
                 if gap.to < from {
@@ -131,12 +140,12 @@ impl Printer<'_> {
             self.out.buffer.extend_from_slice(format!("{blank}==> {} <==\n", one_line(name)).as_bytes());
         }
         let start = self.out.buffer.len();
-        format.render(entry, name.as_deref(), &mut self.out.buffer);
+        self.decoders.render(format, queue, entry, name.as_deref(), &mut self.out.buffer);
         self.shown = name;
         if self.color && matches!(format, FormatName::Hex | FormatName::Auto) {
             color_header(&mut self.out.buffer, start, matches!(entry, Entry::Gap(_)));
         }
-        if self.out.is_full() {
+        if self.out.is_full() || self.pacer.as_ref().is_some_and(Pacer::is_waiting) {
             self.out.flush()?;
         }
         Ok(true)

@@ -14,14 +14,36 @@ use crate::fs::queues::permission::Permission;
 use crate::fs::site::{Access, Caller, File, Site};
 use crate::fs::tree::handles::{Handle, Progress};
 use crate::queue::{Gap, GapReason};
-use crate::view::{Format, Stream};
+use crate::view::{Format, Rendering, Stream};
 
 struct Follow {
     queue: Arc<OpenQueue>,
     from: From,
-    format: Format,
+    shows: Shows,
     /// See [`below_chunk`].
     max_chunk: usize,
+}
+
+/// How messages are shown.
+#[derive(Clone, Copy)]
+enum Shows {
+    As(Format),
+    /// Decoded, by the schema that the queue has when the file is opened.
+    #[cfg(feature = "decode")]
+    Decoded,
+}
+
+impl Shows {
+    fn rendering(self, queue: &OpenQueue) -> Result<Rendering> {
+        match self {
+            Self::As(format) => {
+                let _ = queue;
+                Ok(format.into())
+            }
+            #[cfg(feature = "decode")]
+            Self::Decoded => Ok(queue.schema()?.0.into()),
+        }
+    }
 }
 
 /// Where a follower starts.
@@ -35,21 +57,28 @@ enum From {
 
 /// Row constructor.
 pub(crate) fn follow(site: &Site, format: Format) -> Result<Arc<dyn File>> {
-    make(site, From::End, format)
+    make(site, From::End, Shows::As(format))
+}
+
+/// Row constructor: decoded, where the queue has a schema.
+#[cfg(feature = "decode")]
+pub(crate) fn follow_decoded(site: &Site) -> Result<Arc<dyn File>> {
+    site.queue()?.schema()?;
+    make(site, From::End, Shows::Decoded)
 }
 
 /// Row constructor, in a reader's directory.
 pub(crate) fn follow_reader(site: &Site, format: Format) -> Result<Arc<dyn File>> {
-    make(site, From::Reader(site.subject()?), format)
+    make(site, From::Reader(site.subject()?), Shows::As(format))
 }
 
 /// Row constructor, below `since/`.
 pub(crate) fn follow_since(site: &Site, format: Format) -> Result<Arc<dyn File>> {
-    make(site, From::Place(site.subject()?), format)
+    make(site, From::Place(site.subject()?), Shows::As(format))
 }
 
-fn make(site: &Site, from: From, format: Format) -> Result<Arc<dyn File>> {
-    Ok(Arc::new(Follow { queue: Arc::clone(site.queue()?), from, format, max_chunk: site.shared.max_chunk }))
+fn make(site: &Site, from: From, shows: Shows) -> Result<Arc<dyn File>> {
+    Ok(Arc::new(Follow { queue: Arc::clone(site.queue()?), from, shows, max_chunk: site.shared.max_chunk }))
 }
 
 impl File for Follow {
@@ -77,7 +106,7 @@ impl File for Follow {
         // Messages that retention removed while the reader was not in use.
         let reason = GapReason::Retired;
         let overtaken = (from < first_seq).then(|| Gap { from, to: first_seq - 1, reason, position: first });
-        let stream = Stream::new(scanner, self.format).after(overtaken);
+        let stream = Stream::new(scanner, self.shows.rendering(&self.queue)?).after(overtaken);
         Ok(Box::new(FollowHandle {
             queue: Arc::clone(&self.queue),
             permission: Permission::new(caller),
@@ -91,7 +120,7 @@ impl File for Follow {
     }
 
     fn is_current(&self) -> bool {
-        self.queue.is_current()
+        self.queue.is_current() && self.shows.rendering(&self.queue).is_ok()
     }
 }
 

@@ -19,7 +19,7 @@ use crate::fs::tree::handles::{Caching, Handle, Progress};
 use crate::fs::tree::inodes::stable_hash;
 use crate::queue::{Position, Scanner};
 use crate::sync::{AtomicBool, Ordering};
-use crate::view::{Crossed, Format, View};
+use crate::view::{Crossed, Format, Rendering, View};
 
 struct Messages {
     queue: Arc<OpenQueue>,
@@ -104,7 +104,9 @@ impl File for Messages {
 /// not consumed, up to the head at lookup.
 struct Since {
     queue: Arc<OpenQueue>,
-    format: Format,
+    rendering: Rendering,
+    /// Of the schema by which payloads are decoded.
+    schema: Option<u64>,
     position: Position,
     seq: u64,
     end_seq: Option<u64>,
@@ -118,7 +120,7 @@ pub(crate) fn since(site: &Site, format: Format) -> Result<Arc<dyn File>> {
     let queue = site.queue()?;
     let mut scanner = queue.queue.scan()?;
     at_since::seek(queue, &mut scanner, &site.subject()?)?;
-    Ok(Arc::new(Since::new(queue, format, &scanner, None)))
+    Ok(Arc::new(Since::new(queue, (format.into(), None), &scanner, None)))
 }
 
 /// Row constructor, in a reader's directory.
@@ -127,18 +129,32 @@ pub(crate) fn pending(site: &Site, format: Format) -> Result<Arc<dyn File>> {
     let next_seq = queue.queue.bounds()?.next_seq;
     let mut scanner = queue.queue.scan()?;
     scanner.seek_seq(queue.queue.reader_position(&site.subject()?)?)?;
-    Ok(Arc::new(Since::new(queue, format, &scanner, Some(next_seq))))
+    Ok(Arc::new(Since::new(queue, (format.into(), None), &scanner, Some(next_seq))))
+}
+
+/// Row constructor: everything retained, decoded, where the queue has a schema.
+#[cfg(feature = "decode")]
+pub(crate) fn decoded(site: &Site) -> Result<Arc<dyn File>> {
+    let queue = site.queue()?;
+    let (schema, stamp) = queue.schema()?;
+    Ok(Arc::new(Since::new(queue, (schema.into(), Some(stamp)), &queue.queue.scan()?, None)))
 }
 
 impl Since {
-    fn new(queue: &Arc<OpenQueue>, format: Format, from: &Scanner, end_seq: Option<u64>) -> Self {
+    fn new(
+        queue: &Arc<OpenQueue>,
+        (rendering, schema): (Rendering, Option<u64>),
+        from: &Scanner,
+        end_seq: Option<u64>,
+    ) -> Self {
         let (position, seq) = (from.position(), from.seq());
         let numbers = [queue.identity, u64::from(position.segment.0), u64::from(position.offset), seq];
         let mut bytes: Vec<u8> = numbers.into_iter().chain(end_seq).flat_map(u64::to_le_bytes).collect();
-        bytes.extend_from_slice(format.name().as_bytes());
+        bytes.extend_from_slice(rendering.format().name().as_bytes());
+        bytes.extend(schema.into_iter().flat_map(u64::to_le_bytes));
         let identity = stable_hash(&[&bytes]);
         let (queue, generation) = (Arc::clone(queue), queue.turned(identity));
-        Self { queue, format, position, seq, end_seq, identity, generation, view: OnceLock::new() }
+        Self { queue, rendering, schema, position, seq, end_seq, identity, generation, view: OnceLock::new() }
     }
 
     fn view(&self) -> &Arc<SharedView> {
@@ -152,8 +168,15 @@ impl Since {
         }
     }
 
+    fn has_its_schema(&self) -> bool {
+        #[cfg(feature = "decode")]
+        return self.schema.is_none_or(|stamp| self.queue.schema().is_ok_and(|(_, now)| now == stamp));
+        #[cfg(not(feature = "decode"))]
+        self.schema.is_none()
+    }
+
     fn make_view(&self) -> Arc<SharedView> {
-        let view = View::since(&self.queue.queue, self.format, self.position, self.seq);
+        let view = View::since(&self.queue.queue, self.rendering.clone(), self.position, self.seq);
         Arc::new(self.queue.share(match self.end_seq {
             Some(end_seq) => view.until(end_seq),
             None => view,
@@ -186,7 +209,8 @@ impl File for Since {
         if held.is_late() {
             return Err(Errno::ESTALE);
         }
-        let fresh = Self { queue: Arc::clone(&self.queue), view: OnceLock::new(), ..*self };
+        let rendering = self.rendering.clone();
+        let fresh = Self { queue: Arc::clone(&self.queue), rendering, view: OnceLock::new(), ..*self };
         Ok(Box::new(MessagesHandle::new(held, move || Ok(fresh.make_view()))))
     }
 
@@ -196,12 +220,13 @@ impl File for Since {
 
     fn is_current(&self) -> bool {
         self.turn_if_spoilt();
-        self.queue.is_current() && self.queue.turned(self.identity) == self.generation
+        self.queue.is_current() && self.queue.turned(self.identity) == self.generation && self.has_its_schema()
     }
 
     fn ttl(&self) -> Ttl {
-        // A reader's pending messages are another file as soon as it consumes one or a new one arrives.
-        if self.end_seq.is_some() { Ttl::NONE } else { Ttl::NAME }
+        // A reader's pending messages are another file as soon as it consumes one or a new one arrives; decoded ones
+        // as soon as the schema changes.
+        if self.end_seq.is_some() || self.schema.is_some() { Ttl::NONE } else { Ttl::NAME }
     }
 }
 

@@ -7,4 +7,6 @@ pub(in crate::fs) mod open_queue;
 pub(in crate::fs) mod open_views;
 pub(in crate::fs) mod permission;
 pub(in crate::fs) mod permissions;
+#[cfg(feature = "decode")]
+pub(in crate::fs) mod schema;
 pub(in crate::fs) mod table;

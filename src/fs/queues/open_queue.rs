@@ -43,6 +43,8 @@ pub(crate) struct OpenQueue {
     first_segment: Mutex<Option<SegmentFile>>,
     /// The indexes of its sealed segments.
     pub(crate) indexes: Arc<SegmentIndexes>,
+    #[cfg(feature = "decode")]
+    pub(in crate::fs) schema: Mutex<Option<crate::fs::queues::schema::Loaded>>,
     common: Arc<Common>,
     /// A scanner at the last message that was looked up, valid while the first segment stays: `ls -l` looks up one
     /// after another.
@@ -146,6 +148,8 @@ impl OpenQueue {
             turns: Mutex::default(),
             first_segment: Mutex::default(),
             indexes,
+            #[cfg(feature = "decode")]
+            schema: Mutex::default(),
             common,
             walker: Mutex::default(),
             takes: AtomicU32::new(0),

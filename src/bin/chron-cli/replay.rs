@@ -1,0 +1,68 @@
+//! `chron-cli replay`: appends what a queue has recorded to another queue, with the original spacing.
+
+use std::time::{Duration, Instant};
+
+use chronfs::Queue;
+use chronfs::queue::{Entry, Gap, WriterOptions};
+
+use crate::ReplayArgs;
+use crate::append::{open_or_create, writer};
+use crate::failure::{Done, Failure, Outcome, note};
+use crate::pacer::Pacer;
+
+pub(crate) fn run(args: &ReplayArgs) -> Outcome {
+    let from = Queue::open(&args.from)?;
+    let bounds = from.bounds()?;
+    let mut scanner = from.scan()?;
+    if let Some(since) = args.since {
+        scanner.seek_time(since)?;
+    }
+    let to = open_or_create(&args.to, args.quiet)?;
+    let same =
+        |a: &Queue, b: &Queue| Some((std::fs::canonicalize(a.path()).ok()?, std::fs::canonicalize(b.path()).ok()?));
+    if same(&from, &to).is_some_and(|(from, to)| from == to) {
+        return Err(Failure::Usage("replay: both are the same queue; name another one to append to".to_owned()));
+    }
+    // Recorded times are in the past, but a clock may have been ahead.
+    let options = WriterOptions { max_ahead: Duration::MAX, ..WriterOptions::default() };
+    let mut writer = writer(&to, &options)?;
+    let mut pacer = Pacer::new(args.speed)?;
+    let started = Instant::now();
+    let (mut messages, mut gaps) = (0_u64, 0_u64);
+    // A bounded read: it ends at the head as it was at the start.
+    let result = (|| -> Result<(), Failure> {
+        while scanner.seq() < bounds.end_seq {
+            let Some(entry) = scanner.next()? else { break };
+            let message = match entry {
+                Entry::Message(message) => message,
+                Entry::Gap(Gap { from: first, to: last, reason, position }) => {
+                    gaps += 1;
+                    let (path, reason) = (from.path().display(), reason.as_str());
+                    note(&format!("{path}: messages {first} to {last} are missing: {reason} ({position})"));
+                    continue;
+                }
+            };
+            if args.until.is_some_and(|until| message.timestamp_ns > until) {
+                break;
+            }
+            let due = pacer.wait(message.timestamp_ns)?;
+            if args.keep_times {
+                writer.append_at(message.timestamp_ns, message.msg_type, message.payload)?;
+            } else {
+                writer.append(message.msg_type, message.payload)?;
+            }
+            pacer.done(due);
+            messages += 1;
+        }
+        Ok(())
+    })();
+    writer.check()?;
+    if !args.quiet {
+        let seconds = started.elapsed().as_secs_f64();
+        let plural = if messages == 1 { "" } else { "s" };
+        let path = to.path().display();
+        note(&format!("{path}: replayed {messages} message{plural} in {seconds:.3} s{}", pacer.report()));
+    }
+    result?;
+    Ok(if gaps == 0 { Done::Well } else { Done::Problems })
+}

@@ -1,0 +1,72 @@
+//! `chron-cli replay` and `tail --replay`: what was recorded, with its spacing.
+
+use std::time::{Duration, Instant};
+
+use super::{Bus, START_NS, assert_fails, assert_is_usage};
+
+/// Messages 1 to 4, of which the last three come 0, 200 and 300 ms after the first.
+fn bus() -> Bus {
+    let bus = Bus::new();
+    let line = |n: u64, ms: u64| {
+        format!("{{\"payload\":\"{n}\",\"type\":{n},\"timestamp_ns\":{}}}\n", START_NS + ms * 1_000_000)
+    };
+    bus.append("from", "jsonl", [line(1, 0), line(2, 0), line(3, 200), line(4, 300)].concat().as_bytes());
+    bus
+}
+
+fn took(run: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    run();
+    start.elapsed()
+}
+
+#[test]
+fn messages_are_appended_with_their_spacing() {
+    let bus = bus();
+    let took = took(|| drop(bus.stdout(&["replay", "from", "to", "-q"])));
+    assert!(took >= Duration::from_millis(300), "{took:?}");
+    assert_eq!(bus.stdout(&["tail", "to", "--format", "txt"]), "1\n2\n3\n4\n");
+    let lines = bus.stdout(&["tail", "to", "--format", "jsonl"]);
+    let field =
+        |line: &str, name: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()[name].as_u64().unwrap();
+    let times: Vec<u64> = lines.lines().map(|line| field(line, "timestamp_ns")).collect();
+    // Not before it is due; how much later depends on the machine.
+    assert!(times[2] - times[0] >= 199_000_000 && times[3] - times[0] >= 299_000_000, "{times:?}");
+    let types: Vec<u64> = lines.lines().map(|line| field(line, "type")).collect();
+    assert_eq!(types, [1, 2, 3, 4]);
+}
+
+#[test]
+fn max_and_keep_times_make_a_copy() {
+    let bus = bus();
+    bus.stdout(&["replay", "from", "to", "--speed", "max", "--keep-times"]);
+    let jsonl = |queue| bus.stdout(&["tail", queue, "--format", "jsonl"]);
+    assert_eq!(jsonl("to"), jsonl("from"));
+}
+
+#[test]
+fn a_part_can_be_replayed_faster() {
+    let bus = bus();
+    let since = format!("@{}.1", START_NS / 1_000_000_000);
+    let until = format!("@{}.25", START_NS / 1_000_000_000);
+    bus.stdout(&["replay", "from", "to", "--speed", "1000", "--since", &since, "--until", &until]);
+    assert_eq!(bus.stdout(&["tail", "to", "--format", "txt"]), "3\n");
+}
+
+#[test]
+fn tail_prints_with_the_spacing() {
+    let bus = bus();
+    let took = took(|| {
+        assert_eq!(bus.stdout(&["tail", "from", "--format", "txt", "--replay", "2x"]), "1\n2\n3\n4\n");
+    });
+    assert!(took >= Duration::from_millis(150), "{took:?}");
+}
+
+#[test]
+fn a_queue_is_not_replayed_to_itself() {
+    let bus = bus();
+    assert_is_usage(&bus.run(&["replay", "from", "./from"]), &["the same queue"]);
+    assert_is_usage(&bus.run(&["replay", "from", "to", "--speed", "0"]), &["is not a speed"]);
+    assert_fails(&bus.run(&["replay", "none", "to"]), &["none"]);
+    assert!(!bus.path("to").exists(), "nothing is created before the other queue is open");
+}
