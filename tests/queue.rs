@@ -244,6 +244,9 @@ fn a_reader_that_lost_the_race_with_retention_gets_the_gap() {
     assert_eq!(gaps[0].reason, GapReason::Retired);
     drop(reader);
     let mut late = queue.reader("slow").unwrap();
+    let kept = queue.tailer_with(&ReaderOptions { start: Start::Seq(1), ..Default::default() });
+    let kept = kept.unwrap().next_kept_entry().unwrap().unwrap();
+    assert!(matches!(kept, KeptEntry::Gap(Gap { from: 1, reason: GapReason::Retired, .. })), "{kept:?}");
     let first = late.next().unwrap().unwrap();
     assert!(matches!(first, Entry::Gap(Gap { from: 1, reason: GapReason::Retired, .. })), "{first:?}");
     assert_eq!(late.next().unwrap().unwrap().message().unwrap().seq, infos[2].first_seq);
@@ -303,6 +306,14 @@ fn waiting_for_a_queue_that_is_removed_is_an_error() {
     assert!(queue.check_present().is_ok(), "it exists, under another name");
     std::fs::remove_file(dir.path().join("moved/control.meta")).unwrap();
     assert!(queue.check_present().is_ok(), "it is damaged");
+}
+
+#[test]
+fn waiting_in_short_steps_for_a_queue_that_is_removed_is_an_error_too() {
+    let (_dir, queue) = new_queue(&SMALL);
+    let mut reader = queue.reader("alice").unwrap();
+    remove(&queue, false);
+    common::until("the wait fails", || reader.wait(Some(Duration::from_millis(10))).is_err());
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub use position::{Position, SegmentId};
 #[cfg(feature = "async")]
 pub use read::async_reader::{AsyncReader, EntryStream, OwnedEntry, OwnedMessage};
 pub use read::fan_in::{FanInEntry, FanInReader, SourceId};
-pub use read::kept::KeptMessage;
+pub use read::kept::{KeptEntry, KeptMessage};
 pub use read::mapped::Available;
 pub use read::notifier::Notifier;
 pub use read::reader::{Reader, Registration};

@@ -52,6 +52,10 @@ static INSTALL: Once = Once::new();
 static ANY_LOST: AtomicBool = AtomicBool::new(false);
 static LEFT_ALONE: AtomicBool = AtomicBool::new(false);
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
+/// Whether this process has raised the signal itself since the last fault that was handled. A handler that was installed
+/// after ours, such as Python's faulthandler, does not call ours but puts it back and raises the signal again, without
+/// the address. If the first one of those is ignored, the handler returns and the fault repeats, as itself.
+static IS_RAISED: AtomicBool = AtomicBool::new(false);
 static PAGE: AtomicUsize = AtomicUsize::new(4096);
 
 /// Leaves `SIGBUS` alone: for programs that must be the only ones to handle it. Must be called before anything else of
@@ -167,8 +171,8 @@ fn install() {
 }
 
 extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the kernel passes a valid `siginfo_t`, and that of a fault has an address.
-    let (code, address) = unsafe { ((*info).si_code, (*info).si_addr().addr()) };
+    // SAFETY: the kernel passes a valid `siginfo_t`, and that of a fault has an address, that of a signal sent a sender.
+    let (code, address, sender) = unsafe { ((*info).si_code, (*info).si_addr().addr(), (*info).si_pid()) };
     // Only "no such page in the file": not a memory error, not a signal sent by a process.
     if code == libc::BUS_ADRERR
         && let Some(slot) = find(address)
@@ -177,8 +181,13 @@ extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, context
         slot.lost.store(address, Ordering::SeqCst);
         ANY_LOST.store(true, Ordering::SeqCst);
         if put_zeros(address, slot.writable.load(Ordering::SeqCst)) {
+            IS_RAISED.store(false, Ordering::SeqCst);
             return;
         }
+    }
+    // SAFETY: a plain call.
+    if code == libc::SI_TKILL && sender == unsafe { libc::getpid() } && !IS_RAISED.swap(true, Ordering::SeqCst) {
+        return;
     }
     pass_on(signal, info, context);
 }

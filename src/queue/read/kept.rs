@@ -41,6 +41,14 @@ impl KeptMessage {
         Self { seq, timestamp_ns, msg_type, position, payload: Payload::Copied(payload.into()) }
     }
 
+    /// How many bytes of a file it keeps from being reused: its whole segment; 0 if it is a copy.
+    pub fn kept_bytes(&self) -> usize {
+        match &self.payload {
+            Payload::Mapped(map, _) => map.len(),
+            Payload::Copied(_) => 0,
+        }
+    }
+
     /// The message, borrowed from here.
     pub fn message(&self) -> Message<'_> {
         let Self { seq, timestamp_ns, msg_type, position, .. } = *self;
@@ -58,6 +66,15 @@ impl Deref for KeptMessage {
             Payload::Copied(bytes) => bytes,
         }
     }
+}
+
+/// What comes next in a queue, like [`Entry`](crate::queue::Entry), to keep.
+#[derive(Debug, Clone)]
+pub enum KeptEntry {
+    /// A message.
+    Message(KeptMessage),
+    /// Messages that are missing.
+    Gap(Gap),
 }
 
 impl fmt::Debug for KeptMessage {
@@ -87,16 +104,30 @@ impl<R: Registration> Reader<R> {
     /// As [`next`](Self::next).
     pub fn next_kept(&mut self, mut on_gap: impl FnMut(Gap)) -> Result<Option<KeptMessage>> {
         loop {
-            match self.step()? {
-                Step::Message(Header { payload_len, msg_type, seq, timestamp_ns, .. }, position) => {
-                    // A verified header implies a mapping.
-                    let payload = self.map.clone().map(|map| Payload::Mapped(map, payload_len as usize));
-                    return Ok(payload.map(|payload| KeptMessage { seq, timestamp_ns, msg_type, position, payload }));
-                }
-                Step::Gap(gap) => on_gap(gap),
-                Step::Unmapped(scanner) => return Ok(self.lend_unmapped(scanner)?.map(KeptMessage::copied)),
-                Step::Head => return Ok(None),
+            match self.next_kept_entry()? {
+                Some(KeptEntry::Message(message)) => return Ok(Some(message)),
+                Some(KeptEntry::Gap(gap)) => on_gap(gap),
+                None => return Ok(None),
             }
         }
+    }
+
+    /// Like [`next`](Self::next), with messages that keep their mapping: [`next_kept`](Self::next_kept) for callers that
+    /// must stop at a gap.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn next_kept_entry(&mut self) -> Result<Option<KeptEntry>> {
+        let message = match self.step()? {
+            Step::Message(Header { payload_len, msg_type, seq, timestamp_ns, .. }, position) => {
+                // A verified header implies a mapping.
+                let payload = self.map.clone().map(|map| Payload::Mapped(map, payload_len as usize));
+                payload.map(|payload| KeptMessage { seq, timestamp_ns, msg_type, position, payload })
+            }
+            Step::Gap(gap) => return Ok(Some(KeptEntry::Gap(gap))),
+            Step::Unmapped(scanner) => self.lend_unmapped(scanner)?.map(KeptMessage::copied),
+            Step::Head => None,
+        };
+        Ok(message.map(KeptEntry::Message))
     }
 }

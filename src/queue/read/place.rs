@@ -1,6 +1,7 @@
 //! Opening readers, and moving them: where each start is, and the gap that is there instead.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::queue::entry::{Bounds, Entry, Gap, GapReason};
 use crate::queue::error::Result;
@@ -87,6 +88,7 @@ impl<R: Registration> Reader<R> {
             strategy: options.wait,
             waiter: Arc::new(store.waiter()?),
             stopper: None,
+            checked: Instant::now(),
             store: Arc::clone(store),
             lent: None,
             pending,

@@ -72,6 +72,8 @@ pub struct Reader<R: Registration> {
     pub(super) strategy: WaitStrategy,
     pub(super) waiter: Arc<Waiter>,
     pub(super) stopper: Option<Stopper>,
+    /// When a wait last looked after the files.
+    pub(super) checked: std::time::Instant,
     /// Holds the last returned payload, if it could not come from a mapping.
     pub(super) lent: Option<Box<Scanner>>,
     /// A gap to be returned before anything else.
@@ -449,9 +451,7 @@ impl<R: Registration> Reader<R> {
     /// Whether the record at `position` is a sound seal with the expected sequence number.
     fn is_at_seal(&self) -> bool {
         let offset = self.position.offset;
-        let Some(map) = self.map.as_ref().filter(|_| self.context.is_place(offset)) else {
-            return false;
-        };
+        let Some(map) = self.map.as_ref().filter(|_| self.context.is_place(offset)) else { return false };
         if map.word64(offset).load(Ordering::Acquire) & u64::from(u32::MAX) == 0 {
             return false;
         }

@@ -40,7 +40,6 @@ impl<R: Registration> Reader<R> {
             stop::check(self.stopper.as_ref(), self.store.dir.path())?;
         }
         self.registration.heartbeat();
-        let mut checked = start;
         loop {
             let ticket = self.waiter.prepare();
             stop::check(self.stopper.as_ref(), self.store.dir.path())?;
@@ -53,8 +52,9 @@ impl<R: Registration> Reader<R> {
             }
             let is_woken = self.waiter.wait_or_stop(ticket, left, self.stopper.as_ref(), start.elapsed());
             self.stats.wakes += u64::from(is_woken);
-            if checked.elapsed() >= CHECK_EVERY {
-                checked = Instant::now();
+            // Counted over several waits: callers may wait in short steps.
+            if self.checked.elapsed() >= CHECK_EVERY {
+                self.checked = Instant::now();
                 self.look_after_files()?;
             }
             // Before the system calls of the next announcement.

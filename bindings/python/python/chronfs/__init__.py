@@ -1,0 +1,88 @@
+"""chronfs: a persistent, memory-mapped message queue for one Linux host.
+
+    queue = chronfs.Queue("/srv/bus/ticks", create=True)
+    with queue.writer() as writer:
+        writer.append(b"hello", type=7)
+    for message in queue.scan(since="15m"):
+        print(message.seq, message.time, bytes(message))
+"""
+
+from ._chronfs import (
+    Batch,
+    Batches,
+    Gap,
+    Merge,
+    Message,
+    Messages,
+    Queue,
+    Reader,
+    Scan,
+    Writer,
+    __version__,
+    discover,
+    kept,
+    merge,
+    warn_when_kept,
+)
+from ._errors import (
+    AlreadyExists,
+    Busy,
+    Closed,
+    Damaged,
+    Error,
+    Forked,
+    GapError,
+    InvalidInput,
+    IoError,
+    Locked,
+    NoSuchPosition,
+    NoSuchReader,
+    NotAQueue,
+    Poisoned,
+    QueueFull,
+    ReaderInUse,
+    SettingsLocked,
+    Stopped,
+    TooLarge,
+    Unsupported,
+    WrongRole,
+)
+
+__all__ = [
+    "AlreadyExists",
+    "Batch",
+    "Batches",
+    "Busy",
+    "Closed",
+    "Damaged",
+    "Error",
+    "Forked",
+    "Gap",
+    "GapError",
+    "InvalidInput",
+    "IoError",
+    "Locked",
+    "Merge",
+    "Message",
+    "Messages",
+    "NoSuchPosition",
+    "NoSuchReader",
+    "NotAQueue",
+    "Poisoned",
+    "Queue",
+    "QueueFull",
+    "Reader",
+    "ReaderInUse",
+    "Scan",
+    "SettingsLocked",
+    "Stopped",
+    "TooLarge",
+    "Unsupported",
+    "Writer",
+    "WrongRole",
+    "__version__",
+    "discover",
+    "kept",
+    "merge",
+    "warn_when_kept",
+]

@@ -1,0 +1,139 @@
+//! Batches as Arrow's C structures (<https://arrow.apache.org/docs/format/CDataInterface.html>), which pyarrow, polars,
+//! pandas, duckdb and others read: columns `seq`, `timestamp`, `type`, and `payload` as a BinaryView array, whose data
+//! buffers are the mapped segments.
+#![allow(unsafe_code)] // One call: a buffer whose owner is a mapping.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use arrow_array::builder::make_view;
+use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
+use arrow_array::ffi_stream::FFI_ArrowArrayStream;
+use arrow_array::{
+    Array, ArrayRef, BinaryViewArray, RecordBatch, RecordBatchReader, StructArray, TimestampNanosecondArray,
+    UInt16Array, UInt64Array,
+};
+use arrow_buffer::{Buffer, ScalarBuffer};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
+use pyo3::prelude::*;
+use pyo3::types::PyCapsule;
+
+use crate::batch::{Columns, Place};
+use crate::memory::{Kept, Lent};
+use crate::scan::{OnGap, Reading};
+
+/// The columns of every batch.
+pub(crate) fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("seq", DataType::UInt64, false),
+        Field::new("timestamp", DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into())), false),
+        Field::new("type", DataType::UInt16, false),
+        Field::new("payload", DataType::BinaryView, false),
+    ]))
+}
+
+/// The messages as a record batch; the payloads stay where they are.
+pub(crate) fn record_batch(columns: Columns) -> Result<RecordBatch, ArrowError> {
+    let payloads = payloads(&columns)?;
+    // Timestamps after the year 2262 don't fit.
+    let time = |&ns: &u64| i64::try_from(ns).unwrap_or(i64::MAX);
+    let times = TimestampNanosecondArray::from_iter_values(columns.times_ns.iter().map(time)).with_timezone("UTC");
+    let arrays: Vec<ArrayRef> = vec![
+        Arc::new(UInt64Array::from(columns.seqs)),
+        Arc::new(times),
+        Arc::new(UInt16Array::from(columns.types)),
+        Arc::new(payloads),
+    ];
+    RecordBatch::try_new(schema(), arrays)
+}
+
+fn payloads(columns: &Columns) -> Result<BinaryViewArray, ArrowError> {
+    let mut views = Vec::with_capacity(columns.len());
+    let mut buffers = Vec::with_capacity(columns.parts.len());
+    for (number, (part, places)) in (0..).zip(columns.parts()) {
+        let from = places.first().map_or(0, |place| place.offset);
+        let lent = part.kept.lend_range(from, part.end);
+        let bytes = lent.bytes();
+        for &Place { offset, len } in places {
+            let at = offset - from;
+            let payload = bytes.get(at as usize..(at + len) as usize).unwrap_or_default();
+            views.push(make_view(payload, number, at));
+        }
+        buffers.push(buffer(lent));
+    }
+    BinaryViewArray::try_new(ScalarBuffer::from(views), buffers, None)
+}
+
+/// An Arrow buffer of lent bytes.
+fn buffer(lent: Lent<Kept>) -> Buffer {
+    let (start, len) = (NonNull::from(lent.bytes()).cast(), lent.bytes().len());
+    // SAFETY: the bytes are valid for as long as their owner, which the buffer keeps (memory.rs).
+    unsafe { Buffer::from_custom_allocation(start, len, Arc::new(lent)) }
+}
+
+/// Schema and array for `__arrow_c_array__`.
+pub(crate) fn array_capsules<'py>(
+    py: Python<'py>,
+    columns: &Columns,
+) -> PyResult<(Bound<'py, PyCapsule>, Bound<'py, PyCapsule>)> {
+    let batch = py.detach(|| record_batch(columns.clone())).map_err(failed)?;
+    let schema = FFI_ArrowSchema::try_from(batch.schema().as_ref()).map_err(failed)?;
+    let array = FFI_ArrowArray::new(&StructArray::from(batch).to_data());
+    Ok((PyCapsule::new_with_value(py, schema, c"arrow_schema")?, PyCapsule::new_with_value(py, array, c"arrow_array")?))
+}
+
+/// A stream for `__arrow_c_stream__`.
+pub(crate) fn stream_capsule<'py>(
+    py: Python<'py>,
+    reading: Arc<Reading>,
+    size: usize,
+) -> PyResult<Bound<'py, PyCapsule>> {
+    let stream = FFI_ArrowArrayStream::new(Box::new(Stream { reading, size }));
+    PyCapsule::new_with_value(py, stream, c"arrow_array_stream")
+}
+
+fn failed(error: ArrowError) -> PyErr {
+    pyo3::exceptions::PyRuntimeError::new_err(error.to_string())
+}
+
+/// Batches of a scan, one after the other. Its consumer may call it from any thread, with the GIL or without.
+struct Stream {
+    reading: Arc<Reading>,
+    size: usize,
+}
+
+impl Iterator for Stream {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let error = |text: String| Some(Err(ArrowError::ExternalError(text.into())));
+            return match self.reading.batch_without_gil(self.size) {
+                Ok(None) => None,
+                Ok(Some(Ok(columns))) if columns.len() == 0 => continue,
+                Ok(Some(Ok(columns))) => Some(record_batch(columns)),
+                Ok(Some(Err(gap))) => match &self.reading.on_gap {
+                    OnGap::Call(callback) => {
+                        let called = Python::try_attach(|py| callback.call1(py, (gap,)).map(drop));
+                        match called {
+                            Some(Ok(())) => continue,
+                            Some(Err(error_raised)) => error(error_raised.to_string()),
+                            None => error("the interpreter has ended".to_owned()),
+                        }
+                    }
+                    _ => error(format!(
+                        "{}: {gap}; on_gap=FUNCTION calls it and continues",
+                        self.reading.path().display()
+                    )),
+                },
+                Err(text) => error(text),
+            };
+        }
+    }
+}
+
+impl RecordBatchReader for Stream {
+    fn schema(&self) -> SchemaRef {
+        schema()
+    }
+}
