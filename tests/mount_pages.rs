@@ -190,7 +190,7 @@ fn growing_files_can_be_mapped_and_sent() {
 }
 
 #[test]
-fn a_gap_that_appears_behind_an_open_bin_is_an_error_and_a_new_file_shows_what_follows() {
+fn a_gap_that_appears_in_an_open_bin_is_an_error_and_a_new_file_shows_what_follows() {
     let Some(mount) = TestMount::new() else { return };
     let queue = Queue::create(mount.root().join("q"), &Settings::default()).unwrap();
     let mut writer = writer(&queue);

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use chronfs::queue::{
-    Entry, Error, Gap, GapReason, LockHolder, Queue, ReaderOptions, Settings, Start, WaitStrategy, WriterOptions,
-    WriterState,
+    Entry, Error, Gap, GapReason, KeptEntry, LockHolder, Queue, ReaderOptions, Settings, Start, WaitStrategy,
+    WriterOptions, WriterState,
 };
 
 mod common;

@@ -1,9 +1,10 @@
 //! What the programs that relay or archive a queue say of themselves, in a file each: `relay/NAME.json` in its directory.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+
+use crate::clock;
 
 /// The directory of these files in that of a queue.
 pub const RELAY_DIR: &str = "relay";
@@ -47,8 +48,7 @@ impl Relay {
         if self.condition == "stopped" {
             return None;
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let silent = now - self.written;
+        let silent = unix_seconds() - self.written;
         if silent > SILENT_AFTER_SECONDS && self.condition != "refused" {
             return Some(format!("it has said nothing for {silent:.0} s: it is dead or stopped"));
         }
@@ -57,6 +57,10 @@ impl Relay {
             format!("{}, lag {} messages: {reason}", self.condition, self.lag_messages)
         })
     }
+}
+
+fn unix_seconds() -> f64 {
+    clock::now_ns() as f64 / 1e9
 }
 
 /// The relays of a queue, by name; files that can't be read are left out.
@@ -79,7 +83,7 @@ mod tests {
     fn a_relay_is_well_stuck_or_dead() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join(RELAY_DIR)).unwrap();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        let now = unix_seconds();
         let trouble = |condition: &str, healthy: bool, written: f64| {
             let json = format!(
                 r#"{{"name":"r","direction":"out","target":"nats://a/Q","condition":"{condition}","reason":"no answer",

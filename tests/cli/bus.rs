@@ -88,7 +88,7 @@ fn merge_orders_ready_queues_by_time() {
     assert_eq!(bus.stdout(&["merge", "--format", "txt", "--since", "@3", "."]), "b3\nb5\na5\n");
     let json = lines(&bus.stdout(&["merge", "."]));
     assert_eq!((&json[1]["queue"], &json[1]["seq"], &json[1]["payload"]), (&"deep/a".into(), &1.into(), &"a1".into()));
-    assert_eq!(lines(&bus.stdout(&["merge", "b"]))[0]["queue"], ".");
+    assert_eq!(lines(&bus.stdout(&["merge", "b"]))[0]["queue"], "b");
     assert!(!bus.path("b/readers/merge.meta").exists(), "nothing is registered");
 }
 

@@ -235,8 +235,8 @@ fn the_service_comes_back_after_a_kill() {
     let Some(site) = Site::new() else { return };
     let unit = include_str!("../../contrib/chronfs.service");
     let place = |name: &str| site.path(name).display().to_string();
-    let unit = unit.replace("/usr/local/bin/chron-cli", PROGRAM).replace("/mnt/bus", &place("mnt"));
-    let unit = unit.replace("/srv/bus", &place("bus")).replace("-o allow_other ", "");
+    let unit = unit.replace("/usr/bin/chron-cli", PROGRAM).replace("${CHRONFS_DIR}", &place("mnt"));
+    let unit = unit.replace("${CHRONFS_ROOT}", &place("bus")).replace("-o ${CHRONFS_OPTIONS} ", "");
     let of = |key: &str| unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect::<Vec<_>>();
     let start = || {
         for command in of("ExecStartPre") {

@@ -139,6 +139,12 @@ impl UncheckedHeader {
         (end <= layout::records_end(context.segment_size)).then_some(self.header.payload_len as usize)
     }
 
+    /// The payload's length as the header has it.
+    #[inline]
+    pub(crate) fn claimed_len(&self) -> u32 {
+        self.header.payload_len
+    }
+
     /// Whether this can be the record with sequence number `expected` or a later one. A quick test before the checksum,
     /// for places where a record may or may not start.
     pub(crate) fn is_plausible(&self, context: &RecordContext, offset: u32, expected: u64) -> bool {

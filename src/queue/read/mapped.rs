@@ -72,7 +72,7 @@ pub(in crate::queue) fn look(map: &Mapping, context: &RecordContext, offset: u32
         return Look::Other;
     };
     if len > SHORT {
-        map.prefetch_for_read(offset + CACHE_LINE, len as u32);
+        map.prefetch_for_read(offset + CACHE_LINE, unchecked.claimed_len());
     }
     let header = if verify {
         unchecked.verify(context, offset, map.bytes(offset + HEADER_LEN, len))

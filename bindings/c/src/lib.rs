@@ -1,1 +1,0 @@
-//! chronfs for C and C++.

@@ -1,1 +1,0 @@
-//! Exports chronfs queues as Parquet, Arrow and CSV.
