@@ -7,8 +7,8 @@ impl QueueWriter {
     /// Makes everything appended so far survive a power cut before it returns.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system can't write it. What was not written can't be vouched for any more, so the writer
-    /// refuses further work ([`Error::Poisoned`]); readers continue.
+    /// [`Error::Io`](crate::queue::Error::Io) if the system can't write it. What was not written can't be vouched for any
+    /// more, so the writer refuses further work ([`Error::Poisoned`](crate::queue::Error::Poisoned)); readers continue.
     pub fn flush_sync(&mut self) -> Result<()> {
         self.enter()?;
         let synced = self.sync_all();
@@ -39,7 +39,7 @@ impl QueueWriter {
     /// Starts syncing everything appended so far to disk, and does not wait for it.
     ///
     /// # Errors
-    /// [`Error::Poisoned`] if an earlier sync has failed.
+    /// [`Error::Poisoned`](crate::queue::Error::Poisoned) if an earlier sync has failed.
     pub fn flush_async(&mut self) -> Result<()> {
         self.check()?;
         self.request_sync();
