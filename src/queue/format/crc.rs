@@ -120,7 +120,7 @@ fn sum_sse42<const COPY: bool>(words: [u64; 3], payload: &[u8], to: &mut [u8], l
 
 /// The state after these words, fewer than [`LONG`] bytes; with `COPY` they are copied to `to` as well.
 ///
-/// The instruction takes three cycles, and one can start in each: from [`LANES_FROM`] words on, three parts are
+/// The instruction takes three cycles, and one can start in each: of 16 words and more, three parts are
 /// checksummed in parallel and combined.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2,pclmulqdq")]
@@ -138,29 +138,25 @@ fn add_words<const COPY: bool>(mut state: u64, words: &[[u8; 8]], to: &mut [[u8;
         };
     }
     straight!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
-    let (mut words, mut to) = (words, to);
-    if words.len() >= LANES_FROM {
-        let len = words.len() / 3;
-        let (lanes, rest) = words.split_at(3 * len);
-        let (to_lanes, to_rest) = to.split_at_mut(part(3 * len));
-        let ((first, lanes), (to_first, to_lanes)) = (lanes.split_at(len), to_lanes.split_at_mut(part(len)));
-        let ((second, third), (to_second, to_third)) = (lanes.split_at(len), to_lanes.split_at_mut(part(len)));
-        let (mut state_2, mut state_3) = (0, 0);
-        for (index, ((first, second), third)) in first.iter().zip(second).zip(third).enumerate() {
-            state = _mm_crc32_u64(state, u64::from_le_bytes(*first));
-            state_2 = _mm_crc32_u64(state_2, u64::from_le_bytes(*second));
-            state_3 = _mm_crc32_u64(state_3, u64::from_le_bytes(*third));
-            if COPY {
-                (to_first[index], to_second[index], to_third[index]) = (*first, *second, *third);
-            }
+    let len = words.len() / 3;
+    let (lanes, rest) = words.split_at(3 * len);
+    let (to_lanes, to_rest) = to.split_at_mut(part(3 * len));
+    let ((first, lanes), (to_first, to_lanes)) = (lanes.split_at(len), to_lanes.split_at_mut(part(len)));
+    let ((second, third), (to_second, to_third)) = (lanes.split_at(len), to_lanes.split_at_mut(part(len)));
+    let (mut state_2, mut state_3) = (0, 0);
+    for (index, ((first, second), third)) in first.iter().zip(second).zip(third).enumerate() {
+        state = _mm_crc32_u64(state, u64::from_le_bytes(*first));
+        state_2 = _mm_crc32_u64(state_2, u64::from_le_bytes(*second));
+        state_3 = _mm_crc32_u64(state_3, u64::from_le_bytes(*third));
+        if COPY {
+            (to_first[index], to_second[index], to_third[index]) = (*first, *second, *third);
         }
-        state = past_zeros(state, 2 * len) ^ past_zeros(state_2, len) ^ state_3;
-        (words, to) = (rest, to_rest);
     }
-    for (index, word) in words.iter().enumerate() {
+    state = past_zeros(state, 2 * len) ^ past_zeros(state_2, len) ^ state_3;
+    for (index, word) in rest.iter().enumerate() {
         state = _mm_crc32_u64(state, u64::from_le_bytes(*word));
         if COPY {
-            to[index] = *word;
+            to_rest[index] = *word;
         }
     }
     state
@@ -197,10 +193,6 @@ fn past_zeros(state: u64, words: usize) -> u64 {
     let product = _mm_clmulepi64_si128::<0>(_mm_cvtsi64_si128(state as i64), power);
     _mm_crc32_u64(0, _mm_cvtsi128_si64(product) as u64)
 }
-
-/// From this many words on, three parts are checksummed in parallel.
-#[cfg(target_arch = "x86_64")]
-const LANES_FROM: usize = 16;
 
 /// x^(64 n - 33) modulo the polynomial, reflected, for n words. The instruction multiplies by x^32, and the product of
 /// two reflected numbers lacks one more x.

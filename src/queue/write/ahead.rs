@@ -61,7 +61,7 @@ impl ClearAhead {
     fn clear_rest_of_line(map: &Mapping, head: u32, end: u32) -> u32 {
         let next = head.next_multiple_of(CACHE_LINE).min(end);
         (head..next).step_by(8).for_each(|word| map.clear_record(word));
-        next.max(head / CACHE_LINE * CACHE_LINE)
+        next
     }
 }
 
