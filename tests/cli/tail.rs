@@ -353,3 +353,22 @@ fn tail_capital_f_waits_for_a_queue_and_for_the_one_that_replaces_it() {
         end_quietly(tail);
     }
 }
+
+#[test]
+fn tail_capital_f_goes_on_after_a_queue_that_cannot_be_read() {
+    let bus = Bus::new();
+    bus.append("q", "txt", b"first\n");
+    let mut tail = bus.command(&["tail", "-F", "--format", "txt", "q"]);
+    let mut tail = tail.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    assert_eq!(next_line(&mut tail), "first");
+    // Half of a queue, as one that is being removed or copied is.
+    for file in fs::read_dir(bus.path("q")).unwrap() {
+        fs::write(file.unwrap().path(), b"").unwrap();
+    }
+    let mut errors = BufReader::new(tail.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(errors.any(|line| line.contains("q/control.meta: ")));
+    fs::remove_dir_all(bus.path("q")).unwrap();
+    bus.append("q", "txt", b"second\n");
+    assert_eq!(next_line(&mut tail), "second");
+    end_quietly(tail);
+}

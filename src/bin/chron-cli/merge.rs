@@ -215,7 +215,7 @@ impl Merge<'_> {
             self.sources.iter().filter(|(_, source)| source.next.is_none()).map(|(path, _)| path.clone()).collect();
         let mut waiting = 0_usize;
         for path in idle {
-            waiting += usize::from(!self.look_at(path)?);
+            waiting += usize::from(!self.look_at(path));
         }
         let mut printed = false;
         while let Some(Reverse((timestamp_ns, _, _))) = self.ready.peek() {
@@ -225,7 +225,7 @@ impl Merge<'_> {
             let Some(Reverse((_, path, _))) = self.ready.pop() else { break };
             self.put(&path)?;
             (printed, self.held) = (true, None);
-            waiting += usize::from(!self.look_at(path)?);
+            waiting += usize::from(!self.look_at(path));
         }
         Ok(printed)
     }
@@ -246,14 +246,21 @@ impl Merge<'_> {
     }
 
     /// Reads a queue's next entry; false if it has none now.
-    fn look_at(&mut self, path: PathBuf) -> Result<bool, Failure> {
-        let Some(source) = self.sources.get_mut(&path) else { return Ok(true) };
-        match source.look()? {
-            Some((timestamp_ns, seq)) => {
+    fn look_at(&mut self, path: PathBuf) -> bool {
+        let Some(source) = self.sources.get_mut(&path) else { return true };
+        match source.look() {
+            Ok(Some((timestamp_ns, seq))) => {
                 self.ready.push(Reverse((timestamp_ns, path, seq)));
-                Ok(true)
+                true
             }
-            None => Ok(false),
+            Ok(None) => false,
+            Err(failure) => {
+                // Discovery says it when the queue was removed; the others go on.
+                failure.tell();
+                self.gaps += 1;
+                self.sources.remove(&path);
+                true
+            }
         }
     }
 

@@ -80,12 +80,16 @@ fn open(path: &Path, wait: bool) -> Result<Queue, Failure> {
 struct Source {
     queue: Queue,
     scanner: Scanner,
+    /// While it is followed.
+    waiter: Option<Waiter>,
     /// Messages before this one are not printed; may be past the head when following from a future time.
     from: u64,
     /// Everything from here on is too late.
     is_over: bool,
-    /// The queue was removed, and the next one at its path is waited for.
+    /// The queue was removed or can't be read, and the next one at its path is waited for.
     is_gone: bool,
+    /// Why it could not be opened again, and how often in a row.
+    trouble: (String, u32),
 }
 
 /// What is to be printed, and how.
@@ -151,14 +155,6 @@ impl Printer<'_> {
         Ok(true)
     }
 
-    /// Whether a queue can no longer be followed, which is reported; the others can.
-    fn is_gone(&mut self, queue: &Queue) -> bool {
-        let Err(error) = queue.check_present() else { return false };
-        Failure::from(error).tell();
-        self.problems += u64::from(!self.args.retry);
-        true
-    }
-
     fn note_gap(&mut self, queue: &Queue, gap: &Gap) {
         self.problems += 1;
         let path = queue.path().display();
@@ -183,14 +179,21 @@ struct Range {
 
 fn print_unregistered(queues: Vec<Queue>, printer: &mut Printer<'_>) -> Result<(), Failure> {
     let mut sources = Vec::new();
-    for queue in queues {
-        sources.push(print_retained(queue, printer)?);
+    for mut queue in queues {
+        let source = loop {
+            match print_retained(&queue, printer) {
+                // Removed since it was opened.
+                Err(_) if printer.args.retry && queue.check_present().is_err() => queue = open(queue.path(), true)?,
+                printed => break printed?,
+            }
+        };
+        sources.push(source);
         printer.out.flush()?;
     }
     if printer.args.follows() { follow(&mut sources, printer) } else { Ok(()) }
 }
 
-fn print_retained(queue: Queue, printer: &mut Printer<'_>) -> Result<Source, Failure> {
+fn print_retained(queue: &Queue, printer: &mut Printer<'_>) -> Result<Source, Failure> {
     let bounds = queue.bounds()?;
     let mut scanner = queue.scan()?;
     let range = range(&bounds, &mut scanner, printer)?;
@@ -202,7 +205,7 @@ fn print_retained(queue: Queue, printer: &mut Printer<'_>) -> Result<Source, Fai
         note(&format!("{path}: messages before {} are no longer retained", bounds.first_seq));
     }
     scanner.seek_seq(range.start)?;
-    let mut source = Source { queue, scanner, from: range.start, is_over: false, is_gone: false };
+    let mut source = Source::new(queue.clone(), scanner, range.start);
     while source.scanner.seq() < range.end {
         match source.scanner.next()? {
             Some(entry) if printer.put(&source.queue, source.from, &entry)? => {}
@@ -286,11 +289,16 @@ fn start_of_last(
 }
 
 fn follow(sources: &mut [Source], printer: &mut Printer<'_>) -> Result<(), Failure> {
-    let mut waiters: Vec<Waiter> = sources.iter().map(|source| source.queue.waiter()).collect::<Result<_, _>>()?;
+    for source in sources.iter_mut() {
+        match source.queue.waiter() {
+            Ok(waiter) => source.waiter = Some(waiter),
+            Err(error) => source.lose(error, printer),
+        }
+    }
     while sources.iter().any(|source| !source.is_over) {
-        // First announce the sleep, then check: a message that arrives in between ends the wait at once.
-        let open = waiters.iter().zip(sources.iter()).filter(|(_, source)| source.is_open());
-        let waits: Vec<_> = open.map(|(waiter, _)| (waiter, waiter.prepare())).collect();
+        // First announce the sleep, then check: a message that arrives in between ends the wait at once. The tickets are
+        // apart from the sources, which are changed meanwhile.
+        let tickets: Vec<_> = sources.iter().map(|source| source.open_waiter().map(Waiter::prepare)).collect();
         let mut came = false;
         for source in sources.iter_mut().filter(|source| source.is_open()) {
             came |= source.print_new(printer)?;
@@ -299,16 +307,18 @@ fn follow(sources: &mut [Source], printer: &mut Printer<'_>) -> Result<(), Failu
         if came {
             continue;
         }
+        let waits: Vec<_> =
+            sources.iter().zip(tickets).filter_map(|(source, ticket)| source.open_waiter().zip(ticket)).collect();
         if waits.is_empty() {
             std::thread::sleep(RETRY);
         } else if wait_any(&waits, if sources.iter().any(|source| source.is_gone) { RETRY } else { LONGEST_SLEEP }) {
             continue;
         }
-        for (source, waiter) in sources.iter_mut().zip(&mut waiters).filter(|(source, _)| !source.is_over) {
+        for source in sources.iter_mut().filter(|source| !source.is_over) {
             if source.is_gone {
-                source.reopen(waiter)?;
-            } else if printer.is_gone(&source.queue) {
-                (source.is_gone, source.is_over) = (printer.args.retry, !printer.args.retry);
+                source.reopen();
+            } else if let Err(error) = source.queue.check_present() {
+                source.lose(error, printer);
             }
         }
     }
@@ -316,23 +326,51 @@ fn follow(sources: &mut [Source], printer: &mut Printer<'_>) -> Result<(), Failu
 }
 
 impl Source {
+    fn new(queue: Queue, scanner: Scanner, from: u64) -> Self {
+        Self { queue, scanner, waiter: None, from, is_over: false, is_gone: false, trouble: (String::new(), 0) }
+    }
+
     fn is_open(&self) -> bool {
         !self.is_over && !self.is_gone
     }
 
+    fn open_waiter(&self) -> Option<&Waiter> {
+        self.waiter.as_ref().filter(|_| self.is_open())
+    }
+
+    /// The queue can no longer be followed, which is reported; the others can.
+    fn lose(&mut self, error: Error, printer: &mut Printer<'_>) {
+        // While a queue is being removed, reading it fails in other ways, too.
+        Failure::from(self.queue.check_present().err().unwrap_or(error)).tell();
+        (self.is_gone, self.is_over) = (printer.args.retry, !printer.args.retry);
+        printer.problems += u64::from(!printer.args.retry);
+    }
+
     /// Goes on with the next queue at the path of one that was removed, from its first message, if it is there.
-    fn reopen(&mut self, waiter: &mut Waiter) -> Result<(), Failure> {
-        let queue = match Queue::open(self.queue.path()) {
-            Err(Error::NotAQueue { .. }) => return Ok(()),
-            opened => opened?,
-        };
-        // It may not be complete yet.
-        let Ok(its_waiter) = queue.waiter() else { return Ok(()) };
+    fn reopen(&mut self) {
+        match self.opened_again() {
+            Ok(source) => *self = source,
+            Err(Error::NotAQueue { .. }) => self.trouble.1 = 0,
+            // Once may be a queue that is being made or removed just now.
+            Err(error) => {
+                let text = error.to_string();
+                let times = if self.trouble.0 == text { self.trouble.1.saturating_add(1) } else { 1 };
+                self.trouble = (text, times);
+                if times == 2 {
+                    Failure::from(error).tell();
+                }
+            }
+        }
+    }
+
+    fn opened_again(&self) -> Result<Self, Error> {
+        let queue = Queue::open(self.queue.path())?;
+        let waiter = queue.waiter()?;
         let mut scanner = queue.scan()?;
-        scanner.seek_seq(1)?;
-        *waiter = its_waiter;
-        *self = Self { queue, scanner, from: 1, is_over: false, is_gone: false };
-        Ok(())
+        // The same one can be read again.
+        let from = if queue.id() == self.queue.id() { self.scanner.seq() } else { 1 };
+        scanner.seek_seq(from)?;
+        Ok(Self { waiter: Some(waiter), ..Self::new(queue, scanner, from) })
     }
 
     /// Prints what has come; whether there was anything.
@@ -341,8 +379,14 @@ impl Source {
             if self.is_over {
                 return Ok(turn > 0);
             }
-            let Some(entry) = self.scanner.next()? else { return Ok(turn > 0) };
-            self.is_over = !printer.put(&self.queue, self.from, &entry)?;
+            match self.scanner.next() {
+                Ok(Some(entry)) => self.is_over = !printer.put(&self.queue, self.from, &entry)?,
+                Ok(None) => return Ok(turn > 0),
+                Err(error) => {
+                    self.lose(error, printer);
+                    return Ok(true);
+                }
+            }
         }
         Ok(true)
     }
