@@ -1,6 +1,6 @@
 //! Records: header words, their checksum, and what is checked before a header is trusted. Pure.
 
-use crate::queue::error::{Error, Result};
+use crate::queue::error::Result;
 use crate::queue::format::crc::{RecordCrc, RunningSum};
 use crate::queue::format::layout::{self, FLAG_GAP, FLAG_SEAL, HEADER_LEN, MessageHeader, PADDING_TYPE, RECORDS_START};
 
@@ -196,16 +196,10 @@ fn place(context: &RecordContext, offset: u32, spare: u32) -> u64 {
     u64::from(offset) | u64::from(context.salt ^ spare) << 32
 }
 
-/// The length of a payload that may be appended, or why it may not. `max`: what fits into a segment.
+/// The length of a payload that may be appended: one of at most `max` bytes, what fits into a segment.
 #[inline]
-pub(crate) fn checked_len(payload: usize, max: usize, msg_type: u16, path: &std::path::Path) -> Result<u32> {
-    if msg_type == PADDING_TYPE {
-        return Err(Error::ReservedType);
-    }
-    match u32::try_from(payload) {
-        Ok(len) if payload <= max => Ok(len),
-        _ => Err(Error::TooLarge { path: path.to_path_buf(), len: payload, max }),
-    }
+pub(crate) fn checked_len(payload: usize, max: usize, msg_type: u16) -> Option<u32> {
+    u32::try_from(payload).ok().filter(|_| payload <= max && msg_type != PADDING_TYPE)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
+use std::marker::PhantomData;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::ptr;
@@ -201,23 +202,18 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts_mut(self.at_mut(offset, len, 1), len) }
     }
 
-    /// Publishes the record at `offset`, whose payload is in place: writes its header words, the commit word last with
-    /// Release.
-    ///
-    /// SYNC POINT with `Reader::next`: a reader that loads the commit word with Acquire sees the whole record.
+    /// Where a record of `len` bytes is about to be stored at `offset`, with the commit word after it: all that an
+    /// append stores, checked at once.
     #[inline]
+    pub(crate) fn place(&self, offset: u32, len: u32) -> Place<'_> {
+        let len = len as usize;
+        assert!(len >= HEADER_LEN as usize && len.is_multiple_of(8), "no record has this length");
+        Place { start: self.at_mut(offset, len + 8, 8), len, map: PhantomData }
+    }
+
+    /// Publishes the record at `offset`, whose payload is in place: see [`Place::publish`].
     pub(crate) fn publish(&self, offset: u32, header: [u64; 4]) {
-        let at = self.at_mut(offset, HEADER_LEN as usize, 8);
-        let [first, seq, timestamp, last] = header.map(u64::to_le);
-        // SAFETY: the header is within the mapping, writable and 8-aligned (checked by `at_mut`). It is not published
-        // yet, and only the holder of the writer lock, the caller, stores there.
-        unsafe {
-            at.add(8).cast::<u64>().write(seq);
-            at.add(16).cast::<u64>().write(timestamp);
-            at.add(24).cast::<u64>().write(last);
-            // The commit word is the low half of the first word; type and flags are published in the same store.
-            AtomicU64::from_ptr(at.cast()).store(first, Ordering::Release);
-        }
+        self.place(offset, HEADER_LEN).publish(header);
     }
 
     /// Tells the processor that the cache lines of `offset..offset + len` will be written soon; of a long range only
@@ -290,6 +286,53 @@ impl Mapping {
     /// [`is_lost`](Self::is_lost).
     pub(crate) fn sync(&self, offset: u32, len: usize) -> std::io::Result<()> {
         self.whole.raw.flush_range(offset as usize, len)
+    }
+}
+
+/// The place of a record that is not published yet. Only the holder of the writer lock may have one.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    /// 8-aligned, as `len` is; `len` bytes and a word from here on are within the mapping, and writable.
+    start: *mut u8,
+    /// At least that of a header.
+    len: usize,
+    map: PhantomData<&'a Mapping>,
+}
+
+impl Place<'_> {
+    /// What follows the header, for filling it.
+    #[inline]
+    pub(crate) fn body(&mut self) -> &mut [u8] {
+        let header = HEADER_LEN as usize;
+        // SAFETY: in bounds and writable, by what `place` has checked. Only the holder of the writer lock stores into
+        // uncommitted bytes, and it has this place exclusively while it holds the slice. Readers do not read the bytes
+        // until the commit word is stored.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(header), self.len - header) }
+    }
+
+    /// Stores 0 into the commit word after the record: there is no record yet.
+    #[inline]
+    pub(crate) fn clear_next(&self) {
+        // SAFETY: the word is in bounds and writable, by what `place` has checked, and aligned, as the length of a
+        // record is; it is accessed by atomics only (rule 2).
+        unsafe { AtomicU64::from_ptr(self.start.add(self.len).cast()) }.store(0, Ordering::Relaxed);
+    }
+
+    /// Writes the header's words, the commit word last with Release.
+    ///
+    /// SYNC POINT with `Reader::next`: a reader that loads the commit word with Acquire sees the whole record.
+    #[inline]
+    pub(crate) fn publish(self, header: [u64; 4]) {
+        let [first, seq, timestamp, last] = header.map(u64::to_le);
+        // SAFETY: the header is within the mapping, writable and 8-aligned, by what `place` has checked. It is not
+        // published yet, and only the holder of the writer lock, the caller, stores there.
+        unsafe {
+            self.start.add(8).cast::<u64>().write(seq);
+            self.start.add(16).cast::<u64>().write(timestamp);
+            self.start.add(24).cast::<u64>().write(last);
+            // The commit word is the low half of the first word; type and flags are published in the same store.
+            AtomicU64::from_ptr(self.start.cast()).store(first, Ordering::Release);
+        }
     }
 }
 

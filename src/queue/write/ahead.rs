@@ -6,7 +6,7 @@
 //! - Before a commit, the commit word after the new record is zero, by either way.
 //! - Nothing is stored past `limit`, up to where the file has room.
 
-use crate::queue::os::mapping::{CACHE_LINE, Mapping};
+use crate::queue::os::mapping::{CACHE_LINE, Mapping, Place};
 
 /// How far ahead.
 const AHEAD: u32 = 512;
@@ -35,12 +35,13 @@ impl ClearAhead {
         self.limit = limit / CACHE_LINE * CACHE_LINE;
     }
 
-    /// The record before `next` is about to be committed.
+    /// Commits a record that is in place but for its header; `next` is where the one after it will start.
     #[inline]
-    pub(in crate::queue) fn clear_record(&self, map: &Mapping, next: u32) {
+    pub(in crate::queue) fn commit(&self, place: Place<'_>, next: u32, header: [u64; 4]) {
         if self.to <= next {
-            map.clear_record(next);
+            place.clear_next();
         }
+        place.publish(header);
     }
 
     /// The head is at `head` now.
@@ -99,10 +100,10 @@ mod tests {
                     ahead.forget();
                     map.unpublished(head + 32, (record_len - 32) as usize).fill(0xEE);
                 }
-                map.unpublished(head + 8, (record_len - 8) as usize).fill(0xDD);
-                ahead.clear_record(&map, head + record_len);
+                let mut place = map.place(head, record_len);
+                place.body().fill(0xDD);
+                ahead.commit(place, head + record_len, [u64::MAX; 4]);
                 assert!(map.bytes(head + record_len, 8).iter().all(|&byte| byte == 0), "at {head}");
-                map.unpublished(head, 8).fill(0xCC);
                 head += record_len;
                 ahead.advance(&map, head);
                 let known = ahead.to.saturating_sub(head) as usize;

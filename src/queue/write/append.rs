@@ -6,7 +6,6 @@ use zerocopy::{Immutable, IntoBytes};
 
 use crate::clock;
 use crate::queue::error::{Error, Result};
-use crate::queue::format::layout::HEADER_LEN;
 use crate::queue::format::record::Header;
 use crate::queue::write::writer::QueueWriter;
 
@@ -112,13 +111,14 @@ impl QueueWriter {
         loop {
             let (payload_len, record_len) = self.claim(timestamp_ns, claimed_type, len)?;
             let header = Header { payload_len, msg_type, flags, seq: self.next_seq, timestamp_ns };
-            let body = self.map.unpublished(self.offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
-            let (payload, padding) = body.split_at_mut(len);
+            let mut place = self.map.place(self.offset, record_len);
+            let (payload, padding) = place.body().split_at_mut(len);
             fill(payload);
             padding.fill(0);
             // From the cache: what has just been copied.
             let words = header.words(&self.context, self.offset, payload);
-            if self.commit(words, record_len) {
+            self.ahead.commit(place, self.offset + record_len, words);
+            if self.map.has_stores() {
                 return Ok(self.advance(record_len, timestamp_ns));
             }
             self.map_again(record_len)?;

@@ -123,11 +123,15 @@ impl Reservation<'_> {
         let record_len = writer.context.record_len(payload_len);
         let (offset, seq) = (writer.offset, writer.next_seq);
         let header = Header { payload_len, msg_type, flags: 0, seq, timestamp_ns };
-        let body = writer.map.unpublished(offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
-        let (payload, padding) = body.split_at_mut(len);
-        padding.fill(0);
-        let words = header.words(&writer.context, offset, payload);
-        if !writer.map.has_stores() || !writer.commit(words, record_len) {
+        let is_filled = writer.map.has_stores();
+        if is_filled {
+            let mut place = writer.map.place(offset, record_len);
+            let (payload, padding) = place.body().split_at_mut(len);
+            padding.fill(0);
+            let words = header.words(&writer.context, offset, payload);
+            writer.ahead.commit(place, offset + record_len, words);
+        }
+        if !is_filled || !writer.map.has_stores() {
             // Part of what was filled in is gone, whether or not there is room by now.
             let loss = writer.loss();
             return writer.map_again(record_len).and(Err(loss));

@@ -24,7 +24,7 @@ use crate::queue::files::mtime;
 use crate::queue::files::segment::{self, Segment};
 use crate::queue::files::settings;
 use crate::queue::files::store::Store;
-use crate::queue::format::layout::{self, CONTROL_WRITER, HEADER_LEN, RECORDS_START, WriterBlock};
+use crate::queue::format::layout::{self, CONTROL_WRITER, PADDING_TYPE, RECORDS_START, WriterBlock};
 use crate::queue::format::record::{Header, RecordContext, checked_len};
 use crate::queue::options::WriterOptions;
 use crate::queue::os::mapping::{CUT_SHORT, Mapping};
@@ -48,6 +48,9 @@ pub(in crate::queue) const MAY_BE_MISSING: &str = "what was appended last may be
 const HALF_STORED: &str =
     "no space left on device for all of a message, which is incomplete; those before it are complete";
 
+/// Messages that follow each other more quickly than this are a burst: clearing lines would take more time from them than
+/// it saves their readers.
+const BURST_NS: u64 = 100;
 /// How far ahead of the writer the cache lines of long records are prefetched.
 const PREFETCH_AHEAD: u32 = 1024;
 /// Records up to this length need no prefetch: what is cleared ahead is in the cache.
@@ -201,9 +204,11 @@ impl QueueWriter {
     pub(in crate::queue) fn publish(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8]) -> Result<u64> {
         let (payload_len, record_len) = self.claim(timestamp_ns, msg_type, payload.len())?;
         let header = Header { payload_len, msg_type, flags: 0, seq: self.next_seq, timestamp_ns };
-        let body = self.map.unpublished(self.offset + HEADER_LEN, (record_len - HEADER_LEN) as usize);
-        let words = header.words_and_copy(&self.context, self.offset, payload, body);
-        if !self.commit(words, record_len) {
+        let mut place = self.map.place(self.offset, record_len);
+        let words = header.words_and_copy(&self.context, self.offset, payload, place.body());
+        self.ahead.commit(place, self.offset + record_len, words);
+        // One check after the last store: another one before it would cost half a nanosecond.
+        if !self.map.has_stores() {
             return self.publish_again(timestamp_ns, msg_type, payload, record_len);
         }
         Ok(self.advance(record_len, timestamp_ns))
@@ -214,15 +219,6 @@ impl QueueWriter {
     fn publish_again(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8], record_len: u32) -> Result<u64> {
         self.map_again(record_len)?;
         self.publish(timestamp_ns, msg_type, payload)
-    }
-
-    /// Publishes the record at `offset`, whose payload is in place; false if the file does not have all of it. One
-    /// check after the last store: another one before it would cost half a nanosecond.
-    #[inline]
-    pub(in crate::queue) fn commit(&mut self, words: [u64; 4], record_len: u32) -> bool {
-        self.ahead.clear_record(&self.map, self.offset + record_len);
-        self.map.publish(self.offset, words);
-        self.map.has_stores()
     }
 
     /// Maps the segment again after a store found no room, and makes room for a record.
@@ -306,31 +302,37 @@ impl QueueWriter {
     /// The payload's length, if such a message may be appended.
     #[inline]
     pub(in crate::queue) fn checked_len(&mut self, payload_len: usize, msg_type: u16) -> Result<u32> {
-        match checked_len(payload_len, self.max_payload_len, msg_type, self.store.dir.path()) {
-            Err(Error::TooLarge { .. }) if self.takes_more_now() => {
-                checked_len(payload_len, self.max_payload_len, msg_type, self.store.dir.path())
-            }
-            checked => checked,
+        match checked_len(payload_len, self.max_payload_len, msg_type) {
+            Some(len) => Ok(len),
+            None => self.checked_len_now(payload_len, msg_type),
         }
     }
 
-    /// Whether the settings allow larger messages than the writer knows of.
+    /// Likewise, as the settings are now: they may allow larger messages than the writer knows of.
     #[cold]
-    fn takes_more_now(&mut self) -> bool {
-        let known = self.max_payload_len;
+    #[inline(never)]
+    fn checked_len_now(&mut self, len: usize, msg_type: u16) -> Result<u32> {
+        if msg_type == PADDING_TYPE {
+            return Err(Error::ReservedType);
+        }
         self.max_payload_len = self.store.refresh().settings.max_payload_len();
-        self.max_payload_len > known
+        let max = self.max_payload_len;
+        checked_len(len, max, msg_type).ok_or_else(|| Error::TooLarge { path: self.path(), len, max })
     }
 
     /// Advances past the record just published.
     #[inline]
     pub(in crate::queue) fn advance(&mut self, record_len: u32, timestamp_ns: u64) -> u64 {
         let seq = self.next_seq;
+        // Equal to or less than this one: `now_ns` and `check_timestamp` see to that.
+        let since_last_ns = timestamp_ns.wrapping_sub(self.last_timestamp_ns);
         self.offset += record_len;
         self.next_seq = seq + 1;
         self.last_timestamp_ns = timestamp_ns;
-        self.ahead.advance(&self.map, self.offset);
-        if record_len > SHORT {
+        if since_last_ns >= BURST_NS {
+            self.ahead.advance(&self.map, self.offset);
+        }
+        if since_last_ns < BURST_NS || record_len > SHORT {
             self.map.prefetch_for_write(self.offset + PREFETCH_AHEAD, record_len);
         }
         if self.next_seq >= self.sync_at_seq {
