@@ -30,7 +30,7 @@ static void messages_pass_through() {
     using namespace std::string_view_literals;
     IS(writer.append(7, "zero\0byte"sv), 1);
     IS(writer.append(8, {}), 2);
-    std::memcpy(writer.reserve(9, 100), "reserved", 8);
+    memcpy(writer.reserve(9, 100), "reserved", 8);
     IS(writer.commit(8), 3);
     writer.flush_sync();
     IS(writer.next_seq(), 4);
