@@ -55,6 +55,11 @@ for language in c cpp; do
     check "${valgrind[@]}" "$test"
 done
 
+# The programs of the page.
+for language in c cpp; do
+    sed -n "/^\`\`\`$language\$/,/^\`\`\`\$/{/^\`\`\`/!p}" docs/c.md > "$out/page.$language"
+    "compile_$language" -o "$out/page-$language" "$out/page.$language" "${shared[@]}"
+done
 compile_c -o "$out/example" bindings/c/example.c "${shared[@]}"
 "$out/example" "$out/queue" hello
 [ "$("$out/example" "$out/queue" again)" = '2: again' ] || fail "the example does not continue where it has stopped"
