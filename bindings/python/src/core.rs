@@ -7,7 +7,7 @@ use std::time::Duration;
 use chronfs::queue::{self, KeptEntry, KeptMessage, QueueReader, Stopper, Tailer};
 use chronfs::{Error, Result};
 
-use crate::batch::Columns;
+use crate::batch::{Columns, Form};
 use crate::memory::Kept;
 use crate::message::{Gap, Message};
 
@@ -37,6 +37,8 @@ pub(crate) enum Item {
     Others,
 }
 
+/// For at most this many messages room is made at once.
+const MAX_ROOM: usize = 1 << 16;
 /// After how many messages of other types the caller has a turn, if it holds the GIL.
 const OTHERS: usize = 1 << 12;
 /// The same, if it does not.
@@ -165,12 +167,15 @@ impl Core {
 
     /// Up to `limit` messages; None at the head, or at the end. A gap ends a batch and comes alone. A batch without
     /// messages: many of other types have been passed.
-    pub(crate) fn batch(&mut self, limit: usize) -> Result<Option<std::result::Result<Columns, Gap>>> {
+    pub(crate) fn batch(&mut self, form: Form, limit: usize) -> Result<Option<std::result::Result<Columns, Gap>>> {
         if let Some(gap) = self.gap.take() {
             return Ok(Some(Err(gap)));
         }
-        let mut columns = Columns::default();
         let first = self.seq();
+        // What a scan will find, if that is known.
+        let left = self.limits.end_seq.map_or(0, |end| end.saturating_sub(first));
+        let room = usize::try_from(left).map_or(limit, |left| left.min(limit)).min(MAX_ROOM);
+        let mut columns = Columns::new(form, if self.limits.types.is_some() { 0 } else { room });
         while columns.len() < limit {
             if columns.len() == 0 && self.seq().saturating_sub(first) > OTHERS_DETACHED {
                 return Ok(Some(Ok(columns)));
