@@ -38,7 +38,7 @@ pub(crate) fn record_batch(columns: Columns) -> Result<RecordBatch, ArrowError> 
     let buffers: Arc<[Buffer]> = buffers.collect();
     let views = if columns.views.is_empty() { views(&columns) } else { columns.views };
     // SAFETY: each view was made of a payload and says where that is: in the buffer of its part, which begins where the
-    // part's first payload starts, and ends where the last one does.
+    // part's first payload starts, and ends where the last one does; the payloads of a part ascend.
     let payloads = unsafe { BinaryViewArray::new_unchecked(ScalarBuffer::from(views), buffers, None) };
     let arrays: Vec<ArrayRef> = vec![
         Arc::new(UInt64Array::from(columns.seqs)),

@@ -74,7 +74,8 @@ impl Columns {
     pub(crate) fn push(&mut self, kept: &Arc<Kept>, message: &queue::Message<'_>) {
         let &queue::Message { seq, timestamp_ns, msg_type, payload, .. } = message;
         let offset = match self.parts.last().filter(|part| Arc::ptr_eq(&part.kept, kept)) {
-            Some(part) => part.kept.offset_of(payload),
+            // What is before the end of the part is not in it.
+            Some(part) => part.kept.offset_of(payload).filter(|&offset| offset >= part.end),
             None => None,
         };
         let offset = offset.unwrap_or_else(|| self.start_part(kept, payload));
