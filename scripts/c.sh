@@ -42,11 +42,11 @@ valgrind=(valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-kin
     --errors-for-leak-kinds=definite,indirect --child-silent-after-fork=no)
 
 for language in c cpp; do
-    source=bindings/c/tests/test.$language
+    source=(bindings/c/tests/*."$language")
     test=$out/test-$language
-    "compile_$language" -o "$test" "$source" "${shared[@]}"
-    "compile_$language" -o "$test-static" "$source" "${static[@]}"
-    "compile_$language" -fsanitize=address,undefined -fno-sanitize-recover=all -o "$test-asan" "$source" "${shared[@]}"
+    "compile_$language" -o "$test" "${source[@]}" "${shared[@]}"
+    "compile_$language" -o "$test-static" "${source[@]}" "${static[@]}"
+    "compile_$language" -fsanitize=address,undefined -fno-sanitize-recover=all -o "$test-asan" "${source[@]}" "${shared[@]}"
     readelf -d "$test" | grep -q 'NEEDED.*\[libchronfs.so.0\]' || fail "$test: does not need libchronfs.so.0"
     if readelf -d "$test-static" | grep -q 'NEEDED.*chronfs'; then fail "$test-static: needs the shared library"; fi
     check "$test"

@@ -35,7 +35,7 @@
     } while (0)
 
 /* A path below the directory of this run. */
-static const char *root;
+extern const char *root;
 static inline const char *at(const char *name) {
     static _Thread_local char path[4096];
     snprintf(path, sizeof path, "%s/%s", root, name);

@@ -12,6 +12,8 @@ template <class T> constexpr bool moves_only = std::is_nothrow_move_constructibl
 static_assert(moves_only<chronfs::queue> && moves_only<chronfs::writer> && moves_only<chronfs::reader>);
 static_assert(moves_only<chronfs::stopper> && moves_only<chronfs::kept>);
 
+const char *root;
+
 // The error that a call must fail with.
 template <class F> static chronfs::error error_of(F call) {
     try {
