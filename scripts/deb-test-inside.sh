@@ -109,6 +109,15 @@ is payload "$(as other 'cat mnt/ticks/messages.txt')" hello
 as other 'chron-cli inspect bus/ticks > inspected && chron-cli doctor bus && chron-cli umount mnt'
 refused mountpoint /home/other/mnt
 
+step 'the library for C'
+dpkg -i /packages/libchronfs0_*.deb /packages/libchronfs-dev_*.deb
+example() { (cd /tmp && cc -Wall -Werror -o example /packages/example.c "$@" && ./example /tmp/queue hello); }
+is 'the shared library' "$(example $(pkg-config --cflags --libs chronfs))" '1: hello'
+is 'the static library' "$(example $(pkg-config --static --cflags --libs chronfs | sed 's/-lchronfs/-l:libchronfs.a/'))" '2: hello'
+is 'and the command' "$(chron-cli tail --format txt /tmp/queue | tail -n 1)" hello
+dpkg --purge libchronfs-dev libchronfs0
+rm -r /tmp/queue /tmp/example
+
 step completions
 bash -c 'source /usr/share/bash-completion/completions/chron-cli; complete -p chron-cli'
 

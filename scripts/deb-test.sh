@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the packages in target/deb (scripts/deb.sh), then installs chronfs into a clean Debian, boots that as a container
-# and uses it as root and as a plain user. Needs root. The clean system is kept as target/clean-root.tar.
+# Checks the packages in target/deb (scripts/deb.sh), then installs chronfs and the library for C into a clean Debian, boots
+# that as a container and uses them as root and as a plain user. Needs root. The clean system is kept as target/clean-root.tar.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -8,10 +8,12 @@ bash scripts/tools.sh --deb
 lintian --fail-on error,warning --tag-display-limit 0 target/deb/*.deb
 
 codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
-if [ ! -e target/clean-root.tar ]; then
+with=systemd,systemd-sysv,fuse3,jq,gcc,libc6-dev,pkg-config
+if [ ! -e target/clean-root.tar ] || [ "$(cat target/clean-root.with)" != "$with" ]; then
     mapfile -t sources < <(grep -lsw "$codename" /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources})
-    mmdebstrap --quiet --variant=minbase --include=systemd,systemd-sysv,fuse3,jq "$codename" target/clean-root-new.tar "${sources[@]}"
+    mmdebstrap --quiet --variant=minbase --include="$with" "$codename" target/clean-root-new.tar "${sources[@]}"
     mv target/clean-root-new.tar target/clean-root.tar
+    echo "$with" > target/clean-root.with
 fi
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/chronfs-deb.XXXXXX")
 root=$work/root
@@ -26,7 +28,7 @@ cleanup() {
 trap cleanup EXIT
 mkdir "$root"
 tar -xf target/clean-root.tar -C "$root"
-install -D -t "$root/packages" target/deb/chronfs_*.deb scripts/deb-test-inside.sh
+install -D -t "$root/packages" target/deb/{chronfs,libchronfs0,libchronfs-dev}_*.deb scripts/deb-test-inside.sh bindings/c/example.c
 
 # As udev makes it; the host's may be root's only.
 mknod -m 666 "$work/fuse" c 10 229

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the demos use besides the Rust toolchain: fusermount3 (to mount without being root) and jq; with --all
 # also what tests are skipped without: tmux, strace, faketime, mkfs.xfs, zsh, fish, nats-server (2.9 of Debian 12: good
-# for tests), ip, venv for the Python bindings, promtool (into target/tools); with --deb what builds and checks packages;
-# with --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
+# for tests), ip, venv for the Python bindings, compilers, pkg-config and valgrind for those in C, promtool (into
+# target/tools); with --deb what builds and checks packages; with --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
 # Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says what is missing.
 set -euo pipefail
 
@@ -18,6 +18,9 @@ if [ "${1:-}" = --all ]; then
     command -v nats-server > /dev/null || missing+=(nats-server)
     PATH="$PATH:/usr/sbin:/sbin" command -v ip > /dev/null || missing+=(iproute2)
     python3 -c 'import ensurepip' 2> /dev/null || missing+=(python3-venv)
+    command -v g++ > /dev/null || missing+=(g++)
+    command -v pkg-config > /dev/null || missing+=(pkg-config)
+    command -v valgrind > /dev/null || missing+=(valgrind)
     PATH="$PATH:/usr/sbin:/sbin" command -v mkfs.xfs > /dev/null || missing+=(xfsprogs)
 fi
 if [ "${1:-}" = --deb ]; then

@@ -32,7 +32,8 @@
 //! | `bus` | `bus` | conventions about queues that belong together: paths, READY, leases, discovery |
 //! | `decode` | `decode` | payloads as `schema.toml` says: fixed layouts, SBE, protobuf, FIX, JSON |
 //! | `view` | `view` | messages as text, as the mount and `chron-cli tail` print them |
-//! | `fs`, `doctor`, `report` | `mount` | the FUSE mount; what is wrong with queues; their state as text and JSON |
+//! | `report` | `bus`, `view` | the state of queues as text and JSON |
+//! | `fs`, `doctor` | `mount` | the FUSE mount; what is wrong with queues |
 //!
 //! The default feature, `cli`, adds the command. Programs that only use queues should set `default-features = false`.
 //!
@@ -106,7 +107,7 @@ pub mod fs;
 pub mod metrics;
 pub mod printable;
 pub mod queue;
-#[cfg(feature = "mount")]
+#[cfg(all(feature = "bus", feature = "view"))]
 pub mod report;
 #[cfg(feature = "mount")]
 pub mod settings;

@@ -69,6 +69,19 @@ fn a_forked_child_can_neither_append_nor_let_go_of_the_writers_lock() {
 }
 
 #[test]
+fn a_record_that_was_reserved_before_a_fork_is_the_parents_to_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = new_queue(dir.path());
+    let mut writer = queue.writer().unwrap();
+    let mut slot = Some(writer.reserve_zeroed(1, 5).unwrap());
+    assert!(in_child(|| is_forked(slot.take().unwrap().commit())));
+    assert_eq!(queue.bounds().unwrap().next_seq, 1, "the child has appended");
+    let mut record = slot.take().unwrap();
+    record.copy_from_slice(b"hello");
+    assert_eq!(record.commit().unwrap(), 1);
+}
+
+#[test]
 fn a_daemon_that_forks_after_it_has_opened_a_writer_is_told_so() {
     let dir = tempfile::tempdir().unwrap();
     let queue = new_queue(dir.path());

@@ -288,6 +288,48 @@ impl Error {
         }
     }
 
+    /// The file or directory that it concerns; None for what concerns none, as a setting or a name that is not allowed.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Io { path, .. }
+            | Self::NotAQueue { path, .. }
+            | Self::AlreadyExists { path }
+            | Self::Damaged { path, .. }
+            | Self::Refused { path, .. }
+            | Self::UnsupportedVersion { path, .. }
+            | Self::Locked { path, .. }
+            | Self::Standby { path, .. }
+            | Self::NotStandby { path, .. }
+            | Self::StaleTerm { path, .. }
+            | Self::SettingsLocked { path, .. }
+            | Self::ReaderInUse { path, .. }
+            | Self::NoSuchReader { path }
+            | Self::TooLarge { path, .. }
+            | Self::Diverged { path, .. }
+            | Self::QueueFull { path, .. }
+            | Self::Poisoned { path, .. }
+            | Self::Forked { path }
+            | Self::Stopped { path }
+            | Self::NoSuchPosition { path, .. } => Some(path),
+            Self::InvalidName { .. }
+            | Self::NameTooLong { .. }
+            | Self::ReservedType
+            | Self::TimestampInPast { .. }
+            | Self::TimestampInFuture { .. }
+            | Self::InvalidSetting(_) => None,
+        }
+    }
+
+    /// Who holds what the call needs; None unless its kind is [`ErrorKind::Busy`].
+    pub fn holder(&self) -> Option<&LockHolder> {
+        match self {
+            Self::Locked { holder, .. } | Self::ReaderInUse { holder, .. } | Self::SettingsLocked { holder, .. } => {
+                Some(holder)
+            }
+            _ => None,
+        }
+    }
+
     /// Wraps a system error with its path and the attempted operation.
     pub(crate) fn io(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();

@@ -1,5 +1,5 @@
-"""What Python pays for a message, beside lmdb and a pipe, all in one run. Needs numpy, pyarrow, polars and lmdb, and a
-build with optimisation:
+"""What Python pays for a message, beside Rust, lmdb and a pipe, all in one run. Needs numpy, pyarrow, polars and lmdb, and
+a build with optimisation:
 
     pip install ./bindings/python numpy pyarrow polars lmdb
     python bindings/python/benches/speed.py [MESSAGES]
@@ -9,6 +9,7 @@ import itertools
 import multiprocessing
 import os
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -123,6 +124,29 @@ def lmdb_scan():
             pass
 
 
+def rust(case, queue):
+    """How many seconds a loop in Rust takes for the same: bindings/c/benches/speed.rs."""
+    command = ["cargo", "bench", "--quiet", "--locked", "--package", "chronfs-c", "--bench", "speed", "--"]
+    text = subprocess.run(
+        [*command, case, str(queue.path), str(COUNT)],
+        cwd=Path(__file__).parent,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    ).stdout
+    return int(text) * 1e-9
+
+
+def rust_append():
+    yield
+    yield rust("append", append_queue)
+
+
+def rust_scan():
+    yield
+    yield rust("scan", scan_queue)
+
+
 def feed(descriptor):
     write, payload = os.write, PAYLOAD
     for _ in range(COUNT):
@@ -141,11 +165,14 @@ def pipe():
     os.close(read)
 
 
+# Each is prepared up to its first yield, and then timed, unless it yields a time of its own.
 CASES = {
+    "append: Rust, `writer.append(type, payload)`": rust_append,
     "append: `append(payload, type)`": append,
     "append: `extend(iterable)`": extend,
     "append: `append_items(array)`": append_items,
     "append: lmdb `put`, one transaction": lmdb_put,
+    "read: Rust, `reader.next()`": rust_scan,
     "read: `for m in scan`": scan,
     "read: the same, `bytes(m)`": scan_bytes,
     "read: the same, `m.seq`, `unpack_from(m)`": scan_unpack,
@@ -163,8 +190,9 @@ for _ in range(ROUNDS):
         run = case()
         next(run)
         start = time.perf_counter()
-        deque(run, maxlen=0)
-        found[name].append((time.perf_counter() - start) / COUNT)
+        own = deque(run, maxlen=1)
+        elapsed = time.perf_counter() - start
+        found[name].append((own.pop() if own else elapsed) / COUNT)
 print(f"{COUNT} messages of {len(PAYLOAD)} bytes, medians of {ROUNDS} rounds, all by turns\n")
 print("| what | ns per message | million per second |\n|---|--:|--:|")
 for name, times in found.items():

@@ -1,7 +1,7 @@
 //! Batches as Arrow's C structures (<https://arrow.apache.org/docs/format/CDataInterface.html>), which pyarrow, polars,
 //! pandas, duckdb and others read: columns `seq`, `timestamp`, `type`, and `payload` as a BinaryView array, whose data
 //! buffers are the mapped segments.
-#![allow(unsafe_code)] // One call: a buffer whose owner is a mapping.
+#![allow(unsafe_code)] // Two calls: a buffer whose owner is a mapping, an array that need not be checked.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 
-use crate::batch::{Columns, Place};
+use crate::batch::{Columns, Form, Place};
 use crate::memory::{Kept, Lent};
 use crate::scan::{OnGap, Reading};
 
@@ -34,34 +34,41 @@ pub(crate) fn schema() -> SchemaRef {
 
 /// The messages as a record batch; the payloads stay where they are.
 pub(crate) fn record_batch(columns: Columns) -> Result<RecordBatch, ArrowError> {
-    let payloads = payloads(&columns)?;
-    // Timestamps after the year 2262 don't fit.
-    let time = |&ns: &u64| i64::try_from(ns).unwrap_or(i64::MAX);
-    let times = TimestampNanosecondArray::from_iter_values(columns.times_ns.iter().map(time)).with_timezone("UTC");
+    let buffers = columns.parts.iter().map(|part| buffer(part.kept.lend_range(part.start, part.end)));
+    let buffers: Arc<[Buffer]> = buffers.collect();
+    let views = if columns.views.is_empty() { views(&columns) } else { columns.views };
+    // SAFETY: each view was made of a payload and says where that is: in the buffer of its part, which begins where the
+    // part's first payload starts, and ends where the last one does; the payloads of a part ascend.
+    let payloads = unsafe { BinaryViewArray::new_unchecked(ScalarBuffer::from(views), buffers, None) };
     let arrays: Vec<ArrayRef> = vec![
         Arc::new(UInt64Array::from(columns.seqs)),
-        Arc::new(times),
+        Arc::new(times(columns.times_ns)),
         Arc::new(UInt16Array::from(columns.types)),
         Arc::new(payloads),
     ];
     RecordBatch::try_new(schema(), arrays)
 }
 
-fn payloads(columns: &Columns) -> Result<BinaryViewArray, ArrowError> {
+/// Timestamps after the year 2262 don't fit, and become the last one that does.
+fn times(mut times_ns: Vec<u64>) -> TimestampNanosecondArray {
+    times_ns.iter_mut().for_each(|ns| *ns = (*ns).min(i64::MAX as u64));
+    // The same bytes: no number is negative.
+    let times = ScalarBuffer::<i64>::from(Buffer::from_vec(times_ns));
+    TimestampNanosecondArray::new(times, None).with_timezone("UTC")
+}
+
+fn views(columns: &Columns) -> Vec<u128> {
     let mut views = Vec::with_capacity(columns.len());
-    let mut buffers = Vec::with_capacity(columns.parts.len());
     for (number, (part, places)) in (0..).zip(columns.parts()) {
-        let from = places.first().map_or(0, |place| place.offset);
-        let lent = part.kept.lend_range(from, part.end);
+        let lent = part.kept.lend_range(part.start, part.end);
         let bytes = lent.bytes();
         for &Place { offset, len } in places {
-            let at = offset - from;
+            let at = offset - part.start;
             let payload = bytes.get(at as usize..(at + len) as usize).unwrap_or_default();
             views.push(make_view(payload, number, at));
         }
-        buffers.push(buffer(lent));
     }
-    BinaryViewArray::try_new(ScalarBuffer::from(views), buffers, None)
+    views
 }
 
 /// An Arrow buffer of lent bytes.
@@ -108,7 +115,7 @@ impl Iterator for Stream {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let error = |text: String| Some(Err(ArrowError::ExternalError(text.into())));
-            return match self.reading.batch_without_gil(self.size) {
+            return match self.reading.batch_without_gil(Form::Views, self.size) {
                 Ok(None) => None,
                 Ok(Some(Ok(columns))) if columns.len() == 0 => continue,
                 Ok(Some(Ok(columns))) => Some(record_batch(columns)),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow_array::builder::make_view;
 use chronfs::queue;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -25,56 +26,83 @@ pub(crate) struct Part {
     pub(crate) kept: Arc<Kept>,
     /// How many messages of the batch are before it.
     pub(crate) first: usize,
-    /// Where the last payload ends.
+    /// Where the first payload starts, and the last one ends.
+    pub(crate) start: u32,
     pub(crate) end: u32,
 }
 
+/// How the places of payloads are stated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// In `places`.
+    Places,
+    /// In `views`, while the payload is at hand: as Arrow has them, which needs no second pass.
+    Views,
+}
+
 /// Messages in columns.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Columns {
+    form: Form,
     pub(crate) seqs: Vec<u64>,
     pub(crate) times_ns: Vec<u64>,
     pub(crate) types: Vec<u16>,
     pub(crate) places: Vec<Place>,
+    /// Their buffers are the parts.
+    pub(crate) views: Vec<u128>,
     pub(crate) parts: Vec<Part>,
 }
 
 impl Columns {
+    /// Without messages, and with room for some.
+    pub(crate) fn new(form: Form, room: usize) -> Self {
+        let (seqs, times_ns, types) = (Vec::with_capacity(room), Vec::with_capacity(room), Vec::with_capacity(room));
+        let (places, views) = match form {
+            Form::Places => (Vec::with_capacity(room), Vec::new()),
+            Form::Views => (Vec::new(), Vec::with_capacity(room)),
+        };
+        Self { form, seqs, times_ns, types, places, views, parts: Vec::new() }
+    }
+
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.places.len()
+        self.seqs.len()
     }
 
     /// Adds a message; `kept`: the memory in which its payload should lie.
     #[inline]
     pub(crate) fn push(&mut self, kept: &Arc<Kept>, message: &queue::Message<'_>) {
         let &queue::Message { seq, timestamp_ns, msg_type, payload, .. } = message;
-        match self.parts.last_mut().filter(|part| Arc::ptr_eq(&part.kept, kept)) {
-            Some(part) => match kept.offset_of(payload) {
-                // Lengths and sizes in a segment are 32-bit numbers.
-                #[allow(clippy::cast_possible_truncation)]
-                Some(offset) => {
-                    part.end = offset + payload.len() as u32;
-                    self.places.push(Place { offset, len: payload.len() as u32 });
-                }
-                None => self.start_part(kept, payload),
-            },
-            None => self.start_part(kept, payload),
+        let offset = match self.parts.last().filter(|part| Arc::ptr_eq(&part.kept, kept)) {
+            // What is before the end of the part is not in it.
+            Some(part) => part.kept.offset_of(payload).filter(|&offset| offset >= part.end),
+            None => None,
+        };
+        let offset = offset.unwrap_or_else(|| self.start_part(kept, payload));
+        // Lengths and sizes in a segment are 32-bit numbers.
+        #[allow(clippy::cast_possible_truncation)]
+        let (len, number) = (payload.len() as u32, self.parts.len().saturating_sub(1) as u32);
+        if let Some(part) = self.parts.last_mut() {
+            part.end = offset + len;
+            match self.form {
+                Form::Places => self.places.push(Place { offset, len }),
+                Form::Views => self.views.push(make_view(payload, number, offset - part.start)),
+            }
         }
         self.seqs.push(seq);
         self.times_ns.push(timestamp_ns);
         self.types.push(msg_type);
     }
 
+    /// Returns the payload's offset in the new part.
     #[cold]
-    fn start_part(&mut self, kept: &Arc<Kept>, payload: &[u8]) {
+    fn start_part(&mut self, kept: &Arc<Kept>, payload: &[u8]) -> u32 {
         let (kept, offset) = match kept.offset_of(payload) {
             Some(offset) => (Arc::clone(kept), offset),
             None => (Kept::copy(payload), 0),
         };
-        let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-        self.parts.push(Part { kept, first: self.places.len(), end: offset.saturating_add(len) });
-        self.places.push(Place { offset, len });
+        self.parts.push(Part { kept, first: self.len(), start: offset, end: offset });
+        offset
     }
 
     /// The parts, each with its payloads' places.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use chronfs::queue::{self, KeptEntry, KeptMessage, QueueReader, Stopper, Tailer};
 use chronfs::{Error, Result};
 
-use crate::batch::Columns;
-use crate::memory::{Kept, Lent};
+use crate::batch::{Columns, Form};
+use crate::memory::Kept;
 use crate::message::{Gap, Message};
 
 /// The reader of the engine.
@@ -37,6 +37,8 @@ pub(crate) enum Item {
     Others,
 }
 
+/// For at most this many messages room is made at once.
+const MAX_ROOM: usize = 1 << 16;
 /// After how many messages of other types the caller has a turn, if it holds the GIL.
 const OTHERS: usize = 1 << 12;
 /// The same, if it does not.
@@ -91,6 +93,8 @@ pub(crate) struct Core {
     limits: Limits,
     /// The segment that messages are lent from now.
     kept: Option<Arc<Kept>>,
+    /// Whether the engine's reader is still in its mapping.
+    is_there: bool,
     /// A gap to be returned before anything else.
     gap: Option<Gap>,
     has_ended: bool,
@@ -98,7 +102,7 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(source: Source, limits: Limits) -> Self {
-        Self { source, limits, kept: None, gap: None, has_ended: false }
+        Self { source, limits, kept: None, is_there: false, gap: None, has_ended: false }
     }
 
     pub(crate) fn registered(&mut self) -> Option<&mut QueueReader> {
@@ -114,19 +118,38 @@ impl Core {
             return Ok(Some(Item::Gap(gap)));
         }
         for _ in 0..OTHERS {
+            let Self { source, limits, kept, is_there, has_ended, .. } = self;
+            // The next one in the mapping that is kept anyway costs no reference to it.
+            if *is_there
+                && !*has_ended
+                && let Some(kept) = kept
+                && let Some(message) = of!(source, reader => reader.available().next())
+            {
+                if limits.end_before(message.seq, message.timestamp_ns) {
+                    *has_ended = true;
+                    return Ok(None);
+                }
+                if limits.take(&message) {
+                    return Ok(Some(Item::Message(Message::new(kept, &message))));
+                }
+                continue;
+            }
             match self.next_entry()? {
                 None => return Ok(None),
                 Some(KeptEntry::Gap(gap)) => return Ok(Some(Item::Gap(gap.into()))),
-                Some(KeptEntry::Message(message)) if self.limits.take(&message.message()) => {
-                    return Ok(Some(Item::Message(self.lend(message))));
+                Some(KeptEntry::Message(message)) => {
+                    let kept = self.keep(&message);
+                    if self.limits.take(&message.message()) {
+                        return Ok(Some(Item::Message(Message::new(&kept, &message.message()))));
+                    }
                 }
-                Some(KeptEntry::Message(_)) => {}
             }
         }
         Ok(Some(Item::Others))
     }
 
     fn next_entry(&mut self) -> Result<Option<KeptEntry>> {
+        self.is_there = false;
         if self.has_ended {
             return Ok(None);
         }
@@ -142,30 +165,17 @@ impl Core {
         Ok(entry.filter(|_| !self.has_ended))
     }
 
-    fn lend(&mut self, message: KeptMessage) -> Message {
-        let queue::Message { seq, timestamp_ns, msg_type, position, payload } = message.message();
-        let lent = match self.kept.as_ref().and_then(|kept| kept.lend(payload)) {
-            Some(lent) => lent,
-            None => self.lend_from_next(&message),
-        };
-        Message { seq, timestamp_ns, msg_type, position, lent }
-    }
-
-    /// Lends the first message of another segment.
-    #[cold]
-    fn lend_from_next(&mut self, message: &KeptMessage) -> Lent<Kept> {
-        let kept = self.kept.insert(Kept::new(message.clone()));
-        kept.lend(message).unwrap_or_else(|| kept.lend_all())
-    }
-
     /// Up to `limit` messages; None at the head, or at the end. A gap ends a batch and comes alone. A batch without
     /// messages: many of other types have been passed.
-    pub(crate) fn batch(&mut self, limit: usize) -> Result<Option<std::result::Result<Columns, Gap>>> {
+    pub(crate) fn batch(&mut self, form: Form, limit: usize) -> Result<Option<std::result::Result<Columns, Gap>>> {
         if let Some(gap) = self.gap.take() {
             return Ok(Some(Err(gap)));
         }
-        let mut columns = Columns::default();
         let first = self.seq();
+        // What a scan will find, if that is known.
+        let left = self.limits.end_seq.map_or(0, |end| end.saturating_sub(first));
+        let room = usize::try_from(left).map_or(limit, |left| left.min(limit)).min(MAX_ROOM);
+        let mut columns = Columns::new(form, if self.limits.types.is_some() { 0 } else { room });
         while columns.len() < limit {
             if columns.len() == 0 && self.seq().saturating_sub(first) > OTHERS_DETACHED {
                 return Ok(Some(Ok(columns)));
@@ -208,7 +218,9 @@ impl Core {
         });
     }
 
+    /// Keeps the mapping of a message that [`next_entry`](Self::next_entry) has returned, for it and those after it.
     fn keep(&mut self, message: &KeptMessage) -> Arc<Kept> {
+        self.is_there = message.kept_bytes() > 0;
         match &self.kept {
             Some(kept) if kept.offset_of(message).is_some() => Arc::clone(kept),
             _ => Arc::clone(self.kept.insert(Kept::new(message.clone()))),
@@ -219,6 +231,8 @@ impl Core {
         if self.gap.is_some() {
             return Ok(true);
         }
+        // It may enter the next segment.
+        self.is_there = false;
         of!(&mut self.source, reader => reader.wait(Some(timeout)))
     }
 
@@ -243,7 +257,7 @@ impl Core {
     pub(crate) fn seek(&mut self, start: queue::Start) -> Result<()> {
         use queue::Start::{End, First, Resume, Seq, Time};
         self.gap = None;
-        self.has_ended = false;
+        (self.is_there, self.has_ended) = (false, false);
         of!(&mut self.source, reader => match start {
             First => reader.seek_first(),
             End => reader.seek_end(),

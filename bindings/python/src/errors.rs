@@ -25,19 +25,17 @@ impl<T> OrRaise<T> for chronfs::Result<T> {
 /// The exception for an error.
 #[cold]
 pub(crate) fn exception(py: Python<'_>, error: &Error) -> PyErr {
-    let made = new(py, class_of(error), error.to_string(), path_of(error)).and_then(|value| {
+    let made = new(py, class_of(error), error.to_string(), error.path()).and_then(|value| {
         match error {
             Error::Io { source, .. } => value.setattr("errno", source.raw_os_error())?,
             Error::Damaged { offset, .. } => value.setattr("offset", offset)?,
             Error::QueueFull { max_bytes, .. } => value.setattr("max_bytes", max_bytes)?,
             Error::TooLarge { max, .. } => value.setattr("max_len", max)?,
-            Error::Locked { holder, .. } | Error::ReaderInUse { holder, .. } | Error::SettingsLocked { holder, .. } => {
-                if let LockHolder::Process { pid, command } = holder {
-                    value.setattr("pid", pid)?;
-                    value.setattr("command", command)?;
-                }
-            }
             _ => {}
+        }
+        if let Some(LockHolder::Process { pid, command }) = error.holder() {
+            value.setattr("pid", pid)?;
+            value.setattr("command", command)?;
         }
         Ok(PyErr::from_value(value))
     });
@@ -100,31 +98,5 @@ fn class_of(error: &Error) -> &'static str {
         | Error::Diverged { .. }
         | Error::InvalidSetting(_) => "InvalidInput",
         _ => "Error",
-    }
-}
-
-fn path_of(error: &Error) -> Option<&Path> {
-    match error {
-        Error::Io { path, .. }
-        | Error::NotAQueue { path, .. }
-        | Error::AlreadyExists { path }
-        | Error::Damaged { path, .. }
-        | Error::Refused { path, .. }
-        | Error::UnsupportedVersion { path, .. }
-        | Error::Locked { path, .. }
-        | Error::Standby { path, .. }
-        | Error::NotStandby { path, .. }
-        | Error::StaleTerm { path, .. }
-        | Error::SettingsLocked { path, .. }
-        | Error::ReaderInUse { path, .. }
-        | Error::NoSuchReader { path }
-        | Error::TooLarge { path, .. }
-        | Error::Diverged { path, .. }
-        | Error::QueueFull { path, .. }
-        | Error::Poisoned { path, .. }
-        | Error::Forked { path }
-        | Error::Stopped { path }
-        | Error::NoSuchPosition { path, .. } => Some(path),
-        _ => None,
     }
 }

@@ -101,7 +101,8 @@ impl Merge {
 /// directory that is searched for queues, or the paths of queues. Messages of the same time come in the order of the
 /// queues. Other arguments as for `Queue.scan`.
 #[pyfunction]
-#[pyo3(signature = (queues, *, since = None, until = None, types = None, on_gap = OnGap::Raise))]
+#[pyo3(signature = (queues, *, since = None, until = None, types = None, on_gap = OnGap::Raise),
+    text_signature = "(queues, *, since=None, until=None, types=None, on_gap='raise')")]
 pub(crate) fn merge(
     py: Python<'_>,
     queues: &Bound<'_, PyAny>,

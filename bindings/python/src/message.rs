@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // The method that Python's buffer protocol calls is declared so; see memory.rs.
 
 use std::ffi::c_int;
+use std::sync::Arc;
 
 use chronfs::queue::{self, Position};
 use pyo3::ffi;
@@ -26,6 +27,16 @@ pub(crate) struct Message {
     pub(crate) msg_type: u16,
     pub(crate) position: Position,
     pub(crate) lent: Lent<Kept>,
+}
+
+impl Message {
+    /// A message whose payload should lie in this memory.
+    #[inline]
+    pub(crate) fn new(kept: &Arc<Kept>, message: &queue::Message<'_>) -> Self {
+        let &queue::Message { seq, timestamp_ns, msg_type, position, payload } = message;
+        let lent = kept.lend(payload).unwrap_or_else(|| Kept::copy(payload).lend_all());
+        Self { seq, timestamp_ns, msg_type, position, lent }
+    }
 }
 
 #[pymethods]

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use chronfs::queue::{ReaderOptions, Settings, Start, SyncPolicy, WaitStrategy, WriterOptions};
+use chronfs::report::parse_size;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -19,6 +20,14 @@ pub(crate) fn duration(value: &Bound<'_, PyAny>) -> PyResult<Duration> {
 /// A time, in ns since the epoch: ns, a datetime, a timedelta or text before now.
 pub(crate) fn time_ns(value: &Bound<'_, PyAny>) -> PyResult<u64> {
     value.py().import("chronfs._time")?.getattr("time_ns")?.call1((value,))?.extract()
+}
+
+/// A size in bytes, or text as "64MiB".
+fn size(value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    match value.extract::<String>() {
+        Ok(text) => parse_size(&text).map_err(|error| invalid(value.py(), error)),
+        Err(_) => value.extract(),
+    }
 }
 
 /// A message type or several.
@@ -86,7 +95,8 @@ pub(crate) fn changes(given: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<Change>
 
 fn change(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Change> {
     let number = || value.extract::<u32>();
-    let bytes = || value.extract::<Option<u64>>();
+    let bytes = || (!value.is_none()).then(|| size(value)).transpose();
+    let segment_size = || size(value).map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
     let span_ns = || -> PyResult<Option<u64>> {
         let span = (!value.is_none()).then(|| duration(value)).transpose()?;
         Ok(span.map(|span| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
@@ -99,7 +109,7 @@ fn change(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Change> {
         }};
     }
     Ok(match name {
-        "segment_size" => set!(segment_size, number()),
+        "segment_size" => set!(segment_size, segment_size()),
         "max_bytes" => set!(max_bytes, bytes()),
         "retain_bytes" => set!(retain_bytes, bytes()),
         "retain_segments" => set!(retain_segments, value.extract::<Option<u32>>()),

@@ -20,7 +20,7 @@ use crate::writer::Writer;
 /// `Queue(path)` opens an existing one. `create=True` creates it if it does not exist, with the settings given by name;
 /// an existing one keeps its settings: see `settings` and `set`.
 ///
-/// Settings: `segment_size`, `max_bytes`, `retain_bytes`, `max_lag_bytes` in bytes; `retain_segments`; `payload_align` (8,
+/// Settings: `segment_size`, `max_bytes`, `retain_bytes`, `max_lag_bytes` in bytes, or as "1GiB"; `retain_segments`; `payload_align` (8,
 /// 16, 64); `retain_age`, `reader_ttl`, `roll_every` as seconds, timedelta, or text as "15m".
 ///
 /// Raises NotAQueue, Damaged, Unsupported, InvalidInput, IoError.
@@ -118,7 +118,8 @@ impl Queue {
     ///
     /// Raises ReaderInUse, with the holder's `pid`; Damaged; InvalidInput; IoError.
     #[pyo3(signature = (name, *, start = None, from_seq = None, since = None, types = None, on_gap = OnGap::Raise,
-        verify = true, spin = None))]
+        verify = true, spin = None), text_signature = "($self, name, *, start=None, from_seq=None, since=None, \
+        types=None, on_gap='raise', verify=True, spin=None)")]
     #[allow(clippy::too_many_arguments)] // keywords
     fn reader(
         &self,
@@ -141,7 +142,8 @@ impl Queue {
     /// Follows the queue without registering: nothing is pinned, nothing changes, reading permission is enough. If
     /// retention overtakes it, there is a gap. Arguments as for `reader`.
     #[pyo3(signature = (*, start = None, from_seq = None, since = None, types = None, on_gap = OnGap::Raise,
-        verify = true, spin = None))]
+        verify = true, spin = None), text_signature = "($self, *, start=None, from_seq=None, since=None, \
+        types=None, on_gap='raise', verify=True, spin=None)")]
     #[allow(clippy::too_many_arguments)] // keywords
     fn tailer(
         &self,
@@ -164,7 +166,8 @@ impl Queue {
     /// timedelta, or text as "15m"), or from message `from_seq` on; up to `until`, exclusive. Other arguments as for
     /// `reader`.
     #[pyo3(signature = (*, since = None, from_seq = None, until = None, types = None, on_gap = OnGap::Raise,
-        verify = true))]
+        verify = true), text_signature = "($self, *, since=None, from_seq=None, until=None, types=None, \
+        on_gap='raise', verify=True)")]
     #[allow(clippy::too_many_arguments)] // keywords
     fn scan(
         &self,

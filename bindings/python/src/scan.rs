@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 
 use crate::arrow;
-use crate::batch::{Batch, Batches, Columns};
+use crate::batch::{Batch, Batches, Columns, Form};
 use crate::core::{Core, Item, Limits, Source};
 use crate::errors::{self, OrRaise};
 use crate::memory::warn_if_much;
@@ -90,7 +90,7 @@ impl Reading {
     /// The next batch; a gap as `on_gap` says. None at the head, or at the end.
     pub(crate) fn batch(&self, py: Python<'_>, size: usize) -> PyResult<Option<Py<PyAny>>> {
         loop {
-            match self.shared.with_detached(py, |core| core.batch(size))?.or_raise(py)? {
+            match self.shared.with_detached(py, |core| core.batch(Form::Places, size))?.or_raise(py)? {
                 Some(Ok(columns)) if columns.len() == 0 => py.check_signals()?,
                 Some(Ok(columns)) => return Ok(Some(Py::new(py, Batch::new(columns))?.into_any())),
                 Some(Err(gap)) => {
@@ -104,8 +104,8 @@ impl Reading {
     }
 
     /// Like `batch`, for callers that may or may not hold the GIL. An error is its text.
-    pub(crate) fn batch_without_gil(&self, size: usize) -> Result<Option<Result<Columns, Gap>>, String> {
-        match self.shared.with_nothing(|core| core.batch(size)) {
+    pub(crate) fn batch_without_gil(&self, form: Form, size: usize) -> Result<Option<Result<Columns, Gap>>, String> {
+        match self.shared.with_nothing(|core| core.batch(form, size)) {
             Some(result) => result.map_err(|error| error.to_string()),
             None => Err(Error::Forked { path: self.path().to_path_buf() }.to_string()),
         }

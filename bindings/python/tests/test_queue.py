@@ -1,5 +1,6 @@
 """Writers, readers, scans: what they return, and which exceptions they raise."""
 
+import inspect
 import os
 import struct
 import threading
@@ -195,10 +196,42 @@ def test_settings_are_given_read_and_changed(tmp_path):
     assert (queue.settings["retain_age"], queue.settings["retain_segments"]) == (None, 3)
     with pytest.raises(chronfs.InvalidInput, match="segment size"):
         queue.set(segment_size=1)
+    queue.set(segment_size="1MiB", max_bytes="2GiB")
+    assert (queue.settings["segment_size"], queue.settings["max_bytes"]) == (1 << 20, 2 << 30)
+    with pytest.raises(chronfs.InvalidInput, match="write 2GiB"):
+        queue.set(max_bytes="2GB")
     with pytest.raises(chronfs.InvalidInput, match="create=True"):
         chronfs.Queue(tmp_path / "q", retain_bytes=1)
     assert chronfs.Queue(tmp_path / "q", create=True, retain_segments=9).settings["retain_segments"] == 3
     assert chronfs.Queue.exists(tmp_path / "q") and not chronfs.Queue.exists(tmp_path)
+
+
+def test_signatures_say_what_the_defaults_are():
+    signatures = [inspect.signature(f) for f in (chronfs.Queue.scan, chronfs.Queue.reader, chronfs.Queue.tailer, chronfs.merge)]
+    assert [signature.parameters["on_gap"].default for signature in signatures] == ["raise"] * 4
+    assert all(inspect.signature(chronfs.Queue.scan).parameters[name].default is None for name in ("since", "types"))
+
+
+def test_filtered_reads_go_on_where_the_others_end(queue):
+    """Iterating, batches and waits take turns, over many segments."""
+    queue.set(segment_size=1 << 16)
+    expected, found = [], []
+    with queue.writer() as writer, queue.tailer(types=1) as tailer:
+        for turn in range(300):
+            for i in range(50):
+                seq = writer.append(b"x" * 97, type=i % 3)
+                if i % 3 == 1:
+                    expected.append(seq)
+            if turn % 3 == 0:
+                assert tailer.wait(1)
+            if turn % 2 == 0:
+                found += [tailer.poll().seq for _ in range(10)]
+            else:
+                for batch in tailer.batches(7):
+                    found += batch.seq.tolist()
+        while (message := tailer.poll()) is not None:
+            found.append(message.seq)
+    assert found == expected and len(queue.inspect()["segments"]) > 20
 
 
 def test_gaps_are_raised_or_returned_and_never_silent(queue, fill, path):

@@ -75,7 +75,7 @@ impl Reservation<'_> {
     ///
     /// # Errors
     /// [`Error::Io`] if the disk had no room for what was filled in, although room had been reserved. Then nothing has
-    /// changed, and a later append may succeed.
+    /// changed, and a later append may succeed. [`Error::Forked`] in a child that was forked meanwhile.
     pub fn commit(self) -> Result<u64> {
         let len = self.len();
         self.commit_len(len)
@@ -109,6 +109,8 @@ impl Reservation<'_> {
     }
 
     fn finish(self, len: usize, timestamp_ns: u64) -> Result<u64> {
+        // The process may have forked since it was reserved.
+        self.writer.check_origin()?;
         if timestamp_ns >= self.writer.roll_at_ns {
             return self.finish_in_next(len, timestamp_ns);
         }

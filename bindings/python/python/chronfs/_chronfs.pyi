@@ -10,6 +10,8 @@ from typing_extensions import Buffer
 
 # Seconds, or text as "500ms", "15m", "1h30m", "7d".
 Duration: TypeAlias = float | timedelta | str
+# Bytes, or text as "64MiB".
+Size: TypeAlias = int | str
 # Nanoseconds since the epoch, a datetime (naive: local time), text in ISO 8601, or how long ago it was.
 Time: TypeAlias = int | datetime | timedelta | str
 Types: TypeAlias = int | Iterable[int]
@@ -24,13 +26,13 @@ class Queue:
         path: str | PathLike[str],
         *,
         create: bool = False,
-        segment_size: int = ...,
-        max_bytes: int | None = ...,
-        retain_bytes: int | None = ...,
+        segment_size: Size = ...,
+        max_bytes: Size | None = ...,
+        retain_bytes: Size | None = ...,
         retain_segments: int | None = ...,
         retain_age: Duration | None = ...,
         reader_ttl: Duration | None = ...,
-        max_lag_bytes: int | None = ...,
+        max_lag_bytes: Size | None = ...,
         roll_every: Duration | None = ...,
         payload_align: Literal[8, 16, 64] = ...,
     ) -> None: ...
@@ -43,13 +45,13 @@ class Queue:
     def set(
         self,
         *,
-        segment_size: int = ...,
-        max_bytes: int | None = ...,
-        retain_bytes: int | None = ...,
+        segment_size: Size = ...,
+        max_bytes: Size | None = ...,
+        retain_bytes: Size | None = ...,
         retain_segments: int | None = ...,
         retain_age: Duration | None = ...,
         reader_ttl: Duration | None = ...,
-        max_lag_bytes: int | None = ...,
+        max_lag_bytes: Size | None = ...,
         roll_every: Duration | None = ...,
         payload_align: Literal[8, 16, 64] = ...,
     ) -> dict[str, Any]: ...
