@@ -18,6 +18,9 @@ const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// How often a relay that is stuck says so.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 
+/// The direction of an archiver.
+pub(super) const ARCHIVE: &str = "archive";
+
 /// Where a relay is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -266,7 +269,8 @@ impl State {
     /// A line in the log.
     pub(super) fn say(&self, text: &str) {
         let report = self.report.borrow();
-        eprintln!("chron-relay: {}: {text}", report.name);
+        let program = if report.direction == ARCHIVE { "chron-archive" } else { "chron-relay" };
+        eprintln!("{program}: {}: {text}", report.name);
     }
 
     /// Updates the lag; writes the file if it is time to.
