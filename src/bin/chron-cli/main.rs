@@ -110,6 +110,9 @@ enum Command {
     /// Relay a queue to another host (runs chron-relay)
     #[command(after_help = "Example: chron-cli relay run /srv/bus/ticks nats://a:4222/TICKS")]
     Relay(ExternalArgs),
+    /// Archive a queue in an object store, and restore it (runs chron-archive)
+    #[command(after_help = "Example: chron-cli archive run /srv/bus/ticks s3://bucket/ticks")]
+    Archive(ExternalArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -137,6 +140,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Doctor(args) => doctor::run(&args, color),
         Command::Bench(args) => bench::run(&args),
         Command::Relay(args) => external::run("chron-relay", &args),
+        Command::Archive(args) => external::run("chron-archive", &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

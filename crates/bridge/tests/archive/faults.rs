@@ -1,0 +1,112 @@
+//! Archivers and restores that are killed at each of their system calls that others see.
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::common::need::{Need, require};
+use crate::common::{append, payload, text, writer};
+use crate::s3::{self, Server};
+use crate::shelf::{Archive, check_same, objects, path, segments, several};
+
+/// Runs a command that is killed at its call number `at` of these. False: it has ended by itself, well.
+fn killed(command: &Command, calls: &str, at: usize) -> bool {
+    let mut traced = Command::new("strace");
+    traced.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
+    traced.args(["-e", &format!("inject={calls}:signal=KILL:when={at}")]);
+    traced.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    let output = traced.output().unwrap();
+    let is_well = output.status.success();
+    assert!(is_well || output.status.code().is_none_or(|code| code == 137), "{}", text(&output.stderr));
+    !is_well
+}
+
+const CALLS: &str = "write,pwrite64,fsync,fdatasync,msync,mkdir,link,linkat,rename,renameat,renameat2,unlink,ftruncate";
+
+#[test]
+fn an_archiver_killed_at_any_system_call_loses_nothing_and_doubles_nothing() {
+    if !require(Need::Strace) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two, store) = (dir.path().join("q"), dir.path().join("copy"), dir.path().join("store"));
+    let archive = Archive::dir(&store);
+    let queue = several(&one);
+    let mut before = objects(&store);
+    let mut kills = 0;
+    for at in 1.. {
+        // Always something to do.
+        append(&mut writer(&queue), 300, |seq| payload(seq, 300));
+        if !killed(&archive.command(&["run", "--once", path(&one), &archive.url], &[]), CALLS, at) {
+            break;
+        }
+        kills += 1;
+        let after = objects(&store);
+        assert!(before.iter().all(|(path, written)| after.get(path) == Some(written)), "written twice, at call {at}");
+        before = after;
+    }
+    assert!(kills > 15, "{kills} kills");
+    archive.archive(&one);
+    let after = objects(&store);
+    assert!(before.iter().all(|(path, written)| after.get(path) == Some(written)), "written twice");
+    assert_eq!(after.len(), 2 * segments(&one).len());
+    let verdict = archive.json(&["verify", &archive.url, path(&one)], &[]);
+    assert_eq!(verdict["equal"], segments(&one).len());
+    archive.restore(&two, &[]);
+    assert_eq!(check_same(&one, &two), segments(&one).len());
+    println!("{kills} kills, {} objects", after.len());
+}
+
+#[test]
+fn a_restore_killed_at_any_system_call_leaves_a_whole_queue_or_none() {
+    if !require(Need::Strace) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (dir.path().join("q"), dir.path().join("copy"));
+    let archive = Archive::dir(&dir.path().join("store"));
+    several(&one);
+    archive.archive(&one);
+    let whole = |restored: &Path| assert_eq!(check_same(&one, restored), segments(&one).len());
+    let mut kills = 0;
+    for at in 1.. {
+        let is_killed = killed(&archive.command(&["restore", &archive.url, path(&two)], &[]), CALLS, at);
+        if two.exists() {
+            whole(&two);
+            std::fs::remove_dir_all(&two).unwrap();
+        }
+        if !is_killed {
+            break;
+        }
+        kills += 1;
+    }
+    assert!(kills > 15, "{kills} kills");
+    archive.restore(&two, &[]);
+    whole(&two);
+    println!("{kills} kills");
+}
+
+#[test]
+fn an_archiver_killed_beside_an_s3_server_writes_nothing_twice() {
+    if !s3::is_there() || !require(Need::Strace) {
+        return;
+    }
+    const CALLS: &str = "write,writev,sendto,sendmsg,recvfrom,fsync,msync,rename";
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("server.log"));
+    let archive = server.archive(&dir.path().join("s3.env"));
+    let (one, two) = (dir.path().join("q"), dir.path().join("copy"));
+    let queue = several(&one);
+    let mut kills = 0;
+    for at in (1..).step_by(4) {
+        append(&mut writer(&queue), 300, |seq| payload(seq, 300));
+        if !killed(&archive.command(&["run", "--once", path(&one), &archive.url], &[]), CALLS, at) {
+            break;
+        }
+        kills += 1;
+    }
+    assert!(kills > 5, "{kills} kills");
+    archive.archive(&one);
+    assert_eq!(server.check_once(), 2 * segments(&one).len());
+    archive.restore(&two, &[]);
+    assert_eq!(check_same(&one, &two), segments(&one).len());
+    println!("{kills} kills, {} objects", server.puts().len());
+}
