@@ -174,7 +174,14 @@ impl Archiver {
 
     /// The queue may remove what is before this number. On disk before this returns.
     fn commit(&mut self, next_seq: u64) -> Result<()> {
-        self.reader.seek_seq(next_seq)?;
+        // After the last message that is archived: to go to the one that follows would pass over damage there.
+        self.reader.seek_seq(next_seq.saturating_sub(1))?;
+        if self.reader.seq() < next_seq {
+            self.reader.next()?;
+        }
+        if self.reader.seq() != next_seq {
+            self.reader.seek_seq(next_seq)?;
+        }
         self.reader.commit_sync()?;
         self.state.change(|report| report.pair.seq = next_seq.saturating_sub(1));
         self.state.progressed();

@@ -29,7 +29,7 @@ pub(super) struct Marker<'a, 'b> {
 }
 
 impl<'a, 'b> Marker<'a, 'b> {
-    /// Writes a marker; then lists. None in place of the marker: a restore that may not write goes on without one.
+    /// Writes a marker; then lists. None in place of the marker: a restore that can't write goes on without one.
     ///
     /// # Errors
     /// If a process that must not be disturbed is at work.
@@ -40,10 +40,10 @@ impl<'a, 'b> Marker<'a, 'b> {
         let marker = Self { shelf, path: shelf.path(&name), name, kind, written: Instant::now() };
         match shelf.store.replace(&marker.path).await {
             Ok(()) => {}
-            Err(object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. })
-                if kind == Kind::Restoring =>
-            {
-                eprintln!("chron-archive: no permission to write: a prune at the same time would not be noticed");
+            // It may be that it may only read.
+            Err(error) if kind == Kind::Restoring => {
+                let marker = shelf.shown(&marker.name);
+                eprintln!("chron-archive: {marker}: {error}: a prune at the same time would not be noticed");
                 return Ok((None, shelf.list().await?));
             }
             Err(error) => return Err(Failure::Again(format!("{}: {error}", shelf.shown(&marker.name)))),

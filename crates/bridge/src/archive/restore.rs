@@ -73,9 +73,14 @@ pub async fn restore(address: &Address, access: &Access, queue: &Path, options: 
     if let Some(marker) = marker {
         marker.clear().await?;
     }
-    let restored = restored?;
-    place.finish()?;
-    Ok(restored)
+    match restored {
+        Ok(restored) => place.finish().map(|()| restored),
+        Err(failure) => {
+            // Only if there is nothing in it that the next one can use.
+            let _ = fs::remove_dir(&place.dir);
+            Err(failure)
+        }
+    }
 }
 
 async fn all(

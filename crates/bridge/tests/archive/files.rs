@@ -55,7 +55,7 @@ fn a_queue_comes_back_byte_for_byte_and_goes_on() {
     // The queue itself has gone on with other messages of the same numbers.
     append(&mut writer(&queue), SEVERAL, |seq| payload(seq, 300));
     archive.fails(&["run", "--once", path(&one), &archive.url], &[], 77, "another copy of this queue");
-    assert_eq!(objects(&dir.path().join("store")).len(), after.len() + 1, "what it had put is left to the operator");
+    assert_eq!(objects(&dir.path().join("store")), after, "nothing is written");
 }
 
 #[test]
@@ -83,25 +83,19 @@ fn parts_are_restored_by_numbers_and_by_times() {
         fs::remove_dir_all(&to).unwrap();
     };
     let last = finished.len() - 1;
-    for (word, unit) in [("seq", ""), ("time", "000000000")] {
-        let number = |number: u64| format!("{number}{unit}");
-        // Times of few digits would be taken for years and the like.
-        let time = |number: u64| if unit.is_empty() { self::number(number) } else { format!("@{number}") };
-        let _ = number;
+    // Message N is from second N. The next one might have the same time: half a second before its own tells them apart.
+    for (word, at, until) in [("seq", "", ""), ("time", "@", ".5")] {
         let (from, to) = (format!("--from-{word}"), format!("--to-{word}"));
-        let (first, end) = (time(middle.first_seq), time(middle.next_seq - 1));
-        expect(&[&from, &first, &to, &end], 1, 1);
-        expect(&[&from, &time(middle.next_seq - 1)], 1, last);
-        expect(&[&from, &time(middle.next_seq)], 2, last);
-        expect(&[&to, &time(middle.first_seq - 1)], 0, 0);
-        expect(&[&to, &time(middle.first_seq)], 0, 1);
+        let start = |seq: u64| format!("{at}{seq}");
+        let end = |seq: u64| format!("{at}{}{until}", if until.is_empty() { seq } else { seq - 1 });
+        expect(&[&from, &start(middle.first_seq), &to, &end(middle.next_seq - 1)], 1, 1);
+        expect(&[&from, &start(middle.next_seq - 1)], 1, last);
+        expect(&[&from, &start(middle.next_seq)], 2, last);
+        expect(&[&to, &end(middle.first_seq - 1)], 0, 0);
+        expect(&[&to, &end(middle.first_seq)], 0, 1);
     }
     archive.fails(&["restore", &archive.url, path(&to), "--from-seq", "1000000"], &[], 77, "nothing of what is asked");
-    assert!(!to.exists());
-}
-
-fn number(number: u64) -> String {
-    number.to_string()
+    assert!(!to.exists() && !dir.path().join(".part.restoring").exists());
 }
 
 #[test]
@@ -205,6 +199,26 @@ fn damage_is_named_and_archived_only_when_told_to() {
     let mut scanner = Queue::open(&two).unwrap().scan().unwrap();
     let gaps = std::iter::from_fn(|| scanner.next().unwrap().map(|entry| matches!(entry, Entry::Gap(_))));
     assert_eq!(gaps.filter(|is_gap| *is_gap).count(), 1);
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_stops_it_until_told_to_go_on() {
+    let (dir, archive) = scratch();
+    let (one, two) = (dir.path().join("q"), dir.path().join("copy"));
+    let queue = several(&one);
+    let finished = queue.finished_segments(0).unwrap();
+    let (from, to) = (finished[1].first_seq, finished[1].next_seq - 1);
+    fs::write(&finished[1].path, vec![0; 64 << 10]).unwrap();
+    let run = ["run", "--once", path(&one), &archive.url];
+    for _ in 0..2 {
+        let words = format!("messages {from} to {to} are in no segment that can be read");
+        archive.fails(&run, &[], 77, &words);
+    }
+    assert!(archive.call(&run, &["--damaged"]).status.success());
+    assert_eq!(segment_objects(&dir.path().join("store")).len(), finished.len() - 1);
+    archive.fails(&["verify", &archive.url, path(&one)], &[], 77, "");
+    archive.restore(&two, &["--incomplete"]);
+    assert_eq!(check_same(&one, &two), finished.len() - 1);
 }
 
 fn age(object: &Path, hours: u64) {

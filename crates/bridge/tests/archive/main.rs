@@ -7,6 +7,6 @@ mod faults;
 mod files;
 mod hostile;
 mod s3;
-#[path = "../service.rs"]
+#[path = "../service/mod.rs"]
 mod service;
 mod shelf;

@@ -14,7 +14,7 @@ mod common;
 mod faults;
 mod power;
 mod relay;
-#[path = "../service.rs"]
+#[path = "../service/mod.rs"]
 mod service;
 mod takeover;
 mod targets;
