@@ -75,16 +75,16 @@ impl Archiver {
         let shelf = Shelf::new(&store, self.queue.id());
         loop {
             let due = self.due()?;
-            self.note_lag(&due)?;
-            for segment in &due {
+            for (index, segment) in due.iter().enumerate() {
                 if self.stop.is_set() {
                     return Ok(());
                 }
+                self.note_lag(&due[index..])?;
                 self.pass_what_is_missing(segment.first_seq)?;
                 self.archive(&shelf, segment).await?;
                 self.done = Some(segment.id);
-                self.note_lag(&self.due()?)?;
             }
+            self.note_lag(&[])?;
             if due.is_empty() && self.options.once || self.stop.is_set() {
                 return Ok(());
             }
@@ -188,18 +188,22 @@ impl Archiver {
         Ok(())
     }
 
-    /// The lag is what could be archived: the messages of the segment that takes messages are none of it.
-    fn note_lag(&self, due: &[FinishedSegment]) -> Result<()> {
+    /// Once a second: what could be archived. The messages of the segment that takes messages are none of it.
+    fn note_lag(&mut self, due: &[FinishedSegment]) -> Result<()> {
+        if !self.state.is_due() {
+            return Ok(());
+        }
+        self.reader.keep_alive()?;
         let len = |segment: &FinishedSegment| std::fs::metadata(&segment.path).map_or(0, |metadata| metadata.len());
         let oldest = due.first().and_then(last_timestamp_ns);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let age = oldest.map_or(Duration::ZERO, |ns| now.saturating_sub(Duration::from_nanos(ns)));
-        self.queue.check_present()?;
-        self.state.lags(Lag {
+        let lag = Lag {
             messages: due.iter().map(|segment| segment.next_seq - segment.first_seq).sum(),
             bytes: due.iter().map(len).sum(),
             seconds: age.as_secs_f64(),
-        });
+        };
+        self.state.lags_behind(&self.queue, lag);
         Ok(())
     }
 }
@@ -225,7 +229,9 @@ impl Job for Archiver {
             }
             failures = if self.reader.seq() == before { failures.saturating_add(1) } else { 0 };
             self.state.count(|counts| counts.retries += 1);
-            self.note_lag(&self.due()?)?;
+            if self.state.is_due() {
+                self.note_lag(&self.due()?)?;
+            }
             self.state.set(Condition::Waiting, Some(failure.to_string()));
             if self.stop.is_set() {
                 self.state.set(Condition::Stopped, None);

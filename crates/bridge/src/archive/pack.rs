@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_file_comes_back_whatever_the_pieces() {
-        let bytes: Vec<u8> = (0..300_000_u32).flat_map(|n| (n * n).to_le_bytes()).collect();
+        let bytes: Vec<u8> = (0..300_000_u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();
         io::Seek::rewind(&mut file).unwrap();
