@@ -79,12 +79,16 @@ impl Archiver {
                 if self.stop.is_set() {
                     return Ok(());
                 }
-                self.note_lag(&due[index..])?;
+                if self.state.is_due() {
+                    self.note_lag(&due[index..])?;
+                }
                 self.pass_what_is_missing(segment.first_seq)?;
                 self.archive(&shelf, segment).await?;
                 self.done = Some(segment.id);
             }
-            self.note_lag(&[])?;
+            if !due.is_empty() || self.state.is_due() {
+                self.note_lag(&[])?;
+            }
             if due.is_empty() && self.options.once || self.stop.is_set() {
                 return Ok(());
             }
@@ -188,11 +192,8 @@ impl Archiver {
         Ok(())
     }
 
-    /// Once a second: what could be archived. The messages of the segment that takes messages are none of it.
+    /// What could be archived is the lag: the messages of the segment that takes messages are none of it.
     fn note_lag(&mut self, due: &[FinishedSegment]) -> Result<()> {
-        if !self.state.is_due() {
-            return Ok(());
-        }
         self.reader.keep_alive()?;
         let len = |segment: &FinishedSegment| std::fs::metadata(&segment.path).map_or(0, |metadata| metadata.len());
         let oldest = due.first().and_then(last_timestamp_ns);

@@ -2,10 +2,12 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use chronfs::Queue;
+
 use crate::common::need::{Need, require};
-use crate::common::{append, payload, text, writer};
+use crate::common::{Disk, append, payload, text, writer};
 use crate::s3::{self, Server};
-use crate::shelf::{Archive, check_same, objects, path, segments, several};
+use crate::shelf::{Archive, SEVERAL, check_same, objects, path, segments, several};
 
 /// Runs a command that is killed at its call number `at` of these. False: it has ended by itself, well.
 fn killed(command: &Command, calls: &str, at: usize) -> bool {
@@ -121,4 +123,27 @@ fn an_archiver_killed_beside_an_s3_server_writes_nothing_twice() {
     archive.restore(&two, &[]);
     assert_eq!(check_same(&one, &two), segments(&one).len());
     println!("{kills} kills, {} objects", server.puts().len());
+}
+
+/// Else the queue would use a segment's number again that the archive has.
+#[test]
+fn what_is_archived_survives_a_power_cut_of_the_queue() {
+    let Some(disk) = Disk::new("ext4", 64) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (disk.mountpoint().join("q"), dir.path().join("copy"));
+    let archive = Archive::dir(&dir.path().join("store"));
+    let queue = several(&one);
+    archive.archive(&one);
+    let archived = segments(&one);
+    drop(queue);
+    disk.cut(false);
+    disk.mount_again();
+    let left = segments(&one);
+    assert!(archived.iter().all(|(name, bytes)| left.get(name) == Some(bytes)), "{:?}", left.keys());
+    let queue = Queue::open(&one).unwrap();
+    append(&mut writer(&queue), SEVERAL, |seq| payload(seq, 300));
+    archive.archive(&one);
+    archive.restore(&two, &[]);
+    assert_eq!(check_same(&one, &two), segments(&one).len());
+    assert!(segments(&one).len() > archived.len());
 }

@@ -7,7 +7,7 @@ use chronfs::Queue;
 use chronfs::queue::{Entry, Settings, WriterOptions};
 
 use crate::common::{SMALL, append, count, filled, payload, until, writer};
-use crate::service::until_report;
+use crate::service::{report, until_report};
 use crate::shelf::{Archive, SEVERAL, check_same, objects, path, segment_objects, segments, several};
 
 fn scratch() -> (tempfile::TempDir, Archive) {
@@ -24,6 +24,8 @@ fn a_queue_comes_back_byte_for_byte_and_goes_on() {
     archive.archive(&one);
     let sealed = segments(&one).len();
     assert!(sealed >= 3, "{sealed}");
+    let report = report(&one, "archive");
+    assert_eq!((&report["condition"], report["lag_messages"].as_u64()), (&"stopped".into(), Some(0)), "{report:#}");
     let [listed] = archive.json(&["list", &archive.url], &[]).as_array().unwrap().clone().try_into().unwrap();
     assert_eq!(listed["queue"], format!("{:016x}", queue.id()));
     assert_eq!((&listed["first_seq"], listed["missing"].as_array().unwrap().len()), (&1.into(), 0));
