@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what the demos use besides the Rust toolchain: fusermount3 (to mount without being root) and jq; with --all
 # also what tests are skipped without: tmux, strace, faketime, mkfs.xfs, zsh, fish, nats-server (2.9 of Debian 12: good
-# for tests), ip, venv for the Python bindings, compilers, pkg-config and valgrind for those in C, promtool (into
-# target/tools); with --deb what builds and checks packages; with --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
+# for tests), ip, venv for the Python bindings, compilers, pkg-config and valgrind for those in C, promtool and
+# moto_server, an S3 server in Python (into target/tools); with --deb what builds and checks packages; with --aarch64 a
+# compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
 # Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says what is missing.
 set -euo pipefail
 
@@ -37,30 +38,42 @@ if [ "${1:-}" = --aarch64 ]; then
 fi
 promtool=
 [ "${1:-}" != --all ] || command -v promtool target/tools/promtool > /dev/null || promtool=missing
-[ ${#missing[@]} -gt 0 ] || [ -n "$promtool" ] || exit 0
+moto=
+[ "${1:-}" != --all ] || command -v moto_server target/tools/moto_server > /dev/null || moto=missing
+[ ${#missing[@]} -gt 0 ] || [ -n "$promtool$moto" ] || exit 0
 
 give_up() {
     echo "$0: please install ${missing[*]} first: $1" >&2
     exit 1
 }
 
-command -v apt-get > /dev/null || give_up "there is no apt-get"
-as_root=()
-if [ "$(id -u)" -ne 0 ]; then
-    command -v sudo > /dev/null || give_up "that needs root"
-    as_root=(sudo)
+if [ ${#missing[@]} -gt 0 ] || [ -n "$promtool" ]; then
+    command -v apt-get > /dev/null || give_up "there is no apt-get"
+    as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo > /dev/null || give_up "that needs root"
+        as_root=(sudo)
+    fi
+    echo "installing ${missing[*]} ${promtool:+promtool}" >&2
+    export DEBIAN_FRONTEND=noninteractive
+    "${as_root[@]}" apt-get update -qq >&2 < /dev/null || give_up "apt-get update failed"
+    if [ ${#missing[@]} -gt 0 ]; then
+        "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 < /dev/null || give_up "apt-get failed"
+    fi
+    if [ -n "$promtool" ]; then
+        # Only this program of its package, which as a whole would start a server.
+        mkdir -p target/tools
+        (
+            cd target/tools
+            apt-get download -qq prometheus >&2 < /dev/null || give_up "apt-get download prometheus failed"
+            dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/promtool
+            rm prometheus_*.deb
+        )
+    fi
 fi
-echo "installing ${missing[*]} ${promtool:+promtool}" >&2
-export DEBIAN_FRONTEND=noninteractive
-"${as_root[@]}" apt-get update -qq >&2 < /dev/null || give_up "apt-get update failed"
-if [ ${#missing[@]} -gt 0 ]; then
-    "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 < /dev/null || give_up "apt-get failed"
-fi
-if [ -n "$promtool" ]; then
-    # Only this program of its package, which as a whole would start a server.
-    mkdir -p target/tools
-    cd target/tools
-    apt-get download -qq prometheus >&2 < /dev/null || give_up "apt-get download prometheus failed"
-    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/promtool
-    rm prometheus_*.deb
+if [ -n "$moto" ]; then
+    echo "installing moto" >&2
+    python3 -m venv target/tools/moto
+    target/tools/moto/bin/pip install --quiet --disable-pip-version-check 'moto[s3,server]==5.2.5' >&2
+    ln -sf moto/bin/moto_server target/tools/moto_server
 fi

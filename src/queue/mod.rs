@@ -46,6 +46,7 @@ pub use read::reader::{Reader, Registration};
 pub use read::registered::{QueueReader, Registered, Tailer, Unregistered};
 pub use read::scan::Scanner;
 pub(crate) use read::sealed::{FINGERPRINT_LEN, Sealed};
+pub use read::sealed::{FinishedSegment, SegmentBlocks};
 pub use read::stats::ReaderStats;
 pub use role::Role;
 pub use wait::stop::Stopper;

@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes, KnownLayout};
 use super::index::{Place, SPAN};
 use super::{Format, len_u64};
 use crate::queue::layout::{INDEX_DIR, RECORD_ALIGN, RECORDS_START, TEMPORARY_SUFFIX};
-use crate::queue::{Dir, FINGERPRINT_LEN, FileAccess, Position, Sealed, SegmentId};
+use crate::queue::{Dir, FINGERPRINT_LEN, FileAccess, Position, Sealed, SegmentBlocks, SegmentId};
 
 const MAGIC: [u8; 8] = *b"CHRONIDX";
 /// Of the file and of the rendering that it was made from.
@@ -221,6 +221,29 @@ fn can_follow(before: Option<&Place>, mark: &Place, index: &SegmentIndex) -> boo
         && (mark.seq < index.next_seq || mark.seq == index.first_seq)
 }
 
+/// The bytes of the file.
+pub(super) fn bytes(sealed: &Sealed, index: &SegmentIndex, parts: &[Part; 4]) -> Vec<u8> {
+    let mut bytes = header(sealed, index).as_bytes().to_vec();
+    parts.iter().for_each(|(marks, ..)| bytes.extend_from_slice(&mark_bytes(marks)));
+    bytes
+}
+
+/// The segment that a sound file is the index of.
+pub(super) fn segment_of(file: &[u8]) -> Option<SegmentBlocks> {
+    let (header, marks) = Header::read_from_prefix(file).ok()?;
+    let is_sound = header.magic == MAGIC && header.version.get() == VERSION && header.crc.get() == header_sum(&header);
+    let mut left = marks;
+    for section in header.sections {
+        let (marks, rest) =
+            left.split_at_checked((section.count.get() as usize).checked_mul(size_of::<MarkBlock>())?)?;
+        if crc32fast::hash(marks) != section.crc.get() {
+            return None;
+        }
+        left = rest;
+    }
+    (is_sound && left.is_empty()).then(|| SegmentBlocks::parse(&header.fingerprint)).flatten()
+}
+
 /// Stores the index of a segment, readable by those who may read the segment.
 pub(super) fn save(
     queue: &Dir,
@@ -241,10 +264,8 @@ pub(super) fn save(
         }
         other => other?,
     };
-    let mut bytes = header(sealed, index).as_bytes().to_vec();
-    parts.iter().for_each(|(marks, ..)| bytes.extend_from_slice(&mark_bytes(marks)));
     let written = file
-        .write_all(&bytes)
+        .write_all(&bytes(sealed, index, parts))
         .and_then(|()| directory.rename(&temporary, &file_name(id), true).map_err(io::Error::other));
     if written.is_err() {
         // The error to report is the first one.

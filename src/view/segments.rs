@@ -15,7 +15,7 @@ use super::index::{Index, Place};
 use super::segment_index_file::{self, Part, SegmentIndex, slot};
 use super::{Format, len_u64, lock, rendered_len};
 use crate::queue::layout::RECORDS_START;
-use crate::queue::{Entry, Position, Queue, Result, Sealed, SegmentId};
+use crate::queue::{Entry, Position, Queue, Result, Sealed, SegmentBlocks, SegmentId};
 use crate::sync::{AtomicBool, Ordering};
 
 /// Marks of this many segments and formats stay in memory.
@@ -197,6 +197,22 @@ impl State {
         }
         self.loaded.push_back((id, format, Arc::clone(marks)));
     }
+}
+
+/// The index of a sealed segment, as the bytes of the file that the mount keeps for it, built by reading and verifying
+/// every record. None if there is anything but messages in the segment, or it is not sealed: it has no index then.
+///
+/// # Errors
+/// If a file can't be read.
+pub fn segment_index(queue: &Queue, id: SegmentId) -> Result<Option<Vec<u8>>> {
+    let Some(sealed) = queue.sealed(id)? else { return Ok(None) };
+    let parts = read_segment(queue, id, &sealed)?;
+    Ok(parts.map(|parts| segment_index_file::bytes(&sealed, &SegmentIndex::new(&sealed, &parts), &parts)))
+}
+
+/// The segment that an index says it belongs to; None if these bytes are not the index of a segment.
+pub fn segment_of_index(index: &[u8]) -> Option<SegmentBlocks> {
+    segment_index_file::segment_of(index)
 }
 
 /// Reads a segment once for all formats. None if there is anything but messages in it.

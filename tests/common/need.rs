@@ -28,6 +28,8 @@ pub enum Need {
     Promtool,
     /// A shell that takes `-c`: zsh, fish.
     Shell(&'static str),
+    /// A program in PATH: nats-server, moto_server.
+    Program(&'static str),
     /// Access control lists: setfacl, and a temporary directory that keeps them.
     Acl,
     /// This many open files in one process.
@@ -47,7 +49,7 @@ impl Need {
             Self::Faketime => "faketime",
             Self::Tmux => "tmux",
             Self::Promtool => "promtool",
-            Self::Shell(name) => name,
+            Self::Shell(name) | Self::Program(name) => name,
             Self::Acl => "acl",
             Self::Descriptors(_) => "descriptors",
         }
@@ -87,6 +89,11 @@ impl Need {
             Self::Tmux => (!runs("tmux", &["-V"])).then(|| "there is no tmux".to_owned()),
             Self::Promtool => (!runs("promtool", &["--version"])).then(|| "there is no promtool".to_owned()),
             Self::Shell(name) => (!runs(name, &["-c", "true"])).then(|| format!("there is no {name}")),
+            Self::Program(name) => {
+                let path = std::env::var_os("PATH").unwrap_or_default();
+                let is_there = std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
+                (!is_there).then(|| format!("there is no {name} in PATH"))
+            }
             Self::Acl => {
                 let file = tempfile::NamedTempFile::new().unwrap();
                 let may = runs("setfacl", &["-m", "u:1:r", &file.path().to_string_lossy()]);

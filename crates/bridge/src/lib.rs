@@ -1,4 +1,17 @@
 //! Relays chronfs queues to other engines, and archives them.
 
+#[cfg(feature = "archive")]
+pub mod archive;
+mod config_file;
+mod failure;
+mod fleet;
+mod metrics;
 #[cfg(feature = "relay")]
 pub mod relay;
+mod service;
+mod state;
+
+pub use failure::{Failure, Result};
+pub use fleet::Monitors;
+pub use service::run as run_service;
+pub use state::{Condition, Monitor, Stop, status};

@@ -1,13 +1,23 @@
 //! Subcommands that are programs of their own, with dependencies that not everybody wants: `chron-cli relay` executes
-//! `chron-relay` from chron-cli's directory or PATH.
+//! `chron-relay`, `chron-cli archive` `chron-archive`, from chron-cli's directory or PATH.
 
 use std::io::ErrorKind;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::ExternalArgs;
+use clap::Args;
+
 use crate::failure::{Failure, Outcome};
+
+/// For a program of its own
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct ExternalArgs {
+    /// What that program understands; --help lists it
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<std::ffi::OsString>,
+}
 
 /// The package that has these programs.
 const PACKAGE: &str = "chronfs-bridge";

@@ -109,7 +109,10 @@ enum Command {
     Bench(BenchArgs),
     /// Relay a queue to another host (runs chron-relay)
     #[command(after_help = "Example: chron-cli relay run /srv/bus/ticks nats://a:4222/TICKS")]
-    Relay(ExternalArgs),
+    Relay(external::ExternalArgs),
+    /// Archive a queue in an object store, and restore it (runs chron-archive)
+    #[command(after_help = "Example: chron-cli archive run /srv/bus/ticks s3://bucket/ticks")]
+    Archive(external::ExternalArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -137,6 +140,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Doctor(args) => doctor::run(&args, color),
         Command::Bench(args) => bench::run(&args),
         Command::Relay(args) => external::run("chron-relay", &args),
+        Command::Archive(args) => external::run("chron-archive", &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }
@@ -424,15 +428,6 @@ Example:
 struct CompletionsArgs {
     /// The shell
     shell: clap_complete::Shell,
-}
-
-/// For a program of its own
-#[derive(Debug, Args)]
-#[command(disable_help_flag = true)]
-struct ExternalArgs {
-    /// What that program understands; --help lists it
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    args: Vec<std::ffi::OsString>,
 }
 
 /// Print a manual page

@@ -1,11 +1,18 @@
-//! What identifies a sealed segment: for callers that keep something derived from it.
+//! What identifies a sealed segment: for callers that keep something derived from it, or copy it elsewhere.
 
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::queue::Queue;
 use crate::queue::error::{Error, Result};
 use crate::queue::files::dir::Access;
-use crate::queue::format::layout::{HEADER_LEN, SEGMENT_SETTINGS};
+use crate::queue::format::block::is_sound;
+use crate::queue::format::layout::{
+    self, HEADER_LEN, SEGMENT_MAGIC, SEGMENT_SEAL, SEGMENT_SETTINGS, SEGMENT_START, SealBlock, SegmentIdentity,
+    StartBlock,
+};
 use crate::queue::position::SegmentId;
 use crate::queue::read::scan::first_seq;
 
@@ -33,7 +40,114 @@ pub(crate) struct Sealed {
     pub(crate) mode: u32,
 }
 
+/// What the blocks at the start of a segment's file say, each by itself sound; the records are another matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SegmentBlocks {
+    /// The queue's id, see [`Queue::id`].
+    pub queue_id: u64,
+    /// The segment's number.
+    pub id: SegmentId,
+    /// A random number, new with every use of a file.
+    pub salt: u32,
+    /// Size of the file in bytes.
+    pub bytes: u32,
+    /// The sequence number that it starts with.
+    pub first_seq: u64,
+    /// Timestamp of the newest message before it, ns since the epoch.
+    pub previous_timestamp_ns: u64,
+    /// The first sequence number after it, and the timestamp of the newest message up to its end; None if it is not
+    /// sealed.
+    pub end: Option<(u64, u64)>,
+}
+
+impl SegmentBlocks {
+    /// How many bytes at the start of the file they take.
+    pub const LEN: usize = BLOCKS_LEN;
+
+    /// Parses the first [`LEN`](Self::LEN) bytes of a segment that is in use, or was. None if it is not one, or damaged.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let identity: SegmentIdentity = block_at(bytes, 0)?;
+        let start: StartBlock = block_at(bytes, SEGMENT_START)?;
+        let seal: SealBlock = block_at(bytes, SEGMENT_SEAL)?;
+        let size = identity.segment_size.get();
+        let is_segment = identity.magic == SEGMENT_MAGIC
+            && identity.version.get() == layout::VERSION
+            && is_sound(&identity, identity.crc)
+            && (layout::MIN_SEGMENT_SIZE..=layout::MAX_SEGMENT_SIZE).contains(&size)
+            && is_sound(&start, start.crc)
+            && start.first_seq.get() > 0;
+        let is_sealed = is_sound(&seal, seal.crc) && seal.next_seq.get() >= start.first_seq.get();
+        is_segment.then(|| Self {
+            queue_id: identity.queue_id.get(),
+            id: SegmentId(identity.segment_id.get()),
+            salt: identity.salt.get(),
+            bytes: size,
+            first_seq: start.first_seq.get(),
+            previous_timestamp_ns: start.previous_timestamp_ns.get(),
+            end: is_sealed.then(|| (seal.next_seq.get(), seal.last_timestamp_ns.get())),
+        })
+    }
+}
+
+fn block_at<T: FromBytes + IntoBytes + KnownLayout + Immutable>(bytes: &[u8], offset: u32) -> Option<T> {
+    T::read_from_prefix(bytes.get(offset as usize..)?).ok().map(|(block, _)| block)
+}
+
+/// A segment to which nothing is added any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FinishedSegment {
+    /// Its number.
+    pub id: SegmentId,
+    /// Its file.
+    pub path: PathBuf,
+    /// The sequence number that it starts with.
+    pub first_seq: u64,
+    /// The first sequence number after it.
+    pub next_seq: u64,
+    /// Whether it is sealed. If not, its end is damaged, and the queue goes on in the next segment.
+    pub is_sealed: bool,
+}
+
 impl Queue {
+    /// The segments to which nothing is added any more, from that of message `seq` on, oldest first: for programs that
+    /// copy them elsewhere. One without messages is among them if it starts there. Segments that can't be opened are left
+    /// out. Opens only those that it returns, the one before them and those that are not finished.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file can't be read.
+    pub fn finished_segments(&self, seq: u64) -> Result<Vec<FinishedSegment>> {
+        let mut found = Vec::new();
+        // Of the segment after the one that is looked at: the number that it starts with, and whether it is finished.
+        let mut after: Option<(u64, bool)> = None;
+        for id in self.segment_ids()?.into_iter().rev() {
+            let segment = match self.store.open_segment(id, Access::Read) {
+                Ok(Some(segment)) if segment.is_started()? => segment,
+                Ok(_) => continue,
+                Err(error) if error.is_unusable_file() => continue,
+                Err(error) => return Err(error),
+            };
+            let Some(first_seq) = first_seq(&segment) else { continue };
+            // A writer that was killed may have left the one before the last unsealed: the next one seals it.
+            let next_seq = match (segment.seal(), after) {
+                (Some(seal), _) => Some(seal.next_seq.get()),
+                (None, Some((next_seq, true))) => Some(next_seq),
+                (None, _) => None,
+            };
+            if let Some(next_seq) = next_seq {
+                if next_seq <= seq && first_seq < seq {
+                    break;
+                }
+                let is_sealed = segment.seal().is_some();
+                found.push(FinishedSegment { id, path: segment.path, first_seq, next_seq, is_sealed });
+            }
+            after = Some((first_seq, next_seq.is_some()));
+        }
+        found.reverse();
+        Ok(found)
+    }
+
     /// The sequence number that a segment starts with; None if the segment is missing, or damage hides it.
     ///
     /// # Errors

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::config_file;
+
 use super::{Access, Failure, InboundOptions, OutboundOptions, Result, StreamOptions, Target, TooLarge};
 
 /// One relay, as in its TOML file. Names of files that are not absolute are looked up in systemd's directory of
@@ -99,15 +101,9 @@ impl Config {
     /// # Errors
     /// [`Failure::Config`], with the line.
     pub fn read(path: &Path) -> Result<Self> {
-        let bad = |error: &dyn std::fmt::Display| Failure::Config(format!("{}: {error}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|error| bad(&error))?;
-        let mut config: Self = toml::from_str(&text).map_err(|error| bad(&error))?;
-        let dir = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-        let dir = dir.unwrap_or_else(|| path.parent().unwrap_or(Path::new("")).to_path_buf());
+        let mut config: Self = config_file::read(path)?;
         let AccessConfig { credentials, token_file, password_file, ca, certificate, key } = &mut config.access;
-        for file in [credentials, token_file, password_file, ca, certificate, key].into_iter().flatten() {
-            *file = dir.join(&*file);
-        }
+        config_file::find(path, [credentials, token_file, password_file, ca, certificate, key]);
         Ok(config)
     }
 

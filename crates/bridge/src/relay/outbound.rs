@@ -423,12 +423,7 @@ impl Outbound {
 
     fn note_lag(&mut self) -> Result<()> {
         let lag = lag(&self.queue, self.acked.seq)?;
-        if let Some(max) = self.queue.settings().max_lag_bytes
-            && lag.bytes > max / 2
-        {
-            self.state.alarm(&format!("lags by {} bytes of the {max} after which messages are lost to it", lag.bytes));
-        }
-        self.state.lags(lag);
+        self.state.lags_behind(&self.queue, lag);
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use async_nats::jetstream::{self, consumer::DeliverPolicy, consumer::pull::Order
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
+use crate::common::need::{Need, require};
 use crate::common::{Running, until};
 
 /// A server that elects a leader needs this long at worst, on a machine with other work.
@@ -37,13 +38,7 @@ pub fn free_ports(count: usize) -> Vec<u16> {
 /// Whether the tests can run at all.
 #[track_caller]
 pub fn is_there() -> bool {
-    let found = Command::new("nats-server").arg("--version").output().is_ok_and(|output| output.status.success());
-    if !found {
-        let required = std::env::var("CHRONFS_REQUIRE").unwrap_or_default();
-        assert!(!required.contains("all"), "there is no nats-server, and CHRONFS_REQUIRE={required} allows no skip");
-        crate::common::need::skip("there is no nats-server");
-    }
-    found
+    require(Need::Program("nats-server"))
 }
 
 impl Cluster {

@@ -14,5 +14,7 @@ mod common;
 mod faults;
 mod power;
 mod relay;
+#[path = "../service/mod.rs"]
+mod service;
 mod takeover;
 mod targets;

@@ -9,12 +9,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use chronfs_bridge::relay::{
-    self, Access, AccessConfig, Config, Failure, Monitors, Stop, StreamConfig, Target, TooLarge, promote, status,
-    verify,
+    self, Access, AccessConfig, Config, StreamConfig, Target, TooLarge, promote, status, verify,
 };
+use chronfs_bridge::{Failure, run_service};
 use clap::{Args, Parser, Subcommand};
-use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Relay a queue to a NATS JetStream stream, and a stream to a queue
 #[derive(Debug, Parser)]
@@ -169,7 +167,11 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
-        Command::Run(args) => relay(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Run(args) => {
+            let config = args.config()?;
+            run_service(config.metrics, |stop, monitors| relay::run(&config, stop, monitors)).await?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Promote { target, queue, timeout, access } => {
             let promotion = promote(&queue, &target, &access.into(), Duration::from_secs(timeout)).await?;
             println!("{}: active in term {}, after message {}", queue.display(), promotion.term, promotion.seq);
@@ -185,57 +187,4 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
     }
-}
-
-async fn relay(args: RunArgs) -> Result<(), Failure> {
-    let config = args.config()?;
-    let (stop, monitors) = (Stop::default(), Monitors::default());
-    let failed = |error| Failure::Config(format!("signals: {error}"));
-    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
-    let on_signal = async {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-        stop.set();
-        notify(NotifyState::Stopping);
-        std::future::pending::<()>().await;
-    };
-    let served = async {
-        match config.metrics {
-            Some(address) => relay::serve(address, monitors.clone()).await,
-            None => std::future::pending().await,
-        }
-    };
-    let relayed = async {
-        // That the servers can't be reached does not keep the service from starting.
-        notify(NotifyState::Ready);
-        relay::run(&config, stop.clone(), monitors.clone()).await
-    };
-    let all = async {
-        tokio::select! {
-            relayed = relayed => relayed,
-            served = served => served,
-            () = on_signal => Ok(()),
-            () = watchdog(&monitors) => Ok(()),
-        }
-    };
-    tokio::task::LocalSet::new().run_until(all).await
-}
-
-/// Tells systemd that the relays are well, for as long as they are.
-async fn watchdog(monitors: &Monitors) {
-    let Some(every) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
-    loop {
-        if monitors.are_healthy() {
-            notify(NotifyState::Watchdog);
-        }
-        tokio::time::sleep(every / 2).await;
-    }
-}
-
-/// Without systemd, there is nobody to tell.
-fn notify(state: NotifyState<'_>) {
-    let _ = sd_notify::notify(&[state]);
 }

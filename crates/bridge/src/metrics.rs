@@ -72,7 +72,7 @@ fn escaped(label: &str) -> String {
 ///
 /// # Errors
 /// [`Failure::Config`] if the address can't be used.
-pub async fn serve(address: SocketAddr, monitors: Monitors) -> Result<()> {
+pub(crate) async fn serve(address: SocketAddr, monitors: Monitors) -> Result<()> {
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|error| Failure::Config(format!("metrics on {address}: {error}")))?;
     loop {
@@ -99,7 +99,7 @@ async fn answer(mut connection: TcpStream, monitors: &Monitors) -> std::io::Resu
             ("200 OK", text(&reports.collect::<Vec<_>>()))
         }
         "/health" if monitors.are_healthy() => ("200 OK", "well\n".to_owned()),
-        "/health" => ("503 Service Unavailable", "stuck: see chron-relay status\n".to_owned()),
+        "/health" => ("503 Service Unavailable", "stuck: see the status\n".to_owned()),
         _ => ("404 Not Found", "there are /metrics and /health\n".to_owned()),
     };
     let kind =

@@ -18,6 +18,9 @@ const WRITE_EVERY: Duration = Duration::from_secs(1);
 /// How often a relay that is stuck says so.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 
+/// The direction of an archiver.
+pub(super) const ARCHIVE: &str = "archive";
+
 /// Where a relay is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -212,6 +215,7 @@ impl State {
         change(&mut self.report.borrow_mut().counts);
     }
 
+    #[cfg(feature = "relay")]
     pub(super) fn pair(&self) -> Pair {
         self.report.borrow().pair
     }
@@ -256,17 +260,28 @@ impl State {
     }
 
     /// A line in the log that something is about to go wrong, once a minute.
-    pub(super) fn alarm(&self, text: &str) {
+    fn alarm(&self, text: &str) {
         if self.alarmed.get().is_none_or(|said| said.elapsed() >= SAY_EVERY) {
             self.alarmed.set(Some(Instant::now()));
             self.say(text);
         }
     }
 
+    /// Updates the lag behind a queue. One that is half of what the queue allows is logged, once a minute.
+    pub(super) fn lags_behind(&self, queue: &chronfs::Queue, lag: Lag) {
+        if let Some(max) = queue.settings().max_lag_bytes
+            && lag.bytes > max / 2
+        {
+            self.alarm(&format!("lags by {} bytes of the {max} after which messages are lost to it", lag.bytes));
+        }
+        self.lags(lag);
+    }
+
     /// A line in the log.
     pub(super) fn say(&self, text: &str) {
         let report = self.report.borrow();
-        eprintln!("chron-relay: {}: {text}", report.name);
+        let program = if report.direction == ARCHIVE { "chron-archive" } else { "chron-relay" };
+        eprintln!("{program}: {}: {text}", report.name);
     }
 
     /// Updates the lag; writes the file if it is time to.
@@ -299,7 +314,12 @@ impl State {
         let bytes = serde_json::to_vec_pretty(&self.report()).unwrap_or_default();
         let replace = || {
             if let Some(dir) = self.path.parent() {
-                std::fs::create_dir_all(dir)?;
+                // A standby's queue is still to come. One that has been removed must not come back as an empty directory.
+                let may_create_queue = self.report.borrow().direction == "in";
+                match if may_create_queue { std::fs::create_dir_all(dir) } else { std::fs::create_dir(dir) } {
+                    Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+                    _ => {}
+                }
             }
             let temporary = self.path.with_extension("json.tmp");
             let mut file = std::fs::File::create(&temporary)?;

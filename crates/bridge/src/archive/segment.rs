@@ -1,0 +1,91 @@
+//! A segment of the local queue: verified, then packed.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _};
+use std::path::Path;
+
+use chronfs::queue::layout::RECORDS_START;
+use chronfs::queue::{Entry, FinishedSegment, GapReason, Position, Queue, SegmentBlocks};
+
+use super::name::SegmentName;
+use super::pack::{Packed, pack};
+use crate::{Failure, Result};
+
+/// A segment that can be archived.
+pub(super) struct Prepared {
+    pub(super) name: SegmentName,
+    pub(super) packed: Packed,
+    /// Its index, if it has one.
+    pub(super) index: Option<Vec<u8>>,
+    /// What is wrong with its records, if anything.
+    pub(super) damage: Option<String>,
+}
+
+/// Verifies every record of a segment, makes certain that it survives a power cut, and packs its file: what the archive
+/// has, the queue must not lose, or it would use the segment's number again. `level`: how hard to compress it.
+///
+/// # Errors
+/// [`Failure::Refused`] if the segment can't be archived at all.
+pub(super) fn prepare(queue: &Queue, segment: &FinishedSegment, level: i32) -> Result<Prepared> {
+    let path = &segment.path;
+    // To build an index is to verify every record.
+    let index = chronfs::view::segment_index(queue, segment.id)?;
+    let damage = if index.is_some() { None } else { damage(queue, segment)? };
+    let failed = |error: io::Error| match error.kind() {
+        ErrorKind::NotFound => Failure::Again(format!("{} has just been removed", path.display())),
+        _ => Failure::Again(format!("{}: {error}", path.display())),
+    };
+    let file = File::open(path).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    let packed = pack(&file, level).map_err(failed)?;
+    let blocks = packed.blocks.filter(|blocks| {
+        let is_whole = packed.contents().is_ok_and(|contents| contents.bytes == u64::from(blocks.bytes));
+        is_whole && blocks.queue_id == queue.id() && blocks.id == segment.id && blocks.first_seq == segment.first_seq
+    });
+    let Some(blocks) = blocks else {
+        return Err(Failure::Refused(format!(
+            "{}: damaged: the blocks at its start, or it is cut short",
+            path.display()
+        )));
+    };
+    Ok(Prepared { name: SegmentName::of(&blocks, segment.next_seq), packed, index, damage })
+}
+
+/// What is wrong with the records of a segment; None if each of them is sound.
+pub(super) fn damage(queue: &Queue, segment: &FinishedSegment) -> Result<Option<String>> {
+    let path = segment.path.display();
+    let mut scanner = queue.scan()?;
+    scanner.seek(Position { segment: segment.id, offset: RECORDS_START }, segment.first_seq)?;
+    loop {
+        let at = scanner.position();
+        let entry = if at.segment == segment.id { scanner.next()? } else { None };
+        match entry {
+            Some(Entry::Message(message)) if message.position.segment == segment.id => {}
+            Some(Entry::Gap(gap)) if gap.position.segment == segment.id => match gap.reason {
+                // The records around it are sound.
+                GapReason::Lost | GapReason::Upstream(_) => {}
+                GapReason::Retired => return Err(Failure::Again(format!("{path} has just been removed"))),
+                reason => {
+                    let (from, to, reason, offset) = (gap.from, gap.to, reason.as_str(), at.offset);
+                    return Ok(Some(format!(
+                        "{path}: damaged: messages {from} to {to}, at offset {offset} ({reason})"
+                    )));
+                }
+            },
+            _ if !segment.is_sealed => {
+                return Ok(Some(format!("{path}: damaged: its end, after offset {}", at.offset)));
+            }
+            _ => break,
+        }
+    }
+    let (found, next) = (scanner.seq(), segment.next_seq);
+    let is_short = found < next;
+    Ok(is_short.then(|| format!("{path}: damaged: it ends before message {found}, and should before {next}")))
+}
+
+/// The blocks at the start of a segment's file.
+pub(super) fn blocks_of(path: &Path) -> io::Result<Option<SegmentBlocks>> {
+    let mut start = [0; SegmentBlocks::LEN];
+    File::open(path)?.read_exact(&mut start)?;
+    Ok(SegmentBlocks::parse(&start))
+}
