@@ -110,6 +110,9 @@ enum Command {
     /// Relay a queue to another host (runs chron-relay)
     #[command(after_help = "Example: chron-cli relay run /srv/bus/ticks nats://a:4222/TICKS")]
     Relay(ExternalArgs),
+    /// Export queues to Parquet, Arrow, CSV or JSON lines (runs chron-export)
+    #[command(after_help = "Example: chron-cli export /srv/bus /data --since yesterday")]
+    Export(ExternalArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -136,7 +139,8 @@ fn run(cli: Cli) -> Outcome {
         Command::Top(args) => top::run(&args, color),
         Command::Doctor(args) => doctor::run(&args, color),
         Command::Bench(args) => bench::run(&args),
-        Command::Relay(args) => external::run("chron-relay", &args),
+        Command::Relay(args) => external::run("chron-relay", "chronfs-bridge", &args),
+        Command::Export(args) => external::run("chron-export", "chronfs-export", &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }
