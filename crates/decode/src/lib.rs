@@ -21,7 +21,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! With the feature `arrow`, `Columns` collects payloads as columns of Arrow.
+//! With the feature `arrow`, `Columns` collects payloads as columns of Arrow, and `Rows` messages as record batches.
 //!
 //! # Trust
 //!
@@ -37,6 +37,8 @@ mod fixed;
 mod json;
 mod proto;
 mod read;
+#[cfg(feature = "arrow")]
+mod rows;
 mod sbe;
 mod schema;
 mod sink;
@@ -47,6 +49,8 @@ pub use command::Command;
 pub use error::{SchemaError, Undecodable};
 pub use fixed::{Column, Element, Layout};
 pub use read::Number;
+#[cfg(feature = "arrow")]
+pub use rows::Rows;
 pub use schema::{Decode, MAX_FILE, Schema, Table, Time};
 pub use sink::{Field, MAX_VALUES, Name, Shape, Sink, Unit};
 

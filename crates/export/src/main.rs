@@ -1,7 +1,7 @@
 //! chron-export: queues as files that other programs analyse. `chron-cli export` executes it.
 //!
-//! `rows` turns messages into record batches, `format` writes these to a file, `store` gives files their names and
-//! leaves no half one, `queue` reads a queue and brings them together.
+//! `chronfs_decode::Rows` turns messages into record batches, `format` writes these to a file, `store` gives files their
+//! names and leaves no half one, `queue` reads a queue and brings them together.
 //!
 //! Exit codes: 0 done, 1 failed or messages are missing, 2 wrong usage.
 
@@ -9,12 +9,12 @@ mod csv;
 mod failure;
 mod format;
 mod queue;
-mod rows;
 mod store;
 
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use chronfs_decode::Schema;
 use clap::Parser;
@@ -84,7 +84,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<bool> {
     let load = |path: &PathBuf| {
         let beside = path.with_file_name("");
-        Schema::load_file(path).map_err(|error| Failure(format!("{}{error}", beside.display())))
+        Schema::load_file(path).map(Arc::new).map_err(|error| Failure(format!("{}{error}", beside.display())))
     };
     let given = args.schema.as_ref().map(load).transpose()?;
     let mut is_well = true;

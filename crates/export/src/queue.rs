@@ -2,15 +2,15 @@
 //! segment holds of one date.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use chronfs::Queue;
 use chronfs::queue::{Entry, Gap, Message, Scanner, SegmentId};
 use chronfs::view::{self, render_decoded};
-use chronfs_decode::Schema;
+use chronfs_decode::{Rows, Schema};
 
 use crate::failure::{Failure, Result, note};
 use crate::format::{Format, Writer};
-use crate::rows::{Payload, Rows};
 use crate::store::{Draft, Range, Store};
 use crate::{Args, tell};
 
@@ -29,17 +29,17 @@ pub(crate) struct Report {
 }
 
 /// Writes what is in no file yet. `value` is the queue's name, as it is written in the name of a directory.
-pub(crate) fn export(path: &Path, value: &str, args: &Args, given: Option<&Schema>) -> Result<Report> {
+pub(crate) fn export(path: &Path, value: &str, args: &Args, given: Option<&Arc<Schema>>) -> Result<Report> {
     let queue = Queue::open(path)?;
-    let own = match given {
-        Some(_) => None,
-        None => Schema::load(path).map_err(|error| Failure(format!("{}/{error}", path.display())))?,
+    let schema = match given {
+        Some(given) => Some(Arc::clone(given)),
+        None => Schema::load(path).map_err(|error| Failure(format!("{}/{error}", path.display())))?.map(Arc::new),
     };
     let mut scanner = queue.scan()?;
     let (start, end) = wanted(&queue, &mut scanner, args)?;
     let store = Store::open(&args.dir, value, queue.id(), args.format.ending())?;
     let first_seq = queue.bounds()?.first_seq;
-    let mut export = Export::new(&queue, &store, args, given.or(own.as_ref()));
+    let mut export = Export::new(&queue, &store, args, schema);
     for (from, to) in store.missing(start, end) {
         // From the message before it, where there is one: what is missing at the beginning is a gap then.
         scanner.seek_seq(from.saturating_sub(1).max(first_seq))?;
@@ -80,7 +80,7 @@ struct Export<'a> {
     queue: &'a Queue,
     store: &'a Store,
     args: &'a Args,
-    schema: Option<&'a Schema>,
+    schema: Option<Arc<Schema>>,
     /// The name of the table of what is not decoded.
     plain: String,
     chunk: Option<Chunk>,
@@ -107,9 +107,9 @@ struct Output {
 }
 
 impl<'a> Export<'a> {
-    fn new(queue: &'a Queue, store: &'a Store, args: &'a Args, schema: Option<&'a Schema>) -> Self {
+    fn new(queue: &'a Queue, store: &'a Store, args: &'a Args, schema: Option<Arc<Schema>>) -> Self {
         let mut plain = PLAIN.to_owned();
-        while schema.is_some_and(|schema| schema.tables().iter().any(|table| table.name() == plain)) {
+        while schema.as_ref().is_some_and(|schema| schema.tables().iter().any(|table| table.name() == plain)) {
             plain.push('_');
         }
         Self { queue, store, args, schema, plain, chunk: None, report: Report::default() }
@@ -126,7 +126,7 @@ impl<'a> Export<'a> {
         if self.chunk.as_ref().is_some_and(|chunk| (chunk.segment, chunk.day) != (segment, day)) {
             self.end_chunk()?;
         }
-        let tables = self.schema.map_or(0, |schema| schema.tables().len());
+        let tables = self.schema.as_ref().map_or(0, |schema| schema.tables().len());
         let chunk = self.chunk.get_or_insert_with(|| Chunk {
             segment,
             day,
@@ -139,22 +139,17 @@ impl<'a> Export<'a> {
         if self.args.format == Format::Jsonl {
             return self.line(message);
         }
-        let table = self.schema.map_or(Ok(None), |schema| schema.table_of(message.msg_type, message.payload));
-        let (table, reason) = match table {
-            Ok(table) => (table, None),
-            Err(reason) => (None, Some(reason.to_string())),
+        let table = match &self.schema {
+            Some(schema) => schema.table_of(message.msg_type, message.payload),
+            None => Ok(None),
         };
-        let payload = match (self.schema, table) {
-            (Some(schema), Some(_)) => Payload::Decode(schema),
-            _ => Payload::Keep(reason.as_deref()),
-        };
-        let output = self.output(table)?;
-        output.rows.push(message, payload);
+        let output = self.output(*table.as_ref().unwrap_or(&None))?;
+        output.rows.push(message.seq, message.timestamp_ns, message.msg_type, message.payload, table.as_ref().err());
         if output.rows.is_full() { output.write_rows() } else { Ok(()) }
     }
 
     fn line(&mut self, message: &Message<'_>) -> Result<()> {
-        let schema = self.schema;
+        let schema = self.schema.clone();
         let output = self.output(None)?;
         match schema {
             Some(schema) => render_decoded(&Entry::Message(*message), None, &mut &*schema, &mut output.lines),
@@ -170,10 +165,10 @@ impl<'a> Export<'a> {
         let at = table.unwrap_or(chunk.files.len().saturating_sub(1));
         let file = chunk.files.get_mut(at).ok_or_else(nowhere)?;
         if file.is_none() {
-            let known = self.schema.and_then(|schema| schema.tables().get(table?));
+            let known = self.schema.as_ref().and_then(|schema| schema.tables().get(table?));
             let name = known.map_or(self.plain.as_str(), |table| table.name());
             let (draft, opened) = self.store.draft(name, &chunk.date, chunk.range.first)?;
-            let rows = Rows::new(self.schema, table);
+            let rows = Rows::new(self.schema.clone(), table);
             let path = draft.path().to_owned();
             let writer = Writer::new(self.args.format, opened, rows.schema()).map_err(Failure::io(&path, "write it"))?;
             *file = Some(Output { draft, path, rows, lines: Vec::new(), writer });

@@ -1,4 +1,4 @@
-//! Messages of one table as record batches.
+//! Messages of one table as record batches: what `chron-export` writes, and what Python's `scan.decoded()` returns.
 //!
 //! Columns: `seq`, `timestamp` (when it was appended), `exchange_time` where the schema names a time, `type`, what the
 //! table's messages hold, `payload`, `undecoded`. A message that is decoded has no payload; one that can't be has the
@@ -13,8 +13,11 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, ArrayRef, RecordBatch, TimestampNanosecondArray, UInt16Array, UInt64Array};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
-use chronfs::queue::Message;
-use chronfs_decode::{Columns, Time, Unit};
+
+use crate::columns::Columns;
+use crate::error::Undecodable;
+use crate::schema::{self, Time};
+use crate::sink::Unit;
 
 /// Most rows of a batch.
 const MOST_ROWS: usize = 1 << 16;
@@ -23,10 +26,27 @@ const MOST_BYTES: usize = 4 << 20;
 /// Names that fields of messages can't have; the last two are those of directories.
 const TAKEN: [&str; 8] = ["seq", "timestamp", "exchange_time", "type", "payload", "undecoded", "queue", "date"];
 
-/// Rows of a table that are not in a batch yet.
+/// Messages of a table that are not in a batch yet.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use chronfs_decode::{Rows, Schema};
+///
+/// let text = "[[message]]\ntype = 1\nname = \"count\"\nformat = \"fixed\"\nfields = [{ name = \"n\", type = \"u16\" }]";
+/// let schema = Arc::new(Schema::parse(text, &mut |_| Err("no files".to_owned()))?);
+/// let mut rows = Rows::new(Some(Arc::clone(&schema)), schema.table_of(1, &[7, 0])?);
+/// rows.push(1, 1_723_108_500_000_000_000, 1, &[7, 0], None);
+/// let batch = rows.take()?.ok_or("no rows")?;
+/// let names: Vec<_> = batch.schema().fields().iter().map(|field| field.name().clone()).collect();
+/// assert_eq!(names, ["seq", "timestamp", "type", "n", "payload", "undecoded"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
-pub(crate) struct Rows {
+pub struct Rows {
     schema: SchemaRef,
+    /// By which payloads are decoded.
+    of: Option<Arc<schema::Schema>>,
     seqs: Vec<u64>,
     times_ns: Vec<i64>,
     types: Vec<u16>,
@@ -43,19 +63,10 @@ struct Decoded {
     time: Option<Time>,
 }
 
-/// How a message becomes a row.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Payload<'a> {
-    /// Decoded, if that is possible.
-    Decode(&'a chronfs_decode::Schema),
-    /// As it is, for this reason if it should have been decoded.
-    Keep(Option<&'a str>),
-}
-
 impl Rows {
     /// Of a table of a schema; of messages that are not decoded, for want of a schema or although there is one.
-    pub(crate) fn new(schema: Option<&chronfs_decode::Schema>, table: Option<usize>) -> Self {
-        let table = schema.zip(table).and_then(|(schema, table)| schema.tables().get(table));
+    pub fn new(of: Option<Arc<schema::Schema>>, table: Option<usize>) -> Self {
+        let table = of.as_ref().zip(table).and_then(|(schema, table)| schema.tables().get(table));
         let decoded = table.map(|table| Decoded { columns: Columns::new(table), time: table.time().cloned() });
         let time = || DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
         let mut fields = vec![Field::new("seq", DataType::UInt64, false), Field::new("timestamp", time(), false)];
@@ -74,8 +85,8 @@ impl Rows {
             }
             fields.push(field.as_ref().clone().with_name(name));
         }
-        fields.push(Field::new("payload", DataType::Binary, schema.is_some()));
-        if schema.is_some() {
+        fields.push(Field::new("payload", DataType::Binary, of.is_some()));
+        if of.is_some() {
             fields.push(Field::new("undecoded", DataType::Utf8, true));
         }
         Self {
@@ -85,44 +96,45 @@ impl Rows {
             types: Vec::new(),
             decoded,
             payloads: BinaryBuilder::new(),
-            reasons: schema.map(|_| StringBuilder::new()),
+            reasons: of.as_ref().map(|_| StringBuilder::new()),
+            of,
             bytes: 0,
         }
     }
 
     /// The columns.
-    pub(crate) fn schema(&self) -> &SchemaRef {
+    pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    pub(crate) fn is_full(&self) -> bool {
+    /// Whether it is time to [`take`](Self::take) them.
+    pub fn is_full(&self) -> bool {
         self.seqs.len() >= MOST_ROWS || self.bytes >= MOST_BYTES
     }
 
-    pub(crate) fn push(&mut self, message: &Message<'_>, payload: Payload<'_>) {
-        self.seqs.push(message.seq);
+    /// Adds a message of this table, decoded; one that can't be decoded keeps its payload, with the reason. Where the
+    /// rows are those of no table, all keep it; `reason`: why this message has none, where there is a schema.
+    pub fn push(&mut self, seq: u64, timestamp_ns: u64, msg_type: u16, payload: &[u8], reason: Option<&Undecodable>) {
+        self.seqs.push(seq);
         // Timestamps after the year 2262 don't fit.
-        self.times_ns.push(i64::try_from(message.timestamp_ns).unwrap_or(i64::MAX));
-        self.types.push(message.msg_type);
-        self.bytes += message.payload.len();
-        let keeps = match (payload, &mut self.decoded) {
-            (Payload::Decode(schema), Some(decoded)) => {
-                decoded.columns.append(schema, message.msg_type, message.payload).map_err(|reason| Some(reason.to_string()))
-            }
-            (Payload::Keep(reason), decoded) => {
-                decoded.iter_mut().for_each(|decoded| decoded.columns.append_null());
-                Err(reason.map(str::to_owned))
-            }
-            (Payload::Decode(_), None) => Err(None),
+        self.times_ns.push(i64::try_from(timestamp_ns).unwrap_or(i64::MAX));
+        self.types.push(msg_type);
+        self.bytes += payload.len();
+        let decoded = match (&mut self.decoded, &self.of) {
+            (Some(decoded), Some(schema)) => decoded.columns.append(schema, msg_type, payload).map_err(Some),
+            _ => Err(reason.cloned()),
         };
-        self.payloads.append_option(keeps.is_err().then_some(message.payload));
+        self.payloads.append_option(decoded.is_err().then_some(payload));
         if let Some(reasons) = &mut self.reasons {
-            reasons.append_option(keeps.err().flatten());
+            reasons.append_option(decoded.err().flatten().map(|reason| reason.to_string()));
         }
     }
 
     /// The rows as a batch; None if there are none.
-    pub(crate) fn take(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
+    ///
+    /// # Errors
+    /// Never, unless this module is wrong.
+    pub fn take(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
         if self.seqs.is_empty() {
             return Ok(None);
         }
