@@ -51,8 +51,7 @@ fn decode(criterion: &mut Criterion) {
     let of = |bytes: fn(&ticker::Ticker) -> Vec<u8>| -> Vec<Vec<u8>> {
         tickers.iter().cycle().take(BATCH).map(|recorded| bytes(&recorded.ticker)).collect()
     };
-    let (fixed, sbe, protobuf) =
-        (of(ticker::Ticker::fixed), of(ticker::Ticker::sbe), of(ticker::Ticker::protobuf));
+    let (fixed, sbe, protobuf) = (of(ticker::Ticker::fixed), of(ticker::Ticker::sbe), of(ticker::Ticker::protobuf));
 
     let mut group = criterion.benchmark_group("json");
     group.throughput(Throughput::Elements(BATCH as u64));
@@ -95,7 +94,15 @@ fn decode(criterion: &mut Criterion) {
                 ends.push(symbols.len());
             }
             black_box((&updates, &bids, &asks, &bid_sizes, &ask_sizes, &symbols));
-            (updates.clear(), bids.clear(), asks.clear(), bid_sizes.clear(), ask_sizes.clear(), symbols.clear(), ends.clear())
+            (
+                updates.clear(),
+                bids.clear(),
+                asks.clear(),
+                bid_sizes.clear(),
+                ask_sizes.clear(),
+                symbols.clear(),
+                ends.clear(),
+            )
         });
     });
     for (name, msg_type, payloads) in [("fixed", 1, &fixed), ("sbe", 2, &sbe), ("protobuf", 3, &protobuf)] {

@@ -219,7 +219,8 @@ impl Columns {
             }
             Values::List(ends) => {
                 let offsets = offsets(ends)?;
-                let (element, inner) = (self.nodes.get(at + 1).map(|node| Arc::clone(&node.field)), self.array(at + 1)?);
+                let (element, inner) =
+                    (self.nodes.get(at + 1).map(|node| Arc::clone(&node.field)), self.array(at + 1)?);
                 let element = element.unwrap_or(field);
                 Ok(Arc::new(ListArray::try_new(element, offsets, inner, nulls)?))
             }
@@ -536,9 +537,7 @@ fn put_decimal(values: &mut Values, value: i128, scale: u8) -> bool {
             scaled.map(|value| values.push(value)).is_some()
         }
         // By its digits, which rounds once.
-        Values::F64(values) => {
-            format!("{value}e-{scale}").parse().map(|value| values.push(value)).is_ok()
-        }
+        Values::F64(values) => format!("{value}e-{scale}").parse().map(|value| values.push(value)).is_ok(),
         _ => false,
     }
 }

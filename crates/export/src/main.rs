@@ -99,7 +99,8 @@ fn run(args: &Args) -> Result<bool> {
         let below = path.strip_prefix(&args.from).unwrap_or(path);
         // The queue itself was named, perhaps as a dot.
         let is_it = below.as_os_str().is_empty();
-        let own = if is_it { std::fs::canonicalize(path).map_err(Failure::io(path, "find it"))? } else { below.to_owned() };
+        let own =
+            if is_it { std::fs::canonicalize(path).map_err(Failure::io(path, "find it"))? } else { below.to_owned() };
         let name = own.file_name().filter(|_| is_it).unwrap_or(own.as_os_str());
         match queue::export(path, &partition_value(name), args, given.as_ref()) {
             Ok(report) => {

@@ -170,7 +170,8 @@ impl<'a> Export<'a> {
             let (draft, opened) = self.store.draft(name, &chunk.date, chunk.range.first)?;
             let rows = Rows::new(self.schema.clone(), table);
             let path = draft.path().to_owned();
-            let writer = Writer::new(self.args.format, opened, rows.schema()).map_err(Failure::io(&path, "write it"))?;
+            let writer =
+                Writer::new(self.args.format, opened, rows.schema()).map_err(Failure::io(&path, "write it"))?;
             *file = Some(Output { draft, path, rows, lines: Vec::new(), writer });
         }
         file.as_mut().ok_or_else(nowhere)

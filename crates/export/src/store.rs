@@ -107,7 +107,8 @@ impl Store {
                 }
             }
             sync(&date)?;
-            self.covered.extend(files.iter().filter_map(|name| self.range_of(name)));
+            let ranges: Vec<_> = files.iter().filter_map(|name| self.range_of(name)).collect();
+            self.covered.extend(ranges);
         }
         self.covered.sort_unstable_by_key(|range| (range.first, range.last));
         Ok(())
@@ -144,7 +145,9 @@ impl Store {
     /// Starts a file of the chunk that begins with message `first`.
     pub(crate) fn draft(&self, table: &str, date: &str, first: u64) -> Result<(Draft, File)> {
         if table.len() > MAX_TABLE {
-            return Err(Failure(format!("the name of the message {table:?} is too long for a file: {MAX_TABLE} bytes")));
+            return Err(Failure(format!(
+                "the name of the message {table:?} is too long for a file: {MAX_TABLE} bytes"
+            )));
         }
         let dir = self.dir.join(format!("date={date}"));
         if !dir.is_dir() {
@@ -158,7 +161,8 @@ impl Store {
 
     /// Gives the files of a chunk, which have been synced, their final names; returns these.
     pub(crate) fn publish(&self, drafts: &[Draft], Range { first, last }: Range) -> Result<Vec<PathBuf>> {
-        let name = |draft: &Draft| format!("{}-{:016x}-{first:012}-{last:012}.{}", draft.table, self.queue_id, self.ending);
+        let name =
+            |draft: &Draft| format!("{}-{:016x}-{first:012}-{last:012}.{}", draft.table, self.queue_id, self.ending);
         let Some((leader, others)) = drafts.split_first() else { return Ok(Vec::new()) };
         let ready = |draft: &Draft| draft.dir.join(format!(".{}{WAITING}", name(draft)));
         for draft in others {
@@ -223,7 +227,8 @@ mod tests {
         drop(first);
         // Of another queue, of another format, of another program.
         let date = dir.path().join("queue=q/date=2024-08-08");
-        for name in ["a-0000000000000abd-1-100.csv", "a-0000000000000abc-1-100.arrow", "x.csv", "a-1-2-3.csv", "-.csv"] {
+        for name in ["a-0000000000000abd-1-100.csv", "a-0000000000000abc-1-100.arrow", "x.csv", "a-1-2-3.csv", "-.csv"]
+        {
             fs::write(date.join(name), "").unwrap();
         }
         let store = store(dir.path());

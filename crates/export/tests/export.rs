@@ -173,7 +173,8 @@ fn times_select_and_a_later_run_adds_what_is_missing() {
     setup.append(2000, text);
     let since = format!("@{}", LATE / 1_000_000_000);
     // From the 500th millisecond to the 1200th, both inclusive.
-    let args = ["--since", &format!("{since}.500"), "--until", &format!("{}.2", LATE / 1_000_000_000 + 1), "--unsealed"];
+    let args =
+        ["--since", &format!("{since}.500"), "--until", &format!("@{}.2", LATE / 1_000_000_000 + 1), "--unsealed"];
     setup.ok(&args);
     assert_eq!(messages(&setup.files()), expected(500..1201));
     assert_eq!(setup.ok(&args), Vec::<PathBuf>::new());
@@ -312,7 +313,11 @@ fn a_bus_is_exported_by_the_names_of_its_queues() {
     let export = || {
         let output = run(&setup.dir.path().join("bus"), &setup.out(), &["--unsealed", "--quiet"]);
         assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
-        setup.files().into_iter().filter(|path| path.to_str().unwrap().contains("queue=feeds%2Fa%20b/")).collect::<Vec<_>>()
+        setup
+            .files()
+            .into_iter()
+            .filter(|path| path.to_str().unwrap().contains("queue=feeds%2Fa%20b/"))
+            .collect::<Vec<_>>()
     };
     assert_eq!(export().len(), 1);
     // Another queue of the same name, whose messages have the same numbers.
@@ -320,7 +325,8 @@ fn a_bus_is_exported_by_the_names_of_its_queues() {
     fill(b"new");
     let files = export();
     assert_eq!(files.len(), 2);
-    let payloads: Vec<_> = files.iter().map(|file| messages(std::slice::from_ref(file))[&1].1.clone().unwrap()).collect();
+    let payloads: Vec<_> =
+        files.iter().map(|file| messages(std::slice::from_ref(file))[&1].1.clone().unwrap()).collect();
     assert!(payloads.contains(&b"old".to_vec()) && payloads.contains(&b"new".to_vec()));
     assert!(setup.files().iter().any(|path| path.starts_with(setup.out().join("queue=ticks"))));
 }
@@ -354,7 +360,9 @@ fn a_kill_at_any_system_call_leaves_no_half_file_and_the_next_run_completes_it()
         return;
     }
     let setup = Setup::new();
-    setup.append(420, |seq| (mixed(seq).0, [&mixed(seq).1[..], &[b' '; 150][..if mixed(seq).0 == 2 { 150 } else { 0 }]].concat()));
+    setup.append(420, |seq| {
+        (mixed(seq).0, [&mixed(seq).1[..], &[b' '; 150][..if mixed(seq).0 == 2 { 150 } else { 0 }]].concat())
+    });
     fs::write(setup.queue.path().join("schema.toml"), SCHEMA).unwrap();
     let whole = {
         setup.ok(&["--unsealed"]);
@@ -412,7 +420,8 @@ fn recorded_market_data_is_exported_from_every_format() {
         }
     }
     drop(writer);
-    for (file, text) in [("schema.toml", ticker::SCHEMA), ("ticker.xml", ticker::XML), ("ticker.proto", ticker::PROTO)] {
+    for (file, text) in [("schema.toml", ticker::SCHEMA), ("ticker.xml", ticker::XML), ("ticker.proto", ticker::PROTO)]
+    {
         File::create(setup.queue.path().join(file)).unwrap().write_all(text.as_bytes()).unwrap();
     }
     setup.ok(&["--unsealed"]);
