@@ -6,6 +6,7 @@
 //! follows a symlink in the last component or blocks on a FIFO in its place.
 
 mod appear;
+mod below;
 mod discovery;
 mod file;
 mod layout;
@@ -16,6 +17,7 @@ mod relays;
 mod remove;
 
 pub use appear::wait_for_queue;
+pub use below::queues_below;
 pub use discovery::{Change, DiscoveryEvent, Endpoint, RouterDiscovery};
 pub use file::is_temporary;
 pub use layout::{BusLayout, StrategyEndpoints, check_queue_name};

@@ -240,12 +240,15 @@ fn a_program_of_its_own_is_run_from_beside_chron_cli_or_its_package_named() {
     let program = dir.path().join("chron-cli");
     // Not by this process: a child that another test starts would have it open for writing.
     assert!(Command::new("cp").args([PROGRAM.as_ref(), program.as_os_str()]).status().unwrap().success());
-    let run = || {
-        let mut command = Command::new(&program);
-        command.args(["relay", "run", "--name", "x"]).env("PATH", dir.path().join("none")).output().unwrap()
-    };
-    let missing = run();
-    assert_fails(&missing, &["chron-relay", "chronfs-bridge"]);
-    std::os::unix::fs::symlink("/bin/echo", dir.path().join("chron-relay")).unwrap();
-    assert_eq!(run().stdout, b"run --name x\n");
+    for (command, name, package) in
+        [("relay", "chron-relay", "chronfs-bridge"), ("export", "chron-export", "chronfs-export")]
+    {
+        let run = || {
+            let mut run = Command::new(&program);
+            run.args([command, "run", "--name", "x"]).env("PATH", dir.path().join("none")).output().unwrap()
+        };
+        assert_fails(&run(), &[name, package]);
+        std::os::unix::fs::symlink("/bin/echo", dir.path().join(name)).unwrap();
+        assert_eq!(run().stdout, b"run --name x\n");
+    }
 }

@@ -95,7 +95,18 @@ pub(crate) fn stream_capsule<'py>(
     reading: Arc<Reading>,
     size: usize,
 ) -> PyResult<Bound<'py, PyCapsule>> {
-    let stream = FFI_ArrowArrayStream::new(Box::new(Stream { reading, size }));
+    stream_capsule_of(py, reading, size, schema(), |columns| record_batch(columns).map(Some))
+}
+
+/// The same, of what is made of the messages.
+pub(crate) fn stream_capsule_of<'py>(
+    py: Python<'py>,
+    reading: Arc<Reading>,
+    size: usize,
+    schema: SchemaRef,
+    convert: impl FnMut(Columns) -> Result<Option<RecordBatch>, ArrowError> + Send + 'static,
+) -> PyResult<Bound<'py, PyCapsule>> {
+    let stream = FFI_ArrowArrayStream::new(Box::new(Stream { reading, size, schema, convert }));
     PyCapsule::new_with_value(py, stream, c"arrow_array_stream")
 }
 
@@ -104,12 +115,15 @@ fn failed(error: ArrowError) -> PyErr {
 }
 
 /// Batches of a scan, one after the other. Its consumer may call it from any thread, with the GIL or without.
-struct Stream {
+struct Stream<F> {
     reading: Arc<Reading>,
     size: usize,
+    schema: SchemaRef,
+    /// None if nothing comes of the messages.
+    convert: F,
 }
 
-impl Iterator for Stream {
+impl<F: FnMut(Columns) -> Result<Option<RecordBatch>, ArrowError>> Iterator for Stream<F> {
     type Item = Result<RecordBatch, ArrowError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -118,7 +132,10 @@ impl Iterator for Stream {
             return match self.reading.batch_without_gil(Form::Views, self.size) {
                 Ok(None) => None,
                 Ok(Some(Ok(columns))) if columns.len() == 0 => continue,
-                Ok(Some(Ok(columns))) => Some(record_batch(columns)),
+                Ok(Some(Ok(columns))) => match (self.convert)(columns).transpose() {
+                    Some(batch) => Some(batch),
+                    None => continue,
+                },
                 Ok(Some(Err(gap))) => match &self.reading.on_gap {
                     OnGap::Call(callback) => {
                         let called = Python::try_attach(|py| callback.call1(py, (gap,)).map(drop));
@@ -139,8 +156,8 @@ impl Iterator for Stream {
     }
 }
 
-impl RecordBatchReader for Stream {
+impl<F: FnMut(Columns) -> Result<Option<RecordBatch>, ArrowError>> RecordBatchReader for Stream<F> {
     fn schema(&self) -> SchemaRef {
-        schema()
+        Arc::clone(&self.schema)
     }
 }

@@ -105,6 +105,20 @@ impl Columns {
         offset
     }
 
+    /// Passes on each message: number, time, type and payload.
+    #[cfg(feature = "decode")]
+    pub(crate) fn messages(&self, mut each: impl FnMut(u64, u64, u16, &[u8])) {
+        let mut heads = self.seqs.iter().zip(&self.times_ns).zip(&self.types);
+        for (part, places) in self.parts() {
+            let from = places.first().map_or(0, |place| place.offset);
+            let lent = part.kept.lend_range(from, part.end);
+            for (place, ((seq, time_ns), msg_type)) in places.iter().zip(&mut heads) {
+                let at = (place.offset - from) as usize;
+                each(*seq, *time_ns, *msg_type, lent.bytes().get(at..at + place.len as usize).unwrap_or_default());
+            }
+        }
+    }
+
     /// The parts, each with its payloads' places.
     pub(crate) fn parts(&self) -> impl Iterator<Item = (&Part, &[Place])> {
         let ends = self.parts.iter().skip(1).map(|part| part.first).chain([self.len()]);

@@ -61,6 +61,12 @@ impl FromIterator<u16> for Types {
 }
 
 impl Types {
+    /// The types that are also in another choice.
+    #[cfg(feature = "decode")]
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        Self(self.0.iter().zip(other.0.iter()).map(|(one, two)| one & two).collect())
+    }
+
     fn contain(&self, msg_type: u16) -> bool {
         self.0.get(usize::from(msg_type / 64)).is_some_and(|word| word & 1 << (msg_type % 64) != 0)
     }

@@ -7,6 +7,8 @@ mod arrow;
 mod batch;
 mod bus;
 mod core;
+#[cfg(feature = "decode")]
+mod decoded;
 mod errors;
 mod inspect;
 mod memory;
@@ -29,6 +31,8 @@ fn _chronfs(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<reader::Reader>()?;
     module.add_class::<scan::Scan>()?;
     module.add_class::<scan::Messages>()?;
+    #[cfg(feature = "decode")]
+    module.add_class::<decoded::Decoded>()?;
     module.add_class::<batch::Batch>()?;
     module.add_class::<batch::Batches>()?;
     module.add_class::<message::Message>()?;

@@ -11,6 +11,8 @@ use pyo3::types::PyCapsule;
 
 use crate::arrow;
 use crate::batch::{Batch, Batches, Columns, Form};
+#[cfg(feature = "decode")]
+use crate::core::Types;
 use crate::core::{Core, Item, Limits, Source};
 use crate::errors::{self, OrRaise};
 use crate::memory::warn_if_much;
@@ -148,6 +150,31 @@ impl Scan {
         Ok(Reading::new(core, self.queue.path(), self.on_gap.clone_ref(py)))
     }
 
+    /// The same, of these types only.
+    #[cfg(feature = "decode")]
+    pub(crate) fn of_types(&self, py: Python<'_>, types: impl Iterator<Item = u16>) -> Self {
+        let types = Types::from_iter(types);
+        let types = self.limits.types.as_ref().map_or_else(|| types.clone(), |own| own.and(&types));
+        Self {
+            queue: self.queue.clone(),
+            start: self.start,
+            limits: Limits { types: Some(types), ..self.limits.clone() },
+            verify: self.verify,
+            on_gap: self.on_gap.clone_ref(py),
+        }
+    }
+
+    /// A reader for a table, which can't hold gaps.
+    pub(crate) fn read_for_table(&self, py: Python<'_>) -> PyResult<Reading> {
+        if matches!(self.on_gap, OnGap::Yield) {
+            return Err(errors::invalid(
+                py,
+                "a table can't hold gaps; make the scan with on_gap=\"raise\" or a function",
+            ));
+        }
+        self.read(py)
+    }
+
     pub(crate) fn open(&self) -> chronfs::Result<Core> {
         let wait = WaitStrategy::Hybrid { spin: Duration::ZERO };
         let tailer = self.queue.tailer_with(&ReaderOptions { start: self.start, verify: self.verify, wait })?;
@@ -175,12 +202,26 @@ impl Scan {
     ///
     /// Raises InvalidInput if a payload has another length than the dtype.
     #[pyo3(signature = (dtype, *, copy = None))]
-    fn to_numpy<'py>(
+    pub(crate) fn to_numpy<'py>(
         slf: &Bound<'py, Self>,
         dtype: &Bound<'py, PyAny>,
         copy: Option<bool>,
     ) -> PyResult<Bound<'py, PyAny>> {
         slf.py().import("chronfs._numpy")?.getattr("of_scan")?.call1((slf, dtype, copy))
+    }
+
+    /// The messages with their payload decoded as the queue's schema.toml says, or another such file: a Decoded.
+    /// `table`: only those that the schema calls so.
+    ///
+    /// Raises InvalidInput if there is no schema, or it can't be used.
+    #[cfg(feature = "decode")]
+    #[pyo3(signature = (schema = None, *, table = None))]
+    fn decoded(
+        slf: &Bound<'_, Self>,
+        schema: Option<std::path::PathBuf>,
+        table: Option<&str>,
+    ) -> PyResult<crate::decoded::Decoded> {
+        crate::decoded::Decoded::new(slf, schema, table)
     }
 
     /// For pyarrow, polars, pandas, duckdb: an Arrow stream with the columns `seq` (uint64), `timestamp` (ns, UTC), `type`
@@ -195,13 +236,7 @@ impl Scan {
     ) -> PyResult<Bound<'py, PyCapsule>> {
         // The protocol allows to return another schema than the requested one.
         let _ = requested_schema;
-        if matches!(self.on_gap, OnGap::Yield) {
-            return Err(errors::invalid(
-                py,
-                "a table can't hold gaps; make the scan with on_gap=\"raise\" or a function",
-            ));
-        }
-        arrow::stream_capsule(py, Arc::new(self.read(py)?), BATCH)
+        arrow::stream_capsule(py, Arc::new(self.read_for_table(py)?), BATCH)
     }
 
     fn __repr__(&self) -> String {

@@ -42,18 +42,9 @@ pub(crate) enum Endian {
 /// What an element of a [`Column`] is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-#[allow(missing_docs)]
 pub enum Element {
-    U8,
-    I8,
-    U16,
-    I16,
-    U32,
-    I32,
-    U64,
-    I64,
-    F32,
-    F64,
+    /// An integer or a float.
+    Number(Number),
     /// A byte; 0 is false.
     Bool,
     /// This many bytes of text, filled up with NUL or spaces.
@@ -65,47 +56,27 @@ pub enum Element {
 impl Element {
     fn parse(text: &str) -> Option<Self> {
         let sized = |base: &str| text.strip_prefix(base)?.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
-        Some(match text {
-            "u8" => Self::U8,
-            "i8" => Self::I8,
-            "u16" => Self::U16,
-            "i16" => Self::I16,
-            "u32" => Self::U32,
-            "i32" => Self::I32,
-            "u64" => Self::U64,
-            "i64" => Self::I64,
-            "f32" => Self::F32,
-            "f64" => Self::F64,
-            "bool" => Self::Bool,
-            _ => match sized("text") {
-                Some(len) => Self::Text(len),
-                None => Self::Bytes(sized("bytes")?),
-            },
+        Some(match (text, Number::parse(text), sized("text")) {
+            ("bool", ..) => Self::Bool,
+            (_, Some(number), _) => Self::Number(number),
+            (.., Some(len)) => Self::Text(len),
+            _ => Self::Bytes(sized("bytes")?),
         })
     }
 
     fn number(self) -> Option<Number> {
-        Some(match self {
-            Self::U8 => Number::U8,
-            Self::I8 => Number::I8,
-            Self::U16 => Number::U16,
-            Self::I16 => Number::I16,
-            Self::U32 => Number::U32,
-            Self::I32 => Number::I32,
-            Self::U64 => Number::U64,
-            Self::I64 => Number::I64,
-            Self::F32 => Number::F32,
-            Self::F64 => Number::F64,
-            Self::Bool | Self::Text(_) | Self::Bytes(_) => return None,
-        })
+        match self {
+            Self::Number(number) => Some(number),
+            Self::Bool | Self::Text(_) | Self::Bytes(_) => None,
+        }
     }
 
     /// Bytes of one element.
     pub fn size(self) -> usize {
         match self {
+            Self::Number(number) => number.size(),
             Self::Bool => 1,
             Self::Text(len) | Self::Bytes(len) => len,
-            _ => self.number().map_or(0, Number::size),
         }
     }
 }
@@ -142,14 +113,14 @@ impl Column {
         self.element
     }
 
-    /// Whether it is a single value, in little-endian order and without names.
-    pub fn is_single(&self) -> bool {
-        self.count.is_none() && !self.is_big && self.names.is_none()
+    /// How many elements it has, if it is an array.
+    pub fn count(&self) -> Option<usize> {
+        self.count
     }
 
-    /// The integer that stands for null.
-    pub fn null(&self) -> Option<i128> {
-        self.null
+    /// Whether its numbers are big-endian.
+    pub fn is_big_endian(&self) -> bool {
+        self.is_big
     }
 
     /// The shape of its values.

@@ -21,11 +21,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! With the feature `arrow`, `Columns` collects payloads as columns of Arrow, and `Rows` messages as record batches.
+//!
 //! # Trust
 //!
 //! Payloads and schemas are treated as hostile: there is no panic, and work and output are bounded by the length of the
 //! payload ([`MAX_VALUES`]), however the schema nests. A schema can't name a command or a file outside its directory.
 
+#[cfg(feature = "arrow")]
+mod columns;
 mod command;
 mod error;
 mod fix;
@@ -33,13 +37,20 @@ mod fixed;
 mod json;
 mod proto;
 mod read;
+#[cfg(feature = "arrow")]
+mod rows;
 mod sbe;
 mod schema;
 mod sink;
 
+#[cfg(feature = "arrow")]
+pub use columns::Columns;
 pub use command::Command;
 pub use error::{SchemaError, Undecodable};
 pub use fixed::{Column, Element, Layout};
+pub use read::Number;
+#[cfg(feature = "arrow")]
+pub use rows::Rows;
 pub use schema::{Decode, MAX_FILE, Schema, Table, Time};
 pub use sink::{Field, MAX_VALUES, Name, Shape, Sink, Unit};
 

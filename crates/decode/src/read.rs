@@ -2,7 +2,8 @@
 
 /// The types of numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Number {
+#[allow(missing_docs)]
+pub enum Number {
     U8,
     I8,
     U16,
@@ -25,7 +26,25 @@ pub(crate) enum Value {
 }
 
 impl Number {
-    pub(crate) fn size(self) -> usize {
+    /// By its name in a schema.toml.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "u8" => Self::U8,
+            "i8" => Self::I8,
+            "u16" => Self::U16,
+            "i16" => Self::I16,
+            "u32" => Self::U32,
+            "i32" => Self::I32,
+            "u64" => Self::U64,
+            "i64" => Self::I64,
+            "f32" => Self::F32,
+            "f64" => Self::F64,
+            _ => return None,
+        })
+    }
+
+    /// Its bytes.
+    pub fn size(self) -> usize {
         match self {
             Self::U8 | Self::I8 => 1,
             Self::U16 | Self::I16 => 2,
@@ -34,11 +53,13 @@ impl Number {
         }
     }
 
-    pub(crate) fn is_signed(self) -> bool {
+    /// Whether it is an integer with a sign.
+    pub fn is_signed(self) -> bool {
         matches!(self, Self::I8 | Self::I16 | Self::I32 | Self::I64)
     }
 
-    pub(crate) fn is_float(self) -> bool {
+    /// Whether it is a float.
+    pub fn is_float(self) -> bool {
         matches!(self, Self::F32 | Self::F64)
     }
 

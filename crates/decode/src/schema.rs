@@ -139,14 +139,27 @@ impl Schema {
     /// # Errors
     /// A file can't be read, or is not a schema.
     pub fn load(dir: &Path) -> Result<Option<Self>, SchemaError> {
-        let mut files = |name: &str| read(&dir.join(name)).map_err(|error| error.to_string());
-        let text = match read(&dir.join(SCHEMA_FILE)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(SchemaError::new(SCHEMA_FILE, None, format!("cannot read it: {error}"))),
-            Ok(text) => text,
-        };
-        let text = String::from_utf8(text).map_err(|_| SchemaError::new(SCHEMA_FILE, None, "it is not UTF-8"))?;
-        Self::parse(&text, &mut files).map(Some)
+        let path = dir.join(SCHEMA_FILE);
+        match read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            text => Self::loaded(&path, text).map(Some),
+        }
+    }
+
+    /// Like [`load`](Self::load), from a file of any name, with those beside it that it names.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); or there is no such file.
+    pub fn load_file(path: &Path) -> Result<Self, SchemaError> {
+        Self::loaded(path, read(path))
+    }
+
+    fn loaded(path: &Path, text: std::io::Result<Vec<u8>>) -> Result<Self, SchemaError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let text = text.map_err(|error| SchemaError::new(&name, None, format!("cannot read it: {error}")))?;
+        let text = String::from_utf8(text).map_err(|_| SchemaError::new(&name, None, "it is not UTF-8"))?;
+        let mut beside = |other: &str| read(&path.with_file_name(other)).map_err(|error| error.to_string());
+        Self::compile(&name, &text, &mut beside)
     }
 
     /// Compiles the text of a `schema.toml`. `files` returns the contents of other files that it names, whose names
@@ -155,21 +168,25 @@ impl Schema {
     /// # Errors
     /// It is not a schema, or one of the files is not.
     pub fn parse(text: &str, files: Files<'_>) -> Result<Self, SchemaError> {
+        Self::compile(SCHEMA_FILE, text, files)
+    }
+
+    fn compile(name: &str, text: &str, files: Files<'_>) -> Result<Self, SchemaError> {
         let line_of = |offset: usize| text.get(..offset).map(|before| before.matches('\n').count() + 1);
         let parsed: Text = toml::from_str(text).map_err(|error| {
             let line = error.span().and_then(|span| line_of(span.start));
-            SchemaError::new(SCHEMA_FILE, line, error.message().replace('\n', " "))
+            SchemaError::new(name, line, error.message().replace('\n', " "))
         })?;
         let mut schema = Self { entries: Vec::new(), types: Vec::new(), other: None, tables: Vec::new() };
         for spanned in &parsed.message {
             let line = line_of(spanned.span().start);
             schema.add(spanned.get_ref(), files).map_err(|error| match error {
-                Problem::Here(what) => SchemaError::new(SCHEMA_FILE, line, what),
+                Problem::Here(what) => SchemaError::new(name, line, what),
                 Problem::Elsewhere(error) => error,
             })?;
         }
         if schema.entries.is_empty() {
-            return Err(SchemaError::new(SCHEMA_FILE, None, "it has no [[message]]"));
+            return Err(SchemaError::new(name, None, "it has no [[message]]"));
         }
         schema.types.sort_unstable();
         Ok(schema)
@@ -221,6 +238,15 @@ impl Schema {
             Decoder::Fixed(layout) => Some(layout),
             _ => None,
         }
+    }
+
+    /// The types of the messages of a table.
+    pub fn types(&self, table: usize) -> impl Iterator<Item = u16> {
+        let has = move |entry: &Entry| {
+            let end = self.entries.iter().map(|other| other.first_table).find(|first| *first > entry.first_table);
+            (entry.first_table..end.unwrap_or(self.tables.len())).contains(&table)
+        };
+        (0..u16::MAX).filter(move |msg_type| self.entry(*msg_type).is_some_and(has))
     }
 
     #[inline]

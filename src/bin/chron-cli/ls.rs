@@ -1,12 +1,11 @@
 //! `chron-cli ls`: the queues below a directory. Symbolic links are not followed; a queue's own directory is
 //! not searched. A queue that can't be read is reported on stderr, and the others are listed all the same.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use chronfs::queue::Inspection;
 use chronfs::report::{self, Lease};
-use chronfs::{Queue, bus, view};
+use chronfs::{Error, Queue, bus, view};
 
 use crate::LsArgs;
 use crate::failure::{Done, Failure, Outcome, note, refuse_mount, root_remedy};
@@ -95,45 +94,18 @@ fn fitted(mut rows: Vec<[String; 6]>, width: usize) -> String {
     }
 }
 
-/// The directories at and below `root` that hold a queue, sorted.
+/// The directories at and below `root` that hold a queue, sorted. What can't be searched is reported.
 pub(crate) fn queues_below(root: &Path, done: &mut Done) -> Result<Vec<PathBuf>, Failure> {
-    let mut found = Vec::new();
-    let mut waiting = vec![root.to_path_buf()];
-    while let Some(dir) = waiting.pop() {
-        match Queue::exists(&dir) {
-            Ok(true) => {
-                found.push(dir);
-                continue;
-            }
-            // Listing the root reports what is wrong with it.
-            Err(e) if dir != root => {
-                Failure::from(e).tell();
-                *done = Done::Problems;
-                continue;
-            }
-            Ok(false) | Err(_) => {}
+    let found = bus::queues_below(root, &mut |error| {
+        Failure::from(error).tell();
+        *done = Done::Problems;
+    });
+    found.map_err(|error| match error {
+        Error::Io { source, .. } => {
+            Failure::new(format!("{}: cannot list: {source}{}", root.display(), root_remedy(&source)))
         }
-        let entries = fs::read_dir(&dir).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let entries = match entries {
-            Ok(entries) => entries,
-            Err(e) if dir == root => {
-                return Err(Failure::new(format!("{}: cannot list: {e}{}", root.display(), root_remedy(&e))));
-            }
-            Err(e) => {
-                Failure::io(&dir, "list")(e).tell();
-                *done = Done::Problems;
-                continue;
-            }
-        };
-        for entry in entries {
-            let is_removed = bus::removed_name(&entry.file_name()).is_some();
-            if !is_removed && entry.file_type().is_ok_and(|t| t.is_dir()) {
-                waiting.push(entry.path());
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
+        error => error.into(),
+    })
 }
 
 #[cfg(test)]

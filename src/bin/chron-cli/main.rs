@@ -113,6 +113,9 @@ enum Command {
     /// Archive a queue in an object store, and restore it (runs chron-archive)
     #[command(after_help = "Example: chron-cli archive run /srv/bus/ticks s3://bucket/ticks")]
     Archive(external::ExternalArgs),
+    /// Export queues to Parquet, Arrow, CSV or JSON lines (runs chron-export)
+    #[command(after_help = "Example: chron-cli export /srv/bus /data --since yesterday")]
+    Export(external::ExternalArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -139,8 +142,9 @@ fn run(cli: Cli) -> Outcome {
         Command::Top(args) => top::run(&args, color),
         Command::Doctor(args) => doctor::run(&args, color),
         Command::Bench(args) => bench::run(&args),
-        Command::Relay(args) => external::run("chron-relay", &args),
-        Command::Archive(args) => external::run("chron-archive", &args),
+        Command::Relay(args) => external::run("chron-relay", "chronfs-bridge", &args),
+        Command::Archive(args) => external::run("chron-archive", "chronfs-bridge", &args),
+        Command::Export(args) => external::run("chron-export", "chronfs-export", &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

@@ -26,7 +26,8 @@ impl OpenQueue {
         // Only a regular file is one.
         let now = self.file_stamp(SCHEMA_FILE).ok_or(Errno::ENOENT)?;
         let mut held = lock(&self.schema);
-        let is_same = |(name, stamp): &(String, u64)| self.file_stamp(name) == Some(*stamp);
+        let stamp_now = |name: &str| if name == SCHEMA_FILE { Some(now) } else { self.file_stamp(name) };
+        let is_same = |(name, stamp): &(String, u64)| stamp_now(name) == Some(*stamp);
         let loaded = match held.take().filter(|loaded| loaded.files.iter().all(is_same)) {
             Some(loaded) => loaded,
             None => self.load(now),
