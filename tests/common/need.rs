@@ -28,6 +28,8 @@ pub enum Need {
     Promtool,
     /// A shell that takes `-c`: zsh, fish.
     Shell(&'static str),
+    /// A server or tool that can tell its version.
+    Program(&'static str),
     /// Access control lists: setfacl, and a temporary directory that keeps them.
     Acl,
     /// This many open files in one process.
@@ -47,7 +49,7 @@ impl Need {
             Self::Faketime => "faketime",
             Self::Tmux => "tmux",
             Self::Promtool => "promtool",
-            Self::Shell(name) => name,
+            Self::Shell(name) | Self::Program(name) => name,
             Self::Acl => "acl",
             Self::Descriptors(_) => "descriptors",
         }
@@ -87,6 +89,10 @@ impl Need {
             Self::Tmux => (!runs("tmux", &["-V"])).then(|| "there is no tmux".to_owned()),
             Self::Promtool => (!runs("promtool", &["--version"])).then(|| "there is no promtool".to_owned()),
             Self::Shell(name) => (!runs(name, &["-c", "true"])).then(|| format!("there is no {name}")),
+            Self::Program(name) => {
+                let found = runs(name, &["--version"]) || runs(name, &["-V"]);
+                (!found).then(|| format!("there is no {name}"))
+            }
             Self::Acl => {
                 let file = tempfile::NamedTempFile::new().unwrap();
                 let may = runs("setfacl", &["-m", "u:1:r", &file.path().to_string_lossy()]);

@@ -8,10 +8,14 @@
 //! ```
 #![allow(clippy::unwrap_used, clippy::panic, unexpected_cfgs, unreachable_pub)]
 
+mod access;
+mod bus;
 mod cluster;
 #[path = "../../../../tests/common/mod.rs"]
 mod common;
 mod faults;
+mod net;
+mod partition;
 mod power;
 mod relay;
 mod takeover;

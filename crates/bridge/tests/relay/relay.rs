@@ -25,9 +25,14 @@ pub struct Relay(Running);
 impl Relay {
     /// `chron-relay run FROM TO …`; its log is appended to `log`.
     pub fn start(from: &str, to: &str, more: &[&str], log: &Path) -> Self {
-        let log = fs::File::options().create(true).append(true).open(log).unwrap();
         let mut command = command();
-        command.args(["run", from, to]).args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.args(["run", from, to]).args(more);
+        Self::spawn(command, log)
+    }
+
+    pub fn spawn(mut command: Command, log: &Path) -> Self {
+        let log = fs::File::options().create(true).append(true).open(log).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         Self(Running::new(command.spawn().unwrap()))
     }
 
@@ -37,6 +42,11 @@ impl Relay {
 
     /// Ends it as systemd does; it must exit with 0.
     pub fn stop(self) {
+        self.end(0);
+    }
+
+    /// Ends it as systemd does; it must exit with this code.
+    pub fn end(self, code: i32) {
         let status = format!("/proc/{}/status", self.id());
         crate::common::until("the relay handles SIGTERM", || {
             let status = fs::read_to_string(&status).unwrap();
@@ -44,7 +54,7 @@ impl Relay {
             u64::from_str_radix(caught, 16).unwrap() & 1 << 14 != 0
         });
         signal_to(self.0.id(), "TERM");
-        assert_eq!(self.exit_code(), Some(0), "SIGTERM");
+        assert_eq!(self.exit_code(), Some(code), "SIGTERM");
     }
 
     /// Waits for it to end by itself.
@@ -112,6 +122,18 @@ pub fn until_report(queue: &Path, name: &str, what: &str, is_so: impl Fn(&serde_
     while !is_so(&report(queue, name)) {
         assert!(Instant::now() < deadline, "timed out: until {what}: {:#}", report(queue, name));
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until a server's answer is as wanted.
+pub async fn until_so<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = found().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "timed out: until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -75,6 +75,51 @@ fn a_purged_stream_goes_on_where_it_was() {
     assert!(std::fs::read_to_string(&log).unwrap().contains("has been removed"));
 }
 
+/// The last message expires again and again, while the relay runs and while it does not.
+#[test]
+fn a_stream_that_forgets_by_age_goes_on_where_it_was() {
+    if !cluster::is_there() {
+        return;
+    }
+    let cluster = Cluster::new(1);
+    let dir = tempfile::tempdir().unwrap();
+    let (path, config, log) = (dir.path().join("q"), dir.path().join("relay.toml"), dir.path().join("log"));
+    let queue = Queue::create(&path, &SMALL).unwrap();
+    let toml = format!("from = {path:?}\nto = {:?}\n[stream]\nmax_age_seconds = 1\n", cluster.target("Q"));
+    std::fs::write(&config, toml).unwrap();
+    let start = || {
+        let mut command = crate::relay::command();
+        command.arg("run").arg("--config").arg(&config);
+        Relay::spawn(command, &log)
+    };
+    let stream = |wanted: u64| {
+        block_on(async {
+            let context = cluster.connect().await;
+            crate::relay::until_so("the stream is as wanted", async || {
+                let state = context.get_stream("Q").await.unwrap().cached_info().state.clone();
+                (state.messages == 0 && state.last_sequence == wanted).then_some(())
+            })
+            .await;
+        });
+    };
+    let mut relay = start();
+    for round in 1..=4 {
+        append(&mut writer(&queue), 50, |seq| payload(seq, 300));
+        until_caught_up(&queue, "relay");
+        stream(50 * round);
+        if round % 2 == 0 {
+            relay.stop();
+            relay = start();
+        }
+    }
+    append(&mut writer(&queue), 1, |seq| payload(seq, 300));
+    until_caught_up(&queue, "relay");
+    let report = report(&path, "relay");
+    assert_eq!((&report["counts"]["rewinds"], &report["counts"]["gaps"]), (&0.into(), &0.into()), "{report}");
+    assert_eq!(report["pair"], serde_json::json!({ "seq": 201, "stream_seq": 201 }));
+    relay.stop();
+}
+
 #[test]
 fn a_stream_that_was_deleted_is_made_again_with_all_that_is_left() {
     if !cluster::is_there() {

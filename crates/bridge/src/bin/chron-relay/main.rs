@@ -60,7 +60,7 @@ struct AccessArgs {
     /// A file with user:password
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// Certificates of authorities to trust besides the system's
+    /// Certificates of authorities to trust instead of the system's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// The client's certificate
@@ -219,6 +219,7 @@ async fn relay(args: RunArgs) -> Result<(), Failure> {
             served = served => served,
             () = on_signal => Ok(()),
             () = watchdog(&monitors) => Ok(()),
+            () = tell_status(&monitors) => Ok(()),
         }
     };
     tokio::task::LocalSet::new().run_until(all).await
@@ -232,6 +233,19 @@ async fn watchdog(monitors: &Monitors) {
             notify(NotifyState::Watchdog);
         }
         tokio::time::sleep(every / 2).await;
+    }
+}
+
+/// Tells systemd what `systemctl status` shows.
+async fn tell_status(monitors: &Monitors) {
+    let mut told = String::new();
+    loop {
+        let status = monitors.summary();
+        if status != told {
+            notify(NotifyState::Status(&status));
+            told = status;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
