@@ -136,6 +136,7 @@ fn ping_pong_over_a_partition() {
         let promoted = Queue::open(standby).unwrap();
         assert!(matches!(promoted.role(), Role::Active { term } if term == round as u64 + 2), "{}", promoted.role());
         let last = promoted.bounds().unwrap().next_seq - 1;
+        hosts.within("c", || block_on(until_whole(&cluster)));
         let verdict = verify_by(relay_of("c"), active, &target);
         assert_eq!(verdict["only_in_queue"][0].as_u64(), Some(last + 1), "{verdict}");
         assert_eq!((&verdict["different"], &verdict["holes"]), (&serde_json::json!([]), &serde_json::json!([])));
