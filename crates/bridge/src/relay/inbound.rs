@@ -14,6 +14,8 @@ use super::takeover::rejoin;
 use super::wire::{Body, Stored};
 use super::{Failure, Result, back_off, term_of};
 
+/// For how long the stream may have more without any of it arriving, before it is asked for again.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
 /// How often a standby without news looks how long the stream is.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -89,7 +91,7 @@ impl Inbound {
         let mut messages = link.read_from(search(&link, extent, copier.next_seq()).await?).await?;
         self.state.change(|report| (report.origin, report.term) = (format!("{:016x}", queue.id()), copier.term));
         self.state.set(Condition::Running, None);
-        let mut looked = Instant::now();
+        let (mut looked, mut taken_at) = (Instant::now(), Instant::now());
         loop {
             if self.stop.is_set() {
                 return Ok(());
@@ -100,6 +102,7 @@ impl Inbound {
                     let (number, stored) = taken?;
                     copier = self.take(&queue, copier, number, stored)?;
                     last = last.max(number);
+                    taken_at = Instant::now();
                 }
                 Err(_) if looked.elapsed() > LOOK_EVERY => {
                     looked = Instant::now();
@@ -108,6 +111,10 @@ impl Inbound {
                     if extent.first > extent.last {
                         // All has been removed, by age or by hand.
                         self.state.change(|report| report.pair.stream_seq = last);
+                    } else if self.state.pair().stream_seq >= last {
+                        taken_at = looked;
+                    } else if taken_at.elapsed() > STALLED_AFTER {
+                        return Err(Failure::Again(format!("the stream has messages up to {last}, and none arrives")));
                     }
                 }
                 Err(_) => {}

@@ -14,6 +14,7 @@ use futures_util::StreamExt as _;
 use crate::common::need::{Need, require};
 use crate::common::{Running, until};
 use crate::net::{HOSTS, Hosts};
+use crate::relay::until_so;
 
 /// A server that elects a leader needs this long at worst, on a machine with other work.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -203,7 +204,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 /// All messages of a stream: number, headers, payload.
 pub async fn messages(context: &jetstream::Context, stream: &str) -> Vec<(u64, HeaderMap, Bytes)> {
-    let stream = context.get_stream(stream).await.unwrap();
+    let stream = until_so("the stream answers", async || context.get_stream(stream).await.ok()).await;
     let state = &stream.cached_info().state;
     let (first, last) = (state.first_sequence.max(1), state.last_sequence);
     let mut found = Vec::new();

@@ -8,7 +8,7 @@ use async_nats::{HeaderMap, jetstream};
 use chronfs::Queue;
 use chronfs::queue::Role;
 
-use crate::cluster::{self, Cluster, block_on};
+use crate::cluster::{self, Cluster, block_on, messages};
 use crate::common::{SMALL, append, filled, payload, writer};
 use crate::net::Hosts;
 use crate::relay::{Feed, Relay, check_exact, check_same, report, until_caught_up, until_report, until_so};
@@ -138,7 +138,8 @@ fn ping_pong_over_a_partition() {
         let last = promoted.bounds().unwrap().next_seq - 1;
         hosts.within("c", || block_on(until_whole(&cluster)));
         let verdict = verify_by(relay_of("c"), active, &target);
-        assert_eq!(verdict["only_in_queue"][0].as_u64(), Some(last + 1), "{verdict}");
+        let records = || hosts.within("c", || block_on(last_records(&cluster)));
+        assert_eq!(verdict["only_in_queue"][0].as_u64(), Some(last + 1), "{verdict}\n{}", records());
         assert_eq!((&verdict["different"], &verdict["holes"]), (&serde_json::json!([]), &serde_json::json!([])));
         surplus += queue.bounds().unwrap().next_seq - 1 - last;
     }
@@ -174,6 +175,16 @@ async fn until_whole(cluster: &Cluster) {
         is_whole.then_some(())
     })
     .await;
+}
+
+/// The last records of the stream, for people.
+async fn last_records(cluster: &Cluster) -> String {
+    let records = messages(&cluster.connect().await, "Q").await;
+    let line = |(number, headers, _): &(u64, HeaderMap, _)| {
+        let headers = headers.iter().map(|(name, values)| format!(" {name} {}", values[0].as_str()));
+        format!("{number}:{}\n", headers.collect::<String>())
+    };
+    records.iter().rev().take(300).rev().map(line).collect()
 }
 
 /// How many queues were moved aside.

@@ -15,8 +15,9 @@ fn promote(target: &str, queue: &Path) -> String {
 
 /// `program` is chron-relay, wherever it is to run.
 pub fn promote_by(mut program: Command, target: &str, queue: &Path) -> String {
-    let output = program.args(["promote", target, queue.to_str().unwrap()]).output().unwrap();
+    let output = program.args(["promote", "--timeout", "120", target, queue.to_str().unwrap()]).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
+    print!("{}", text(&output.stderr));
     text(&output.stdout)
 }
 
