@@ -92,6 +92,8 @@ impl Inbound {
         self.state.change(|report| (report.origin, report.term) = (format!("{:016x}", queue.id()), copier.term));
         self.state.set(Condition::Running, None);
         let (mut looked, mut taken_at) = (Instant::now(), Instant::now());
+        // Taken, and not confirmed by the stream's leader.
+        let mut newest = None;
         loop {
             if self.stop.is_set() {
                 return Ok(());
@@ -100,6 +102,7 @@ impl Inbound {
             match wait.await {
                 Ok(taken) => {
                     let (number, stored) = taken?;
+                    newest = Some((number, stored.clone()));
                     copier = self.take(&queue, copier, number, stored)?;
                     last = last.max(number);
                     taken_at = Instant::now();
@@ -113,6 +116,9 @@ impl Inbound {
                         self.state.change(|report| report.pair.stream_seq = last);
                     } else if self.state.pair().stream_seq >= last {
                         taken_at = looked;
+                        if let Some((number, stored)) = newest.take() {
+                            self.confirm(&link, number, &stored).await?;
+                        }
                     } else if taken_at.elapsed() > STALLED_AFTER {
                         return Err(Failure::Again(format!("the stream has messages up to {last}, and none arrives")));
                     }
@@ -123,6 +129,17 @@ impl Inbound {
                 self.note_lag(&queue, last)?;
             }
         }
+    }
+
+    /// What was taken stays, so that it must be what the stream has.
+    async fn confirm(&self, link: &Link, number: u64, stored: &Stored) -> Result<()> {
+        if link.confirms(number, stored).await? {
+            return Ok(());
+        }
+        Err(Failure::Refused(format!(
+            "diverged: message {number} of the stream was delivered by a server that was cut off, and is another one now. \
+             Move this queue away and start a new standby"
+        )))
     }
 
     /// Takes a record; a fence changes the queue's term.

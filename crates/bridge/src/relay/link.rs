@@ -268,6 +268,11 @@ impl Link {
         }
     }
 
+    /// Whether the leader has this message, too, or no longer has any of this number.
+    pub(super) async fn confirms(&self, number: u64, delivered: &Stored) -> Result<bool> {
+        Ok(self.get(number).await?.is_none_or(|stored| stored == *delivered))
+    }
+
     pub(super) fn decode(&self, number: u64, headers: &HeaderMap, payload: &Bytes) -> Result<Stored> {
         Stored::decode(headers, payload).map_err(|what| {
             Failure::Refused(format!(
@@ -317,7 +322,8 @@ pub(super) async fn next(link: &Link, messages: &mut pull::Ordered) -> Result<(u
 }
 
 /// The next message of a stream up to the number `last`, of which everything up to `read` has been read; None at the
-/// end.
+/// end. The last one must be the one that the stream's leader has: a server that was cut off while it was the leader can
+/// have others for a while, and delivers them.
 pub(super) async fn next_up_to(
     link: &Link,
     messages: &mut pull::Ordered,
@@ -328,7 +334,15 @@ pub(super) async fn next_up_to(
         return Ok(None);
     }
     match tokio::time::timeout(ANSWER_TIMEOUT, next(link, messages)).await {
-        Ok(taken) => taken.map(|(number, stored)| (number <= last).then_some((number, stored))),
+        Ok(taken) => {
+            let (number, stored) = taken?;
+            if number == last && !link.confirms(number, &stored).await? {
+                return Err(Failure::Again(format!(
+                    "message {number} of the stream came from a server that is behind"
+                )));
+            }
+            Ok((number <= last).then_some((number, stored)))
+        }
         // The last ones have been removed.
         Err(_) if link.get(last).await?.is_none() => Ok(None),
         Err(_) => Err(Failure::Again("read the stream: no message in time".to_owned())),

@@ -132,7 +132,11 @@ fn ping_pong_over_a_partition() {
         feed.stop();
         hosts.connect(host, true);
         assert_eq!(relay.exit_code(), Some(77), "the relay that was cut off, round {round}");
-        println!("round {round}: promoted after {promoted:.1?}, fenced after {:.1?}", cut.elapsed());
+        let acknowledged = report(active, "relay")["pair"]["seq"].as_u64().unwrap();
+        println!(
+            "round {round}: promoted after {promoted:.1?}, fenced after {:.1?}; acknowledged up to {acknowledged}",
+            cut.elapsed()
+        );
         let promoted = Queue::open(standby).unwrap();
         assert!(matches!(promoted.role(), Role::Active { term } if term == round as u64 + 2), "{}", promoted.role());
         let last = promoted.bounds().unwrap().next_seq - 1;
