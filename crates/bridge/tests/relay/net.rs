@@ -16,7 +16,7 @@ impl Hosts {
     /// None where namespaces can't be created.
     #[track_caller]
     pub fn new() -> Option<Self> {
-        if !require(Need::Admin) || !require(Need::Program("ip")) {
+        if !require(Need::Admin) || !require(Need::Program("ip", (0, 0))) {
             return None;
         }
         let hosts = Self(format!("chronfs{}", std::process::id()));

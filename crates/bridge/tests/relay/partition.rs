@@ -97,7 +97,7 @@ fn without_a_quorum_nothing_counts_as_stored() {
 /// one finds out when its cable is back. `CHRONFS_RELAY_SOAK` makes it 20 rounds instead of 5.
 #[test]
 fn ping_pong_over_a_partition() {
-    let Some(hosts) = cluster::is_there().then(Hosts::new).flatten() else { return };
+    let Some(hosts) = cluster::survives_partitions().then(Hosts::new).flatten() else { return };
     let cluster = Cluster::on(&hosts);
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
