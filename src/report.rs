@@ -292,17 +292,11 @@ fn relays_text(relays: &[bus::Relay]) -> String {
             relay.lag_messages.to_string(),
             human_bytes(relay.lag_bytes),
             format!("{:.1}", relay.lag_seconds),
-            format!("{} ago", human_span_ms(whole_ms(relay.seconds_since_progress()))),
+            format!("{:.0} s ago", relay.seconds_since_progress()),
             relay.trouble().unwrap_or_else(|| relay.condition.clone()),
         ]);
     }
     table(&rows)
-}
-
-/// A span of seconds in whole milliseconds. What does not fit is cut to what does.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn whole_ms(seconds: f64) -> u64 {
-    (seconds * 1e3) as u64
 }
 
 /// The table of readers for people: `chron-cli readers QUEUE`, and the end of [`inspection_text`].
