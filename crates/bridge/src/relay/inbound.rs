@@ -73,6 +73,9 @@ impl Inbound {
             failures = if self.state.pair() == before { failures.saturating_add(1) } else { 0 };
             self.state.count(|counts| counts.retries += 1);
             self.state.set(Condition::Waiting, Some(failure.to_string()));
+            if self.state.is_due() {
+                self.state.write();
+            }
             if self.stop.is_set() {
                 self.state.set(Condition::Stopped, None);
                 return Ok(());

@@ -322,7 +322,9 @@ impl State {
 
     pub(super) fn is_healthy(&self) -> bool {
         let report = self.report.borrow();
-        let is_stuck = report.lag_messages > 0 && self.progress.get().elapsed() >= UNHEALTHY_AFTER;
+        // A standby that does not reach the stream does not know how far it is behind.
+        let may_lag = report.lag_messages > 0 || (report.direction == "in" && report.condition == Condition::Waiting);
+        let is_stuck = may_lag && self.progress.get().elapsed() >= UNHEALTHY_AFTER;
         !is_stuck && report.condition != Condition::Refused
     }
 

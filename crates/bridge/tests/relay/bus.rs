@@ -35,9 +35,9 @@ fn queues_of_a_bus_are_relayed_as_they_become_ready() {
     until_caught_up(&first, "relay");
     until_report(refused.path(), "relay", "it is refused", |report| report["condition"] == "refused");
     let second = make("feeds/deep/b.v2");
-    assert!(!second.path().join("relay").exists(), "it is not ready");
     ready(&second);
     until_caught_up(&second, "relay");
+    assert!(!unready.path().join("relay").exists(), "the other one is not ready");
     append(&mut writer(&first), 50, |seq| payload(seq, 300));
     until_caught_up(&first, "relay");
     ready(&unready);

@@ -251,6 +251,9 @@ fn a_relay_that_is_stuck_says_so() {
     let relay = Relay::start(path.to_str().unwrap(), &cluster.target("Q"), &options, &dir.path().join("log"));
     until_caught_up(&queue, "relay");
     assert!(cluster::get(port, "/health").unwrap().contains(" 200 "));
+    let copy = dir.path().join("copy");
+    let standby = Relay::start(&cluster.target("Q"), copy.to_str().unwrap(), &[], &dir.path().join("log"));
+    until_report(&copy, "relay", "all is there", |report| report["pair"]["seq"] == 10);
     cluster.pause(0);
     append(&mut writer(&queue), 7, |seq| payload(seq, 300));
     until_report(&path, "relay", "it is unhealthy", |report| report["healthy"] == false);
@@ -265,9 +268,17 @@ fn a_relay_that_is_stuck_says_so() {
     assert!(metrics.contains("chronfs_relay_healthy{") && metrics.contains("direction=\"out\"} 7"), "{metrics}");
     let [told] = chronfs::bus::relays(&path).try_into().unwrap();
     assert!(told.trouble().is_some_and(|trouble| trouble.contains("lag 7 messages")), "{told:?}");
+    // It can't know that there is more, and does not claim to be well either.
+    until_report(&copy, "relay", "the standby is unhealthy", |report| report["healthy"] == false);
+    let [told] = chronfs::bus::relays(&copy).try_into().unwrap();
+    assert!(told.trouble().is_some_and(|trouble| trouble.starts_with("waiting")), "{told:?}");
     cluster.resume(0);
     until_caught_up(&queue, "relay");
-    until_report(&path, "relay", "it is well", |report| report["healthy"] == true);
+    for path in [&path, &copy] {
+        until_report(path, "relay", "it is well", |report| report["healthy"] == true && report["pair"]["seq"] == 17);
+    }
     relay.stop();
+    standby.stop();
+    assert_eq!(check_same(&queue, &Queue::open(&copy).unwrap()), 17);
     assert_eq!(check_exact(&cluster, "Q", &queue), 17);
 }
