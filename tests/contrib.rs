@@ -25,6 +25,10 @@ fn metrics() -> String {
     drop(queue.reader("billing").unwrap());
     chronfs::bus::mark_ready(&path).unwrap();
     chronfs::bus::write_lease(&path, Duration::from_secs(60), "here").unwrap();
+    fs::create_dir(path.join(chronfs::bus::RELAY_DIR)).unwrap();
+    let relay = r#"{"name":"out","direction":"out","target":"nats://host/ORDERS","condition":"running","reason":null,
+        "healthy":true,"lag_messages":0,"lag_bytes":0,"lag_seconds":0,"last_progress_seconds":0,"written":0}"#;
+    fs::write(path.join(chronfs::bus::RELAY_DIR).join("out.json"), relay).unwrap();
     let output = Command::new(program()).arg("metrics").arg(dir.path()).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout)

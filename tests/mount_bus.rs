@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use chronfs::Queue;
 use chronfs::queue::Settings;
 use common::need::{Need, require};
-use common::{TestMount, text, writer};
+use common::{TestMount, chron_cli, text, writer};
 
 fn make(root: &Path, name: &str, messages: &[(u64, &str)]) {
     let settings = Settings { segment_size: 65536, ..Settings::default() };
@@ -217,6 +217,68 @@ fn the_metrics_are_sound() {
     if let Ok(promtool) = std::env::var("PROMTOOL") {
         mount.ok(&format!("{promtool} check metrics < .chronfs/metrics"));
     }
+}
+
+/// Relays say how they are in files; whoever looks at the queue sees it, and sees when they have died.
+#[test]
+fn relays_are_shown_wherever_a_queue_is() {
+    let Some(mount) = mount() else { return };
+    let queue = mount.root().join("feeds/a");
+    std::fs::create_dir(queue.join("relay")).unwrap();
+    let write = |name: &str, condition: &str, healthy: bool, written: f64| {
+        let json = format!(
+            r#"{{"name":"{name}","direction":"out","target":"nats://h/A","condition":"{condition}",
+            "reason":"no\u001b[31m answer","healthy":{healthy},"lag_messages":7,"lag_bytes":2048,"lag_seconds":3.5,
+            "last_progress_seconds":4.0,"written":{written},"counts":{{"retries":1}}}}"#
+        );
+        std::fs::write(queue.join(format!("relay/{name}.json")), json).unwrap();
+    };
+    let now = chronfs::clock::now_ns() as f64 / 1e9;
+    write("well", "running", true, now + 3600.0);
+    write("stuck", "waiting", false, now + 3600.0);
+    write("dead", "running", true, now - 1000.0);
+
+    let cli = |args: &[&str]| text(&chron_cli().args(args).current_dir(mount.root()).output().unwrap().stdout);
+    let inspected = cli(&["inspect", "feeds/a"]);
+    for (name, lag) in [("well", "running"), ("stuck", "no\\u{1b}[31m answer"), ("dead", "it has said nothing for")] {
+        let line = inspected.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{inspected}"));
+        assert!(line.contains(lag) && line.contains("7  2.0 KiB") && line.contains("3.5"), "{line}");
+    }
+    let relays_of = |status: &str| status.split_once("\nrelay ").map(|(_, table)| table.replace(char::is_numeric, ""));
+    assert_eq!(relays_of(&mount.ok("cat feeds/a/status")), relays_of(&inspected));
+    for json in [cli(&["inspect", "--json", "feeds/a"]), mount.ok("cat feeds/a/status.json")] {
+        let status: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let [dead, stuck, well] = &status["relays"].as_array().unwrap()[..] else { panic!("{json}") };
+        assert_eq!((&well["lag_messages"], &well["trouble"]), (&7.into(), &serde_json::Value::Null));
+        assert!(stuck["trouble"].as_str().unwrap().contains("lag 7 messages"), "{stuck}");
+        assert!(dead["trouble"].as_str().unwrap().contains("dead"), "{dead}");
+    }
+    for metrics in [cli(&["metrics", "."]), mount.ok("cat .chronfs/metrics")] {
+        for (name, healthy) in [("well", 1), ("stuck", 0), ("dead", 0)] {
+            let labels = format!("{{queue=\"feeds/a\",relay=\"{name}\",direction=\"out\"}}");
+            for line in [
+                format!("chronfs_relay_healthy{labels} {healthy}"),
+                format!("chronfs_relay_lag_messages{labels} 7"),
+                format!("chronfs_relay_lag_bytes{labels} 2048"),
+                format!("chronfs_relay_lag_seconds{labels} 3.5"),
+            ] {
+                assert!(metrics.lines().any(|other| other == line), "{line}\n{metrics}");
+            }
+        }
+        let progress = metrics.lines().find_map(|line| {
+            line.strip_prefix(
+                "chronfs_relay_last_progress_seconds{queue=\"feeds/a\",relay=\"dead\",direction=\"out\"} ",
+            )
+        });
+        assert!(progress.unwrap().parse::<f64>().unwrap() >= 1004.0, "{progress:?}");
+    }
+    let top = cli(&["top", "--once", "--interval", "100ms", "feeds"]);
+    assert!(top.lines().any(|line| line.split_whitespace().next() == Some("a") && line.contains(" 7 ")), "{top}");
+    let findings = cli(&["doctor", "--json", "."]);
+    for name in ["stuck", "dead"] {
+        assert!(findings.contains(&format!("feeds/a/relay/{name}.json")), "{findings}");
+    }
+    assert!(!findings.contains("relay/well.json"), "{findings}");
 }
 
 #[test]

@@ -30,3 +30,4 @@ pub use remove::{Removal, plan_removal, remove_queue, removed_name};
 
 pub(crate) use lease::{lease_in, read_lease, remove_lease_in, write_lease_in};
 pub(crate) use ready::{mark_ready_in, ready_in, unmark_ready_in};
+pub(crate) use relays::relays_in;

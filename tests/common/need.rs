@@ -28,8 +28,8 @@ pub enum Need {
     Promtool,
     /// A shell that takes `-c`: zsh, fish.
     Shell(&'static str),
-    /// A program in PATH: nats-server, moto_server.
-    Program(&'static str),
+    /// A server or tool of at least this version; 0.0 if it does not matter.
+    Program(&'static str, (u32, u32)),
     /// Access control lists: setfacl, and a temporary directory that keeps them.
     Acl,
     /// This many open files in one process.
@@ -49,7 +49,7 @@ impl Need {
             Self::Faketime => "faketime",
             Self::Tmux => "tmux",
             Self::Promtool => "promtool",
-            Self::Shell(name) | Self::Program(name) => name,
+            Self::Shell(name) | Self::Program(name, _) => name,
             Self::Acl => "acl",
             Self::Descriptors(_) => "descriptors",
         }
@@ -89,10 +89,16 @@ impl Need {
             Self::Tmux => (!runs("tmux", &["-V"])).then(|| "there is no tmux".to_owned()),
             Self::Promtool => (!runs("promtool", &["--version"])).then(|| "there is no promtool".to_owned()),
             Self::Shell(name) => (!runs(name, &["-c", "true"])).then(|| format!("there is no {name}")),
-            Self::Program(name) => {
+            Self::Program(name, least) => {
                 let path = std::env::var_os("PATH").unwrap_or_default();
                 let is_there = std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
-                (!is_there).then(|| format!("there is no {name} in PATH"))
+                match if least == (0, 0) { is_there.then_some(least) } else { version_of(name) } {
+                    None => Some(format!("there is no {name} in PATH")),
+                    Some(found) if found < least => {
+                        Some(format!("{name} is version {}.{}; needed is {}.{}", found.0, found.1, least.0, least.1))
+                    }
+                    Some(_) => None,
+                }
             }
             Self::Acl => {
                 let file = tempfile::NamedTempFile::new().unwrap();
@@ -139,6 +145,18 @@ pub fn skip(reason: &str) {
 
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// The first two numbers of what a program says of its version; None without the program.
+fn version_of(program: &str) -> Option<(u32, u32)> {
+    let ask = |option| Command::new(program).arg(option).output().ok().filter(|output| output.status.success());
+    let said = ask("--version").or_else(|| ask("-V"))?.stdout;
+    let said = String::from_utf8_lossy(&said);
+    let mut versions = said.split(|c: char| !c.is_ascii_digit() && c != '.').filter_map(|word| {
+        let mut numbers = word.split('.').map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    });
+    Some(versions.next().unwrap_or_default())
 }
 
 fn runs(program: &str, arguments: &[&str]) -> bool {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use chronfs::Queue;
 use chronfs::bus::RouterDiscovery;
 
-use crate::state::{Monitor, Stop};
+use crate::state::{Condition, Monitor, Stop};
 use crate::{Failure, Result};
 
 /// How often it is looked for new queues.
@@ -28,6 +28,23 @@ impl Monitors {
     /// Whether each of them is at work, and none is stuck.
     pub fn are_healthy(&self) -> bool {
         self.0.borrow().values().all(Monitor::is_healthy)
+    }
+
+    /// One line of what they do.
+    pub fn summary(&self) -> String {
+        let reports: Vec<_> = self.0.borrow().values().map(Monitor::report).collect();
+        match reports.as_slice() {
+            [] => "no queues".to_owned(),
+            [report] => {
+                let reason = report.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+                format!("{}, lag {} messages{reason}", report.condition.as_str(), report.lag_messages)
+            }
+            reports => {
+                let running = reports.iter().filter(|report| report.condition == Condition::Running).count();
+                let lag: u64 = reports.iter().map(|report| report.lag_messages).sum();
+                format!("{} queues, {running} running, lag {lag} messages", reports.len())
+            }
+        }
     }
 
     pub(crate) fn add(&self, path: &Path, monitor: Monitor) {

@@ -1,9 +1,9 @@
 //! Figures of relays as OpenMetrics text, and a small server for them.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use chronfs::metrics::Metrics;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -15,8 +15,19 @@ use super::{Failure, Result};
 const MAX_REQUEST: usize = 8 << 10;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Name, type, help, value.
-type Row = (&'static str, &'static str, &'static str, fn(&Report) -> f64);
+/// Name, help, value.
+type Row = (&'static str, &'static str, fn(&Report) -> u64);
+
+/// What only the relay itself knows; the rest is what others read from its file, too.
+const COUNTERS: &[Row] = &[
+    ("messages", "Messages relayed.", |r| r.counts.messages),
+    ("bytes", "Bytes of their payloads.", |r| r.counts.bytes),
+    ("gaps", "Gap records.", |r| r.counts.gaps),
+    ("retries", "Fresh looks at the stream after something unexpected.", |r| r.counts.retries),
+    ("rewinds", "How often the stream had less than it had acknowledged.", |r| r.counts.rewinds),
+    ("resent_messages", "Messages sent again for that.", |r| r.counts.resent),
+    ("skipped", "Records passed over: void, or known already.", |r| r.counts.skipped),
+];
 
 // Figures beyond 2^53 lose their last digits as f64.
 #[allow(clippy::cast_precision_loss)]
@@ -24,48 +35,19 @@ fn number(number: u64) -> f64 {
     number as f64
 }
 
-const ROWS: &[Row] = &[
-    ("healthy", "gauge", "Whether it is at work, and has made progress in the last 30 s if it lags.", |r| {
-        f64::from(u8::from(r.healthy))
-    }),
-    ("lag_messages", "gauge", "Messages that the other side does not have.", |r| number(r.lag_messages)),
-    ("lag_bytes", "gauge", "Bytes of their records.", |r| number(r.lag_bytes)),
-    ("lag_seconds", "gauge", "Age of the oldest of them.", |r| r.lag_seconds),
-    ("last_progress_seconds", "gauge", "Time since the other side got something, or lacked nothing.", |r| {
-        r.last_progress_seconds
-    }),
-    ("last_seq", "gauge", "The number up to which the other side is complete.", |r| number(r.pair.seq)),
-    ("messages", "counter", "Messages relayed.", |r| number(r.counts.messages)),
-    ("bytes", "counter", "Bytes of their payloads.", |r| number(r.counts.bytes)),
-    ("gaps", "counter", "Gap records.", |r| number(r.counts.gaps)),
-    ("retries", "counter", "Fresh looks at the stream after something unexpected.", |r| number(r.counts.retries)),
-    ("rewinds", "counter", "How often the stream had less than it had acknowledged.", |r| number(r.counts.rewinds)),
-    ("resent_messages", "counter", "Messages sent again for that.", |r| number(r.counts.resent)),
-    ("skipped", "counter", "Records passed over: void, or known already.", |r| number(r.counts.skipped)),
-];
-
 /// The text.
 pub(super) fn text(reports: &[(String, Report)]) -> String {
-    let mut text = String::new();
-    for (name, kind, help, value) in ROWS {
-        let suffix = if *kind == "counter" { "_total" } else { "" };
-        let _ = writeln!(text, "# TYPE chronfs_relay_{name} {kind}\n# HELP chronfs_relay_{name} {help}");
-        for (queue, report) in reports {
-            let labels = format!(
-                "queue=\"{}\",relay=\"{}\",direction=\"{}\"",
-                escaped(queue),
-                escaped(&report.name),
-                report.direction
-            );
-            let _ = writeln!(text, "chronfs_relay_{name}{suffix}{{{labels}}} {}", value(report));
+    let mut metrics = Metrics::new();
+    for (queue, report) in reports {
+        metrics.relay(&[("queue", queue)], &report.to_public());
+        let labels = [("queue", queue.as_str()), ("relay", &report.name), ("direction", &report.direction)];
+        let last_seq = "The number up to which the other side is complete.";
+        metrics.gauge("chronfs_relay_last_seq", last_seq, &labels, number(report.pair.seq));
+        for (name, help, value) in COUNTERS {
+            metrics.counter(&format!("chronfs_relay_{name}"), help, &labels, number(value(report)));
         }
     }
-    text.push_str("# EOF\n");
-    text
-}
-
-fn escaped(label: &str) -> String {
-    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    metrics.text()
 }
 
 /// Serves `/metrics`, and `/health` with 200 or 503, until it is dropped.

@@ -1,6 +1,7 @@
 //! What both programs are as services: signals end them, systemd is told how they are, figures are served.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -8,6 +9,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::fleet::Monitors;
 use crate::state::Stop;
 use crate::{Failure, Result, metrics};
+
+/// How often systemd is told how all is.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs what is at work in this process, until it ends: SIGTERM and SIGINT tell it to. In a runtime of the current
 /// thread; `metrics`: where figures are served.
@@ -48,6 +52,7 @@ where
             served = served => served,
             () = on_signal => Ok(()),
             () = watchdog(&monitors) => Ok(()),
+            () = tell_status(&monitors) => Ok(()),
         }
     };
     tokio::task::LocalSet::new().run_until(all).await
@@ -61,6 +66,19 @@ async fn watchdog(monitors: &Monitors) {
             notify(NotifyState::Watchdog);
         }
         tokio::time::sleep(every / 2).await;
+    }
+}
+
+/// Tells systemd what `systemctl status` shows.
+async fn tell_status(monitors: &Monitors) {
+    let mut told = String::new();
+    loop {
+        let status = monitors.summary();
+        if status != told {
+            notify(NotifyState::Status(&status));
+            told = status;
+        }
+        tokio::time::sleep(TELL_EVERY).await;
     }
 }
 

@@ -39,6 +39,20 @@ pub enum Condition {
     Refused,
 }
 
+impl Condition {
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::TargetFull => "target-full",
+            Self::Stopped => "stopped",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 /// A number of the queue, and the number of the stream's message with which the stream is complete up to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Pair {
@@ -85,6 +99,25 @@ pub(super) struct Report {
     /// Unix time of writing.
     pub(super) written: f64,
     pub(super) counts: Counts,
+}
+
+impl Report {
+    /// As others read it from the file.
+    pub(super) fn to_public(&self) -> chronfs::bus::Relay {
+        chronfs::bus::Relay {
+            name: self.name.clone(),
+            direction: self.direction.clone(),
+            target: self.target.clone(),
+            condition: self.condition.as_str().to_owned(),
+            reason: self.reason.clone(),
+            healthy: self.healthy,
+            lag_messages: self.lag_messages,
+            lag_bytes: self.lag_bytes,
+            lag_seconds: self.lag_seconds,
+            last_progress_seconds: self.last_progress_seconds,
+            written: self.written,
+        }
+    }
 }
 
 /// How far the other side is behind the head.
@@ -248,7 +281,7 @@ impl State {
             let report = self.report.borrow();
             self.say(&format!(
                 "{}: {}; lag {} messages, last progress {:.0} s ago",
-                serde_json::to_value(condition).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default(),
+                condition.as_str(),
                 report.reason.as_deref().unwrap_or("as told to"),
                 report.lag_messages,
                 self.progress.get().elapsed().as_secs_f64(),
@@ -304,7 +337,9 @@ impl State {
 
     pub(super) fn is_healthy(&self) -> bool {
         let report = self.report.borrow();
-        let is_stuck = report.lag_messages > 0 && self.progress.get().elapsed() >= UNHEALTHY_AFTER;
+        // A standby that does not reach the stream does not know how far it is behind.
+        let may_lag = report.lag_messages > 0 || (report.direction == "in" && report.condition == Condition::Waiting);
+        let is_stuck = may_lag && self.progress.get().elapsed() >= UNHEALTHY_AFTER;
         !is_stuck && report.condition != Condition::Refused
     }
 

@@ -15,12 +15,13 @@ pub(crate) fn run(args: &InspectArgs) -> Outcome {
     let queue = Queue::open(&args.queue)?;
     let inspection = queue.inspect()?;
     let (ready, lease) = endpoint(&args.queue);
+    let relays = bus::relays(&args.queue);
     if args.json {
-        let mut json = report::inspection_json(&inspection, ready, lease.as_ref());
+        let mut json = report::inspection_json(&inspection, ready, lease.as_ref(), &relays);
         json.push('\n');
         print(&json)?;
     } else {
-        print(&report::inspection_text(&inspection, ready, lease.as_ref()))?;
+        print(&report::inspection_text(&inspection, ready, lease.as_ref(), &relays))?;
     }
     let control_damage = queue.control_damage().map(ToString::to_string);
     let reader_damage =

@@ -37,6 +37,7 @@ fn text(root: &Path) -> Result<(String, Done), Failure> {
             inspection,
             is_ready: bus::ready(&path).is_ok_and(|ready| ready.is_some()),
             lease_is_live: lease.map(|lease| lease.state == LeaseState::Live),
+            relays: bus::relays(&path),
             answers: true,
         });
     }

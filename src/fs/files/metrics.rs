@@ -9,8 +9,9 @@ pub(in crate::fs) fn render(seen: Vec<Seen>) -> String {
     let queue = |seen: Seen| BusQueue {
         name: seen.name,
         inspection: seen.inspection,
-        is_ready: seen.ready,
-        lease_is_live: seen.lease.map(|lease| lease.state == LeaseState::Live),
+        is_ready: seen.marks.ready,
+        lease_is_live: seen.marks.lease.map(|lease| lease.state == LeaseState::Live),
+        relays: seen.marks.relays,
         answers: seen.answers,
     };
     Metrics::of_bus(&seen.into_iter().map(queue).collect::<Vec<_>>()).text()

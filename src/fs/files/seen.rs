@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::bus;
 use crate::fs::errno::{Errno, Result};
-use crate::fs::files::status::marks;
+use crate::fs::files::status::Marks;
 use crate::fs::site::{Caller, Site};
 use crate::fs::survey::{self, Found, is_scarcity};
 use crate::queue::Inspection;
@@ -14,8 +13,7 @@ use crate::report;
 pub(in crate::fs) struct Seen {
     /// Its path below the root.
     pub(in crate::fs) name: String,
-    pub(in crate::fs) ready: bool,
-    pub(in crate::fs) lease: Option<bus::Lease>,
+    pub(in crate::fs) marks: Marks,
     /// None where it can't be read.
     pub(in crate::fs) inspection: Option<Inspection>,
     /// Whether its file system has answered in time.
@@ -26,8 +24,9 @@ impl Seen {
     pub(in crate::fs) fn json(&self) -> String {
         match &self.inspection {
             Some(inspection) => {
-                let lease = self.lease.as_ref().map(report::Lease::from);
-                report::inspection_json(inspection, self.ready, lease.as_ref())
+                let Marks { ready, lease, relays } = &self.marks;
+                let lease = lease.as_ref().map(report::Lease::from);
+                report::inspection_json(inspection, *ready, lease.as_ref(), relays)
             }
             None => format!(
                 "{{\"path\":{},\"{}\":true}}",
@@ -54,12 +53,12 @@ pub(in crate::fs) fn inspect(site: &Site, caller: &Caller) -> Result<Vec<Seen>> 
         if let Some(inspection) = &mut inspection {
             inspection.path = shared.backing.shown_path(name.as_ref());
         }
-        let (ready, lease) = who.act(|| marks(&directory)).unwrap_or_default();
-        Ok(Some(Seen { ready, lease, inspection, name: name.to_owned(), answers: true }))
+        let marks = who.act(|| Marks::read(&directory)).unwrap_or_default();
+        Ok(Some(Seen { marks, inspection, name: name.to_owned(), answers: true }))
     };
     let survey = survey::survey(&site.shared, &site.relative, caller, see)?;
     let mut seen: Vec<Seen> = survey.seen.into_iter().map(|(_, seen)| seen).collect();
-    let silent = |name| Seen { name, ready: false, lease: None, inspection: None, answers: false };
+    let silent = |name| Seen { name, marks: Marks::default(), inspection: None, answers: false };
     seen.extend(survey.unanswered.into_iter().map(silent));
     Ok(seen)
 }

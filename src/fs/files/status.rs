@@ -13,7 +13,7 @@ use crate::fs::tree::handles::Handle;
 use crate::queue::Inspection;
 use crate::report;
 
-type Render = fn(&Inspection, bool, Option<&report::Lease>) -> String;
+type Render = fn(&Inspection, bool, Option<&report::Lease>, &[bus::Relay]) -> String;
 
 struct Status {
     site: Site,
@@ -30,10 +30,24 @@ pub(crate) fn for_scripts(site: &Site) -> Result<Arc<dyn File>> {
     Ok(Arc::new(Status { site: site.clone(), render: report::inspection_json }))
 }
 
-/// Whether an endpoint is marked as ready, and its lease, if that can be read.
-pub(in crate::fs) fn marks(directory: &Directory) -> (bool, Option<bus::Lease>) {
-    let dir = directory.dir();
-    (bus::ready_in(dir).is_ok_and(|ready| ready.is_some()), bus::lease_in(dir).ok().flatten())
+/// What lies in a queue's directory besides the queue, as far as that can be read.
+#[derive(Default)]
+pub(in crate::fs) struct Marks {
+    /// Whether the endpoint is marked as ready.
+    pub(in crate::fs) ready: bool,
+    pub(in crate::fs) lease: Option<bus::Lease>,
+    pub(in crate::fs) relays: Vec<bus::Relay>,
+}
+
+impl Marks {
+    pub(in crate::fs) fn read(directory: &Directory) -> Self {
+        let dir = directory.dir();
+        Self {
+            ready: bus::ready_in(dir).is_ok_and(|ready| ready.is_some()),
+            lease: bus::lease_in(dir).ok().flatten(),
+            relays: bus::relays_in(dir),
+        }
+    }
 }
 
 impl File for Status {
@@ -61,9 +75,9 @@ impl File for Status {
             let mut inspection = site.queue()?.queue.inspect()?;
             // It may have been renamed since it was opened.
             inspection.path = site.shown_path();
-            let (ready, lease) = caller.act(|| marks(&site.directory))?;
+            let Marks { ready, lease, relays } = caller.act(|| Marks::read(&site.directory))?;
             let lease = lease.map(|lease| report::Lease::from(&lease));
-            let mut text = render(&inspection, ready, lease.as_ref());
+            let mut text = render(&inspection, ready, lease.as_ref(), &relays);
             if !text.ends_with('\n') {
                 text.push('\n');
             }

@@ -14,6 +14,8 @@ use super::takeover::rejoin;
 use super::wire::{Body, Stored};
 use super::{Failure, Result, back_off, term_of};
 
+/// For how long the stream may have more without any of it arriving, before it is asked for again.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
 /// How often a standby without news looks how long the stream is.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -71,6 +73,9 @@ impl Inbound {
             failures = if self.state.pair() == before { failures.saturating_add(1) } else { 0 };
             self.state.count(|counts| counts.retries += 1);
             self.state.set(Condition::Waiting, Some(failure.to_string()));
+            if self.state.is_due() {
+                self.state.write();
+            }
             if self.stop.is_set() {
                 self.state.set(Condition::Stopped, None);
                 return Ok(());
@@ -89,7 +94,9 @@ impl Inbound {
         let mut messages = link.read_from(search(&link, extent, copier.next_seq()).await?).await?;
         self.state.change(|report| (report.origin, report.term) = (format!("{:016x}", queue.id()), copier.term));
         self.state.set(Condition::Running, None);
-        let mut looked = Instant::now();
+        let (mut looked, mut taken_at) = (Instant::now(), Instant::now());
+        // Taken, and not confirmed by the stream's leader.
+        let mut newest = None;
         loop {
             if self.stop.is_set() {
                 return Ok(());
@@ -98,8 +105,10 @@ impl Inbound {
             match wait.await {
                 Ok(taken) => {
                     let (number, stored) = taken?;
+                    newest = Some((number, stored.clone()));
                     copier = self.take(&queue, copier, number, stored)?;
                     last = last.max(number);
+                    taken_at = Instant::now();
                 }
                 Err(_) if looked.elapsed() > LOOK_EVERY => {
                     looked = Instant::now();
@@ -108,6 +117,13 @@ impl Inbound {
                     if extent.first > extent.last {
                         // All has been removed, by age or by hand.
                         self.state.change(|report| report.pair.stream_seq = last);
+                    } else if self.state.pair().stream_seq >= last {
+                        taken_at = looked;
+                        if let Some((number, stored)) = newest.take() {
+                            self.confirm(&link, number, &stored).await?;
+                        }
+                    } else if taken_at.elapsed() > STALLED_AFTER {
+                        return Err(Failure::Again(format!("the stream has messages up to {last}, and none arrives")));
                     }
                 }
                 Err(_) => {}
@@ -116,6 +132,17 @@ impl Inbound {
                 self.note_lag(&queue, last)?;
             }
         }
+    }
+
+    /// What was taken stays, so that it must be what the stream has.
+    async fn confirm(&self, link: &Link, number: u64, stored: &Stored) -> Result<()> {
+        if link.confirms(number, stored).await? {
+            return Ok(());
+        }
+        Err(Failure::Refused(format!(
+            "diverged: message {number} of the stream was delivered by a server that was cut off, and is another one now. \
+             Move this queue away and start a new standby"
+        )))
     }
 
     /// Takes a record; a fence changes the queue's term.

@@ -16,6 +16,8 @@ use super::{Failure, Result};
 
 /// How long the server may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one server may take to let us in, before the next one is tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// An older server is good for tests only.
 const WANTED_SERVER: (i64, i64) = (2, 11);
 
@@ -76,7 +78,7 @@ pub struct Access {
     pub token_file: Option<PathBuf>,
     /// A file with `user:password` in its first line.
     pub password_file: Option<PathBuf>,
-    /// Certificates of authorities (PEM) that are trusted besides the system's.
+    /// Certificates of authorities (PEM) that are trusted instead of the system's.
     pub ca: Option<PathBuf>,
     /// The client's certificate and key (PEM).
     pub certificate: Option<(PathBuf, PathBuf)>,
@@ -99,18 +101,34 @@ impl Access {
         }
         if let Some(path) = &self.password_file {
             let line = first_line(path)?;
-            let (user, password) = line
-                .split_once(':')
-                .ok_or_else(|| Failure::Config(format!("{}: not user:password", path.display())))?;
+            // It may just be being written.
+            let (user, password) =
+                line.split_once(':').ok_or_else(|| Failure::Again(format!("{}: not user:password", path.display())))?;
             options = options.user_and_password(user.to_owned(), password.to_owned());
         }
+        // The client would read them itself, and say less where it can't.
+        let pem = |path: &PathBuf, what: &str| match read(path)? {
+            text if text.contains("-----BEGIN ") && text.contains(what) => Ok(()),
+            _ => Err(Failure::Again(format!("{}: no {} in it", path.display(), what.to_lowercase()))),
+        };
         if let Some(path) = &self.ca {
+            pem(path, "CERTIFICATE")?;
             options = options.add_root_certificates(path.clone());
         }
         if let Some((certificate, key)) = &self.certificate {
+            pem(certificate, "CERTIFICATE")?;
+            pem(key, "PRIVATE KEY")?;
             options = options.add_client_certificate(certificate.clone(), key.clone());
         }
         Ok(options)
+    }
+
+    /// An error of the connection, in terms of what was asked for.
+    fn explained(&self, error: &async_nats::ConnectError) -> String {
+        let text = error.to_string();
+        let Some((_, why)) = text.split_once("invalid peer certificate: ") else { return text };
+        let trusted = self.ca.as_ref().map_or("the system's authorities".to_owned(), |ca| ca.display().to_string());
+        format!("the server's certificate is not trusted, going by {trusted}: {why}")
     }
 }
 
@@ -167,11 +185,14 @@ fn again(doing: &str) -> impl Fn(&dyn std::fmt::Display) -> Failure {
 impl Link {
     /// Connects. None if the stream does not exist.
     pub(super) async fn connect(target: &Target, access: &Access) -> Result<(Self, Option<Extent>)> {
-        let options = access.options()?.name("chron-relay").connection_timeout(ANSWER_TIMEOUT);
+        let options = access.options()?.name("chron-relay").connection_timeout(CONNECT_TIMEOUT);
         let options = options.ping_interval(Duration::from_secs(5)).request_timeout(Some(ANSWER_TIMEOUT));
-        let connecting = tokio::time::timeout(ANSWER_TIMEOUT, options.connect(target.servers())).await;
+        let servers = target.servers();
+        let timeout = CONNECT_TIMEOUT.saturating_mul(servers.len().try_into().unwrap_or(u32::MAX)) + ANSWER_TIMEOUT;
+        let connecting = tokio::time::timeout(timeout, options.connect(servers)).await;
         let connected = connecting.map_err(|_| Failure::Again(format!("{}: no answer", target.server)))?;
-        let client = connected.map_err(|error| Failure::Again(format!("{}: {error}", target.server)))?;
+        let client =
+            connected.map_err(|error| Failure::Again(format!("{}: {}", target.server, access.explained(&error))))?;
         let mut context = jetstream::new(client.clone());
         context.set_timeout(ANSWER_TIMEOUT);
         let name = &target.stream;
@@ -247,6 +268,11 @@ impl Link {
         }
     }
 
+    /// Whether the leader has this message, too, or no longer has any of this number.
+    pub(super) async fn confirms(&self, number: u64, delivered: &Stored) -> Result<bool> {
+        Ok(self.get(number).await?.is_none_or(|stored| stored == *delivered))
+    }
+
     pub(super) fn decode(&self, number: u64, headers: &HeaderMap, payload: &Bytes) -> Result<Stored> {
         Stored::decode(headers, payload).map_err(|what| {
             Failure::Refused(format!(
@@ -296,7 +322,8 @@ pub(super) async fn next(link: &Link, messages: &mut pull::Ordered) -> Result<(u
 }
 
 /// The next message of a stream up to the number `last`, of which everything up to `read` has been read; None at the
-/// end.
+/// end. The last one must be the one that the stream's leader has: a server that was cut off while it was the leader can
+/// have others for a while, and delivers them.
 pub(super) async fn next_up_to(
     link: &Link,
     messages: &mut pull::Ordered,
@@ -307,7 +334,15 @@ pub(super) async fn next_up_to(
         return Ok(None);
     }
     match tokio::time::timeout(ANSWER_TIMEOUT, next(link, messages)).await {
-        Ok(taken) => taken.map(|(number, stored)| (number <= last).then_some((number, stored))),
+        Ok(taken) => {
+            let (number, stored) = taken?;
+            if number == last && !link.confirms(number, &stored).await? {
+                return Err(Failure::Again(format!(
+                    "message {number} of the stream came from a server that is behind"
+                )));
+            }
+            Ok((number <= last).then_some((number, stored)))
+        }
         // The last ones have been removed.
         Err(_) if link.get(last).await?.is_none() => Ok(None),
         Err(_) => Err(Failure::Again("read the stream: no message in time".to_owned())),

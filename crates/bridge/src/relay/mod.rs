@@ -9,6 +9,8 @@
 //!   is on disk.
 //! - A record whose term is lower than that of one before it is void. It was on its way when another host took over.
 
+use std::time::{Duration, Instant};
+
 use crate::failure::back_off;
 use crate::{fleet, state};
 
@@ -63,4 +65,24 @@ impl fleet::Job for Outbound {
 /// The term of a queue's records on the wire: a queue that was never anything but active is in the first one.
 pub(crate) fn term_of(queue: &chronfs::Queue) -> u64 {
     queue.role().term().max(1)
+}
+
+/// Tries again until it succeeds, it is of no use, or the time is over. Each new reason is said on stderr.
+pub(crate) async fn persist<T>(timeout: Duration, mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    let started = Instant::now();
+    let (mut failures, mut said) = (0, String::new());
+    loop {
+        match attempt().await {
+            Err(failure) if failure.is_temporary() && started.elapsed() < timeout => {
+                let reason = failure.to_string();
+                if reason != said {
+                    eprintln!("chron-relay: {reason}; trying again");
+                    said = reason;
+                }
+                tokio::time::sleep(back_off(failures)).await;
+                failures += 1;
+            }
+            ended => return ended,
+        }
+    }
 }

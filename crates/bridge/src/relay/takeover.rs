@@ -1,7 +1,7 @@
 //! Who publishes to a stream: promoting a standby, and making one of the queue that was promoted over.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chronfs::queue::{Queue, Role};
 use futures_util::StreamExt as _;
@@ -11,7 +11,7 @@ use super::link::{Access, Answer, Extent, Link, Target, next_up_to};
 use super::place::{MAX_VOID, search};
 use super::state::{State, unix_seconds};
 use super::wire::{Body, Stored};
-use super::{Failure, Result, back_off, term_of};
+use super::{Failure, Result, persist, term_of};
 
 /// How long the answer to a fence may take.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,20 +32,11 @@ pub struct Promotion {
 /// [`Failure::Again`] if the stream does not answer before the deadline; nothing has been promoted then, or calling it
 /// again completes it.
 pub async fn promote(path: &Path, target: &Target, access: &Access, timeout: Duration) -> Result<Promotion> {
-    let (queue, started) = (Queue::open(path)?, Instant::now());
+    let queue = Queue::open(path)?;
     if let Role::Active { term } = queue.role() {
         return Err(Failure::Refused(format!("{}: the queue is active since term {term} already", path.display())));
     }
-    let mut failures = 0;
-    loop {
-        match attempt(&queue, target, access).await {
-            Err(failure) if failure.is_temporary() && started.elapsed() < timeout => {
-                tokio::time::sleep(back_off(failures)).await;
-                failures += 1;
-            }
-            promoted => return promoted,
-        }
-    }
+    persist(timeout, async || attempt(&queue, target, access).await).await
 }
 
 /// One look at the stream, and the next step: a claim, which no publish of the former owner can get in the way of; then,

@@ -1,6 +1,7 @@
 //! Compares a queue with its stream, message by message.
 
 use std::path::Path;
+use std::time::Duration;
 
 use chronfs::queue::Queue;
 use serde::Serialize;
@@ -8,7 +9,7 @@ use serde::Serialize;
 use super::link::{Access, Link, Target, next_up_to};
 use super::place::message;
 use super::wire::{Body, Record, crc};
-use super::{Failure, Result};
+use super::{Failure, Result, persist};
 
 /// How a queue and its stream compare.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -63,12 +64,16 @@ impl Verdict {
     }
 }
 
-/// Reads all of the stream.
+/// Reads all of the stream; tries again for this long if that can't be read to its end.
 ///
 /// # Errors
-/// If the stream can't be read to its end.
-pub async fn verify(path: &Path, target: &Target, access: &Access) -> Result<Verdict> {
+/// If it can't be read in this time.
+pub async fn verify(path: &Path, target: &Target, access: &Access, timeout: Duration) -> Result<Verdict> {
     let queue = Queue::open(path)?;
+    persist(timeout, async || attempt(&queue, target, access).await).await
+}
+
+async fn attempt(queue: &Queue, target: &Target, access: &Access) -> Result<Verdict> {
     let (link, extent) = Link::connect(target, access).await?;
     let extent = extent.ok_or_else(|| Failure::Config(format!("there is no stream {}", target.stream)))?;
     let mut verdict = Verdict::default();
@@ -83,22 +88,22 @@ pub async fn verify(path: &Path, target: &Target, access: &Access) -> Result<Ver
             }
             verdict.term = stored.term;
             match stored.body {
-                Body::Message(record) => verdict.record(&queue, &record)?,
+                Body::Message(record) => verdict.record(queue, &record)?,
                 Body::Frame(records) => {
                     for record in records {
-                        verdict.record(&queue, &record)?;
+                        verdict.record(queue, &record)?;
                     }
                 }
                 Body::Part { record, part, of, whole_crc } if part == of => {
                     if verdict.expect(record.seq, record.seq) {
-                        verdict.compare(&queue, record.seq, |here| crc(&here.payload) == whole_crc)?;
+                        verdict.compare(queue, record.seq, |here| crc(&here.payload) == whole_crc)?;
                     }
                 }
                 Body::Part { .. } => {}
                 Body::Gap { from, to, .. } => verdict.gaps += u64::from(verdict.expect(from, to)),
                 Body::Stub { seq, crc: sum, .. } => {
                     if verdict.expect(seq, seq) {
-                        verdict.compare(&queue, seq, |here| crc(&here.payload) == sum)?;
+                        verdict.compare(queue, seq, |here| crc(&here.payload) == sum)?;
                     }
                 }
                 Body::Fence { seq, .. } => {

@@ -25,7 +25,7 @@ pub struct Server {
 /// Whether there can be one.
 #[track_caller]
 pub fn is_there() -> bool {
-    require(Need::Program("moto_server"))
+    require(Need::Program("moto_server", (0, 0)))
 }
 
 impl Server {

@@ -6,21 +6,26 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::{self, consumer::DeliverPolicy, consumer::pull::OrderedConfig};
+use async_nats::{ConnectOptions, HeaderMap};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
 use crate::common::need::{Need, require};
 use crate::common::{Running, until};
+use crate::net::{HOSTS, Hosts};
+use crate::relay::until_so;
 
 /// A server that elects a leader needs this long at worst, on a machine with other work.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Node {
-    client: u16,
+    /// Host and port.
+    client: String,
     monitor: u16,
     config: PathBuf,
+    /// The program and its arguments before `-c`.
+    program: Vec<String>,
     server: Option<Running>,
 }
 
@@ -28,6 +33,10 @@ struct Node {
 pub struct Cluster {
     dir: tempfile::TempDir,
     nodes: Vec<Node>,
+    /// User and password of the test's own connections.
+    pub login: Option<(String, String)>,
+    /// The authority that these connections trust, with TLS.
+    pub ca: Option<PathBuf>,
 }
 
 pub fn free_ports(count: usize) -> Vec<u16> {
@@ -38,7 +47,13 @@ pub fn free_ports(count: usize) -> Vec<u16> {
 /// Whether the tests can run at all.
 #[track_caller]
 pub fn is_there() -> bool {
-    require(Need::Program("nats-server"))
+    require(Need::Program("nats-server", (2, 9)))
+}
+
+/// Whether the servers survive partitions: 2.9.10 delivers messages afterwards that its stream does not have.
+#[track_caller]
+pub fn survives_partitions() -> bool {
+    require(Need::Program("nats-server", (2, 11)))
 }
 
 impl Cluster {
@@ -48,36 +63,65 @@ impl Cluster {
 
     /// With these lines in each server's configuration.
     pub fn with(count: usize, more: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let program = vec!["nats-server".to_owned()];
         let ports = free_ports(3 * count);
-        let routes: Vec<_> = ports.chunks(3).map(|ports| format!("nats://127.0.0.1:{}", ports[2])).collect();
-        let mut nodes = Vec::new();
-        for (index, ports) in ports.chunks(3).enumerate() {
-            let [client, monitor, cluster] = ports else { unreachable!() };
+        let place = |ports: &[u16]| ("127.0.0.1".to_owned(), ports.try_into().unwrap(), program.clone());
+        let cluster = Self::at(ports.chunks(3).map(place).collect(), more);
+        (0..count).for_each(|index| cluster.wait_for(index));
+        cluster
+    }
+
+    /// One server on each host.
+    pub fn on(hosts: &Hosts) -> Self {
+        let place = |host| {
+            let command = hosts.command(host, "nats-server");
+            let words = std::iter::once(command.get_program()).chain(command.get_args());
+            let program = words.map(|word| word.to_str().unwrap().to_owned()).collect();
+            (hosts.address(host), [4222, 8222, 6222], program)
+        };
+        // A cable that was pulled is noticed soon.
+        Self::at(HOSTS.map(place).into(), "ping_interval: 1s\nping_max: 2")
+    }
+
+    /// Servers: address, ports of clients, monitor and cluster, program.
+    fn at(places: Vec<(String, [u16; 3], Vec<String>)>, more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let routes: Vec<_> = places.iter().map(|(host, ports, _)| format!("nats://{host}:{}", ports[2])).collect();
+        let (count, routes) = (places.len(), routes.join(", "));
+        let node = |(index, (host, [client, monitor, cluster], program)): (usize, (String, [u16; 3], Vec<String>))| {
             let store = dir.path().join(format!("store{index}"));
             let config = dir.path().join(format!("{index}.conf"));
             let mut text = format!(
-                "server_name: n{index}\nlisten: 127.0.0.1:{client}\nhttp: 127.0.0.1:{monitor}\n{more}\n\
+                "server_name: n{index}\nlisten: {host}:{client}\nhttp: {host}:{monitor}\n{more}\n\
                  jetstream {{ store_dir: {store:?}, max_file: 4G, max_mem: 64M }}\n"
             );
             if count > 1 {
-                let routes = routes.join(", ");
-                text += &format!("cluster {{ name: c, listen: 127.0.0.1:{cluster}, routes: [{routes}] }}\n");
+                text += &format!("cluster {{ name: c, listen: {host}:{cluster}, routes: [{routes}] }}\n");
             }
             fs::write(&config, text).unwrap();
-            nodes.push(Node { client: *client, monitor: *monitor, config, server: None });
-        }
-        let mut cluster = Self { dir, nodes };
+            Node { client: format!("{host}:{client}"), monitor, config, program, server: None }
+        };
+        let nodes = places.into_iter().enumerate().map(node).collect();
+        let mut cluster = Self { dir, nodes, login: None, ca: None };
         (0..count).for_each(|index| cluster.start(index));
-        (0..count).for_each(|index| cluster.wait_for(index));
         cluster
     }
 
     pub fn start(&mut self, index: usize) {
         let log = fs::File::options().create(true).append(true).open(self.dir.path().join(format!("{index}.log")));
-        let node = &mut self.nodes[index];
-        let child = Command::new("nats-server").arg("-c").arg(&node.config).stderr(log.unwrap()).spawn().unwrap();
-        node.server = Some(Running::new(child));
+        let Node { program, config, .. } = &self.nodes[index];
+        let mut command = Command::new(&program[0]);
+        let child = command.args(&program[1..]).arg("-c").arg(config).stderr(log.unwrap()).spawn().unwrap();
+        self.nodes[index].server = Some(Running::new(child));
+    }
+
+    /// Changes a server's configuration while it runs.
+    pub fn reconfigure(&self, index: usize, from: &str, to: &str) {
+        let Node { config, server, .. } = &self.nodes[index];
+        let text = fs::read_to_string(config).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(config, text.replace(from, to)).unwrap();
+        server.as_ref().unwrap().signal("HUP");
     }
 
     /// Waits until a server says that it is well.
@@ -122,13 +166,26 @@ impl Cluster {
 
     /// The address of a stream.
     pub fn target(&self, stream: &str) -> String {
-        let hosts: Vec<_> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.client)).collect();
-        format!("nats://{}/{stream}", hosts.join(","))
+        let hosts: Vec<_> = self.nodes.iter().map(|node| node.client.as_str()).collect();
+        let scheme = if self.ca.is_some() { "tls" } else { "nats" };
+        format!("{scheme}://{}/{stream}", hosts.join(","))
     }
 
     pub async fn connect(&self) -> jetstream::Context {
-        let servers: Vec<_> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.client)).collect();
-        jetstream::new(async_nats::connect(servers).await.unwrap())
+        self.connect_to(&(0..self.len()).collect::<Vec<_>>()).await
+    }
+
+    /// Connects to one of these servers.
+    pub async fn connect_to(&self, nodes: &[usize]) -> jetstream::Context {
+        let mut options = ConnectOptions::new();
+        if let Some((user, password)) = self.login.clone() {
+            options = options.user_and_password(user, password);
+        }
+        if let Some(ca) = &self.ca {
+            options = options.add_root_certificates(ca.clone()).require_tls(true);
+        }
+        let servers: Vec<_> = nodes.iter().map(|&node| self.nodes[node].client.clone()).collect();
+        jetstream::new(options.connect(servers).await.unwrap())
     }
 }
 
@@ -153,7 +210,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 /// All messages of a stream: number, headers, payload.
 pub async fn messages(context: &jetstream::Context, stream: &str) -> Vec<(u64, HeaderMap, Bytes)> {
-    let stream = context.get_stream(stream).await.unwrap();
+    let stream = until_so("the stream answers", async || context.get_stream(stream).await.ok()).await;
     let state = &stream.cached_info().state;
     let (first, last) = (state.first_sequence.max(1), state.last_sequence);
     let mut found = Vec::new();

@@ -5,7 +5,8 @@ use chronfs::Queue;
 
 use crate::cluster::{self, Cluster};
 use crate::common::{Random, SMALL, payload};
-use crate::relay::{Feed, Relay, check_exact, check_same, command, until_caught_up, until_report};
+use crate::relay::{Feed, Relay, check_exact, check_same, command, until_caught_up};
+use crate::service::{report, until_report};
 
 /// How long faults are injected.
 fn duration() -> Duration {
@@ -120,11 +121,11 @@ fn a_relay_killed_at_any_system_call_loses_nothing() {
         let mut was_killed = false;
         crate::common::until("it is killed, or has caught up", || {
             was_killed = traced.child().try_wait().unwrap().is_some();
-            was_killed || crate::relay::report(&path, "relay")["pair"]["seq"].as_u64() == Some(last)
+            was_killed || report(&path, "relay")["pair"]["seq"].as_u64() == Some(last)
         });
         if !was_killed {
             // strace leaves its tracee alone when it is killed itself.
-            let pid = crate::relay::report(&path, "relay")["pid"].as_u64().unwrap();
+            let pid = report(&path, "relay")["pid"].as_u64().unwrap();
             crate::common::signal_to(pid.try_into().unwrap(), "KILL");
             traced.output();
             break;
@@ -166,7 +167,7 @@ fn a_stream_that_went_back_gets_it_all_again() {
     cluster.start(0);
     crate::common::append(&mut crate::common::writer(&queue), 1, |seq| payload(seq, 300));
     until_caught_up(&queue, "relay");
-    let report = crate::relay::report(&path, "relay");
+    let report = report(&path, "relay");
     assert_eq!((report["counts"]["rewinds"].as_u64(), report["counts"]["resent"].as_u64()), (Some(1), Some(200)));
     relay.stop();
     assert_eq!(check_exact(&cluster, "Q", &queue), 501);

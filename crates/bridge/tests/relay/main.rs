@@ -1,17 +1,23 @@
 //! The relay beside real servers: nothing lost, nothing twice, in order, whatever fails.
 //!
-//! The tests start the servers themselves, on loopback. `CHRONFS_RELAY_SOAK=3600` makes the test with random faults
-//! run for so many seconds:
+//! The tests start the servers themselves, on loopback or in network namespaces. They mostly wait, so that more of them
+//! than there are processors can run at once. `CHRONFS_RELAY_SOAK=3600` is the long form: random faults for so many
+//! seconds, 20 promotions and 20 partitions, the relay killed at every system call:
 //!
 //! ```text
-//! CHRONFS_RELAY_SOAK=3600 cargo test -p chronfs-bridge --test relay faults -- --nocapture
+//! cargo test -p chronfs-bridge --test relay -- --test-threads 6
+//! CHRONFS_RELAY_SOAK=3600 cargo test -p chronfs-bridge --test relay -- --nocapture
 //! ```
 #![allow(clippy::unwrap_used, clippy::panic, unexpected_cfgs, unreachable_pub)]
 
+mod access;
+mod bus;
 mod cluster;
 #[path = "../../../../tests/common/mod.rs"]
 mod common;
 mod faults;
+mod net;
+mod partition;
 mod power;
 mod relay;
 #[path = "../service/mod.rs"]

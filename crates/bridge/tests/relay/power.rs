@@ -79,7 +79,7 @@ fn numbers_that_were_relayed_are_not_given_out_again() {
     relay.stop();
     let copy = dir.path().join("copy");
     let standby = Relay::start(&target, copy.to_str().unwrap(), &[], &log);
-    crate::relay::until_report(&copy, "relay", "all is there", |report| report["pair"]["seq"].as_u64() == Some(last));
+    crate::service::until_report(&copy, "relay", "all is there", |report| report["pair"]["seq"].as_u64() == Some(last));
     standby.stop();
     // The stream has what the queue has lost.
     assert_eq!(crate::common::count(&Queue::open(&copy).unwrap()), last);

@@ -3,14 +3,14 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chronfs::Queue;
 use chronfs::queue::{Entry, GapReason};
 
 use crate::cluster::{Cluster, block_on, messages};
 use crate::common::payload;
-pub use crate::service::{Service, report, until_report};
+use crate::service::{PATIENCE, Service, until_report};
 
 pub fn command() -> Command {
     Command::new(env!("CARGO_BIN_EXE_chron-relay"))
@@ -63,6 +63,18 @@ impl Feed {
 impl Drop for Feed {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Waits until a server's answer is as wanted.
+pub async fn until_so<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = found().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "timed out: until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

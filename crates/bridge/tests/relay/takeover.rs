@@ -1,21 +1,34 @@
 //! Standbys, promotions, fences.
 use std::path::Path;
+use std::process::Command;
 
 use chronfs::Queue;
 use chronfs::queue::Role;
 
 use crate::cluster::{self, Cluster};
 use crate::common::{SMALL, append, filled, payload, text, writer};
-use crate::relay::{Feed, Relay, check_same, command, until_caught_up, until_report};
+use crate::relay::{Feed, Relay, check_same, command, until_caught_up};
+use crate::service::until_report;
 
 fn promote(target: &str, queue: &Path) -> String {
-    let output = command().args(["promote", target, queue.to_str().unwrap()]).output().unwrap();
+    promote_by(command(), target, queue)
+}
+
+/// `program` is chron-relay, wherever it is to run.
+pub fn promote_by(mut program: Command, target: &str, queue: &Path) -> String {
+    let output = program.args(["promote", "--timeout", "120", target, queue.to_str().unwrap()]).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
+    print!("{}", text(&output.stderr));
     text(&output.stdout)
 }
 
 fn verify(queue: &Path, target: &str) -> serde_json::Value {
-    let output = command().args(["verify", queue.to_str().unwrap(), target]).output().unwrap();
+    verify_by(command(), queue, target)
+}
+
+/// As [`promote_by`].
+pub fn verify_by(mut program: Command, queue: &Path, target: &str) -> serde_json::Value {
+    let output = program.args(["verify", queue.to_str().unwrap(), target]).output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)))
 }
 
@@ -32,7 +45,7 @@ fn promotion_under_load() {
     let hosts = [dir.path().join("a"), dir.path().join("b")];
     let paths = hosts.each_ref().map(|host| host.join("q"));
     Queue::create(&paths[0], &SMALL).unwrap();
-    let rounds = if std::env::var_os("CHRONFS_RELAY_SOAK").is_some() { 20 } else { 3 };
+    let rounds = if std::env::var_os("CHRONFS_RELAY_SOAK").is_some() { 20 } else { 2 };
     for round in 0..rounds {
         let [active, standby] = [&paths[round % 2], &paths[(round + 1) % 2]];
         let queue = Queue::open(active).unwrap();

@@ -7,7 +7,8 @@ use chronfs::queue::{Entry, GapReason, Settings, UpstreamGap};
 
 use crate::cluster::{self, Cluster, block_on, messages};
 use crate::common::{SMALL, append, filled, payload, writer};
-use crate::relay::{Relay, check_exact, check_same, report, until_caught_up, until_report};
+use crate::relay::{Relay, check_exact, check_same, until_caught_up};
+use crate::service::{Service, report, until_report};
 
 fn condition(path: &Path) -> String {
     report(path, "relay")["condition"].as_str().unwrap_or_default().to_owned()
@@ -73,6 +74,51 @@ fn a_purged_stream_goes_on_where_it_was() {
     std::fs::remove_dir_all(path.join("relay")).unwrap();
     assert_eq!(Relay::start(from, &target, &[], &log).exit_code(), Some(77));
     assert!(std::fs::read_to_string(&log).unwrap().contains("has been removed"));
+}
+
+/// The last message expires again and again, while the relay runs and while it does not.
+#[test]
+fn a_stream_that_forgets_by_age_goes_on_where_it_was() {
+    if !cluster::is_there() {
+        return;
+    }
+    let cluster = Cluster::new(1);
+    let dir = tempfile::tempdir().unwrap();
+    let (path, config, log) = (dir.path().join("q"), dir.path().join("relay.toml"), dir.path().join("log"));
+    let queue = Queue::create(&path, &SMALL).unwrap();
+    let toml = format!("from = {path:?}\nto = {:?}\n[stream]\nmax_age_seconds = 1\n", cluster.target("Q"));
+    std::fs::write(&config, toml).unwrap();
+    let start = || {
+        let mut command = crate::relay::command();
+        command.arg("run").arg("--config").arg(&config);
+        Service::start(command, &log)
+    };
+    let stream = |wanted: u64| {
+        block_on(async {
+            let context = cluster.connect().await;
+            crate::relay::until_so("the stream is as wanted", async || {
+                let state = context.get_stream("Q").await.unwrap().cached_info().state.clone();
+                (state.messages == 0 && state.last_sequence == wanted).then_some(())
+            })
+            .await;
+        });
+    };
+    let mut relay = start();
+    for round in 1..=4 {
+        append(&mut writer(&queue), 50, |seq| payload(seq, 300));
+        until_caught_up(&queue, "relay");
+        stream(50 * round);
+        if round % 2 == 0 {
+            relay.stop();
+            relay = start();
+        }
+    }
+    append(&mut writer(&queue), 1, |seq| payload(seq, 300));
+    until_caught_up(&queue, "relay");
+    let report = report(&path, "relay");
+    assert_eq!((&report["counts"]["rewinds"], &report["counts"]["gaps"]), (&0.into(), &0.into()), "{report}");
+    assert_eq!(report["pair"], serde_json::json!({ "seq": 201, "stream_seq": 201 }));
+    relay.stop();
 }
 
 #[test]
@@ -206,6 +252,9 @@ fn a_relay_that_is_stuck_says_so() {
     let relay = Relay::start(path.to_str().unwrap(), &cluster.target("Q"), &options, &dir.path().join("log"));
     until_caught_up(&queue, "relay");
     assert!(cluster::get(port, "/health").unwrap().contains(" 200 "));
+    let copy = dir.path().join("copy");
+    let standby = Relay::start(&cluster.target("Q"), copy.to_str().unwrap(), &[], &dir.path().join("log"));
+    until_report(&copy, "relay", "all is there", |report| report["pair"]["seq"] == 10);
     cluster.pause(0);
     append(&mut writer(&queue), 7, |seq| payload(seq, 300));
     until_report(&path, "relay", "it is unhealthy", |report| report["healthy"] == false);
@@ -220,9 +269,17 @@ fn a_relay_that_is_stuck_says_so() {
     assert!(metrics.contains("chronfs_relay_healthy{") && metrics.contains("direction=\"out\"} 7"), "{metrics}");
     let [told] = chronfs::bus::relays(&path).try_into().unwrap();
     assert!(told.trouble().is_some_and(|trouble| trouble.contains("lag 7 messages")), "{told:?}");
+    // It can't know that there is more, and does not claim to be well either.
+    until_report(&copy, "relay", "the standby is unhealthy", |report| report["healthy"] == false);
+    let [told] = chronfs::bus::relays(&copy).try_into().unwrap();
+    assert!(told.trouble().is_some_and(|trouble| trouble.starts_with("waiting")), "{told:?}");
     cluster.resume(0);
     until_caught_up(&queue, "relay");
-    until_report(&path, "relay", "it is well", |report| report["healthy"] == true);
+    for path in [&path, &copy] {
+        until_report(path, "relay", "it is well", |report| report["healthy"] == true && report["pair"]["seq"] == 17);
+    }
     relay.stop();
+    standby.stop();
+    assert_eq!(check_same(&queue, &Queue::open(&copy).unwrap()), 17);
     assert_eq!(check_exact(&cluster, "Q", &queue), 17);
 }

@@ -27,6 +27,11 @@ impl Service {
 
     /// Ends it as systemd does; it must exit with 0.
     pub fn stop(self) {
+        self.end(0);
+    }
+
+    /// Ends it as systemd does; it must exit with this code.
+    pub fn end(self, code: i32) {
         let status = format!("/proc/{}/status", self.id());
         until("it handles SIGTERM", || {
             let status = fs::read_to_string(&status).unwrap();
@@ -34,7 +39,7 @@ impl Service {
             u64::from_str_radix(caught, 16).unwrap() & 1 << 14 != 0
         });
         signal_to(self.0.id(), "TERM");
-        assert_eq!(self.exit_code(), Some(0), "SIGTERM");
+        assert_eq!(self.exit_code(), Some(code), "SIGTERM");
     }
 
     /// Waits for it to end by itself.

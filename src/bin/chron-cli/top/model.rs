@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use chronfs::Queue;
-use chronfs::bus::RouterDiscovery;
+use chronfs::bus::{Relay, RouterDiscovery};
 use chronfs::queue::{Inspection, ReaderInfo};
 
 use crate::failure::{Failure, explained, one_line};
@@ -62,6 +62,7 @@ pub(super) struct Row {
     /// Mean size of the retained records.
     mean_bytes: f64,
     pub(super) readers: Vec<ReaderInfo>,
+    pub(super) relays: Vec<Relay>,
     /// Messages per second, one for each refresh, the newest last.
     pub(super) rates: VecDeque<f64>,
     /// Why it can't be read, if it can't.
@@ -80,9 +81,15 @@ impl Row {
         (self.rate() * self.mean_bytes) as u64
     }
 
-    /// The greatest lag of its readers.
+    /// The greatest lag of its readers and relays.
     pub(super) fn lag(&self) -> u64 {
-        self.readers.iter().map(|reader| reader.lag_messages).max().unwrap_or(0)
+        let relays = self.relays.iter().map(|relay| relay.lag_messages);
+        self.readers.iter().map(|reader| reader.lag_messages).chain(relays).max().unwrap_or(0)
+    }
+
+    /// Whether one of its relays is stuck, dead or waits for an operator.
+    pub(super) fn relay_is_in_trouble(&self) -> bool {
+        self.relays.iter().any(|relay| relay.trouble().is_some())
     }
 
     fn new(root: &Path, path: &Path) -> Self {
@@ -98,6 +105,7 @@ impl Row {
             disk_bytes: 0,
             mean_bytes: 0.0,
             readers: Vec::new(),
+            relays: Vec::new(),
             rates: VecDeque::new(),
             trouble: None,
             seen: None,
@@ -145,6 +153,7 @@ impl Row {
         let mean_bytes = inspection.bytes as f64 / inspection.messages.max(1) as f64;
         self.mean_bytes = mean_bytes;
         self.readers = inspection.readers;
+        self.relays = chronfs::bus::relays(&self.path);
         self.trouble = None;
         self.writer = inspection.writer.state.as_str();
     }

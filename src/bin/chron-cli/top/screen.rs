@@ -66,7 +66,7 @@ const LEAST_FIRST: [&str; 10] =
 const HELP: [&str; 8] = [
     "up, down, k, j   choose a queue",
     "Home, End        the first, the last",
-    "Enter            its readers",
+    "Enter            its readers and relays",
     "s                sort: name, rate, lag",
     "p, space         pause",
     "+, -             less, more often",
@@ -201,7 +201,7 @@ fn row(row: &Row, name: &str, selected: bool, highest: f64, layout: &Layout, loo
     }
     let text = layout.line(name, |column| (column.text)(row));
     let line = look.fit(format!("{mark} {text}  {}", sparkline(row, layout.room, highest, look)).trim_end());
-    let is_bad = matches!((row.writer, row.lease), ("stuck" | "dead", _) | (_, "expired"));
+    let is_bad = matches!((row.writer, row.lease), ("stuck" | "dead", _) | (_, "expired")) || row.relay_is_in_trouble();
     let code = match (is_bad, selected) {
         (true, true) => "7;31",
         (true, false) => "31",
@@ -234,7 +234,7 @@ fn newest(row: &Row) -> String {
     }
 }
 
-/// The readers of a queue.
+/// The readers and relays of a queue.
 fn details(row: &Row, look: Look) -> Vec<String> {
     let mut lines = vec![look.paint("1", &look.fit_parts(&["  readers", &format!("of {}", row.name)], " "))];
     if row.readers.is_empty() {
@@ -254,6 +254,22 @@ fn details(row: &Row, look: Look) -> Vec<String> {
             parts.insert(2, format!("keeps {}", human_bytes(reader.pins_bytes)));
         }
         lines.push(look.fit_parts(&parts, ", "));
+    }
+    if !row.relays.is_empty() {
+        lines.push(look.paint("1", &look.fit("  relays")));
+    }
+    for relay in &row.relays {
+        let state = relay.trouble().unwrap_or_else(|| relay.condition.clone());
+        let text = format!(
+            "  {:<16} {:<7} lags by {}, {}, {:.1} s: {state}, {}",
+            relay.name,
+            relay.direction,
+            relay.lag_messages,
+            human_bytes(relay.lag_bytes),
+            relay.lag_seconds,
+            relay.target,
+        );
+        lines.push(look.fit(&crate::failure::one_line(&text)));
     }
     lines
 }
@@ -380,6 +396,36 @@ mod tests {
         model.rows[0].writer = "dead";
         let look = Look { width: 80, height: 24, color: true, unicode: false };
         assert!(draw(&model, MODE, look)[3].starts_with("\x1b[7;31m> a"));
+    }
+
+    #[test]
+    fn relays_are_among_the_details_and_their_trouble_is_red() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut model = model(dir.path(), &NAMES[..1]);
+        let relay = |name: &str, healthy| chronfs::bus::Relay {
+            name: name.to_owned(),
+            direction: "out".to_owned(),
+            target: "nats://host/A".to_owned(),
+            condition: "waiting".to_owned(),
+            reason: Some("no answer\u{1b}[0m".to_owned()),
+            healthy,
+            lag_messages: 12_345,
+            lag_bytes: 4096,
+            lag_seconds: 1.5,
+            last_progress_seconds: 0.0,
+            written: 1e15,
+        };
+        let look = Look { width: 160, height: 24, color: true, unicode: false };
+        model.rows[0].relays = vec![relay("well", true)];
+        let lines = draw(&model, Mode { cursor: false, ..MODE }, look);
+        assert!(!lines[3].starts_with("\x1b[31m") && lines[3].contains("12.3k"), "{lines:#?}");
+        model.rows[0].relays.push(relay("stuck", false));
+        let lines = draw(&model, Mode { cursor: false, ..MODE }, look);
+        assert!(lines[3].starts_with("\x1b[31m"), "{lines:#?}");
+        let details = lines.join("\n");
+        for part in ["well ", "out     lags by 12345, 4.0 KiB, 1.5 s: waiting, nats://host/A", "no answer\\u{1b}[0m"] {
+            assert!(details.contains(part), "{part:?} is not in\n{details}");
+        }
     }
 
     #[test]

@@ -40,6 +40,9 @@ enum Command {
     Verify {
         queue: PathBuf,
         target: Target,
+        /// Give up after this many seconds
+        #[arg(long, default_value = "60")]
+        timeout: u64,
         #[command(flatten)]
         access: AccessArgs,
     },
@@ -58,7 +61,7 @@ struct AccessArgs {
     /// A file with user:password
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// Certificates of authorities to trust besides the system's
+    /// Certificates of authorities to trust instead of the system's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// The client's certificate
@@ -177,8 +180,8 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             println!("{}: active in term {}, after message {}", queue.display(), promotion.term, promotion.seq);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Verify { queue, target, access } => {
-            let verdict = verify(&queue, &target, &access.into()).await?;
+        Command::Verify { queue, target, timeout, access } => {
+            let verdict = verify(&queue, &target, &access.into(), Duration::from_secs(timeout)).await?;
             println!("{}", serde_json::to_string_pretty(&verdict).unwrap_or_default());
             Ok(if verdict.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(77) })
         }
