@@ -1,7 +1,7 @@
 //! Sealed segments of queues in object stores, and back.
 //!
-//! [`archiver`] copies a queue's segments, [`restore`] makes a queue of them again; [`name`] is what an object is called,
-//! [`pack`] what is in it. Invariants:
+//! `archiver` copies a queue's segments, `restore` makes a queue of them again; `name` is what an object is called, `pack`
+//! what is in it. Invariants:
 //! - The listing is the archive's whole state: names that follow each other without a hole are everything. An object is
 //!   written whole, once, under a name that nobody else gives, and never changed.
 //! - The queue keeps a segment until it is archived: the archiver's reader is committed last.

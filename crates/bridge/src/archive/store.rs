@@ -145,6 +145,17 @@ pub(super) struct Store {
     shown: String,
 }
 
+/// An error with the first cause of it: that the connection was refused, or the certificate is unknown.
+fn with_cause(error: &Error) -> String {
+    let mut text = error.to_string();
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    if let Some(first) = causes.last().map(ToString::to_string).filter(|first| !text.contains(first)) {
+        text.push_str(": ");
+        text.push_str(&first);
+    }
+    text
+}
+
 /// Makes the client of a store, with all that it is to know.
 macro_rules! client {
     ($builder:ident, $url:expr, $access:expr, $prefix:literal) => {{
@@ -197,7 +208,7 @@ impl Store {
         move |error| {
             let is_config =
                 matches!(error, Error::NotSupported { .. } | Error::NotImplemented { .. } | Error::InvalidPath { .. });
-            let text = format!("{shown}: cannot {what} it: {error}");
+            let text = format!("{shown}: cannot {what} it: {}", with_cause(&error));
             if is_config { Failure::Config(text) } else { Failure::Again(text) }
         }
     }

@@ -141,15 +141,17 @@ fn a_queue_goes_to_s3_and_comes_back() {
 }
 
 #[test]
-fn a_wrong_option_or_bucket_is_named() {
+fn what_is_wrong_with_the_way_to_it_is_named() {
     if !is_there() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(&dir.path().join("server.log"));
+    let mut server = Server::start(&dir.path().join("server.log"));
     let archive = server.archive(&dir.path().join("s3.env"));
     archive.fails(&["list", &archive.url, "-o", "regoin=x"], &[], 78, "unknown option regoin");
     archive.fails(&["list", "s3://nothing/there"], &[], 1, "NoSuchBucket");
+    server.stop();
+    archive.fails(&["list", &archive.url], &[], 1, "Connection refused");
     fs::write(dir.path().join("s3.env"), "AWS_ACCESS_KEY_ID\n").unwrap();
     archive.fails(&["list", &archive.url], &[], 78, "entry 1 is not NAME=VALUE");
 }
