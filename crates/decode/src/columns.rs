@@ -185,10 +185,7 @@ impl Columns {
         };
         let (len, nulls, field) = (node.nulls.len(), node.nulls.finish(), Arc::clone(&node.field));
         match &mut node.values {
-            Values::Bool(values) => {
-                let bits = values.drain(..).collect::<Vec<bool>>().into();
-                Ok(Arc::new(BooleanArray::new(bits, nulls)))
-            }
+            Values::Bool(values) => Ok(Arc::new(BooleanArray::new(renewed(values).into(), nulls))),
             Values::U8(values) => numbers::<UInt8Type>(values, nulls, &field),
             Values::U16(values) => numbers::<UInt16Type>(values, nulls, &field),
             Values::U32(values) => numbers::<UInt32Type>(values, nulls, &field),

@@ -1,5 +1,5 @@
 //! chron-export: every message in one file, no file twice, no half file, whatever happens.
-#![allow(clippy::unwrap_used, clippy::panic, dead_code)]
+#![allow(clippy::unwrap_used, clippy::panic, dead_code, unreachable_pub)]
 
 #[path = "../../../tests/common/need.rs"]
 mod need;

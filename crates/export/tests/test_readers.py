@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import os
+import re
 import struct
 import subprocess
 
@@ -77,9 +78,9 @@ def export(bus, tmp_path):
 def test_duckdb_reads_parquet_with_partitions_and_skips_what_it_need_not_read(export):
     data = export("parquet")
     quotes = f"'{data}/queue=quotes/**/quote-*.parquet'"
-    count, first, last, dates = duckdb.sql(
+    ((count, first, last, dates),) = duckdb.sql(
         f"SELECT count(*), min(bid), max(bid), count(DISTINCT date) FROM {quotes} WHERE undecoded IS NULL"
-    ).fetchone()
+    ).fetchall()
     assert (count, first, last, dates) == (2000, decimal.Decimal("50000.00"), decimal.Decimal("50019.99"), 2)
     both = duckdb.sql(
         f"SELECT queue, count(*) FROM read_parquet('{data}/**/*.parquet', union_by_name = true) GROUP BY queue ORDER BY queue"
@@ -88,8 +89,9 @@ def test_duckdb_reads_parquet_with_partitions_and_skips_what_it_need_not_read(ex
     (reason, payload), = duckdb.sql(f"SELECT undecoded, payload FROM {quotes} WHERE undecoded IS NOT NULL").fetchall()
     assert (reason, payload) == ("the layout has 24 bytes, the payload 5", b"short")
     plan = duckdb.sql(f"EXPLAIN ANALYZE SELECT * FROM {quotes} WHERE date = '2024-08-08' AND seq = 17").fetchall()[0][1]
-    assert "Scanning Files: " in plan, plan
-    # A row group is skipped by its statistics.
+    scanned, known = map(int, re.search(r"Scanning Files: (\d+)/(\d+)", plan).groups())
+    assert scanned < known, plan
+    # What lets readers skip row groups.
     for file in data.glob("queue=quotes/*/quote-*.parquet"):
         metadata = pyarrow.parquet.ParquetFile(file).metadata
         for group in range(metadata.num_row_groups):
@@ -102,7 +104,7 @@ def test_duckdb_reads_parquet_with_partitions_and_skips_what_it_need_not_read(ex
 def test_two_queues_are_joined_as_of_the_time_in_one_line(export):
     data = export("parquet")
     rows = duckdb.sql(
-        f"SELECT t.seq, t.price, q.bid, t.timestamp - q.timestamp AS age FROM '{data}/queue=trades/**/trade-*.parquet' t "
+        f"SELECT t.seq, t.price, q.bid, t.timestamp::TIMESTAMPTZ - q.timestamp::TIMESTAMPTZ AS age FROM '{data}/queue=trades/**/trade-*.parquet' t "
         f"ASOF JOIN '{data}/queue=quotes/**/quote-*.parquet' q ON t.symbol = q.symbol AND t.timestamp >= q.timestamp "
         "ORDER BY t.seq"
     ).fetchall()
@@ -130,7 +132,7 @@ def test_polars_reads_parquet_and_arrow(export):
     assert asof["bid"].null_count() == 1
     data = export("arrow")
     files = sorted(data.glob("queue=quotes/*/quote-*.arrow"))
-    again = polars.concat([polars.read_ipc(file, memory_map=False) for file in files]).drop_nulls("bid").sort("seq")
+    again = polars.concat([polars.read_ipc(file) for file in files]).drop_nulls("bid").sort("seq")
     assert again["bid"].to_list() == frame["bid"].to_list()
 
 

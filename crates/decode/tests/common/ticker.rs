@@ -1,5 +1,5 @@
 //! Recorded market data, and what it becomes in each format: a fixed layout, SBE, protobuf, JSON.
-#![allow(dead_code)] // No test uses all of it.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)] // No test uses all of it.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
