@@ -93,8 +93,8 @@ def test_a_table_is_an_arrow_stream(queue):
     names = ["seq", "timestamp", "type", "at", "symbol", "bid", "up", "sizes", "raw", "payload", "undecoded"]
     assert table.column_names == names and table.num_rows == 5001
     assert table["bid"].to_pylist()[:2] == [decimal.Decimal("-0.01"), decimal.Decimal("-0.02")]
-    assert table.slice(5000).to_pylist()[0]["undecoded"] == "the layout has 24 bytes, the payload 5"
-    assert table.slice(5000).to_pylist()[0]["payload"] == b"short"
+    assert table["undecoded"][5000].as_py() == "the layout has 24 bytes, the payload 5"
+    assert table["payload"][5000].as_py() == b"short" and table["bid"][5000].as_py() is None
     frame = polars.DataFrame(queue.scan().decoded(table="quote"))
     assert frame["sizes"].to_list()[4] == [5, 6] and frame.schema["at"] == polars.Datetime("ns", "UTC")
     notes = queue.scan().decoded(table="note")
@@ -126,7 +126,7 @@ def test_other_schemas_and_mistakes(queue, path, tmp_path):
     other.write_text("[[message]]\ntype = 1\n")
     with pytest.raises(chronfs.InvalidInput, match="other.toml:1: missing field"):
         queue.scan().decoded(other)
-    with pytest.raises(chronfs.InvalidInput, match="no messages are called 'trade'; there are quote, note|\"trade\""):
+    with pytest.raises(chronfs.InvalidInput, match='no messages are called "trade"; there are quote, note'):
         queue.scan().decoded(table="trade")
     (path / "schema.toml").unlink()
     with pytest.raises(chronfs.InvalidInput, match="it has no schema.toml"):

@@ -426,9 +426,7 @@ enum ReadersAction {
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  chron-cli completions bash > ~/.local/share/bash-completion/completions/chron-cli")]
+#[command(after_help = "Example: chron-cli completions bash > ~/.local/share/bash-completion/completions/chron-cli")]
 struct CompletionsArgs {
     /// The shell
     shell: clap_complete::Shell,

@@ -4,6 +4,8 @@
 //! is one comparison of types and one push. `at` is the node of the next value, `open` the list or struct around it.
 //! Rows that can't be decoded are taken back, and null in all columns.
 
+mod values;
+
 use std::sync::Arc;
 
 use arrow_array::types::{
@@ -18,34 +20,11 @@ use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields, TimeUnit};
 
 use crate::error::Undecodable;
 use crate::schema::{Schema, Table};
-use crate::sink::{Name, Shape, Sink, Unit};
+use crate::sink::{Name, Shape, Sink};
+use values::{Values, push, put_bytes, put_decimal, put_integer, values_of};
 
 /// The column of a table whose messages have no fields that are known before: their JSON.
 const WHOLE: &str = "decoded";
-
-/// The values of one node.
-#[derive(Debug)]
-enum Values {
-    Bool(Vec<bool>),
-    U8(Vec<u8>),
-    U16(Vec<u16>),
-    U32(Vec<u32>),
-    U64(Vec<u64>),
-    I8(Vec<i8>),
-    I16(Vec<i16>),
-    I32(Vec<i32>),
-    I64(Vec<i64>),
-    F32(Vec<f32>),
-    F64(Vec<f64>),
-    Decimal(Vec<i128>, u8),
-    /// A value is multiplied by the factor.
-    Time(Vec<i64>, i64),
-    /// Text or bytes, and where each ends.
-    Bytes(Vec<u8>, Vec<i32>),
-    /// Where each ends in the node that follows.
-    List(Vec<i32>),
-    Struct,
-}
 
 #[derive(Debug)]
 struct Node {
@@ -433,121 +412,6 @@ impl Sink for Columns {
 
     fn json(&mut self, value: &str) {
         self.bytes(value.as_bytes());
-    }
-}
-
-/// A node's values, and its type unless that depends on other nodes.
-fn values_of(shape: &Shape) -> (Values, DataType) {
-    let time = |unit, factor| (Values::Time(Vec::new(), factor), DataType::Timestamp(unit, Some("UTC".into())));
-    match shape {
-        Shape::Bool => (Values::Bool(Vec::new()), DataType::Boolean),
-        Shape::Unsigned(8) => (Values::U8(Vec::new()), DataType::UInt8),
-        Shape::Unsigned(16) => (Values::U16(Vec::new()), DataType::UInt16),
-        Shape::Unsigned(32) => (Values::U32(Vec::new()), DataType::UInt32),
-        Shape::Unsigned(_) => (Values::U64(Vec::new()), DataType::UInt64),
-        Shape::Signed(8) => (Values::I8(Vec::new()), DataType::Int8),
-        Shape::Signed(16) => (Values::I16(Vec::new()), DataType::Int16),
-        Shape::Signed(32) => (Values::I32(Vec::new()), DataType::Int32),
-        Shape::Signed(_) => (Values::I64(Vec::new()), DataType::Int64),
-        Shape::Float(32) => (Values::F32(Vec::new()), DataType::Float32),
-        Shape::Float(_) => (Values::F64(Vec::new()), DataType::Float64),
-        Shape::Decimal { precision, scale } => {
-            (Values::Decimal(Vec::new(), *scale), DataType::Decimal128(*precision, scale.cast_signed()))
-        }
-        // Parquet has no seconds.
-        Shape::Time(Unit::S) => time(TimeUnit::Millisecond, 1000),
-        Shape::Time(Unit::Ms) => time(TimeUnit::Millisecond, 1),
-        Shape::Time(Unit::Us) => time(TimeUnit::Microsecond, 1),
-        Shape::Time(Unit::Ns) => time(TimeUnit::Nanosecond, 1),
-        Shape::Bytes => (Values::Bytes(Vec::new(), Vec::new()), DataType::Binary),
-        Shape::List(_) => (Values::List(Vec::new()), DataType::Null),
-        Shape::Struct(fields) if !fields.is_empty() => (Values::Struct, DataType::Null),
-        // Parquet has no structs without fields.
-        Shape::Text | Shape::Json | Shape::Struct(_) => (Values::Bytes(Vec::new(), Vec::new()), DataType::Utf8),
-    }
-}
-
-/// Calls an expression with the vector of numbers, whatever they are.
-macro_rules! of_numbers {
-    ($values:expr, $vector:ident => $call:expr) => {
-        match $values {
-            Values::Bool($vector) => $call,
-            Values::U8($vector) => $call,
-            Values::U16($vector) => $call,
-            Values::U32($vector) => $call,
-            Values::U64($vector) => $call,
-            Values::I8($vector) => $call,
-            Values::I16($vector) => $call,
-            Values::I32($vector) => $call,
-            Values::I64($vector) => $call,
-            Values::F32($vector) => $call,
-            Values::F64($vector) => $call,
-            Values::Decimal($vector, _) => $call,
-            Values::Time($vector, _) => $call,
-            Values::Bytes(..) | Values::List(_) | Values::Struct => {}
-        }
-    };
-}
-
-impl Values {
-    fn truncate(&mut self, len: usize) {
-        of_numbers!(self, vector => vector.truncate(len));
-    }
-
-    fn push_default(&mut self) {
-        of_numbers!(self, vector => vector.push(Default::default()));
-    }
-}
-
-#[inline(always)]
-fn push<T, U: TryFrom<T>>(values: &mut Vec<U>, value: T) -> bool {
-    U::try_from(value).map(|value| values.push(value)).is_ok()
-}
-
-/// An integer for a column of another type.
-#[inline(always)]
-fn put_integer(values: &mut Values, value: i128) -> bool {
-    match values {
-        Values::Time(values, factor) => {
-            let scaled = value.checked_mul(i128::from(*factor));
-            scaled.is_some_and(|value| push(values, value))
-        }
-        Values::Decimal(..) => put_decimal(values, value, 0),
-        Values::U8(values) => push(values, value),
-        Values::U16(values) => push(values, value),
-        Values::U32(values) => push(values, value),
-        Values::U64(values) => push(values, value),
-        Values::I8(values) => push(values, value),
-        Values::I16(values) => push(values, value),
-        Values::I32(values) => push(values, value),
-        Values::I64(values) => push(values, value),
-        _ => false,
-    }
-}
-
-/// A decimal for a column of another scale, or of floats where the scale is in the payload.
-#[cold]
-fn put_decimal(values: &mut Values, value: i128, scale: u8) -> bool {
-    match values {
-        Values::Decimal(values, own) => {
-            let scaled = own.checked_sub(scale).and_then(|more| 10_i128.checked_pow(more.into())?.checked_mul(value));
-            scaled.map(|value| values.push(value)).is_some()
-        }
-        // By its digits, which rounds once.
-        Values::F64(values) => format!("{value}e-{scale}").parse().map(|value| values.push(value)).is_ok(),
-        _ => false,
-    }
-}
-
-#[inline(always)]
-fn put_bytes(bytes: &mut Vec<u8>, ends: &mut Vec<i32>, value: &[u8]) -> bool {
-    match bytes.len().checked_add(value.len()).map(i32::try_from) {
-        Some(Ok(end)) => {
-            bytes.extend_from_slice(value);
-            ends.push(end);
-            true
-        }
-        _ => false,
     }
 }
 
