@@ -90,10 +90,9 @@ impl Store {
                 let Some(name) = path.file_name().and_then(OsStr::to_str) else { continue };
                 match name.strip_prefix('.') {
                     Some(hidden) if hidden.ends_with(WRITING) => remove(&path)?,
-                    Some(hidden) => match hidden.strip_suffix(WAITING) {
-                        Some(name) => waiting.push((name.to_owned(), path)),
-                        None => {}
-                    },
+                    Some(hidden) => {
+                        waiting.extend(hidden.strip_suffix(WAITING).map(|name| (name.to_owned(), path.clone())));
+                    }
                     None => files.push(name.to_owned()),
                 }
             }
