@@ -361,11 +361,12 @@ fn tail_capital_f_goes_on_after_a_queue_that_cannot_be_read() {
     let mut tail = bus.command(&["tail", "-F", "--format", "txt", "q"]);
     let mut tail = tail.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     assert_eq!(next_line(&mut tail), "first");
-    // Half of a queue, as one that is being removed or copied is.
-    for file in fs::read_dir(bus.path("q")).unwrap() {
-        fs::write(file.unwrap().path(), b"").unwrap();
-    }
     let mut errors = BufReader::new(tail.stderr.take().unwrap()).lines().map(Result::unwrap);
+    fs::remove_dir_all(bus.path("q")).unwrap();
+    assert!(errors.any(|line| line.contains("it has been removed")));
+    // Half of a queue, as one that is being copied is.
+    fs::create_dir(bus.path("q")).unwrap();
+    fs::write(bus.path("q").join("control.meta"), b"").unwrap();
     assert!(errors.any(|line| line.contains("q/control.meta: ")));
     fs::remove_dir_all(bus.path("q")).unwrap();
     bus.append("q", "txt", b"second\n");

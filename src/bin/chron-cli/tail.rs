@@ -105,13 +105,13 @@ struct Printer<'a> {
     problems: u64,
 }
 
-impl Printer<'_> {
-    /// Whether the options select this message, wherever printing starts.
-    fn selects(&self, msg_type: u16, payload: &[u8]) -> bool {
-        (self.args.types.is_empty() || self.args.types.contains(&msg_type))
-            && self.args.grep.as_ref().is_none_or(|re| re.is_match(payload))
-    }
+/// Whether the options select this message, wherever printing starts.
+fn selects(args: &TailArgs, msg_type: u16, payload: &[u8]) -> bool {
+    (args.types.is_empty() || args.types.contains(&msg_type))
+        && args.grep.as_ref().is_none_or(|re| re.is_match(payload))
+}
 
+impl Printer<'_> {
     /// Renders the entry of a queue, if it is selected. False: everything after it is too late.
     fn put(&mut self, queue: &Queue, from: u64, entry: &Entry<'_>) -> Result<bool, Failure> {
         match entry {
@@ -120,7 +120,7 @@ impl Printer<'_> {
                     return Ok(false);
                 }
                 let too_early = message.seq < from || self.args.since.is_some_and(|t| message.timestamp_ns < t);
-                if too_early || !self.selects(message.msg_type, message.payload) {
+                if too_early || !selects(self.args, message.msg_type, message.payload) {
                     return Ok(true);
                 }
                 if let Some(pacer) = &mut self.pacer {
@@ -181,10 +181,15 @@ fn print_unregistered(queues: Vec<Queue>, printer: &mut Printer<'_>) -> Result<(
     let mut sources = Vec::new();
     for mut queue in queues {
         let source = loop {
-            match print_retained(&queue, printer) {
-                // Removed since it was opened.
-                Err(_) if printer.args.retry && queue.check_present().is_err() => queue = open(queue.path(), true)?,
-                printed => break printed?,
+            match start(&queue, printer.args) {
+                Ok((source, bounds, end)) => break print_retained(source, &bounds, end, printer)?,
+                // Removed since it was opened, or being made.
+                Err(error) if printer.args.retry => {
+                    Failure::from(error).tell();
+                    std::thread::sleep(RETRY);
+                    queue = open(queue.path(), true)?;
+                }
+                Err(error) => return Err(error.into()),
             }
         };
         sources.push(source);
@@ -193,37 +198,48 @@ fn print_unregistered(queues: Vec<Queue>, printer: &mut Printer<'_>) -> Result<(
     if printer.args.follows() { follow(&mut sources, printer) } else { Ok(()) }
 }
 
-fn print_retained(queue: &Queue, printer: &mut Printer<'_>) -> Result<Source, Failure> {
+/// A queue at the first message that is printed, what it holds, and the number of the first message that is not printed
+/// before following.
+fn start(queue: &Queue, args: &TailArgs) -> Result<(Source, Bounds, u64), Error> {
     let bounds = queue.bounds()?;
     let mut scanner = queue.scan()?;
-    let range = range(&bounds, &mut scanner, printer)?;
+    let range = range(&bounds, &mut scanner, args)?;
+    scanner.seek_seq(range.start)?;
+    Ok((Source::new(queue.clone(), scanner, range.start), bounds, range.end))
+}
+
+fn print_retained(mut source: Source, bounds: &Bounds, end: u64, printer: &mut Printer<'_>) -> Result<Source, Failure> {
     if let Some(from) = printer.args.from
         && from < bounds.first_seq
         && bounds.first_seq > 1
     {
-        let path = queue.path().display();
+        let path = source.queue.path().display();
         note(&format!("{path}: messages before {} are no longer retained", bounds.first_seq));
     }
-    scanner.seek_seq(range.start)?;
-    let mut source = Source::new(queue.clone(), scanner, range.start);
-    while source.scanner.seq() < range.end {
-        match source.scanner.next()? {
-            Some(entry) if printer.put(&source.queue, source.from, &entry)? => {}
-            _ => break,
+    while source.scanner.seq() < end {
+        match source.scanner.next() {
+            Ok(Some(entry)) if printer.put(&source.queue, source.from, &entry)? => {}
+            Ok(_) => break,
+            Err(error) if printer.args.retry => {
+                source.lose(error, printer);
+                return Ok(source);
+            }
+            Err(error) => return Err(error.into()),
         }
     }
-    if source.scanner.seq() == bounds.next_seq
-        && bounds.end_seq > bounds.next_seq
-        && let Some(Entry::Gap(gap)) = source.scanner.next()?
-    {
-        // The newest messages are missing: they don't count among the last N.
-        printer.note_gap(&source.queue, &gap);
+    if source.scanner.seq() == bounds.next_seq && bounds.end_seq > bounds.next_seq {
+        match source.scanner.next() {
+            // The newest messages are missing: they don't count among the last N.
+            Ok(Some(Entry::Gap(gap))) => printer.note_gap(&source.queue, &gap),
+            Ok(_) => {}
+            Err(error) if printer.args.retry => source.lose(error, printer),
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(source)
 }
 
-fn range(bounds: &Bounds, scanner: &mut Scanner, printer: &Printer<'_>) -> Result<Range, Failure> {
-    let args = printer.args;
+fn range(bounds: &Bounds, scanner: &mut Scanner, args: &TailArgs) -> Result<Range, Error> {
     let mut earliest = bounds.first_seq;
     if let Some(from) = args.from {
         earliest = earliest.max(from);
@@ -239,9 +255,9 @@ fn range(bounds: &Bounds, scanner: &mut Scanner, printer: &Printer<'_>) -> Resul
     }
     let start = match args.lines {
         Some(Lines::FromNth(n)) => earliest.max(bounds.first_seq.saturating_add(n.saturating_sub(1))),
-        Some(Lines::Last(count)) => start_of_last(count, earliest, end, scanner, printer)?,
+        Some(Lines::Last(count)) => start_of_last(count, earliest, end, scanner, args)?,
         None if args.from.is_none() && args.since.is_none() => {
-            start_of_last(DEFAULT_COUNT, earliest, end, scanner, printer)?
+            start_of_last(DEFAULT_COUNT, earliest, end, scanner, args)?
         }
         None => earliest,
     };
@@ -253,14 +269,8 @@ fn range(bounds: &Bounds, scanner: &mut Scanner, printer: &Printer<'_>) -> Resul
 
 /// The sequence number of the first of the last `count` selected messages in `earliest..end`. With a filter this
 /// searches backwards in growing steps, so that the newest matches of a long queue are found quickly.
-fn start_of_last(
-    count: u64,
-    earliest: u64,
-    end: u64,
-    scanner: &mut Scanner,
-    printer: &Printer<'_>,
-) -> Result<u64, Failure> {
-    let filtered = !printer.args.types.is_empty() || printer.args.grep.is_some();
+fn start_of_last(count: u64, earliest: u64, end: u64, scanner: &mut Scanner, args: &TailArgs) -> Result<u64, Error> {
+    let filtered = !args.types.is_empty() || args.grep.is_some();
     if !filtered || count == 0 {
         return Ok(end.saturating_sub(count).max(earliest));
     }
@@ -272,7 +282,7 @@ fn start_of_last(
         while scanner.seq() < end {
             let Some(entry) = scanner.next()? else { break };
             if let Entry::Message(message) = entry
-                && printer.selects(message.msg_type, message.payload)
+                && selects(args, message.msg_type, message.payload)
             {
                 matches.push_back(message.seq);
                 if matches.len() as u64 > count {
@@ -289,7 +299,7 @@ fn start_of_last(
 }
 
 fn follow(sources: &mut [Source], printer: &mut Printer<'_>) -> Result<(), Failure> {
-    for source in sources.iter_mut() {
+    for source in sources.iter_mut().filter(|source| source.is_open()) {
         match source.queue.waiter() {
             Ok(waiter) => source.waiter = Some(waiter),
             Err(error) => source.lose(error, printer),
