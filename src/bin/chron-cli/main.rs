@@ -142,9 +142,9 @@ fn run(cli: Cli) -> Outcome {
         Command::Top(args) => top::run(&args, color),
         Command::Doctor(args) => doctor::run(&args, color),
         Command::Bench(args) => bench::run(&args),
-        Command::Relay(args) => external::run("chron-relay", "chronfs-bridge", &args),
-        Command::Archive(args) => external::run("chron-archive", "chronfs-bridge", &args),
-        Command::Export(args) => external::run("chron-export", "chronfs-export", &args),
+        Command::Relay(args) => external::run("chron-relay", "crates/bridge", &args),
+        Command::Archive(args) => external::run("chron-archive", "crates/bridge", &args),
+        Command::Export(args) => external::run("chron-export", "crates/export", &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

@@ -1,7 +1,8 @@
 //! Zeros ahead of the writer: where the next records will start, nothing may look committed.
 //!
 //! Clearing one word per append would have the writer store into the cache line that a polling reader takes next, just
-//! before the commit. So whole lines are cleared after the commit, some records ahead. Invariants:
+//! before the commit. So whole lines are cleared after the commit, some records ahead; but not between messages of a burst
+//! (`QueueWriter::advance`), where it costs more than it saves. Invariants:
 //! - All bytes from the head to `to` are zero, unless `to` is less than the head: then nothing is known.
 //! - Before a commit, the commit word after the new record is zero, by either way.
 //! - Nothing is stored past `limit`, up to where the file has room.
