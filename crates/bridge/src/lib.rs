@@ -13,5 +13,5 @@ mod state;
 
 pub use failure::{Failure, Result};
 pub use fleet::Monitors;
-pub use service::run as run_service;
+pub use service::{run as run_service, run_program};
 pub use state::{Condition, Monitor, Stop, status};

@@ -1,6 +1,7 @@
 //! What both programs are as services: signals end them, systemd is told how they are, figures are served.
 
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -12,6 +13,21 @@ use crate::{Failure, Result, metrics};
 
 /// How often systemd is told how all is.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// Runs a command of a program, in a runtime of the current thread. Why it failed is said on stderr.
+pub fn run_program(name: &str, command: impl Future<Output = Result<ExitCode>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(command).unwrap_or_else(|failure| {
+        eprintln!("{name}: {failure}");
+        ExitCode::from(failure.exit_code())
+    })
+}
 
 /// Runs what is at work in this process, until it ends: SIGTERM and SIGINT tell it to. In a runtime of the current
 /// thread; `metrics`: where figures are served.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use chronfs_bridge::archive::{
     self, Access, AccessConfig, Address, Config, DEFAULT_LEVEL, RestoreOptions, list, prune, restore, verify,
 };
-use chronfs_bridge::{Failure, Result, run_service, status};
+use chronfs_bridge::{Failure, Result, run_program, run_service, status};
 use clap::{Args, Parser, Subcommand};
 
 /// Archive a queue's sealed segments in an object store, and restore them
@@ -178,21 +178,7 @@ fn time(text: &str) -> Result<u64, String> {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("chron-archive: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(run(cli.command)) {
-        Ok(code) => code,
-        Err(failure) => {
-            eprintln!("chron-archive: {failure}");
-            ExitCode::from(failure.exit_code())
-        }
-    }
+    run_program("chron-archive", run(Cli::parse().command))
 }
 
 async fn run(command: Command) -> Result<ExitCode, Failure> {

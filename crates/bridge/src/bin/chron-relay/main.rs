@@ -11,7 +11,7 @@ use std::time::Duration;
 use chronfs_bridge::relay::{
     self, Access, AccessConfig, Config, StreamConfig, Target, TooLarge, promote, status, verify,
 };
-use chronfs_bridge::{Failure, run_service};
+use chronfs_bridge::{Failure, run_program, run_service};
 use clap::{Args, Parser, Subcommand};
 
 /// Relay a queue to a NATS JetStream stream, and a stream to a queue
@@ -151,21 +151,7 @@ impl RunArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("chron-relay: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(run(cli.command)) {
-        Ok(code) => code,
-        Err(failure) => {
-            eprintln!("chron-relay: {failure}");
-            ExitCode::from(failure.exit_code())
-        }
-    }
+    run_program("chron-relay", run(Cli::parse().command))
 }
 
 async fn run(command: Command) -> Result<ExitCode, Failure> {
