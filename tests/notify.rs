@@ -45,7 +45,7 @@ fn a_thousand_notifiers_share_a_thread_that_ends_with_the_last() {
     let queues = queues(&dir, 100);
     let notifiers: Vec<Vec<Notifier>> =
         queues.iter().map(|queue| (0..10).map(|_| queue.notifier().unwrap()).collect()).collect();
-    until("there are so many threads", || threads() == 1);
+    until("the threads are there", || threads() == 1);
     for (queue, own) in queues.iter().zip(&notifiers) {
         for _ in 0..3 {
             queue.writer().unwrap().append(1, b"hello").unwrap();
@@ -58,7 +58,7 @@ fn a_thousand_notifiers_share_a_thread_that_ends_with_the_last() {
     let mut notifiers: Vec<Notifier> = notifiers.into_iter().flatten().collect();
     let last = notifiers.pop().unwrap();
     drop(notifiers);
-    until("there are so many threads", || threads() == 1);
+    until("the threads are there", || threads() == 1);
     queues[99].writer().unwrap().append(1, b"hello").unwrap();
     assert!(becomes_readable(&last));
     drop(last);
@@ -71,7 +71,7 @@ fn more_queues_than_one_call_can_wait_for_get_another_thread_and_no_polling() {
     let dir = scratch();
     let queues = queues(&dir, 200);
     let notifiers: Vec<Notifier> = queues.iter().map(|queue| queue.notifier().unwrap()).collect();
-    until("there are so many threads", || threads() == 2);
+    until("the threads are there", || threads() == 2);
     for (queue, notifier) in queues.iter().zip(&notifiers).rev() {
         queue.writer().unwrap().append(1, b"hello").unwrap();
         assert!(becomes_readable(notifier));
