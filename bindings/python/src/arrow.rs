@@ -95,18 +95,18 @@ pub(crate) fn stream_capsule<'py>(
     reading: Arc<Reading>,
     size: usize,
 ) -> PyResult<Bound<'py, PyCapsule>> {
-    stream_capsule_of(py, reading, size, schema(), |columns| record_batch(columns).map(Some))
+    stream_capsule_of(py, reading, (Form::Views, size), schema(), |columns| record_batch(columns).map(Some))
 }
 
-/// The same, of what is made of the messages.
+/// The same, of what is made of the messages, which come in this form, and no more than `size` at once.
 pub(crate) fn stream_capsule_of<'py>(
     py: Python<'py>,
     reading: Arc<Reading>,
-    size: usize,
+    (form, size): (Form, usize),
     schema: SchemaRef,
     convert: impl FnMut(Columns) -> Result<Option<RecordBatch>, ArrowError> + Send + 'static,
 ) -> PyResult<Bound<'py, PyCapsule>> {
-    let stream = FFI_ArrowArrayStream::new(Box::new(Stream { reading, size, schema, convert }));
+    let stream = FFI_ArrowArrayStream::new(Box::new(Stream { reading, form, size, schema, convert }));
     PyCapsule::new_with_value(py, stream, c"arrow_array_stream")
 }
 
@@ -117,6 +117,7 @@ fn failed(error: ArrowError) -> PyErr {
 /// Batches of a scan, one after the other. Its consumer may call it from any thread, with the GIL or without.
 struct Stream<F> {
     reading: Arc<Reading>,
+    form: Form,
     size: usize,
     schema: SchemaRef,
     /// None if nothing comes of the messages.
@@ -129,7 +130,7 @@ impl<F: FnMut(Columns) -> Result<Option<RecordBatch>, ArrowError>> Iterator for 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let error = |text: String| Some(Err(ArrowError::ExternalError(text.into())));
-            return match self.reading.batch_without_gil(Form::Views, self.size) {
+            return match self.reading.batch_without_gil(self.form, self.size) {
                 Ok(None) => None,
                 Ok(Some(Ok(columns))) if columns.len() == 0 => continue,
                 Ok(Some(Ok(columns))) => match (self.convert)(columns).transpose() {

@@ -10,6 +10,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyCapsule, PyDict, PyList};
 
 use crate::arrow;
+use crate::batch::Form;
 use crate::errors::invalid;
 use crate::message::Message;
 use crate::scan::{BATCH, Reading, Scan};
@@ -131,7 +132,7 @@ impl Decoded {
         let (schema, mut rows) = (Arc::clone(&self.schema), Rows::new(Some(Arc::clone(&self.schema)), Some(table)));
         let columns = Arc::clone(rows.schema());
         let reading = Arc::new(self.scan.get().read_for_table(py)?);
-        arrow::stream_capsule_of(py, reading, BATCH, columns, move |columns| {
+        arrow::stream_capsule_of(py, reading, (Form::Places, BATCH), columns, move |columns| {
             columns.messages(|seq, timestamp_ns, msg_type, payload| {
                 if schema.table_of(msg_type, payload) == Ok(Some(table)) {
                     rows.push(seq, timestamp_ns, msg_type, payload, None);
