@@ -110,7 +110,8 @@ pub extern "C" fn chronfs_queue_inspect(queue: Option<&Queue>, json: Option<&mut
         let queue = &given(queue, "queue")?.inner;
         let ready = bus::ready(queue.path()).ok().flatten().is_some();
         let lease = bus::lease(queue.path()).ok().flatten();
-        let text = inspection_json(&queue.inspect()?, ready, lease.as_ref().map(Lease::from).as_ref());
+        let (lease, relays) = (lease.as_ref().map(Lease::from), bus::relays(queue.path()));
+        let text = inspection_json(&queue.inspect()?, ready, lease.as_ref(), &relays);
         *json = c_string(text.as_bytes()).into_raw();
         Ok(0)
     })
