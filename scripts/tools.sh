@@ -39,7 +39,7 @@ promtool=
 [ "${1:-}" != --all ] || command -v promtool target/tools/promtool > /dev/null || promtool=missing
 # Python's archive has both as programs, the second one for x86_64.
 moto= nats=
-[ "${1:-}" != --all ] || command -v moto_server target/tools/moto_server > /dev/null || moto=missing
+[ "${1:-}" != --all ] || [ -x target/tools/moto_server ] || moto=missing
 [ "${1:-}" != --all ] || [ -x target/tools/nats-server ] || [ "$(uname -m)" != x86_64 ] || nats=missing
 [ ${#missing[@]} -gt 0 ] || [ -n "$promtool$moto$nats" ] || exit 0
 
