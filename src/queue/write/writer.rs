@@ -324,7 +324,7 @@ impl QueueWriter {
     #[inline]
     pub(in crate::queue) fn advance(&mut self, record_len: u32, timestamp_ns: u64) -> u64 {
         let seq = self.next_seq;
-        // Equal to or less than this one: `now_ns` and `check_timestamp` see to that.
+        // Never negative: `now_ns` and `check_timestamp` see to that.
         let since_last_ns = timestamp_ns.wrapping_sub(self.last_timestamp_ns);
         self.offset += record_len;
         self.next_seq = seq + 1;
