@@ -2,6 +2,9 @@
 //! blocks carry CRC-32. `format.md` says what each one covers.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+use crate::sync::{Ordering, compiler_fence};
+
 /// Payloads of at least this size go through the `crc-fast` crate; below it, one instruction after the other is faster.
 #[cfg(target_arch = "x86_64")]
 const LONG: usize = 384;
@@ -39,7 +42,10 @@ impl RecordCrc {
     }
 
     /// Copies a payload and the zeros after it to `to`, which is that long or longer, and returns the checksum like
-    /// [`sum`](Self::sum). Short payloads are read once.
+    /// [`sum`](Self::sum).
+    ///
+    /// The checksum comes first: a reader that polls these cache lines takes them back from the first store on, so it
+    /// and the commit have to be close together.
     #[inline]
     pub(crate) fn sum_and_copy(self, words: [u64; 3], payload: &[u8], to: &mut [u8], last: u64) -> u32 {
         #[cfg(target_arch = "x86_64")]
@@ -47,9 +53,10 @@ impl RecordCrc {
             // SAFETY: `new` chose this only after the processor said that it has SSE 4.2 and PCLMULQDQ.
             return unsafe { sum_sse42::<true>(words, payload, to, last) };
         }
+        let sum = self.sum(words, payload, last);
         to[..payload.len()].copy_from_slice(payload);
         to[payload.len()..].fill(0);
-        self.sum(words, payload, last)
+        sum
     }
 }
 
@@ -173,11 +180,13 @@ fn add_words_straight<const COUNT: usize, const COPY: bool>(
 ) -> u64 {
     use std::arch::x86_64::_mm_crc32_u64;
     let Some(words) = words.first_chunk::<COUNT>() else { return state };
-    if let (true, Some(to)) = (COPY, to.first_chunk_mut::<COUNT>()) {
-        *to = *words;
-    }
     for word in words {
         state = _mm_crc32_u64(state, u64::from_le_bytes(*word));
+    }
+    // See `sum_and_copy`.
+    compiler_fence(Ordering::SeqCst);
+    if let (true, Some(to)) = (COPY, to.first_chunk_mut::<COUNT>()) {
+        *to = *words;
     }
     state
 }

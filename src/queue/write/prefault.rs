@@ -25,11 +25,11 @@ const STEPS_AHEAD: u32 = 16;
 /// Bytes prefaulted at a time. For a fast writer as much as a huge page: half the work. For a slow one less: it may
 /// share its processor with this thread, and waits for that long.
 const CHUNKS: [u32; 2] = [128 << 10, 2 << 20];
-/// How often the thread checks while the writer is busy.
+/// How often the thread checks while the writer is fast.
 const BUSY_STEP: Duration = Duration::from_micros(500);
 /// The writer's speed is measured over at least this time.
 const MEASURED_OVER: Duration = Duration::from_micros(100);
-/// How long after its last progress the writer counts as busy.
+/// How long after its last progress the writer counts as busy; the longest time between two checks until then.
 const BUSY_FOR: Duration = Duration::from_millis(20);
 
 /// The writer's side of the thread.
@@ -52,8 +52,8 @@ struct Inner {
     is_fast: AtomicBool,
     /// There was no room for the next pages.
     is_short_of_room: AtomicBool,
-    /// The thread sleeps until it is notified.
-    idle: AtomicBool,
+    /// The thread sleeps, and is to be notified of progress up to here or further; the largest offset if it is awake.
+    wake_at: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -68,9 +68,9 @@ impl Prefaulter {
     /// `populated`: up to where pages of the active mapping are prefaulted.
     pub(crate) fn new(active: &Arc<Mapping>, populated: u32, cpus: Option<Cpus>) -> Self {
         let state = Mutex::new(State { stop: false, active: Arc::clone(active), populated });
-        let (progress, is_fast, idle) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
+        let (progress, is_fast, wake_at) = (AtomicU32::new(0), AtomicBool::new(false), AtomicU32::new(u32::MAX));
         let is_short_of_room = AtomicBool::new(false);
-        let inner = Inner { state, changed: Condvar::new(), progress, is_fast, is_short_of_room, idle };
+        let inner = Inner { state, changed: Condvar::new(), progress, is_fast, is_short_of_room, wake_at };
         Self { inner: Arc::new(inner), cpus, thread: None }
     }
 
@@ -79,6 +79,7 @@ impl Prefaulter {
         let mut state = self.inner.lock();
         (state.active, state.populated) = (Arc::clone(active), populated);
         self.inner.progress.store(0, Ordering::Relaxed);
+        self.inner.wake_at.fetch_min(populated / 2, Ordering::Relaxed);
         self.inner.is_short_of_room.store(false, Ordering::Relaxed);
     }
 
@@ -97,7 +98,8 @@ impl Prefaulter {
         self.inner.is_fast.load(Ordering::Relaxed)
     }
 
-    /// Reports the writer's progress. A system call only if the thread sleeps, or has not been started.
+    /// Reports the writer's progress. A system call only if the thread has not been started, or sleeps for longer than the
+    /// prefaulted pages may last.
     pub(crate) fn report(&mut self, offset: u32) {
         self.inner.progress.store(offset, Ordering::Relaxed);
         if self.thread.is_none() {
@@ -112,7 +114,7 @@ impl Prefaulter {
                 })
                 .ok()
                 .map(Joined::new);
-        } else if self.inner.idle.load(Ordering::Relaxed) {
+        } else if offset >= self.inner.wake_at.load(Ordering::Relaxed) {
             drop(self.inner.lock());
             self.inner.changed.notify_all();
         }
@@ -137,7 +139,7 @@ impl Inner {
 
     fn run(&self) {
         // Until it is measured, the writer may be fast.
-        let (mut last, mut ahead, mut is_fast) = ((0, Instant::now()), AT_LEAST, true);
+        let (mut last, mut pace, mut is_fast) = ((0, Instant::now()), Pace { ahead: AT_LEAST, step: BUSY_STEP }, true);
         // The last mapping for which the kernel was told to expect much. Not held: its file is to be reused.
         let mut expected = Weak::new();
         loop {
@@ -151,12 +153,12 @@ impl Inner {
             let size = u32::try_from(active.len()).unwrap_or(u32::MAX);
             let elapsed = last.1.elapsed();
             if progress != last.0 && elapsed >= MEASURED_OVER {
-                ahead = reach(ahead, progress.saturating_sub(last.0), elapsed);
-                is_fast = ahead > AT_FIRST;
+                pace = pace.after(progress.saturating_sub(last.0), elapsed);
+                is_fast = pace.ahead > AT_FIRST;
                 self.is_fast.store(is_fast, Ordering::Relaxed);
                 last = (progress, Instant::now());
             }
-            if populated < progress.saturating_add(ahead).min(size) {
+            if populated < progress.saturating_add(pace.ahead).min(size) {
                 drop(state);
                 if is_fast && !std::ptr::eq(expected.as_ptr(), Arc::as_ptr(&active)) {
                     active.expect_use_from(populated);
@@ -175,34 +177,48 @@ impl Inner {
                 // The writer prefaults the pages that it needs, and reports again.
                 self.is_short_of_room.store(true, Ordering::Relaxed);
                 drop(active);
-                self.sleep(state, progress, false);
+                self.sleep(state, progress, None);
                 continue;
             }
             drop(active);
-            self.sleep(state, progress, last.1.elapsed() < BUSY_FOR);
+            let is_busy = last.1.elapsed() < BUSY_FOR;
+            self.sleep(state, progress, is_busy.then(|| (progress + (populated - progress) / 2, pace.step)));
         }
     }
 
-    fn sleep(&self, state: MutexGuard<'_, State>, seen: u32, busy: bool) {
-        if busy {
-            drop(self.changed.wait_timeout(state, BUSY_STEP));
-            return;
-        }
+    /// `busy`: at most for this long, and until the writer gets here; else until it gets any further.
+    fn sleep(&self, state: MutexGuard<'_, State>, seen: u32, busy: Option<(u32, Duration)>) {
+        let (wake_at, step) = busy.map_or((0, None), |(wake_at, step)| (wake_at, Some(step)));
         // Missing a report here costs nothing: the next one comes long before the writer reaches the end of the
         // prefaulted pages.
-        self.idle.store(true, Ordering::Relaxed);
-        if self.progress.load(Ordering::Relaxed) == seen {
-            drop(self.changed.wait(state));
+        self.wake_at.store(wake_at, Ordering::Relaxed);
+        match step {
+            Some(step) => drop(self.changed.wait_timeout(state, step)),
+            None if self.progress.load(Ordering::Relaxed) == seen => drop(self.changed.wait(state)),
+            None => {}
         }
-        self.idle.store(false, Ordering::Relaxed);
+        self.wake_at.store(u32::MAX, Ordering::Relaxed);
     }
 }
 
-/// How far to prefault ahead of a writer that has written this many bytes in this time.
-fn reach(before: u32, bytes: u32, elapsed: Duration) -> u32 {
-    let bytes_a_step = u128::from(bytes) * BUSY_STEP.as_nanos() / elapsed.as_nanos().max(1);
-    let wanted = u32::try_from(bytes_a_step).unwrap_or(AT_MOST).saturating_mul(STEPS_AHEAD);
-    wanted.max(before / 2).clamp(AT_LEAST, AT_MOST)
+/// How far ahead of the writer pages are prefaulted, and how long until the next look.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    ahead: u32,
+    step: Duration,
+}
+
+impl Pace {
+    /// That of a writer that has written this many bytes in this time.
+    fn after(self, bytes: u32, elapsed: Duration) -> Self {
+        let bytes_a_step = u128::from(bytes) * BUSY_STEP.as_nanos() / elapsed.as_nanos().max(1);
+        let wanted = u32::try_from(bytes_a_step).unwrap_or(AT_MOST).saturating_mul(STEPS_AHEAD).max(1);
+        let ahead = wanted.max(self.ahead / 2).clamp(AT_LEAST, AT_MOST);
+        // Each wake takes a processor from somebody, perhaps from the writer: not before a quarter of these are used.
+        let step = (BUSY_STEP * (STEPS_AHEAD / 4)).mul_f64(f64::from(ahead) / f64::from(wanted));
+        let step = step.clamp(BUSY_STEP, BUSY_FOR);
+        Self { ahead, step }
+    }
 }
 
 fn page_of(offset: u32) -> u32 {

@@ -27,7 +27,7 @@ use crate::queue::files::store::Store;
 use crate::queue::format::layout::{self, CONTROL_WRITER, PADDING_TYPE, RECORDS_START, WriterBlock};
 use crate::queue::format::record::{Header, RecordContext, checked_len};
 use crate::queue::options::WriterOptions;
-use crate::queue::os::mapping::{CUT_SHORT, Mapping};
+use crate::queue::os::mapping::{CACHE_LINE, CUT_SHORT, Mapping};
 use crate::queue::os::origin::Origin;
 use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::scan::Scanner;
@@ -48,8 +48,8 @@ pub(in crate::queue) const MAY_BE_MISSING: &str = "what was appended last may be
 const HALF_STORED: &str =
     "no space left on device for all of a message, which is incomplete; those before it are complete";
 
-/// Messages that follow each other more quickly than this are a burst: clearing lines would take more time from them than
-/// it saves their readers.
+/// Messages that follow each other more quickly than this are a burst: clearing lines, and handing lines over, would take
+/// more time from them than it saves their readers.
 const BURST_NS: u64 = 100;
 /// How far ahead of the writer the cache lines of long records are prefetched.
 const PREFETCH_AHEAD: u32 = 1024;
@@ -326,10 +326,12 @@ impl QueueWriter {
         let seq = self.next_seq;
         // Never negative: `now_ns` and `check_timestamp` see to that.
         let since_last_ns = timestamp_ns.wrapping_sub(self.last_timestamp_ns);
+        let start = self.offset;
         self.offset += record_len;
         self.next_seq = seq + 1;
         self.last_timestamp_ns = timestamp_ns;
         if since_last_ns >= BURST_NS {
+            self.map.demote(start, record_len + start % CACHE_LINE);
             self.ahead.advance(&self.map, self.offset);
         }
         if since_last_ns < BURST_NS || record_len > SHORT {
