@@ -330,8 +330,11 @@ impl QueueWriter {
         self.offset += record_len;
         self.next_seq = seq + 1;
         self.last_timestamp_ns = timestamp_ns;
-        if since_last_ns >= BURST_NS {
+        // Not while long messages follow each other as quickly as they can be copied.
+        if since_last_ns >= BURST_NS + u64::from(record_len) {
             self.map.demote(start, record_len + start % CACHE_LINE);
+        }
+        if since_last_ns >= BURST_NS {
             self.ahead.advance(&self.map, self.offset);
         }
         if since_last_ns < BURST_NS || record_len > SHORT {
