@@ -66,7 +66,7 @@ impl Decoded {
     fn layout<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let table = self.one(py)?;
         let no_layout = || invalid(py, "only messages with a fixed layout are arrays");
-        let layout = self.schema.layout(table).ok_or_else(no_layout)?;
+        let layout = self.schema.tables().get(table).and_then(|table| table.layout()).ok_or_else(no_layout)?;
         let formats = PyList::empty(py);
         for column in layout.columns() {
             let order = if column.is_big_endian() { '>' } else { '<' };

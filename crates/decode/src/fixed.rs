@@ -90,11 +90,11 @@ pub struct Column {
     /// Of an array.
     count: Option<usize>,
     is_big: bool,
-    null: Option<i128>,
+    pub(crate) null: Option<i128>,
     scale: Option<u8>,
-    time: Option<Unit>,
+    pub(crate) time: Option<Unit>,
     /// What integers are called.
-    names: Option<BTreeMap<i128, String>>,
+    pub(crate) names: Option<BTreeMap<i128, String>>,
 }
 
 impl Column {

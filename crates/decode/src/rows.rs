@@ -14,7 +14,7 @@ use arrow_array::types::{
 use arrow_array::{Array, ArrayRef, RecordBatch, TimestampNanosecondArray, UInt16Array, UInt64Array};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
 
-use crate::columns::Columns;
+use crate::columns::{Columns, renewed};
 use crate::error::Undecodable;
 use crate::schema::{self, Time};
 use crate::sink::Unit;
@@ -54,6 +54,8 @@ pub struct Rows {
     payloads: BinaryBuilder,
     /// Where there is a schema.
     reasons: Option<StringBuilder>,
+    /// Rows at the end that were decoded: their nulls are in neither yet.
+    nulls: usize,
     bytes: usize,
 }
 
@@ -98,6 +100,7 @@ impl Rows {
             payloads: BinaryBuilder::new(),
             reasons: of.as_ref().map(|_| StringBuilder::new()),
             of,
+            nulls: 0,
             bytes: 0,
         }
     }
@@ -124,9 +127,23 @@ impl Rows {
             (Some(decoded), Some(schema)) => decoded.columns.append(schema, msg_type, payload).map_err(Some),
             _ => Err(reason.cloned()),
         };
-        self.payloads.append_option(decoded.is_err().then_some(payload));
+        match decoded {
+            Ok(()) => self.nulls += 1,
+            Err(reason) => {
+                self.put_nulls();
+                self.payloads.append_value(payload);
+                if let Some(reasons) = &mut self.reasons {
+                    reasons.append_option(reason.map(|reason| reason.to_string()));
+                }
+            }
+        }
+    }
+
+    fn put_nulls(&mut self) {
+        let nulls = std::mem::take(&mut self.nulls);
+        self.payloads.append_nulls(nulls);
         if let Some(reasons) = &mut self.reasons {
-            reasons.append_option(decoded.err().flatten().map(|reason| reason.to_string()));
+            reasons.append_nulls(nulls);
         }
     }
 
@@ -139,10 +156,10 @@ impl Rows {
             return Ok(None);
         }
         self.bytes = 0;
-        let times = TimestampNanosecondArray::from(std::mem::take(&mut self.times_ns)).with_timezone("UTC");
-        let mut arrays: Vec<ArrayRef> =
-            vec![Arc::new(UInt64Array::from(std::mem::take(&mut self.seqs))), Arc::new(times)];
-        let types: ArrayRef = Arc::new(UInt16Array::from(std::mem::take(&mut self.types)));
+        self.put_nulls();
+        let times = TimestampNanosecondArray::from(renewed(&mut self.times_ns)).with_timezone("UTC");
+        let mut arrays: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(renewed(&mut self.seqs))), Arc::new(times)];
+        let types: ArrayRef = Arc::new(UInt16Array::from(renewed(&mut self.types)));
         match &mut self.decoded {
             Some(decoded) => {
                 let columns = decoded.columns.finish()?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -69,7 +70,7 @@ enum FormatName {
 /// How the payloads of some types are read.
 #[derive(Debug)]
 enum Decoder {
-    Fixed(Layout),
+    Fixed(Arc<Layout>),
     Sbe(sbe::Codec),
     Proto(proto::Codec),
     Fix(fix::Codec),
@@ -81,6 +82,7 @@ enum Decoder {
 pub struct Table {
     name: String,
     shape: Shape,
+    layout: Option<Arc<Layout>>,
     time: Option<Time>,
 }
 
@@ -102,6 +104,11 @@ impl Table {
     /// What its messages hold: a [`Shape::Struct`], or [`Shape::Json`] where that is not known before.
     pub fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// Where its fields are, if that is fixed.
+    pub fn layout(&self) -> Option<&Arc<Layout>> {
+        self.layout.as_ref()
     }
 
     /// Its time of origin.
@@ -178,9 +185,16 @@ impl Schema {
             SchemaError::new(name, line, error.message().replace('\n', " "))
         })?;
         let mut schema = Self { entries: Vec::new(), types: Vec::new(), other: None, tables: Vec::new() };
+        // Whoever names it: this file, or one of those.
+        let mut beside = |name: &str| {
+            if name.is_empty() || name.contains(['/', '\0']) || name.starts_with('.') {
+                return Err("name a file in the directory of schema.toml".to_owned());
+            }
+            files(name)
+        };
         for spanned in &parsed.message {
             let line = line_of(spanned.span().start);
-            schema.add(spanned.get_ref(), files).map_err(|error| match error {
+            schema.add(spanned.get_ref(), &mut beside).map_err(|error| match error {
                 Problem::Here(what) => SchemaError::new(name, line, what),
                 Problem::Elsewhere(error) => error,
             })?;
@@ -214,7 +228,11 @@ impl Schema {
         let first_table = self.tables.len();
         for (name, shape) in shapes {
             let name = name.or_else(|| spec.name.clone()).ok_or("it needs a name")?;
-            self.tables.push(table(name, shape, spec)?);
+            let layout = match &decoder {
+                Decoder::Fixed(layout) => Some(Arc::clone(layout)),
+                _ => None,
+            };
+            self.tables.push(Table { time: time(&shape, spec)?, name, shape, layout });
         }
         for (at, table) in self.tables.iter().enumerate() {
             check_name(&table.name)?;
@@ -231,15 +249,6 @@ impl Schema {
         &self.tables
     }
 
-    /// The layout of a table, where it is fixed.
-    pub fn layout(&self, table: usize) -> Option<&Layout> {
-        let entry = self.entries.iter().find(|entry| entry.first_table == table)?;
-        match &entry.decoder {
-            Decoder::Fixed(layout) => Some(layout),
-            _ => None,
-        }
-    }
-
     /// The types of the messages of a table.
     pub fn types(&self, table: usize) -> impl Iterator<Item = u16> {
         let has = move |entry: &Entry| {
@@ -254,6 +263,14 @@ impl Schema {
         let listed = self.types.binary_search_by_key(&msg_type, |(known, _)| *known);
         let index = listed.ok().and_then(|at| self.types.get(at)).map(|(_, entry)| *entry).or(self.other)?;
         self.entries.get(index)
+    }
+
+    /// Whether messages of a type have this layout: the same one, not one that is equal.
+    #[cfg(feature = "arrow")]
+    #[inline]
+    pub(crate) fn has_layout(&self, msg_type: u16, layout: &Arc<Layout>) -> bool {
+        let decoder = self.entry(msg_type).map(|entry| &entry.decoder);
+        matches!(decoder, Some(Decoder::Fixed(own)) if Arc::ptr_eq(own, layout))
     }
 
     /// The table that a message belongs to: an index of [`Schema::tables`]; None if the schema says nothing about its
@@ -368,6 +385,8 @@ impl From<&str> for Problem {
 
 type Tables = Vec<(Option<String>, Shape)>;
 
+const NO_FILE: &str = "it needs a file";
+
 fn decoder(spec: &EntrySpec, files: Files<'_>) -> Result<(Decoder, Tables), Problem> {
     use FormatName::{Fix, Fixed, Json, Protobuf, Sbe};
     let keys: [(&str, bool, &[FormatName]); 9] = [
@@ -389,13 +408,10 @@ fn decoder(spec: &EntrySpec, files: Files<'_>) -> Result<(Decoder, Tables), Prob
             let fields = spec.fields.as_deref().ok_or("it needs fields")?;
             let layout = Layout::new(fields, spec.endian, spec.may_be_longer.unwrap_or(false))?;
             let shape = layout.shape();
-            (Decoder::Fixed(layout), vec![(None, shape)])
+            (Decoder::Fixed(Arc::new(layout)), vec![(None, shape)])
         }
         Sbe => {
-            let file = file_name(spec)?;
-            let text = files(file).map_err(|error| format!("{file}: {error}"))?;
-            let text = String::from_utf8(text).map_err(|_| SchemaError::new(file, None, "it is not UTF-8"))?;
-            let codec = sbe::compile(file, &text)?;
+            let codec = sbe::compile(spec.file.as_deref().ok_or(NO_FILE)?, files)?;
             let codec = match (spec.header, &spec.message) {
                 (Some(false), Some(message)) => codec.without_header(message)?,
                 (None | Some(true), None) => codec,
@@ -406,7 +422,7 @@ fn decoder(spec: &EntrySpec, files: Files<'_>) -> Result<(Decoder, Tables), Prob
         }
         Protobuf => {
             let message = spec.message.as_deref().ok_or("it needs message, the full name of a message type")?;
-            let codec = proto::Codec::new(file_name(spec)?, message, files)?;
+            let codec = proto::Codec::new(spec.file.as_deref().ok_or(NO_FILE)?, message, files)?;
             let shape = codec.shape().clone();
             (Decoder::Proto(codec), vec![(None, shape)])
         }
@@ -418,17 +434,8 @@ fn decoder(spec: &EntrySpec, files: Files<'_>) -> Result<(Decoder, Tables), Prob
     })
 }
 
-/// The file of an entry: it lies beside `schema.toml`.
-fn file_name(spec: &EntrySpec) -> Result<&str, Problem> {
-    let name = spec.file.as_deref().ok_or("it needs a file")?;
-    if name.is_empty() || name.contains(['/', '\0']) || name.starts_with('.') {
-        return Err(format!("file {name:?}: name a file in the queue's directory").into());
-    }
-    Ok(name)
-}
-
-fn table(name: String, shape: Shape, spec: &EntrySpec) -> Result<Table, Problem> {
-    let time = match (&spec.time, &shape) {
+fn time(shape: &Shape, spec: &EntrySpec) -> Result<Option<Time>, Problem> {
+    Ok(match (&spec.time, shape) {
         (None, _) => None,
         (Some(name), Shape::Struct(fields)) => {
             let found = fields.iter().position(|field| field.name.as_str() == name);
@@ -441,8 +448,7 @@ fn table(name: String, shape: Shape, spec: &EntrySpec) -> Result<Table, Problem>
             Some(Time { field, unit })
         }
         (Some(_), _) => return Err("time: this format has no fields that are known before".into()),
-    };
-    Ok(Table { name, shape, time })
+    })
 }
 
 /// Names become parts of file names.

@@ -96,7 +96,11 @@ fn shapes_are_known_before() {
 fn wrong_schemas_are_refused_with_the_reason() {
     for (entry, proto, reason) in [
         (ENTRY.replace("ticks.Quote", "Quote"), PROTO.to_owned(), "there is no message \"Quote\"; it has"),
-        (ENTRY.replace("t.proto", "../t.proto"), PROTO.to_owned(), "name a file in the queue's directory"),
+        (
+            ENTRY.replace("t.proto", "../t.proto"),
+            PROTO.to_owned(),
+            "../t.proto: name a file in the directory of schema.toml",
+        ),
         (ENTRY.replace("t.proto", "none.proto"), PROTO.to_owned(), "none.proto: there is no such file"),
         (ENTRY.to_owned(), PROTO.replace("uint64 id", "uint65 id"), "t.proto"),
         (ENTRY.to_owned(), PROTO.replace("side.proto", "other.proto"), "other.proto: there is no such file"),
@@ -105,6 +109,26 @@ fn wrong_schemas_are_refused_with_the_reason() {
         let error = compile(&entry, &proto).unwrap_err();
         assert!(error.contains(reason), "{error}");
     }
+}
+
+#[test]
+fn imports_do_not_leave_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = dir.path().join("q");
+    std::fs::create_dir(&queue).unwrap();
+    std::fs::write(dir.path().join("side.proto"), SIDE).unwrap();
+    std::fs::write(queue.join("schema.toml"), ENTRY).unwrap();
+    std::os::unix::fs::symlink(dir.path(), queue.join("elsewhere")).unwrap();
+    std::fs::write(queue.join("t.proto"), PROTO.replace("side.proto", "elsewhere/side.proto")).unwrap();
+    let error = Schema::load(&queue).unwrap_err().to_string();
+    assert!(error.contains("elsewhere/side.proto: name a file in the directory of schema.toml"), "{error}");
+    for import in ["../side.proto".to_owned(), dir.path().join("side.proto").display().to_string()] {
+        std::fs::write(queue.join("t.proto"), PROTO.replace("side.proto", &import)).unwrap();
+        Schema::load(&queue).unwrap_err();
+    }
+    std::fs::write(queue.join("t.proto"), PROTO).unwrap();
+    std::fs::copy(dir.path().join("side.proto"), queue.join("side.proto")).unwrap();
+    Schema::load(&queue).unwrap();
 }
 
 proptest! {

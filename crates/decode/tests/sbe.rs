@@ -189,6 +189,38 @@ fn hostile_schemas_are_refused() {
     assert!(compile(ENTRY, &deep).is_err());
 }
 
+#[test]
+fn types_are_included_from_files_beside_it() {
+    let (head, rest) = XML.split_once("<types>").unwrap();
+    let (types, rest) = rest.split_once("</types>").unwrap();
+    let with = |name: &str, included: &str| {
+        let schema = format!("{head}<xi:include xmlns:xi=\"http://www.w3.org/2001/XInclude\" href=\"{name}\"/>{rest}");
+        let mut files = |name: &str| match name {
+            "bus.xml" => Ok(schema.as_bytes().to_vec()),
+            "types.xml" => Ok(included.as_bytes().to_vec()),
+            name => Err(format!("{name:?} was asked for")),
+        };
+        Schema::parse(ENTRY, &mut files).map_err(|error| error.to_string())
+    };
+    let types = format!("<types>\n{types}</types>");
+    let payload = version_2();
+    let whole = json(&compile(ENTRY, XML).unwrap(), &payload).unwrap();
+    assert_eq!(json(&with("types.xml", &types).unwrap(), &payload).unwrap(), whole);
+    for (name, types, reason) in [
+        ("../types.xml", types.clone(), "bus.xml:"),
+        ("../types.xml", types.clone(), "../types.xml: name a file in the directory of schema.toml"),
+        ("/etc/passwd", types.clone(), "/etc/passwd: name a file"),
+        ("none.xml", types.clone(), "\"none.xml\" was asked for"),
+        ("types.xml", types.replacen("int64", "int65", 1), "types.xml:"),
+        ("types.xml", "<types>".to_owned(), "types.xml:1:"),
+    ] {
+        let error = with(name, &types).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+    let many = "types.xml\"/><xi:include xmlns:xi=\"http://www.w3.org/2001/XInclude\" href=\"".repeat(16) + "types.xml";
+    assert!(with(&many, &types).unwrap_err().contains("more than 16 files"));
+}
+
 proptest! {
     #[test]
     fn any_payload_is_json_or_refused(payload in proptest::collection::vec(any::<u8>(), 0..200), places in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {

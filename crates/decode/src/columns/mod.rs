@@ -2,8 +2,10 @@
 //!
 //! The shape is laid out as a list of nodes in the order in which values come, each with its own vector, so that a value
 //! is one comparison of types and one push. `at` is the node of the next value, `open` the list or struct around it.
-//! Rows that can't be decoded are taken back, and null in all columns.
+//! Rows that can't be decoded are taken back, and null in all columns. Payloads of fixed layouts are collected, and become
+//! values column by column (`fixed`).
 
+mod fixed;
 mod values;
 
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields, TimeUnit};
 use crate::error::Undecodable;
 use crate::schema::{Schema, Table};
 use crate::sink::{Name, Shape, Sink};
+use fixed::Collected;
 use values::{Values, push, put_bytes, put_decimal, put_integer, values_of};
 
 /// The column of a table whose messages have no fields that are known before: their JSON.
@@ -47,6 +50,8 @@ struct Node {
 #[derive(Debug)]
 pub struct Columns {
     nodes: Vec<Node>,
+    /// Rows whose values are in no node yet. They are the last ones.
+    collected: Option<Collected>,
     rows: usize,
     at: usize,
     open: usize,
@@ -56,7 +61,8 @@ pub struct Columns {
 impl Columns {
     /// Without rows.
     pub fn new(table: &Table) -> Self {
-        let mut columns = Self { nodes: Vec::new(), rows: 0, at: 0, open: 0, trouble: None };
+        let collected = table.layout().map(|layout| Collected::new(Arc::clone(layout)));
+        let mut columns = Self { nodes: Vec::new(), collected, rows: 0, at: 0, open: 0, trouble: None };
         columns.add(WHOLE, table.shape(), 0, false);
         columns
     }
@@ -110,6 +116,16 @@ impl Columns {
     /// The payload can't be decoded, or has a value that no column can hold.
     #[inline]
     pub fn append(&mut self, schema: &Schema, msg_type: u16, payload: &[u8]) -> Result<(), Undecodable> {
+        if let Some(collected) = &mut self.collected {
+            if collected.take(schema, msg_type, payload, self.rows) {
+                self.rows += 1;
+                if collected.is_full() {
+                    self.spread();
+                }
+                return Ok(());
+            }
+            self.spread();
+        }
         (self.at, self.open) = (0, 0);
         let decoded = schema.decode(msg_type, payload, self);
         let result = match self.trouble.take() {
@@ -127,6 +143,7 @@ impl Columns {
 
     /// Adds a row that is null in all columns.
     pub fn append_null(&mut self) {
+        self.spread();
         self.put_null(0);
         self.rows += 1;
     }
@@ -136,6 +153,7 @@ impl Columns {
     /// # Errors
     /// Never, unless this module is wrong.
     pub fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
+        self.spread();
         self.rows = 0;
         let is_struct = self.nodes.first().is_some_and(|root| matches!(root.values, Values::Struct));
         if !is_struct {
@@ -420,7 +438,7 @@ fn last(ends: &[i32]) -> usize {
 }
 
 /// The vector, leaving an empty one of its size.
-fn renewed<T>(values: &mut Vec<T>) -> Vec<T> {
+pub(crate) fn renewed<T>(values: &mut Vec<T>) -> Vec<T> {
     let len = values.len();
     std::mem::replace(values, Vec::with_capacity(len))
 }

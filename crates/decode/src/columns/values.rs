@@ -30,7 +30,8 @@ pub(super) enum Values {
 
 /// A node's values, and its type unless that depends on other nodes.
 pub(super) fn values_of(shape: &Shape) -> (Values, DataType) {
-    let time = |unit, factor| (Values::Time(Vec::new(), factor), DataType::Timestamp(unit, Some("UTC".into())));
+    let time =
+        |arrow, unit| (Values::Time(Vec::new(), factor_of(unit)), DataType::Timestamp(arrow, Some("UTC".into())));
     match shape {
         Shape::Bool => (Values::Bool(Vec::new()), DataType::Boolean),
         Shape::Unsigned(8) => (Values::U8(Vec::new()), DataType::UInt8),
@@ -46,17 +47,20 @@ pub(super) fn values_of(shape: &Shape) -> (Values, DataType) {
         Shape::Decimal { precision, scale } => {
             (Values::Decimal(Vec::new(), *scale), DataType::Decimal128(*precision, scale.cast_signed()))
         }
-        // Parquet has no seconds.
-        Shape::Time(Unit::S) => time(TimeUnit::Millisecond, 1000),
-        Shape::Time(Unit::Ms) => time(TimeUnit::Millisecond, 1),
-        Shape::Time(Unit::Us) => time(TimeUnit::Microsecond, 1),
-        Shape::Time(Unit::Ns) => time(TimeUnit::Nanosecond, 1),
+        Shape::Time(unit @ (Unit::S | Unit::Ms)) => time(TimeUnit::Millisecond, *unit),
+        Shape::Time(unit @ Unit::Us) => time(TimeUnit::Microsecond, *unit),
+        Shape::Time(unit @ Unit::Ns) => time(TimeUnit::Nanosecond, *unit),
         Shape::Bytes => (Values::Bytes(Vec::new(), Vec::new()), DataType::Binary),
         Shape::List(_) => (Values::List(Vec::new()), DataType::Null),
         Shape::Struct(fields) if !fields.is_empty() => (Values::Struct, DataType::Null),
         // Parquet has no structs without fields.
         Shape::Text | Shape::Json | Shape::Struct(_) => (Values::Bytes(Vec::new(), Vec::new()), DataType::Utf8),
     }
+}
+
+/// What a time is multiplied by for its column: Parquet has no seconds.
+pub(super) fn factor_of(unit: Unit) -> i64 {
+    if unit == Unit::S { 1000 } else { 1 }
 }
 
 /// Calls an expression with the vector of numbers, whatever they are.

@@ -8,6 +8,7 @@ use super::{At, Body, Codec, Constant, Data, Exponent, Group, Header, Kind, Memb
 use crate::error::SchemaError;
 use crate::fixed::MAX_NAME;
 use crate::read::Number;
+use crate::schema::Files;
 use crate::sink::Name;
 
 /// How deep groups and composites may nest.
@@ -16,28 +17,41 @@ const MAX_DEPTH: usize = 16;
 const MAX_MEMBERS: usize = 20_000;
 /// Longest array, in elements.
 const MAX_ARRAY: usize = 65_536;
+/// Most files that a schema includes.
+const MAX_INCLUDES: usize = 16;
 /// Most elements of an XML file.
 const MAX_NODES: u32 = 100_000;
 
 type Result<T> = std::result::Result<T, SchemaError>;
 type Element<'a> = Node<'a, 'a>;
 
-/// Compiles the text of a schema; `file` is its name, for errors.
-pub(crate) fn compile(file: &str, text: &str) -> Result<Codec> {
-    let options = ParsingOptions { nodes_limit: MAX_NODES, ..ParsingOptions::default() };
-    let document = Document::parse_with_options(text, options).map_err(|error| {
-        let line = usize::try_from(error.pos().row).ok();
-        SchemaError::new(file, line, error.to_string())
-    })?;
+/// Compiles the schema in a file, with the files of types that it includes.
+pub(crate) fn compile(file: &str, files: Files<'_>) -> Result<Codec> {
+    let mut read = |name: &str| {
+        let bytes = files(name).map_err(|error| SchemaError::new(name, None, error))?;
+        String::from_utf8(bytes).map_err(|_| SchemaError::new(name, None, "it is not UTF-8"))
+    };
+    let text = read(file)?;
+    let document = parse(file, &text)?;
     let root = document.root_element();
-    let mut compiler = Compiler { file, document: &document, types: BTreeMap::new(), members: 0 };
+    let mut texts = Vec::new();
+    for node in elements(root, "include") {
+        let name = node.attribute("href").unwrap_or_default();
+        if texts.len() == MAX_INCLUDES {
+            return Err(error(file, node, &format!("it includes more than {MAX_INCLUDES} files")));
+        }
+        texts.push((name, read(name).map_err(|problem| error(file, node, &problem.to_string()))?));
+    }
+    let included = texts.iter().map(|(name, text)| Ok((*name, parse(name, text)?))).collect::<Result<Vec<_>>>()?;
+    let mut compiler = Compiler { file, included: &included, types: BTreeMap::new(), members: 0 };
     if root.tag_name().name() != "messageSchema" {
         return Err(compiler.error(root, "the root element is not a messageSchema"));
     }
+    for (_, document) in &included {
+        compiler.types(document.root_element())?;
+    }
     for types in elements(root, "types") {
-        for node in types.children().filter(Node::is_element) {
-            compiler.types.insert(compiler.name(node)?, node);
-        }
+        compiler.types(types)?;
     }
     let header = compiler.header(root)?;
     let mut messages = Vec::new();
@@ -57,13 +71,26 @@ pub(crate) fn compile(file: &str, text: &str) -> Result<Codec> {
     Ok(Codec { is_big, id, version, header, messages, bare: None })
 }
 
+fn parse<'a>(file: &str, text: &'a str) -> Result<Document<'a>> {
+    let options = ParsingOptions { nodes_limit: MAX_NODES, ..ParsingOptions::default() };
+    Document::parse_with_options(text, options).map_err(|error| {
+        let line = usize::try_from(error.pos().row).ok();
+        SchemaError::new(file, line, error.to_string())
+    })
+}
+
+fn error(file: &str, node: Element<'_>, what: &str) -> SchemaError {
+    let line = node.document().text_pos_at(node.range().start).row;
+    SchemaError::new(file, usize::try_from(line).ok(), what)
+}
+
 fn elements<'a>(parent: Element<'a>, name: &'static str) -> impl Iterator<Item = Element<'a>> {
     parent.children().filter(move |node| node.is_element() && node.tag_name().name() == name)
 }
 
 struct Compiler<'a> {
     file: &'a str,
-    document: &'a Document<'a>,
+    included: &'a [(&'a str, Document<'a>)],
     types: BTreeMap<&'a str, Element<'a>>,
     members: usize,
 }
@@ -105,8 +132,16 @@ struct Use<'a> {
 
 impl<'a> Compiler<'a> {
     fn error(&self, node: Element<'_>, what: &str) -> SchemaError {
-        let line = self.document.text_pos_at(node.range().start).row;
-        SchemaError::new(self.file, usize::try_from(line).ok(), what)
+        let included = self.included.iter().find(|(_, document)| std::ptr::eq(document, node.document()));
+        error(included.map_or(self.file, |(name, _)| *name), node, what)
+    }
+
+    /// Makes the types below an element known.
+    fn types(&mut self, parent: Element<'a>) -> Result<()> {
+        for node in parent.children().filter(Node::is_element) {
+            self.types.insert(self.name(node)?, node);
+        }
+        Ok(())
     }
 
     fn name(&self, node: Element<'a>) -> Result<&'a str> {
