@@ -16,8 +16,9 @@ show 'chron-cli mount bus mnt'
 show 'ls mnt/market'
 
 say "Recorded market data becomes a queue: a line is a time in nanoseconds and a message."
-show 'gzip -dc "$recording" | sed -E '\''s/["\\]/\\&/g; s/^([0-9]+) (.*)/{"timestamp_ns":\1,"payload":"\2"}/'\'' |
-    chron-cli append --format jsonl recorded'
+show "gzip -dc '$recording' |
+    sed -E 's/[\"\\\\]/\\\\&/g; s/^([0-9]+) (.*)/{\"timestamp_ns\":\\1,\"payload\":\"\\2\"}/' |
+    chron-cli append --format jsonl recorded"
 
 say "A feed replays it, natively and at its own pace ($speed times faster)."
 start feed chron-cli replay recorded bus/market --keep-times --speed "$speed"
