@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests chronfs for C and C++: installs a build below target/c, compiles the tests against it as a user would, and runs
 # them with the shared and the static library, under valgrind and with AddressSanitizer; then the example. Takes half a
-# minute after the build.
+# minute after the build. CHRONFS_BIN has the libraries if they are built already.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

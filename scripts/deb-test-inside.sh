@@ -103,6 +103,21 @@ rm /etc/systemd/system/mnt-bus.*
 systemctl daemon-reload
 rm -r /srv/bus /mnt/bus
 
+step 'figures for node_exporter'
+mkdir -p /var/lib/prometheus/node-exporter
+for unit in service timer; do
+    sed 's|/srv/bus|/var/lib/chronfs|' "/usr/share/doc/chronfs/examples/prometheus/chronfs-textfile.$unit" \
+        > "/etc/systemd/system/chronfs-textfile.$unit"
+done
+systemctl daemon-reload
+systemctl start chronfs-textfile.timer chronfs-textfile.service
+is figure "$(grep -c '^chronfs_queue_last_seq{queue="ticks"} 2$' /var/lib/prometheus/node-exporter/chronfs.prom)" 1
+systemctl stop chronfs-textfile.timer
+systemd-analyze security --no-pager --threshold=40 chronfs-textfile | tail -n 1
+rm /etc/systemd/system/chronfs-textfile.*
+systemctl daemon-reload
+rm -r /var/lib/prometheus
+
 step a plain user with a mount of its own
 as other 'mkdir bus mnt && chron-cli mount bus mnt && mkdir mnt/ticks && echo hello > mnt/ticks/append.txt'
 is payload "$(as other 'cat mnt/ticks/messages.txt')" hello

@@ -4,17 +4,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-bash scripts/tools.sh --deb
+bash scripts/clean-root.sh
 lintian --fail-on error,warning --tag-display-limit 0 target/deb/*.deb
-
-codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
-with=systemd,systemd-sysv,fuse3,jq,gcc,libc6-dev,pkg-config
-if [ ! -e target/clean-root.tar ] || [ "$(cat target/clean-root.with)" != "$with" ]; then
-    mapfile -t sources < <(grep -lsw "$codename" /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources})
-    mmdebstrap --quiet --variant=minbase --include="$with" "$codename" target/clean-root-new.tar "${sources[@]}"
-    mv target/clean-root-new.tar target/clean-root.tar
-    echo "$with" > target/clean-root.with
-fi
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/chronfs-deb.XXXXXX")
 root=$work/root
 nspawn=''

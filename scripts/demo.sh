@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# chronfs in about fifteen seconds: a feed replays recorded market data into a queue, natively, at its own pace, while
+# chronfs in about fifteen seconds: recorded market data is replayed into a queue, natively, at its own pace, while
 # ordinary programs read and write the queue through the mount. Every command is shown before its output.
 #
 # Data: the recording in $CHRONFS_DATA or ../shared/data where there is one, else the sample in testdata/. Everything
 # happens in a temporary directory, which is always removed at the end.
-examples=(feed)
+examples=()
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 speed=40
 [ -z "$is_sample" ] || speed=2
@@ -15,8 +15,13 @@ show 'chron-cli create bus/market --segment-size 4MiB'
 show 'chron-cli mount bus mnt'
 show 'ls mnt/market'
 
-say "A feed appends recorded market data, natively and at its own pace ($speed times faster)."
-start feed feed bus/market "$recording" --speed "$speed"
+say "Recorded market data becomes a queue: a line is a time in nanoseconds and a message."
+show "gzip -dc '$recording' |
+    sed -E 's/[\"\\\\]/\\\\&/g; s/^([0-9]+) (.*)/{\"timestamp_ns\":\\1,\"payload\":\"\\2\"}/' |
+    chron-cli append --format jsonl recorded"
+
+say "A feed replays it, natively and at its own pace ($speed times faster)."
+start feed chron-cli replay recorded bus/market --keep-times --speed "$speed"
 
 say "Live: these block until something comes."
 show 'head -n 3 mnt/market/follow.txt | cut -c 1-100'

@@ -8,7 +8,8 @@ version=${1:?usage: set-version.sh VERSION}
 old=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 
 sed -i '/^\[workspace.package\]/,/^\[/s/^version = .*/version = "'"$version"'"/' Cargo.toml
-sed -i -E 's/^(chronfs[a-z-]* = \{.*version = )"[^"]*"/\1"'"$version"'"/' crates/*/Cargo.toml bindings/*/Cargo.toml
+# What depends on another crate of the workspace.
+sed -i -E 's/^([a-z-]+ = \{.*path = "[^"]*", version = )"[^"]*"/\1"'"$version"'"/' Cargo.toml crates/*/Cargo.toml bindings/*/Cargo.toml
 # What users write: without the last number.
 sed -i 's/^\(.*chronfs = { version = \)"'"${old%.*}"'"/\1"'"${version%.*}"'"/' README.md docs/*.md
 sed -i "s/^## Unreleased$/## $version ($(date -u +%F))/" CHANGELOG.md

@@ -1,6 +1,6 @@
 # What demo.sh, bus.sh and soak.sh have in common; to be sourced after `examples` has been set to those to build. Builds
-# them, finds the data, creates a temporary directory `$work` that is removed at the end, whatever happens, with
-# everything that was started and mounted in it.
+# them and chron-cli, or takes those in $CHRONFS_BIN; finds the data; creates a temporary directory `$work` that is removed
+# at the end, whatever happens, with everything that was started and mounted in it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,9 +9,13 @@ if [ ! -e /dev/fuse ]; then
     echo "$0: there is no /dev/fuse here; load the module (modprobe fuse) or give the container the device" >&2
     exit 1
 fi
-cargo build --release --locked --bin chron-cli "${examples[@]/#/--example=}" < /dev/null
-target=$(cargo metadata --format-version 1 --no-deps < /dev/null | jq -r .target_directory)
-PATH="$target/release:$target/release/examples:$PATH"
+bin=${CHRONFS_BIN:-}
+if [ -z "$bin" ]; then
+    # Without examples this builds no dependencies of tests.
+    cargo build --release --locked --bin chron-cli "${examples[@]/#/--example=}" < /dev/null
+    bin=$(cargo metadata --format-version 1 --no-deps < /dev/null | jq -r .target_directory)/release
+fi
+PATH="$bin:$bin/examples:$PATH"
 
 # The recording in $CHRONFS_DATA or ../shared/data where there is one, else the sample.
 recording=$PWD/testdata/market-sample.log.gz

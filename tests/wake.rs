@@ -1,5 +1,5 @@
 //! Waiting through rolls and writer restarts, the writer's epoch, reading in batches. Also run without futexes:
-//! `RUSTFLAGS='--cfg chronfs_no_futex' cargo test --test wake --test queue --test fan_in`.
+//! `RUSTC_WORKSPACE_WRAPPER=$PWD/scripts/rustc-no-futex.sh cargo test --test wake --test queue --test fan_in`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::time::Duration;

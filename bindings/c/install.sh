@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Builds the library for C and C++, and installs it below PREFIX (default /usr/local): headers, shared and static library,
 # and the file by which pkg-config finds them.
-#   [DESTDIR=DIR] [LIBDIR=PREFIX/lib] [PROFILE=release] bash bindings/c/install.sh [PREFIX]
-# DESTDIR is put before all paths, for packages; ldconfig is left to the caller.
+#   [DESTDIR=DIR] [LIBDIR=PREFIX/lib] [PROFILE=release] [CHRONFS_BIN=DIR] bash bindings/c/install.sh [PREFIX]
+# DESTDIR is put before all paths, for packages; CHRONFS_BIN has the libraries if they are built already; ldconfig is left
+# to the caller.
 set -euo pipefail
 
 prefix=${1:-/usr/local}
@@ -13,10 +14,13 @@ destdir=${DESTDIR:-}
 case $destdir in '' | /*) ;; *) destdir=$PWD/$destdir ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-cargo build --locked --profile "$profile" --package chronfs-c
 metadata=$(cargo metadata --format-version 1 --no-deps)
 version=$(jq -r '.packages[] | select(.name == "chronfs-c").version' <<< "$metadata")
-built=$(jq -r .target_directory <<< "$metadata")/${profile/#dev/debug}
+built=${CHRONFS_BIN:-}
+if [ -z "$built" ]; then
+    cargo build --locked --profile "$profile" --package chronfs-c
+    built=$(jq -r .target_directory <<< "$metadata")/${profile/#dev/debug}
+fi
 
 install -Dm644 -t "$destdir$prefix/include" include/chronfs.h include/chronfs.hpp
 install -Dm644 "$built/libchronfs.so" "$destdir$libdir/libchronfs.so.$version"

@@ -1,4 +1,4 @@
-//! Replays recorded market data into a queue at its own pace: the feed of `scripts/demo.sh`, and an example of a
+//! Replays recorded market data into a queue at its own pace: the feed of `scripts/bus.sh`, and an example of a
 //! native writer.
 //!
 //! Input: lines of `<nanoseconds since the epoch> <message>`, plain or gzipped. Each message is appended with its

@@ -124,10 +124,9 @@ fn refused(entry: &Entry, is_own: bool, findings: &mut Vec<Finding>) {
 }
 
 fn hard_links(entry: &Entry, findings: &mut Vec<Finding>) {
-    if entry.links() > 1 {
+    if let Some(links) = entry.other_links() {
         let path = &entry.path;
-        let detail =
-            format!("the file has {} hard links; it is not written to: it would change under all names", entry.links());
+        let detail = format!("the file has {links} hard links; it is not written to: it would change under all names");
         let remedy = format!("find the others with 'find DIR -samefile {}', and remove or copy them", path.display());
         findings.push(finding(Severity::Warning, "hard-link", path, &detail, remedy));
     }

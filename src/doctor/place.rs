@@ -178,9 +178,10 @@ impl Entry {
         self.stat.and_then(|stat| u64::try_from(stat.st_size).ok()).unwrap_or(0)
     }
 
-    /// How many hard links it has.
-    pub(super) fn links(&self) -> u64 {
-        self.stat.map_or(1, |stat| stat.st_nlink)
+    /// How many hard links it has, if more than one.
+    pub(super) fn other_links(&self) -> Option<impl std::fmt::Display> {
+        // A u64 on some processors, a u32 on others.
+        self.stat.map(|stat| stat.st_nlink).filter(|&links| links > 1)
     }
 
     /// When it was last modified, in ns since the epoch.

@@ -353,9 +353,17 @@ pub fn mount_of(path: &Path) -> Option<PathBuf> {
 }
 
 fn explain(mountpoint: &Path, error: &io::Error) -> MountError {
-    let remedy = match error.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV) if !Path::new("/dev/fuse").exists() => {
+    let remedy = missing(error, Path::new("/dev/fuse").exists(), rustix::process::geteuid().is_root());
+    MountError::System(format!("{}: cannot mount: {}{remedy}", mountpoint.display(), error.to_string().trim()))
+}
+
+fn missing(error: &io::Error, has_device: bool, is_root: bool) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV) if !has_device => {
             "; there is no /dev/fuse (modprobe fuse; in a container, pass the device in)"
+        }
+        Some(libc::ENOENT) if !is_root => {
+            "; a plain user mounts through fusermount3 (package fuse3), which is not in PATH"
         }
         Some(libc::EACCES | libc::EPERM) => "; /dev/fuse must be readable and writable by this user",
         _ if error.to_string().contains("fusermount3") && error.to_string().contains("not permitted") => {
@@ -364,14 +372,21 @@ fn explain(mountpoint: &Path, error: &io::Error) -> MountError {
         }
         _ if error.to_string().contains("user_allow_other") => "; or mount without -o allow_other",
         _ => "",
-    };
-    let cause = error.to_string();
-    MountError::System(format!("{}: cannot mount: {}{remedy}", mountpoint.display(), cause.trim()))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mount_that_fails_says_what_is_missing() {
+        let not_found = io::Error::from_raw_os_error(libc::ENOENT);
+        assert!(missing(&not_found, false, false).contains("no /dev/fuse"));
+        assert!(missing(&not_found, true, false).contains("package fuse3"), "to a plain user");
+        assert_eq!(missing(&not_found, true, true), "", "root does not need it");
+        assert!(missing(&io::Error::from_raw_os_error(libc::EACCES), true, false).contains("by this user"));
+    }
 
     #[test]
     fn a_kernel_that_limits_requests_is_refused_with_the_setting_that_does_it() {
