@@ -182,7 +182,7 @@ impl Inner {
             }
             drop(active);
             let is_busy = last.1.elapsed() < BUSY_FOR;
-            self.sleep(state, progress, is_busy.then(|| (progress + (populated - progress) / 2, pace.step)));
+            self.sleep(state, progress, is_busy.then(|| (progress.midpoint(populated), pace.step)));
         }
     }
 
@@ -223,4 +223,25 @@ impl Pace {
 
 fn page_of(offset: u32) -> u32 {
     offset / layout::PAGE * layout::PAGE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_last_until_the_next_look_and_slow_writers_are_looked_after_rarely() {
+        let mut pace = Pace { ahead: AT_LEAST, step: BUSY_STEP };
+        for bytes_per_ms in [1, 10_000, 100_000, 260_000, 1_000_000, 3_000_000, 20_000_000_u32] {
+            pace = pace.after(bytes_per_ms, Duration::from_millis(1));
+            let used = f64::from(bytes_per_ms) * pace.step.as_secs_f64() * 1e3;
+            let most = if pace.ahead == AT_MOST { 1.0 } else { 0.26 };
+            assert!(used <= most * f64::from(pace.ahead), "{used} bytes of {pace:?}");
+        }
+        assert_eq!(pace.step, BUSY_STEP);
+        for _ in 0..8 {
+            pace = pace.after(10_000, Duration::from_millis(1));
+        }
+        assert_eq!((pace.ahead, pace.step), (AT_LEAST, BUSY_FOR));
+    }
 }
