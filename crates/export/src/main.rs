@@ -28,8 +28,8 @@ use store::partition_value;
 #[command(name = "chron-export", version)]
 #[command(after_help = "\
 The sealed segments of a queue become files below DIR/queue=NAME/date=YYYY-MM-DD/, one for each kind of message and each
-date (UTC); small segments share one. Their names say which messages they hold; what a file holds already is not written again, so the command
-can be run again and again, and be killed at any time. The path of each new file is printed.
+date (UTC); small segments share one. Their names say which messages they hold; what a file holds already is not written
+again, so the command can be run again and again, and be killed at any time. The path of each new file is printed.
 
 With a schema.toml in the queue, or --schema, payloads become columns (docs/decode.md).
 
