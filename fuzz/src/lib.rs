@@ -6,7 +6,9 @@ mod queues;
 
 use chronfs::queue::fuzzing::{Target, targets};
 use chronfs::queue::{Entry, Message, Position, SegmentId};
-use chronfs::view::{Format, InputFormat, format_time, parse_line, parse_seek_target, parse_time, render, rendered_len};
+use chronfs::view::{
+    Format, InputFormat, format_time, parse_line, parse_seek_target, parse_time, render, rendered_len,
+};
 
 /// The targets, with bytes to begin with, and how many cheap executions one of them is worth.
 pub fn all() -> Vec<(&'static str, Target, Vec<u8>, u64)> {
@@ -22,6 +24,8 @@ pub fn all() -> Vec<(&'static str, Target, Vec<u8>, u64)> {
         ("files", queues::files as Target, (0..64).collect(), 1_000),
         ("payload", decoding::payload as Target, b"\x038=FIX.4.4\x0135=0\x0110=162\x01".to_vec(), 4),
         ("payload", decoding::payload as Target, (0..80).map(|byte| byte % 7).collect(), 4),
+        ("columns", decoding::columns as Target, b"\x038=FIX.4.4\x0135=0\x0110=162\x01".to_vec(), 4),
+        ("columns", decoding::columns as Target, (0..80).map(|byte| byte % 7).collect(), 4),
         ("operations", queues::operations as Target, (0..255).collect(), 1_000),
     ]);
     let seeds = decoding::schema_seeds().into_iter();

@@ -3,6 +3,8 @@
 //! buffers are the mapped segments.
 #![allow(unsafe_code)] // Two calls: a buffer whose owner is a mapping, an array that need not be checked.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -21,6 +23,18 @@ use pyo3::types::PyCapsule;
 use crate::batch::{Columns, Form, Place};
 use crate::memory::{Kept, Lent};
 use crate::scan::{OnGap, Reading};
+
+/// The schema that a consumer asks for: any object. The protocol allows to return another one, which is what is done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Requested;
+
+impl<'py> FromPyObject<'_, 'py> for Requested {
+    type Error = Infallible;
+
+    fn extract(_: Borrowed<'_, 'py, PyAny>) -> Result<Self, Infallible> {
+        Ok(Self)
+    }
+}
 
 /// The columns of every batch.
 pub(crate) fn schema() -> SchemaRef {
@@ -95,7 +109,9 @@ pub(crate) fn stream_capsule<'py>(
     reading: Arc<Reading>,
     size: usize,
 ) -> PyResult<Bound<'py, PyCapsule>> {
-    stream_capsule_of(py, reading, (Form::Views, size), schema(), |columns| record_batch(columns).map(Some))
+    stream_capsule_of(py, reading, (Form::Views, size), schema(), |columns| {
+        record_batch(columns).map(|batch| vec![batch])
+    })
 }
 
 /// The same, of what is made of the messages, which come in this form, and no more than `size` at once.
@@ -104,9 +120,10 @@ pub(crate) fn stream_capsule_of<'py>(
     reading: Arc<Reading>,
     (form, size): (Form, usize),
     schema: SchemaRef,
-    convert: impl FnMut(Columns) -> Result<Option<RecordBatch>, ArrowError> + Send + 'static,
+    convert: impl FnMut(Columns) -> Result<Vec<RecordBatch>, ArrowError> + Send + 'static,
 ) -> PyResult<Bound<'py, PyCapsule>> {
-    let stream = FFI_ArrowArrayStream::new(Box::new(Stream { reading, form, size, schema, convert }));
+    let stream =
+        FFI_ArrowArrayStream::new(Box::new(Stream { reading, form, size, schema, convert, ready: VecDeque::new() }));
     PyCapsule::new_with_value(py, stream, c"arrow_array_stream")
 }
 
@@ -120,22 +137,29 @@ struct Stream<F> {
     form: Form,
     size: usize,
     schema: SchemaRef,
-    /// None if nothing comes of the messages.
     convert: F,
+    /// What has been made of messages and not been returned yet.
+    ready: VecDeque<RecordBatch>,
 }
 
-impl<F: FnMut(Columns) -> Result<Option<RecordBatch>, ArrowError>> Iterator for Stream<F> {
+impl<F: FnMut(Columns) -> Result<Vec<RecordBatch>, ArrowError>> Iterator for Stream<F> {
     type Item = Result<RecordBatch, ArrowError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
+            if let Some(batch) = self.ready.pop_front() {
+                return Some(Ok(batch));
+            }
             let error = |text: String| Some(Err(ArrowError::ExternalError(text.into())));
             return match self.reading.batch_without_gil(self.form, self.size) {
                 Ok(None) => None,
                 Ok(Some(Ok(columns))) if columns.len() == 0 => continue,
-                Ok(Some(Ok(columns))) => match (self.convert)(columns).transpose() {
-                    Some(batch) => Some(batch),
-                    None => continue,
+                Ok(Some(Ok(columns))) => match (self.convert)(columns) {
+                    Ok(batches) => {
+                        self.ready.extend(batches);
+                        continue;
+                    }
+                    Err(failure) => Some(Err(failure)),
                 },
                 Ok(Some(Err(gap))) => match &self.reading.on_gap {
                     OnGap::Call(callback) => {
@@ -157,7 +181,7 @@ impl<F: FnMut(Columns) -> Result<Option<RecordBatch>, ArrowError>> Iterator for 
     }
 }
 
-impl<F: FnMut(Columns) -> Result<Option<RecordBatch>, ArrowError>> RecordBatchReader for Stream<F> {
+impl<F: FnMut(Columns) -> Result<Vec<RecordBatch>, ArrowError>> RecordBatchReader for Stream<F> {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }

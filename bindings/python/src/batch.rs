@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyCapsule;
 
-use crate::arrow;
+use crate::arrow::{self, Requested};
 use crate::errors::invalid;
 use crate::memory::{Kept, Memory, warn_if_much};
 use crate::scan::Reading;
@@ -107,16 +107,18 @@ impl Columns {
 
     /// Passes on each message: number, time, type and payload.
     #[cfg(feature = "decode")]
-    pub(crate) fn messages(&self, mut each: impl FnMut(u64, u64, u16, &[u8])) {
+    pub(crate) fn messages<E>(&self, mut each: impl FnMut(u64, u64, u16, &[u8]) -> Result<(), E>) -> Result<(), E> {
         let mut heads = self.seqs.iter().zip(&self.times_ns).zip(&self.types);
         for (part, places) in self.parts() {
             let from = places.first().map_or(0, |place| place.offset);
             let lent = part.kept.lend_range(from, part.end);
             for (place, ((seq, time_ns), msg_type)) in places.iter().zip(&mut heads) {
                 let at = (place.offset - from) as usize;
-                each(*seq, *time_ns, *msg_type, lent.bytes().get(at..at + place.len as usize).unwrap_or_default());
+                let payload = lent.bytes().get(at..at + place.len as usize).unwrap_or_default();
+                each(*seq, *time_ns, *msg_type, payload)?;
             }
         }
+        Ok(())
     }
 
     /// The parts, each with its payloads' places.
@@ -204,14 +206,13 @@ impl Batch {
     }
 
     /// For pyarrow, polars and others: the schema and the record batch as Arrow's C structures.
-    #[pyo3(signature = (requested_schema = None))]
+    #[pyo3(signature = (requested_schema = Requested))]
     fn __arrow_c_array__<'py>(
         &self,
         py: Python<'py>,
-        requested_schema: Option<Bound<'py, PyAny>>,
+        requested_schema: Requested,
     ) -> PyResult<(Bound<'py, PyCapsule>, Bound<'py, PyCapsule>)> {
-        // The protocol allows to return another schema than the requested one.
-        let _ = requested_schema;
+        let Requested = requested_schema;
         arrow::array_capsules(py, &self.columns)
     }
 }

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arrow_schema::ArrowError;
 use chronfs_decode::{Element, Name, Number, Rows, SCHEMA_FILE, Schema, Sink, Undecodable};
 use pyo3::IntoPyObjectExt as _;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyCapsule, PyDict, PyList};
 
-use crate::arrow;
+use crate::arrow::{self, Requested};
 use crate::batch::Form;
 use crate::errors::invalid;
 use crate::message::Message;
@@ -121,24 +122,27 @@ impl Decoded {
     }
 
     /// For pyarrow, polars, pandas, duckdb: an Arrow stream of the messages of one table.
-    #[pyo3(signature = (requested_schema = None))]
-    fn __arrow_c_stream__<'py>(
-        &self,
-        py: Python<'py>,
-        requested_schema: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyCapsule>> {
-        let _ = requested_schema;
+    #[pyo3(signature = (requested_schema = Requested))]
+    fn __arrow_c_stream__<'py>(&self, py: Python<'py>, requested_schema: Requested) -> PyResult<Bound<'py, PyCapsule>> {
+        let Requested = requested_schema;
         let table = self.one(py)?;
         let (schema, mut rows) = (Arc::clone(&self.schema), Rows::new(Some(Arc::clone(&self.schema)), Some(table)));
         let columns = Arc::clone(rows.schema());
         let reading = Arc::new(self.scan.get().read_for_table(py)?);
         arrow::stream_capsule_of(py, reading, (Form::Places, BATCH), columns, move |columns| {
+            let mut batches = Vec::new();
             columns.messages(|seq, timestamp_ns, msg_type, payload| {
                 if schema.table_of(msg_type, payload) == Ok(Some(table)) {
                     rows.push(seq, timestamp_ns, msg_type, payload, None);
                 }
-            });
-            rows.take()
+                // Before all of a batch: payloads may be long.
+                if rows.is_full() {
+                    batches.extend(rows.take()?);
+                }
+                Ok::<_, ArrowError>(())
+            })?;
+            batches.extend(rows.take()?);
+            Ok(batches)
         })
     }
 }

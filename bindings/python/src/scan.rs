@@ -9,7 +9,7 @@ use chronfs::{Error, Queue};
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 
-use crate::arrow;
+use crate::arrow::{self, Requested};
 use crate::batch::{Batch, Batches, Columns, Form};
 #[cfg(feature = "decode")]
 use crate::core::Types;
@@ -228,14 +228,9 @@ impl Scan {
     /// (uint16) and `payload` (binary view). The payloads are not copied: the table keeps the mapped segments.
     ///
     /// A gap ends the stream with an error, unless `on_gap` is a function: it is called, and the stream continues.
-    #[pyo3(signature = (requested_schema = None))]
-    fn __arrow_c_stream__<'py>(
-        &self,
-        py: Python<'py>,
-        requested_schema: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyCapsule>> {
-        // The protocol allows to return another schema than the requested one.
-        let _ = requested_schema;
+    #[pyo3(signature = (requested_schema = Requested))]
+    fn __arrow_c_stream__<'py>(&self, py: Python<'py>, requested_schema: Requested) -> PyResult<Bound<'py, PyCapsule>> {
+        let Requested = requested_schema;
         arrow::stream_capsule(py, Arc::new(self.read_for_table(py)?), BATCH)
     }
 

@@ -105,6 +105,15 @@ def test_a_table_is_an_arrow_stream(queue):
     assert (empty.num_rows, empty.schema) == (0, table.schema)
 
 
+def test_batches_of_long_payloads_are_bounded(queue):
+    with queue.writer() as writer:
+        for _ in range(400):
+            writer.append(b"x" * 30_000, type=1)
+    reader = pyarrow.RecordBatchReader.from_stream(queue.scan().decoded(table="quote"))
+    sizes = [batch["payload"].nbytes for batch in reader]
+    assert sum(sizes) > 12_000_000 and max(sizes) < 6 << 20, sizes
+
+
 def test_gaps_are_not_silent(queue, path):
     lost = queue.inspect()["segments"][0]
     (path / f"{lost['id']:09}.q").unlink()

@@ -19,9 +19,9 @@ use crate::csv::flat;
 /// zstd's own default: more costs much time and saves little.
 const LEVEL: i32 = 3;
 /// Row groups are what readers skip by their statistics.
-const ROWS_OF_A_GROUP: usize = 1 << 17;
+pub(crate) const ROWS_OF_A_GROUP: usize = 1 << 17;
 /// The same, in bytes, for long payloads.
-const BYTES_OF_A_GROUP: usize = 64 << 20;
+pub(crate) const BYTES_OF_A_GROUP: usize = 64 << 20;
 
 /// The format of the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -27,9 +27,9 @@ use store::partition_value;
 #[derive(Debug, Parser)]
 #[command(name = "chron-export", version)]
 #[command(after_help = "\
-Each sealed segment of a queue becomes files below DIR/queue=NAME/date=YYYY-MM-DD/, one for each kind of message and each
-date (UTC). Their names say which messages they hold; what a file holds already is not written again, so the command
-can be run again and again, and be killed at any time. The path of each new file is printed.
+The sealed segments of a queue become files below DIR/queue=NAME/date=YYYY-MM-DD/, one for each kind of message and each
+date (UTC); small segments share one. Their names say which messages they hold; what a file holds already is not written
+again, so the command can be run again and again, and be killed at any time. The path of each new file is printed.
 
 With a schema.toml in the queue, or --schema, payloads become columns (docs/decode.md).
 
@@ -108,7 +108,11 @@ fn run(args: &Args) -> Result<bool> {
                 let plural = |count: u64| if count == 1 { "" } else { "s" };
                 let (messages, files) = (report.messages, report.files);
                 let (some, each) = (plural(messages), plural(files));
-                note(&format!("{}: {messages} message{some} in {files} new file{each}", path.display()));
+                let left = match report.unsealed {
+                    0 => String::new(),
+                    left => format!("; {left} in the segment that is being written are left to --unsealed"),
+                };
+                note(&format!("{}: {messages} message{some} in {files} new file{each}{left}", path.display()));
             }
             Err(failure) => {
                 note(&failure.to_string());

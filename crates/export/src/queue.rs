@@ -1,5 +1,5 @@
-//! One queue: which of its messages are in no file yet, and writing these, a chunk after the other. A chunk is what one
-//! segment holds of one date.
+//! One queue: which of its messages are in no file yet, and writing these, a chunk after the other. A chunk is what
+//! consecutive segments hold of one date: one segment, or as many as make a row group.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use chronfs::view::{self, render_decoded};
 use chronfs_decode::{Rows, Schema};
 
 use crate::failure::{Failure, Result, note};
-use crate::format::{Format, Writer};
+use crate::format::{BYTES_OF_A_GROUP, Format, ROWS_OF_A_GROUP, Writer};
 use crate::store::{Draft, Range, Store};
 use crate::{Args, tell};
 
@@ -26,6 +26,8 @@ pub(crate) struct Report {
     pub(crate) messages: u64,
     pub(crate) files: u64,
     pub(crate) gaps: u64,
+    /// Messages of the segment that still takes some, which were not asked for.
+    pub(crate) unsealed: u64,
 }
 
 /// Writes what is in no file yet. `value` is the queue's name, as it is written in the name of a directory.
@@ -36,7 +38,7 @@ pub(crate) fn export(path: &Path, value: &str, args: &Args, given: Option<&Arc<S
         None => Schema::load(path).map_err(|error| Failure(format!("{}/{error}", path.display())))?.map(Arc::new),
     };
     let mut scanner = queue.scan()?;
-    let (start, end) = wanted(&queue, &mut scanner, args)?;
+    let (start, end, unsealed) = wanted(&queue, &mut scanner, args)?;
     let store = Store::open(&args.dir, value, queue.id(), args.format.ending())?;
     let first_seq = queue.bounds()?.first_seq;
     let mut export = Export::new(&queue, &store, args, schema);
@@ -54,11 +56,13 @@ pub(crate) fn export(path: &Path, value: &str, args: &Args, given: Option<&Arc<S
         }
         export.end_chunk()?;
     }
+    export.report.unsealed = unsealed;
     Ok(export.report)
 }
 
-/// The messages that the options ask for: the first, and the one after the last.
-fn wanted(queue: &Queue, scanner: &mut Scanner, args: &Args) -> Result<(u64, u64)> {
+/// The messages that the options ask for: the first, the one after the last, and how many follow in the segment that
+/// still takes some.
+fn wanted(queue: &Queue, scanner: &mut Scanner, args: &Args) -> Result<(u64, u64, u64)> {
     let bounds = queue.bounds()?;
     let mut end = bounds.end_seq;
     if !args.unsealed {
@@ -71,8 +75,8 @@ fn wanted(queue: &Queue, scanner: &mut Scanner, args: &Args) -> Result<(u64, u64
         Ok(scanner.seq())
     };
     let start = args.since.map(&mut seq_at).transpose()?.unwrap_or(bounds.first_seq);
-    let until = args.until.map(|until| seq_at(until.saturating_add(1))).transpose()?;
-    Ok((start, until.unwrap_or(end).min(end)))
+    let until = args.until.map(|until| seq_at(until.saturating_add(1))).transpose()?.unwrap_or(bounds.end_seq);
+    Ok((start, until.min(end), until.saturating_sub(end.max(start))))
 }
 
 /// A queue that is being exported.
@@ -87,12 +91,18 @@ struct Export<'a> {
     report: Report,
 }
 
-/// The messages of a segment and a date.
+/// Messages of a date.
 struct Chunk {
+    /// Of the last one.
     segment: SegmentId,
     day: u64,
     date: String,
     range: Range,
+    messages: usize,
+    /// Of their payloads.
+    bytes: usize,
+    /// Whether messages are missing after the last one.
+    has_gap: bool,
     /// By the number of the table; the last is that of what is not decoded.
     files: Vec<Option<Output>>,
 }
@@ -117,13 +127,14 @@ impl<'a> Export<'a> {
 
     fn gap(&mut self, gap: &Gap) {
         self.report.gaps += 1;
+        self.chunk.iter_mut().for_each(|chunk| chunk.has_gap = true);
         let (path, reason) = (self.queue.path().display(), gap.reason.as_str());
         note(&format!("{path}: messages {} to {} are missing: {reason} ({})", gap.from, gap.to, gap.position));
     }
 
     fn message(&mut self, message: &Message<'_>) -> Result<()> {
         let (segment, day) = (message.position.segment, message.timestamp_ns / NS_PER_DAY);
-        if self.chunk.as_ref().is_some_and(|chunk| (chunk.segment, chunk.day) != (segment, day)) {
+        if self.chunk.as_ref().is_some_and(|chunk| chunk.day != day || chunk.segment != segment && chunk.is_enough()) {
             self.end_chunk()?;
         }
         let tables = self.schema.as_ref().map_or(0, |schema| schema.tables().len());
@@ -132,9 +143,14 @@ impl<'a> Export<'a> {
             day,
             date: date_of(message.timestamp_ns),
             range: Range { first: message.seq, last: message.seq },
+            messages: 0,
+            bytes: 0,
+            has_gap: false,
             files: (0..=tables).map(|_| None).collect(),
         });
-        chunk.range.last = message.seq;
+        (chunk.segment, chunk.range.last, chunk.has_gap) = (segment, message.seq, false);
+        chunk.messages += 1;
+        chunk.bytes += message.payload.len();
         self.report.messages += 1;
         if self.args.format == Format::Jsonl {
             return self.line(message);
@@ -186,6 +202,14 @@ impl<'a> Export<'a> {
             tell(self.args, &path)?;
         }
         Ok(())
+    }
+}
+
+impl Chunk {
+    /// Whether the next segment is another chunk's. What a segment has lost is in no file's name, so that it is reported
+    /// again.
+    fn is_enough(&self) -> bool {
+        self.has_gap || self.messages >= ROWS_OF_A_GROUP || self.bytes >= BYTES_OF_A_GROUP
     }
 }
 

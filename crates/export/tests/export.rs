@@ -56,11 +56,15 @@ impl Setup {
 
     /// Appends messages, a millisecond apart from `LATE` on.
     fn append(&self, count: u64, payload: impl Fn(u64) -> (u16, Vec<u8>)) {
+        self.append_every(1_000_000, count, payload);
+    }
+
+    fn append_every(&self, step_ns: u64, count: u64, payload: impl Fn(u64) -> (u16, Vec<u8>)) {
         let mut writer = self.queue.writer().unwrap();
         for _ in 0..count {
             let seq = writer.next_seq();
             let (msg_type, payload) = payload(seq);
-            writer.append_at(LATE + seq * 1_000_000, msg_type, &payload).unwrap();
+            writer.append_at(LATE + seq * step_ns, msg_type, &payload).unwrap();
         }
     }
 
@@ -144,14 +148,18 @@ fn expected(range: std::ops::Range<u64>) -> BTreeMap<u64, (u16, Option<Vec<u8>>)
 fn sealed_segments_are_exported_once_and_the_rest_when_asked_for() {
     let setup = Setup::new();
     setup.append(2000, text);
+    assert!(setup.queue.inspect().unwrap().segments.len() > 3);
     let first = setup.ok(&[]);
-    assert!(first.len() > 2);
+    assert_eq!(first.len(), 2, "small segments share a file");
     let unsealed = setup.first_unsealed();
     assert_eq!(messages(&setup.files()), expected(1..unsealed));
     assert_eq!(setup.files().len(), first.len());
     let inodes = |files: &[PathBuf]| files.iter().map(|file| file.metadata().unwrap().ino()).collect::<Vec<_>>();
     let before = (setup.files(), inodes(&setup.files()));
-    assert_eq!(setup.ok(&[]), Vec::<PathBuf>::new());
+    let again = setup.run(&[]);
+    let left = format!("0 messages in 0 new files; {} in the segment that is being written", 2001 - unsealed);
+    assert!(again.status.success() && again.stdout.is_empty(), "{again:?}");
+    assert!(String::from_utf8_lossy(&again.stderr).contains(&left), "{again:?}");
     assert_eq!((setup.files(), inodes(&setup.files())), before);
     // The dates are those of UTC.
     let dates: Vec<_> = first.iter().map(|path| name(path.parent().unwrap()).to_owned()).collect();
@@ -165,6 +173,23 @@ fn sealed_segments_are_exported_once_and_the_rest_when_asked_for() {
     setup.ok(&["--unsealed"]);
     assert_eq!(messages(&setup.files()), expected(1..4001));
     assert_eq!(setup.ok(&["--unsealed"]), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn many_small_segments_become_few_files() {
+    let setup = Setup::new();
+    let mut writer = setup.queue.writer().unwrap();
+    for _ in 0..300_000 {
+        writer.append_at(LATE, 0, b"").unwrap();
+    }
+    drop(writer);
+    let segments = setup.queue.inspect().unwrap().segments;
+    let files = setup.ok(&["--unsealed"]);
+    let rows: Vec<usize> = files.iter().map(|file| parquet(file).iter().map(RecordBatch::num_rows).sum()).collect();
+    // Each ends with the segment that makes it enough.
+    let is_end = |seq: usize| segments.iter().any(|segment| segment.last_seq == seq as u64);
+    assert!(segments.len() > 50 && rows.len() == 3 && rows.iter().sum::<usize>() == 300_000, "{rows:?}");
+    assert!((131_072..140_000).contains(&rows[0]) && is_end(rows[0]) && is_end(rows[0] + rows[1]), "{rows:?}");
 }
 
 #[test]
@@ -360,14 +385,15 @@ fn a_kill_at_any_system_call_leaves_no_half_file_and_the_next_run_completes_it()
         return;
     }
     let setup = Setup::new();
-    setup.append(420, |seq| {
+    // Over midnight: two files of each kind.
+    setup.append_every(4_000_000, 420, |seq| {
         (mixed(seq).0, [&mixed(seq).1[..], &[b' '; 150][..if mixed(seq).0 == 2 { 150 } else { 0 }]].concat())
     });
     fs::write(setup.queue.path().join("schema.toml"), SCHEMA).unwrap();
     let whole = {
         setup.ok(&["--unsealed"]);
         let files: Vec<_> = setup.files().iter().map(|path| name(path).to_owned()).collect();
-        assert!(files.len() >= 3);
+        assert_eq!(files.len(), 6);
         (messages(&setup.files()), files)
     };
     let mut kills = 0;

@@ -1,8 +1,8 @@
-//! Runs every target over and over, on random changes of what each begins with, until the cheap ones have had as many
-//! executions as asked for. Without libFuzzer: no coverage, but millions a second.
+//! Runs every target, or one, over and over, on random changes of what each begins with, until the cheap ones have had as
+//! many executions as asked for. Without libFuzzer: no coverage, but millions a second.
 //!
 //! ```text
-//! RUSTFLAGS='--cfg fuzzing' cargo run --release --manifest-path fuzz/Cargo.toml --bin soak -- 1000000000 [SEED]
+//! RUSTFLAGS='--cfg fuzzing' cargo run --release --manifest-path fuzz/Cargo.toml --bin soak -- 1000000000 [SEED [NAME]]
 //! ```
 //!
 //! What a whole queue's input costs is counted in processor time of all threads, because elapsed time means little
@@ -39,9 +39,11 @@ mod soak {
         println!("{name}: {:?} of work in {:?}", work() - before, started.elapsed());
     }
 
-    pub fn run(wanted: u64, seed: u64) {
+    pub fn run(wanted: u64, seed: u64, only: Option<&str>) {
         let mut random = Random(seed | 1 << 40);
-        let targets = chronfs_fuzz::all();
+        let mut targets = chronfs_fuzz::all();
+        targets.retain(|(name, ..)| only.is_none_or(|only| only == *name));
+        assert!(!targets.is_empty(), "no such target");
         let mut counts = BTreeMap::<_, u64>::new();
         let (started, mut said, mut longest) = (Instant::now(), Instant::now(), (Duration::ZERO, ""));
         let mut bytes = Vec::new();
@@ -79,7 +81,7 @@ fn main() {
     let number = |index: usize| words.get(index).and_then(|text| text.replace('_', "").parse::<u64>().ok());
     match &words[..] {
         [name, file] if number(0).is_none() => soak::again(name, file),
-        _ => soak::run(number(0).unwrap_or(10_000_000), number(1).unwrap_or(0x5EED)),
+        _ => soak::run(number(0).unwrap_or(10_000_000), number(1).unwrap_or(0x5EED), words.get(2).map(String::as_str)),
     }
 }
 
