@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the demos use besides the Rust toolchain: fusermount3 (to mount without being root) and jq; with --all
 # also what tests are skipped without: tmux, strace, faketime, mkfs.xfs, zsh, fish, ip, venv for the Python bindings,
-# compilers, pkg-config and valgrind for those in C, and, into target/tools, promtool, nats-server (2.9 of Debian 12 does
-# not survive partitions) and moto_server, an S3 server in Python; with --deb what builds and checks packages; with
+# compilers, pkg-config and valgrind for those in C, and, into target/tools, promtool, redis-server, nats-server (2.9 of
+# Debian 12 does not survive partitions) and moto_server, an S3 server in Python; with --deb what builds and checks packages; with
 # --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
 # Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says what is missing.
 set -euo pipefail
@@ -22,6 +22,7 @@ if [ "${1:-}" = --all ]; then
     command -v pkg-config > /dev/null || missing+=(pkg-config)
     command -v valgrind > /dev/null || missing+=(valgrind)
     PATH="$PATH:/usr/sbin:/sbin" command -v mkfs.xfs > /dev/null || missing+=(xfsprogs)
+    command -v redis-check-rdb > /dev/null || missing+=(redis-tools)
 fi
 if [ "${1:-}" = --deb ]; then
     command -v dh > /dev/null || missing+=(debhelper)
@@ -41,7 +42,10 @@ promtool=
 moto= nats=
 [ "${1:-}" != --all ] || [ -x target/tools/moto_server ] || moto=missing
 [ "${1:-}" != --all ] || [ -x target/tools/nats-server ] || [ "$(uname -m)" != x86_64 ] || nats=missing
-[ ${#missing[@]} -gt 0 ] || [ -n "$promtool$moto$nats" ] || exit 0
+# The server's program has two names; its package would start a server.
+redis=
+[ "${1:-}" != --all ] || command -v redis-server target/tools/redis-server > /dev/null || redis=missing
+[ ${#missing[@]} -gt 0 ] || [ -n "$promtool$moto$nats$redis" ] || exit 0
 
 give_up() {
     echo "$0: please install ${missing[*]} first: $1" >&2
@@ -71,6 +75,10 @@ if [ ${#missing[@]} -gt 0 ] || [ -n "$promtool" ]; then
             rm prometheus_*.deb
         )
     fi
+fi
+if [ -n "$redis" ]; then
+    mkdir -p target/tools
+    ln -sf "$(command -v redis-check-rdb)" target/tools/redis-server
 fi
 if [ -n "$moto" ]; then
     echo "installing moto" >&2

@@ -154,7 +154,7 @@ pub(super) async fn refill(link: &Link, queue: &Queue, place: Place) -> Result<u
     let mut messages = link.read_from(from).await?;
     let mut count = 0;
     let mut number = from - 1;
-    while let Some((at, stored)) = next_up_to(link, &mut messages, number, place.stream_seq).await? {
+    while let Some((at, stored)) = next_up_to(link, messages.as_mut(), number, place.stream_seq).await? {
         number = at;
         if let Taken::Appended(appended, _) = copier.take(stored)? {
             count += appended;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chronfs::queue::{Queue, Role, Settings};
 
 use super::copier::{Copier, Taken, standby_writer};
-use super::link::{Access, Extent, Link, Target, next};
+use super::link::{Access, Extent, Link, Target};
 use super::place::search;
 use super::state::{Condition, Lag, Monitor, Pair, State, Stop};
 use super::takeover::rejoin;
@@ -95,13 +95,13 @@ impl Inbound {
         self.state.change(|report| (report.origin, report.term) = (format!("{:016x}", queue.id()), copier.term));
         self.state.set(Condition::Running, None);
         let (mut looked, mut taken_at) = (Instant::now(), Instant::now());
-        // Taken, and not confirmed by the stream's leader.
+        // Taken, and not confirmed.
         let mut newest = None;
         loop {
             if self.stop.is_set() {
                 return Ok(());
             }
-            let wait = tokio::time::timeout(Duration::from_millis(200), next(&link, &mut messages));
+            let wait = tokio::time::timeout(Duration::from_millis(200), messages.next());
             match wait.await {
                 Ok(taken) => {
                     let (number, stored) = taken?;

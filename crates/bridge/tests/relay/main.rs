@@ -1,5 +1,6 @@
 //! The relay beside real servers: nothing lost, nothing twice, in order, whatever fails.
 //!
+//! Tests of `nats` and `redis` modules are the same for both kinds of servers ([`broker`]).
 //! The tests start the servers themselves, on loopback or in network namespaces. They mostly wait, so that more of them
 //! than there are processors can run at once. `CHRONFS_RELAY_SOAK=3600` is the long form: random faults for so many
 //! seconds, 20 promotions and 20 partitions, the relay killed at every system call:
@@ -11,6 +12,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, unexpected_cfgs, unreachable_pub)]
 
 mod access;
+mod broker;
 mod bus;
 mod cluster;
 #[path = "../../../../tests/common/mod.rs"]
@@ -19,6 +21,8 @@ mod faults;
 mod net;
 mod partition;
 mod power;
+mod redis;
+mod redis_server;
 mod relay;
 #[path = "../service/mod.rs"]
 mod service;

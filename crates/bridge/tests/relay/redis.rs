@@ -1,0 +1,314 @@
+//! What only Redis can do to a relay: other keys, replicas, a memory that is full, a log that was cut.
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use chronfs::Queue;
+use chronfs::queue::Settings;
+
+use crate::broker::{Broker, copy};
+use crate::common::{Random, SMALL, append, filled, payload, text, until, writer};
+use crate::redis_server::{self, Redis};
+use crate::relay::{Feed, Relay, check_exact, check_same, command, until_caught_up};
+use crate::service::{Service, report, until_report};
+
+/// A queue, and where things of a test are.
+struct Bench {
+    dir: tempfile::TempDir,
+    queue: Queue,
+}
+
+impl Bench {
+    fn new(count: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = filled(&dir.path().join("q"), &SMALL, count, |seq| payload(seq, 300));
+        Self { dir, queue }
+    }
+
+    fn from(&self) -> &str {
+        self.queue.path().to_str().unwrap()
+    }
+
+    fn start(&self, target: &str, options: &[&str]) -> Service {
+        Relay::start(self.from(), target, options, &self.dir.path().join("log"))
+    }
+
+    fn append(&self, count: u64) {
+        append(&mut writer(&self.queue), count, |seq| payload(seq, 300));
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Waits until the relay gives this reason.
+    #[track_caller]
+    fn until_waiting(&self, reason: &str) {
+        until_report(self.queue.path(), "relay", reason, |report| {
+            report["condition"] == "waiting" && report["reason"].as_str().is_some_and(|given| given.contains(reason))
+        });
+    }
+}
+
+#[test]
+fn a_server_without_memory_is_waited_for() {
+    if !redis_server::is_there() {
+        return;
+    }
+    let (server, bench) = (Redis::with_lines("maxmemory-policy noeviction"), Bench::new(3000));
+    let info: String = server.ask(&["INFO", "memory"]).unwrap();
+    let used: u64 = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().parse().unwrap();
+    server.ask::<()>(&["CONFIG", "SET", "maxmemory", &(used + 200_000).to_string()]).unwrap();
+    let relay = bench.start(&server.target("Q"), &[]);
+    until_report(bench.queue.path(), "relay", "the target is full", |report| report["condition"] == "target-full");
+    let stuck = report(bench.queue.path(), "relay");
+    assert!(stuck["lag_messages"].as_u64() > Some(0) && stuck["reason"].as_str().unwrap().contains("OOM"), "{stuck}");
+    server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+    until_caught_up(&bench.queue, "relay");
+    relay.stop();
+    assert_eq!(check_exact(&server, "Q", &bench.queue), 3000);
+}
+
+#[test]
+fn keys_of_others_are_refused() {
+    if !redis_server::is_there() {
+        return;
+    }
+    let (server, bench) = (Redis::new(), Bench::new(10));
+    server.ask::<()>(&["SET", "text", "x"]).unwrap();
+    server.ask::<()>(&["XADD", "foreign", "*", "a", "b"]).unwrap();
+    server.ask::<()>(&["XADD", "alike", "10-0", "a", "b"]).unwrap();
+    for (key, reason) in
+        [("text", "is not a stream"), ("foreign", "use a stream of its own"), ("alike", "has no field payload")]
+    {
+        assert_eq!(bench.start(&server.target(key), &[]).exit_code(), Some(77), "{key}");
+        assert!(bench.log().contains(reason), "{key}: {}", bench.log());
+    }
+    // While it runs.
+    let relay = bench.start(&server.target("Q"), &[]);
+    until_caught_up(&bench.queue, "relay");
+    server.ask::<()>(&["SET", "Q", "x"]).unwrap();
+    bench.append(1);
+    assert_eq!(relay.exit_code(), Some(77));
+    assert!(bench.log().contains("the key Q is not a stream"), "{}", bench.log());
+    // What NATS can do and Redis can't is not left out in silence.
+    for options in [["--replicas", "3"], ["--max-bytes", "1000"]] {
+        assert_eq!(bench.start(&server.target("new"), &options).exit_code(), Some(78));
+    }
+    assert_eq!(bench.start(&server.target("new"), &["--no-create"]).exit_code(), Some(78));
+}
+
+/// The relay goes to whichever server accepts writes; what the new one lacks is sent again.
+#[test]
+fn a_replica_that_takes_over_gets_what_it_lacks() {
+    if !redis_server::is_there() {
+        return;
+    }
+    let (mut primary, bench) = (Redis::new(), Bench::new(200));
+    let replica = Redis::with_lines(&format!("replicaof 127.0.0.1 {}", primary.port()));
+    let relay = bench.start(&replica.target("Q"), &[]);
+    bench.until_waiting("a replica, which takes no messages");
+    relay.stop();
+    let both = format!("redis://127.0.0.1:{},127.0.0.1:{}/Q", replica.port(), primary.port());
+    let relay = bench.start(&both, &[]);
+    until_caught_up(&bench.queue, "relay");
+    let copied = bench.dir.path().join("copy");
+    let standby = Relay::start(&both, copied.to_str().unwrap(), &[], &bench.dir.path().join("log"));
+    until("the replica has it all", || replica.ask::<u64>(&["XLEN", "Q"]).unwrap() == 200);
+    // It is told to stand alone before the primary has what comes now.
+    let alone = || replica.ask::<()>(&["REPLICAOF", "NO", "ONE"]).unwrap();
+    primary.ask::<()>(&["CONFIG", "SET", "repl-timeout", "60"]).unwrap();
+    alone();
+    bench.append(100);
+    until_caught_up(&bench.queue, "relay");
+    until_report(&copied, "relay", "the standby has it", |report| report["pair"]["seq"] == 300);
+    primary.kill(0);
+    bench.append(1);
+    until_caught_up(&bench.queue, "relay");
+    let counts = report(bench.queue.path(), "relay")["counts"].clone();
+    assert_eq!((counts["rewinds"].as_u64(), counts["resent"].as_u64()), (Some(1), Some(100)), "{counts}");
+    until_report(&copied, "relay", "the standby follows", |report| report["pair"]["seq"] == 301);
+    relay.stop();
+    standby.stop();
+    assert_eq!(check_exact(&replica, "Q", &bench.queue), 301);
+    assert_eq!(check_same(&bench.queue, &Queue::open(&copied).unwrap()), 301);
+}
+
+/// A primary that is turned into a replica under the relay refuses to write.
+#[test]
+fn a_primary_that_becomes_a_replica_is_left() {
+    if !redis_server::is_there() {
+        return;
+    }
+    let (one, other, bench) = (Redis::new(), Redis::new(), Bench::new(100));
+    let relay = bench.start(&one.target("Q"), &[]);
+    until_caught_up(&bench.queue, "relay");
+    one.ask::<()>(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]).unwrap();
+    bench.append(1);
+    bench.until_waiting("a replica, which takes no messages");
+    one.ask::<()>(&["REPLICAOF", "NO", "ONE"]).unwrap();
+    until_caught_up(&bench.queue, "relay");
+    relay.stop();
+    assert_eq!(check_exact(&one, "Q", &bench.queue), 101);
+}
+
+#[test]
+fn a_server_that_loads_its_log_is_waited_for() {
+    if !redis_server::is_there() {
+        return;
+    }
+    // Each command of the log takes so many microseconds.
+    let (mut server, bench) = (Redis::with_lines("key-load-delay 3000"), Bench::new(2000));
+    let relay = bench.start(&server.target("Q"), &[]);
+    until_caught_up(&bench.queue, "relay");
+    server.kill(0);
+    bench.append(1);
+    server.start(0);
+    bench.until_waiting("LOADING");
+    until_caught_up(&bench.queue, "relay");
+    relay.stop();
+    assert_eq!(check_exact(&server, "Q", &bench.queue), 2001);
+}
+
+/// Frames are cut anew each time, so that the same number of the stream is another message then. A standby must not take
+/// one for the other. Scripts are forgotten on the way.
+#[test]
+fn a_stream_that_is_made_again_under_a_standby_is_noticed() {
+    if !redis_server::is_there() {
+        return;
+    }
+    let (server, bench) = (Redis::new(), Bench::new(0));
+    let (copied, target) = (bench.dir.path().join("copy"), server.target("Q"));
+    let relay = bench.start(&target, &["--frames"]);
+    let standby = Relay::start(&target, copied.to_str().unwrap(), &[], &bench.dir.path().join("log"));
+    for round in 1..=20 {
+        // Many small frames, of which few large ones are made the next time.
+        for _ in 0..5 {
+            bench.append(20);
+            until_caught_up(&bench.queue, "relay");
+        }
+        let last = Some(100 * round);
+        until_report(&copied, "relay", "the standby follows", |report| report["pair"]["seq"].as_u64() == last);
+        server.delete("Q");
+        server.ask::<()>(&["SCRIPT", "FLUSH"]).unwrap();
+    }
+    bench.append(1);
+    until_caught_up(&bench.queue, "relay");
+    until_report(&copied, "relay", "the standby follows", |report| report["pair"]["seq"] == 2001);
+    relay.stop();
+    standby.stop();
+    assert_eq!(check_same(&bench.queue, &Queue::open(&copied).unwrap()), 2001);
+}
+
+/// Again and again, the server comes back with an older log, while a queue is relayed and copied.
+fn exact_over_rewinds(options: &[&str]) {
+    if !redis_server::is_there() {
+        return;
+    }
+    let (mut server, bench) = (Redis::new(), Bench::new(1));
+    let (copied, older, target) = (bench.dir.path().join("copy"), bench.dir.path().join("older"), server.target("Q"));
+    let feed = Feed::start(&bench.queue, 5);
+    let relay = bench.start(&target, options);
+    let standby = Relay::start(&target, copied.to_str().unwrap(), &["--name", "in"], &bench.dir.path().join("log"));
+    let seed = u64::from(std::process::id()) << 1 | 1;
+    let mut random = Random(seed);
+    let soak = std::env::var("CHRONFS_RELAY_SOAK").ok().map(|seconds| seconds.parse().unwrap());
+    let (started, mut rewinds) = (Instant::now(), 0);
+    while started.elapsed() < Duration::from_secs(soak.unwrap_or(Redis::FAULT_SECONDS)) {
+        until_report(&copied, "in", "it is at work", |report| report["condition"] == "running");
+        std::thread::sleep(Duration::from_millis(random.below(500)));
+        // A copy of a log that is being written ends somewhere, as after a power cut.
+        copy(&server.store(0), &older);
+        let wanted = bench.queue.bounds().unwrap().next_seq + random.below(300);
+        let at = |path: &Path, name: &str, wanted: u64| {
+            until_report(path, name, "it goes on", |report| report["pair"]["seq"].as_u64() >= Some(wanted));
+        };
+        at(bench.queue.path(), "relay", wanted);
+        if random.below(2) == 0 {
+            at(&copied, "in", wanted);
+        }
+        server.kill(0);
+        std::fs::remove_dir_all(server.store(0)).unwrap();
+        std::fs::rename(&older, server.store(0)).unwrap();
+        server.start(0);
+        server.wait_for(0);
+        rewinds += 1;
+        at(bench.queue.path(), "relay", wanted + 1);
+    }
+    feed.stop();
+    until_caught_up(&bench.queue, "relay");
+    let last = bench.queue.bounds().unwrap().next_seq - 1;
+    until_report(&copied, "in", "the standby has caught up", |report| report["pair"]["seq"].as_u64() >= Some(last));
+    let counts = report(bench.queue.path(), "relay")["counts"].clone();
+    relay.stop();
+    standby.stop();
+    assert!(counts["rewinds"].as_u64() > Some(0), "{counts}");
+    assert_eq!(check_same(&bench.queue, &Queue::open(&copied).unwrap()), last);
+    if options.is_empty() {
+        assert_eq!(check_exact(&server, "Q", &bench.queue), last);
+    }
+    println!("seed {seed}: {rewinds} older logs, {last} messages, none lost, none twice; {counts}");
+}
+
+#[test]
+fn older_logs_lose_nothing_and_double_nothing() {
+    exact_over_rewinds(&[]);
+}
+
+#[test]
+fn older_logs_lose_nothing_and_double_nothing_in_frames() {
+    exact_over_rewinds(&["--frames"]);
+}
+
+#[test]
+fn large_messages_go_in_parts() {
+    const MOST: usize = 8 << 20;
+    if !redis_server::is_there() {
+        return;
+    }
+    let server = Redis::new();
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copied, log) = (dir.path().join("q"), dir.path().join("copy"), dir.path().join("log"));
+    let queue = Queue::create(&path, &Settings { segment_size: 64 << 20, ..Settings::DEFAULT }).unwrap();
+    let mut appending = writer(&queue);
+    for len in [1, MOST - 1, MOST, MOST + 1, 2 * MOST + 1, 1] {
+        appending.append(1, &vec![u8::try_from(len % 251).unwrap(); len]).unwrap();
+    }
+    for (stream, options, entries) in [("Q", &["--name", "Q"][..], 9), ("F", &["--name", "F", "--frames"], 9)] {
+        let target = server.target(stream);
+        let relay = Relay::start(path.to_str().unwrap(), &target, options, &log);
+        until_caught_up(&queue, stream);
+        relay.stop();
+        assert_eq!(server.ask::<u64>(&["XLEN", stream]).unwrap(), entries);
+        let copied = copied.with_extension(stream);
+        let standby = Relay::start(&target, copied.to_str().unwrap(), &[], &log);
+        until_report(&copied, "relay", "all is there", |report| report["pair"]["seq"] == 6);
+        standby.stop();
+        assert_eq!(check_same(&queue, &Queue::open(&copied).unwrap()), 6);
+    }
+}
+
+/// By way of a socket, to another database than the first one, as a user who may not ask the server about itself.
+#[test]
+fn other_ways_in() {
+    if !redis_server::is_there() {
+        return;
+    }
+    let server = Redis::with_lines("user limited on >secret ~* +@all -info -@admin\nmaxmemory-policy allkeys-lru");
+    let bench = Bench::new(50);
+    let password = bench.dir.path().join("password");
+    std::fs::write(&password, "limited:secret\n").unwrap();
+    let target = format!("redis+unix://{}/3/feeds:q", server.socket().display());
+    let options = ["--password-file", password.to_str().unwrap()];
+    let relay = bench.start(&target, &options);
+    until_caught_up(&bench.queue, "relay");
+    relay.stop();
+    let verified = command().args(["verify", bench.from(), &target]).args(options).output().unwrap();
+    let verdict = text(&verified.stdout);
+    assert!(verified.status.success() && verdict.contains("\"equal\": 50"), "{verdict}{}", text(&verified.stderr));
+    // Whoever may ask is told.
+    let relay = bench.start(&server.target("Q"), &[]);
+    until_caught_up(&bench.queue, "relay");
+    relay.stop();
+    assert!(bench.log().contains("may evict the stream"), "{}", bench.log());
+    assert_eq!(bench.start(&server.target("Q"), &["--token-file", "/dev/null"]).exit_code(), Some(78));
+}
