@@ -123,10 +123,10 @@ impl Floor for Redis {
     fn publish(&self, stream: &str) -> f64 {
         let mut connection = self.connection();
         let started = Instant::now();
-        for _ in 0..UNFRAMED as usize / WINDOW {
+        for _ in 0..UNFRAMED / WINDOW as u64 {
             let mut batch = ::redis::pipe();
             for _ in 0..WINDOW {
-                batch.cmd("XADD").arg(stream).arg("*").arg("payload").arg(&PAYLOAD).ignore();
+                batch.cmd("XADD").arg(stream).arg("*").arg("payload").arg(&PAYLOAD[..]).ignore();
             }
             batch.query::<()>(&mut connection).unwrap();
         }
@@ -147,7 +147,7 @@ impl<B: Broker> Bench<B> {
     }
 
     fn start(&self, from: &str, to: &str, more: &[&str]) -> Service {
-        Relay::start(from, to, &[&self.servers.options(), more].concat(), &self.dir.path().join("log"))
+        Relay::start(from, to, &[&self.servers.options()[..], more].concat(), &self.dir.path().join("log"))
     }
 
     /// Messages a second from a queue through a stream into a standby.

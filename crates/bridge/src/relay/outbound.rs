@@ -200,7 +200,7 @@ impl Outbound {
         if let Some(fence) = place.needs {
             let body = Body::Fence { seq: place.seq, begins: fence == Fence::Beginning };
             takeover::publish(&link, &Stored { origin, term, body }).await?;
-            self.state.say("the stream went back behind the promotion of this queue, which is published again");
+            self.state.say("the stream went back to before the promotion of this queue, which is published again");
             return Err(Failure::Again("looking at the stream again after the promotion".to_owned()));
         }
         self.start_at(place)?;

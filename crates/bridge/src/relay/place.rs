@@ -23,7 +23,7 @@ pub(super) struct Place {
     pub(super) parts: Option<(u32, u32)>,
     /// The stream has more than this queue.
     pub(super) is_ahead: bool,
-    /// The stream went back behind the promotion of this queue, and needs this of it again.
+    /// The stream went back to before the promotion of this queue, and needs this of it again.
     pub(super) needs: Option<Fence>,
 }
 
@@ -83,7 +83,7 @@ impl Own<'_> {
     }
 
     /// The last message of the stream that counts, and its number; None if it has been removed. It is another queue's if
-    /// the stream went back behind the promotion of this one.
+    /// the stream went back to before the promotion of this one.
     async fn last_valid(&self, link: &Link, extent: Extent) -> Result<Option<(Stored, u64)>> {
         let lowest = extent.first.max(extent.last.saturating_sub(MAX_VOID)).max(1);
         if lowest > extent.last {
@@ -123,7 +123,7 @@ impl Own<'_> {
                 Some(Stored { body: Body::Fence { begins: false, .. }, .. }) => {}
                 Some(stored) if !self.has_copied(&stored)? => {
                     return Err(Failure::Refused(format!(
-                        "diverged: the stream went back behind the promotion of this queue, and message {} of another \
+                        "diverged: the stream went back to before the promotion of this queue, and message {} of another \
                          one came to it; make a new stream",
                         stored.body.last_seq()
                     )));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use chronfs::Queue;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-use crate::broker::{Broker, Setup, with_each_broker};
+use crate::broker::{Broker, Setup};
 use crate::common::{SMALL, append, filled, payload, writer};
 use crate::relay::{Relay, check_exact, command, until_caught_up};
 use crate::service::{report, until_report};

@@ -63,29 +63,3 @@ pub trait Broker: Sized {
 pub fn copy(from: &Path, to: &Path) {
     assert!(std::process::Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
 }
-
-/// Makes tests of functions that take servers, one for each kind.
-macro_rules! with_each_broker {
-    ($($name:ident: $setup:expr,)+) => {
-        mod nats {
-            $(#[test]
-            fn $name() {
-                use crate::broker::{Broker as _, Setup::*};
-                if let Some(servers) = crate::cluster::Cluster::with(&$setup) {
-                    super::$name(servers);
-                }
-            })+
-        }
-
-        mod redis {
-            $(#[test]
-            fn $name() {
-                use crate::broker::{Broker as _, Setup::*};
-                if let Some(servers) = crate::redis_server::Redis::with(&$setup) {
-                    super::$name(servers);
-                }
-            })+
-        }
-    };
-}
-pub(crate) use with_each_broker;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use chronfs::{Queue, bus};
 
-use crate::broker::{Broker, with_each_broker};
+use crate::broker::Broker;
 use crate::cluster::{self, Cluster, block_on};
 use crate::common::{SMALL, append, filled, payload, text, writer};
 use crate::relay::{Relay, check_exact, command, until_caught_up};

@@ -170,7 +170,8 @@ impl Broker for Cluster {
             }
             Setup::Tls { ca, certificate, key, asks } => {
                 let asks = if *asks { format!(", ca_file: {ca:?}, verify: true") } else { String::new() };
-                let cluster = Self::with_lines(1, &format!("tls {{ cert_file: {certificate:?}, key_file: {key:?}{asks} }}"));
+                let cluster =
+                    Self::with_lines(1, &format!("tls {{ cert_file: {certificate:?}, key_file: {key:?}{asks} }}"));
                 Self { ca: Some(ca.clone()), ..cluster }
             }
         })
@@ -217,7 +218,8 @@ impl Broker for Cluster {
     fn messages(&self, stream: &str) -> Vec<Message> {
         let found = block_on(async { messages(&self.connect().await, stream).await });
         let message = |(number, headers, payload): (u64, HeaderMap, Bytes)| {
-            let headers = headers.iter().map(|(name, values)| (name.to_string(), values[0].to_string())).collect();
+            let headers =
+                headers.iter().map(|(name, values)| (name.to_string(), values[0].as_str().to_owned())).collect();
             Message { number, headers, payload: payload.to_vec() }
         };
         found.into_iter().map(message).collect()

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use chronfs::Queue;
 
-use crate::broker::{Broker, copy, with_each_broker};
+use crate::broker::{Broker, copy};
 use crate::common::{Random, SMALL, append, filled, payload, writer};
 use crate::relay::{Feed, Relay, check_exact, check_same, command, until_caught_up};
 use crate::service::{report, until_report};

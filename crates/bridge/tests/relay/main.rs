@@ -11,6 +11,31 @@
 //! ```
 #![allow(clippy::unwrap_used, clippy::panic, unexpected_cfgs, unreachable_pub)]
 
+/// Makes tests of functions that take servers, one for each kind.
+macro_rules! with_each_broker {
+    ($($name:ident: $setup:expr,)+) => {
+        mod nats {
+            $(#[test]
+            fn $name() {
+                use crate::broker::{Broker as _, Setup::*};
+                if let Some(servers) = crate::cluster::Cluster::with(&$setup) {
+                    super::$name(servers);
+                }
+            })+
+        }
+
+        mod redis {
+            $(#[test]
+            fn $name() {
+                use crate::broker::{Broker as _, Setup::*};
+                if let Some(servers) = crate::redis_server::Redis::with(&$setup) {
+                    super::$name(servers);
+                }
+            })+
+        }
+    };
+}
+
 mod access;
 mod broker;
 mod bus;

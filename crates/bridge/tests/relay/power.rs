@@ -1,7 +1,7 @@
 //! Power cuts of the queue's host: numbers that were relayed are not given out again, and their messages come back.
 use chronfs::Queue;
 
-use crate::broker::{Broker, with_each_broker};
+use crate::broker::Broker;
 use crate::common::{Disk, SMALL, append, payload, writer};
 use crate::relay::{Relay, check_exact, until_caught_up};
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use chronfs::Queue;
 use chronfs::queue::Role;
 
-use crate::broker::{Broker, copy, with_each_broker};
+use crate::broker::{Broker, copy};
 use crate::common::{SMALL, append, filled, payload, text, writer};
 use crate::relay::{Feed, Relay, check_same, command, until_caught_up};
 use crate::service::until_report;

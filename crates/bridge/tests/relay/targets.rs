@@ -5,7 +5,7 @@ use async_nats::jetstream::stream::Config;
 use chronfs::Queue;
 use chronfs::queue::{Entry, GapReason, Settings, UpstreamGap};
 
-use crate::broker::{Broker, with_each_broker};
+use crate::broker::Broker;
 use crate::cluster::{self, Cluster, block_on, free_ports, get};
 use crate::common::{SMALL, append, filled, payload, writer};
 use crate::relay::{Relay, check_exact, check_same, until_caught_up};

@@ -34,9 +34,8 @@ impl Access {
     /// less where it can't.
     pub(super) fn pem(&self) -> Result<Pem> {
         let certificate = |path: &PathBuf| pem(path, "CERTIFICATE");
-        let own = |(certificate, key): &(PathBuf, PathBuf)| {
-            Ok((pem(certificate, "CERTIFICATE")?, pem(key, "PRIVATE KEY")?))
-        };
+        let own =
+            |(certificate, key): &(PathBuf, PathBuf)| Ok((pem(certificate, "CERTIFICATE")?, pem(key, "PRIVATE KEY")?));
         Ok(Pem {
             ca: self.ca.as_ref().map(certificate).transpose()?,
             own: self.certificate.as_ref().map(own).transpose()?,

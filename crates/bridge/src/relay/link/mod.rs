@@ -1,8 +1,8 @@
 //! The connection to a stream, whatever engine has it.
 //!
 //! An engine is a file beside this one and a row of [`ENGINES`]. What it must offer is [`Remote`]: a stream whose
-//! messages have numbers that rise by one, which takes a message only if that is the next one, and gives any of them
-//! back. Everything else of the relay knows nothing of engines.
+//! messages have numbers that rise by one, which takes a message only if that is the next one, and returns any of them
+//! again. Everything else of the relay knows nothing of engines.
 
 use std::time::Duration;
 
@@ -220,7 +220,8 @@ pub(super) struct Link {
 impl Link {
     /// Connects. None if the stream does not exist.
     pub(super) async fn connect(target: &Target, access: &Access) -> Result<(Self, Option<Extent>)> {
-        let engine = target.engine().ok_or_else(|| Failure::Config(format!("{target}: not the address of a stream")))?;
+        let engine =
+            target.engine().ok_or_else(|| Failure::Config(format!("{target}: not the address of a stream")))?;
         let Connected { remote, warning } = (engine.connect)(target, access).await?;
         let mut link = Self { remote, name: target.stream.clone(), warning };
         let extent = link.look().await?;

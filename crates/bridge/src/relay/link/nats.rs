@@ -72,8 +72,9 @@ async fn connect(target: &Target, access: &Access) -> Result<Connected> {
     let stream = context.get_stream_no_info(&name).await.map_err(|error| Failure::Config(error.to_string()))?;
     let info = client.server_info();
     let (major, minor) = WANTED_SERVER;
-    let warning = (!client.is_server_compatible(major, minor, 0))
-        .then(|| format!("the server is {}: run {major}.{minor} or newer, earlier ones can lose streams", info.version));
+    let warning = (!client.is_server_compatible(major, minor, 0)).then(|| {
+        format!("the server is {}: run {major}.{minor} or newer, earlier ones can lose streams", info.version)
+    });
     let subject = format!("chron.{name}");
     let max_message = info.max_payload;
     Ok(Connected { remote: Box::new(Nats { client, context, stream, name, subject, max_message }), warning })

@@ -310,7 +310,8 @@ fn bytes_of(value: &Value) -> Option<&[u8]> {
 /// An entry: its number, what it holds, and how many bytes that is.
 fn entry(stream: &str, value: Value) -> Result<(u64, Stored, usize)> {
     let unreadable = || again("read the stream")(&"an answer that is none");
-    let Ok([id, Value::Array(fields)]) = <[Value; 2]>::try_from(value.into_sequence().map_err(|_| unreadable())?) else {
+    let Ok([id, Value::Array(fields)]) = <[Value; 2]>::try_from(value.into_sequence().map_err(|_| unreadable())?)
+    else {
         return Err(unreadable());
     };
     let id = bytes_of(&id).ok_or_else(unreadable)?;
