@@ -232,7 +232,7 @@ mod tests {
     }
 
     fn in_these<'a>(headers: &'a [(&str, String)]) -> impl Fn(&'static str) -> Option<&'a str> {
-        |name| headers.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_str())
+        move |name| headers.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_str())
     }
 
     #[test]
@@ -260,11 +260,11 @@ mod tests {
         let (headers, payload) = Stored { origin: 1, term: 1, body: Body::Frame(vec![record(1, b"abc")]) }.encode();
         assert!(Stored::decode(|_| None, &payload).unwrap_err().contains("Chron-Origin"));
         assert!(Stored::decode(in_these(&headers), &payload.slice(1..)).unwrap_err().contains("checksum"));
-        let more = [&[("Chron-Frame", "2".to_owned())], &headers[..]].concat();
+        let more = [vec![("Chron-Frame", "2".to_owned())], headers].concat();
         assert!(Stored::decode(in_these(&more), &payload).unwrap_err().contains("add up"));
         let (headers, payload) =
             Stored { origin: 1, term: 1, body: Body::Gap { from: 1, to: 2, reason: UpstreamGap::Lost } }.encode();
-        let wrong = [&[("Chron-Gap", "3-2 lost".to_owned())], &headers[..]].concat();
+        let wrong = [vec![("Chron-Gap", "3-2 lost".to_owned())], headers].concat();
         assert!(Stored::decode(in_these(&wrong), &payload).unwrap_err().contains("Chron-Gap"));
     }
 

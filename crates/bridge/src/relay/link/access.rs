@@ -33,13 +33,11 @@ impl Access {
     /// The certificates of the authorities, and of the client with its key. An engine would read them itself, and say
     /// less where it can't.
     pub(super) fn pem(&self) -> Result<Pem> {
-        let certificate = |path: &PathBuf| pem(path, "CERTIFICATE");
-        let own =
-            |(certificate, key): &(PathBuf, PathBuf)| Ok((pem(certificate, "CERTIFICATE")?, pem(key, "PRIVATE KEY")?));
-        Ok(Pem {
-            ca: self.ca.as_ref().map(certificate).transpose()?,
-            own: self.certificate.as_ref().map(own).transpose()?,
-        })
+        let own = match &self.certificate {
+            Some((certificate, key)) => Some((pem(certificate, "CERTIFICATE")?, pem(key, "PRIVATE KEY")?)),
+            None => None,
+        };
+        Ok(Pem { ca: self.ca.as_ref().map(|path| pem(path, "CERTIFICATE")).transpose()?, own })
     }
 
     /// An error of the connection, in terms of what was asked for.

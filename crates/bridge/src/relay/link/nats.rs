@@ -198,7 +198,7 @@ impl Remote for Nats {
 }
 
 fn decode(name: &str, number: u64, headers: &HeaderMap, payload: &Bytes) -> Result<Stored> {
-    let header = |name: &str| headers.get(name).map(|value| value.as_str());
+    let header = |name: &'static str| headers.get(name).map(|value| value.as_str());
     Stored::decode(header, payload).map_err(|what| foreign(name, &number)(&what))
 }
 

@@ -13,7 +13,7 @@ use futures_util::future::LocalBoxFuture;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _,
-    RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, Value, cmd,
+    ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, Value, cmd,
 };
 
 use super::access::Access;
@@ -83,7 +83,7 @@ fn servers(target: &Target) -> Result<(Vec<ConnectionAddr>, i64), String> {
         }
         return Ok((vec![ConnectionAddr::Unix(hosts.into())], db));
     }
-    let address = |text: &str| {
+    let address = |text: &str| -> Result<ConnectionAddr, String> {
         // An IPv6 address is in brackets.
         let has_port = text.rsplit_once(':').filter(|(_, port)| !port.contains(']'));
         let (host, port) = has_port.map_or((text, Ok(PORT)), |(host, port)| (host, port.parse()));
@@ -126,7 +126,8 @@ async fn connect(target: &Target, access: &Access) -> Result<Connected> {
 }
 
 fn client(address: ConnectionAddr, db: i64, access: &Access) -> Result<Client> {
-    let mut settings = RedisConnectionInfo::default().set_db(db).set_skip_set_lib_name();
+    let mut settings =
+        RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_db(db).set_skip_set_lib_name();
     if let Some((user, password)) = access.user_and_password()? {
         settings = settings.set_username(user).set_password(password);
     }
@@ -326,7 +327,7 @@ fn entry(stream: &str, value: Value) -> Result<(u64, Stored, usize)> {
             None => return Err(unreadable()),
         }
     }
-    let header = |name: &str| {
+    let header = |name: &'static str| {
         let found = headers.iter().find(|(other, _)| other == name.as_bytes());
         found.and_then(|(_, value)| std::str::from_utf8(value).ok())
     };
@@ -344,7 +345,10 @@ async fn get(connection: &mut MultiplexedConnection, stream: &str, number: u64) 
         .query_async(connection)
         .await
         .map_err(|error| failure(stream, "read the stream", &error))?;
-    found.into_iter().next().map(|value| Ok(entry(stream, value)?.1)).transpose()
+    match found.into_iter().next() {
+        Some(value) => Ok(Some(entry(stream, value)?.1)),
+        None => Ok(None),
+    }
 }
 
 /// Where a reader is.
@@ -367,13 +371,14 @@ impl Reading {
             .arg(&["COUNT", &count.to_string(), "BLOCK", &BLOCK_MS.to_string(), "STREAMS"])
             .arg(&*stream)
             .arg(format!("{}-0", last.0))
-            .query_async::<Option<Vec<(String, Vec<Value>)>>>(connection)
+            .query_async::<Option<Vec<Vec<Value>>>>(connection)
             .await;
         let answered = asked.map_err(|error| failure(stream, "read the stream", &error))?;
-        let values = answered.into_iter().flatten().flat_map(|(_, values)| values);
+        // Of each stream, its key and its entries: there is one.
+        let values = answered.into_iter().flatten().filter_map(|mut of_stream| of_stream.pop()?.into_sequence().ok());
         let mut read = VecDeque::new();
         let mut bytes = 0;
-        for value in values {
+        for value in values.flatten() {
             let (number, stored, len) = entry(stream, value)?;
             bytes += len;
             read.push_back((number, stored));
