@@ -3,7 +3,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use chronfs::Queue;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use crate::broker::{Broker, Setup};
 use crate::common::{SMALL, append, filled, payload, writer};
@@ -42,6 +42,8 @@ fn a_password_that_changes_is_read_again<B: Broker>(mut servers: B) {
 fn authority(path: &Path) -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Certificates of the same name would be taken for self-signed ones.
+    params.distinguished_name.push(DnType::CommonName, "authority");
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     fs::write(path, authority.pem()).unwrap();
     authority

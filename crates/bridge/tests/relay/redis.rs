@@ -113,6 +113,7 @@ fn a_replica_that_takes_over_gets_what_it_lacks() {
     until_caught_up(&case.queue, "relay");
     let copied = case.dir.path().join("copy");
     let standby = Relay::start(&both, copied.to_str().unwrap(), &[], &case.dir.path().join("log"));
+    until_report(&copied, "relay", "the standby has all of the primary", |report| report["pair"]["seq"] == 200);
     until("the replica has it all", || replica.ask::<u64>(&["XLEN", "Q"]).is_ok_and(|len| len == 200));
     // It is told to stand alone before the primary has what comes now.
     replica.ask::<()>(&["REPLICAOF", "NO", "ONE"]).unwrap();
@@ -155,16 +156,16 @@ fn a_server_that_loads_its_log_is_waited_for() {
         return;
     }
     // Each command of the log takes so many microseconds.
-    let (mut server, case) = (Redis::with_lines("key-load-delay 500"), Case::new(8000));
+    let (mut server, case) = (Redis::with_lines("key-load-delay 500"), Case::new(5000));
     let relay = case.start(&server.target("Q"), &[]);
     until_caught_up(&case.queue, "relay");
     server.kill(0);
     case.append(1);
     server.start(0);
-    case.until_waiting("LOADING");
+    case.until_waiting("loading the dataset");
     until_caught_up(&case.queue, "relay");
     relay.stop();
-    assert_eq!(check_exact(&server, "Q", &case.queue), 8001);
+    assert_eq!(check_exact(&server, "Q", &case.queue), 5001);
 }
 
 /// Frames are made in other places each time, so that the same number of the stream is another message then. A standby must not take
@@ -178,7 +179,7 @@ fn a_stream_that_is_made_again_under_a_standby_is_noticed() {
     let (copied, target) = (case.dir.path().join("copy"), server.target("Q"));
     let relay = case.start(&target, &["--frames"]);
     let standby = Relay::start(&target, copied.to_str().unwrap(), &[], &case.dir.path().join("log"));
-    for round in 1..=20 {
+    for round in 1..=5 {
         // Many small frames, of which few large ones are made the next time.
         for _ in 0..5 {
             case.append(20);
@@ -191,10 +192,10 @@ fn a_stream_that_is_made_again_under_a_standby_is_noticed() {
     }
     case.append(1);
     until_caught_up(&case.queue, "relay");
-    until_report(&copied, "relay", "the standby follows", |report| report["pair"]["seq"] == 2001);
+    until_report(&copied, "relay", "the standby follows", |report| report["pair"]["seq"] == 501);
     relay.stop();
     standby.stop();
-    assert_eq!(check_same(&case.queue, &Queue::open(&copied).unwrap()), 2001);
+    assert_eq!(check_same(&case.queue, &Queue::open(&copied).unwrap()), 501);
 }
 
 /// Again and again, the server comes back with an older log, while a queue is relayed and copied.

@@ -96,7 +96,7 @@ impl Redis {
 
 impl Broker for Redis {
     const FAULT_SECONDS: u64 = 10;
-    const NOT_LET_IN: &'static str = "WRONGPASS";
+    const NOT_LET_IN: &'static str = "Password authentication failed";
 
     #[track_caller]
     fn with(setup: &Setup) -> Option<Self> {
