@@ -2,8 +2,8 @@
 # Installs what the demos use besides the Rust toolchain: fusermount3 (to mount without being root) and jq; with --all
 # also what tests are skipped without: tmux, strace, faketime, mkfs.xfs, zsh, fish, ip, venv for the Python bindings,
 # compilers, pkg-config and valgrind for those in C, and, into target/tools, promtool, redis-server, nats-server (2.9 of
-# Debian 12 does not survive partitions) and moto_server, an S3 server in Python; with --deb what builds and checks packages; with
-# --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
+# Debian 12 does not survive partitions) and moto_server, an S3 server in Python; with --deb what builds and checks
+# packages; with --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
 # Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says what is missing.
 set -euo pipefail
 

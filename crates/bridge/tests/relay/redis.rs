@@ -269,10 +269,10 @@ fn large_messages_go_in_parts() {
     let (path, copied, log) = (dir.path().join("q"), dir.path().join("copy"), dir.path().join("log"));
     let queue = Queue::create(&path, &Settings { segment_size: 64 << 20, ..Settings::DEFAULT }).unwrap();
     let mut appending = writer(&queue);
-    for len in [1, MOST - 1, MOST, MOST + 1, 2 * MOST + 1, 1] {
+    for len in [1, MOST, 2 * MOST + 1, 1] {
         appending.append(1, &vec![u8::try_from(len % 251).unwrap(); len]).unwrap();
     }
-    for (stream, options, entries) in [("Q", &["--name", "Q"][..], 9), ("F", &["--name", "F", "--frames"], 9)] {
+    for (stream, options, entries) in [("Q", &["--name", "Q"][..], 6), ("F", &["--name", "F", "--frames"], 6)] {
         let target = server.target(stream);
         let relay = Relay::start(path.to_str().unwrap(), &target, options, &log);
         until_caught_up(&queue, stream);
@@ -280,9 +280,9 @@ fn large_messages_go_in_parts() {
         assert_eq!(server.ask::<u64>(&["XLEN", stream]).unwrap(), entries);
         let copied = copied.with_extension(stream);
         let standby = Relay::start(&target, copied.to_str().unwrap(), &[], &log);
-        until_report(&copied, "relay", "all is there", |report| report["pair"]["seq"] == 6);
+        until_report(&copied, "relay", "all is there", |report| report["pair"]["seq"] == 4);
         standby.stop();
-        assert_eq!(check_same(&queue, &Queue::open(&copied).unwrap()), 6);
+        assert_eq!(check_same(&queue, &Queue::open(&copied).unwrap()), 4);
     }
 }
 
