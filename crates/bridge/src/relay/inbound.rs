@@ -154,6 +154,7 @@ impl Inbound {
                 drop(copier);
                 queue.set_role(Role::Standby { term })?;
                 copier = Copier::new(standby_writer(queue)?, term);
+                copier.is_claimed = matches!(stored.body, Body::Fence { begins: false, .. });
                 if !matches!(stored.body, Body::Fence { .. }) {
                     copier.take(stored)?;
                 }

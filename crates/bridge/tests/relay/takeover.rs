@@ -99,12 +99,19 @@ fn a_standby_takes_no_other_writer_and_promotes_once(servers: impl Broker) {
     assert_eq!(Relay::start(path.to_str().unwrap(), &target, &[], &log).exit_code(), Some(77));
     append(&mut writer(&copied), 5, |seq| payload(seq, 300));
     let relay = Relay::start(copy.to_str().unwrap(), &target, &["--name", "out"], &log);
-    let rejoined = Relay::start(&target, path.to_str().unwrap(), &["--name", "in", "--rejoin"], &log);
+    let rejoin = || Relay::start(&target, path.to_str().unwrap(), &["--name", "in", "--rejoin"], &log);
+    let rejoined = rejoin();
     until_report(&path, "in", "the standby follows", |report| report["pair"]["seq"] == 105);
-    relay.stop();
     rejoined.stop();
     assert!(matches!(Queue::open(&path).unwrap().role(), Role::Standby { term: 2 }));
-    assert_eq!(check_same(&copied, &Queue::open(&path).unwrap()), 105);
+    // Started again, it meets the promotion again.
+    append(&mut writer(&copied), 5, |seq| payload(seq, 300));
+    let rejoined = rejoin();
+    until_report(&path, "in", "the standby follows", |report| report["pair"]["seq"] == 110);
+    relay.stop();
+    rejoined.stop();
+    assert!(promote(&target, &path).contains("term 3, after message 110"));
+    assert_eq!(check_same(&copied, &Queue::open(&path).unwrap()), 110);
 }
 
 /// The servers come back with a store from before the promotion: whoever was promoted says so again.
