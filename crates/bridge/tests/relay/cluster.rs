@@ -282,7 +282,8 @@ pub async fn messages(context: &jetstream::Context, stream: &str) -> Vec<(u64, H
     }
     let deliver_policy = DeliverPolicy::ByStartSequence { start_sequence: first };
     let config = OrderedConfig { deliver_policy, ..OrderedConfig::default() };
-    let mut messages = stream.create_consumer(config).await.unwrap().messages().await.unwrap();
+    let consumer = until_so("a consumer is made", async || stream.create_consumer(config.clone()).await.ok()).await;
+    let mut messages = consumer.messages().await.unwrap();
     while found.last().is_none_or(|&(number, ..)| number < last) {
         let next = tokio::time::timeout(PATIENCE, messages.next()).await.unwrap().unwrap().unwrap();
         let number = next.info().unwrap().stream_sequence;
