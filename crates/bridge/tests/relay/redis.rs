@@ -168,8 +168,8 @@ fn a_server_that_loads_its_log_is_waited_for() {
     assert_eq!(check_exact(&server, "Q", &case.queue), 5001);
 }
 
-/// Frames are made in other places each time, so that the same number of the stream is another message then. A standby must not take
-/// one for the other. Scripts are forgotten on the way.
+/// Frames begin elsewhere each time, so that the same number of the stream is another message then. A standby must not
+/// take one for the other.
 #[test]
 fn a_stream_that_is_made_again_under_a_standby_is_noticed() {
     if !redis_server::is_there() {
@@ -188,7 +188,6 @@ fn a_stream_that_is_made_again_under_a_standby_is_noticed() {
         let last = Some(100 * round);
         until_report(&copied, "relay", "the standby follows", |report| report["pair"]["seq"].as_u64() == last);
         server.delete("Q");
-        server.ask::<()>(&["SCRIPT", "FLUSH"]).unwrap();
     }
     case.append(1);
     until_caught_up(&case.queue, "relay");
@@ -205,7 +204,8 @@ fn exact_over_rewinds(options: &[&str]) {
     }
     let (mut server, case) = (Redis::new(), Case::new(1));
     let (copied, older, target) = (case.dir.path().join("copy"), case.dir.path().join("older"), server.target("Q"));
-    let feed = Feed::start(&case.queue, 5);
+    // No more than the relay can keep up with, so that what an older log lacks does not grow.
+    let feed = Feed::start(&case.queue, if options.is_empty() { 1 } else { 5 });
     let relay = case.start(&target, options);
     let standby = Relay::start(&target, copied.to_str().unwrap(), &["--name", "in"], &case.dir.path().join("log"));
     let seed = u64::from(std::process::id()) << 1 | 1;

@@ -239,8 +239,8 @@ impl Remote for Redis {
             let is_nats = options.replicas > 1 || options.subject.is_some();
             if is_nats || options.max_bytes.is_some() || options.max_age.is_some() {
                 return Err(Failure::Config(
-                    "replicas, max_bytes, max_age_seconds and subject are for NATS: a Redis server has its own replicas and its \
-                     maxmemory, and its streams are trimmed with XTRIM"
+                    "replicas, max_bytes, max_age_seconds and subject are for NATS: a Redis server has its own replicas \
+                     and its maxmemory, and its streams are trimmed with XTRIM"
                         .to_owned(),
                 ));
             }
