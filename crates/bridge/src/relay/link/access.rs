@@ -50,6 +50,7 @@ impl Access {
 }
 
 /// Texts of files.
+#[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "the client of NATS reads the files itself"))]
 pub(super) struct Pem {
     pub(super) ca: Option<String>,
     /// The client's certificate and key.
