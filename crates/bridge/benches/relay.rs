@@ -1,17 +1,21 @@
-//! How fast queues are relayed, what an idle relay costs, and what the writer notices of one: with real servers, a
-//! cluster of three on loopback, beside floors of the same run.
+//! How fast queues are relayed, what an idle relay costs, and what the writer notices of one: with real servers on
+//! loopback, a NATS cluster of three and one of Redis, beside floors of the same run.
 //!
 //! ```text
-//! cargo bench -p chronfs-bridge --bench relay
+//! cargo bench -p chronfs-bridge --bench relay          # or with "-- nats", "-- redis" at the end
 //! ```
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_precision_loss, unexpected_cfgs, unreachable_pub, dead_code)]
 
+#[path = "../tests/relay/broker.rs"]
+mod broker;
 #[path = "../tests/relay/cluster.rs"]
 mod cluster;
 #[path = "../../../tests/common/mod.rs"]
 mod common;
 #[path = "../tests/relay/net.rs"]
 mod net;
+#[path = "../tests/relay/redis_server.rs"]
+mod redis_server;
 #[path = "../tests/relay/relay.rs"]
 mod relay;
 #[path = "../tests/service/mod.rs"]
@@ -25,7 +29,9 @@ use async_nats::jetstream::{self, stream};
 use chronfs::Queue;
 use chronfs::queue::{QueueWriter, Settings};
 
+use broker::{Broker, Setup};
 use cluster::{Cluster, block_on};
+use redis_server::Redis;
 use relay::Relay;
 use service::{PATIENCE, Service, until_report};
 
@@ -45,12 +51,27 @@ const BURST: usize = 64;
 const PAUSE: Duration = Duration::from_millis(1);
 
 fn main() {
-    if !cluster::is_there() {
-        return;
+    let wanted: Vec<_> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|word| word == name);
+    if is_wanted("nats") {
+        measure::<Cluster>("NATS, three servers");
     }
-    let bench = Bench { cluster: Cluster::new(3), dir: tempfile::tempdir().unwrap() };
-    println!("messages of {} bytes, three servers on loopback, {ROUNDS} rounds each: the median", PAYLOAD.len());
-    let published = median((0..ROUNDS).map(|round| bench.publish(round)).collect());
+    if is_wanted("redis") {
+        measure::<Redis>("Redis, one server with its log");
+    }
+}
+
+/// Servers to which a program can publish that does nothing else.
+trait Floor: Broker {
+    /// Messages a second; the stream is removed again.
+    fn publish(&self, stream: &str) -> f64;
+}
+
+fn measure<B: Floor>(what: &str) {
+    let Some(servers) = B::with(&Setup::Servers(3)) else { return };
+    let bench = Bench { servers, dir: tempfile::tempdir().unwrap() };
+    println!("{what} on loopback, messages of {} bytes, {ROUNDS} rounds each: the median", PAYLOAD.len());
+    let published = median((0..ROUNDS).map(|round| bench.servers.publish(&format!("floor{round}"))).collect());
     println!("  floor: published by a program, {WINDOW} on their way       {published:>10.0}/s");
     let one_by_one = bench.relayed("unframed", UNFRAMED, &[]);
     let of_floor = one_by_one / published;
@@ -64,32 +85,18 @@ fn main() {
     bench.appends();
 }
 
-struct Bench {
-    cluster: Cluster,
+struct Bench<B> {
+    servers: B,
     dir: tempfile::TempDir,
 }
 
-impl Bench {
-    /// A queue of this many messages.
-    fn queue(&self, name: &str, count: u64) -> (PathBuf, Queue) {
-        let path = self.dir.path().join(name);
-        let queue = Queue::create(&path, &Settings::default()).unwrap();
-        let mut writer = queue.writer().unwrap();
-        (0..count).for_each(|_| assert!(writer.append(1, &PAYLOAD).is_ok()));
-        (path, queue)
-    }
-
-    fn start(&self, from: &str, to: &str, more: &[&str]) -> Service {
-        Relay::start(from, to, &[&["--replicas", "3"], more].concat(), &self.dir.path().join("log"))
-    }
-
-    /// Messages a second, of a program that does nothing but publish.
-    fn publish(&self, round: usize) -> f64 {
+impl Floor for Cluster {
+    fn publish(&self, stream: &str) -> f64 {
         use jetstream::context::traits::Publisher as _;
 
         block_on(async {
-            let context = self.cluster.connect().await;
-            let (name, subject) = (format!("floor{round}"), format!("floor.{round}"));
+            let context = self.connect().await;
+            let (name, subject) = (stream.to_owned(), format!("chron.{stream}"));
             let config = stream::Config { name: name.clone(), num_replicas: 3, ..Default::default() };
             let config = stream::Config { subjects: vec![subject.clone()], ..config };
             relay::until_so("the stream is there", async || context.create_stream(config.clone()).await.ok()).await;
@@ -110,13 +117,45 @@ impl Bench {
             rate
         })
     }
+}
+
+impl Floor for Redis {
+    fn publish(&self, stream: &str) -> f64 {
+        let mut connection = self.connection();
+        let started = Instant::now();
+        for _ in 0..UNFRAMED / WINDOW as u64 {
+            let mut batch = ::redis::pipe();
+            for _ in 0..WINDOW {
+                batch.cmd("XADD").arg(stream).arg("*").arg("payload").arg(&PAYLOAD[..]).ignore();
+            }
+            batch.query::<()>(&mut connection).unwrap();
+        }
+        let rate = UNFRAMED as f64 / started.elapsed().as_secs_f64();
+        self.delete(stream);
+        rate
+    }
+}
+
+impl<B: Broker> Bench<B> {
+    /// A queue of this many messages.
+    fn queue(&self, name: &str, count: u64) -> (PathBuf, Queue) {
+        let path = self.dir.path().join(name);
+        let queue = Queue::create(&path, &Settings::default()).unwrap();
+        let mut writer = queue.writer().unwrap();
+        (0..count).for_each(|_| assert!(writer.append(1, &PAYLOAD).is_ok()));
+        (path, queue)
+    }
+
+    fn start(&self, from: &str, to: &str, more: &[&str]) -> Service {
+        Relay::start(from, to, &[&self.servers.options()[..], more].concat(), &self.dir.path().join("log"))
+    }
 
     /// Messages a second from a queue through a stream into a standby.
     fn relayed(&self, what: &str, count: u64, options: &[&str]) -> f64 {
         let round = |round| {
             let name = format!("{what}{round}");
             let (path, _queue) = self.queue(&name, count);
-            let (target, copy) = (self.cluster.target(&name), self.dir.path().join(format!("{name}-copy")));
+            let (target, copy) = (self.servers.target(&name), self.dir.path().join(format!("{name}-copy")));
             let standby = self.start(&target, copy.to_str().unwrap(), &[]);
             let out = self.start(path.to_str().unwrap(), &target, options);
             let deadline = Instant::now() + PATIENCE;
@@ -132,7 +171,7 @@ impl Bench {
             let [(first, started), (last, arrived)] = [at(1), at(count)];
             out.stop();
             standby.stop();
-            block_on(async { self.cluster.connect().await.delete_stream(&name).await.unwrap() });
+            self.servers.delete(&name);
             for path in [&path, &copy] {
                 std::fs::remove_dir_all(path).unwrap();
             }
@@ -144,7 +183,7 @@ impl Bench {
     /// The processor time of relays that have nothing to do.
     fn idle(&self) {
         let (path, queue) = self.queue("idle", 10);
-        let (target, copy) = (self.cluster.target("idle"), self.dir.path().join("idle-copy"));
+        let (target, copy) = (self.servers.target("idle"), self.dir.path().join("idle-copy"));
         let relays =
             [self.start(path.to_str().unwrap(), &target, &[]), self.start(&target, copy.to_str().unwrap(), &[])];
         relay::until_caught_up(&queue, "relay");
@@ -162,7 +201,7 @@ impl Bench {
     /// What an append costs while a relay follows, and while none does.
     fn appends(&self) {
         let (path, queue) = self.queue("appends", 10);
-        let target = self.cluster.target("appends");
+        let target = self.servers.target("appends");
         let mut writer = queue.writer().unwrap();
         let (mut alone, mut followed) = (Vec::new(), Vec::new());
         for _ in 0..APPEND_ROUNDS {

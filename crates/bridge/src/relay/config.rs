@@ -53,7 +53,7 @@ pub struct Config {
 pub struct StreamConfig {
     /// Whether it may be created.
     pub create: bool,
-    /// On how many servers.
+    /// On how many servers; NATS only, as are the others.
     pub replicas: usize,
     /// Its limit in bytes.
     pub max_bytes: Option<u64>,
@@ -75,7 +75,7 @@ impl Default for StreamConfig {
 pub struct AccessConfig {
     /// A NATS credentials file.
     pub credentials: Option<PathBuf>,
-    /// A file with a token.
+    /// A file with a NATS token.
     pub token_file: Option<PathBuf>,
     /// A file with user:password.
     pub password_file: Option<PathBuf>,
@@ -140,12 +140,9 @@ impl Config {
     /// [`Failure::Config`]
     pub fn outbound(&self, below: Option<&Path>) -> Result<OutboundOptions> {
         let mut target: Target = self.to.parse().map_err(Failure::Config)?;
-        let mut subject = self.stream.subject.clone();
-        if let Some(below) = below {
-            let names: Vec<_> = below.iter().map(|name| plain(&name.to_string_lossy())).collect();
-            target.stream = format!("{}-{}", target.stream, names.join("-"));
-            subject = Some(format!("{}.{}", subject.as_deref().unwrap_or("chron"), names.join(".")));
-        }
+        let names = below.into_iter().flatten().map(|name| plain(&name.to_string_lossy()));
+        let below: Vec<_> = names.collect();
+        below.iter().for_each(|name| target.stream = format!("{}-{name}", target.stream));
         let hold_back = Duration::try_from_secs_f64(self.hold_back_seconds);
         Ok(OutboundOptions {
             name: self.name.clone(),
@@ -156,7 +153,8 @@ impl Config {
                 replicas: self.stream.replicas,
                 max_bytes: self.stream.max_bytes,
                 max_age: self.stream.max_age_seconds.map(Duration::from_secs),
-                subject,
+                subject: self.stream.subject.clone(),
+                below,
             },
             frames: self.frames,
             hold_back: hold_back.map_err(|error| Failure::Config(format!("hold back: {error}")))?,
@@ -184,7 +182,7 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let options = Config::read(&path).unwrap().outbound(Some(Path::new("feeds/ticks.v2"))).unwrap();
         assert_eq!(options.target.stream, "BUS-feeds-ticks_v2");
-        assert_eq!(options.stream.subject.as_deref(), Some("chron.feeds.ticks_v2"));
+        assert_eq!(options.stream.below, ["feeds", "ticks_v2"]);
         assert!(options.access.ca.unwrap().starts_with(dir.path()));
         assert_eq!((options.stream.replicas, options.hold_back), (3, Duration::from_secs(180)));
         std::fs::write(&path, format!("{text}[straem]\n")).unwrap();

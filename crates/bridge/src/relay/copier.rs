@@ -15,6 +15,9 @@ pub(super) struct Copier {
     pub(super) writer: QueueWriter,
     /// Records of a lower term are void.
     pub(super) term: u64,
+    /// The claim of its term has been taken, and not its beginning, which must fit what the queue has then. Later on, the
+    /// queue has messages of that term, and may meet the beginning again.
+    pub(super) is_claimed: bool,
     /// The parts of a message so far.
     parts: BytesMut,
     next_part: u32,
@@ -37,7 +40,7 @@ pub(super) enum Taken {
 
 impl Copier {
     pub(super) fn new(writer: QueueWriter, term: u64) -> Self {
-        Self { writer, term, parts: BytesMut::new(), next_part: 1 }
+        Self { writer, term, is_claimed: false, parts: BytesMut::new(), next_part: 1 }
     }
 
     pub(super) fn next_seq(&self) -> u64 {
@@ -52,13 +55,14 @@ impl Copier {
         }
         let next = self.writer.next_seq();
         if let Body::Fence { seq, begins } = body {
-            if begins && seq + 1 < next {
+            if begins && seq + 1 < next && (self.is_claimed || term > self.term) {
                 return Err(Failure::Refused(format!(
                     "queue {origin:016x} took over in term {term} after message {seq}, and this queue has messages up to \
                      {}: run it with --rejoin",
                     next - 1
                 )));
             }
+            self.is_claimed &= !begins;
             return Ok(if term > self.term { Taken::Fence { term, origin } } else { Taken::Skipped });
         }
         if term > self.term {
@@ -154,7 +158,7 @@ pub(super) async fn refill(link: &Link, queue: &Queue, place: Place) -> Result<u
     let mut messages = link.read_from(from).await?;
     let mut count = 0;
     let mut number = from - 1;
-    while let Some((at, stored)) = next_up_to(link, &mut messages, number, place.stream_seq).await? {
+    while let Some((at, stored)) = next_up_to(link, messages.as_mut(), number, place.stream_seq).await? {
         number = at;
         if let Taken::Appended(appended, _) = copier.take(stored)? {
             count += appended;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chronfs::queue::{Queue, Role, Settings};
 
 use super::copier::{Copier, Taken, standby_writer};
-use super::link::{Access, Extent, Link, Target, next};
+use super::link::{Access, Extent, Link, Target};
 use super::place::search;
 use super::state::{Condition, Lag, Monitor, Pair, State, Stop};
 use super::takeover::rejoin;
@@ -91,21 +91,22 @@ impl Inbound {
         let queue = self.open_queue(&link, extent).await?;
         let mut copier = Copier::new(standby_writer(&queue)?, term_of(&queue));
         let mut last = extent.last;
-        let mut messages = link.read_from(search(&link, extent, copier.next_seq()).await?).await?;
+        let from = search(&link, extent, copier.next_seq()).await?;
+        let mut messages = link.read_from(from).await?;
         self.state.change(|report| (report.origin, report.term) = (format!("{:016x}", queue.id()), copier.term));
         self.state.set(Condition::Running, None);
         let (mut looked, mut taken_at) = (Instant::now(), Instant::now());
-        // Taken, and not confirmed by the stream's leader.
-        let mut newest = None;
+        // Up to which number all has been taken, and the message of that number.
+        let (mut read, mut newest) = (from - 1, None);
         loop {
             if self.stop.is_set() {
                 return Ok(());
             }
-            let wait = tokio::time::timeout(Duration::from_millis(200), next(&link, &mut messages));
+            let wait = tokio::time::timeout(Duration::from_millis(200), messages.next());
             match wait.await {
                 Ok(taken) => {
                     let (number, stored) = taken?;
-                    newest = Some((number, stored.clone()));
+                    (read, newest) = (number, Some(stored.clone()));
                     copier = self.take(&queue, copier, number, stored)?;
                     last = last.max(number);
                     taken_at = Instant::now();
@@ -114,13 +115,19 @@ impl Inbound {
                     looked = Instant::now();
                     let extent = link.look().await?.ok_or_else(|| Failure::Again("the stream is gone".to_owned()))?;
                     last = extent.last;
-                    if extent.first > extent.last {
+                    if last < read {
+                        return Err(Failure::Again(format!("the stream went back from message {read} to {last}")));
+                    } else if extent.first > last {
                         // All has been removed, by age or by hand.
                         self.state.change(|report| report.pair.stream_seq = last);
-                    } else if self.state.pair().stream_seq >= last {
+                    } else if read == last {
                         taken_at = looked;
-                        if let Some((number, stored)) = newest.take() {
-                            self.confirm(&link, number, &stored).await?;
+                        // It can be another one in a stream that was made again, or in the one of a server that was cut
+                        // off: what has been taken is compared from the top then.
+                        if let Some(stored) = &newest
+                            && !link.confirms(read, stored).await?
+                        {
+                            return Err(Failure::Again(format!("message {read} of the stream is another one now")));
                         }
                     } else if taken_at.elapsed() > STALLED_AFTER {
                         return Err(Failure::Again(format!("the stream has messages up to {last}, and none arrives")));
@@ -132,17 +139,6 @@ impl Inbound {
                 self.note_lag(&queue, last)?;
             }
         }
-    }
-
-    /// What was taken stays, so that it must be what the stream has.
-    async fn confirm(&self, link: &Link, number: u64, stored: &Stored) -> Result<()> {
-        if link.confirms(number, stored).await? {
-            return Ok(());
-        }
-        Err(Failure::Refused(format!(
-            "diverged: message {number} of the stream was delivered by a server that was cut off, and is another one now. \
-             Move this queue away and start a new standby"
-        )))
     }
 
     /// Takes a record; a fence changes the queue's term.
@@ -158,6 +154,7 @@ impl Inbound {
                 drop(copier);
                 queue.set_role(Role::Standby { term })?;
                 copier = Copier::new(standby_writer(queue)?, term);
+                copier.is_claimed = matches!(stored.body, Body::Fence { begins: false, .. });
                 if !matches!(stored.body, Body::Fence { .. }) {
                     copier.take(stored)?;
                 }

@@ -1,7 +1,8 @@
-//! Relays a queue to a NATS JetStream stream, and a stream to a queue.
+//! Relays a queue to a stream of NATS JetStream or Redis, and a stream to a queue.
 //!
 //! `outbound` publishes a queue, `inbound` copies a stream into a standby; `wire` is what a message of the stream
-//! looks like, `place` finds out how far the stream has come. Invariants:
+//! looks like, `link` is the connection to the engine that has it, `place` finds out how far the stream has come.
+//! Invariants:
 //! - The truth is the stream's last message. A publish is accepted only if the stream's last sequence number is the one
 //!   that it was made for, and which message of the queue comes at a number follows from the message before it alone:
 //!   so a publish that was thought lost and arrives late is harmless.

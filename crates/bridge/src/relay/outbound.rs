@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chronfs::queue::{Entry, Gap, Queue, QueueReader, ReaderOptions, Start, UpstreamGap};
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::FutureExt as _;
 
 use super::link::{Access, Answer, Link, StreamOptions, Target};
-use super::place::{Own, Place};
+use super::place::{Fence, Own, Place};
 use super::state::{Condition, Lag, Monitor, Pair, State, Stop};
 use super::wire::{Body, FRAME_HEAD, Record, Stored, crc};
-use super::{Failure, Result, back_off, copier, term_of};
+use super::{Failure, Result, back_off, copier, takeover, term_of};
 
 /// Messages on their way at once; and bytes.
 const WINDOW: usize = 256;
@@ -30,8 +30,6 @@ const FRAME_RECORDS: usize = 4096;
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the queue is looked at for new messages: after one, and when there has been none for a second.
 const POLL: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(4)];
-/// Room for the headers.
-const HEADERS: usize = 512;
 
 /// What is done with a message that is larger than the server takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
@@ -199,18 +197,24 @@ impl Outbound {
         if place.is_ahead {
             return self.take_back(&link, place).await;
         }
+        if let Some(fence) = place.needs {
+            let body = Body::Fence { seq: place.seq, begins: fence == Fence::Beginning };
+            takeover::publish(&link, &Stored { origin, term, body }).await?;
+            self.state.say("the stream went back to before the promotion of this queue, which is published again");
+            return Err(Failure::Again("looking at the stream again after the promotion".to_owned()));
+        }
         self.start_at(place)?;
-        let (inbox, mut answers) = link.answers().await?;
+        let mut publisher = link.publisher().await?;
         self.state.set(Condition::Running, None);
         let mut last = place.stream_seq;
         // The first one alone: whoever else publishes to this stream is met before more is on its way.
         let mut window = 1;
         loop {
             while !self.stop.is_set() && self.on_their_way.len() < window && self.bytes_on_their_way < WINDOW_BYTES {
-                let Some(body) = self.next_body(link.max_message.saturating_sub(HEADERS))? else { break };
+                let Some(body) = self.next_body(link.max_payload())? else { break };
                 self.make_safe(&body)?;
                 let stored = Stored { origin, term, body };
-                link.publish(&stored, Some(last), &inbox).await?;
+                publisher.publish(&stored, Some(last)).await?;
                 last += 1;
                 self.note_sent(&stored.body, last);
             }
@@ -221,11 +225,11 @@ impl Outbound {
                 let is_quiet = self.last_message.elapsed() > Duration::from_secs(1);
                 self.stop.sleep(POLL[usize::from(is_quiet)]).await;
             } else {
-                let answer = tokio::time::timeout(ACK_TIMEOUT, answers.next()).await;
+                let answer = tokio::time::timeout(ACK_TIMEOUT, publisher.answer()).await;
                 let answer = answer.map_err(|_| Failure::Again("no acknowledgement in time".to_owned()))?;
-                self.take_answer(answer)?;
-                while let Some(answer) = answers.next().now_or_never() {
-                    self.take_answer(answer)?;
+                self.take_answer(answer?)?;
+                while let Some(answer) = publisher.answer().now_or_never() {
+                    self.take_answer(answer?)?;
                 }
                 window = if self.options.frames { 1 } else { WINDOW };
             }
@@ -337,8 +341,8 @@ impl Outbound {
         let len = record.payload.len();
         match self.options.too_large {
             TooLarge::Stop => Err(Failure::Refused(format!(
-                "message {seq} has {len} bytes, and the server takes {most}: raise its max_payload, or relay with \
-                 --too-large split"
+                "message {seq} has {len} bytes, and a message of the stream can have {most} (NATS: max_payload): relay \
+                 with --too-large split"
             ))),
             TooLarge::Stub => Ok(Body::Stub { seq, time_ns, msg_type, len: len as u64, crc: crc(&record.payload) }),
             TooLarge::Split => {
@@ -376,9 +380,8 @@ impl Outbound {
     }
 
     /// Each message must be where it was to be, in order.
-    fn take_answer(&mut self, answer: Option<async_nats::Message>) -> Result<()> {
-        let answer = answer.ok_or_else(|| Failure::Again("the connection has ended".to_owned()))?;
-        let stored = match Answer::parse(&answer) {
+    fn take_answer(&mut self, answer: Answer) -> Result<()> {
+        let stored = match answer {
             Answer::Stored(stored) => stored,
             Answer::Not(reason) => return Err(Failure::Again(reason)),
             Answer::Full(reason) => return Err(Failure::Full(reason)),

@@ -23,6 +23,15 @@ pub(super) struct Place {
     pub(super) parts: Option<(u32, u32)>,
     /// The stream has more than this queue.
     pub(super) is_ahead: bool,
+    /// The stream went back to before the promotion of this queue, and needs this of it again.
+    pub(super) needs: Option<Fence>,
+}
+
+/// What a promotion publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fence {
+    Claim,
+    Beginning,
 }
 
 /// A queue as the counterpart of a stream.
@@ -38,9 +47,9 @@ impl Own<'_> {
     pub(super) async fn find(&self, link: &Link, extent: Extent, known: Pair) -> Result<Place> {
         let Extent { first, last, is_new } = extent;
         if is_new {
-            return Ok(Place { stream_seq: last, seq: 0, parts: None, is_ahead: false });
+            return Ok(Place { stream_seq: last, seq: 0, parts: None, is_ahead: false, needs: None });
         }
-        let Some((stored, at)) = self.last_valid(link, extent).await? else {
+        let Some((mut stored, at)) = self.last_valid(link, extent).await? else {
             // Expired, purged or deleted.
             if known.stream_seq != last {
                 return Err(Failure::Refused(format!(
@@ -48,9 +57,14 @@ impl Own<'_> {
                      the queue it was; empty the stream or make a new one"
                 )));
             }
-            return Ok(Place { stream_seq: last, seq: known.seq, parts: None, is_ahead: false });
+            return Ok(Place { stream_seq: last, seq: known.seq, parts: None, is_ahead: false, needs: None });
         };
         self.check_term(link, extent, known.stream_seq).await?;
+        let mut needs = (stored.origin != self.origin).then_some(Fence::Claim);
+        if matches!(stored.body, Body::Fence { begins: false, .. }) {
+            needs = Some(Fence::Beginning);
+            stored = self.before_claim(link, at).await?.unwrap_or(stored);
+        }
         let seq = stored.body.last_seq();
         let bounds = self.queue.bounds()?;
         let is_ahead = seq >= bounds.next_seq;
@@ -65,15 +79,17 @@ impl Own<'_> {
             Body::Part { part, of, .. } if part < of => Some((part, of)),
             _ => None,
         };
-        Ok(Place { stream_seq: last, seq, parts, is_ahead })
+        Ok(Place { stream_seq: last, seq, parts, is_ahead, needs })
     }
 
-    /// The last message of the stream that counts, and its number; None if it has been removed.
+    /// The last message of the stream that counts, and its number; None if it has been removed. It is another queue's if
+    /// the stream went back to before the promotion of this one.
     async fn last_valid(&self, link: &Link, extent: Extent) -> Result<Option<(Stored, u64)>> {
         let lowest = extent.first.max(extent.last.saturating_sub(MAX_VOID)).max(1);
         if lowest > extent.last {
             return Ok(None);
         }
+        let mut other = None;
         for number in (lowest..=extent.last).rev() {
             let Some(stored) = link.get(number).await? else {
                 if number == extent.last {
@@ -86,12 +102,47 @@ impl Own<'_> {
                 return Ok(Some((stored, number)));
             }
             // Of an earlier term: it was on its way when this queue took over.
+            other = other.or(Some((stored, number)));
+        }
+        if let Some((stored, number)) = other
+            && self.has_copied(&stored)?
+        {
+            return Ok(Some((stored, number)));
         }
         Err(Failure::Refused(format!(
             "the stream belongs to another queue; this is queue {:016x} in term {}. Use a stream of its own, or promote \
              this queue",
             self.origin, self.term
         )))
+    }
+
+    /// What comes before a claim of this queue, which must be what the queue has.
+    async fn before_claim(&self, link: &Link, claim: u64) -> Result<Option<Stored>> {
+        for number in (1..claim).rev() {
+            match link.get(number).await? {
+                Some(Stored { body: Body::Fence { begins: false, .. }, .. }) => {}
+                Some(stored) if !self.has_copied(&stored)? => {
+                    return Err(Failure::Refused(format!(
+                        "diverged: the stream went back to before the promotion of this queue, and message {} of another \
+                         one came to it; make a new stream",
+                        stored.body.last_seq()
+                    )));
+                }
+                stored => return Ok(stored),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether this queue has this very message.
+    fn has_copied(&self, stored: &Stored) -> Result<bool> {
+        let is_message = match stored.body {
+            Body::Message(_) | Body::Frame(_) | Body::Stub { .. } => true,
+            Body::Part { part, of, .. } => part == of,
+            Body::Fence { begins, .. } => begins,
+            Body::Gap { .. } => false,
+        };
+        Ok(is_message && message(self.queue, stored.body.last_seq())?.is_some() && self.agrees(stored)?)
     }
 
     /// Whoever takes over says so among this queue's own messages: those that were on their way then come after it.
@@ -101,7 +152,7 @@ impl Own<'_> {
         let mut number = from.max(first.saturating_sub(1));
         if number < last {
             let mut messages = link.read_from(number + 1).await?;
-            while let Some((at, stored)) = next_up_to(link, &mut messages, number, last).await? {
+            while let Some((at, stored)) = next_up_to(link, messages.as_mut(), number, last).await? {
                 self.check(&stored)?;
                 number = at;
             }

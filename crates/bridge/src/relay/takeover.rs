@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chronfs::queue::{Queue, Role};
-use futures_util::StreamExt as _;
 
 use super::copier::{Copier, Taken, standby_writer};
 use super::link::{Access, Answer, Extent, Link, Target, next_up_to};
@@ -49,7 +48,7 @@ async fn attempt(queue: &Queue, target: &Target, access: &Access) -> Result<Prom
     let (mut claimed, mut has_begun) = (None, false);
     if read < extent.last {
         let mut messages = link.read_from(read + 1).await?;
-        while let Some((number, stored)) = next_up_to(&link, &mut messages, read, extent.last).await? {
+        while let Some((number, stored)) = next_up_to(&link, messages.as_mut(), read, extent.last).await? {
             read = number;
             has_begun |= claimed == Some(stored.term) && matches!(stored.body, Body::Fence { begins: true, .. });
             match copier.take(stored)? {
@@ -82,14 +81,13 @@ async fn attempt(queue: &Queue, target: &Target, access: &Access) -> Result<Prom
 }
 
 /// Publishes a fence and waits until the stream has it.
-async fn publish(link: &Link, fence: &Stored) -> Result<()> {
-    let (inbox, mut answers) = link.answers().await?;
-    link.publish(fence, None, &inbox).await?;
-    let answer = tokio::time::timeout(ACK_TIMEOUT, answers.next()).await.ok().flatten();
-    match answer.as_ref().map(Answer::parse) {
-        Some(Answer::Stored(_)) => Ok(()),
-        Some(Answer::Not(reason) | Answer::Full(reason)) => Err(Failure::Again(reason)),
-        None => Err(Failure::Again("the fence was not acknowledged in time".to_owned())),
+pub(super) async fn publish(link: &Link, fence: &Stored) -> Result<()> {
+    let mut publisher = link.publisher().await?;
+    publisher.publish(fence, None).await?;
+    let answer = tokio::time::timeout(ACK_TIMEOUT, publisher.answer()).await;
+    match answer.map_err(|_| Failure::Again("the fence was not acknowledged in time".to_owned()))?? {
+        Answer::Stored(_) => Ok(()),
+        Answer::Not(reason) | Answer::Full(reason) => Err(Failure::Again(reason)),
     }
 }
 

@@ -80,7 +80,7 @@ async fn attempt(queue: &Queue, target: &Target, access: &Access) -> Result<Verd
     if !extent.is_new && extent.first <= extent.last {
         let mut messages = link.read_from(extent.first).await?;
         let mut number = 0;
-        while let Some((at, stored)) = next_up_to(&link, &mut messages, number, extent.last).await? {
+        while let Some((at, stored)) = next_up_to(&link, messages.as_mut(), number, extent.last).await? {
             number = at;
             if stored.term < verdict.term {
                 verdict.void += 1;

@@ -1,4 +1,4 @@
-//! A message of the stream: headers and payload, both ways. Pure.
+//! A message of the stream: headers and payload, both ways, whatever an engine calls them. Pure.
 //!
 //! Every message has `Chron-Origin` (the id of the queue that published it), `Chron-Term` and `Chron-Seq`. What else
 //! it has says what it is:
@@ -15,7 +15,6 @@
 //!
 //! A frame's payload is, for each message: time (8 bytes), length (4), type (2), all little-endian, then its payload.
 
-use async_nats::HeaderMap;
 use bytes::{BufMut, Bytes, BytesMut};
 use chronfs::queue::{GapReason, UpstreamGap};
 use crc_fast::{CrcAlgorithm, checksum};
@@ -120,11 +119,11 @@ fn unframe(first: u64, count: usize, bytes: &Bytes) -> Option<Vec<Record>> {
 
 impl Stored {
     /// The headers and the payload.
-    pub(super) fn encode(&self) -> (HeaderMap, Bytes) {
-        let mut headers = HeaderMap::new();
-        headers.insert("Chron-Origin", format!("{:016x}", self.origin));
-        headers.insert("Chron-Term", self.term.to_string());
-        let mut set = |name: &'static str, value: String| headers.insert(name, value);
+    pub(super) fn encode(&self) -> (Vec<(&'static str, String)>, Bytes) {
+        let mut headers = Vec::with_capacity(7);
+        let mut set = |name: &'static str, value: String| headers.push((name, value));
+        set("Chron-Origin", format!("{:016x}", self.origin));
+        set("Chron-Term", self.term.to_string());
         let described = |set: &mut dyn FnMut(&'static str, String), record: &Record, crc: u32| {
             set("Chron-Seq", record.seq.to_string());
             set("Chron-Time", record.time_ns.to_string());
@@ -169,8 +168,7 @@ impl Stored {
     }
 
     /// Reads a message of the stream; the error says what is wrong with it.
-    pub(super) fn decode(headers: &HeaderMap, payload: &Bytes) -> Result<Self, String> {
-        let text = |name: &'static str| headers.get(name).map(|value| value.as_str());
+    pub(super) fn decode<'a>(text: impl Fn(&'static str) -> Option<&'a str>, payload: &Bytes) -> Result<Self, String> {
         let needed = |name: &'static str| text(name).ok_or_else(|| format!("it has no header {name}"));
         let bad = |name: &str| format!("its header {name} can't be read");
         let number = |name: &'static str| needed(name)?.parse::<u64>().map_err(|_| bad(name));
@@ -233,6 +231,10 @@ mod tests {
         Record { seq, time_ns: 1_000 + seq, msg_type: 7, payload: Bytes::from_static(payload) }
     }
 
+    fn in_these<'a>(headers: &'a [(&str, String)]) -> impl Fn(&'static str) -> Option<&'a str> {
+        move |name| headers.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_str())
+    }
+
     #[test]
     fn what_is_encoded_is_decoded() {
         let bodies = [
@@ -249,22 +251,21 @@ mod tests {
         for body in bodies {
             let stored = Stored { origin: 0xfeed, term: 3, body };
             let (headers, payload) = stored.encode();
-            assert_eq!(Stored::decode(&headers, &payload), Ok(stored));
+            assert_eq!(Stored::decode(in_these(&headers), &payload), Ok(stored));
         }
     }
 
     #[test]
     fn what_is_wrong_is_said() {
         let (headers, payload) = Stored { origin: 1, term: 1, body: Body::Frame(vec![record(1, b"abc")]) }.encode();
-        assert!(Stored::decode(&HeaderMap::new(), &payload).unwrap_err().contains("Chron-Origin"));
-        assert!(Stored::decode(&headers, &payload.slice(1..)).unwrap_err().contains("checksum"));
-        let mut more = headers.clone();
-        more.insert("Chron-Frame", "2");
-        assert!(Stored::decode(&more, &payload).unwrap_err().contains("add up"));
-        let (mut headers, payload) =
+        assert!(Stored::decode(|_| None, &payload).unwrap_err().contains("Chron-Origin"));
+        assert!(Stored::decode(in_these(&headers), &payload.slice(1..)).unwrap_err().contains("checksum"));
+        let more = [vec![("Chron-Frame", "2".to_owned())], headers].concat();
+        assert!(Stored::decode(in_these(&more), &payload).unwrap_err().contains("add up"));
+        let (headers, payload) =
             Stored { origin: 1, term: 1, body: Body::Gap { from: 1, to: 2, reason: UpstreamGap::Lost } }.encode();
-        headers.insert("Chron-Gap", "3-2 lost");
-        assert!(Stored::decode(&headers, &payload).unwrap_err().contains("Chron-Gap"));
+        let wrong = [vec![("Chron-Gap", "3-2 lost".to_owned())], headers].concat();
+        assert!(Stored::decode(in_these(&wrong), &payload).unwrap_err().contains("Chron-Gap"));
     }
 
     #[test]

@@ -1,35 +1,29 @@
 //! How a relay gets in: passwords that change while it runs, TLS with certificates of the test's own.
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chronfs::Queue;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
-use crate::cluster::{self, Cluster};
+use crate::broker::{Broker, Setup};
 use crate::common::{SMALL, append, filled, payload, writer};
 use crate::relay::{Relay, check_exact, command, until_caught_up};
 use crate::service::{report, until_report};
 
-#[test]
-fn a_password_that_changes_is_read_again() {
-    if !cluster::is_there() {
-        return;
-    }
-    let mut cluster = Cluster::with(1, "authorization { user: relay, password: first }");
+fn a_password_that_changes_is_read_again<B: Broker>(mut servers: B) {
     let dir = tempfile::tempdir().unwrap();
     let (path, password, log) = (dir.path().join("q"), dir.path().join("password"), dir.path().join("log"));
     let queue = filled(&path, &SMALL, 100, |seq| payload(seq, 300));
     fs::write(&password, "relay:first\n").unwrap();
     let options = ["--password-file", password.to_str().unwrap()];
-    let relay = Relay::start(path.to_str().unwrap(), &cluster.target("Q"), &options, &log);
+    let relay = Relay::start(path.to_str().unwrap(), &servers.target("Q"), &options, &log);
     until_caught_up(&queue, "relay");
 
-    // The server ends connections that the new password does not allow.
-    cluster.reconfigure(0, "password: first", "password: second");
+    servers.change_password("first", "second");
     append(&mut writer(&queue), 100, |seq| payload(seq, 300));
     until_report(&path, "relay", "it is not let in", |report| {
         report["condition"] == "waiting"
-            && report["reason"].as_str().is_some_and(|reason| reason.contains("authorization violation"))
+            && report["reason"].as_str().is_some_and(|reason| reason.contains(B::NOT_LET_IN))
     });
     let waiting = report(&path, "relay");
     assert!(waiting["lag_messages"].as_u64() > Some(0), "{waiting}");
@@ -41,14 +35,15 @@ fn a_password_that_changes_is_read_again() {
     fs::write(&password, "relay:second\n").unwrap();
     until_caught_up(&queue, "relay");
     relay.stop();
-    cluster.login = Some(("relay".to_owned(), "second".to_owned()));
-    assert_eq!(check_exact(&cluster, "Q", &queue), 200);
+    assert_eq!(check_exact(&servers, "Q", &queue), 200);
 }
 
 /// An authority, as PEM in a file.
 fn authority(path: &Path) -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Certificates of the same name would be taken for self-signed ones.
+    params.distinguished_name.push(DnType::CommonName, "authority");
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     fs::write(path, authority.pem()).unwrap();
     authority
@@ -62,22 +57,22 @@ fn certificate(dir: &Path, name: &str, authority: &CertifiedIssuer<'static, KeyP
     fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();
 }
 
-#[test]
-fn with_tls_only_the_right_authority_is_trusted() {
-    if !cluster::is_there() {
-        return;
-    }
+/// A server with a certificate of the authority `ca.pem` in this directory.
+fn with_tls<B: Broker>(dir: &Path, right: &CertifiedIssuer<'static, KeyPair>, asks: bool) -> Option<B> {
+    certificate(dir, "server", right, "127.0.0.1");
+    let file = |name: &str| -> PathBuf { dir.join(name) };
+    B::with(&Setup::Tls { ca: file("ca.pem"), certificate: file("server.pem"), key: file("server.key"), asks })
+}
+
+fn with_tls_only_the_right_authority_is_trusted<B: Broker>() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let right = authority(&dir.path().join("ca.pem"));
     authority(&dir.path().join("wrong.pem"));
-    certificate(dir.path(), "server", &right, "127.0.0.1");
-    let tls = format!("tls {{ cert_file: {:?}, key_file: {:?} }}", file("server.pem"), file("server.key"));
-    let mut cluster = Cluster::with(1, &tls);
-    cluster.ca = Some(dir.path().join("ca.pem"));
+    let Some(servers) = with_tls::<B>(dir.path(), &right, false) else { return };
     let (path, log) = (dir.path().join("q"), dir.path().join("log"));
     let queue = filled(&path, &SMALL, 100, |seq| payload(seq, 300));
-    let (from, target) = (path.to_str().unwrap(), cluster.target("Q"));
+    let (from, target) = (path.to_str().unwrap(), servers.target("Q"));
 
     // Without an authority of its own, the relay trusts the system's.
     for (options, reason) in [
@@ -97,7 +92,7 @@ fn with_tls_only_the_right_authority_is_trusted() {
     let relay = Relay::start(from, &target, &["--ca", &ca], &log);
     until_caught_up(&queue, "relay");
     relay.stop();
-    assert_eq!(check_exact(&cluster, "Q", &queue), 100);
+    assert_eq!(check_exact(&servers, "Q", &queue), 100);
     let copy = dir.path().join("copy");
     let standby = Relay::start(&target, copy.to_str().unwrap(), &["--ca", &ca], &log);
     until_report(&copy, "relay", "all is there", |report| report["pair"]["seq"] == 100);
@@ -107,27 +102,15 @@ fn with_tls_only_the_right_authority_is_trusted() {
     assert!(verified.status.success(), "{}", crate::common::text(&verified.stderr));
 }
 
-#[test]
-fn a_server_that_asks_for_a_certificate_gets_it() {
-    if !cluster::is_there() {
-        return;
-    }
+fn a_server_that_asks_for_a_certificate_gets_it<B: Broker>() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let right = authority(&dir.path().join("ca.pem"));
-    certificate(dir.path(), "server", &right, "127.0.0.1");
     certificate(dir.path(), "client", &right, "relay");
-    let tls = format!(
-        "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}",
-        file("server.pem"),
-        file("server.key"),
-        file("ca.pem")
-    );
-    let mut cluster = Cluster::with(1, &tls);
-    cluster.ca = Some(dir.path().join("ca.pem"));
+    let Some(servers) = with_tls::<B>(dir.path(), &right, true) else { return };
     let (path, log) = (dir.path().join("q"), dir.path().join("log"));
     let queue = filled(&path, &SMALL, 100, |seq| payload(seq, 300));
-    let (from, target, ca) = (path.to_str().unwrap(), cluster.target("Q"), file("ca.pem"));
+    let (from, target, ca) = (path.to_str().unwrap(), servers.target("Q"), file("ca.pem"));
     let relay = Relay::start(from, &target, &["--ca", &ca], &log);
     until_report(&path, "relay", "it is asked for a certificate", |report| {
         report["condition"] == "waiting" && report["counts"]["retries"].as_u64() > Some(1)
@@ -139,4 +122,36 @@ fn a_server_that_asks_for_a_certificate_gets_it() {
     let relay = Relay::start(from, &target, &options, &log);
     until_caught_up(&queue, "relay");
     relay.stop();
+}
+
+with_each_broker! {
+    a_password_that_changes_is_read_again: Password("first"),
+}
+
+mod nats_tls {
+    use crate::cluster::Cluster;
+
+    #[test]
+    fn only_the_right_authority_is_trusted() {
+        super::with_tls_only_the_right_authority_is_trusted::<Cluster>();
+    }
+
+    #[test]
+    fn a_server_that_asks_for_a_certificate_gets_it() {
+        super::a_server_that_asks_for_a_certificate_gets_it::<Cluster>();
+    }
+}
+
+mod redis_tls {
+    use crate::redis_server::Redis;
+
+    #[test]
+    fn only_the_right_authority_is_trusted() {
+        super::with_tls_only_the_right_authority_is_trusted::<Redis>();
+    }
+
+    #[test]
+    fn a_server_that_asks_for_a_certificate_gets_it() {
+        super::a_server_that_asks_for_a_certificate_gets_it::<Redis>();
+    }
 }

@@ -6,17 +6,13 @@ use std::time::{Duration, Instant};
 
 use chronfs::{Queue, bus};
 
+use crate::broker::Broker;
 use crate::cluster::{self, Cluster, block_on};
 use crate::common::{SMALL, append, filled, payload, text, writer};
 use crate::relay::{Relay, check_exact, command, until_caught_up};
 use crate::service::{Service, until_report};
 
-#[test]
-fn queues_of_a_bus_are_relayed_as_they_become_ready() {
-    if !cluster::is_there() {
-        return;
-    }
-    let cluster = Cluster::new(1);
+fn queues_of_a_bus_are_relayed_as_they_become_ready(servers: impl Broker) {
     let dir = tempfile::tempdir().unwrap();
     let (root, log) = (dir.path().join("bus"), dir.path().join("log"));
     let make = |name: &str| filled(&root.join(name), &SMALL, 50, |seq| payload(seq, 300));
@@ -27,12 +23,12 @@ fn queues_of_a_bus_are_relayed_as_they_become_ready() {
     // Its stream is somebody else's.
     let refused = make("refused");
     let other = filled(&dir.path().join("other"), &SMALL, 10, |seq| payload(seq, 20));
-    let relay = Relay::start(other.path().to_str().unwrap(), &cluster.target("BUS-refused"), &[], &log);
+    let relay = Relay::start(other.path().to_str().unwrap(), &servers.target("BUS-refused"), &[], &log);
     until_caught_up(&other, "relay");
     relay.stop();
     ready(&refused);
 
-    let relay = Relay::start(root.to_str().unwrap(), &cluster.target("BUS"), &[], &log);
+    let relay = Relay::start(root.to_str().unwrap(), &servers.target("BUS"), &[], &log);
     until_caught_up(&first, "relay");
     until_report(refused.path(), "relay", "it is refused", |report| report["condition"] == "refused");
     let second = make("feeds/deep/b.v2");
@@ -46,9 +42,24 @@ fn queues_of_a_bus_are_relayed_as_they_become_ready() {
     // What an operator must decide about one of them is the exit code in the end.
     relay.end(77);
 
-    assert_eq!(check_exact(&cluster, "BUS-feeds-a", &first), 100);
-    assert_eq!(check_exact(&cluster, "BUS-feeds-deep-b_v2", &second), 50);
-    assert_eq!(check_exact(&cluster, "BUS-feeds-unready", &unready), 50);
+    assert_eq!(check_exact(&servers, "BUS-feeds-a", &first), 100);
+    assert_eq!(check_exact(&servers, "BUS-feeds-deep-b_v2", &second), 50);
+    assert_eq!(check_exact(&servers, "BUS-feeds-unready", &unready), 50);
+}
+
+#[test]
+fn a_queue_of_a_bus_has_its_path_as_its_subject() {
+    if !cluster::is_there() {
+        return;
+    }
+    let cluster = Cluster::new(1);
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("bus");
+    let queue = filled(&root.join("feeds/deep/b.v2"), &SMALL, 5, |seq| payload(seq, 300));
+    bus::mark_ready(queue.path()).unwrap();
+    let relay = Relay::start(root.to_str().unwrap(), &cluster.target("BUS"), &[], &dir.path().join("log"));
+    until_caught_up(&queue, "relay");
+    relay.stop();
     let subjects = block_on(async {
         let stream = cluster.connect().await.get_stream("BUS-feeds-deep-b_v2").await.unwrap();
         stream.cached_info().config.subjects.clone()
@@ -123,4 +134,8 @@ fn systemd_is_told_how_the_relay_is() {
     crate::common::signal_to(relay.id(), "TERM");
     service.expects("STOPPING=1");
     assert_eq!(relay.exit_code(), Some(0));
+}
+
+with_each_broker! {
+    queues_of_a_bus_are_relayed_as_they_become_ready: Servers(1),
 }

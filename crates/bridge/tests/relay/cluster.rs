@@ -11,6 +11,7 @@ use async_nats::{ConnectOptions, HeaderMap};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
+use crate::broker::{Broker, Message, Setup};
 use crate::common::need::{Need, require};
 use crate::common::{Running, until};
 use crate::net::{HOSTS, Hosts};
@@ -58,16 +59,16 @@ pub fn survives_partitions() -> bool {
 
 impl Cluster {
     pub fn new(count: usize) -> Self {
-        Self::with(count, "")
+        Self::with_lines(count, "")
     }
 
     /// With these lines in each server's configuration.
-    pub fn with(count: usize, more: &str) -> Self {
+    pub fn with_lines(count: usize, more: &str) -> Self {
         let program = vec!["nats-server".to_owned()];
         let ports = free_ports(3 * count);
         let place = |ports: &[u16]| ("127.0.0.1".to_owned(), ports.try_into().unwrap(), program.clone());
         let cluster = Self::at(ports.chunks(3).map(place).collect(), more);
-        (0..count).for_each(|index| cluster.wait_for(index));
+        (0..count).for_each(|index| cluster.wait_until_well(index));
         cluster
     }
 
@@ -103,11 +104,11 @@ impl Cluster {
         };
         let nodes = places.into_iter().enumerate().map(node).collect();
         let mut cluster = Self { dir, nodes, login: None, ca: None };
-        (0..count).for_each(|index| cluster.start(index));
+        (0..count).for_each(|index| cluster.run(index));
         cluster
     }
 
-    pub fn start(&mut self, index: usize) {
+    fn run(&mut self, index: usize) {
         let log = fs::File::options().create(true).append(true).open(self.dir.path().join(format!("{index}.log")));
         let Node { program, config, .. } = &self.nodes[index];
         let mut command = Command::new(&program[0]);
@@ -125,7 +126,7 @@ impl Cluster {
     }
 
     /// Waits until a server says that it is well.
-    pub fn wait_for(&self, index: usize) {
+    fn wait_until_well(&self, index: usize) {
         let deadline = Instant::now() + PATIENCE;
         while !is_healthy(self.nodes[index].monitor) {
             let log = || fs::read_to_string(self.dir.path().join(format!("{index}.log"))).unwrap_or_default();
@@ -134,45 +135,8 @@ impl Cluster {
         }
     }
 
-    /// kill -9.
-    pub fn kill(&mut self, index: usize) {
-        self.nodes[index].server = None;
-    }
-
-    /// Stops a server; returns when no thread of it runs any more.
-    pub fn pause(&self, index: usize) {
-        let server = self.nodes[index].server.as_ref().unwrap();
-        server.signal("STOP");
-        let tasks = format!("/proc/{}/task", server.id());
-        until("every thread is stopped", || {
-            fs::read_dir(&tasks).unwrap().flatten().all(|task| {
-                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-                stat.rsplit(") ").next().is_none_or(|rest| rest.starts_with('T'))
-            })
-        });
-    }
-
-    pub fn resume(&self, index: usize) {
-        self.nodes[index].server.as_ref().unwrap().signal("CONT");
-    }
-
-    pub fn store(&self, index: usize) -> PathBuf {
-        self.dir.path().join(format!("store{index}"))
-    }
-
-    pub fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
-    /// The address of a stream.
-    pub fn target(&self, stream: &str) -> String {
-        let hosts: Vec<_> = self.nodes.iter().map(|node| node.client.as_str()).collect();
-        let scheme = if self.ca.is_some() { "tls" } else { "nats" };
-        format!("{scheme}://{}/{stream}", hosts.join(","))
-    }
-
     pub async fn connect(&self) -> jetstream::Context {
-        self.connect_to(&(0..self.len()).collect::<Vec<_>>()).await
+        self.connect_to(&(0..self.count()).collect::<Vec<_>>()).await
     }
 
     /// Connects to one of these servers.
@@ -187,6 +151,105 @@ impl Cluster {
         let servers: Vec<_> = nodes.iter().map(|&node| self.nodes[node].client.clone()).collect();
         jetstream::new(options.connect(servers).await.unwrap())
     }
+}
+
+impl Broker for Cluster {
+    const FAULT_SECONDS: u64 = 25;
+    const NOT_LET_IN: &'static str = "authorization violation";
+
+    #[track_caller]
+    fn with(setup: &Setup) -> Option<Self> {
+        if !is_there() {
+            return None;
+        }
+        Some(match setup {
+            Setup::Servers(count) => Self::with_lines(*count, ""),
+            Setup::Password(password) => {
+                let cluster = Self::with_lines(1, &format!("authorization {{ user: relay, password: {password} }}"));
+                Self { login: Some(("relay".to_owned(), (*password).to_owned())), ..cluster }
+            }
+            Setup::Tls { ca, certificate, key, asks } => {
+                let asks = if *asks { format!(", ca_file: {ca:?}, verify: true") } else { String::new() };
+                let cluster =
+                    Self::with_lines(1, &format!("tls {{ cert_file: {certificate:?}, key_file: {key:?}{asks} }}"));
+                Self { ca: Some(ca.clone()), ..cluster }
+            }
+        })
+    }
+
+    fn options(&self) -> Vec<&'static str> {
+        if self.nodes.len() == 3 { vec!["--replicas", "3"] } else { Vec::new() }
+    }
+
+    fn target(&self, stream: &str) -> String {
+        let hosts: Vec<_> = self.nodes.iter().map(|node| node.client.as_str()).collect();
+        let scheme = if self.ca.is_some() { "tls" } else { "nats" };
+        format!("{scheme}://{}/{stream}", hosts.join(","))
+    }
+
+    fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    fn start(&mut self, index: usize) {
+        self.run(index);
+    }
+
+    fn wait_for(&self, index: usize) {
+        self.wait_until_well(index);
+    }
+
+    fn kill(&mut self, index: usize) {
+        self.nodes[index].server = None;
+    }
+
+    fn pause(&self, index: usize) {
+        stop_threads(self.nodes[index].server.as_ref().unwrap());
+    }
+
+    fn resume(&self, index: usize) {
+        self.nodes[index].server.as_ref().unwrap().signal("CONT");
+    }
+
+    fn store(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("store{index}"))
+    }
+
+    fn messages(&self, stream: &str) -> Vec<Message> {
+        let found = block_on(async { messages(&self.connect().await, stream).await });
+        let message = |(number, headers, payload): (u64, HeaderMap, Bytes)| {
+            let headers =
+                headers.iter().map(|(name, values)| (name.to_string(), values[0].as_str().to_owned())).collect();
+            Message { number, headers, payload: payload.to_vec() }
+        };
+        found.into_iter().map(message).collect()
+    }
+
+    fn purge(&self, stream: &str) {
+        block_on(async { self.connect().await.get_stream(stream).await.unwrap().purge().await.unwrap() });
+    }
+
+    fn delete(&self, stream: &str) {
+        block_on(async { self.connect().await.delete_stream(stream).await.unwrap() });
+    }
+
+    fn change_password(&mut self, from: &str, to: &str) {
+        // The server ends connections that the new password does not allow.
+        self.reconfigure(0, from, to);
+        self.login = Some(("relay".to_owned(), to.to_owned()));
+    }
+}
+
+/// Stops a program; returns when no thread of it runs any more.
+pub fn stop_threads(program: &Running) {
+    program.signal("STOP");
+    let tasks = format!("/proc/{}/task", program.id());
+    until("every thread is stopped", || {
+        fs::read_dir(&tasks).unwrap().flatten().all(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_none_or(|rest| rest.starts_with('T'))
+        })
+    });
 }
 
 fn is_healthy(port: u16) -> bool {
@@ -219,7 +282,8 @@ pub async fn messages(context: &jetstream::Context, stream: &str) -> Vec<(u64, H
     }
     let deliver_policy = DeliverPolicy::ByStartSequence { start_sequence: first };
     let config = OrderedConfig { deliver_policy, ..OrderedConfig::default() };
-    let mut messages = stream.create_consumer(config).await.unwrap().messages().await.unwrap();
+    let consumer = until_so("a consumer is made", async || stream.create_consumer(config.clone()).await.ok()).await;
+    let mut messages = consumer.messages().await.unwrap();
     while found.last().is_none_or(|&(number, ..)| number < last) {
         let next = tokio::time::timeout(PATIENCE, messages.next()).await.unwrap().unwrap().unwrap();
         let number = next.info().unwrap().stream_sequence;

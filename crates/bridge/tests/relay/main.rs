@@ -1,5 +1,6 @@
 //! The relay beside real servers: nothing lost, nothing twice, in order, whatever fails.
 //!
+//! Tests of `nats` and `redis` modules are the same for both kinds of servers ([`broker`]).
 //! The tests start the servers themselves, on loopback or in network namespaces. They mostly wait, so that more of them
 //! than there are processors can run at once. `CHRONFS_RELAY_SOAK=3600` is the long form: random faults for so many
 //! seconds, 20 promotions and 20 partitions, the relay killed at every system call:
@@ -10,7 +11,33 @@
 //! ```
 #![allow(clippy::unwrap_used, clippy::panic, unexpected_cfgs, unreachable_pub)]
 
+/// Makes tests of functions that take servers, one for each kind.
+macro_rules! with_each_broker {
+    ($($name:ident: $setup:expr,)+) => {
+        mod nats {
+            $(#[test]
+            fn $name() {
+                use crate::broker::{Broker as _, Setup::*};
+                if let Some(servers) = crate::cluster::Cluster::with(&$setup) {
+                    super::$name(servers);
+                }
+            })+
+        }
+
+        mod redis {
+            $(#[test]
+            fn $name() {
+                use crate::broker::{Broker as _, Setup::*};
+                if let Some(servers) = crate::redis_server::Redis::with(&$setup) {
+                    super::$name(servers);
+                }
+            })+
+        }
+    };
+}
+
 mod access;
+mod broker;
 mod bus;
 mod cluster;
 #[path = "../../../../tests/common/mod.rs"]
@@ -19,6 +46,8 @@ mod faults;
 mod net;
 mod partition;
 mod power;
+mod redis;
+mod redis_server;
 mod relay;
 #[path = "../service/mod.rs"]
 mod service;

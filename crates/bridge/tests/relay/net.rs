@@ -16,7 +16,8 @@ impl Hosts {
     /// None where namespaces can't be created.
     #[track_caller]
     pub fn new() -> Option<Self> {
-        if !require(Need::Admin) || !require(Need::Program("ip", (0, 0))) {
+        if !require(Need::Admin) || !require(Need::Program("ip", (0, 0))) || !require(Need::Program("nsenter", (0, 0)))
+        {
             return None;
         }
         let hosts = Self(format!("chronfs{}", std::process::id()));
@@ -46,10 +47,11 @@ impl Hosts {
         format!("10.99.0.{}", 1 + HOSTS.iter().position(|other| *other == host).unwrap())
     }
 
-    /// A program on a host: it replaces `ip`, so that signals reach it.
+    /// A program on a host: it replaces `nsenter`, so that signals reach it. `ip netns exec` would keep copies of the
+    /// mounts of tests beside this one, and with them their file systems.
     pub fn command(&self, host: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.space(host)]).arg(program);
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.space(host))).arg("--").arg(program);
         command
     }
 

@@ -8,6 +8,7 @@ use async_nats::{HeaderMap, jetstream};
 use chronfs::Queue;
 use chronfs::queue::Role;
 
+use crate::broker::Broker as _;
 use crate::cluster::{self, Cluster, block_on, messages};
 use crate::common::{SMALL, append, filled, payload, writer};
 use crate::net::Hosts;
@@ -25,6 +26,31 @@ async fn leader(context: &jetstream::Context, stream: &str) -> usize {
     .await
 }
 
+/// A queue of 20 messages, and a relay that has brought them to a stream on three servers.
+struct Relayed {
+    cluster: Cluster,
+    queue: Queue,
+    relay: Service,
+    _dir: tempfile::TempDir,
+}
+
+impl Relayed {
+    fn new() -> Self {
+        let cluster = Cluster::new(3);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("q");
+        let queue = filled(&path, &SMALL, 20, |seq| payload(seq, 300));
+        let log = dir.path().join("log");
+        let relay = Relay::start(path.to_str().unwrap(), &cluster.target("Q"), &cluster.options(), &log);
+        until_caught_up(&queue, "relay");
+        Self { cluster, queue, relay, _dir: dir }
+    }
+
+    fn append(&self, count: u64) {
+        append(&mut writer(&self.queue), count, |seq| payload(seq, 300));
+    }
+}
+
 /// A publish waits in a leader that is stopped; another leader takes the relay's for the same number. Only one can be
 /// there in the end, and the one that was acknowledged is.
 #[test]
@@ -32,13 +58,8 @@ fn a_publish_that_waits_in_a_stopped_leader_does_not_win_afterwards() {
     if !cluster::is_there() {
         return;
     }
-    let cluster = Cluster::new(3);
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("q");
-    let queue = filled(&path, &SMALL, 20, |seq| payload(seq, 300));
-    let target = cluster.target("Q");
-    let relay = Relay::start(path.to_str().unwrap(), &target, &["--replicas", "3"], &dir.path().join("log"));
-    until_caught_up(&queue, "relay");
+    let relayed = Relayed::new();
+    let Relayed { cluster, queue, .. } = &relayed;
     block_on(async {
         let leader = leader(&cluster.connect().await, "Q").await;
         let conflicting = cluster.connect_to(&[leader]).await;
@@ -53,17 +74,18 @@ fn a_publish_that_waits_in_a_stopped_leader_does_not_win_afterwards() {
         let waiting = conflicting.publish_message(message).await.unwrap();
         conflicting.client().flush().await.unwrap();
 
-        append(&mut writer(&queue), 30, |seq| payload(seq, 300));
-        until_caught_up(&queue, "relay");
+        relayed.append(30);
+        until_caught_up(queue, "relay");
         cluster.resume(leader);
         // Refused, or not answered: by the time that the server is well again it has read what was waiting.
         cluster.wait_for(leader);
         let answer = tokio::time::timeout(Duration::from_secs(5), waiting).await;
         assert!(!matches!(answer, Ok(Ok(_))), "both were acknowledged: {answer:?}");
     });
-    assert_eq!(check_exact(&cluster, "Q", &queue), 50);
-    append(&mut writer(&queue), 10, |seq| payload(seq, 300));
-    until_caught_up(&queue, "relay");
+    assert_eq!(check_exact(cluster, "Q", queue), 50);
+    relayed.append(10);
+    until_caught_up(queue, "relay");
+    let Relayed { cluster, queue, relay, .. } = relayed;
     relay.stop();
     assert_eq!(check_exact(&cluster, "Q", &queue), 60);
 }
@@ -74,22 +96,18 @@ fn without_a_quorum_nothing_counts_as_stored() {
     if !cluster::is_there() {
         return;
     }
-    let cluster = Cluster::new(3);
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("q");
-    let queue = filled(&path, &SMALL, 20, |seq| payload(seq, 300));
-    let target = cluster.target("Q");
-    let relay = Relay::start(path.to_str().unwrap(), &target, &["--replicas", "3"], &dir.path().join("log"));
-    until_caught_up(&queue, "relay");
+    let relayed = Relayed::new();
+    let Relayed { cluster, queue, .. } = &relayed;
     let leader = block_on(async { leader(&cluster.connect().await, "Q").await });
     let others = [(leader + 1) % 3, (leader + 2) % 3];
     others.iter().for_each(|&node| cluster.pause(node));
-    append(&mut writer(&queue), 30, |seq| payload(seq, 300));
-    until_report(&path, "relay", "it waits", |report| report["condition"] == "waiting");
-    let waiting = report(&path, "relay");
+    relayed.append(30);
+    until_report(queue.path(), "relay", "it waits", |report| report["condition"] == "waiting");
+    let waiting = report(queue.path(), "relay");
     assert_eq!((&waiting["pair"]["seq"], &waiting["lag_messages"]), (&20.into(), &30.into()), "{waiting}");
     others.iter().for_each(|&node| cluster.resume(node));
-    until_caught_up(&queue, "relay");
+    until_caught_up(queue, "relay");
+    let Relayed { cluster, queue, relay, .. } = relayed;
     relay.stop();
     assert_eq!(check_exact(&cluster, "Q", &queue), 50);
 }

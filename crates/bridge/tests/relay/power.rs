@@ -1,21 +1,16 @@
 //! Power cuts of the queue's host: numbers that were relayed are not given out again, and their messages come back.
 use chronfs::Queue;
 
-use crate::cluster::{self, Cluster};
+use crate::broker::Broker;
 use crate::common::{Disk, SMALL, append, payload, writer};
 use crate::relay::{Relay, check_exact, until_caught_up};
 
-#[test]
-fn what_a_power_cut_took_comes_back_from_the_stream() {
-    if !cluster::is_there() {
-        return;
-    }
+fn what_a_power_cut_took_comes_back_from_the_stream(servers: impl Broker) {
     let Some(disk) = Disk::new("ext4", 64) else { return };
-    let cluster = Cluster::new(1);
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     let path = disk.mountpoint().join("q");
-    let target = cluster.target("Q");
+    let target = servers.target("Q");
     let run = |more: &[&str]| Relay::start(path.to_str().unwrap(), &target, more, &log);
     let queue = Queue::create(&path, &SMALL).unwrap();
     let mut appending = queue.writer().unwrap();
@@ -43,21 +38,16 @@ fn what_a_power_cut_took_comes_back_from_the_stream() {
     let relay = run(&[]);
     until_caught_up(&queue, "relay");
     relay.stop();
-    assert_eq!(check_exact(&cluster, "Q", &queue), 160);
+    assert_eq!(check_exact(&servers, "Q", &queue), 160);
 }
 
 /// The feed is started again before anybody takes the messages back: its new ones have new numbers.
-#[test]
-fn numbers_that_were_relayed_are_not_given_out_again() {
-    if !cluster::is_there() {
-        return;
-    }
+fn numbers_that_were_relayed_are_not_given_out_again(servers: impl Broker) {
     let Some(disk) = Disk::new("ext4", 64) else { return };
-    let cluster = Cluster::new(1);
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     let path = disk.mountpoint().join("q");
-    let target = cluster.target("Q");
+    let target = servers.target("Q");
     let run = || Relay::start(path.to_str().unwrap(), &target, &[], &log);
     let queue = Queue::create(&path, &SMALL).unwrap();
     append(&mut writer(&queue), 100, |seq| payload(seq, 300));
@@ -83,4 +73,9 @@ fn numbers_that_were_relayed_are_not_given_out_again() {
     standby.stop();
     // The stream has what the queue has lost.
     assert_eq!(crate::common::count(&Queue::open(&copy).unwrap()), last);
+}
+
+with_each_broker! {
+    what_a_power_cut_took_comes_back_from_the_stream: Servers(1),
+    numbers_that_were_relayed_are_not_given_out_again: Servers(1),
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use chronfs::Queue;
 use chronfs::queue::{Entry, GapReason};
 
-use crate::cluster::{Cluster, block_on, messages};
+use crate::broker::Broker;
 use crate::common::payload;
 use crate::service::{PATIENCE, Service, until_report};
 
@@ -88,19 +88,20 @@ pub fn until_caught_up(queue: &Queue, name: &str) {
 }
 
 /// The stream must be the queue, message by message, each once; returns how many. Reads the headers by itself.
-pub fn check_exact(cluster: &Cluster, stream: &str, queue: &Queue) -> u64 {
-    let in_stream = block_on(async { messages(&cluster.connect().await, stream).await });
+pub fn check_exact(servers: &impl Broker, stream: &str, queue: &Queue) -> u64 {
+    let in_stream = servers.messages(stream);
     let mut reader = queue.tailer().unwrap();
     let mut next = 1;
-    let mut number_before = in_stream.first().map_or(0, |&(number, ..)| number - 1);
-    for (number, headers, bytes) in &in_stream {
-        let header = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
-        assert_eq!(*number, number_before + 1, "a number of the stream is missing");
-        number_before = *number;
+    let mut number_before = in_stream.first().map_or(0, |message| message.number - 1);
+    for stored in &in_stream {
+        let header = |name: &str| stored.header(name).map(str::to_owned);
+        let number = stored.number;
+        assert_eq!(number, number_before + 1, "a number of the stream is missing");
+        number_before = number;
         assert_eq!(header("Chron-Seq"), Some(next.to_string()), "message {number} of the stream");
         match reader.next().unwrap() {
             Some(Entry::Message(message)) => {
-                assert_eq!((message.seq, message.payload), (next, &bytes[..]));
+                assert_eq!((message.seq, message.payload), (next, &stored.payload[..]));
                 assert_eq!(header("Chron-Time"), Some(message.timestamp_ns.to_string()));
                 assert_eq!(header("Chron-Type"), Some(message.msg_type.to_string()));
                 next += 1;

@@ -5,7 +5,7 @@ use std::process::Command;
 use chronfs::Queue;
 use chronfs::queue::Role;
 
-use crate::cluster::{self, Cluster};
+use crate::broker::{Broker, copy};
 use crate::common::{SMALL, append, filled, payload, text, writer};
 use crate::relay::{Feed, Relay, check_same, command, until_caught_up};
 use crate::service::until_report;
@@ -33,15 +33,10 @@ pub fn verify_by(mut program: Command, queue: &Path, target: &str) -> serde_json
 }
 
 /// The roles change hands under load, again and again; what the one that lost had more is kept, and named.
-#[test]
-fn promotion_under_load() {
-    if !cluster::is_there() {
-        return;
-    }
-    let cluster = Cluster::new(3);
+fn promotion_under_load(servers: impl Broker) {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
-    let target = cluster.target("Q");
+    let target = servers.target("Q");
     let hosts = [dir.path().join("a"), dir.path().join("b")];
     let paths = hosts.each_ref().map(|host| host.join("q"));
     Queue::create(&paths[0], &SMALL).unwrap();
@@ -50,7 +45,7 @@ fn promotion_under_load() {
         let [active, standby] = [&paths[round % 2], &paths[(round + 1) % 2]];
         let queue = Queue::open(active).unwrap();
         let feed = Feed::start(&queue, 2);
-        let relay = Relay::start(active.to_str().unwrap(), &target, &["--replicas", "3"], &log);
+        let relay = Relay::start(active.to_str().unwrap(), &target, &servers.options(), &log);
         let copier = Relay::start(&target, standby.to_str().unwrap(), &["--name", "in", "--rejoin"], &log);
         let wanted = queue.bounds().unwrap().next_seq + 200;
         until_report(standby, "in", "the standby follows", |report| report["pair"]["seq"].as_u64() >= Some(wanted));
@@ -82,16 +77,11 @@ fn promotion_under_load() {
     assert_eq!(verdict["equal"].as_u64(), Some(last), "{verdict}");
 }
 
-#[test]
-fn a_standby_takes_no_other_writer_and_promotes_once() {
-    if !cluster::is_there() {
-        return;
-    }
-    let cluster = Cluster::new(1);
+fn a_standby_takes_no_other_writer_and_promotes_once(servers: impl Broker) {
     let dir = tempfile::tempdir().unwrap();
     let (path, copy, log) = (dir.path().join("q"), dir.path().join("copy"), dir.path().join("log"));
     let queue = filled(&path, &SMALL, 100, |seq| payload(seq, 300));
-    let target = cluster.target("Q");
+    let target = servers.target("Q");
     let relay = Relay::start(path.to_str().unwrap(), &target, &[], &log);
     until_caught_up(&queue, "relay");
     relay.stop();
@@ -109,10 +99,74 @@ fn a_standby_takes_no_other_writer_and_promotes_once() {
     assert_eq!(Relay::start(path.to_str().unwrap(), &target, &[], &log).exit_code(), Some(77));
     append(&mut writer(&copied), 5, |seq| payload(seq, 300));
     let relay = Relay::start(copy.to_str().unwrap(), &target, &["--name", "out"], &log);
-    let rejoined = Relay::start(&target, path.to_str().unwrap(), &["--name", "in", "--rejoin"], &log);
+    let rejoin = || Relay::start(&target, path.to_str().unwrap(), &["--name", "in", "--rejoin"], &log);
+    let rejoined = rejoin();
     until_report(&path, "in", "the standby follows", |report| report["pair"]["seq"] == 105);
-    relay.stop();
     rejoined.stop();
     assert!(matches!(Queue::open(&path).unwrap().role(), Role::Standby { term: 2 }));
-    assert_eq!(check_same(&copied, &Queue::open(&path).unwrap()), 105);
+    // Started again, it meets the promotion again.
+    append(&mut writer(&copied), 5, |seq| payload(seq, 300));
+    let rejoined = rejoin();
+    until_report(&path, "in", "the standby follows", |report| report["pair"]["seq"] == 110);
+    relay.stop();
+    rejoined.stop();
+    assert!(promote(&target, &path).contains("term 3, after message 110"));
+    assert_eq!(check_same(&copied, &Queue::open(&path).unwrap()), 110);
+}
+
+/// The servers come back with a store from before the promotion: whoever was promoted says so again.
+fn a_promotion_that_the_stream_has_forgotten_is_published_again(mut servers: impl Broker) {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, promoted, log) = (dir.path().join("q"), dir.path().join("promoted"), dir.path().join("log"));
+    let queue = filled(&path, &SMALL, 100, |seq| payload(seq, 300));
+    let target = servers.target("Q");
+    let start = |from: &Path, to: &str| Relay::start(from.to_str().unwrap(), to, &[], &log);
+    let old = start(&path, &target);
+    until_caught_up(&queue, "relay");
+    old.stop();
+    let standby = Relay::start(&target, promoted.to_str().unwrap(), &["--name", "in"], &log);
+    until_report(&promoted, "in", "all is there", |report| report["pair"]["seq"] == 100);
+    standby.stop();
+    servers.kill(0);
+    let older = dir.path().join("older");
+    copy(&servers.store(0), &older);
+    servers.start(0);
+    promote(&target, &promoted);
+    let new = Queue::open(&promoted).unwrap();
+    append(&mut writer(&new), 50, |seq| payload(seq, 300));
+    let relay = start(&promoted, &target);
+    until_caught_up(&new, "relay");
+
+    servers.kill(0);
+    std::fs::remove_dir_all(servers.store(0)).unwrap();
+    copy(&older, &servers.store(0));
+    servers.start(0);
+    append(&mut writer(&new), 1, |seq| payload(seq, 300));
+    until_caught_up(&new, "relay");
+    assert_eq!(start(&path, &target).exit_code(), Some(77), "the former owner");
+    relay.stop();
+    let verdict = verify(&promoted, &target);
+    assert_eq!((verdict["equal"].as_u64(), verdict["term"].as_u64()), (Some(151), Some(2)), "{verdict}");
+    let rejoined = dir.path().join("copy");
+    let standby = Relay::start(&target, rejoined.to_str().unwrap(), &[], &log);
+    until_report(&rejoined, "relay", "all is there", |report| report["pair"]["seq"] == 151);
+    standby.stop();
+    assert_eq!(check_same(&new, &Queue::open(&rejoined).unwrap()), 151);
+
+    // The former owner was faster, with a message of its own: there are two histories.
+    servers.kill(0);
+    std::fs::remove_dir_all(servers.store(0)).unwrap();
+    copy(&older, &servers.store(0));
+    servers.start(0);
+    append(&mut writer(&queue), 1, |seq| payload(seq, 200));
+    let old = start(&path, &target);
+    until_caught_up(&queue, "relay");
+    old.stop();
+    assert_eq!(start(&promoted, &target).exit_code(), Some(77), "two histories");
+}
+
+with_each_broker! {
+    promotion_under_load: Servers(3),
+    a_promotion_that_the_stream_has_forgotten_is_published_again: Servers(1),
+    a_standby_takes_no_other_writer_and_promotes_once: Servers(1),
 }

@@ -5,7 +5,8 @@ use async_nats::jetstream::stream::Config;
 use chronfs::Queue;
 use chronfs::queue::{Entry, GapReason, Settings, UpstreamGap};
 
-use crate::cluster::{self, Cluster, block_on, messages};
+use crate::broker::Broker;
+use crate::cluster::{self, Cluster, block_on, free_ports, get};
 use crate::common::{SMALL, append, filled, payload, writer};
 use crate::relay::{Relay, check_exact, check_same, until_caught_up};
 use crate::service::{Service, report, until_report};
@@ -43,34 +44,27 @@ fn a_full_stream_is_waited_for() {
 }
 
 /// The stored pair tells which message the removed one was; without it, the relay does not guess.
-#[test]
-fn a_purged_stream_goes_on_where_it_was() {
-    if !cluster::is_there() {
-        return;
-    }
-    let mut cluster = Cluster::new(1);
+fn a_purged_stream_goes_on_where_it_was(mut servers: impl Broker) {
     let dir = tempfile::tempdir().unwrap();
     let (path, log) = (dir.path().join("q"), dir.path().join("log"));
     let queue = filled(&path, &SMALL, 50, |seq| payload(seq, 300));
-    let (from, target) = (path.to_str().unwrap(), cluster.target("Q"));
+    let (from, target) = (path.to_str().unwrap(), servers.target("Q"));
     let relay = Relay::start(from, &target, &[], &log);
     until_caught_up(&queue, "relay");
     relay.stop();
-    block_on(async { cluster.connect().await.get_stream("Q").await.unwrap().purge().await.unwrap() });
-    cluster.kill(0);
-    cluster.start(0);
+    servers.purge("Q");
+    servers.kill(0);
+    servers.start(0);
     append(&mut writer(&queue), 50, |seq| payload(seq, 300));
     let relay = Relay::start(from, &target, &[], &log);
     until_caught_up(&queue, "relay");
     relay.stop();
-    let left = block_on(async { messages(&cluster.connect().await, "Q").await });
-    let numbers: Vec<_> = left
-        .iter()
-        .map(|(number, headers, _)| (*number, headers.get("Chron-Seq").unwrap().as_str().parse().unwrap()))
-        .collect();
+    let left = servers.messages("Q");
+    let numbers: Vec<_> =
+        left.iter().map(|message| (message.number, message.header("Chron-Seq").unwrap().parse().unwrap())).collect();
     assert_eq!(numbers, (51..=100).map(|seq| (seq, seq)).collect::<Vec<(u64, u64)>>());
 
-    block_on(async { cluster.connect().await.get_stream("Q").await.unwrap().purge().await.unwrap() });
+    servers.purge("Q");
     std::fs::remove_dir_all(path.join("relay")).unwrap();
     assert_eq!(Relay::start(from, &target, &[], &log).exit_code(), Some(77));
     assert!(std::fs::read_to_string(&log).unwrap().contains("has been removed"));
@@ -121,23 +115,18 @@ fn a_stream_that_forgets_by_age_goes_on_where_it_was() {
     relay.stop();
 }
 
-#[test]
-fn a_stream_that_was_deleted_is_made_again_with_all_that_is_left() {
-    if !cluster::is_there() {
-        return;
-    }
-    let cluster = Cluster::new(1);
+fn a_stream_that_was_deleted_is_made_again_with_all_that_is_left(servers: impl Broker) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("q");
     let queue = filled(&path, &SMALL, 300, |seq| payload(seq, 300));
-    let relay = Relay::start(path.to_str().unwrap(), &cluster.target("Q"), &[], &dir.path().join("log"));
+    let relay = Relay::start(path.to_str().unwrap(), &servers.target("Q"), &[], &dir.path().join("log"));
     until_caught_up(&queue, "relay");
-    block_on(async { cluster.connect().await.delete_stream("Q").await.unwrap() });
+    servers.delete("Q");
     append(&mut writer(&queue), 1, |seq| payload(seq, 300));
     until_caught_up(&queue, "relay");
     assert_eq!(report(&path, "relay")["counts"]["rewinds"], 1);
     relay.stop();
-    assert_eq!(check_exact(&cluster, "Q", &queue), 301);
+    assert_eq!(check_exact(&servers, "Q", &queue), 301);
 }
 
 #[test]
@@ -145,7 +134,7 @@ fn messages_of_any_size_arrive() {
     if !cluster::is_there() {
         return;
     }
-    let cluster = Cluster::with(1, "max_payload: 65536");
+    let cluster = Cluster::with_lines(1, "max_payload: 65536");
     let dir = tempfile::tempdir().unwrap();
     let (path, copy, log) = (dir.path().join("q"), dir.path().join("copy"), dir.path().join("log"));
     let queue = Queue::create(&path, &Settings::default()).unwrap();
@@ -173,17 +162,12 @@ fn messages_of_any_size_arrive() {
     assert!(std::fs::read_to_string(&log).unwrap().contains("max_payload"));
 }
 
-#[test]
-fn two_queues_in_one_stream_are_refused() {
-    if !cluster::is_there() {
-        return;
-    }
-    let cluster = Cluster::new(1);
+fn two_queues_in_one_stream_are_refused(servers: impl Broker) {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     let paths = [dir.path().join("a"), dir.path().join("b")];
     let queues = paths.each_ref().map(|path| filled(path, &SMALL, 500, |seq| payload(seq, 300)));
-    let target = cluster.target("Q");
+    let target = servers.target("Q");
     let mut relays = paths.each_ref().map(|path| Some(Relay::start(path.to_str().unwrap(), &target, &[], &log)));
     let won = |path: &Path| condition(path) == "refused";
     let mut loser = 2;
@@ -195,20 +179,15 @@ fn two_queues_in_one_stream_are_refused() {
     let winner = 1 - loser;
     until_caught_up(&queues[winner], "relay");
     relays[winner].take().unwrap().stop();
-    assert_eq!(check_exact(&cluster, "Q", &queues[winner]), 500);
+    assert_eq!(check_exact(&servers, "Q", &queues[winner]), 500);
 }
 
-#[test]
-fn what_retention_has_removed_is_named() {
-    if !cluster::is_there() {
-        return;
-    }
-    let cluster = Cluster::new(1);
+fn what_retention_has_removed_is_named(servers: impl Broker) {
     let dir = tempfile::tempdir().unwrap();
     let (path, copy, log) = (dir.path().join("q"), dir.path().join("copy"), dir.path().join("log"));
     let settings = Settings { retain_bytes: Some(64 << 10), max_lag_bytes: Some(128 << 10), ..SMALL };
     let queue = filled(&path, &settings, 100, |seq| payload(seq, 300));
-    let (from, target) = (path.to_str().unwrap(), cluster.target("Q"));
+    let (from, target) = (path.to_str().unwrap(), servers.target("Q"));
     let relay = Relay::start(from, &target, &[], &log);
     until_caught_up(&queue, "relay");
     relay.stop();
@@ -219,10 +198,9 @@ fn what_retention_has_removed_is_named() {
     let relay = Relay::start(from, &target, &[], &log);
     until_caught_up(&queue, "relay");
     relay.stop();
-    let gap = block_on(async { messages(&cluster.connect().await, "Q").await })
-        .into_iter()
-        .find_map(|(_, headers, _)| headers.get("Chron-Gap").map(|gap| gap.as_str().to_owned()));
-    assert_eq!(gap, Some(format!("101-{} retired", first - 1)));
+    let messages = servers.messages("Q");
+    let gap = messages.iter().find_map(|message| message.header("Chron-Gap"));
+    assert_eq!(gap, Some(format!("101-{} retired", first - 1).as_str()));
     let standby = Relay::start(&target, copy.to_str().unwrap(), &[], &log);
     until_report(&copy, "relay", "all is there", |report| report["pair"]["seq"] == 5100);
     standby.stop();
@@ -238,24 +216,19 @@ fn what_retention_has_removed_is_named() {
 }
 
 /// "Lag 0 but dead" and "silently stuck" can't be.
-#[test]
-fn a_relay_that_is_stuck_says_so() {
-    if !cluster::is_there() {
-        return;
-    }
-    let cluster = Cluster::new(1);
+fn a_relay_that_is_stuck_says_so(servers: impl Broker) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("q");
     let queue = filled(&path, &SMALL, 10, |seq| payload(seq, 300));
-    let [port] = cluster::free_ports(1)[..] else { unreachable!() };
+    let [port] = free_ports(1)[..] else { unreachable!() };
     let options = ["--metrics", &format!("127.0.0.1:{port}")];
-    let relay = Relay::start(path.to_str().unwrap(), &cluster.target("Q"), &options, &dir.path().join("log"));
+    let relay = Relay::start(path.to_str().unwrap(), &servers.target("Q"), &options, &dir.path().join("log"));
     until_caught_up(&queue, "relay");
-    assert!(cluster::get(port, "/health").unwrap().contains(" 200 "));
+    assert!(get(port, "/health").unwrap().contains(" 200 "));
     let copy = dir.path().join("copy");
-    let standby = Relay::start(&cluster.target("Q"), copy.to_str().unwrap(), &[], &dir.path().join("log"));
+    let standby = Relay::start(&servers.target("Q"), copy.to_str().unwrap(), &[], &dir.path().join("log"));
     until_report(&copy, "relay", "all is there", |report| report["pair"]["seq"] == 10);
-    cluster.pause(0);
+    servers.pause(0);
     append(&mut writer(&queue), 7, |seq| payload(seq, 300));
     until_report(&path, "relay", "it is unhealthy", |report| report["healthy"] == false);
     let stuck = report(&path, "relay");
@@ -264,8 +237,8 @@ fn a_relay_that_is_stuck_says_so() {
         stuck["last_progress_seconds"].as_f64() >= Some(30.0) && stuck["lag_seconds"].as_f64() > Some(20.0),
         "{stuck}"
     );
-    assert!(cluster::get(port, "/health").unwrap().contains(" 503 "));
-    let metrics = cluster::get(port, "/metrics").unwrap();
+    assert!(get(port, "/health").unwrap().contains(" 503 "));
+    let metrics = get(port, "/metrics").unwrap();
     assert!(metrics.contains("chronfs_relay_healthy{") && metrics.contains("direction=\"out\"} 7"), "{metrics}");
     let [told] = chronfs::bus::relays(&path).try_into().unwrap();
     assert!(told.trouble().is_some_and(|trouble| trouble.contains("lag 7 messages")), "{told:?}");
@@ -273,7 +246,7 @@ fn a_relay_that_is_stuck_says_so() {
     until_report(&copy, "relay", "the standby is unhealthy", |report| report["healthy"] == false);
     let [told] = chronfs::bus::relays(&copy).try_into().unwrap();
     assert!(told.trouble().is_some_and(|trouble| trouble.starts_with("waiting")), "{told:?}");
-    cluster.resume(0);
+    servers.resume(0);
     until_caught_up(&queue, "relay");
     for path in [&path, &copy] {
         until_report(path, "relay", "it is well", |report| report["healthy"] == true && report["pair"]["seq"] == 17);
@@ -281,5 +254,13 @@ fn a_relay_that_is_stuck_says_so() {
     relay.stop();
     standby.stop();
     assert_eq!(check_same(&queue, &Queue::open(&copy).unwrap()), 17);
-    assert_eq!(check_exact(&cluster, "Q", &queue), 17);
+    assert_eq!(check_exact(&servers, "Q", &queue), 17);
+}
+
+with_each_broker! {
+    a_purged_stream_goes_on_where_it_was: Servers(1),
+    a_stream_that_was_deleted_is_made_again_with_all_that_is_left: Servers(1),
+    two_queues_in_one_stream_are_refused: Servers(1),
+    what_retention_has_removed_is_named: Servers(1),
+    a_relay_that_is_stuck_says_so: Servers(1),
 }

@@ -1,4 +1,4 @@
-//! chron-relay: a queue to a NATS JetStream stream, and back.
+//! chron-relay: a queue to a stream of NATS JetStream or Redis, and back.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 77 an operator must decide (the queue and the stream contradict each
 //! other, or another host has taken over), 78 the configuration can't work.
@@ -14,7 +14,7 @@ use chronfs_bridge::relay::{
 use chronfs_bridge::{Failure, run_program, run_service};
 use clap::{Args, Parser, Subcommand};
 
-/// Relay a queue to a NATS JetStream stream, and a stream to a queue
+/// Relay a queue to a stream of NATS JetStream or Redis, and a stream to a queue
 #[derive(Debug, Parser)]
 #[command(name = "chron-relay", version)]
 struct Cli {
@@ -24,7 +24,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Relay until told to stop: QUEUE nats://HOST/STREAM, or nats://HOST/STREAM QUEUE for a standby
+    /// Relay until told to stop: QUEUE ADDRESS, or ADDRESS QUEUE for a standby; an address is nats://HOST/STREAM or redis://HOST/STREAM
     Run(RunArgs),
     /// Make a standby active, in a higher term; its relay must not be running
     Promote {
@@ -55,7 +55,7 @@ struct AccessArgs {
     /// A NATS credentials file; read again at each connect, as are the others
     #[arg(long, value_name = "FILE")]
     credentials: Option<PathBuf>,
-    /// A file with a token
+    /// A file with a NATS token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// A file with user:password
@@ -110,10 +110,10 @@ struct RunArgs {
     /// Do not create the stream
     #[arg(long)]
     no_create: bool,
-    /// On how many servers a new stream is
+    /// On how many servers a new stream is (NATS)
     #[arg(long, default_value = "1")]
     replicas: usize,
-    /// The limit of a new stream in bytes
+    /// The limit of a new stream in bytes (NATS)
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<u64>,
     /// Serve /metrics and /health there, for example 127.0.0.1:9464
