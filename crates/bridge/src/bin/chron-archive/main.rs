@@ -3,7 +3,6 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 77 an operator must decide (the queue and the archive contradict each
 //! other, or something is missing or damaged), 78 the configuration can't work.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +10,8 @@ use std::time::Duration;
 use chronfs_bridge::archive::{
     self, Access, AccessConfig, Address, Config, DEFAULT_LEVEL, RestoreOptions, list, prune, restore, verify,
 };
-use chronfs_bridge::{Failure, Result, run_program, run_service, status};
+use chronfs_bridge::args::{self, StatusArgs, print_json};
+use chronfs_bridge::{Failure, Result, run_program, run_service};
 use clap::{Args, Parser, Subcommand};
 
 /// Archive a queue's sealed segments in an object store, and restore them
@@ -61,7 +61,7 @@ enum Command {
         access: AccessArgs,
     },
     /// What the archivers and relays of a queue have last said, as JSON
-    Status { queue: PathBuf },
+    Status(StatusArgs),
 }
 
 #[derive(Debug, Args)]
@@ -85,14 +85,8 @@ impl From<AccessArgs> for Access {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// A queue, or a directory of queues: all that are ready, each below the address
-    #[arg(required_unless_present = "config", requires = "to")]
-    from: Option<PathBuf>,
-    /// The address of the archive
-    to: Option<String>,
-    /// Read everything else from a TOML file; see docs/archive.md
-    #[arg(long, value_name = "FILE", conflicts_with = "from")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    common: args::RunArgs,
     /// Archive what is sealed, then end
     #[arg(long)]
     once: bool,
@@ -105,26 +99,24 @@ struct RunArgs {
     /// Archive damaged segments, too, as they are
     #[arg(long)]
     damaged: bool,
-    /// Serve /metrics and /health there, for example 127.0.0.1:9465
-    #[arg(long, value_name = "ADDRESS")]
-    metrics: Option<SocketAddr>,
     #[command(flatten)]
     access: AccessArgs,
 }
 
 impl RunArgs {
     fn config(self) -> Result<Config> {
-        if let Some(path) = self.config {
+        let args::RunArgs { from, to, config, metrics } = self.common;
+        if let Some(path) = config {
             return Ok(Config { once: self.once, ..Config::read(&path)? });
         }
         let AccessArgs { credentials, ca, options } = self.access;
         Ok(Config {
-            from: self.from.unwrap_or_default(),
-            to: self.to.unwrap_or_default(),
+            from: from.unwrap_or_default().into(),
+            to: to.unwrap_or_default(),
             name: self.name,
             level: self.level,
             damaged: self.damaged,
-            metrics: self.metrics,
+            metrics,
             access: AccessConfig { credentials, ca, options: options.into_iter().collect() },
             once: self.once,
         })
@@ -187,10 +179,10 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             let config = args.config()?;
             run_service(config.metrics, |stop, monitors| async { archive::run(&config, stop, monitors).await }).await?;
         }
-        Command::List { archive, access } => print(&list(&archive, &access.into()).await?),
+        Command::List { archive, access } => print_json(&list(&archive, &access.into()).await?),
         Command::Verify { archive, queue, id, access } => {
             let verdict = verify(&archive, &access.into(), queue.as_deref(), id).await?;
-            print(&verdict);
+            print_json(&verdict);
             if !verdict.is_sound() {
                 return Ok(ExitCode::from(77));
             }
@@ -202,20 +194,16 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
                 times_ns: (args.from_time.unwrap_or(0), args.to_time.unwrap_or(u64::MAX)),
                 incomplete: args.incomplete,
             };
-            print(&restore(&args.archive, &args.access.into(), &args.queue, &options).await?);
+            print_json(&restore(&args.archive, &args.access.into(), &args.queue, &options).await?);
             eprintln!(
                 "chron-archive: {} keeps everything: its limits are off, see chron-cli set",
                 args.queue.display()
             );
         }
         Command::Prune { archive, older_than, id, access } => {
-            print(&prune(&archive, &access.into(), id, older_than).await?);
+            print_json(&prune(&archive, &access.into(), id, older_than).await?);
         }
-        Command::Status { queue } => println!("{:#}", status(&queue)),
+        Command::Status(args) => args.print(),
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn print(what: &impl serde::Serialize) {
-    println!("{}", serde_json::to_string_pretty(what).unwrap_or_default());
 }
