@@ -153,6 +153,9 @@ impl<'a> Shelf<'a> {
         let object = held.name.object();
         let failed = |error| match error {
             Unpacking::Damaged(what) => self.bad(&object, &what),
+            Unpacking::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                self.bad(&object, &error.to_string())
+            }
             Unpacking::Io(error) => Failure::Again(format!("{}: cannot write it: {error}", shown.display())),
         };
         if held.size > u64::from(chronfs::queue::layout::MAX_SEGMENT_SIZE) + MAX_OVERHEAD {
@@ -169,17 +172,24 @@ impl<'a> Shelf<'a> {
 
     /// The blocks at the start of a segment, of which only that much is read.
     pub(super) async fn blocks(&self, held: &Held) -> Result<SegmentBlocks> {
+        let start = self.start(held, SegmentBlocks::LEN).await?;
+        let blocks = SegmentBlocks::parse(&start);
+        let blocks = blocks.ok_or_else(|| self.bad(&held.name.object(), "it does not hold a segment"))?;
+        self.check(held, &blocks).map(|()| blocks)
+    }
+
+    /// The first bytes of a segment, `len` of them or fewer; only the start of its object is read.
+    pub(super) async fn start(&self, held: &Held, len: usize) -> Result<Vec<u8>> {
         let object = held.name.object();
         let path = self.path(&object);
         // More than the first block of a frame takes.
         let bytes = self.store.range(&path, 0..held.size.min(160 << 10)).await?;
-        let mut start = Start::default();
+        let mut start = Start { bytes: Vec::new(), len };
         let unpacked = Unpacker::new(&mut start).map_err(Unpacking::Io).and_then(|mut unpacker| unpacker.take(&bytes));
         if let Err(Unpacking::Damaged(what)) = unpacked {
             return Err(self.bad(&object, &what));
         }
-        let blocks = SegmentBlocks::parse(&start.0).ok_or_else(|| self.bad(&object, "it does not hold a segment"))?;
-        self.check(held, &blocks).map(|()| blocks)
+        Ok(start.bytes)
     }
 
     /// Checks that a segment is the one that its object's name says.
@@ -197,14 +207,20 @@ impl<'a> Shelf<'a> {
     pub(super) async fn index(&self, held: &Held, blocks: &SegmentBlocks) -> Result<Option<Bytes>> {
         let Some(size) = held.index else { return Ok(None) };
         let object = held.name.index();
-        if size == 0 || size > MAX_INDEX {
-            return Err(self.bad(&object, &format!("it has {size} bytes: no index has that many")));
-        }
-        let bytes = self.store.range(&self.path(&object), 0..size).await?;
+        let bytes = self.index_bytes(held, size).await?;
         if chronfs::view::segment_of_index(&bytes) != Some(*blocks) {
             return Err(self.bad(&object, "it is damaged, or the index of another segment"));
         }
         Ok(Some(bytes))
+    }
+
+    /// The object of an index that has this size, unverified.
+    pub(super) async fn index_bytes(&self, held: &Held, size: u64) -> Result<Bytes> {
+        let object = held.name.index();
+        if size == 0 || size > MAX_INDEX {
+            return Err(self.bad(&object, &format!("it has {size} bytes: no index has that many")));
+        }
+        self.store.range(&self.path(&object), 0..size).await
     }
 }
 
@@ -220,14 +236,16 @@ pub(super) async fn queues(store: &Store) -> Result<Vec<u64>> {
     Ok(ids)
 }
 
-/// Keeps the first bytes of what is written.
-#[derive(Default)]
-struct Start(Vec<u8>);
+/// Keeps the first bytes of what is written, `len` of them.
+struct Start {
+    bytes: Vec<u8>,
+    len: usize,
+}
 
 impl Write for Start {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let wanted = SegmentBlocks::LEN.saturating_sub(self.0.len());
-        self.0.extend_from_slice(&bytes[..wanted.min(bytes.len())]);
+        let wanted = self.len.saturating_sub(self.bytes.len());
+        self.bytes.extend_from_slice(&bytes[..wanted.min(bytes.len())]);
         Ok(bytes.len())
     }
 

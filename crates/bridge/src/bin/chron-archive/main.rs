@@ -47,6 +47,9 @@ enum Command {
     },
     /// Make a queue of what is archived: the same segments, byte for byte
     Restore(RestoreArgs),
+    /// Show an archive as directories of queues, read-only, for chron-cli and its mount
+    #[cfg(feature = "mount")]
+    Mount(MountArgs),
     /// Delete the segments that were archived long ago
     Prune {
         /// The address of the archive
@@ -151,6 +154,68 @@ struct RestoreArgs {
     access: AccessArgs,
 }
 
+#[cfg(feature = "mount")]
+#[derive(Debug, Args)]
+struct MountArgs {
+    /// The address of the archive, or of several below it
+    archive: Address,
+    /// Where to mount it: a directory
+    mountpoint: PathBuf,
+    /// Where to keep what is fetched; default: a directory in $CACHE_DIRECTORY, $XDG_CACHE_HOME or ~/.cache
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// How much of it: 500M, 20G; at least the size of the largest segment
+    #[arg(long, value_name = "BYTES", default_value = "1G", value_parser = bytes)]
+    cache_size: u64,
+    /// Let other users read it, too
+    #[arg(long)]
+    allow_other: bool,
+    /// Serve in the foreground until it is unmounted
+    #[arg(long, short)]
+    foreground: bool,
+    /// The id of the queue, if there are several
+    #[arg(long, value_parser = hex)]
+    id: Option<u64>,
+    #[command(flatten)]
+    access: AccessArgs,
+}
+
+#[cfg(feature = "mount")]
+async fn mount(args: MountArgs) -> Result<ExitCode> {
+    use chronfs_bridge::archive::mount::{MountOptions, default_cache, detach, is_detached, mount, run_detached};
+
+    if !args.foreground && !is_detached() {
+        return run_detached();
+    }
+    let cache = match args.cache {
+        Some(cache) => cache,
+        None => default_cache(&args.mountpoint)?,
+    };
+    let log = cache.join("log");
+    let options = MountOptions {
+        address: args.archive,
+        access: args.access.into(),
+        id: args.id,
+        cache,
+        cache_bytes: args.cache_size,
+        allow_other: args.allow_other,
+    };
+    let ready = || if args.foreground { Ok(()) } else { detach(&log) };
+    tokio::task::LocalSet::new().run_until(mount(&options, &args.mountpoint, ready)).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A number of bytes, with K, M, G or T for powers of 1024.
+#[cfg(feature = "mount")]
+fn bytes(text: &str) -> Result<u64, String> {
+    let (number, shift) = match text.char_indices().next_back() {
+        Some((at, unit)) if "KMGT".contains(unit) => (&text[..at], 10 * (1 + "KMGT".find(unit).unwrap_or(0))),
+        _ => (text, 0),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "it is a number of bytes, such as 500M or 20G".to_owned())
+}
+
 fn hex(text: &str) -> Result<u64, String> {
     u64::from_str_radix(text, 16).map_err(|error| error.to_string())
 }
@@ -200,6 +265,8 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
                 args.queue.display()
             );
         }
+        #[cfg(feature = "mount")]
+        Command::Mount(args) => return mount(args).await,
         Command::Prune { archive, older_than, id, access } => {
             print_json(&prune(&archive, &access.into(), id, older_than).await?);
         }
