@@ -1,6 +1,7 @@
 //! Arguments that both programs have.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -36,7 +37,7 @@ impl StatusArgs {
     }
 }
 
-/// Prints the result of a command.
+/// Prints the result of a command. That nobody reads it to its end is no failure.
 pub fn print_json(what: &impl serde::Serialize) {
-    println!("{}", serde_json::to_string_pretty(what).unwrap_or_default());
+    let _ = writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(what).unwrap_or_default());
 }

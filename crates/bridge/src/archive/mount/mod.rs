@@ -68,7 +68,7 @@ pub async fn mount(options: &MountOptions, mountpoint: &Path, ready: impl FnOnce
     let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::MainPid(std::process::id())]);
     let mut grace = None;
     loop {
-        let out_of_time = async {
+        let out_of_time = async move {
             match grace {
                 Some(until) => tokio::time::sleep_until(until).await,
                 None => std::future::pending().await,
