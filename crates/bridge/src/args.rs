@@ -9,7 +9,7 @@ use clap::Args;
 
 /// What every `run` takes.
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub struct ServiceArgs {
     /// From where: a queue, a directory of queues (all that are ready), or what the program copies to queues
     #[arg(required_unless_present = "config", requires = "to")]
     pub from: Option<OsString>,

@@ -89,7 +89,7 @@ impl From<AccessArgs> for Access {
 #[derive(Debug, Args)]
 struct RunArgs {
     #[command(flatten)]
-    common: args::RunArgs,
+    common: args::ServiceArgs,
     /// Archive what is sealed, then end
     #[arg(long)]
     once: bool,
@@ -108,7 +108,7 @@ struct RunArgs {
 
 impl RunArgs {
     fn config(self) -> Result<Config> {
-        let args::RunArgs { from, to, config, metrics } = self.common;
+        let args::ServiceArgs { from, to, config, metrics } = self.common;
         if let Some(path) = config {
             return Ok(Config { once: self.once, ..Config::read(&path)? });
         }

@@ -80,7 +80,7 @@ impl From<AccessArgs> for Access {
 #[derive(Debug, Args)]
 struct RunArgs {
     #[command(flatten)]
-    common: args::RunArgs,
+    common: args::ServiceArgs,
     /// The relay's name, by which the queue knows it
     #[arg(long, default_value = "relay")]
     name: String,
@@ -114,7 +114,7 @@ struct RunArgs {
 
 impl RunArgs {
     fn config(self) -> Result<Config, Failure> {
-        let args::RunArgs { from, to, config, metrics } = self.common;
+        let args::ServiceArgs { from, to, config, metrics } = self.common;
         if let Some(path) = config {
             return Ok(Config { refill: self.refill, rejoin: self.rejoin, ..Config::read(&path)? });
         }
