@@ -419,6 +419,10 @@ impl Scanner {
         let Some((id, first_seq)) = self.later_started(self.position.segment)? else {
             return Ok(Step::Head);
         };
+        // Segments appear in order: this one is there by now, if it appeared after it was looked for.
+        if self.segment.is_none() && self.open_segment()? {
+            return Ok(Step::Again);
+        }
         let first = self.queue.segment_ids()?.first().copied();
         let is_retired = self.segment.is_none() && first.is_some_and(|first| first > self.position.segment);
         let reason = if is_retired { GapReason::Retired } else { reason };
@@ -529,7 +533,12 @@ impl Scanner {
             self.window.resize(wanted, 0);
             let count = sys::read_some(&segment.file, &mut self.window, offset);
             self.window.truncate(*count.as_ref().unwrap_or(&0));
-            count.map_err(Error::io(&segment.path, "read it"))?;
+            if let Err(error) = count {
+                let failed = Error::io(&segment.path, "read it")(error);
+                // On a file system that fetches files, what can't be read may be gone: the next call looks by its name.
+                self.segment = None;
+                return Err(failed);
+            }
             self.window_start = offset;
             self.read_ahead = (self.read_ahead * 2).min(self.most_ahead);
             return Ok(&self.window);

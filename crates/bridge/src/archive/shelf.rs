@@ -118,6 +118,19 @@ impl<'a> Shelf<'a> {
         Ok(Listing::of(self.store.list(&self.dir, "").await?))
     }
 
+    /// Everything that was archived at one time, though segments may be added while it is listed: a store lists objects
+    /// in any order, and has missed the older one of two then. What is missing between others is missing.
+    #[cfg(feature = "mount")]
+    pub(super) async fn list_at_once(&self) -> Result<Listing> {
+        let mut listing = self.list().await?;
+        if let (false, Some(last)) = (listing.missing().is_empty(), listing.held.last().map(|held| held.name)) {
+            // They are added in order: everything before this one is there now.
+            listing = self.list().await?;
+            listing.held.retain(|held| held.name <= last);
+        }
+        Ok(listing)
+    }
+
     /// The segments that start at a number or after it.
     pub(super) async fn list_from(&self, seq: u64) -> Result<Listing> {
         Ok(Listing::of(self.store.list(&self.dir, &format!("{seq:020}")).await?))

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use chronfs::Queue;
 use chronfs::queue::{Entry, GapReason, SegmentId};
@@ -17,6 +17,14 @@ use crate::shelf::{Archive, SEVERAL, path, segment_objects, segments, several};
 
 /// Longer than a read waits for a store that is silent.
 const BOUNDED: Duration = Duration::from_secs(50);
+
+/// A file in the cache.
+#[derive(Debug, PartialEq)]
+struct Cached {
+    size: u64,
+    inode: u64,
+    written: SystemTime,
+}
 
 /// An archive that is mounted; unmounted when dropped.
 struct Mounted {
@@ -47,7 +55,8 @@ impl Mounted {
         until("it is mounted", || {
             let ended = process.child().try_wait().unwrap();
             assert!(ended.is_none(), "{}", self.said());
-            is_mounted(&self.dir)
+            // A dead mount is still in the table.
+            is_mounted(&self.dir) && self.dir.metadata().is_ok()
         });
         self.process = Some(process);
     }
@@ -61,15 +70,29 @@ impl Mounted {
         self.cached().keys().filter(|path| path.extension().is_some_and(|extension| extension == "q")).count()
     }
 
-    /// Everything in the cache, with its size.
-    fn cached(&self) -> BTreeMap<PathBuf, u64> {
+    /// What the files in the cache take together. Two listings that are equal: all of them were there at once.
+    fn used(&self) -> u64 {
+        loop {
+            let (before, after) = (self.cached(), self.cached());
+            if before == after {
+                return after.values().map(|file| file.size).sum();
+            }
+        }
+    }
+
+    /// Everything in the cache.
+    fn cached(&self) -> BTreeMap<PathBuf, Cached> {
         let mut found = BTreeMap::new();
         let mut dirs = vec![self.cache.join("objects")];
         while let Some(dir) = dirs.pop() {
             for entry in fs::read_dir(dir).unwrap().flatten() {
                 match entry.metadata() {
                     Ok(metadata) if metadata.is_dir() => dirs.push(entry.path()),
-                    Ok(metadata) => drop(found.insert(entry.path(), metadata.len())),
+                    Ok(metadata) => {
+                        let written = metadata.modified().unwrap();
+                        let file = Cached { size: metadata.len(), inode: metadata.ino(), written };
+                        found.insert(entry.path(), file);
+                    }
                     Err(_) => {}
                 }
             }
@@ -217,16 +240,17 @@ fn a_cache_that_is_smaller_than_the_queue_is_enough() {
     let mounted = Mounted::new(&archive, dir.path(), &["--cache-size", &limit.to_string()]);
     let queue = mounted.queue();
     std::thread::scope(|scope| {
-        // From both ends: they take each other's segments away.
+        // They take each other's segments away.
         let readers = [(); 3].map(|()| scope.spawn(|| messages(&queue, last)));
         while readers.iter().any(|reader| !reader.is_finished()) {
-            let used: u64 = mounted.cached().values().sum();
+            let used = mounted.used();
             assert!(used <= limit, "{used} of {limit}");
         }
         for reader in readers {
             assert_eq!(reader.join().unwrap(), messages(&original, last));
         }
     });
+    assert!(mounted.used() <= limit);
     mounted.stop();
     // Smaller than a segment: an error that names the option.
     let at = dir.path().join("small");
@@ -300,7 +324,8 @@ fn segments_come_and_go_while_it_is_mounted() {
     let mut seen = 0;
     let mut read_on = |seen: &mut u64| {
         while let Some(entry) = scanner.next().unwrap() {
-            assert_eq!(entry.message().unwrap().seq, *seen + 1);
+            let Entry::Message(message) = entry else { panic!("after {seen}: {entry:?}") };
+            assert_eq!(message.seq, *seen + 1);
             *seen += 1;
         }
     };
@@ -388,6 +413,8 @@ fn objects_that_lie_are_errors_and_take_no_room() {
         return;
     }
     let (dir, one, archive) = archived();
+    append(&mut writer(&Queue::open(&one).unwrap()), SEVERAL, |seq| payload(seq, 300));
+    archive.archive(&one);
     let objects = segment_objects(&dir.path().join("store"));
     let index = |object: &Path| PathBuf::from(object.to_str().unwrap().replace(".q.zst", ".index"));
     // Cut short; that of another segment, with its index and without; a bomb.
@@ -418,10 +445,10 @@ fn objects_that_lie_are_errors_and_take_no_room() {
     }
     let ours = segments(&one);
     assert_eq!(fs::read(mounted.dir.join("000000003.q")).unwrap(), ours["000000003.q"]);
-    let used: u64 = mounted.cached().values().sum();
+    let used = mounted.used();
     assert!(used < 1 << 20, "{used}: {:?}", mounted.cached());
     let said = mounted.said();
-    for words in ["cut short", "it holds the segment", "holds more than", "index of another segment"] {
+    for words in ["cut short", "it holds the segment", "larger than it says", "that its start, or its index, says"] {
         assert!(said.contains(words), "{words}: {said}");
     }
 }

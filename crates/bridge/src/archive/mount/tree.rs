@@ -207,7 +207,7 @@ impl Tree {
         };
         let mut listed = Listed::default();
         if let Some(id) = queue {
-            let listing = timely(Shelf::new(&store, id).list()).await?;
+            let listing = timely(Shelf::new(&store, id).list_at_once()).await?;
             check(&store, id, &listing)?;
             listed.queue = Some((id, listing.held)).filter(|(_, held)| !held.is_empty());
         }
