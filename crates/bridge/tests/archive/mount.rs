@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use chronfs::Queue;
 use chronfs::queue::{Entry, GapReason, SegmentId};
+use chronfs::view::{Format, View};
 
 use crate::common::need::{Need, require};
 use crate::common::{Running, append, count, payload, signal_to, text, until, writer};
@@ -200,6 +201,30 @@ fn a_mounted_archive_is_the_queue() {
     assert_eq!(refused.kind(), ErrorKind::ReadOnlyFilesystem);
     assert!(queue.writer().is_err());
     mounted.stop();
+}
+
+/// What `messages.*`, `since/` and `at/` of chron-cli's mount are made of.
+#[test]
+fn the_texts_of_a_mounted_archive_are_those_of_the_queue() {
+    if !can_mount() {
+        return;
+    }
+    let (dir, one, archive) = archived();
+    let original = Queue::open(&one).unwrap();
+    let (last, middle) = (last_archived(&original), original.finished_segments(0).unwrap()[2].first_seq + 5);
+    let mounted = Mounted::new(&archive, dir.path(), &[]);
+    let rendered = |queue: &Queue, format, from| {
+        let mut scanner = queue.scan().unwrap();
+        scanner.seek_seq(from).unwrap();
+        let view = View::since(queue, format, scanner.position(), scanner.seq()).until(last + 1);
+        let mut text = Vec::new();
+        view.read_at(0, usize::try_from(view.size().unwrap()).unwrap(), &mut text).unwrap();
+        text
+    };
+    for (format, from) in Format::ALL.into_iter().flat_map(|format| [(format, 1), (format, middle)]) {
+        let wanted = rendered(&original, format, from);
+        assert!(!wanted.is_empty() && rendered(&mounted.queue(), format, from) == wanted, "{format:?} from {from}");
+    }
 }
 
 #[test]
