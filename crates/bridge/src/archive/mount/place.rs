@@ -56,12 +56,12 @@ pub(super) fn free(mountpoint: &Path) -> Result<PathBuf> {
 /// Whether what is mounted at a path, last, is a mount of an archive.
 fn is_ours(path: &Path) -> io::Result<bool> {
     let table = fs::read("/proc/self/mountinfo")?;
-    let at = table.split(|&byte| byte == b'\n').filter_map(|line| {
+    let mut at = table.split(|&byte| byte == b'\n').filter_map(|line| {
         let (before, after) = std::str::from_utf8(line).ok()?.split_once(" - ")?;
         let place = unescaped(before.split(' ').nth(4)?);
         (place == path).then(|| after.split(' ').next() == Some(FS_TYPE))
     });
-    Ok(at.last().unwrap_or(false))
+    Ok(at.next_back().unwrap_or(false))
 }
 
 /// A path in the mount table, which has some characters in octal.

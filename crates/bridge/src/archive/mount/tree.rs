@@ -52,6 +52,9 @@ const ASKED_FOR_SETTINGS: usize = 3;
 /// The mount's root.
 pub(super) const ROOT: u64 = 1;
 
+/// A listing under way, of which everybody who looks waits for the end.
+type Refresh = Shared<LocalBoxFuture<'static, Result<(), Problem>>>;
+
 /// What an inode is.
 pub(super) enum Node {
     Directory(Rc<Directory>),
@@ -89,7 +92,7 @@ pub(super) struct Directory {
     listed: RefCell<Option<Rc<Listed>>>,
     /// When it is to be listed again.
     due: Cell<Instant>,
-    refreshing: RefCell<Option<Shared<LocalBoxFuture<'static, Result<(), Problem>>>>>,
+    refreshing: RefCell<Option<Refresh>>,
     control: RefCell<Option<(Held, Rc<[u8]>)>>,
 }
 
@@ -157,7 +160,7 @@ impl Tree {
         let under_way = dir.refreshing.borrow().clone();
         let refresh = under_way.unwrap_or_else(|| {
             let (this, dir_again) = (self.me.clone(), Rc::clone(dir));
-            let refresh: LocalBoxFuture<'static, _> = Box::pin(async move {
+            let refresh: LocalBoxFuture<'static, Result<(), Problem>> = Box::pin(async move {
                 let Some(this) = this.upgrade() else { return Ok(()) };
                 let refreshed = this.refresh(&dir_again).await;
                 dir_again.refreshing.borrow_mut().take();
