@@ -361,7 +361,7 @@ impl Tree {
         }
         let from_index = if segment.held.index.is_some() {
             match self.index(segment).await {
-                Ok(index) => Facts::of_index(&read_part(&*index, 0, usize::MAX)?),
+                Ok(index) => Facts::of_index(&read_part(&index, 0, usize::MAX)?),
                 Err(problem) if problem.errno == Errno::IO => {
                     self.note(&problem);
                     None
