@@ -28,7 +28,7 @@ pub struct Relay {
     pub direction: String,
     /// The other side's address.
     pub target: String,
-    /// What it does: `running`, `waiting`, `target-full`, `stopped`, `refused`.
+    /// What it does: `running`, `waiting`, `target-full`, `stopped`, `failed`, `refused`.
     pub condition: String,
     /// Why it waits or has ended.
     pub reason: Option<String>,
@@ -53,7 +53,8 @@ impl Relay {
             return None;
         }
         let silent = self.silent_seconds();
-        if silent > SILENT_AFTER_SECONDS && self.condition != "refused" {
+        let has_ended = matches!(self.condition.as_str(), "failed" | "refused");
+        if silent > SILENT_AFTER_SECONDS && !has_ended {
             return Some(format!("it has said nothing for {silent:.0} s: it is dead or stopped"));
         }
         (!self.healthy).then(|| {
@@ -126,6 +127,7 @@ mod tests {
         assert!(trouble("waiting", false, now).unwrap().contains("7 messages: no answer"));
         assert!(trouble("running", true, now - 1000.0).unwrap().contains("said nothing"));
         assert!(trouble("refused", false, now - 1000.0).unwrap().contains("no answer"));
+        assert!(trouble("failed", false, now - 1000.0).unwrap().contains("no answer"));
         assert_eq!(relays(dir.path().join("none")), []);
         let [relay] = relays(dir.path()).try_into().unwrap();
         assert!((1002.0..1100.0).contains(&relay.seconds_since_progress()), "{relay:?}");

@@ -37,7 +37,7 @@ pub use rendered::{Crossed, View};
 pub use rendering::Rendering;
 pub use seek_target::{SeekTarget, parse_seek_target};
 pub(crate) use segments::SegmentIndexes;
-pub use segments::{segment_index, segment_of_index};
+pub use segments::{fingerprint_of_index, segment_index, segment_of_index};
 pub use stream::Stream;
 pub use time::{parse_span, parse_time};
 

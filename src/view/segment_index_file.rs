@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes, KnownLayout};
 use super::index::{Place, SPAN};
 use super::{Format, len_u64};
 use crate::queue::layout::{INDEX_DIR, RECORD_ALIGN, RECORDS_START, TEMPORARY_SUFFIX};
-use crate::queue::{Dir, FINGERPRINT_LEN, FileAccess, Position, Sealed, SegmentBlocks, SegmentId};
+use crate::queue::{Dir, FINGERPRINT_LEN, FileAccess, Position, Sealed, SegmentId};
 
 const MAGIC: [u8; 8] = *b"CHRONIDX";
 /// Of the file and of the rendering that it was made from.
@@ -228,8 +228,8 @@ pub(super) fn bytes(sealed: &Sealed, index: &SegmentIndex, parts: &[Part; 4]) ->
     bytes
 }
 
-/// The segment that a sound file is the index of.
-pub(super) fn segment_of(file: &[u8]) -> Option<SegmentBlocks> {
+/// What a sound file is the index of: a [`Sealed::fingerprint`].
+pub(super) fn fingerprint_of(file: &[u8]) -> Option<[u8; FINGERPRINT_LEN]> {
     let (header, marks) = Header::read_from_prefix(file).ok()?;
     let is_sound = header.magic == MAGIC && header.version.get() == VERSION && header.crc.get() == header_sum(&header);
     let mut left = marks;
@@ -241,7 +241,7 @@ pub(super) fn segment_of(file: &[u8]) -> Option<SegmentBlocks> {
         }
         left = rest;
     }
-    (is_sound && left.is_empty()).then(|| SegmentBlocks::parse(&header.fingerprint)).flatten()
+    (is_sound && left.is_empty()).then_some(header.fingerprint)
 }
 
 /// Stores the index of a segment, readable by those who may read the segment.

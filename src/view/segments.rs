@@ -212,7 +212,13 @@ pub fn segment_index(queue: &Queue, id: SegmentId) -> Result<Option<Vec<u8>>> {
 
 /// The segment that an index says it belongs to; None if these bytes are not the index of a segment.
 pub fn segment_of_index(index: &[u8]) -> Option<SegmentBlocks> {
-    segment_index_file::segment_of(index)
+    SegmentBlocks::parse(&fingerprint_of_index(index)?)
+}
+
+/// What an index says about its segment: the bytes of the blocks at its start, then the header of the record that seals
+/// it. None if these bytes are not the index of a segment.
+pub fn fingerprint_of_index(index: &[u8]) -> Option<[u8; SegmentBlocks::LEN + SegmentBlocks::SEAL_LEN]> {
+    segment_index_file::fingerprint_of(index)
 }
 
 /// Reads a segment once for all formats. None if there is anything but messages in it.

@@ -8,6 +8,9 @@ pub enum Failure {
     /// It may go on later, from a fresh look at the other side.
     #[error("{0}")]
     Again(String),
+    /// An object is not there, or no longer.
+    #[error("{0}")]
+    Missing(String),
     /// The other side takes no more messages for now.
     #[error("target full: {0}")]
     Full(String),
@@ -25,7 +28,7 @@ pub enum Failure {
 impl Failure {
     /// Whether a later attempt can succeed without an operator.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Again(_) | Self::Full(_))
+        matches!(self, Self::Again(_) | Self::Missing(_) | Self::Full(_))
     }
 
     /// The exit code for it: 77 for a contradiction, 78 for the configuration, else 1.
@@ -33,7 +36,7 @@ impl Failure {
         match self {
             Self::Refused(_) => 77,
             Self::Config(_) => 78,
-            Self::Again(_) | Self::Full(_) | Self::Queue(_) => 1,
+            Self::Again(_) | Self::Missing(_) | Self::Full(_) | Self::Queue(_) => 1,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "archive")]
 pub mod archive;
+pub mod args;
 mod config_file;
 mod failure;
 mod fleet;

@@ -23,10 +23,13 @@ pub fn run_program(name: &str, command: impl Future<Output = Result<ExitCode>>) 
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(command).unwrap_or_else(|failure| {
+    let code = runtime.block_on(command).unwrap_or_else(|failure| {
         eprintln!("{name}: {failure}");
         ExitCode::from(failure.exit_code())
-    })
+    });
+    // Who was told to stop does not wait for what is being computed or written on other threads: nobody needs it.
+    runtime.shutdown_background();
+    code
 }
 
 /// Runs what is at work in this process, until it ends: SIGTERM and SIGINT tell it to. In a runtime of the current

@@ -35,6 +35,8 @@ pub enum Condition {
     TargetFull,
     /// Ended by an operator.
     Stopped,
+    /// Ended by a failure that another attempt may not meet: the reason is beside it.
+    Failed,
     /// Ended because an operator must decide: the reason is beside it.
     Refused,
 }
@@ -48,6 +50,7 @@ impl Condition {
             Self::Waiting => "waiting",
             Self::TargetFull => "target-full",
             Self::Stopped => "stopped",
+            Self::Failed => "failed",
             Self::Refused => "refused",
         }
     }
@@ -148,11 +151,16 @@ impl Stop {
         self.is_set.get()
     }
 
+    /// Returns when it is set.
+    pub(super) async fn wait(&self) {
+        while !self.is_set() {
+            self.changed.notified().await;
+        }
+    }
+
     /// Sleeps; wakes early when it is set.
     pub(super) async fn sleep(&self, time: Duration) {
-        if !self.is_set() {
-            let _ = tokio::time::timeout(time, self.changed.notified()).await;
-        }
+        let _ = tokio::time::timeout(time, self.wait()).await;
     }
 }
 
@@ -340,7 +348,7 @@ impl State {
         // A standby that does not reach the stream does not know how far it is behind.
         let may_lag = report.lag_messages > 0 || (report.direction == "in" && report.condition == Condition::Waiting);
         let is_stuck = may_lag && self.progress.get().elapsed() >= UNHEALTHY_AFTER;
-        !is_stuck && report.condition != Condition::Refused
+        !is_stuck && !matches!(report.condition, Condition::Failed | Condition::Refused)
     }
 
     /// Replaces the file. That it can't be written is said and changes nothing else.

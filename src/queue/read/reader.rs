@@ -271,7 +271,8 @@ impl<R: Registration> Reader<R> {
         };
         match look(map, &self.context, offset, self.seq, self.verify) {
             Look::Message(header) => Peek::Message(header),
-            Look::Uncommitted if !self.is_ahead_published() => Peek::Head,
+            // Pages that are out of reach read as if nothing were committed.
+            Look::Uncommitted if !self.is_ahead_published() && !map.is_lost() => Peek::Head,
             Look::Uncommitted | Look::Other => Peek::Trouble,
         }
     }
@@ -349,10 +350,9 @@ impl<R: Registration> Reader<R> {
         if let Some(gap) = self.pending.take() {
             return Ok(Some(Found::Gap(gap)));
         }
-        if self.map.as_ref().is_some_and(Mapping::is_lost) {
-            self.map = None;
-        }
-        if self.map.is_none() && self.map_segment()? {
+        // To map it again at once could go on for ever: the scanner says whether it can be read.
+        let was_lost = self.map.take_if(|map| map.is_lost()).is_some();
+        if self.map.is_none() && !was_lost && self.map_segment()? {
             return Ok(Some(Found::Again));
         }
         if self.is_at_seal()
@@ -373,7 +373,7 @@ impl<R: Registration> Reader<R> {
                 self.jump(position, seq);
                 // Another file may have the segment's name by now.
                 self.map = None;
-                if self.map_segment()? {
+                if !was_lost && self.map_segment()? {
                     return Ok(Some(Found::Again));
                 }
                 scanner.go_to(position, seq);

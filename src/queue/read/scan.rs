@@ -416,9 +416,11 @@ impl Scanner {
 
     /// Leaves this segment for the next one in use; stays at the head if there is none.
     fn go_to_later_segment(&mut self, reason: GapReason) -> Result<Step> {
-        let Some((id, first_seq)) = self.later_started(self.position.segment)? else {
-            return Ok(Step::Head);
-        };
+        let Some((id, first_seq)) = self.later_started(self.position.segment)? else { return Ok(Step::Head) };
+        // Segments appear in order: this one is there by now, if it appeared after it was looked for.
+        if self.segment.is_none() && self.open_segment()? {
+            return Ok(Step::Again);
+        }
         let first = self.queue.segment_ids()?.first().copied();
         let is_retired = self.segment.is_none() && first.is_some_and(|first| first > self.position.segment);
         let reason = if is_retired { GapReason::Retired } else { reason };
@@ -477,9 +479,7 @@ impl Scanner {
         let Ok((header, _)) = MessageHeader::read_from_prefix(self.load(HEADER_LEN as usize, fresh)?) else {
             return Ok(Found::End);
         };
-        let Some(unchecked) = UncheckedHeader::parse(&header) else {
-            return Ok(Found::NotCommitted);
-        };
+        let Some(unchecked) = UncheckedHeader::parse(&header) else { return Ok(Found::NotCommitted) };
         let bad = if unchecked.is_left_over(&context, self.seq) { Found::LeftOver } else { Found::Bad };
         let len = unchecked.payload_len(&context, offset);
         let Some(len) = len.filter(|&len| self.waste.allows(context.segment_size, offset, len)) else {
@@ -517,9 +517,7 @@ impl Scanner {
     fn load_at(&mut self, offset: u32, len: usize, fresh: bool) -> Result<&[u8]> {
         let start = offset.checked_sub(self.window_start).map_or(usize::MAX, |start| start as usize);
         if fresh || start.saturating_add(len) > self.window.len() {
-            let Some(segment) = &self.segment else {
-                return Ok(&[]);
-            };
+            let Some(segment) = &self.segment else { return Ok(&[]) };
             // A length from a damaged header must not cost more memory than the file has bytes.
             let in_file = segment.file.metadata().map_err(Error::io(&segment.path, "stat it"))?.len();
             let in_file = usize::try_from(in_file.saturating_sub(u64::from(offset))).unwrap_or(usize::MAX);
@@ -529,7 +527,11 @@ impl Scanner {
             self.window.resize(wanted, 0);
             let count = sys::read_some(&segment.file, &mut self.window, offset);
             self.window.truncate(*count.as_ref().unwrap_or(&0));
-            count.map_err(Error::io(&segment.path, "read it"))?;
+            if let Err(error) = count.map_err(Error::io(&segment.path, "read it")) {
+                // On a file system that fetches files, what can't be read may be gone: the next call looks by its name.
+                self.segment = None;
+                return Err(error);
+            }
             self.window_start = offset;
             self.read_ahead = (self.read_ahead * 2).min(self.most_ahead);
             return Ok(&self.window);

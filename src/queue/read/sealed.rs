@@ -20,7 +20,7 @@ use crate::queue::read::scan::first_seq;
 const BLOCKS_LEN: usize = SEGMENT_SETTINGS as usize;
 
 /// Bytes of a [`Sealed::fingerprint`].
-pub(crate) const FINGERPRINT_LEN: usize = BLOCKS_LEN + HEADER_LEN as usize;
+pub(crate) const FINGERPRINT_LEN: usize = SegmentBlocks::LEN + SegmentBlocks::SEAL_LEN;
 
 /// A segment to which nothing is added any more.
 #[derive(Debug, Clone, Copy)]
@@ -59,11 +59,15 @@ pub struct SegmentBlocks {
     /// The first sequence number after it, and the timestamp of the newest message up to its end; None if it is not
     /// sealed.
     pub end: Option<(u64, u64)>,
+    /// Where the record that seals it starts; 0 if it is not sealed.
+    pub end_offset: u32,
 }
 
 impl SegmentBlocks {
     /// How many bytes at the start of the file they take.
     pub const LEN: usize = BLOCKS_LEN;
+    /// How many bytes the header of the record takes that seals it.
+    pub const SEAL_LEN: usize = HEADER_LEN as usize;
 
     /// Parses the first [`LEN`](Self::LEN) bytes of a segment that is in use, or was. None if it is not one, or damaged.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
@@ -86,6 +90,7 @@ impl SegmentBlocks {
             first_seq: start.first_seq.get(),
             previous_timestamp_ns: start.previous_timestamp_ns.get(),
             end: is_sealed.then(|| (seal.next_seq.get(), seal.last_timestamp_ns.get())),
+            end_offset: if is_sealed { seal.end_offset.get() } else { 0 },
         })
     }
 }

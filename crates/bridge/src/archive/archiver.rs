@@ -76,9 +76,6 @@ impl Archiver {
         loop {
             let due = self.due()?;
             for (index, segment) in due.iter().enumerate() {
-                if self.stop.is_set() {
-                    return Ok(());
-                }
                 if self.state.is_due() {
                     self.note_lag(&due[index..])?;
                 }
@@ -89,12 +86,12 @@ impl Archiver {
             if !due.is_empty() || self.state.is_due() {
                 self.note_lag(&[])?;
             }
-            if due.is_empty() && self.options.once || self.stop.is_set() {
+            if due.is_empty() && self.options.once {
                 return Ok(());
             }
             self.state.set(Condition::Running, None);
             if due.is_empty() {
-                self.stop.sleep(LOOK_EVERY).await;
+                tokio::time::sleep(LOOK_EVERY).await;
             }
         }
     }
@@ -220,12 +217,19 @@ impl Job for Archiver {
         let mut failures = 0_u32;
         loop {
             let before = self.reader.seq();
-            let Err(failure) = self.session().await else {
+            let stop = self.stop.clone();
+            // A segment on its way is let go: its object appears whole or not at all, and the next archiver looks.
+            let ended = tokio::select! {
+                ended = self.session() => ended,
+                () = stop.wait() => Ok(()),
+            };
+            let Err(failure) = ended else {
                 self.state.set(Condition::Stopped, None);
                 return Ok(());
             };
             if !failure.is_temporary() || self.options.once {
-                self.state.set(Condition::Refused, Some(failure.to_string()));
+                let condition = if failure.is_temporary() { Condition::Failed } else { Condition::Refused };
+                self.state.set(condition, Some(failure.to_string()));
                 return Err(failure);
             }
             failures = if self.reader.seq() == before { failures.saturating_add(1) } else { 0 };
@@ -234,10 +238,6 @@ impl Job for Archiver {
                 self.note_lag(&self.due()?)?;
             }
             self.state.set(Condition::Waiting, Some(failure.to_string()));
-            if self.stop.is_set() {
-                self.state.set(Condition::Stopped, None);
-                return Ok(());
-            }
             self.stop.sleep(back_off(failures)).await;
         }
     }

@@ -10,6 +10,8 @@
 mod archiver;
 mod config;
 mod marker;
+#[cfg(feature = "mount")]
+pub mod mount;
 mod name;
 mod pack;
 mod prune;

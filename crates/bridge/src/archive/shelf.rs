@@ -118,6 +118,19 @@ impl<'a> Shelf<'a> {
         Ok(Listing::of(self.store.list(&self.dir, "").await?))
     }
 
+    /// Everything that was archived at one time, though segments may be added while it is listed: a store lists objects
+    /// in any order, and has missed the older one of two then. What is missing between others is missing.
+    #[cfg(feature = "mount")]
+    pub(super) async fn list_at_once(&self) -> Result<Listing> {
+        let mut listing = self.list().await?;
+        if let (false, Some(last)) = (listing.missing().is_empty(), listing.held.last().map(|held| held.name)) {
+            // They are added in order: everything before this one is there now.
+            listing = self.list().await?;
+            listing.held.retain(|held| held.name <= last);
+        }
+        Ok(listing)
+    }
+
     /// The segments that start at a number or after it.
     pub(super) async fn list_from(&self, seq: u64) -> Result<Listing> {
         Ok(Listing::of(self.store.list(&self.dir, &format!("{seq:020}")).await?))
@@ -153,6 +166,9 @@ impl<'a> Shelf<'a> {
         let object = held.name.object();
         let failed = |error| match error {
             Unpacking::Damaged(what) => self.bad(&object, &what),
+            Unpacking::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                self.bad(&object, &error.to_string())
+            }
             Unpacking::Io(error) => Failure::Again(format!("{}: cannot write it: {error}", shown.display())),
         };
         if held.size > u64::from(chronfs::queue::layout::MAX_SEGMENT_SIZE) + MAX_OVERHEAD {
@@ -169,17 +185,24 @@ impl<'a> Shelf<'a> {
 
     /// The blocks at the start of a segment, of which only that much is read.
     pub(super) async fn blocks(&self, held: &Held) -> Result<SegmentBlocks> {
+        let start = self.start(held, SegmentBlocks::LEN).await?;
+        let blocks = SegmentBlocks::parse(&start);
+        let blocks = blocks.ok_or_else(|| self.bad(&held.name.object(), "it does not hold a segment"))?;
+        self.check(held, &blocks).map(|()| blocks)
+    }
+
+    /// The first bytes of a segment, `len` of them or fewer; only the start of its object is read.
+    pub(super) async fn start(&self, held: &Held, len: usize) -> Result<Vec<u8>> {
         let object = held.name.object();
         let path = self.path(&object);
         // More than the first block of a frame takes.
         let bytes = self.store.range(&path, 0..held.size.min(160 << 10)).await?;
-        let mut start = Start::default();
+        let mut start = Start { bytes: Vec::new(), len };
         let unpacked = Unpacker::new(&mut start).map_err(Unpacking::Io).and_then(|mut unpacker| unpacker.take(&bytes));
         if let Err(Unpacking::Damaged(what)) = unpacked {
             return Err(self.bad(&object, &what));
         }
-        let blocks = SegmentBlocks::parse(&start.0).ok_or_else(|| self.bad(&object, "it does not hold a segment"))?;
-        self.check(held, &blocks).map(|()| blocks)
+        Ok(start.bytes)
     }
 
     /// Checks that a segment is the one that its object's name says.
@@ -197,14 +220,20 @@ impl<'a> Shelf<'a> {
     pub(super) async fn index(&self, held: &Held, blocks: &SegmentBlocks) -> Result<Option<Bytes>> {
         let Some(size) = held.index else { return Ok(None) };
         let object = held.name.index();
-        if size == 0 || size > MAX_INDEX {
-            return Err(self.bad(&object, &format!("it has {size} bytes: no index has that many")));
-        }
-        let bytes = self.store.range(&self.path(&object), 0..size).await?;
+        let bytes = self.index_bytes(held, size).await?;
         if chronfs::view::segment_of_index(&bytes) != Some(*blocks) {
             return Err(self.bad(&object, "it is damaged, or the index of another segment"));
         }
         Ok(Some(bytes))
+    }
+
+    /// The object of an index that has this size, unverified.
+    pub(super) async fn index_bytes(&self, held: &Held, size: u64) -> Result<Bytes> {
+        let object = held.name.index();
+        if size == 0 || size > MAX_INDEX {
+            return Err(self.bad(&object, &format!("it has {size} bytes: no index has that many")));
+        }
+        self.store.range(&self.path(&object), 0..size).await
     }
 }
 
@@ -220,14 +249,16 @@ pub(super) async fn queues(store: &Store) -> Result<Vec<u64>> {
     Ok(ids)
 }
 
-/// Keeps the first bytes of what is written.
-#[derive(Default)]
-struct Start(Vec<u8>);
+/// Keeps the first bytes of what is written, `len` of them.
+struct Start {
+    bytes: Vec<u8>,
+    len: usize,
+}
 
 impl Write for Start {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let wanted = SegmentBlocks::LEN.saturating_sub(self.0.len());
-        self.0.extend_from_slice(&bytes[..wanted.min(bytes.len())]);
+        let wanted = self.len.saturating_sub(self.bytes.len());
+        self.bytes.extend_from_slice(&bytes[..wanted.min(bytes.len())]);
         Ok(bytes.len())
     }
 

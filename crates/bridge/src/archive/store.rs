@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -137,9 +138,9 @@ impl From<ObjectMeta> for Object {
 }
 
 /// A connection to the archive at an address.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Store {
-    inner: Box<dyn ObjectStore>,
+    inner: Arc<dyn ObjectStore>,
     /// The address's path.
     root: Path,
     shown: String,
@@ -168,7 +169,7 @@ macro_rules! client {
             }
         }
         let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
-        builder.with_retry(retry).build().map(|store| Box::new(store) as Box<dyn ObjectStore>)
+        builder.with_retry(retry).build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
     }};
 }
 
@@ -183,12 +184,20 @@ impl Store {
             "s3" => client!(AmazonS3Builder, url, access, "AWS_"),
             "gs" => client!(GoogleCloudStorageBuilder, url, access, "GOOGLE_"),
             "az" => client!(MicrosoftAzureBuilder, url, access, "AZURE_"),
-            _ => Ok(Box::new(LocalFileSystem::new().with_fsync(true)) as Box<dyn ObjectStore>),
+            _ => Ok(Arc::new(LocalFileSystem::new().with_fsync(true)) as Arc<dyn ObjectStore>),
         };
         let inner = inner.map_err(|error| Failure::Config(format!("{address}: {error}")))?;
         let root = Path::from_url_path(url.path()).map_err(|error| Failure::Config(format!("{address}: {error}")))?;
         let root = address.below.iter().fold(root, |path, name| path.join(name.as_str()));
         Ok(Self { inner, root, shown: address.to_string() })
+    }
+
+    /// The part of it in a directory below the address.
+    #[cfg(feature = "mount")]
+    pub(super) fn below(&self, names: &[String]) -> Self {
+        let root = names.iter().fold(self.root.clone(), |root, name| root.join(name.as_str()));
+        let shown = names.iter().fold(self.shown.clone(), |shown, name| format!("{shown}/{name}"));
+        Self { root, shown, ..self.clone() }
     }
 
     /// The path of a directory or object below the address.
@@ -209,7 +218,11 @@ impl Store {
             let is_config =
                 matches!(error, Error::NotSupported { .. } | Error::NotImplemented { .. } | Error::InvalidPath { .. });
             let text = format!("{shown}: cannot {what} it: {}", with_cause(&error));
-            if is_config { Failure::Config(text) } else { Failure::Again(text) }
+            match error {
+                _ if is_config => Failure::Config(text),
+                Error::NotFound { .. } => Failure::Missing(text),
+                _ => Failure::Again(text),
+            }
         }
     }
 

@@ -6,6 +6,8 @@ mod common;
 mod faults;
 mod files;
 mod hostile;
+#[cfg(feature = "mount")]
+mod mount;
 mod s3;
 #[path = "../service/mod.rs"]
 mod service;

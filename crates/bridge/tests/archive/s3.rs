@@ -10,7 +10,7 @@ use chronfs::Queue;
 
 use crate::common::need::{Need, require};
 use crate::common::{Running, append, payload, writer};
-use crate::service::{PATIENCE, until_report};
+use crate::service::{PATIENCE, report, until_report};
 use crate::shelf::{Archive, SEVERAL, check_same, path, segments, several};
 
 const BUCKET: &str = "bucket";
@@ -68,11 +68,7 @@ impl Server {
 
     /// An archive in its bucket; `credentials`: a file for them, which is written.
     pub fn archive(&self, credentials: &Path) -> Archive {
-        fs::write(credentials, "# of the test\nAWS_ACCESS_KEY_ID=test\nAWS_SECRET_ACCESS_KEY=\"secret\"\n").unwrap();
-        let endpoint = format!("endpoint=http://127.0.0.1:{}", self.port);
-        let options =
-            ["--credentials", path(credentials), "-o", &endpoint, "-o", "allow_http=true", "-o", "region=eu-1"];
-        Archive { url: format!("s3://{BUCKET}/prefix"), options: options.map(str::to_owned).to_vec() }
+        archive_at(self.port, credentials)
     }
 
     /// The objects that were written successfully, each as often as that.
@@ -97,6 +93,35 @@ impl Server {
         assert_eq!(puts, once, "written twice");
         puts.len()
     }
+}
+
+/// An archive in the bucket of a server on this port.
+fn archive_at(port: u16, credentials: &Path) -> Archive {
+    fs::write(credentials, "# of the test\nAWS_ACCESS_KEY_ID=test\nAWS_SECRET_ACCESS_KEY=\"secret\"\n").unwrap();
+    let endpoint = format!("endpoint=http://127.0.0.1:{port}");
+    let options = ["--credentials", path(credentials), "-o", &endpoint, "-o", "allow_http=true", "-o", "region=eu-1"];
+    Archive { url: format!("s3://{BUCKET}/prefix"), options: options.map(str::to_owned).to_vec() }
+}
+
+/// It would wait for a minute.
+#[test]
+fn an_archiver_ends_at_once_when_it_is_told_to_while_the_store_is_silent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, log) = (dir.path().join("q"), dir.path().join("log"));
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let archive = archive_at(silent.local_addr().unwrap().port(), &dir.path().join("s3.env"));
+    several(&one);
+    let service = archive.start(&one, &log);
+    let (_asked, _) = silent.accept().unwrap();
+    let began = Instant::now();
+    service.stop();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(report(&one, "archive")["condition"], "stopped");
+    // With --once, one that fails says so: no operator need decide anything.
+    drop(silent);
+    assert_eq!(archive.once(&one).status.code(), Some(1));
+    let report = report(&one, "archive");
+    assert_eq!((&report["condition"], &report["healthy"]), (&"failed".into(), &false.into()), "{report:#}");
 }
 
 #[test]

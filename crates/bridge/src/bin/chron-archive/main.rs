@@ -3,7 +3,6 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 77 an operator must decide (the queue and the archive contradict each
 //! other, or something is missing or damaged), 78 the configuration can't work.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +10,8 @@ use std::time::Duration;
 use chronfs_bridge::archive::{
     self, Access, AccessConfig, Address, Config, DEFAULT_LEVEL, RestoreOptions, list, prune, restore, verify,
 };
-use chronfs_bridge::{Failure, Result, run_program, run_service, status};
+use chronfs_bridge::args::{self, StatusArgs, print_json};
+use chronfs_bridge::{Failure, Result, run_program, run_service};
 use clap::{Args, Parser, Subcommand};
 
 /// Archive a queue's sealed segments in an object store, and restore them
@@ -47,6 +47,9 @@ enum Command {
     },
     /// Make a queue of what is archived: the same segments, byte for byte
     Restore(RestoreArgs),
+    /// Show an archive as directories of queues, read-only, for chron-cli and its mount
+    #[cfg(feature = "mount")]
+    Mount(MountArgs),
     /// Delete the segments that were archived long ago
     Prune {
         /// The address of the archive
@@ -61,7 +64,7 @@ enum Command {
         access: AccessArgs,
     },
     /// What the archivers and relays of a queue have last said, as JSON
-    Status { queue: PathBuf },
+    Status(StatusArgs),
 }
 
 #[derive(Debug, Args)]
@@ -85,14 +88,8 @@ impl From<AccessArgs> for Access {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// A queue, or a directory of queues: all that are ready, each below the address
-    #[arg(required_unless_present = "config", requires = "to")]
-    from: Option<PathBuf>,
-    /// The address of the archive
-    to: Option<String>,
-    /// Read everything else from a TOML file; see docs/archive.md
-    #[arg(long, value_name = "FILE", conflicts_with = "from")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    common: args::ServiceArgs,
     /// Archive what is sealed, then end
     #[arg(long)]
     once: bool,
@@ -105,26 +102,24 @@ struct RunArgs {
     /// Archive damaged segments, too, as they are
     #[arg(long)]
     damaged: bool,
-    /// Serve /metrics and /health there, for example 127.0.0.1:9465
-    #[arg(long, value_name = "ADDRESS")]
-    metrics: Option<SocketAddr>,
     #[command(flatten)]
     access: AccessArgs,
 }
 
 impl RunArgs {
     fn config(self) -> Result<Config> {
-        if let Some(path) = self.config {
+        let args::ServiceArgs { from, to, config, metrics } = self.common;
+        if let Some(path) = config {
             return Ok(Config { once: self.once, ..Config::read(&path)? });
         }
         let AccessArgs { credentials, ca, options } = self.access;
         Ok(Config {
-            from: self.from.unwrap_or_default(),
-            to: self.to.unwrap_or_default(),
+            from: from.unwrap_or_default().into(),
+            to: to.unwrap_or_default(),
             name: self.name,
             level: self.level,
             damaged: self.damaged,
-            metrics: self.metrics,
+            metrics,
             access: AccessConfig { credentials, ca, options: options.into_iter().collect() },
             once: self.once,
         })
@@ -159,6 +154,68 @@ struct RestoreArgs {
     access: AccessArgs,
 }
 
+#[cfg(feature = "mount")]
+#[derive(Debug, Args)]
+struct MountArgs {
+    /// The address of the archive, or of several below it
+    archive: Address,
+    /// Where to mount it: a directory
+    mountpoint: PathBuf,
+    /// Where to keep what is fetched; default: a directory in $CACHE_DIRECTORY, $XDG_CACHE_HOME or ~/.cache
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// How much of it: 500M, 20G; at least the size of the largest segment
+    #[arg(long, value_name = "BYTES", default_value = "1G", value_parser = bytes)]
+    cache_size: u64,
+    /// Let other users read it, too
+    #[arg(long)]
+    allow_other: bool,
+    /// Serve in the foreground until it is unmounted
+    #[arg(long, short)]
+    foreground: bool,
+    /// The id of the queue, if there are several
+    #[arg(long, value_parser = hex)]
+    id: Option<u64>,
+    #[command(flatten)]
+    access: AccessArgs,
+}
+
+#[cfg(feature = "mount")]
+async fn mount(args: MountArgs) -> Result<ExitCode> {
+    use chronfs_bridge::archive::mount::{MountOptions, default_cache, detach, is_detached, mount, run_detached};
+
+    if !args.foreground && !is_detached() {
+        return run_detached();
+    }
+    let cache = match args.cache {
+        Some(cache) => cache,
+        None => default_cache(&args.mountpoint)?,
+    };
+    let log = cache.join("log");
+    let options = MountOptions {
+        address: args.archive,
+        access: args.access.into(),
+        id: args.id,
+        cache,
+        cache_bytes: args.cache_size,
+        allow_other: args.allow_other,
+    };
+    let ready = || if args.foreground { Ok(()) } else { detach(&log) };
+    tokio::task::LocalSet::new().run_until(mount(&options, &args.mountpoint, ready)).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A number of bytes, with K, M, G or T for powers of 1024.
+#[cfg(feature = "mount")]
+fn bytes(text: &str) -> Result<u64, String> {
+    let (number, shift) = match text.char_indices().next_back() {
+        Some((at, unit)) if "KMGT".contains(unit) => (&text[..at], 10 * (1 + "KMGT".find(unit).unwrap_or(0))),
+        _ => (text, 0),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "it is a number of bytes, such as 500M or 20G".to_owned())
+}
+
 fn hex(text: &str) -> Result<u64, String> {
     u64::from_str_radix(text, 16).map_err(|error| error.to_string())
 }
@@ -187,10 +244,10 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             let config = args.config()?;
             run_service(config.metrics, |stop, monitors| async { archive::run(&config, stop, monitors).await }).await?;
         }
-        Command::List { archive, access } => print(&list(&archive, &access.into()).await?),
+        Command::List { archive, access } => print_json(&list(&archive, &access.into()).await?),
         Command::Verify { archive, queue, id, access } => {
             let verdict = verify(&archive, &access.into(), queue.as_deref(), id).await?;
-            print(&verdict);
+            print_json(&verdict);
             if !verdict.is_sound() {
                 return Ok(ExitCode::from(77));
             }
@@ -202,20 +259,18 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
                 times_ns: (args.from_time.unwrap_or(0), args.to_time.unwrap_or(u64::MAX)),
                 incomplete: args.incomplete,
             };
-            print(&restore(&args.archive, &args.access.into(), &args.queue, &options).await?);
+            print_json(&restore(&args.archive, &args.access.into(), &args.queue, &options).await?);
             eprintln!(
                 "chron-archive: {} keeps everything: its limits are off, see chron-cli set",
                 args.queue.display()
             );
         }
+        #[cfg(feature = "mount")]
+        Command::Mount(args) => return mount(args).await,
         Command::Prune { archive, older_than, id, access } => {
-            print(&prune(&archive, &access.into(), id, older_than).await?);
+            print_json(&prune(&archive, &access.into(), id, older_than).await?);
         }
-        Command::Status { queue } => println!("{:#}", status(&queue)),
+        Command::Status(args) => args.print(),
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn print(what: &impl serde::Serialize) {
-    println!("{}", serde_json::to_string_pretty(what).unwrap_or_default());
 }

@@ -3,14 +3,12 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 77 an operator must decide (the queue and the stream contradict each
 //! other, or another host has taken over), 78 the configuration can't work.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use chronfs_bridge::relay::{
-    self, Access, AccessConfig, Config, StreamConfig, Target, TooLarge, promote, status, verify,
-};
+use chronfs_bridge::args::{self, StatusArgs, print_json};
+use chronfs_bridge::relay::{self, Access, AccessConfig, Config, StreamConfig, Target, TooLarge, promote, verify};
 use chronfs_bridge::{Failure, run_program, run_service};
 use clap::{Args, Parser, Subcommand};
 
@@ -47,7 +45,7 @@ enum Command {
         access: AccessArgs,
     },
     /// What the relays of a queue have last said, as JSON
-    Status { queue: PathBuf },
+    Status(StatusArgs),
 }
 
 #[derive(Debug, Args)]
@@ -81,14 +79,8 @@ impl From<AccessArgs> for Access {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// From where: a queue, a directory of queues, or the address of a stream
-    #[arg(required_unless_present = "config", requires = "to")]
-    from: Option<String>,
-    /// To where: the address of a stream, or the queue that is to be its standby
-    to: Option<String>,
-    /// Read everything else from a TOML file; see docs/distributed.md
-    #[arg(long, value_name = "FILE", conflicts_with = "from")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    common: args::ServiceArgs,
     /// The relay's name, by which the queue knows it
     #[arg(long, default_value = "relay")]
     name: String,
@@ -116,27 +108,28 @@ struct RunArgs {
     /// The limit of a new stream in bytes (NATS)
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<u64>,
-    /// Serve /metrics and /health there, for example 127.0.0.1:9464
-    #[arg(long, value_name = "ADDRESS")]
-    metrics: Option<SocketAddr>,
     #[command(flatten)]
     access: AccessArgs,
 }
 
 impl RunArgs {
     fn config(self) -> Result<Config, Failure> {
-        if let Some(path) = self.config {
+        let args::ServiceArgs { from, to, config, metrics } = self.common;
+        if let Some(path) = config {
             return Ok(Config { refill: self.refill, rejoin: self.rejoin, ..Config::read(&path)? });
         }
         let AccessArgs { credentials, token_file, password_file, ca, certificate, key } = self.access;
         Ok(Config {
-            from: self.from.unwrap_or_default(),
-            to: self.to.unwrap_or_default(),
+            from: from
+                .unwrap_or_default()
+                .into_string()
+                .map_err(|from| Failure::Config(format!("{}: neither UTF-8 nor an address", from.display())))?,
+            to: to.unwrap_or_default(),
             name: self.name,
             frames: self.frames,
             hold_back_seconds: self.hold_back,
             too_large: self.too_large,
-            metrics: self.metrics,
+            metrics,
             stream: StreamConfig {
                 create: !self.no_create,
                 replicas: self.replicas,
@@ -168,11 +161,11 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Verify { queue, target, timeout, access } => {
             let verdict = verify(&queue, &target, &access.into(), Duration::from_secs(timeout)).await?;
-            println!("{}", serde_json::to_string_pretty(&verdict).unwrap_or_default());
+            print_json(&verdict);
             Ok(if verdict.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(77) })
         }
-        Command::Status { queue } => {
-            println!("{:#}", status(&queue));
+        Command::Status(args) => {
+            args.print();
             Ok(ExitCode::SUCCESS)
         }
     }
