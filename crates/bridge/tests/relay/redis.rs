@@ -155,17 +155,20 @@ fn a_server_that_loads_its_log_is_waited_for() {
     if !redis_server::is_there() {
         return;
     }
-    // Each command of the log takes so many microseconds.
-    let (mut server, case) = (Redis::with_lines("key-load-delay 500"), Case::new(5000));
+    // A server that loads a log answers after each 1024 commands of it: many quick ones, so that it is asked often, and
+    // at so many microseconds each until the relay has noticed.
+    let (mut server, case) = (Redis::with_lines("key-load-delay 300"), Case::new(100));
+    server.ask::<()>(&["EVAL", "for i = 1, 200000 do redis.call('SET', 'other', i) end", "0"]).unwrap();
     let relay = case.start(&server.target("Q"), &[]);
     until_caught_up(&case.queue, "relay");
     server.kill(0);
     case.append(1);
     server.start(0);
     case.until_waiting("loading the dataset");
+    server.ask::<()>(&["CONFIG", "SET", "key-load-delay", "0"]).unwrap();
     until_caught_up(&case.queue, "relay");
     relay.stop();
-    assert_eq!(check_exact(&server, "Q", &case.queue), 5001);
+    assert_eq!(check_exact(&server, "Q", &case.queue), 101);
 }
 
 /// Frames begin elsewhere each time, so that the same number of the stream is another message then. A standby must not
