@@ -16,10 +16,12 @@ use hdrhistogram::Histogram;
 use crate::Result;
 use crate::link::Checks;
 use crate::plan::Plan;
-use crate::report::{Report, Sample};
+use crate::report::{Report, Sample, human, median};
 use crate::shared::Shared;
 
 const LINKS: [&str; 6] = ["copied", "copied, checked", "chronfs", "commitlog", "commitlog, 100 at once", "write(2)"];
+/// Sustained, also a queue at its defaults.
+const KEEPS_ALL: &str = "chronfs, all kept";
 /// Bytes appended without a pause in a burst, and the pause after it.
 const BURST: u64 = 2 << 20;
 const PAUSE: Duration = Duration::from_millis(3);
@@ -28,6 +30,8 @@ const LONGEST: Duration = Duration::from_secs(8);
 const MOST_KEPT: u64 = 1 << 30;
 /// Bytes of the ring that the floor is written into.
 const FLOOR_BYTES: usize = 64 << 20;
+/// After this many bytes a bounded log uses its files again.
+const WRAPPED: u64 = 768 << 20;
 /// Appends between two readings of the clock.
 const CHUNK: u64 = 10_000;
 const BATCH: u64 = 100;
@@ -60,17 +64,21 @@ impl<const CHECKED: bool> Append for Floor<CHECKED> {
     }
 }
 
-struct Chron {
+struct Chron<const KEEPS_ALL: bool> {
     writer: QueueWriter,
 }
 
-impl Append for Chron {
+impl<const KEEPS_ALL: bool> Append for Chron<KEEPS_ALL> {
     #[inline]
     fn append(&mut self, payload: &[u8], count: u64) -> Result<()> {
         for _ in 0..count {
             self.writer.append(1, black_box(payload))?;
         }
         Ok(())
+    }
+
+    fn keeps_little(&self) -> bool {
+        !KEEPS_ALL
     }
 }
 
@@ -120,9 +128,9 @@ fn floor<const CHECKED: bool>(memory: &Path) -> Result<Floor<CHECKED>> {
     Ok(Floor { shared, at: 0, checks: Checks::new() })
 }
 
-fn chron(dir: &Path) -> Result<Chron> {
+fn chron<const KEEPS_ALL: bool>(dir: &Path) -> Result<Chron<KEEPS_ALL>> {
     // Old segments are removed, or ten gigabytes would stay.
-    let settings = Settings { retain_segments: Some(4), ..Settings::default() };
+    let settings = Settings { retain_segments: (!KEEPS_ALL).then_some(4), ..Settings::default() };
     Ok(Chron { writer: Queue::create(dir.join("queue"), &settings)?.writer()? })
 }
 
@@ -134,6 +142,7 @@ fn log(dir: &Path, batch: u64) -> Result<Log> {
 
 /// Measures all of it, in turns.
 pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) {
+    parts(report);
     for &payload in plan.payloads {
         for round in (0..plan.rounds).take_while(|&round| plan.has_time(round, "append")) {
             eprintln!("== append of {payload} bytes, round {} of {}", round + 1, plan.rounds);
@@ -144,7 +153,7 @@ pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) {
     }
     for &payload in plan.latency_payloads {
         // Ten gigabytes take long enough to be their own median; the second size is a check.
-        for link in LINKS {
+        for link in LINKS.into_iter().chain([KEEPS_ALL]) {
             eprintln!("== sustained append of {payload} bytes: {link}");
             report.attempt(&format!("sustained {link}"), |report| sustained(plan, payload, link, report));
         }
@@ -158,13 +167,50 @@ pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) {
     let _ = plan.scratch.fresh();
 }
 
+/// What no record with a time and a checksum can do without.
+fn parts(report: &mut Report) {
+    const COUNT: u32 = 100_000;
+    const ROUNDS: usize = 9;
+    let time = |mut run: Box<dyn FnMut()>| {
+        let each = (0..ROUNDS).map(|_| {
+            let start = Instant::now();
+            run();
+            start.elapsed().as_nanos() as f64 / f64::from(COUNT)
+        });
+        median(each.collect()).map_or("-".to_owned(), human)
+    };
+    let clock = quanta::Clock::new();
+    let clock = time(Box::new(move || {
+        for _ in 0..COUNT {
+            black_box(clock.raw());
+        }
+    }));
+    let mut rows =
+        vec![["", "ns"].map(str::to_owned).to_vec(), vec!["a reading of the clock (quanta)".to_owned(), clock]];
+    for len in [64, 1024] {
+        let mut payload = vec![1; len];
+        let sum = time(Box::new(move || {
+            for _ in 0..COUNT {
+                // Each waits for the one before, as a reader waits for it before it has the message.
+                let sum = Checks::sum(&payload);
+                payload[..8].copy_from_slice(&sum.to_le_bytes());
+            }
+        }));
+        rows.push(vec![format!("a checksum of {len} bytes (crc-fast), until it is there"), sum]);
+    }
+    let text =
+        "Nanoseconds. The writer of a message reads the clock and computes the checksum, its reader computes it again.";
+    report.tables.push(("What a record costs at least".to_owned(), text.to_owned(), rows));
+}
+
 macro_rules! with_link {
     ($plan:expr, $link:expr, $function:ident, $($argument:expr),*) => {{
         let (dir, memory) = $plan.scratch.fresh()?;
         match $link {
             "copied" => $function(&mut floor::<false>(&memory)?, $($argument),*),
             "copied, checked" => $function(&mut floor::<true>(&memory)?, $($argument),*),
-            "chronfs" => $function(&mut chron(&dir)?, $($argument),*),
+            "chronfs" => $function(&mut chron::<false>(&dir)?, $($argument),*),
+            KEEPS_ALL => $function(&mut chron::<true>(&dir)?, $($argument),*),
             "commitlog" => $function(&mut log(&dir, 1)?, $($argument),*),
             "commitlog, 100 at once" => $function(&mut log(&dir, BATCH)?, $($argument),*),
             _ => $function(&mut File::create(dir.join("file"))?, $($argument),*),
@@ -184,8 +230,9 @@ fn burst(plan: &Plan<'_>, payload: usize, link: &'static str, report: &mut Repor
 
 fn bursts_of(to: &mut impl Append, payload: &[u8], count: u64, bursts: u64) -> Result<Duration> {
     let mut elapsed = Duration::ZERO;
-    // The first one warms up.
-    to.append(payload, count)?;
+    // Warms up, over all the files of a bounded log.
+    let warm_up = if to.keeps_little() { WRAPPED / (HEADER + payload.len() as u64) } else { count };
+    to.append(payload, warm_up.max(count))?;
     for _ in 0..bursts {
         std::thread::sleep(PAUSE);
         let start = Instant::now();

@@ -37,7 +37,7 @@ impl Checks {
     }
 
     #[inline]
-    fn sum(payload: &[u8]) -> u64 {
+    pub(crate) fn sum(payload: &[u8]) -> u64 {
         u64::from(crc_fast::crc32_iscsi(payload))
     }
 }
