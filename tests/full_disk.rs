@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs::File;
+use std::io::IoSlice;
 use std::path::Path;
 
 use chronfs::queue::{Entry, Error, Queue, QueueWriter, Settings};
@@ -246,6 +247,36 @@ fn no_message_is_acknowledged_that_had_no_room() {
                 check_acknowledged(&path, appended);
             }
         }
+    }
+}
+
+/// Only the word that says that nothing follows has no room: the message itself is stored.
+#[test]
+fn a_message_that_ends_where_the_room_ends_is_acknowledged() {
+    let append = |writer: &mut QueueWriter, payload: &[u8]| writer.append(1, payload);
+    let append_parts = |writer: &mut QueueWriter, payload: &[u8]| writer.append_parts(1, &[IoSlice::new(payload)]);
+    let reserve = |writer: &mut QueueWriter, payload: &[u8]| {
+        let mut record = writer.reserve(1, payload.len())?;
+        record.copy_from_slice(payload);
+        record.commit()
+    };
+    for way in [append, append_parts, reserve] {
+        let Some(disk) = SmallDisk::new("1m") else { return };
+        let queue = queue_of_large_segments(&disk);
+        let mut writer = queue.writer().unwrap();
+        writer.append(1, b"hello").unwrap();
+        let head = queue.bounds().unwrap().head.offset;
+        // Further than what is cleared ahead.
+        let end = head.next_multiple_of(4096) + 4096;
+        punch(&disk.path("q/000000000.q"), u64::from(end), u64::from(SEGMENT - 4096 - end));
+        let ballast = disk.fill();
+        assert_eq!(way(&mut writer, &vec![7; (end - head - 32) as usize]).unwrap(), 2);
+        let error = way(&mut writer, b"no room").unwrap_err();
+        assert!(is_full(&error), "{error}");
+        assert_eq!(count(&queue), 2);
+        common::free(&ballast);
+        assert_eq!(way(&mut writer, b"room").unwrap(), 3);
+        assert_eq!(count(&queue), 3);
     }
 }
 

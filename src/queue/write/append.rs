@@ -118,10 +118,9 @@ impl QueueWriter {
             // From the cache: what has just been copied.
             let words = header.words(&self.context, self.offset, payload);
             self.ahead.commit(place, self.offset + record_len, words);
-            if self.map.has_stores() {
+            if self.map.has_stores() || self.map_again(record_len)? {
                 return Ok(self.advance(record_len, timestamp_ns));
             }
-            self.map_again(record_len)?;
         }
     }
 }

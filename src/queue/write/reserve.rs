@@ -134,9 +134,11 @@ impl Reservation<'_> {
             writer.ahead.commit(place, offset + record_len, words);
         }
         if !is_filled || !writer.map.has_stores() {
-            // Part of what was filled in is gone, whether or not there is room by now.
             let loss = writer.loss();
-            return writer.map_again(record_len).and(Err(loss));
+            if !writer.map_again(record_len)? {
+                // Part of what was filled in is gone, whether or not there is room by now.
+                return Err(loss);
+            }
         }
         let seq = writer.advance(record_len, timestamp_ns);
         if wakes {

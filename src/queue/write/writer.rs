@@ -217,33 +217,44 @@ impl QueueWriter {
     #[cold]
     #[inline(never)]
     fn publish_again(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8], record_len: u32) -> Result<u64> {
-        self.map_again(record_len)?;
+        if self.map_again(record_len)? {
+            return Ok(self.advance(record_len, timestamp_ns));
+        }
         self.publish(timestamp_ns, msg_type, payload)
     }
 
-    /// Maps the segment again after a store found no room, and makes room for a record.
+    /// Maps the segment again after a store for the next record found no room. Returns whether all of that record is there
+    /// nevertheless, because what had no room was stored after it; if not, makes room for it.
     ///
     /// # Errors
     /// [`Error::Io`] if there is still none: nothing has changed, and a later append may succeed. [`Error::Poisoned`]
     /// if the segment is not as the writer left it.
     #[cold]
-    pub(in crate::queue) fn map_again(&mut self, record_len: u32) -> Result<()> {
+    pub(in crate::queue) fn map_again(&mut self, record_len: u32) -> Result<bool> {
         self.enter()?;
         self.turn.close();
         self.poisoned = self.supply.failure();
         if self.poisoned.is_some() || self.segment.is_cut_short()? {
-            return self.check();
+            self.check()?;
         }
-        if !self.is_as_left()? {
+        let stored_to = self.stored_to()?;
+        let is_stored = stored_to == Some(self.offset + record_len);
+        if !is_stored && stored_to != Some(self.offset) {
             self.poisoned = Some(format!("{}: {HALF_STORED}", self.segment.path.display()));
-            return self.check_poison();
+            self.check_poison()?;
         }
         self.ahead.forget();
         self.map = Arc::new(Mapping::read_write(&self.segment.file, &self.segment.path, self.context.segment_size)?);
         self.supply.set_active(&self.segment, &self.map, None);
         self.pages.set_active(&self.map, self.offset);
         self.pages.set_short_of_room(true);
-        self.make_room(record_len, self.last_timestamp_ns)
+        if is_stored {
+            // The next append makes room first: the gate is closed.
+            self.ahead.set_limit(self.offset);
+        } else {
+            self.make_room(record_len, self.last_timestamp_ns)?;
+        }
+        Ok(is_stored)
     }
 
     /// Why the active segment's mapping is lost.
@@ -251,19 +262,20 @@ impl QueueWriter {
         self.map.loss(&self.segment.file, &self.segment.path, MAY_BE_MISSING)
     }
 
-    /// Whether the active segment's file holds everything that was appended to it, and nothing else.
-    fn is_as_left(&self) -> Result<bool> {
+    /// Where the last record in the active segment's file ends; None if one that was appended to it is missing.
+    fn stored_to(&self) -> Result<Option<u32>> {
         let Some(start) = self.segment.start() else {
-            return Ok(false);
+            return Ok(None);
         };
-        let at = |offset| Position { segment: self.segment.id, offset };
-        let mut scanner = Scanner::at(Arc::clone(&self.store), at(RECORDS_START), start.first_seq);
+        let position = Position { segment: self.segment.id, offset: RECORDS_START };
+        let mut scanner = Scanner::at(Arc::clone(&self.store), position, start.first_seq);
         while let Some(entry) = scanner.next()? {
             if matches!(entry, Entry::Gap(gap) if !gap.reason.is_jump()) {
-                return Ok(false);
+                return Ok(None);
             }
         }
-        Ok(scanner.position() == at(self.offset))
+        let Position { segment, offset } = scanner.position();
+        Ok((segment == self.segment.id).then_some(offset))
     }
 
     /// Makes sure that a record of this payload and time may start at `offset`. Returns the lengths of payload and
@@ -289,7 +301,10 @@ impl QueueWriter {
     #[inline(never)]
     fn claim_slowly(&mut self, timestamp_ns: u64, payload_len: u32) -> Result<(u32, u32)> {
         self.enter()?;
-        let room = self.make_room(self.context.record_len(payload_len), timestamp_ns);
+        let record_len = self.context.record_len(payload_len);
+        // Clearing ahead may have found no room.
+        let mapped = if self.map.has_stores() { Ok(false) } else { self.map_again(record_len) };
+        let room = mapped.and_then(|_| self.make_room(record_len, timestamp_ns));
         room.inspect_err(|_| self.leave())?;
         // The next segment may have another alignment.
         Ok((payload_len, self.context.record_len(payload_len)))
