@@ -233,7 +233,8 @@ fn is_as_shown(shown: &[String], printed: &str) -> bool {
 fn run(is_page: impl Fn(&str) -> bool) {
     let mut count = 0;
     let mut files = Vec::new();
-    for block in blocks().iter().filter(|block| is_page(&block.page)) {
+    let blocks = blocks();
+    for block in blocks.iter().filter(|block| is_page(&block.page)) {
         let place = block.place();
         let (language, note) = block.language.split_once(' ').unwrap_or((&block.language, ""));
         match language {

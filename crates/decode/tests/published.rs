@@ -124,7 +124,8 @@ mod sbe {
         [&u32::try_from(text.len()).unwrap().to_le_bytes()[..], text.as_bytes()].concat()
     }
 
-    const FUEL: [(u16, f32, &str); 3] = [(30, 35.9, "Urban Cycle"), (55, 49.0, "Combined Cycle"), (75, 40.0, "Highway Cycle")];
+    const FUEL: [(u16, f32, &str); 3] =
+        [(30, 35.9, "Urban Cycle"), (55, 49.0, "Combined Cycle"), (75, 40.0, "Highway Cycle")];
     const ACCELERATION: [(u8, [(u16, f32); 3]); 2] =
         [(95, [(30, 4.0), (60, 7.5), (100, 12.2)]), (99, [(30, 3.8), (60, 7.1), (100, 11.8)])];
 
@@ -239,7 +240,9 @@ mod protobuf {
 
     fn proto() -> String {
         let mut text = format!("syntax = \"proto2\"; {TYPES} message All {{\n");
-        for (label, name, offset) in [("optional", "optional", 0), ("repeated", "repeated", 30), ("optional", "default", 60)] {
+        for (label, name, offset) in
+            [("optional", "optional", 0), ("repeated", "repeated", 30), ("optional", "default", 60)]
+        {
             for (field, kind, number) in FIELDS {
                 let is_there = match name {
                     "repeated" => !matches!(number, 26 | 28),
