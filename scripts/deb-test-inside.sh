@@ -138,7 +138,7 @@ as other 'chron-cli mount bus mnt'
 is 'in the mount' "$(as other 'jq -c .decoded mnt/quotes/messages.decoded.jsonl')" "$decoded"
 as other 'chron-cli umount mnt'
 for format in csv parquet; do as other "chron-cli export --quiet --unsealed --format $format bus data"; done
-is csv "$(as other 'zstd -dc data/queue=quotes/*/quote-*.csv.zst' | cut -d , -f 1,3- )" $'seq,type,id,bid\n1,1,7,123.45'
+is csv "$(as other 'zstd -dc data/queue=quotes/*/quote-*.csv.zst' | cut -d , -f 1,3-5)" $'seq,type,id,bid\n1,1,7,123.45'
 parquet=$(ls /home/other/data/queue=quotes/*/quote-*.parquet)
 is parquet "$(head -c 4 "$parquet") $(tail -c 4 "$parquet")" 'PAR1 PAR1'
 
