@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash scripts/tools.sh --deb
 codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
-with=systemd,systemd-sysv,fuse3,jq,gcc,libc6-dev,pkg-config
+with=systemd,systemd-sysv,fuse3,jq,zstd,gcc,libc6-dev,pkg-config
 if [ ! -e target/clean-root.tar ] || [ "$(cat target/clean-root.with)" != "$with" ]; then
     mkdir -p target
     mapfile -t sources < <(grep -lsw "$codename" /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources})

@@ -29,14 +29,13 @@ files > /tmp/before
 
 step install
 dpkg -i /packages/chronfs_*.deb
+is 'who has the export' "$(chron-cli export /srv /tmp/data 2>&1 | grep -o 'package chronfs-export')" 'package chronfs-export'
+dpkg -i /packages/chronfs-export_*.deb
 usermod --append --groups chronfs member
-cp -r /usr/share/man /packages/man.all
-mkdir -p /packages/man
-for page in $(dpkg -L chronfs | grep '/man/man./'); do
+for page in $(dpkg -L chronfs chronfs-export | grep '/man/man./'); do
     mkdir -p "/packages/man/$(basename "$(dirname "$page")")"
     cp -L "$page" "/packages/man/$(basename "$(dirname "$page")")/"
 done
-rm -r /packages/man.all
 chron-cli --version
 is owner "$(stat -c '%U:%G %a' /var/lib/chronfs)" 'chronfs:chronfs 2770'
 is 'not started' "$(systemctl is-active chronfs || true)" inactive
@@ -124,6 +123,25 @@ is payload "$(as other 'cat mnt/ticks/messages.txt')" hello
 as other 'chron-cli inspect bus/ticks > inspected && chron-cli doctor bus && chron-cli umount mnt'
 refused mountpoint /home/other/mnt
 
+step 'payloads decoded and exported'
+as other 'chron-cli append -q --type 1 --format jsonl bus/quotes <<< "{\"payload_b64\":\"BwAAADkwAAAAAAAA\"}"'
+cat > /home/other/bus/quotes/schema.toml << 'EOF'
+[[message]]
+type = 1
+name = "quote"
+format = "fixed"
+fields = [{ name = "id", type = "u32" }, { name = "bid", type = "i64", scale = 2 }]
+EOF
+decoded='{"id":7,"bid":123.45}'
+is 'tail --decode' "$(as other 'chron-cli tail --decode --format jsonl bus/quotes | jq -c .decoded')" "$decoded"
+as other 'chron-cli mount bus mnt'
+is 'in the mount' "$(as other 'jq -c .decoded mnt/quotes/messages.decoded.jsonl')" "$decoded"
+as other 'chron-cli umount mnt'
+for format in csv parquet; do as other "chron-cli export --quiet --unsealed --format $format bus data"; done
+is csv "$(as other 'zstd -dc data/queue=quotes/*/quote-*.csv.zst' | cut -d , -f 1,3-5)" $'seq,type,id,bid\n1,1,7,123.45'
+parquet=$(ls /home/other/data/queue=quotes/*/quote-*.parquet)
+is parquet "$(head -c 4 "$parquet") $(tail -c 4 "$parquet")" 'PAR1 PAR1'
+
 step 'the library for C'
 dpkg -i /packages/libchronfs0_*.deb /packages/libchronfs-dev_*.deb
 example() { (cd /tmp && cc -Wall -Werror -o example /packages/example.c "$@" && ./example /tmp/queue hello); }
@@ -142,7 +160,7 @@ exec 3< /run/chronfs/ticks/messages.txt
 dpkg -i /packages/chronfs_*.deb
 is 'still open' "$(head -n 1 <&3)" hello
 exec 3<&-
-dpkg --purge chronfs
+dpkg --purge chronfs-export chronfs
 refused mountpoint /run/chronfs
 [ -e /var/lib/chronfs/ticks/control.meta ] || fail 'the queues are gone'
 rm -r /var/lib/chronfs

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Checks the packages in target/deb (scripts/deb.sh), then installs chronfs and the library for C into a clean Debian, boots
-# that as a container and uses them as root and as a plain user. Needs root. The clean system is kept as target/clean-root.tar.
+# Checks the packages in target/deb (scripts/deb.sh), then installs chronfs, chronfs-export and the library for C into a
+# clean Debian, boots that as a container and uses them as root and as a plain user. Needs root. The clean system is kept
+# as target/clean-root.tar.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,7 +20,8 @@ cleanup() {
 trap cleanup EXIT
 mkdir "$root"
 tar -xf target/clean-root.tar -C "$root"
-install -D -t "$root/packages" target/deb/{chronfs,libchronfs0,libchronfs-dev}_*.deb scripts/deb-test-inside.sh bindings/c/example.c
+install -D -t "$root/packages" target/deb/{chronfs,chronfs-export,libchronfs0,libchronfs-dev}_*.deb \
+    scripts/deb-test-inside.sh bindings/c/example.c
 
 # As udev makes it; the host's may be root's only.
 mknod -m 666 "$work/fuse" c 10 229

@@ -1,8 +1,11 @@
 //! `chron-cli replay` and `tail --replay`: what was recorded, with its spacing.
 
+use std::io::{Read as _, Write as _};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use super::{Bus, START_NS, assert_fails, assert_is_usage};
+use super::terminal::terminal;
+use super::{Bus, PROGRAM, START_NS, assert_fails, assert_is_usage};
 
 /// Messages 1 to 4, of which the last three come 0, 200 and 300 ms after the first.
 fn bus() -> Bus {
@@ -51,6 +54,29 @@ fn a_part_can_be_replayed_faster() {
     let until = format!("@{}.25", START_NS / 1_000_000_000);
     bus.stdout(&["replay", "from", "to", "--speed", "1000", "--since", &since, "--until", &until]);
     assert_eq!(bus.stdout(&["tail", "to", "--format", "txt"]), "3\n");
+}
+
+/// A pause of an hour does not look as if nothing happened.
+#[test]
+fn a_terminal_shows_when_a_long_pause_ends() {
+    let bus = Bus::new();
+    bus.numbered("from", 1);
+    let later = START_NS + 3600 * 1_000_000_000;
+    bus.append("from", "jsonl", format!("{{\"payload\":\"late\",\"timestamp_ns\":{later}}}\n").as_bytes());
+    for command in ["replay from to", "tail --replay 1 from"] {
+        let mut script = terminal(&bus, &format!("{PROGRAM} {command}"));
+        let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (mut seen, mut byte) = (Vec::new(), [0]);
+        while !seen.ends_with(b"the next message is due in 60 min") {
+            let count = script.stdout.as_mut().unwrap().read(&mut byte).unwrap();
+            assert_eq!(count, 1, "{}", String::from_utf8_lossy(&seen));
+            seen.push(byte[0]);
+        }
+        // Ctrl-C.
+        script.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
+        assert!(!script.wait().unwrap().success());
+    }
+    assert_eq!(bus.stdout(&["tail", "to", "--format", "txt"]), "m1\n");
 }
 
 #[test]

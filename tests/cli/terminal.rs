@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -25,11 +25,16 @@ fn assert_harmless(what: &str, output: &Output) {
     }
 }
 
+/// What runs it on a terminal.
+pub(super) fn terminal(bus: &Bus, command: &str) -> Command {
+    let mut script = Command::new("timeout");
+    script.args(["20", "script", "-qec", command, "/dev/null"]).current_dir(bus.0.path()).env("TERM", "xterm");
+    script
+}
+
 /// Runs it with a terminal for its output.
 fn on_a_terminal(bus: &Bus, command: &str) -> String {
-    let mut script = std::process::Command::new("timeout");
-    script.args(["20", "script", "-qec", command, "/dev/null"]).current_dir(bus.0.path());
-    let output = script.env("TERM", "xterm").stdin(std::process::Stdio::null()).output().unwrap();
+    let output = terminal(bus, command).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     String::from_utf8(output.stdout).unwrap()
 }

@@ -235,21 +235,21 @@ fn assert_completes(shell: &[&str]) {
 }
 
 #[test]
-fn a_program_of_its_own_is_run_from_beside_chron_cli_or_its_source_named() {
+fn a_program_of_its_own_is_run_from_beside_chron_cli_or_its_package_named() {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("chron-cli");
     // Not by this process: a child that another test starts would have it open for writing.
     assert!(Command::new("cp").args([PROGRAM.as_ref(), program.as_os_str()]).status().unwrap().success());
-    for (command, name, source) in [
-        ("relay", "chron-relay", "crates/bridge"),
-        ("archive", "chron-archive", "crates/bridge"),
-        ("export", "chron-export", "crates/export"),
+    for (command, name, package, source) in [
+        ("relay", "chron-relay", "package chronfs-relay", "crates/bridge"),
+        ("archive", "chron-archive", "package chronfs-relay", "crates/bridge"),
+        ("export", "chron-export", "package chronfs-export", "crates/export"),
     ] {
         let run = || {
             let mut run = Command::new(&program);
             run.args([command, "run", "--name", "x"]).env("PATH", dir.path().join("none")).output().unwrap()
         };
-        assert_fails(&run(), &[name, source]);
+        assert_fails(&run(), &[name, package, source]);
         std::os::unix::fs::symlink("/bin/echo", dir.path().join(name)).unwrap();
         assert_eq!(run().stdout, b"run --name x\n");
     }

@@ -3,7 +3,9 @@
 import datetime
 import decimal
 import os
+import pathlib
 import re
+import shlex
 import struct
 import subprocess
 
@@ -162,3 +164,34 @@ def test_lines_are_read_as_json(export):
         "name: 'VARCHAR', decoded: 'JSON'}) WHERE seq = 8"
     ).fetchall()
     assert rows == [("50000.07", "quote")]
+
+
+def test_the_page_does_what_it_says(bus, tmp_path):
+    page = (pathlib.Path(__file__).parents[3] / "docs/export.md").read_text()
+    page = page.replace("/srv/bus", str(bus)).replace("/data", str(tmp_path / "data"))
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert [language for language, _ in blocks] == ["sh", "text", "sql", "python"]
+    for line in blocks[0][1].splitlines():
+        match shlex.split(line, comments=True):
+            case ["chron-cli", "export", *args]:
+                subprocess.run([os.environ["CHRON_EXPORT"], *args], check=True)
+            case ["duckdb", "-c", query]:
+                counts = dict(duckdb.sql(query).fetchall())
+            case other:
+                pytest.fail(f"{other}: how is it run?")
+    assert counts == {1: 2001, 2: 1, 9: 1}
+
+    def shape(path):
+        return re.sub(r"-[0-9a-f]{16}-\d{12}-\d{12}", "-ID-SEQ-SEQ", str(path).strip())
+
+    written = (tmp_path / "data").glob("queue=quotes/date=2024-08-08/*")
+    assert shape(blocks[1][1]).replace("messages", "quote") in map(shape, written)
+    joined = duckdb.sql(blocks[2][1].rstrip(";\n")).fetchall()
+    assert len(joined) == 199
+    names = {"polars": polars}
+    exec(blocks[3][1], names)
+    quotes = names["quotes"].sort("timestamp").collect()
+    assert quotes.height == counts[1]
+    trades = polars.read_parquet(f"{tmp_path}/data/queue=trades/**/trade-*.parquet").sort("timestamp")
+    asof = trades.join_asof(quotes, on="timestamp", by="symbol", check_sortedness=False)
+    assert sorted(asof["bid"].drop_nulls()) == sorted(row[-1] for row in joined)

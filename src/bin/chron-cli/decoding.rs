@@ -15,7 +15,14 @@ pub(crate) struct Decoders;
 
 #[cfg(not(feature = "decode"))]
 impl Decoders {
-    pub(crate) fn open(_args: &TailArgs, _queues: &[Queue]) -> Result<Self, Failure> {
+    pub(crate) fn open(args: &TailArgs, _queues: &[Queue]) -> Result<Self, Failure> {
+        if args.decode || args.decode_with.is_some() {
+            return Err(Failure::Usage(
+                "tail: this chron-cli was built without decoding; the package chronfs has it, or from source: cargo \
+                 install --locked --path . --features decode"
+                    .into(),
+            ));
+        }
         Ok(Self)
     }
 
@@ -104,5 +111,28 @@ mod decoders {
             ))),
             Err(error) => Err(Failure::new(format!("{path}/{error}"))),
         }
+    }
+}
+
+#[cfg(all(test, not(feature = "decode")))]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::{Cli, Command};
+
+    #[test]
+    fn a_build_without_decoding_says_how_to_get_it() {
+        let open = |options: &[&str]| {
+            let line = [&["chron-cli", "tail", "q"], options].concat();
+            let Command::Tail(args) = Cli::try_parse_from(line).unwrap().command else { unreachable!() };
+            Decoders::open(&args, &[]).map(drop)
+        };
+        for options in [&["--decode"][..], &["--decode-with", "cat"]] {
+            let failure = open(options).unwrap_err();
+            assert!(matches!(failure, Failure::Usage(_)), "{failure:?}");
+            assert!(failure.text().contains("--features decode"), "{failure:?}");
+        }
+        open(&[]).unwrap();
     }
 }

@@ -19,16 +19,16 @@ pub(crate) struct ExternalArgs {
     args: Vec<std::ffi::OsString>,
 }
 
-/// Executes a program, which the crate in this directory has.
-pub(crate) fn run(program: &str, source: &str, args: &ExternalArgs) -> Outcome {
+/// Executes a program, which this package has, and the crate in this directory.
+pub(crate) fn run(program: &str, package: &str, source: &str, args: &ExternalArgs) -> Outcome {
     let here = std::env::current_exe().ok();
     let beside = here.as_ref().and_then(|exe| Some(exe.parent()?.join(program)));
     let path = beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(program));
     let error = Command::new(&path).args(&args.args).exec();
     Err(Failure::Message(if error.kind() == ErrorKind::NotFound {
         format!(
-            "{program} is a program of its own, and neither beside chron-cli nor in PATH; from source: cargo install \
-             --locked --path {source}"
+            "{program} is a program of its own, and neither beside chron-cli nor in PATH; install the package {package}, \
+             or from source: cargo install --locked --path {source}"
         )
     } else {
         format!("{}: cannot execute it: {error}", path.display())

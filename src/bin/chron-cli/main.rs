@@ -142,9 +142,9 @@ fn run(cli: Cli) -> Outcome {
         Command::Top(args) => top::run(&args, color),
         Command::Doctor(args) => doctor::run(&args, color),
         Command::Bench(args) => bench::run(&args),
-        Command::Relay(args) => external::run("chron-relay", "crates/bridge", &args),
-        Command::Archive(args) => external::run("chron-archive", "crates/bridge", &args),
-        Command::Export(args) => external::run("chron-export", "crates/export", &args),
+        Command::Relay(args) => external::run("chron-relay", "chronfs-relay", "crates/bridge", &args),
+        Command::Archive(args) => external::run("chron-archive", "chronfs-relay", "crates/bridge", &args),
+        Command::Export(args) => external::run("chron-export", "chronfs-export", "crates/export", &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }
@@ -331,12 +331,10 @@ struct TailArgs {
     #[arg(long, default_value = "auto")]
     format: FormatName,
     /// Decode payloads as the queue's schema.toml says
-    #[cfg(feature = "decode")]
-    #[arg(long)]
+    #[arg(long, hide = !cfg!(feature = "decode"))]
     decode: bool,
     /// Decode payloads by this command, which the shell runs
-    #[cfg(feature = "decode")]
-    #[arg(long, value_name = "COMMAND", conflicts_with = "decode")]
+    #[arg(long, value_name = "COMMAND", conflicts_with = "decode", hide = !cfg!(feature = "decode"))]
     decode_with: Option<String>,
     /// Print messages with the time between them that was between them when they were appended, this many times as
     /// fast: 1, 10x, 0.5

@@ -2,19 +2,23 @@
 //!
 //! A message is due as long after the first one as it was when it was recorded, divided by the speed. Most of the wait
 //! is slept; the rest is spun, because a sleep ends tens of microseconds late. What is late does not delay what follows:
-//! the schedule is fixed by the first message.
+//! the schedule is fixed by the first message. Longer waits show on a terminal.
 
 use std::time::{Duration, Instant};
 
+use chronfs::report::human_span_ms;
 use hdrhistogram::Histogram;
 
 use crate::failure::Failure;
+use crate::progress;
 use crate::stop::Stop;
 
 /// How long before a message is due the sleep ends.
 const SPIN: Duration = Duration::from_micros(200);
 /// Longest sleep between two checks for a signal.
 const LONGEST_SLEEP: Duration = Duration::from_millis(50);
+/// A longer wait says when it ends.
+const LONG_WAIT: Duration = Duration::from_secs(3);
 /// Messages between two checks for a signal.
 const CHECK_EVERY: u64 = 4096;
 
@@ -45,15 +49,16 @@ pub(crate) struct Pacer {
     /// How late messages were, in nanoseconds.
     drift: Histogram<u64>,
     messages: u64,
+    is_quiet: bool,
     stop: Stop,
 }
 
 impl Pacer {
-    /// From now on signals end the pauses.
-    pub(crate) fn new(speed: Speed) -> Result<Self, Failure> {
+    /// From now on signals end the pauses. A quiet one doesn't show them.
+    pub(crate) fn new(speed: Speed, is_quiet: bool) -> Result<Self, Failure> {
         let drift = Histogram::new_with_max(3_600_000_000_000, 3);
         let drift = drift.map_err(|error| Failure::new(error.to_string()))?;
-        Ok(Self { speed, origin: None, drift, messages: 0, stop: Stop::watch()? })
+        Ok(Self { speed, origin: None, drift, messages: 0, is_quiet, stop: Stop::watch()? })
     }
 
     /// Waits until the message of this timestamp is due. Returns when that was, for [`Pacer::done`].
@@ -68,6 +73,7 @@ impl Pacer {
         let seconds = timestamp_ns.saturating_sub(first_ns) as f64 / 1e9 / times;
         let due = Duration::try_from_secs_f64(seconds).ok().and_then(|after| start.checked_add(after));
         let due = due.ok_or_else(|| Failure::new("the next message is due in more than a lifetime; raise --speed"))?;
+        let mut line = None;
         loop {
             let left = due.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -75,6 +81,9 @@ impl Pacer {
             }
             if left > SPIN {
                 self.stop.check()?;
+                if (left > LONG_WAIT || line.is_some()) && !self.is_quiet {
+                    line.get_or_insert_with(progress::line).set_message(until(left));
+                }
                 std::thread::sleep((left - SPIN).min(LONGEST_SLEEP));
             } else {
                 std::hint::spin_loop();
@@ -114,6 +123,11 @@ impl Pacer {
             micros(self.drift.max())
         )
     }
+}
+
+fn until(left: Duration) -> String {
+    let left = human_span_ms(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+    format!("the next message is due in {left}")
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 
 /// A bar for a known number of bytes. It draws nothing where stderr is not a terminal.
 pub(crate) fn bytes(total: u64, what: &str) -> ProgressBar {
@@ -28,6 +28,15 @@ fn target() -> ProgressDrawTarget {
 pub(crate) fn steps(count: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(count), target());
     if let Ok(style) = ProgressStyle::with_template("{msg} ({pos} of {len}, {elapsed})") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// A line that says what is waited for. It goes when it is dropped.
+pub(crate) fn line() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, target()).with_finish(ProgressFinish::AndClear);
+    if let Ok(style) = ProgressStyle::with_template("{msg}") {
         bar.set_style(style);
     }
     bar

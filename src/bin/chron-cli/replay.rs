@@ -26,7 +26,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Outcome {
     // Recorded times are in the past, but a clock may have been ahead.
     let options = WriterOptions { max_ahead: Duration::MAX, ..WriterOptions::default() };
     let mut writer = writer(&to, &options)?;
-    let mut pacer = Pacer::new(args.speed)?;
+    let mut pacer = Pacer::new(args.speed, args.quiet)?;
     let started = Instant::now();
     let (mut messages, mut gaps) = (0_u64, 0_u64);
     // A bounded read: it ends at the head as it was at the start.

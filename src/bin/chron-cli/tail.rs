@@ -60,7 +60,9 @@ pub(crate) fn run(args: &TailArgs, color: bool) -> Outcome {
     let queues: Vec<Queue> = args.queues.iter().map(|path| open(path, args.waits())).collect::<Result<_, _>>()?;
     let out = Output::messages(args.format)?;
     let decoders = Decoders::open(args, &queues)?;
-    let pacer = args.replay.map(Pacer::new).transpose()?;
+    // Where payloads do not end a line, there is none for the pacer.
+    let is_quiet = matches!(args.format, FormatName::Bin);
+    let pacer = args.replay.map(|speed| Pacer::new(speed, is_quiet)).transpose()?;
     let mut printer = Printer { args, color, out, decoders, pacer, shown: None, problems: 0 };
     match (&args.reader, &queues[..]) {
         (Some(name), [queue]) => print_registered(queue, name, &mut printer)?,
