@@ -3,19 +3,31 @@ use std::time::{Duration, Instant};
 
 use chronfs::Queue;
 
-use crate::broker::{Broker, copy};
+use crate::broker::{Broker, Setup, copy};
 use crate::common::{Random, SMALL, append, filled, payload, writer};
-use crate::relay::{Feed, Relay, check_exact, check_same, command, until_caught_up};
+use crate::relay::{Feed, Relay, check_exact, check_same, command, fault_time, parts, until_caught_up};
 use crate::service::{report, until_report};
 
-/// How long faults are injected.
-fn duration<B: Broker>() -> Duration {
-    let seconds = std::env::var("CHRONFS_RELAY_SOAK").ok().map(|seconds| seconds.parse().unwrap());
-    Duration::from_secs(seconds.unwrap_or(B::FAULT_SECONDS))
+/// Random faults of servers and relays while a queue is relayed to a stream and on to a standby.
+fn exact_under_faults<B: Broker>(servers: B, frames: bool) {
+    let (count, mut servers) = (servers.count(), Some(servers));
+    let seed = u64::from(std::process::id()) << 1 | 1;
+    let mut random = Random(seed);
+    let (started, mut faults, mut compared) = (Instant::now(), 0, 0);
+    for end in parts(fault_time(B::FAULT_SECONDS)) {
+        let servers = servers.take().or_else(|| B::with(&Setup::Servers(count))).unwrap();
+        let (more_faults, more_compared) = exact_until(end, servers, frames, &mut random);
+        (faults, compared) = (faults + more_faults, compared + more_compared);
+        println!(
+            "{}, frames {frames}, seed {seed}: {} s, {faults} faults, {compared} messages compared, none lost, none twice",
+            std::any::type_name::<B>(),
+            started.elapsed().as_secs()
+        );
+    }
 }
 
-/// Random faults of servers and relays while a queue is relayed to a stream and on to a standby.
-fn exact_under_faults<B: Broker>(mut servers: B, frames: bool) {
+/// Random faults until then. Returns how many there were, and how many messages were compared.
+fn exact_until(end: Instant, mut servers: impl Broker, frames: bool, random: &mut Random) -> (u64, u64) {
     let dir = tempfile::tempdir().unwrap();
     let (path, copy) = (dir.path().join("q"), dir.path().join("copy"));
     let queue = Queue::create(&path, &SMALL).unwrap();
@@ -25,13 +37,11 @@ fn exact_under_faults<B: Broker>(mut servers: B, frames: bool) {
     options.extend(frames.then_some("--frames"));
     let out = || Relay::start(from, &target, &options, &log);
     let standby = || Relay::start(&target, to, &["--name", "in"], &log);
-    let feed = Feed::start(&queue, if frames { 20 } else { 2 });
+    let feed = Feed::start(&queue, if frames { 20 } else { 2 }, &[(&path, "relay"), (&copy, "in")]);
     let (mut relay, mut copier) = (out(), standby());
     until_report(&path, "relay", "it is at work", |report| report["pair"]["seq"].as_u64() > Some(0));
-    let seed = u64::from(std::process::id()) << 1 | 1;
-    let mut random = Random(seed);
-    let (started, mut faults) = (Instant::now(), 0_u64);
-    while started.elapsed() < duration::<B>() {
+    let mut faults = 0;
+    while Instant::now() < end {
         std::thread::sleep(Duration::from_millis(random.below(1500)));
         let node = random.index(servers.count());
         match random.below(6) {
@@ -64,16 +74,12 @@ fn exact_under_faults<B: Broker>(mut servers: B, frames: bool) {
     let last = queue.bounds().unwrap().next_seq - 1;
     until_report(&copy, "in", "the standby has caught up", |report| report["pair"]["seq"].as_u64() >= Some(last));
     copier.stop();
-    let copied = Queue::open(&copy).unwrap();
-    let mut compared = check_same(&queue, &copied);
+    let mut compared = check_same(&queue, &Queue::open(&copy).unwrap());
     if !frames {
         compared += check_exact(&servers, "Q", &queue);
     }
-    let seconds = started.elapsed().as_secs();
-    println!(
-        "frames {frames}, seed {seed}: {seconds} s, {faults} faults, {compared} messages compared, none lost, none twice"
-    );
     print!("{}", std::fs::read_to_string(log).unwrap());
+    (faults, compared)
 }
 
 fn faults_lose_nothing_and_double_nothing(servers: impl Broker) {

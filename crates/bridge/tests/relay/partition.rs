@@ -135,7 +135,7 @@ fn ping_pong_over_a_partition() {
         let [(host, active), (other, standby)] =
             [round % 2, (round + 1) % 2].map(|index| (["a", "b"][index], &paths[index]));
         let queue = Queue::open(active).unwrap();
-        let feed = Feed::start(&queue, 2);
+        let feed = Feed::start(&queue, 2, &[(active, "relay"), (standby, "in")]);
         let relay = run(host, &[active.to_str().unwrap(), &target, "--replicas", "3"]);
         let copier = run(other, &[&target, standby.to_str().unwrap(), "--name", "in", "--rejoin"]);
         let wanted = queue.bounds().unwrap().next_seq + 200;

@@ -8,7 +8,7 @@ use chronfs::queue::Settings;
 use crate::broker::{Broker, copy};
 use crate::common::{Random, SMALL, append, filled, payload, text, until, writer};
 use crate::redis_server::{self, Redis};
-use crate::relay::{Feed, Relay, check_exact, check_same, command, until_caught_up};
+use crate::relay::{Feed, Relay, check_exact, check_same, command, fault_time, parts, until_caught_up};
 use crate::service::{Service, report, until_report};
 
 /// A queue, and where things of a test are.
@@ -205,17 +205,31 @@ fn exact_over_rewinds(options: &[&str]) {
     if !redis_server::is_there() {
         return;
     }
-    let (mut server, case) = (Redis::new(), Case::new(1));
-    let (copied, older, target) = (case.dir.path().join("copy"), case.dir.path().join("older"), server.target("Q"));
-    // No more than the relay can keep up with, so that what an older log lacks does not grow.
-    let feed = Feed::start(&case.queue, if options.is_empty() { 1 } else { 5 });
-    let relay = case.start(&target, options);
-    let standby = Relay::start(&target, copied.to_str().unwrap(), &["--name", "in"], &case.dir.path().join("log"));
     let seed = u64::from(std::process::id()) << 1 | 1;
     let mut random = Random(seed);
-    let soak = std::env::var("CHRONFS_RELAY_SOAK").ok().map(|seconds| seconds.parse().unwrap());
-    let (started, mut rewinds) = (Instant::now(), 0);
-    while started.elapsed() < Duration::from_secs(soak.unwrap_or(Redis::FAULT_SECONDS)) {
+    let (started, mut older_logs, mut messages) = (Instant::now(), 0, 0);
+    for end in parts(fault_time(Redis::FAULT_SECONDS)) {
+        let (more_logs, more_messages) = exact_over_rewinds_until(end, options, &mut random);
+        (older_logs, messages) = (older_logs + more_logs, messages + more_messages);
+        let seconds = started.elapsed().as_secs();
+        println!(
+            "{options:?}, seed {seed}: {seconds} s, {older_logs} older logs, {messages} messages, none lost, none twice"
+        );
+    }
+}
+
+/// Older logs until then. Returns how many there were, and how many messages the queue has.
+fn exact_over_rewinds_until(end: Instant, options: &[&str], random: &mut Random) -> (u64, u64) {
+    // A server does not start with a copy of the directory from while the log is written anew.
+    let mut server = Redis::with_lines("auto-aof-rewrite-percentage 0");
+    let case = Case::new(1);
+    let (copied, older, target) = (case.dir.path().join("copy"), case.dir.path().join("older"), server.target("Q"));
+    let burst = if options.is_empty() { 2 } else { 20 };
+    let feed = Feed::start(&case.queue, burst, &[(case.queue.path(), "relay"), (&copied, "in")]);
+    let relay = case.start(&target, options);
+    let standby = Relay::start(&target, copied.to_str().unwrap(), &["--name", "in"], &case.dir.path().join("log"));
+    let mut rewinds = 0;
+    while Instant::now() < end {
         until_report(&copied, "in", "it is at work", |report| report["condition"] == "running");
         std::thread::sleep(Duration::from_millis(random.below(500)));
         // A copy of a log that is being written ends somewhere, as after a power cut.
@@ -248,7 +262,8 @@ fn exact_over_rewinds(options: &[&str]) {
     if options.is_empty() {
         assert_eq!(check_exact(&server, "Q", &case.queue), last);
     }
-    println!("seed {seed}: {rewinds} older logs, {last} messages, none lost, none twice; {counts}");
+    println!("{counts}");
+    (rewinds, last)
 }
 
 #[test]

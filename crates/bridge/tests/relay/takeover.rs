@@ -44,7 +44,7 @@ fn promotion_under_load(servers: impl Broker) {
     for round in 0..rounds {
         let [active, standby] = [&paths[round % 2], &paths[(round + 1) % 2]];
         let queue = Queue::open(active).unwrap();
-        let feed = Feed::start(&queue, 2);
+        let feed = Feed::start(&queue, 2, &[(active, "relay"), (standby, "in")]);
         let relay = Relay::start(active.to_str().unwrap(), &target, &servers.options(), &log);
         let copier = Relay::start(&target, standby.to_str().unwrap(), &["--name", "in", "--rejoin"], &log);
         let wanted = queue.bounds().unwrap().next_seq + 200;
