@@ -130,7 +130,7 @@ pub fn is_blocked(thread: &str) -> bool {
 
 /// The file of the program under test.
 pub fn program() -> PathBuf {
-    std::env::var_os(plain_user::PROGRAM).map_or_else(|| env!("CARGO_BIN_EXE_chron-cli").into(), PathBuf::from)
+    plain_user::program(Path::new(env!("CARGO_BIN_EXE_chron-cli")))
 }
 
 /// The program under test.

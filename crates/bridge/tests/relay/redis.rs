@@ -49,6 +49,14 @@ impl Case {
     }
 }
 
+impl Drop for Case {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}", self.log());
+        }
+    }
+}
+
 #[test]
 fn a_server_without_memory_is_waited_for() {
     if !redis_server::is_there() {
