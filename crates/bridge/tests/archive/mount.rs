@@ -16,7 +16,7 @@ use crate::common::need::{Need, require};
 use crate::common::plain_user::program;
 use crate::common::{Running, append, count, payload, signal_to, text, until, writer};
 use crate::s3::{self, Server};
-use crate::service::until_report;
+use crate::service::{start, until_report};
 use crate::shelf::{Archive, BUILT, SEVERAL, path, segment_objects, segments, several};
 
 /// Longer than a read waits for a store that is silent.
@@ -52,10 +52,7 @@ impl Mounted {
     #[track_caller]
     fn start(&mut self, archive: &Archive, more: &[&str]) {
         let what = ["mount", "--foreground", "--cache", path(&self.cache), &archive.url, path(&self.dir)];
-        let log = fs::File::options().create(true).append(true).open(&self.log).unwrap();
-        let mut command = archive.command(&what, more);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let mut process = Running::new(command.spawn().unwrap());
+        let mut process = start(archive.command(&what, more), &self.log);
         until("it is mounted", || {
             let ended = process.child().try_wait().unwrap();
             assert!(ended.is_none(), "{}", self.said());
