@@ -5,10 +5,16 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::panic::Location;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::plain_user;
+/// The variable that names the directory of the programs under test, where it is not the one that cargo has built in.
+pub const PROGRAMS: &str = "CHRONFS_TEST_PROGRAMS";
+
+/// The file of a program that cargo has built.
+pub fn program(built: &Path) -> PathBuf {
+    std::env::var_os(PROGRAMS).map_or_else(|| built.into(), |dir| Path::new(&dir).join(built.file_name().unwrap()))
+}
 
 /// Something that not every machine or user has. Its word in `CHRONFS_REQUIRE` is that of [`Need::word`].
 #[derive(Clone, Copy)]
@@ -106,7 +112,7 @@ impl Need {
                 }
             }
             Self::Beside(built, name) => {
-                let path = plain_user::program(&Path::new(built).with_file_name(name));
+                let path = program(&Path::new(built).with_file_name(name));
                 (!path.exists()).then(|| format!("{} is not built", path.display()))
             }
             Self::Acl => {

@@ -3,10 +3,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::need::{self, Need, require};
+use super::need::{self, Need, PROGRAMS, require};
 
-/// The variable that names the directory of the programs under test, where it is not the one that cargo has built in.
-const PROGRAMS: &str = "CHRONFS_TEST_PROGRAMS";
 /// Nobody: fusermount3 mounts only for users that have a name.
 const USER: u32 = 65534;
 
@@ -22,11 +20,6 @@ fi
 shift
 exec setpriv --reuid="$1" --regid="$1" --clear-groups "${@:2}"
 "#;
-
-/// The file of a program that cargo has built.
-pub fn program(built: &Path) -> PathBuf {
-    std::env::var_os(PROGRAMS).map_or_else(|| built.into(), |dir| Path::new(&dir).join(built.file_name().unwrap()))
-}
 
 /// As root: every test of the calling program but this one must hold for a plain user too. A plain user's run is that
 /// already.

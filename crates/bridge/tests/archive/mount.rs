@@ -12,8 +12,7 @@ use chronfs::fs::kind::unmount;
 use chronfs::queue::{Entry, GapReason, SegmentId};
 use chronfs::view::{Format, View};
 
-use crate::common::need::{Need, require};
-use crate::common::plain_user::program;
+use crate::common::need::{Need, program, require};
 use crate::common::{Running, append, count, payload, signal_to, text, until, writer};
 use crate::s3::{self, Server};
 use crate::service::{start, until_report};

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use chronfs::Queue;
 use serde_json::Value;
 
-use crate::common::plain_user::program;
+use crate::common::need::program;
 use crate::common::{SMALL, filled, payload, text};
 use crate::service::Service;
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::common::need::{Need, require};
-use crate::common::{Running, text};
+use crate::common::text;
 
 /// Hosts a, b and c of one test. Host c has the switch; the cables of the others can be pulled. Removed when dropped.
 pub struct Hosts(String);
@@ -102,12 +102,20 @@ fn remove_abandoned() {
     }
 }
 
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for host in HOSTS {
+            let _ = Command::new("ip").args(["netns", "del", &self.space(host)]).status();
+        }
+    }
+}
+
 #[test]
 fn what_a_test_that_was_killed_has_left_is_removed() {
     if !may_create() {
         return;
     }
-    let process = Running::new(Command::new("sleep").arg("1000").spawn().unwrap());
+    let process = crate::common::Running::new(Command::new("sleep").arg("1000").spawn().unwrap());
     let name = format!("{PREFIX}{}b", process.id());
     let is_there = || Path::new("/run/netns").join(&name).exists();
     ip(&["netns", "add", &name]);
@@ -116,12 +124,4 @@ fn what_a_test_that_was_killed_has_left_is_removed() {
     drop(process);
     remove_abandoned();
     assert!(!is_there());
-}
-
-impl Drop for Hosts {
-    fn drop(&mut self) {
-        for host in HOSTS {
-            let _ = Command::new("ip").args(["netns", "del", &self.space(host)]).status();
-        }
-    }
 }
