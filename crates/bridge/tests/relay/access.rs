@@ -6,8 +6,9 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 
 use crate::broker::{Broker, Setup};
 use crate::case::Case;
+use crate::cluster::{self, Cluster};
 use crate::relay::{check_exact, command};
-use crate::service::until_report;
+use crate::service::{Service, until_report};
 
 fn a_password_that_changes_is_read_again<B: Broker>(mut servers: B) {
     let case = Case::new(100);
@@ -28,6 +29,31 @@ fn a_password_that_changes_is_read_again<B: Broker>(mut servers: B) {
     case.until_caught_up();
     relay.stop();
     assert_eq!(check_exact(&servers, "Q", &case.queue), 200);
+}
+
+/// A file that is named without a directory is one of systemd's, where it gives the relay some.
+#[test]
+fn a_token_is_one_of_systemds_credentials() {
+    if !cluster::is_there() {
+        return;
+    }
+    let cluster = Cluster::with_lines(1, "authorization { token: secret }");
+    let case = Case::new(10);
+    let (config, credentials) = (case.file("relay.toml"), case.file("credentials"));
+    let toml = format!("from = {:?}\nto = {:?}\n[access]\ntoken_file = 'token'\n", case.path(), cluster.target("Q"));
+    fs::write(&config, toml).unwrap();
+    let start = || {
+        let mut run = command();
+        run.arg("run").arg("--config").arg(&config).env("CREDENTIALS_DIRECTORY", &credentials);
+        Service::start(run, &case.file("log"))
+    };
+    fs::create_dir(&credentials).unwrap();
+    fs::write(credentials.join("token"), "wrong\n").unwrap();
+    let relay = start();
+    case.until_waiting(Cluster::NOT_LET_IN);
+    fs::write(credentials.join("token"), "secret\n").unwrap();
+    case.until_caught_up();
+    relay.stop();
 }
 
 /// An authority, as PEM in a file.

@@ -1,14 +1,16 @@
 //! What only Redis can do to a relay: other keys, replicas, a memory that is full, a log that was cut.
 use std::time::{Duration, Instant};
 
+use chronfs::Queue;
 use chronfs::queue::Settings;
 
 use crate::broker::{Broker, copy};
 use crate::case::Case;
-use crate::common::{Random, text, until, writer};
+use crate::common::{Random, count, text, until, writer};
 use crate::redis_server::{self, Redis};
 use crate::relay::{Feed, check_exact, command, fault_time, parts, until_caught_up};
 use crate::service::until_report;
+use crate::takeover::verify;
 
 #[test]
 fn a_server_without_memory_is_waited_for() {
@@ -231,6 +233,23 @@ fn older_logs_lose_nothing_and_double_nothing() {
 #[test]
 fn older_logs_lose_nothing_and_double_nothing_in_frames() {
     exact_over_rewinds(&["--frames"]);
+}
+
+/// Nobody has said that the message is missing. Of a NATS stream that the relay has made, nothing can be deleted.
+#[test]
+fn a_hole_in_the_stream_stops_the_standby_by_name() {
+    if !redis_server::is_there() {
+        return;
+    }
+    let (server, case) = (Redis::new(), Case::new(100));
+    let target = server.target("Q");
+    case.relay_all(&target, &[]);
+    assert_eq!(server.ask::<u64>(&["XDEL", "Q", "50-0"]).unwrap(), 1);
+    assert_eq!(case.standby(&target, &[]).exit_code(), Some(77));
+    assert!(case.log().contains("a hole in the stream: messages 50 to 50"), "{}", case.log());
+    assert_eq!(count(&Queue::open(case.copy()).unwrap()), 49);
+    let verdict = verify(case.path(), &target);
+    assert_eq!(verdict["holes"], serde_json::json!([[50, 50]]), "{verdict}");
 }
 
 #[test]

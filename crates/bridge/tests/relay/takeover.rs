@@ -23,7 +23,7 @@ pub fn promote_by(mut program: Command, target: &str, queue: &Path) -> String {
     text(&output.stdout)
 }
 
-fn verify(queue: &Path, target: &str) -> serde_json::Value {
+pub fn verify(queue: &Path, target: &str) -> serde_json::Value {
     verify_by(command(), queue, target)
 }
 

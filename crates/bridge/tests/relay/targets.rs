@@ -1,12 +1,14 @@
 //! Streams that are full, emptied, removed, or somebody else's; messages that are too large; gaps.
 use async_nats::jetstream::stream::Config;
 use chronfs::Queue;
+use chronfs::bus::RELAY_DIR;
+use chronfs::queue::layout::READERS_DIR;
 use chronfs::queue::{Entry, GapReason, Settings, UpstreamGap};
 
 use crate::broker::Broker;
 use crate::case::Case;
 use crate::cluster::{self, Cluster, block_on, free_ports, get};
-use crate::common::SMALL;
+use crate::common::{SMALL, until};
 use crate::relay::{check_exact, until_caught_up};
 use crate::service::{Service, until_report};
 
@@ -156,6 +158,53 @@ fn two_queues_in_one_stream_are_refused(servers: impl Broker) {
     assert_eq!(check_exact(&servers, "Q", &cases[winner].queue), 500);
 }
 
+/// The stream's last message says all that it needs to know.
+fn a_relay_that_has_lost_its_own_state_goes_on_where_it_was(servers: impl Broker) {
+    let case = Case::new(100);
+    let target = servers.target("Q");
+    for round in 1..=3 {
+        case.relay_all(&target, &[]);
+        assert_eq!(check_exact(&servers, "Q", &case.queue), 100 * round);
+        let counts = case.report()["counts"].clone();
+        assert_eq!((counts["messages"].as_u64(), counts["rewinds"].as_u64()), (Some(100), Some(0)), "{counts}");
+        for state in [RELAY_DIR, READERS_DIR] {
+            std::fs::remove_dir_all(case.path().join(state)).unwrap();
+        }
+        case.append(100);
+    }
+}
+
+/// Of the same queue to the same stream: one as a stand-in for the other, by mistake or not.
+fn two_relays_of_a_queue_bring_each_message_once(servers: impl Broker) {
+    let case = Case::new(100);
+    let target = servers.target("Q");
+    let one = case.start(&target, &[]);
+    case.until_caught_up();
+    assert_eq!(case.start(&target, &[]).exit_code(), Some(1), "another one of that name");
+    let two = case.start(&target, &["--name", "two"]);
+    for _ in 0..5 {
+        case.append(400);
+        case.until_caught_up();
+        until_caught_up(&case.queue, "two");
+    }
+    one.stop();
+    two.stop();
+    assert_eq!(check_exact(&servers, "Q", &case.queue), 2100);
+}
+
+/// Before messages are lost to it.
+#[test]
+fn a_relay_that_lags_by_half_of_what_is_allowed_says_so() {
+    let settings = Settings { retain_bytes: Some(64 << 10), max_lag_bytes: Some(256 << 10), ..SMALL };
+    let case = Case::with(&settings, 10);
+    let relay = case.start("nats://127.0.0.1:1/Q", &[]);
+    case.until_waiting("Connection refused");
+    assert!(!case.log().contains("messages are lost"), "{}", case.log());
+    case.append(1000);
+    until("it says so", || case.log().contains("after which messages are lost to it"));
+    relay.stop();
+}
+
 fn what_retention_has_removed_is_named(servers: impl Broker) {
     let settings = Settings { retain_bytes: Some(64 << 10), max_lag_bytes: Some(128 << 10), ..SMALL };
     let case = Case::with(&settings, 100);
@@ -220,6 +269,8 @@ fn a_relay_that_is_stuck_says_so(servers: impl Broker) {
 }
 
 with_each_broker! {
+    a_relay_that_has_lost_its_own_state_goes_on_where_it_was: Servers(1),
+    two_relays_of_a_queue_bring_each_message_once: Servers(1),
     a_purged_stream_goes_on_where_it_was: Servers(1),
     a_stream_that_was_deleted_is_made_again_with_all_that_is_left: Servers(1),
     two_queues_in_one_stream_are_refused: Servers(1),
