@@ -340,7 +340,7 @@ impl Tree {
         let attr = |is_dir, size, modified_ms| Attr { is_dir, size, modified_ms };
         Ok(match &*self.node(ino)? {
             Node::Directory(dir) | Node::Indexes(dir) | Node::Reports(dir, _) => attr(true, 0, dir.modified_ms()),
-            Node::Report => attr(false, self.report().len() as u64, 0),
+            Node::Report => attr(false, self.report().len() as u64, now_ms()),
             Node::Control(dir) => attr(false, CONTROL_LEN.into(), dir.modified_ms()),
             Node::Segment(segment) => attr(false, self.facts(segment).await?.size, segment.held.modified_ms),
             Node::Index(segment) => attr(false, segment.held.index.unwrap_or(0), segment.held.modified_ms),
@@ -547,6 +547,10 @@ impl Segment {
     fn path(&self, id: u64, name: String) -> PathBuf {
         self.queue.names.iter().cloned().chain([queue_dir(id), name]).collect()
     }
+}
+
+fn now_ms() -> i64 {
+    i64::try_from(chronfs::clock::now_ns() / 1_000_000).unwrap_or(i64::MAX)
 }
 
 /// The ids of the queues in a directory of the archive, and the names of the directories in it that can be shown.
