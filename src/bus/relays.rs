@@ -24,7 +24,7 @@ const MAX_RELAYS: usize = 100;
 pub struct Relay {
     /// Its name.
     pub name: String,
-    /// `out`: from the queue; `in`: into it.
+    /// `out`: from the queue; `in`: into it; `archive`: to an archive; `mount`: it is one that is mounted.
     pub direction: String,
     /// The other side's address.
     pub target: String,

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::{panic, thread};
 
@@ -20,12 +20,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::fs::errno::Errno;
-use crate::fs::mount::{Mount, MountError, MountOptions, no_mount_table};
+use crate::fs::kind::{CHRONFS, Kind, no_mount_table};
+use crate::fs::mount::{Mount, MountError, MountOptions};
 use crate::fs::mountinfo;
 use crate::printable::printable;
 
-/// Set in the child that [`run`] starts.
-const DETACHED: &str = "CHRONFS_DETACHED";
 /// What the child prints when the mount is usable.
 const READY: &str = "ready";
 /// Target of the log lines.
@@ -44,7 +43,7 @@ pub fn run(root: &Path, mountpoint: &Path, options: &MountOptions, foreground: b
     if is_detached() {
         let mut is_usable = false;
         let result = serve(root, mountpoint, options, || {
-            detach_from_terminal()?;
+            leave_terminal(None)?;
             is_usable = true;
             Ok(())
         });
@@ -61,12 +60,63 @@ pub fn run(root: &Path, mountpoint: &Path, options: &MountOptions, foreground: b
             Ok(()) => Ok(()),
         };
     }
-    if foreground { serve(root, mountpoint, options, || Ok(())) } else { start_detached() }
+    if foreground {
+        return serve(root, mountpoint, options, || Ok(()));
+    }
+    // Without /proc it could not be started.
+    mountinfo::holding(Path::new("/")).map_err(|error| no_mount_table(&error))?;
+    let ended = CHRONFS.start_detached();
+    match ended.map_err(|error| MountError::System(format!("cannot start the daemon: {error}")))? {
+        None => Ok(()),
+        Some(Ended { said, status }) => Err(decode(&said)
+            .unwrap_or_else(|| MountError::Failed(format!("the daemon ended before it was ready: {status}")))),
+    }
 }
 
 /// Whether this process is the detached one: nobody sees what it prints.
 pub fn is_detached() -> bool {
-    env::var_os(DETACHED).is_some()
+    CHRONFS.is_detached()
+}
+
+/// A detached process that ended before its mount was usable.
+#[derive(Debug)]
+pub struct Ended {
+    /// What it printed.
+    pub said: String,
+    /// How it ended.
+    pub status: ExitStatus,
+}
+
+impl Kind {
+    /// Whether this process is one that [`Kind::start_detached`] has started.
+    pub fn is_detached(self) -> bool {
+        env::var_os(self.detached).is_some()
+    }
+
+    /// Runs this program again with the arguments of this process, in the background. Returns None when that has called
+    /// [`leave_terminal`].
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub fn start_detached(self) -> io::Result<Option<Ended>> {
+        let mut arguments = env::args_os();
+        // By its path, whose name `ps` and `pgrep` then show; by the link if the file was replaced meanwhile.
+        let program = env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| "/proc/self/exe".into());
+        let mut command = Command::new(program);
+        if let Some(name) = arguments.next() {
+            command.arg0(name);
+        }
+        command.args(arguments).env(self.detached, "1").stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let mut said = String::new();
+        if let Some(mut pipe) = child.stdout.take() {
+            pipe.read_to_string(&mut said)?;
+        }
+        if said == READY {
+            return Ok(None);
+        }
+        Ok(Some(Ended { said, status: child.wait()? }))
+    }
 }
 
 /// Logs a panic with its location, and records it as the reason for the error that the caller gets.
@@ -115,42 +165,22 @@ fn serve(
     mount.run_until_unmounted()
 }
 
-/// Reports that the mount is usable and detaches from the terminal.
-fn detach_from_terminal() -> io::Result<()> {
+/// In a process that [`Kind::start_detached`] has started: reports that the mount is usable, and leaves the terminal. What
+/// goes to stderr from then on goes to `log`, if there is one.
+///
+/// # Errors
+/// If the process that started this one is gone, or /dev/null can't be opened.
+pub fn leave_terminal(log: Option<&File>) -> io::Result<()> {
     // Fails only for a process group leader, which a child is not.
     let _ = rustix::process::setsid();
     let mut stdout = io::stdout();
     stdout.write_all(READY.as_bytes())?;
     stdout.flush()?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stderr(&null)?;
+    rustix::stdio::dup2_stderr(log.unwrap_or(&null))?;
     // Last: the parent continues when the pipe is closed.
     rustix::stdio::dup2_stdout(&null)?;
     Ok(())
-}
-
-fn start_detached() -> Result<(), MountError> {
-    let system = |error: io::Error| MountError::System(format!("cannot start the daemon: {error}"));
-    // Without /proc it could not be started.
-    mountinfo::holding(Path::new("/")).map_err(|error| no_mount_table(&error))?;
-    let mut arguments = env::args_os();
-    // By its path, whose name `ps` and `pgrep` then show; by the link if the file was replaced meanwhile.
-    let program = env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| "/proc/self/exe".into());
-    let mut command = Command::new(program);
-    if let Some(name) = arguments.next() {
-        command.arg0(name);
-    }
-    command.args(arguments).env(DETACHED, "1").stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = command.spawn().map_err(system)?;
-    let mut said = String::new();
-    if let Some(mut pipe) = child.stdout.take() {
-        pipe.read_to_string(&mut said).map_err(system)?;
-    }
-    if said == READY {
-        return Ok(());
-    }
-    let status = child.wait().map_err(system)?;
-    Err(decode(&said).unwrap_or_else(|| MountError::Failed(format!("the daemon ended before it was ready: {status}"))))
 }
 
 /// An error as sent through the pipe: its kind, then its text.

@@ -6,7 +6,8 @@
 //! per family of rows. `queues/` holds the state of each open queue (its handle, its writer) and the `indexer` that
 //! creates indexes in the background; `waiting/` has the parked reads and the threads that sleep for them;
 //! `page_cache/` keeps rendered text in the kernel. `budget` limits what users may hold. `backing` opens files in the
-//! mirrored directory, `credentials` acts there with the caller's rights.
+//! mirrored directory, `credentials` acts there with the caller's rights. `kind` has what other programs share that mount
+//! file systems of their own.
 //!
 //! Lock order, outermost first: a handle's own state, a queue's writer. The tables (inodes,
 //! handles, queues, a queue's list of parked reads) are leaves: nothing is rendered, read or locked under them.
@@ -22,6 +23,7 @@ mod errno;
 mod error;
 mod files;
 mod kernel;
+pub mod kind;
 mod log_limit;
 pub mod mount;
 mod mountinfo;

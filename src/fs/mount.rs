@@ -10,15 +10,13 @@
 //! # }
 //! ```
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use log::Level;
-use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
@@ -26,16 +24,13 @@ use crate::fs::backing::Backing;
 use crate::fs::credentials::can_act;
 use crate::fs::daemon_log::DaemonLog;
 pub use crate::fs::error::MountError;
-use crate::fs::kernel::{Ended, Session, detach};
+use crate::fs::kernel::{Ended, Session};
+use crate::fs::kind::{CHRONFS, absolute, no_mount_table, remedy, unmount};
 use crate::fs::mountinfo::{self, Mounted};
 use crate::fs::page_cache::PageCache;
 use crate::fs::tree::Tree;
 
 pub use crate::fs::options::{LOG_LEVELS, MountOptions};
-
-/// How long to wait for another mount in the same directory; it takes a fraction of a second.
-const TURN_PATIENCE: Duration = Duration::from_secs(5);
-const TURN_STEP: Duration = Duration::from_millis(5);
 
 /// A mount in this process. Unmounts when dropped.
 pub struct Mount {
@@ -62,9 +57,8 @@ impl Mount {
         }
         refuse_request_timeouts(|path| fs::read_to_string(path))?;
         let root = directory(root)?;
-        let mountpoint = existing(mountpoint)?;
-        let _turn = Turn::take(&mountpoint);
-        free(&mountpoint)?;
+        let turn = CHRONFS.turn(mountpoint)?;
+        let mountpoint = turn.mountpoint.clone();
         refuse_overlap(&root, &mountpoint)?;
         raise_descriptor_limit();
         if options.allow_other && !can_act() {
@@ -159,16 +153,11 @@ impl Unmounter {
 pub fn unmount_at(mountpoint: &Path) -> Result<(), MountError> {
     let path = absolute(mountpoint)?;
     match mountinfo::at(&path) {
-        Ok(Some(mounted)) if mounted.is_ours() => unmounted(&path, detach(&path)),
-        Ok(Some(mounted)) => Err(foreign(&path, &mounted)),
+        Ok(Some(mounted)) if mounted.is_of(CHRONFS.subtype) => unmounted(&path, unmount(&path)),
+        Ok(Some(mounted)) => Err(CHRONFS.foreign(&path, &mounted)),
         Ok(None) => Err(MountError::Failed(format!("{}: not mounted", path.display()))),
         Err(error) => Err(no_mount_table(&error)),
     }
-}
-
-fn foreign(mountpoint: &Path, Mounted { fs_type, .. }: &Mounted) -> MountError {
-    let path = mountpoint.display();
-    MountError::Failed(format!("{path}: what is mounted there is {fs_type}, not chronfs; 'umount {path}' unmounts it"))
 }
 
 fn unmounted(mountpoint: &Path, result: io::Result<()>) -> Result<(), MountError> {
@@ -186,29 +175,6 @@ fn directory(root: &Path) -> Result<PathBuf, MountError> {
     }
 }
 
-/// The absolute path of a mountpoint, which may itself be a dead mount, so that stat would fail.
-fn absolute(mountpoint: &Path) -> Result<PathBuf, MountError> {
-    let cannot = |error: io::Error| MountError::Failed(format!("{}: {error}", mountpoint.display()));
-    match fs::canonicalize(mountpoint) {
-        Err(error) if is_dead(&error) => {
-            let path = std::path::absolute(mountpoint).map_err(cannot)?;
-            match (path.parent(), path.file_name()) {
-                (Some(parent), Some(name)) => Ok(fs::canonicalize(parent).map_err(cannot)?.join(name)),
-                _ => Err(cannot(error)),
-            }
-        }
-        other => other.map_err(cannot),
-    }
-}
-
-fn is_dead(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
-}
-
-fn remedy(error: &io::Error) -> &'static str {
-    if error.kind() == io::ErrorKind::NotFound { "; create that directory first" } else { "" }
-}
-
 /// Sets nosymfollow once the mount exists: FUSE does not pass it to mount(2).
 fn follow_no_links(mountpoint: &Path, options: &MountOptions) -> Result<(), MountError> {
     let mut flags = MountFlags::BIND | MountFlags::NOSYMFOLLOW | MountFlags::NOSUID | MountFlags::NODEV;
@@ -218,76 +184,6 @@ fn follow_no_links(mountpoint: &Path, options: &MountOptions) -> Result<(), Moun
         let remedy = if error == Errno::PERM { "; only root can set it" } else { "" };
         MountError::System(format!("{}: mount option nosymfollow: {error}{remedy}", mountpoint.display()))
     })
-}
-
-/// Serializes mounts in the same directory: when several processes mount at one place, one succeeds and the others find
-/// its mount. Any process that can read the directory could hold the lock, so after a timeout the mount proceeds
-/// without it.
-struct Turn {
-    _locked: Option<File>,
-}
-
-impl Turn {
-    fn take(mountpoint: &Path) -> Self {
-        let parent = mountpoint.parent().and_then(|parent| File::open(parent).ok());
-        let until = Instant::now() + TURN_PATIENCE;
-        let locked = parent.filter(|parent| {
-            loop {
-                match flock(parent, FlockOperation::NonBlockingLockExclusive) {
-                    Ok(()) => return true,
-                    Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < until => std::thread::sleep(TURN_STEP),
-                    Err(_) => return false,
-                }
-            }
-        });
-        Self { _locked: locked }
-    }
-}
-
-/// The absolute path of the mountpoint, which must exist.
-fn existing(mountpoint: &Path) -> Result<PathBuf, MountError> {
-    if let Err(error) = fs::symlink_metadata(mountpoint)
-        && error.kind() == io::ErrorKind::NotFound
-    {
-        return Err(MountError::Failed(format!("{}: {error}{}", mountpoint.display(), remedy(&error))));
-    }
-    absolute(mountpoint)
-}
-
-/// Unmounts dead chronfs mounts. A live one is an error.
-fn free(path: &Path) -> Result<(), MountError> {
-    // Dead mounts may be stacked.
-    for _ in 0..16 {
-        // The kernel caches a directory's attributes for a second even if the daemon is dead; statfs is not cached.
-        let asked = |metadata| rustix::fs::statfs(path).map(|_| metadata).map_err(io::Error::from);
-        match fs::metadata(path).and_then(asked) {
-            Ok(metadata) if metadata.is_dir() => break,
-            Ok(_) => return Err(MountError::Failed(format!("{}: not a directory", path.display()))),
-            Err(error) if is_dead(&error) => {
-                if let Ok(Some(mounted)) = mountinfo::at(path)
-                    && !mounted.is_ours()
-                {
-                    return Err(foreign(path, &mounted));
-                }
-                detach(path).map_err(|error| {
-                    MountError::System(format!("{}: cannot unmount the dead mount there: {error}", path.display()))
-                })?;
-            }
-            Err(error) => return Err(MountError::Failed(format!("{}: {error}", path.display()))),
-        }
-    }
-    match mountinfo::at(path) {
-        Ok(Some(mounted)) if mounted.is_ours() => {
-            Err(MountError::Failed(format!("{}: already mounted; unmount it first", path.display())))
-        }
-        Ok(_) => Ok(()),
-        Err(error) => Err(no_mount_table(&error)),
-    }
-}
-
-/// The mount table must be readable: never mount twice at one place, never unmount a foreign mount.
-pub(super) fn no_mount_table(error: &io::Error) -> MountError {
-    MountError::System(format!("/proc/self/mountinfo: cannot read: {error}; mounting and unmounting require /proc"))
 }
 
 /// The daemon must never access its own mount, so neither directory may contain the other.
@@ -330,17 +226,21 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
+fn is_ours(mounted: &Mounted) -> bool {
+    mounted.is_of(CHRONFS.subtype)
+}
+
 /// The mountpoint of the chronfs mount that contains a path; None where there is none, or it can't be determined. The
 /// mount itself is not accessed.
 pub fn mounted_above(path: &Path) -> Option<PathBuf> {
-    let mounted = mountinfo::holding(path).ok().flatten().filter(Mounted::is_ours)?;
+    let mounted = mountinfo::holding(path).ok().flatten().filter(is_ours)?;
     Some(mounted.mountpoint)
 }
 
 /// The path of what is shown at a path in a mount, as far as the mount says what it shows. Whoever mounts can say
 /// anything: for messages to people.
 pub fn backing_of(path: &Path) -> Option<PathBuf> {
-    let mounted = mountinfo::holding(path).ok().flatten().filter(Mounted::is_ours)?;
+    let mounted = mountinfo::holding(path).ok().flatten().filter(is_ours)?;
     let inside = std::path::absolute(path).ok()?.strip_prefix(&mounted.mountpoint).ok()?.to_path_buf();
     mounted.source.is_absolute().then(|| mounted.source.components().chain(inside.components()).collect())
 }
@@ -348,7 +248,7 @@ pub fn backing_of(path: &Path) -> Option<PathBuf> {
 /// Where a directory is shown by a mount of chronfs, as far as the mounts say what they show: for messages to people.
 pub fn mount_of(path: &Path) -> Option<PathBuf> {
     let path = path.canonicalize().ok()?;
-    let mounts = mountinfo::ours().ok()?;
+    let mounts = mountinfo::of(CHRONFS.subtype).ok()?;
     mounts.into_iter().find(|mounted| path.starts_with(&mounted.source)).map(|mounted| mounted.mountpoint)
 }
 

@@ -18,8 +18,9 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
-    pub(crate) fn is_ours(&self) -> bool {
-        self.fs_type == "fuse.chronfs"
+    /// Whether it is a FUSE mount of this subtype.
+    pub(crate) fn is_of(&self, subtype: &str) -> bool {
+        self.fs_type.strip_prefix("fuse.") == Some(subtype)
     }
 }
 
@@ -37,10 +38,10 @@ pub(crate) fn holding(path: &Path) -> io::Result<Option<Mounted>> {
     Ok(above.max_by_key(|mounted| mounted.mountpoint.as_os_str().len()))
 }
 
-/// All mounts of chronfs.
-pub(crate) fn ours() -> io::Result<Vec<Mounted>> {
+/// All FUSE mounts of this subtype.
+pub(crate) fn of(subtype: &str) -> io::Result<Vec<Mounted>> {
     let table = fs::read("/proc/self/mountinfo")?;
-    Ok(parse(&table).filter(Mounted::is_ours).collect())
+    Ok(parse(&table).filter(|mounted| mounted.is_of(subtype)).collect())
 }
 
 /// Whether a mount of this device remains in any visible mount namespace: others may hold copies.
@@ -109,7 +110,7 @@ mod tests {
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].mountpoint, Path::new("/mnt/a b"));
         assert_eq!((mounts[0].device.as_str(), mounts[0].source.as_path()), ("98:0", Path::new("/srv/bus")));
-        assert!(mounts[0].is_ours() && !mounts[1].is_ours());
+        assert!(mounts[0].is_of("chronfs") && !mounts[1].is_of("chronfs"));
         assert!(at(Path::new("/proc")).unwrap().is_some());
     }
 }

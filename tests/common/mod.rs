@@ -7,7 +7,6 @@ pub mod market;
 #[cfg(feature = "cli")]
 mod mount;
 pub mod need;
-#[cfg(feature = "cli")]
 pub mod plain_user;
 mod process;
 mod queue;

@@ -9,7 +9,6 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use super::need::{self, Need, require};
-use super::plain_user;
 use super::process::{Running, text, until};
 
 /// A mounted bus directory.
@@ -130,7 +129,7 @@ pub fn is_blocked(thread: &str) -> bool {
 
 /// The file of the program under test.
 pub fn program() -> PathBuf {
-    std::env::var_os(plain_user::PROGRAM).map_or_else(|| env!("CARGO_BIN_EXE_chron-cli").into(), PathBuf::from)
+    need::program(Path::new(env!("CARGO_BIN_EXE_chron-cli")))
 }
 
 /// The program under test.

@@ -5,7 +5,16 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::panic::Location;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+/// The variable that names the directory of the programs under test, where it is not the one that cargo has built in.
+pub const PROGRAMS: &str = "CHRONFS_TEST_PROGRAMS";
+
+/// The file of a program that cargo has built.
+pub fn program(built: &Path) -> PathBuf {
+    std::env::var_os(PROGRAMS).map_or_else(|| built.into(), |dir| Path::new(&dir).join(built.file_name().unwrap()))
+}
 
 /// Something that not every machine or user has. Its word in `CHRONFS_REQUIRE` is that of [`Need::word`].
 #[derive(Clone, Copy)]
@@ -30,6 +39,8 @@ pub enum Need {
     Shell(&'static str),
     /// A server or tool of at least this version; 0.0 if it does not matter.
     Program(&'static str, (u32, u32)),
+    /// A program of another package, beside one that is built with the tests.
+    Beside(&'static str, &'static str),
     /// Access control lists: setfacl, and a temporary directory that keeps them.
     Acl,
     /// This many open files in one process.
@@ -49,7 +60,7 @@ impl Need {
             Self::Faketime => "faketime",
             Self::Tmux => "tmux",
             Self::Promtool => "promtool",
-            Self::Shell(name) | Self::Program(name, _) => name,
+            Self::Shell(name) | Self::Program(name, _) | Self::Beside(_, name) => name,
             Self::Acl => "acl",
             Self::Descriptors(_) => "descriptors",
         }
@@ -99,6 +110,10 @@ impl Need {
                     }
                     Some(_) => None,
                 }
+            }
+            Self::Beside(built, name) => {
+                let path = program(&Path::new(built).with_file_name(name));
+                (!path.exists()).then(|| format!("{} is not built", path.display()))
             }
             Self::Acl => {
                 let file = tempfile::NamedTempFile::new().unwrap();

@@ -20,6 +20,9 @@ const SAY_EVERY: Duration = Duration::from_secs(60);
 
 /// The direction of an archiver.
 pub(super) const ARCHIVE: &str = "archive";
+/// The direction, and the name, of an archive that is mounted.
+#[cfg(feature = "mount")]
+pub(super) const MOUNT: &str = "mount";
 
 /// Where a relay is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +59,8 @@ impl Condition {
     }
 }
 
-/// A number of the queue, and the number of the stream's message with which the stream is complete up to it.
+/// A number of the queue, and the number of the stream's message with which the stream is complete up to it. Of an
+/// archiver: up to which all is archived or missing, and the last one that it has archived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Pair {
     pub(super) seq: u64,
@@ -102,6 +106,21 @@ pub(super) struct Report {
     /// Unix time of writing.
     pub(super) written: f64,
     pub(super) counts: Counts,
+    /// Of an archive that is mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mount: Option<MountFigures>,
+}
+
+/// What only an archive that is mounted has.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct MountFigures {
+    pub(super) fetched_segments: u64,
+    pub(super) fetched_bytes: u64,
+    pub(super) cache_bytes: u64,
+    pub(super) max_cache_bytes: u64,
+    /// Requests that failed.
+    pub(super) failures: u64,
+    pub(super) last_failure: Option<String>,
 }
 
 impl Report {
@@ -242,6 +261,7 @@ impl State {
             last_progress_seconds: 0.0,
             written: 0.0,
             counts: Counts::default(),
+            mount: None,
         };
         let progress = Cell::new(Instant::now());
         let [written, said, alarmed] = [const { Cell::new(None) }; 3];
@@ -256,7 +276,6 @@ impl State {
         change(&mut self.report.borrow_mut().counts);
     }
 
-    #[cfg(feature = "relay")]
     pub(super) fn pair(&self) -> Pair {
         self.report.borrow().pair
     }
@@ -345,8 +364,9 @@ impl State {
 
     pub(super) fn is_healthy(&self) -> bool {
         let report = self.report.borrow();
-        // A standby that does not reach the stream does not know how far it is behind.
-        let may_lag = report.lag_messages > 0 || (report.direction == "in" && report.condition == Condition::Waiting);
+        // Without the other side, only those who send to it know how far it is behind.
+        let is_blind = matches!(report.direction.as_str(), "in" | "mount") && report.condition == Condition::Waiting;
+        let may_lag = report.lag_messages > 0 || is_blind;
         let is_stuck = may_lag && self.progress.get().elapsed() >= UNHEALTHY_AFTER;
         !is_stuck && !matches!(report.condition, Condition::Failed | Condition::Refused)
     }

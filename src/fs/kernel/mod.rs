@@ -18,4 +18,4 @@ pub(in crate::fs) mod serve;
 mod session;
 
 pub(crate) use serve::is_interrupted;
-pub(crate) use session::{Ended, Session, detach};
+pub(crate) use session::{Ended, Session};

@@ -17,6 +17,7 @@ use fuser::{Config, InitFlags, KernelConfig, MountOption, SessionACL};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use crate::fs::daemon_log::Asked;
+use crate::fs::kind::{CHRONFS, Kind, unmount};
 use crate::fs::mount::MountOptions;
 use crate::fs::tree::Tree;
 use crate::fs::waiting::parked::Parked;
@@ -133,7 +134,7 @@ impl Session {
             }
         }
         life.changed.notify_all();
-        if life.is_mounted()? { detach(&life.mountpoint) } else { Ok(()) }
+        if life.is_mounted()? { unmount(&life.mountpoint) } else { Ok(()) }
     }
 
     /// Returns when the mount has ended, whoever unmounted it, or at the end of the grace period.
@@ -240,25 +241,6 @@ impl Life {
     }
 }
 
-/// Unmounts, whether the mount is in use or not.
-pub(crate) fn detach(mountpoint: &Path) -> io::Result<()> {
-    use rustix::mount::UnmountFlags;
-
-    match rustix::mount::unmount(mountpoint, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::PERM) => {
-            let mut command = std::process::Command::new("fusermount3");
-            command.args(["-u", "-z", "--"]).arg(mountpoint).stdin(std::process::Stdio::null());
-            let output = command.output()?;
-            if output.status.success() {
-                return Ok(());
-            }
-            Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// Has the kernel forget names, so that the queues that they hold open can be closed.
 fn forget_names(tree: &Tree, device: &Device) {
     while let Some(names) = tree.superfluous_names() {
@@ -292,17 +274,24 @@ impl fuser::Filesystem for Handshake {
     }
 }
 
+impl Kind {
+    /// Options that every mount has. `source`: what the mount table says that it shows.
+    pub fn mount_options(&self, source: &str) -> Vec<MountOption> {
+        vec![
+            // fusermount3 would split or unescape at a comma or backslash.
+            MountOption::FSName(source.replace([',', '\\'], "_")),
+            // As a custom option: the kernel reads it, but `fuser` does not pass its own Subtype to the kernel.
+            MountOption::CUSTOM(format!("subtype={}", self.subtype)),
+            MountOption::DefaultPermissions,
+            MountOption::NoSuid,
+            MountOption::NoDev,
+        ]
+    }
+}
+
 fn config(source: &str, options: &MountOptions) -> Config {
     let mut config = Config::default();
-    config.mount_options = vec![
-        // fusermount3 would split or unescape at a comma or backslash.
-        MountOption::FSName(source.replace([',', '\\'], "_")),
-        // As a custom option: the kernel reads it, but `fuser` does not pass its own Subtype to the kernel.
-        MountOption::CUSTOM("subtype=chronfs".into()),
-        MountOption::DefaultPermissions,
-        MountOption::NoSuid,
-        MountOption::NoDev,
-    ];
+    config.mount_options = CHRONFS.mount_options(source);
     config.mount_options.extend(options.labels.iter().cloned().map(MountOption::CUSTOM));
     if options.read_only {
         config.mount_options.push(MountOption::RO);

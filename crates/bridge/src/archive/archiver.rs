@@ -20,7 +20,7 @@ use super::shelf::{Held, Shelf};
 use super::store::{Access, Address, Store};
 use crate::failure::back_off;
 use crate::fleet::Job;
-use crate::state::{ARCHIVE, Condition, Lag, Monitor, Pair, State, Stop};
+use crate::state::{ARCHIVE, Condition, Lag, Monitor, State, Stop};
 use crate::{Failure, Result};
 
 /// How often the queue is looked at for sealed segments.
@@ -65,7 +65,7 @@ impl Archiver {
         let reader = queue.reader(&options.name)?;
         let state = State::shared(path, &options.name, ARCHIVE, &options.target.to_string());
         let (origin, seq) = (format!("{:016x}", queue.id()), reader.seq().saturating_sub(1));
-        state.change(|report| (report.origin, report.pair) = (origin, Pair { seq, stream_seq: 0 }));
+        state.change(|report| (report.origin, report.pair.seq) = (origin, seq));
         Ok(Self { queue, options, stop, state, reader, done: None })
     }
 
@@ -80,6 +80,12 @@ impl Archiver {
                     self.note_lag(&due[index..])?;
                 }
                 self.pass_what_is_missing(segment.first_seq)?;
+                if self.state.pair().stream_seq > 0 && store.lacks(&shelf.dir).await {
+                    return Err(Failure::Again(format!(
+                        "{}: that directory has been archived to, and is gone: is it mounted? If it was deleted, create it",
+                        shelf.shown("")
+                    )));
+                }
                 self.archive(&shelf, segment).await?;
                 self.done = Some(segment.id);
             }
@@ -158,6 +164,7 @@ impl Archiver {
             shelf.store.create(&shelf.path(&name.index()), Bytes::from(index)).await?;
         }
         self.commit(segment.next_seq)?;
+        self.state.change(|report| report.pair.stream_seq = report.pair.seq);
         self.state.count(|counts| {
             counts.messages += name.next_seq - name.first_seq;
             counts.bytes += contents.bytes;

@@ -8,14 +8,14 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chronfs::queue::layout::{INDEX_DIR, SEGMENT_SUFFIX};
+use chronfs::queue::layout::{CONTROL_FILE, INDEX_DIR, SEGMENT_SUFFIX};
 use chronfs::queue::{Queue, Removal, Role, SegmentBlocks, WriterOptions};
 use serde::Serialize;
 
 use super::marker::Marker;
 use super::name::{Kind, queue_dir};
 use super::pack::pack;
-use super::segment::{blocks_of, damage};
+use super::segment::{blocks_of, damage, put_control_block};
 use super::shelf::{Held, Listing, Shelf};
 use super::store::{Access, Address, Store};
 use crate::{Failure, Result};
@@ -249,6 +249,11 @@ impl Place {
 
     /// Verifies every record and makes the segments a queue that can be appended to. Returns what is damaged.
     fn make_queue(&self, held: &[Held]) -> Result<Vec<String>> {
+        // For the time of verifying; the writer makes one with the queue's head in it.
+        let control = self.dir.join(CONTROL_FILE);
+        if let Some(newest) = held.last() {
+            put_control_block(&self.dir, &self.segment(newest)).map_err(failed(&control))?;
+        }
         let queue = Queue::open(&self.dir)?;
         let segments = queue.finished_segments(0)?;
         let mut damaged = Vec::new();
@@ -258,6 +263,8 @@ impl Place {
         for held in held.iter().filter(|held| segments.iter().all(|segment| segment.id != held.name.segment)) {
             damaged.push(format!("{}: it is not sealed", self.segment(held).display()));
         }
+        fs::remove_file(&control).map_err(failed(&control))?;
+        let queue = Queue::open(&self.dir)?;
         // The limits that the queue had would remove at once what has just been restored.
         queue.before_removal(|_, _| Removal::NotYet);
         let as_standby = matches!(queue.role(), Role::Standby { .. });

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
 use std::path::Path;
 
-use chronfs::queue::layout::{CONTROL_LEN, CONTROL_SETTINGS, RECORDS_START, SEGMENT_SETTINGS};
+use chronfs::queue::layout::{CONTROL_FILE, CONTROL_LEN, CONTROL_SETTINGS, RECORDS_START, SEGMENT_SETTINGS};
 use chronfs::queue::{Entry, FinishedSegment, GapReason, Position, Queue, ReaderOptions, SegmentBlocks, Start};
 
 use super::name::SegmentName;
@@ -89,7 +89,7 @@ pub(super) fn damage(queue: &Queue, segment: &FinishedSegment) -> Result<Option<
 /// fraction of the scanner's time.
 fn last_of_sound(queue: &Queue, segment: &FinishedSegment) -> Result<Option<(Position, u64)>> {
     let options = ReaderOptions { start: Start::Seq(segment.first_seq), ..ReaderOptions::default() };
-    // It needs a control block, which a queue that is still being put together does not have.
+    // A control block that is damaged leaves it to the scanner.
     let Ok(mut reader) = queue.tailer_with(&options) else { return Ok(None) };
     let mut last = None;
     loop {
@@ -119,9 +119,42 @@ pub(super) fn control_block(start: &[u8]) -> Option<Vec<u8>> {
     Some(block)
 }
 
+/// Gives a directory of segments a control block, of the settings of this one: readers by a mapping need it.
+pub(super) fn put_control_block(dir: &Path, segment: &Path) -> io::Result<()> {
+    let mut start = vec![0; CONTROL_SOURCE];
+    File::open(segment)?.read_exact(&mut start)?;
+    std::fs::write(dir.join(CONTROL_FILE), control_block(&start).unwrap_or_default())
+}
+
 /// The blocks at the start of a segment's file.
 pub(super) fn blocks_of(path: &Path) -> io::Result<Option<SegmentBlocks>> {
     let mut start = [0; SegmentBlocks::LEN];
     File::open(path)?.read_exact(&mut start)?;
     Ok(SegmentBlocks::parse(&start))
+}
+
+#[cfg(test)]
+mod tests {
+    use chronfs::queue::Settings;
+
+    use super::*;
+
+    #[test]
+    fn segments_alone_are_read_by_a_mapping_with_a_control_block() {
+        let dir = tempfile::tempdir().unwrap();
+        let (whole, bare) = (dir.path().join("q"), dir.path().join("bare"));
+        let queue = Queue::create(&whole, &Settings { segment_size: 64 << 10, ..Settings::DEFAULT }).unwrap();
+        let mut writer = queue.writer().unwrap();
+        for _ in 0..1000 {
+            writer.append(1, &[7; 200]).unwrap();
+        }
+        let segment = queue.finished_segments(0).unwrap().remove(0);
+        std::fs::create_dir(&bare).unwrap();
+        let path = bare.join(segment.path.file_name().unwrap());
+        std::fs::copy(&segment.path, &path).unwrap();
+        assert!(last_of_sound(&Queue::open(&bare).unwrap(), &segment).unwrap().is_none());
+        put_control_block(&bare, &path).unwrap();
+        let last = last_of_sound(&Queue::open(&bare).unwrap(), &segment).unwrap();
+        assert_eq!(last.map(|(_, seq)| seq), Some(segment.next_seq - 1));
+    }
 }

@@ -105,7 +105,7 @@ impl<'a> Shelf<'a> {
             (Some(id), _) if ids.contains(&id) => Ok(Self::new(store, id)),
             (Some(id), _) => Err(Failure::Config(format!("{root} has nothing of a queue {}", name::queue_dir(id)))),
             (None, [id]) => Ok(Self::new(store, *id)),
-            (None, []) => Err(Failure::Config(format!("{root} has no archive of a queue"))),
+            (None, []) => Err(store.nothing()),
             (None, several) => {
                 let several: Vec<_> = several.iter().map(|&id| name::queue_dir(id)).collect();
                 Err(Failure::Config(format!("{root} has several queues: choose one by --id: {}", several.join(", "))))

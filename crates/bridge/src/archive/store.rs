@@ -144,6 +144,8 @@ pub(super) struct Store {
     /// The address's path.
     root: Path,
     shown: String,
+    /// It is a directory of this machine, and so may be one that is not mounted.
+    is_directory: bool,
 }
 
 /// An error with the first cause of it: that the connection was refused, or the certificate is unknown.
@@ -189,7 +191,7 @@ impl Store {
         let inner = inner.map_err(|error| Failure::Config(format!("{address}: {error}")))?;
         let root = Path::from_url_path(url.path()).map_err(|error| Failure::Config(format!("{address}: {error}")))?;
         let root = address.below.iter().fold(root, |path, name| path.join(name.as_str()));
-        Ok(Self { inner, root, shown: address.to_string() })
+        Ok(Self { inner, root, shown: address.to_string(), is_directory: url.scheme() == "file" })
     }
 
     /// The part of it in a directory below the address.
@@ -209,6 +211,26 @@ impl Store {
     pub(super) fn shown(&self, path: &Path) -> String {
         let below = path.as_ref().strip_prefix(self.root.as_ref()).unwrap_or(path.as_ref());
         format!("{}/{}", self.shown, below.trim_start_matches('/'))
+    }
+
+    /// Whether it is a directory.
+    #[cfg(feature = "mount")]
+    pub(super) fn is_directory(&self) -> bool {
+        self.is_directory
+    }
+
+    /// What is wrong if there is nothing at the address.
+    pub(super) fn nothing(&self) -> Failure {
+        let hint = if self.is_directory { ": is that directory mounted?" } else { "" };
+        Failure::Config(format!("{} has no archive of a queue{hint}", self.shown))
+    }
+
+    /// Whether a directory is missing in one. Nothing is known of directories in other stores.
+    pub(super) async fn lacks(&self, path: &Path) -> bool {
+        let Some(dir) = LocalFileSystem::new().path_to_filesystem(path).ok().filter(|_| self.is_directory) else {
+            return false;
+        };
+        tokio::task::spawn_blocking(move || !dir.is_dir()).await.unwrap_or(false)
     }
 
     fn failed(&self, path: &Path, what: &str) -> impl FnOnce(Error) -> Failure {

@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use chronfs::queue::layout::{CONTROL_FILE, SEGMENT_SUFFIX};
+use chronfs::queue::layout::SEGMENT_SUFFIX;
 use chronfs::queue::{FinishedSegment, Queue};
 use serde::Serialize;
 
 use super::name::queue_dir;
-use super::segment::{CONTROL_SOURCE, blocks_of, control_block, damage};
+use super::segment::{blocks_of, damage, put_control_block};
 use super::shelf::{Held, Shelf};
 use super::store::{Access, Address, Store};
 use crate::{Failure, Result};
@@ -108,10 +108,7 @@ async fn read_back(
     let blocks = blocks.ok_or_else(|| shelf.bad(&object, "it does not hold a segment"))?;
     shelf.check(held, &blocks)?;
     shelf.index(held, &blocks).await?;
-    let mut start = vec![0; CONTROL_SOURCE];
-    File::open(&path).and_then(|mut file| file.read_exact(&mut start)).map_err(failed)?;
-    let control = control_block(&start).unwrap_or_default();
-    std::fs::write(dir.path().join(CONTROL_FILE), control).map_err(failed)?;
+    put_control_block(dir.path(), &path).map_err(failed)?;
     let queue = Queue::open(dir.path()).map_err(|error| shelf.bad(&object, &error.to_string()))?;
     let damage = match queue.finished_segments(0)?.first() {
         Some(segment) => damage(&queue, segment)?,
@@ -188,11 +185,15 @@ pub struct ArchivedSegment {
 /// What is archived at an address, by listing it.
 ///
 /// # Errors
-/// If it can't be listed.
+/// If it can't be listed, or there is nothing.
 pub async fn list(address: &Address, access: &Access) -> Result<Vec<Archived>> {
     let store = Store::open(address, access)?;
     let mut found = Vec::new();
-    for id in super::shelf::queues(&store).await? {
+    let ids = super::shelf::queues(&store).await?;
+    if ids.is_empty() {
+        return Err(store.nothing());
+    }
+    for id in ids {
         let listing = Shelf::new(&store, id).list().await?;
         let segment = |held: &Held| ArchivedSegment {
             segment: held.name.segment.0,

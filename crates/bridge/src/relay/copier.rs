@@ -10,6 +10,9 @@ use super::place::{Place, search};
 use super::wire::{Body, Record, Stored, crc};
 use super::{Failure, Result, term_of};
 
+/// Of messages that the queue has already, one of this many is compared, and the last one.
+const COMPARED_EVERY: u64 = 256;
+
 /// Copies the records of a stream into a queue, in order.
 pub(super) struct Copier {
     pub(super) writer: QueueWriter,
@@ -70,6 +73,7 @@ impl Copier {
             return Ok(Taken::Fence { term, origin });
         }
         match body {
+            Body::Message(record) if self.is_passed_over(record.seq) => Ok(Taken::Skipped),
             Body::Message(record) => self.append(&record),
             Body::Frame(records) => {
                 let (mut count, mut bytes) = (0, 0);
@@ -94,6 +98,11 @@ impl Copier {
             ))),
             Body::Stub { .. } | Body::Fence { .. } => Ok(Taken::Skipped),
         }
+    }
+
+    /// Of known messages that are not in frames, too, few are looked up: the last one speaks for all before it.
+    fn is_passed_over(&self, seq: u64) -> bool {
+        seq + 1 < self.writer.next_seq() && !seq.is_multiple_of(COMPARED_EVERY)
     }
 
     fn append(&mut self, record: &Record) -> Result<Taken> {
@@ -172,4 +181,34 @@ pub(super) async fn refill(link: &Link, queue: &Queue, place: Place) -> Result<u
 pub(super) fn standby_writer(queue: &Queue) -> Result<QueueWriter> {
     let options = WriterOptions { as_standby: true, max_ahead: Duration::MAX, ..WriterOptions::default() };
     Ok(queue.writer_with(&options)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_known_messages_a_few_and_the_last_one_are_compared() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = Queue::create(dir.path().join("q"), &chronfs::queue::Settings::default()).unwrap();
+        let mut copier = Copier::new(queue.writer().unwrap(), 1);
+        let mut take = |seq, payload: &'static [u8]| {
+            let payload = Bytes::from_static(payload);
+            copier.take(Stored {
+                origin: 1,
+                term: 1,
+                body: Body::Message(Record { seq, time_ns: 1, msg_type: 1, payload }),
+            })
+        };
+        for seq in 1..=600 {
+            assert_eq!(take(seq, b"x").unwrap(), Taken::Appended(1, 1));
+        }
+        for seq in 1..=600 {
+            assert_eq!(take(seq, b"x").unwrap(), Taken::Skipped);
+        }
+        for (seq, is_compared) in [(255, false), (256, true), (512, true), (599, false), (600, true)] {
+            assert_eq!(matches!(take(seq, b"y"), Err(Failure::Refused(_))), is_compared, "{seq}");
+        }
+        assert_eq!(take(601, b"x").unwrap(), Taken::Appended(1, 1));
+    }
 }

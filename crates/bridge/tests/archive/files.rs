@@ -223,6 +223,29 @@ fn a_segment_that_cannot_be_read_stops_it_until_told_to_go_on() {
     assert_eq!(check_same(&one, &two), finished.len() - 1);
 }
 
+#[test]
+fn a_directory_that_is_not_mounted_is_not_an_empty_archive() {
+    let (dir, archive) = scratch();
+    let (one, store, away) = (dir.path().join("q"), dir.path().join("store"), dir.path().join("away"));
+    let queue = several(&one);
+    archive.archive(&one);
+    append(&mut writer(&queue), SEVERAL, |seq| payload(seq, 300));
+    fs::rename(&store, &away).unwrap();
+    fs::create_dir(&store).unwrap();
+    archive.fails(&["list", &archive.url], &[], 78, "is that directory mounted?");
+    archive.fails(&["verify", &archive.url], &[], 78, "is that directory mounted?");
+    archive.fails(&["run", "--once", path(&one), &archive.url], &[], 1, "is it mounted?");
+    assert_eq!(objects(&store).len(), 0, "written to the disk under the mountpoint");
+    fs::remove_dir(&store).unwrap();
+    fs::rename(&away, &store).unwrap();
+    archive.archive(&one);
+    archive.json(&["verify", &archive.url, path(&one)], &[]);
+    // Another address is another archive.
+    let other = Archive::dir(&dir.path().join("other"));
+    append(&mut writer(&queue), SEVERAL, |seq| payload(seq, 300));
+    other.archive(&one);
+}
+
 fn age(object: &Path, hours: u64) {
     let time = SystemTime::now() - Duration::from_secs(hours * 3600);
     File::options().write(true).open(object).unwrap().set_modified(time).unwrap();

@@ -4,17 +4,19 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use chronfs::Queue;
+use chronfs::fs::kind::unmount;
 use chronfs::queue::{Entry, GapReason, SegmentId};
 use chronfs::view::{Format, View};
 
-use crate::common::need::{Need, require};
+use crate::common::need::{Need, program, require};
 use crate::common::{Running, append, count, payload, signal_to, text, until, writer};
 use crate::s3::{self, Server};
-use crate::shelf::{Archive, SEVERAL, path, segment_objects, segments, several};
+use crate::service::{start, until_report};
+use crate::shelf::{Archive, BUILT, SEVERAL, path, segment_objects, segments, several};
 
 /// Longer than a read waits for a store that is silent.
 const BOUNDED: Duration = Duration::from_secs(50);
@@ -49,10 +51,7 @@ impl Mounted {
     #[track_caller]
     fn start(&mut self, archive: &Archive, more: &[&str]) {
         let what = ["mount", "--foreground", "--cache", path(&self.cache), &archive.url, path(&self.dir)];
-        let log = fs::File::options().create(true).append(true).open(&self.log).unwrap();
-        let mut command = archive.command(&what, more);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let mut process = Running::new(command.spawn().unwrap());
+        let mut process = start(archive.command(&what, more), &self.log);
         until("it is mounted", || {
             let ended = process.child().try_wait().unwrap();
             assert!(ended.is_none(), "{}", self.said());
@@ -125,7 +124,7 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         drop(self.process.take());
-        let _ = rustix::mount::unmount(&self.dir, rustix::mount::UnmountFlags::DETACH);
+        let _ = unmount(&self.dir);
     }
 }
 
@@ -135,7 +134,7 @@ fn is_mounted(dir: &Path) -> bool {
 }
 
 fn can_mount() -> bool {
-    require(Need::Root) && require(Need::Mount)
+    require(Need::Mount)
 }
 
 /// A queue that is archived in a directory, and its parent.
@@ -203,7 +202,6 @@ fn a_mounted_archive_is_the_queue() {
     mounted.stop();
 }
 
-/// What `messages.*`, `since/` and `at/` of chron-cli's mount are made of.
 #[test]
 fn the_texts_of_a_mounted_archive_are_those_of_the_queue() {
     if !can_mount() {
@@ -225,6 +223,120 @@ fn the_texts_of_a_mounted_archive_are_those_of_the_queue() {
         let wanted = rendered(&original, format, from);
         assert!(!wanted.is_empty() && rendered(&mounted.queue(), format, from) == wanted, "{format:?} from {from}");
     }
+}
+
+/// A queue as chron-cli shows it; unmounted when dropped.
+struct Shown(PathBuf);
+
+impl Shown {
+    fn new(queue: &Path, at: &Path) -> Self {
+        fs::create_dir(at).unwrap();
+        let shown = Self(at.to_path_buf());
+        let mut command = Command::new("timeout");
+        command.arg("60").arg(chron_cli()).args(["mount", "-o", "ro"]).args([queue, at]);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        shown
+    }
+
+    /// What a shell script prints there.
+    fn prints(&self, script: &str) -> String {
+        let mut command = Command::new("timeout");
+        command.args(["60", "bash", "-ec", script]).current_dir(&self.0).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{script}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0);
+    }
+}
+
+fn chron_cli() -> PathBuf {
+    program(&Path::new(BUILT).with_file_name("chron-cli"))
+}
+
+#[test]
+fn chron_cli_shows_a_mounted_archive_as_the_queue() {
+    if !can_mount() || !require(Need::Beside(BUILT, "chron-cli")) {
+        return;
+    }
+    let (dir, one, archive) = archived();
+    let original = Queue::open(&one).unwrap();
+    let (last, middle) = (last_archived(&original), original.finished_segments(0).unwrap()[2].first_seq + 5);
+    let (_, time, _) = messages(&original, middle).pop().unwrap();
+    let time = format!("@{}.{:09}", time / 1_000_000_000, time % 1_000_000_000);
+    let mounted = Mounted::new(&archive, dir.path(), &[]);
+    let (shown, wanted) =
+        (Shown::new(&mounted.dir, &dir.path().join("shown")), Shown::new(&one, &dir.path().join("wanted")));
+    // The queue itself goes on after what is archived.
+    for (from, what) in [(1, "."), (middle, &*format!("since/{middle}")), (middle, &format!("since/{time}"))] {
+        let count = last + 1 - from;
+        assert_eq!(shown.prints(&format!("wc -l < {what}/messages.jsonl")).trim(), count.to_string(), "{what}");
+        let script = format!("head -n {count} {what}/messages.jsonl");
+        let text = shown.prints(&script);
+        assert!(text == wanted.prints(&script) && text.lines().count() as u64 == count, "{what}");
+    }
+    for script in [format!("cat at/{time}"), format!("readlink at/{time}"), format!("cat messages/{middle}")] {
+        let text = shown.prints(&script);
+        assert!(!text.is_empty() && text == wanted.prints(&script), "{script}: {text}");
+    }
+    let refused = shown.prints("touch x 2>&1 || true");
+    assert!(refused.contains("Read-only file system"), "{refused}");
+    drop(shown);
+    mounted.stop();
+}
+
+/// As an archiver does, in a file that chron-cli and the library read, too.
+#[test]
+fn a_mounted_archive_says_how_it_is() {
+    if !can_mount() {
+        return;
+    }
+    let (dir, _, archive) = archived();
+    let (store, away) = (dir.path().join("store"), dir.path().join("away"));
+    let mounted = Mounted::new(&archive, dir.path(), &[]);
+    let status = || archive.json(&["status", path(&mounted.dir)], &[])[0].clone();
+    let before = status();
+    assert_eq!((&before["condition"], &before["target"]), (&"running".into(), &archive.url.clone().into()), "{before}");
+    let bytes = fs::read(mounted.dir.join("000000001.q")).unwrap();
+    let after = status()["mount"].clone();
+    let grown = |key: &str| after[key].as_u64().unwrap() - before["mount"][key].as_u64().unwrap();
+    assert_eq!((grown("fetched_segments"), grown("fetched_bytes")), (1, bytes.len() as u64), "{after}");
+    assert_eq!(after["cache_bytes"].as_u64(), Some(mounted.used()), "{after}");
+    assert_eq!((&after["failures"], &after["max_cache_bytes"]), (&0.into(), &(1 << 30).into()), "{after}");
+    fs::write(&segment_objects(&store)[2], "").unwrap();
+    fs::read(mounted.dir.join("000000002.q")).unwrap_err();
+    let after = status();
+    assert!(after["mount"]["failures"].as_u64() > Some(0) && after["condition"] == "running", "{after}");
+    assert!(after["mount"]["last_failure"].as_str().unwrap().contains("cut short"), "{after}");
+    // A network directory that is not mounted any more is not an empty archive.
+    fs::rename(&store, &away).unwrap();
+    fs::create_dir(&store).unwrap();
+    until_report(&mounted.dir, "mount", "it waits", |report| report["condition"] == "waiting");
+    let waiting = status();
+    assert!(waiting["reason"].as_str().unwrap().contains("is that directory mounted?"), "{waiting}");
+    let is_shown = |name| fs::read_dir(&mounted.dir).unwrap().flatten().any(|entry| entry.file_name() == name);
+    assert!(is_shown("000000000.q"));
+    let [told] = chronfs::bus::relays(&mounted.dir).try_into().unwrap();
+    assert_eq!((told.name.as_str(), told.direction.as_str(), told.condition.as_str()), ("mount", "mount", "waiting"));
+    fs::remove_dir(&store).unwrap();
+    fs::rename(&away, &store).unwrap();
+    until_report(&mounted.dir, "mount", "it is well", |report| report["condition"] == "running");
+    assert_eq!(status()["reason"], serde_json::Value::Null);
+}
+
+/// But for what only root can do: those beside an S3 server do not differ.
+#[test]
+fn a_plain_user_can_do_all_of_this() {
+    if !require(Need::Beside(BUILT, "chron-cli")) {
+        return;
+    }
+    let arguments = ["mount::", "--skip", "a_plain_user_can_do_all_of_this", "--skip", "an_archive_in_s3"];
+    crate::common::plain_user::run_again(&arguments, &[BUILT.into(), chron_cli()]);
 }
 
 #[test]
@@ -463,7 +575,7 @@ fn objects_that_lie_are_errors_and_take_no_room() {
     let mounted = Mounted::new(&archive, dir.path(), &[]);
     let names: Vec<_> = fs::read_dir(&mounted.dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     let dirs: Vec<_> = names.iter().filter(|name| mounted.dir.join(name).is_dir()).collect();
-    assert_eq!(dirs, [".index", "fine"], "{names:?}");
+    assert_eq!(dirs, [".index", "fine", "relay"], "{names:?}");
     for number in [0, 1, 2, 4] {
         let error = fs::read(mounted.dir.join(format!("{number:09}.q"))).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EIO), "{number}: {}", mounted.said());
@@ -528,8 +640,7 @@ fn it_is_mounted_when_the_command_returns() {
     let output = archive.call(&["mount", "--cache", path(&mounted.cache), &archive.url, path(&mounted.dir)], &[]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(mounted.dir.join("control.meta").exists());
-    let output = std::process::Command::new("umount").arg(&mounted.dir).output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    unmount(&mounted.dir).unwrap();
     // The process ends with it, and lets go of the cache.
     until("it has ended", || fs::File::open(mounted.cache.join("lock")).unwrap().try_lock().is_ok());
 }

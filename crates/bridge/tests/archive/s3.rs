@@ -3,14 +3,14 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use chronfs::Queue;
 
 use crate::common::need::{Need, require};
 use crate::common::{Running, append, payload, writer};
-use crate::service::{PATIENCE, report, until_report};
+use crate::service::{report, start, until_report, until_well};
 use crate::shelf::{Archive, SEVERAL, check_same, path, segments, several};
 
 const BUCKET: &str = "bucket";
@@ -40,16 +40,11 @@ impl Server {
     }
 
     pub fn begin(&mut self) {
-        let log = || fs::File::options().create(true).append(true).open(&self.log).unwrap();
         let mut command = Command::new("moto_server");
         command.args(["-H", "127.0.0.1", "-p", &self.port.to_string()]);
-        command.stdin(Stdio::null()).stdout(log()).stderr(log());
-        self.server = Some(Running::new(command.spawn().unwrap()));
-        let deadline = Instant::now() + PATIENCE;
-        while !self.ask("PUT", &format!("/{BUCKET}")).is_ok_and(|answer| answer.contains(" 200 ")) {
-            assert!(Instant::now() < deadline, "{}", fs::read_to_string(&self.log).unwrap());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        self.server = Some(start(command, &self.log));
+        let has_bucket = || self.ask("PUT", &format!("/{BUCKET}")).is_ok_and(|answer| answer.contains(" 200 "));
+        until_well(&self.log, has_bucket);
     }
 
     pub fn stop(&mut self) {

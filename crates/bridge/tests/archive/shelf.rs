@@ -8,8 +8,12 @@ use std::process::{Command, Output};
 use chronfs::Queue;
 use serde_json::Value;
 
+use crate::common::need::program;
 use crate::common::{SMALL, filled, payload, text};
 use crate::service::Service;
+
+/// The program.
+pub const BUILT: &str = env!("CARGO_BIN_EXE_chron-archive");
 
 /// How many messages take several segments, of 64 KiB.
 pub const SEVERAL: u64 = 1500;
@@ -29,7 +33,7 @@ impl Archive {
 
     /// The program, with `what` before the rest of the arguments and the options after them.
     pub fn command(&self, what: &[&str], rest: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_chron-archive"));
+        let mut command = Command::new(program(Path::new(BUILT)));
         command.args(what).args(rest).args(&self.options);
         // Nothing of the machine's own.
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {

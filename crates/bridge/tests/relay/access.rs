@@ -2,40 +2,58 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use chronfs::Queue;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use crate::broker::{Broker, Setup};
-use crate::common::{SMALL, append, filled, payload, writer};
-use crate::relay::{Relay, check_exact, command, until_caught_up};
-use crate::service::{report, until_report};
+use crate::case::Case;
+use crate::cluster::{self, Cluster};
+use crate::relay::{check_exact, command};
+use crate::service::{Service, until_report};
 
 fn a_password_that_changes_is_read_again<B: Broker>(mut servers: B) {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, password, log) = (dir.path().join("q"), dir.path().join("password"), dir.path().join("log"));
-    let queue = filled(&path, &SMALL, 100, |seq| payload(seq, 300));
+    let case = Case::new(100);
+    let password = case.file("password");
     fs::write(&password, "relay:first\n").unwrap();
-    let options = ["--password-file", password.to_str().unwrap()];
-    let relay = Relay::start(path.to_str().unwrap(), &servers.target("Q"), &options, &log);
-    until_caught_up(&queue, "relay");
+    let relay = case.start(&servers.target("Q"), &["--password-file", password.to_str().unwrap()]);
+    case.until_caught_up();
 
     servers.change_password("first", "second");
-    append(&mut writer(&queue), 100, |seq| payload(seq, 300));
-    until_report(&path, "relay", "it is not let in", |report| {
-        report["condition"] == "waiting"
-            && report["reason"].as_str().is_some_and(|reason| reason.contains(B::NOT_LET_IN))
-    });
-    let waiting = report(&path, "relay");
+    case.append(100);
+    case.until_waiting(B::NOT_LET_IN);
+    let waiting = case.report();
     assert!(waiting["lag_messages"].as_u64() > Some(0), "{waiting}");
 
     fs::remove_file(&password).unwrap();
-    until_report(&path, "relay", "the file is missing", |report| {
-        report["reason"].as_str().is_some_and(|reason| reason.contains("password: cannot read it"))
-    });
+    case.until_waiting("password: cannot read it");
     fs::write(&password, "relay:second\n").unwrap();
-    until_caught_up(&queue, "relay");
+    case.until_caught_up();
     relay.stop();
-    assert_eq!(check_exact(&servers, "Q", &queue), 200);
+    assert_eq!(check_exact(&servers, "Q", &case.queue), 200);
+}
+
+/// A file that is named without a directory is one of systemd's, where it gives the relay some.
+#[test]
+fn a_token_is_one_of_systemds_credentials() {
+    if !cluster::is_there() {
+        return;
+    }
+    let cluster = Cluster::with_lines(1, "authorization { token: secret }");
+    let case = Case::new(10);
+    let (config, credentials) = (case.file("relay.toml"), case.file("credentials"));
+    let toml = format!("from = {:?}\nto = {:?}\n[access]\ntoken_file = 'token'\n", case.path(), cluster.target("Q"));
+    fs::write(&config, toml).unwrap();
+    let start = || {
+        let mut run = command();
+        run.arg("run").arg("--config").arg(&config).env("CREDENTIALS_DIRECTORY", &credentials);
+        Service::start(run, &case.file("log"))
+    };
+    fs::create_dir(&credentials).unwrap();
+    fs::write(credentials.join("token"), "wrong\n").unwrap();
+    let relay = start();
+    case.until_waiting(Cluster::NOT_LET_IN);
+    fs::write(credentials.join("token"), "secret\n").unwrap();
+    case.until_caught_up();
+    relay.stop();
 }
 
 /// An authority, as PEM in a file.
@@ -65,14 +83,12 @@ fn with_tls<B: Broker>(dir: &Path, right: &CertifiedIssuer<'static, KeyPair>, as
 }
 
 fn with_tls_only_the_right_authority_is_trusted<B: Broker>() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let right = authority(&dir.path().join("ca.pem"));
-    authority(&dir.path().join("wrong.pem"));
-    let Some(servers) = with_tls::<B>(dir.path(), &right, false) else { return };
-    let (path, log) = (dir.path().join("q"), dir.path().join("log"));
-    let queue = filled(&path, &SMALL, 100, |seq| payload(seq, 300));
-    let (from, target) = (path.to_str().unwrap(), servers.target("Q"));
+    let case = Case::new(100);
+    let file = |name: &str| case.file(name).to_str().unwrap().to_owned();
+    let right = authority(&case.file("ca.pem"));
+    authority(&case.file("wrong.pem"));
+    let Some(servers) = with_tls::<B>(case.dir.path(), &right, false) else { return };
+    let target = servers.target("Q");
 
     // Without an authority of its own, the relay trusts the system's.
     for (options, reason) in [
@@ -82,46 +98,34 @@ fn with_tls_only_the_right_authority_is_trusted<B: Broker>() {
         (vec!["--ca".to_owned(), file("server.key")], "server.key: no certificate in it"),
     ] {
         let options: Vec<_> = options.iter().map(String::as_str).collect();
-        let relay = Relay::start(from, &target, &options, &log);
-        until_report(&path, "relay", "it does not trust the server", |report| {
-            report["condition"] == "waiting" && report["reason"].as_str().is_some_and(|given| given.contains(reason))
-        });
+        let relay = case.start(&target, &options);
+        case.until_waiting(reason);
         relay.stop();
     }
     let ca = file("ca.pem");
-    let relay = Relay::start(from, &target, &["--ca", &ca], &log);
-    until_caught_up(&queue, "relay");
-    relay.stop();
-    assert_eq!(check_exact(&servers, "Q", &queue), 100);
-    let copy = dir.path().join("copy");
-    let standby = Relay::start(&target, copy.to_str().unwrap(), &["--ca", &ca], &log);
-    until_report(&copy, "relay", "all is there", |report| report["pair"]["seq"] == 100);
-    standby.stop();
-    assert_eq!(crate::relay::check_same(&queue, &Queue::open(&copy).unwrap()), 100);
-    let verified = command().args(["verify", from, &target, "--ca", &ca]).output().unwrap();
+    case.relay_all(&target, &["--ca", &ca]);
+    assert_eq!(check_exact(&servers, "Q", &case.queue), 100);
+    case.copy_all(&target, &["--ca", &ca]);
+    assert_eq!(case.check_copy(), 100);
+    let verified = command().args(["verify", case.path().to_str().unwrap(), &target, "--ca", &ca]).output().unwrap();
     assert!(verified.status.success(), "{}", crate::common::text(&verified.stderr));
 }
 
 fn a_server_that_asks_for_a_certificate_gets_it<B: Broker>() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let right = authority(&dir.path().join("ca.pem"));
-    certificate(dir.path(), "client", &right, "relay");
-    let Some(servers) = with_tls::<B>(dir.path(), &right, true) else { return };
-    let (path, log) = (dir.path().join("q"), dir.path().join("log"));
-    let queue = filled(&path, &SMALL, 100, |seq| payload(seq, 300));
-    let (from, target, ca) = (path.to_str().unwrap(), servers.target("Q"), file("ca.pem"));
-    let relay = Relay::start(from, &target, &["--ca", &ca], &log);
-    until_report(&path, "relay", "it is asked for a certificate", |report| {
+    let case = Case::new(100);
+    let file = |name: &str| case.file(name).to_str().unwrap().to_owned();
+    let right = authority(&case.file("ca.pem"));
+    certificate(case.dir.path(), "client", &right, "relay");
+    let Some(servers) = with_tls::<B>(case.dir.path(), &right, true) else { return };
+    let (target, ca) = (servers.target("Q"), file("ca.pem"));
+    let relay = case.start(&target, &["--ca", &ca]);
+    until_report(case.path(), "relay", "it is asked for a certificate", |report| {
         report["condition"] == "waiting" && report["counts"]["retries"].as_u64() > Some(1)
     });
-    assert_eq!(report(&path, "relay")["pair"]["seq"], 0);
+    assert_eq!(case.report()["pair"]["seq"], 0);
     relay.stop();
     let (certificate, key) = (file("client.pem"), file("client.key"));
-    let options = ["--ca", &ca, "--certificate", &certificate, "--key", &key];
-    let relay = Relay::start(from, &target, &options, &log);
-    until_caught_up(&queue, "relay");
-    relay.stop();
+    case.relay_all(&target, &["--ca", &ca, "--certificate", &certificate, "--key", &key]);
 }
 
 with_each_broker! {

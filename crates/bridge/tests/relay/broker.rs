@@ -49,6 +49,19 @@ pub trait Broker: Sized {
     fn resume(&self, index: usize);
     /// The directory of a server.
     fn store(&self, index: usize) -> PathBuf;
+    /// Keeps a copy of the only server's store, as it is without it.
+    fn keep(&mut self, older: &Path) {
+        self.kill(0);
+        copy(&self.store(0), older);
+        self.start(0);
+    }
+    /// The only server comes back with an older store.
+    fn put_back(&mut self, older: &Path) {
+        self.kill(0);
+        std::fs::remove_dir_all(self.store(0)).unwrap();
+        copy(older, &self.store(0));
+        self.start(0);
+    }
     /// All messages of a stream.
     fn messages(&self, stream: &str) -> Vec<Message>;
     /// Removes a stream's messages.

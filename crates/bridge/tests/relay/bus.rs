@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use chronfs::{Queue, bus};
 
 use crate::broker::Broker;
+use crate::case::Case;
 use crate::cluster::{self, Cluster, block_on};
 use crate::common::{SMALL, append, filled, payload, text, writer};
 use crate::relay::{Relay, check_exact, command, until_caught_up};
@@ -22,10 +23,7 @@ fn queues_of_a_bus_are_relayed_as_they_become_ready(servers: impl Broker) {
     let unready = make("feeds/unready");
     // Its stream is somebody else's.
     let refused = make("refused");
-    let other = filled(&dir.path().join("other"), &SMALL, 10, |seq| payload(seq, 20));
-    let relay = Relay::start(other.path().to_str().unwrap(), &servers.target("BUS-refused"), &[], &log);
-    until_caught_up(&other, "relay");
-    relay.stop();
+    Case::new(10).relay_all(&servers.target("BUS-refused"), &[]);
     ready(&refused);
 
     let relay = Relay::start(root.to_str().unwrap(), &servers.target("BUS"), &[], &log);
@@ -106,25 +104,24 @@ fn systemd_is_told_how_the_relay_is() {
         return;
     }
     let cluster = Cluster::new(1);
-    let dir = tempfile::tempdir().unwrap();
-    let (path, socket) = (dir.path().join("q"), dir.path().join("notify"));
-    let queue = filled(&path, &SMALL, 10, |seq| payload(seq, 300));
+    let case = Case::new(10);
+    let socket = case.file("notify");
     let service = Systemd::new(&socket);
     let mut run = command();
-    run.args(["run", path.to_str().unwrap(), &cluster.target("Q")]);
+    run.args(["run", case.path().to_str().unwrap(), &cluster.target("Q")]);
     run.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
-    let relay = Service::start(run, &dir.path().join("log"));
+    let relay = Service::start(run, &case.file("log"));
     service.expects("READY=1");
-    until_caught_up(&queue, "relay");
+    case.until_caught_up();
     service.expects("STATUS=running, lag 0 messages");
     service.expects("WATCHDOG=1");
 
     cluster.pause(0);
-    append(&mut writer(&queue), 7, |seq| payload(seq, 300));
+    case.append(7);
     service.expects("STATUS=waiting, lag 7 messages");
     // It is not stuck yet.
     service.expects("WATCHDOG=1");
-    until_report(&path, "relay", "it is unhealthy", |report| report["healthy"] == false);
+    until_report(case.path(), "relay", "it is unhealthy", |report| report["healthy"] == false);
     while service.0.try_recv().is_ok() {}
     assert!(!service.hears("WATCHDOG=1", Instant::now() + 5 * WATCHDOG), "systemd believes that it is well");
 

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer::DeliverPolicy, consumer::pull::OrderedConfig};
 use async_nats::{ConnectOptions, HeaderMap};
@@ -16,9 +16,7 @@ use crate::common::need::{Need, require};
 use crate::common::{Running, until};
 use crate::net::{HOSTS, Hosts};
 use crate::relay::until_so;
-
-/// A server that elects a leader needs this long at worst, on a machine with other work.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::service::{PATIENCE, start, until_well};
 
 struct Node {
     /// Host and port.
@@ -109,11 +107,14 @@ impl Cluster {
     }
 
     fn run(&mut self, index: usize) {
-        let log = fs::File::options().create(true).append(true).open(self.dir.path().join(format!("{index}.log")));
         let Node { program, config, .. } = &self.nodes[index];
         let mut command = Command::new(&program[0]);
-        let child = command.args(&program[1..]).arg("-c").arg(config).stderr(log.unwrap()).spawn().unwrap();
-        self.nodes[index].server = Some(Running::new(child));
+        command.args(&program[1..]).arg("-c").arg(config);
+        self.nodes[index].server = Some(start(command, &self.log(index)));
+    }
+
+    fn log(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("{index}.log"))
     }
 
     /// Changes a server's configuration while it runs.
@@ -127,12 +128,7 @@ impl Cluster {
 
     /// Waits until a server says that it is well.
     fn wait_until_well(&self, index: usize) {
-        let deadline = Instant::now() + PATIENCE;
-        while !is_healthy(self.nodes[index].monitor) {
-            let log = || fs::read_to_string(self.dir.path().join(format!("{index}.log"))).unwrap_or_default();
-            assert!(Instant::now() < deadline, "server {index} does not get well:\n{}", log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        until_well(&self.log(index), || is_healthy(self.nodes[index].monitor));
     }
 
     pub async fn connect(&self) -> jetstream::Context {

@@ -1,37 +1,44 @@
 //! Servers and relays that are killed and stopped.
 use std::time::{Duration, Instant};
 
-use chronfs::Queue;
-
-use crate::broker::{Broker, copy};
-use crate::common::{Random, SMALL, append, filled, payload, writer};
-use crate::relay::{Feed, Relay, check_exact, check_same, command, until_caught_up};
-use crate::service::{report, until_report};
-
-/// How long faults are injected.
-fn duration<B: Broker>() -> Duration {
-    let seconds = std::env::var("CHRONFS_RELAY_SOAK").ok().map(|seconds| seconds.parse().unwrap());
-    Duration::from_secs(seconds.unwrap_or(B::FAULT_SECONDS))
-}
+use crate::broker::{Broker, Setup};
+use crate::case::Case;
+use crate::common::{Random, append, payload};
+use crate::relay::{Feed, Follower, check_exact, command, fault_time, parts};
+use crate::service::until_report;
 
 /// Random faults of servers and relays while a queue is relayed to a stream and on to a standby.
-fn exact_under_faults<B: Broker>(mut servers: B, frames: bool) {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, copy) = (dir.path().join("q"), dir.path().join("copy"));
-    let queue = Queue::create(&path, &SMALL).unwrap();
-    let (from, to, target) = (path.to_str().unwrap(), copy.to_str().unwrap(), servers.target("Q"));
-    let log = dir.path().join("log");
-    let mut options = servers.options();
-    options.extend(frames.then_some("--frames"));
-    let out = || Relay::start(from, &target, &options, &log);
-    let standby = || Relay::start(&target, to, &["--name", "in"], &log);
-    let feed = Feed::start(&queue, if frames { 20 } else { 2 });
-    let (mut relay, mut copier) = (out(), standby());
-    until_report(&path, "relay", "it is at work", |report| report["pair"]["seq"].as_u64() > Some(0));
+fn exact_under_faults<B: Broker>(servers: B, frames: bool) {
+    let (count, mut servers) = (servers.count(), Some(servers));
     let seed = u64::from(std::process::id()) << 1 | 1;
     let mut random = Random(seed);
-    let (started, mut faults) = (Instant::now(), 0_u64);
-    while started.elapsed() < duration::<B>() {
+    let (started, mut faults, mut compared) = (Instant::now(), 0, 0);
+    for end in parts(fault_time(B::FAULT_SECONDS)) {
+        let servers = servers.take().or_else(|| B::with(&Setup::Servers(count))).unwrap();
+        let (more_faults, more_compared) = exact_until(end, servers, frames, &mut random);
+        (faults, compared) = (faults + more_faults, compared + more_compared);
+        println!(
+            "{}, frames {frames}, seed {seed}: {} s, {faults} faults, {compared} messages compared, none lost, none twice",
+            std::any::type_name::<B>(),
+            started.elapsed().as_secs()
+        );
+    }
+}
+
+/// Random faults until then. Returns how many there were, and how many messages were compared.
+fn exact_until(end: Instant, mut servers: impl Broker, frames: bool, random: &mut Random) -> (u64, u64) {
+    let case = Case::new(0);
+    let target = servers.target("Q");
+    let mut options = servers.options();
+    options.extend(frames.then_some("--frames"));
+    let out = || case.start(&target, &options);
+    let standby = || case.standby(&target, &["--name", "in"]);
+    let followers: [Follower; 2] = [(case.path(), "relay"), (&case.copy(), "in")];
+    let feed = Feed::start(&case.queue, if frames { 20 } else { 2 }, &followers);
+    let (mut relay, mut copier) = (out(), standby());
+    until_report(case.path(), "relay", "it is at work", |report| report["pair"]["seq"].as_u64() > Some(0));
+    let mut faults = 0;
+    while Instant::now() < end {
         std::thread::sleep(Duration::from_millis(random.below(1500)));
         let node = random.index(servers.count());
         match random.below(6) {
@@ -59,21 +66,16 @@ fn exact_under_faults<B: Broker>(mut servers: B, frames: bool) {
     }
     feed.stop();
     (0..servers.count()).for_each(|node| servers.wait_for(node));
-    until_caught_up(&queue, "relay");
+    case.until_caught_up();
     relay.stop();
-    let last = queue.bounds().unwrap().next_seq - 1;
-    until_report(&copy, "in", "the standby has caught up", |report| report["pair"]["seq"].as_u64() >= Some(last));
+    case.until_copied("in", case.last());
     copier.stop();
-    let copied = Queue::open(&copy).unwrap();
-    let mut compared = check_same(&queue, &copied);
+    let mut compared = case.check_copy();
     if !frames {
-        compared += check_exact(&servers, "Q", &queue);
+        compared += check_exact(&servers, "Q", &case.queue);
     }
-    let seconds = started.elapsed().as_secs();
-    println!(
-        "frames {frames}, seed {seed}: {seconds} s, {faults} faults, {compared} messages compared, none lost, none twice"
-    );
-    print!("{}", std::fs::read_to_string(log).unwrap());
+    print!("{}", case.log());
+    (faults, compared)
 }
 
 fn faults_lose_nothing_and_double_nothing(servers: impl Broker) {
@@ -91,33 +93,28 @@ fn a_relay_killed_at_any_system_call_loses_nothing(servers: impl Broker) {
     }
     const CALLS: &str =
         "write,writev,sendto,sendmsg,msync,fsync,fdatasync,rename,renameat,renameat2,pwrite64,ftruncate,recvfrom";
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("q");
-    let queue = Queue::create(&path, &SMALL).unwrap();
-    let mut writer = queue.writer().unwrap();
+    let case = Case::new(0);
+    let mut writer = case.queue.writer().unwrap();
     let target = servers.target("Q");
     // One of seven in the short form.
     let step = if std::env::var_os("CHRONFS_RELAY_SOAK").is_some() { 1 } else { 7 };
     let mut kills = 0;
     for at in (1..).step_by(step) {
-        for _ in 0..5 {
-            let seq = writer.next_seq();
-            writer.append(1, &payload(seq, 300)).unwrap();
-        }
+        append(&mut writer, 5, |seq| payload(seq, 300));
         let last = writer.next_seq() - 1;
         let mut traced = std::process::Command::new("strace");
         traced.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={CALLS}")]);
         traced.args(["-e", &format!("inject={CALLS}:signal=KILL:when={at}")]);
-        traced.arg(command().get_program()).args(["run", path.to_str().unwrap(), &target]);
+        traced.arg(command().get_program()).args(["run", case.path().to_str().unwrap(), &target]);
         let mut traced = crate::common::Running::new(traced.stderr(std::process::Stdio::null()).spawn().unwrap());
         let mut was_killed = false;
         crate::common::until("it is killed, or has caught up", || {
             was_killed = traced.child().try_wait().unwrap().is_some();
-            was_killed || report(&path, "relay")["pair"]["seq"].as_u64() == Some(last)
+            was_killed || case.report()["pair"]["seq"].as_u64() == Some(last)
         });
         if !was_killed {
             // strace leaves its tracee alone when it is killed itself. The relay may have got to the call only now.
-            let pid = report(&path, "relay")["pid"].as_u64().unwrap();
+            let pid = case.report()["pid"].as_u64().unwrap();
             let ended = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).output().unwrap();
             traced.output();
             if ended.status.success() {
@@ -127,36 +124,26 @@ fn a_relay_killed_at_any_system_call_loses_nothing(servers: impl Broker) {
         kills += 1;
     }
     assert!(kills > 3, "{kills} kills");
-    let relay = Relay::start(path.to_str().unwrap(), &target, &[], &dir.path().join("log"));
-    until_caught_up(&queue, "relay");
-    relay.stop();
-    println!("{kills} kills, {} messages", check_exact(&servers, "Q", &queue));
+    case.relay_all(&target, &[]);
+    println!("{kills} kills, {} messages", check_exact(&servers, "Q", &case.queue));
 }
 
 /// A server that comes back with an older store has lost what it had acknowledged.
 fn a_stream_that_went_back_gets_it_all_again(mut servers: impl Broker) {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, log) = (dir.path().join("q"), dir.path().join("log"));
-    let queue = filled(&path, &SMALL, 300, |seq| payload(seq, 300));
-    let (from, target) = (path.to_str().unwrap(), servers.target("Q"));
-    let relay = Relay::start(from, &target, &[], &log);
-    until_caught_up(&queue, "relay");
-    servers.kill(0);
-    let older = dir.path().join("store");
-    copy(&servers.store(0), &older);
-    servers.start(0);
-    append(&mut writer(&queue), 200, |seq| payload(seq, 300));
-    until_caught_up(&queue, "relay");
-    servers.kill(0);
-    std::fs::remove_dir_all(servers.store(0)).unwrap();
-    copy(&older, &servers.store(0));
-    servers.start(0);
-    append(&mut writer(&queue), 1, |seq| payload(seq, 300));
-    until_caught_up(&queue, "relay");
-    let report = report(&path, "relay");
-    assert_eq!((report["counts"]["rewinds"].as_u64(), report["counts"]["resent"].as_u64()), (Some(1), Some(200)));
+    let case = Case::new(300);
+    let older = case.file("store");
+    let relay = case.start(&servers.target("Q"), &[]);
+    case.until_caught_up();
+    servers.keep(&older);
+    case.append(200);
+    case.until_caught_up();
+    servers.put_back(&older);
+    case.append(1);
+    case.until_caught_up();
+    let counts = case.report()["counts"].clone();
+    assert_eq!((counts["rewinds"].as_u64(), counts["resent"].as_u64()), (Some(1), Some(200)));
     relay.stop();
-    assert_eq!(check_exact(&servers, "Q", &queue), 501);
+    assert_eq!(check_exact(&servers, "Q", &case.queue), 501);
 }
 
 with_each_broker! {

@@ -39,6 +39,7 @@ macro_rules! with_each_broker {
 mod access;
 mod broker;
 mod bus;
+mod case;
 mod cluster;
 #[path = "../../../../tests/common/mod.rs"]
 mod common;

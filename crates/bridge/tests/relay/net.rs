@@ -1,5 +1,6 @@
 //! Three hosts on one machine: network namespaces with a switch between them, whose cables can be pulled.
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::process::Command;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -11,16 +12,18 @@ use crate::common::text;
 pub struct Hosts(String);
 
 pub const HOSTS: [&str; 3] = ["a", "b", "c"];
+/// What the names of namespaces begin with; then come the number of the process and the host.
+const PREFIX: &str = "chronfs";
 
 impl Hosts {
     /// None where namespaces can't be created.
     #[track_caller]
     pub fn new() -> Option<Self> {
-        if !require(Need::Admin) || !require(Need::Program("ip", (0, 0))) || !require(Need::Program("nsenter", (0, 0)))
-        {
+        if !may_create() {
             return None;
         }
-        let hosts = Self(format!("chronfs{}", std::process::id()));
+        remove_abandoned();
+        let hosts = Self(format!("{PREFIX}{}", std::process::id()));
         for host in HOSTS {
             ip(&["netns", "add", &hosts.space(host)]);
             hosts.ip(host, &["link", "set", "lo", "up"]);
@@ -74,9 +77,29 @@ impl Hosts {
     }
 }
 
+#[track_caller]
+fn may_create() -> bool {
+    require(Need::Admin) && require(Need::Program("ip", (0, 0))) && require(Need::Program("nsenter", (0, 0)))
+}
+
 fn ip(args: &[&str]) {
     let output = Command::new("ip").args(args).output().unwrap();
     assert!(output.status.success(), "ip {args:?}: {}", text(&output.stderr));
+}
+
+/// Removes the namespaces of tests that were killed.
+fn remove_abandoned() {
+    let process = |name: &str| -> Option<u32> {
+        let rest = name.strip_prefix(PREFIX)?;
+        HOSTS.iter().find_map(|host| rest.strip_suffix(host))?.parse().ok()
+    };
+    for space in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let name = space.file_name().to_string_lossy().into_owned();
+        if process(&name).is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
+            // Another test may do the same.
+            let _ = Command::new("ip").args(["netns", "del", &name]).status();
+        }
+    }
 }
 
 impl Drop for Hosts {
@@ -85,4 +108,20 @@ impl Drop for Hosts {
             let _ = Command::new("ip").args(["netns", "del", &self.space(host)]).status();
         }
     }
+}
+
+#[test]
+fn what_a_test_that_was_killed_has_left_is_removed() {
+    if !may_create() {
+        return;
+    }
+    let process = crate::common::Running::new(Command::new("sleep").arg("1000").spawn().unwrap());
+    let name = format!("{PREFIX}{}b", process.id());
+    let is_there = || Path::new("/run/netns").join(&name).exists();
+    ip(&["netns", "add", &name]);
+    remove_abandoned();
+    assert!(is_there(), "its process runs");
+    drop(process);
+    remove_abandoned();
+    assert!(!is_there());
 }

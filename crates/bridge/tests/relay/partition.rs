@@ -9,10 +9,11 @@ use chronfs::Queue;
 use chronfs::queue::Role;
 
 use crate::broker::Broker as _;
+use crate::case::Case;
 use crate::cluster::{self, Cluster, block_on, messages};
-use crate::common::{SMALL, append, filled, payload, writer};
+use crate::common::{SMALL, append, payload, writer};
 use crate::net::Hosts;
-use crate::relay::{Feed, Relay, check_exact, check_same, until_caught_up, until_so};
+use crate::relay::{Feed, check_exact, check_same, until_caught_up, until_so};
 use crate::service::{Service, report, until_report};
 use crate::takeover::{promote_by, verify_by};
 
@@ -29,25 +30,26 @@ async fn leader(context: &jetstream::Context, stream: &str) -> usize {
 /// A queue of 20 messages, and a relay that has brought them to a stream on three servers.
 struct Relayed {
     cluster: Cluster,
-    queue: Queue,
+    case: Case,
     relay: Service,
-    _dir: tempfile::TempDir,
 }
 
 impl Relayed {
-    fn new() -> Self {
-        let cluster = Cluster::new(3);
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("q");
-        let queue = filled(&path, &SMALL, 20, |seq| payload(seq, 300));
-        let log = dir.path().join("log");
-        let relay = Relay::start(path.to_str().unwrap(), &cluster.target("Q"), &cluster.options(), &log);
-        until_caught_up(&queue, "relay");
-        Self { cluster, queue, relay, _dir: dir }
+    /// None where there are no servers.
+    #[track_caller]
+    fn new() -> Option<Self> {
+        let cluster = cluster::is_there().then(|| Cluster::new(3))?;
+        let case = Case::new(20);
+        let relay = case.start(&cluster.target("Q"), &cluster.options());
+        case.until_caught_up();
+        Some(Self { cluster, case, relay })
     }
 
-    fn append(&self, count: u64) {
-        append(&mut writer(&self.queue), count, |seq| payload(seq, 300));
+    /// Ends the relay; the stream must have this many messages.
+    fn end(self, count: u64) {
+        self.case.until_caught_up();
+        self.relay.stop();
+        assert_eq!(check_exact(&self.cluster, "Q", &self.case.queue), count);
     }
 }
 
@@ -55,11 +57,8 @@ impl Relayed {
 /// there in the end, and the one that was acknowledged is.
 #[test]
 fn a_publish_that_waits_in_a_stopped_leader_does_not_win_afterwards() {
-    if !cluster::is_there() {
-        return;
-    }
-    let relayed = Relayed::new();
-    let Relayed { cluster, queue, .. } = &relayed;
+    let Some(relayed) = Relayed::new() else { return };
+    let Relayed { cluster, case, .. } = &relayed;
     block_on(async {
         let leader = leader(&cluster.connect().await, "Q").await;
         let conflicting = cluster.connect_to(&[leader]).await;
@@ -74,42 +73,33 @@ fn a_publish_that_waits_in_a_stopped_leader_does_not_win_afterwards() {
         let waiting = conflicting.publish_message(message).await.unwrap();
         conflicting.client().flush().await.unwrap();
 
-        relayed.append(30);
-        until_caught_up(queue, "relay");
+        case.append(30);
+        case.until_caught_up();
         cluster.resume(leader);
         // Refused, or not answered: by the time that the server is well again it has read what was waiting.
         cluster.wait_for(leader);
         let answer = tokio::time::timeout(Duration::from_secs(5), waiting).await;
         assert!(!matches!(answer, Ok(Ok(_))), "both were acknowledged: {answer:?}");
     });
-    assert_eq!(check_exact(cluster, "Q", queue), 50);
-    relayed.append(10);
-    until_caught_up(queue, "relay");
-    let Relayed { cluster, queue, relay, .. } = relayed;
-    relay.stop();
-    assert_eq!(check_exact(&cluster, "Q", &queue), 60);
+    assert_eq!(check_exact(cluster, "Q", &case.queue), 50);
+    case.append(10);
+    relayed.end(60);
 }
 
 /// One of three servers acknowledges nothing.
 #[test]
 fn without_a_quorum_nothing_counts_as_stored() {
-    if !cluster::is_there() {
-        return;
-    }
-    let relayed = Relayed::new();
-    let Relayed { cluster, queue, .. } = &relayed;
+    let Some(relayed) = Relayed::new() else { return };
+    let Relayed { cluster, case, .. } = &relayed;
     let leader = block_on(async { leader(&cluster.connect().await, "Q").await });
     let others = [(leader + 1) % 3, (leader + 2) % 3];
     others.iter().for_each(|&node| cluster.pause(node));
-    relayed.append(30);
-    until_report(queue.path(), "relay", "it waits", |report| report["condition"] == "waiting");
-    let waiting = report(queue.path(), "relay");
+    case.append(30);
+    until_report(case.path(), "relay", "it waits", |report| report["condition"] == "waiting");
+    let waiting = case.report();
     assert_eq!((&waiting["pair"]["seq"], &waiting["lag_messages"]), (&20.into(), &30.into()), "{waiting}");
     others.iter().for_each(|&node| cluster.resume(node));
-    until_caught_up(queue, "relay");
-    let Relayed { cluster, queue, relay, .. } = relayed;
-    relay.stop();
-    assert_eq!(check_exact(&cluster, "Q", &queue), 50);
+    relayed.end(50);
 }
 
 /// Two hosts take turns: the active one is cut off in the middle of its work, the other one is promoted, and the first
@@ -135,7 +125,7 @@ fn ping_pong_over_a_partition() {
         let [(host, active), (other, standby)] =
             [round % 2, (round + 1) % 2].map(|index| (["a", "b"][index], &paths[index]));
         let queue = Queue::open(active).unwrap();
-        let feed = Feed::start(&queue, 2);
+        let feed = Feed::start(&queue, 2, &[(active, "relay"), (standby, "in")]);
         let relay = run(host, &[active.to_str().unwrap(), &target, "--replicas", "3"]);
         let copier = run(other, &[&target, standby.to_str().unwrap(), "--name", "in", "--rejoin"]);
         let wanted = queue.bounds().unwrap().next_seq + 200;

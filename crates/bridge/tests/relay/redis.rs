@@ -1,53 +1,16 @@
 //! What only Redis can do to a relay: other keys, replicas, a memory that is full, a log that was cut.
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chronfs::Queue;
 use chronfs::queue::Settings;
 
 use crate::broker::{Broker, copy};
-use crate::common::{Random, SMALL, append, filled, payload, text, until, writer};
+use crate::case::Case;
+use crate::common::{Random, count, text, until, writer};
 use crate::redis_server::{self, Redis};
-use crate::relay::{Feed, Relay, check_exact, check_same, command, until_caught_up};
-use crate::service::{Service, report, until_report};
-
-/// A queue, and where things of a test are.
-struct Case {
-    dir: tempfile::TempDir,
-    queue: Queue,
-}
-
-impl Case {
-    fn new(count: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let queue = filled(&dir.path().join("q"), &SMALL, count, |seq| payload(seq, 300));
-        Self { dir, queue }
-    }
-
-    fn from(&self) -> &str {
-        self.queue.path().to_str().unwrap()
-    }
-
-    fn start(&self, target: &str, options: &[&str]) -> Service {
-        Relay::start(self.from(), target, options, &self.dir.path().join("log"))
-    }
-
-    fn append(&self, count: u64) {
-        append(&mut writer(&self.queue), count, |seq| payload(seq, 300));
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
-    }
-
-    /// Waits until the relay gives this reason.
-    #[track_caller]
-    fn until_waiting(&self, reason: &str) {
-        until_report(self.queue.path(), "relay", reason, |report| {
-            report["condition"] == "waiting" && report["reason"].as_str().is_some_and(|given| given.contains(reason))
-        });
-    }
-}
+use crate::relay::{Feed, check_exact, command, fault_time, parts, until_caught_up};
+use crate::service::until_report;
+use crate::takeover::verify;
 
 #[test]
 fn a_server_without_memory_is_waited_for() {
@@ -59,11 +22,11 @@ fn a_server_without_memory_is_waited_for() {
     let used: u64 = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().parse().unwrap();
     server.ask::<()>(&["CONFIG", "SET", "maxmemory", &(used + 200_000).to_string()]).unwrap();
     let relay = case.start(&server.target("Q"), &[]);
-    until_report(case.queue.path(), "relay", "the target is full", |report| report["condition"] == "target-full");
-    let stuck = report(case.queue.path(), "relay");
+    until_report(case.path(), "relay", "the target is full", |report| report["condition"] == "target-full");
+    let stuck = case.report();
     assert!(stuck["lag_messages"].as_u64() > Some(0) && stuck["reason"].as_str().unwrap().contains("OOM"), "{stuck}");
     server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
-    until_caught_up(&case.queue, "relay");
+    case.until_caught_up();
     relay.stop();
     assert_eq!(check_exact(&server, "Q", &case.queue), 3000);
 }
@@ -85,7 +48,7 @@ fn keys_of_others_are_refused() {
     }
     // While it runs.
     let relay = case.start(&server.target("Q"), &[]);
-    until_caught_up(&case.queue, "relay");
+    case.until_caught_up();
     server.ask::<()>(&["SET", "Q", "x"]).unwrap();
     case.append(1);
     assert_eq!(relay.exit_code(), Some(77));
@@ -110,26 +73,25 @@ fn a_replica_that_takes_over_gets_what_it_lacks() {
     relay.stop();
     let both = format!("redis://127.0.0.1:{},127.0.0.1:{}/Q", replica.port(), primary.port());
     let relay = case.start(&both, &[]);
-    until_caught_up(&case.queue, "relay");
-    let copied = case.dir.path().join("copy");
-    let standby = Relay::start(&both, copied.to_str().unwrap(), &[], &case.dir.path().join("log"));
-    until_report(&copied, "relay", "the standby has all of the primary", |report| report["pair"]["seq"] == 200);
+    case.until_caught_up();
+    let standby = case.standby(&both, &[]);
+    case.until_copied("relay", 200);
     until("the replica has it all", || replica.ask::<u64>(&["XLEN", "Q"]).is_ok_and(|len| len == 200));
     // It is told to stand alone before the primary has what comes now.
     replica.ask::<()>(&["REPLICAOF", "NO", "ONE"]).unwrap();
     case.append(100);
-    until_caught_up(&case.queue, "relay");
-    until_report(&copied, "relay", "the standby has it", |report| report["pair"]["seq"] == 300);
+    case.until_caught_up();
+    case.until_copied("relay", 300);
     primary.kill(0);
     case.append(1);
-    until_caught_up(&case.queue, "relay");
-    let counts = report(case.queue.path(), "relay")["counts"].clone();
+    case.until_caught_up();
+    let counts = case.report()["counts"].clone();
     assert_eq!((counts["rewinds"].as_u64(), counts["resent"].as_u64()), (Some(1), Some(100)), "{counts}");
-    until_report(&copied, "relay", "the standby follows", |report| report["pair"]["seq"] == 301);
+    case.until_copied("relay", 301);
     relay.stop();
     standby.stop();
     assert_eq!(check_exact(&replica, "Q", &case.queue), 301);
-    assert_eq!(check_same(&case.queue, &Queue::open(&copied).unwrap()), 301);
+    assert_eq!(case.check_copy(), 301);
 }
 
 /// A primary that is turned into a replica under the relay refuses to write.
@@ -140,12 +102,12 @@ fn a_primary_that_becomes_a_replica_is_left() {
     }
     let (one, other, case) = (Redis::new(), Redis::new(), Case::new(100));
     let relay = case.start(&one.target("Q"), &[]);
-    until_caught_up(&case.queue, "relay");
+    case.until_caught_up();
     one.ask::<()>(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]).unwrap();
     case.append(1);
     case.until_waiting("a replica, which takes no messages");
     one.ask::<()>(&["REPLICAOF", "NO", "ONE"]).unwrap();
-    until_caught_up(&case.queue, "relay");
+    case.until_caught_up();
     relay.stop();
     assert_eq!(check_exact(&one, "Q", &case.queue), 101);
 }
@@ -160,13 +122,13 @@ fn a_server_that_loads_its_log_is_waited_for() {
     let (mut server, case) = (Redis::with_lines("key-load-delay 300"), Case::new(100));
     server.ask::<()>(&["EVAL", "for i = 1, 200000 do redis.call('SET', 'other', i) end", "0"]).unwrap();
     let relay = case.start(&server.target("Q"), &[]);
-    until_caught_up(&case.queue, "relay");
+    case.until_caught_up();
     server.kill(0);
     case.append(1);
     server.start(0);
     case.until_waiting("loading the dataset");
     server.ask::<()>(&["CONFIG", "SET", "key-load-delay", "0"]).unwrap();
-    until_caught_up(&case.queue, "relay");
+    case.until_caught_up();
     relay.stop();
     assert_eq!(check_exact(&server, "Q", &case.queue), 101);
 }
@@ -179,25 +141,24 @@ fn a_stream_that_is_made_again_under_a_standby_is_noticed() {
         return;
     }
     let (server, case) = (Redis::new(), Case::new(0));
-    let (copied, target) = (case.dir.path().join("copy"), server.target("Q"));
+    let target = server.target("Q");
     let relay = case.start(&target, &["--frames"]);
-    let standby = Relay::start(&target, copied.to_str().unwrap(), &[], &case.dir.path().join("log"));
+    let standby = case.standby(&target, &[]);
     for round in 1..=5 {
         // Many small frames, of which few large ones are made the next time.
         for _ in 0..5 {
             case.append(20);
-            until_caught_up(&case.queue, "relay");
+            case.until_caught_up();
         }
-        let last = Some(100 * round);
-        until_report(&copied, "relay", "the standby follows", |report| report["pair"]["seq"].as_u64() == last);
+        case.until_copied("relay", 100 * round);
         server.delete("Q");
     }
     case.append(1);
-    until_caught_up(&case.queue, "relay");
-    until_report(&copied, "relay", "the standby follows", |report| report["pair"]["seq"] == 501);
+    case.until_caught_up();
+    case.until_copied("relay", 501);
     relay.stop();
     standby.stop();
-    assert_eq!(check_same(&case.queue, &Queue::open(&copied).unwrap()), 501);
+    assert_eq!(case.check_copy(), 501);
 }
 
 /// Again and again, the server comes back with an older log, while a queue is relayed and copied.
@@ -205,50 +166,63 @@ fn exact_over_rewinds(options: &[&str]) {
     if !redis_server::is_there() {
         return;
     }
-    let (mut server, case) = (Redis::new(), Case::new(1));
-    let (copied, older, target) = (case.dir.path().join("copy"), case.dir.path().join("older"), server.target("Q"));
-    // No more than the relay can keep up with, so that what an older log lacks does not grow.
-    let feed = Feed::start(&case.queue, if options.is_empty() { 1 } else { 5 });
-    let relay = case.start(&target, options);
-    let standby = Relay::start(&target, copied.to_str().unwrap(), &["--name", "in"], &case.dir.path().join("log"));
     let seed = u64::from(std::process::id()) << 1 | 1;
     let mut random = Random(seed);
-    let soak = std::env::var("CHRONFS_RELAY_SOAK").ok().map(|seconds| seconds.parse().unwrap());
-    let (started, mut rewinds) = (Instant::now(), 0);
-    while started.elapsed() < Duration::from_secs(soak.unwrap_or(Redis::FAULT_SECONDS)) {
+    let (started, mut older_logs, mut messages) = (Instant::now(), 0, 0);
+    for end in parts(fault_time(Redis::FAULT_SECONDS)) {
+        let (more_logs, more_messages) = exact_over_rewinds_until(end, options, &mut random);
+        (older_logs, messages) = (older_logs + more_logs, messages + more_messages);
+        let seconds = started.elapsed().as_secs();
+        println!(
+            "{options:?}, seed {seed}: {seconds} s, {older_logs} older logs, {messages} messages, none lost, none twice"
+        );
+    }
+}
+
+/// Older logs until then. Returns how many there were, and how many messages the queue has.
+fn exact_over_rewinds_until(end: Instant, options: &[&str], random: &mut Random) -> (u64, u64) {
+    // A server does not start with a copy of the directory from while the log is written anew.
+    let mut server = Redis::with_lines("auto-aof-rewrite-percentage 0");
+    let case = Case::new(1);
+    let (copied, older, target) = (case.copy(), case.file("older"), server.target("Q"));
+    let burst = if options.is_empty() { 2 } else { 20 };
+    let feed = Feed::start(&case.queue, burst, &[(case.path(), "relay"), (&copied, "in")]);
+    let relay = case.start(&target, options);
+    let standby = case.standby(&target, &["--name", "in"]);
+    let mut rewinds = 0;
+    while Instant::now() < end {
         until_report(&copied, "in", "it is at work", |report| report["condition"] == "running");
         std::thread::sleep(Duration::from_millis(random.below(500)));
         // A copy of a log that is being written ends somewhere, as after a power cut.
         copy(&server.store(0), &older);
-        let wanted = case.queue.bounds().unwrap().next_seq + random.below(300);
-        let at = |path: &Path, name: &str, wanted: u64| {
-            until_report(path, name, "it goes on", |report| report["pair"]["seq"].as_u64() >= Some(wanted));
+        let wanted = case.last() + 1 + random.below(300);
+        let until_relayed = |wanted| {
+            until_report(case.path(), "relay", "it goes on", |report| report["pair"]["seq"].as_u64() >= Some(wanted));
         };
-        at(case.queue.path(), "relay", wanted);
+        until_relayed(wanted);
         if random.below(2) == 0 {
-            at(&copied, "in", wanted);
+            case.until_copied("in", wanted);
         }
-        server.kill(0);
-        std::fs::remove_dir_all(server.store(0)).unwrap();
-        std::fs::rename(&older, server.store(0)).unwrap();
-        server.start(0);
+        server.put_back(&older);
+        std::fs::remove_dir_all(&older).unwrap();
         server.wait_for(0);
         rewinds += 1;
-        at(case.queue.path(), "relay", wanted + 1);
+        until_relayed(wanted + 1);
     }
     feed.stop();
-    until_caught_up(&case.queue, "relay");
-    let last = case.queue.bounds().unwrap().next_seq - 1;
-    until_report(&copied, "in", "the standby has caught up", |report| report["pair"]["seq"].as_u64() >= Some(last));
-    let counts = report(case.queue.path(), "relay")["counts"].clone();
+    case.until_caught_up();
+    let last = case.last();
+    case.until_copied("in", last);
+    let counts = case.report()["counts"].clone();
     relay.stop();
     standby.stop();
     assert!(counts["rewinds"].as_u64() > Some(0), "{counts}");
-    assert_eq!(check_same(&case.queue, &Queue::open(&copied).unwrap()), last);
+    assert_eq!(case.check_copy(), last);
     if options.is_empty() {
         assert_eq!(check_exact(&server, "Q", &case.queue), last);
     }
-    println!("seed {seed}: {rewinds} older logs, {last} messages, none lost, none twice; {counts}");
+    println!("{counts}");
+    (rewinds, last)
 }
 
 #[test]
@@ -261,6 +235,23 @@ fn older_logs_lose_nothing_and_double_nothing_in_frames() {
     exact_over_rewinds(&["--frames"]);
 }
 
+/// Nobody has said that the message is missing. Of a NATS stream that the relay has made, nothing can be deleted.
+#[test]
+fn a_hole_in_the_stream_stops_the_standby_by_name() {
+    if !redis_server::is_there() {
+        return;
+    }
+    let (server, case) = (Redis::new(), Case::new(100));
+    let target = server.target("Q");
+    case.relay_all(&target, &[]);
+    assert_eq!(server.ask::<u64>(&["XDEL", "Q", "50-0"]).unwrap(), 1);
+    assert_eq!(case.standby(&target, &[]).exit_code(), Some(77));
+    assert!(case.log().contains("a hole in the stream: messages 50 to 50"), "{}", case.log());
+    assert_eq!(count(&Queue::open(case.copy()).unwrap()), 49);
+    let verdict = verify(case.path(), &target);
+    assert_eq!(verdict["holes"], serde_json::json!([[50, 50]]), "{verdict}");
+}
+
 #[test]
 fn large_messages_go_in_parts() {
     const MOST: usize = 8 << 20;
@@ -268,24 +259,20 @@ fn large_messages_go_in_parts() {
         return;
     }
     let server = Redis::new();
-    let dir = tempfile::tempdir().unwrap();
-    let (path, copied, log) = (dir.path().join("q"), dir.path().join("copy"), dir.path().join("log"));
-    let queue = Queue::create(&path, &Settings { segment_size: 64 << 20, ..Settings::DEFAULT }).unwrap();
-    let mut appending = writer(&queue);
+    let case = Case::with(&Settings { segment_size: 64 << 20, ..Settings::DEFAULT }, 0);
+    let mut appending = writer(&case.queue);
     for len in [1, MOST, 2 * MOST + 1, 1] {
         appending.append(1, &vec![u8::try_from(len % 251).unwrap(); len]).unwrap();
     }
     for (stream, options, entries) in [("Q", &["--name", "Q"][..], 6), ("F", &["--name", "F", "--frames"], 6)] {
         let target = server.target(stream);
-        let relay = Relay::start(path.to_str().unwrap(), &target, options, &log);
-        until_caught_up(&queue, stream);
+        let relay = case.start(&target, options);
+        until_caught_up(&case.queue, stream);
         relay.stop();
         assert_eq!(server.ask::<u64>(&["XLEN", stream]).unwrap(), entries);
-        let copied = copied.with_extension(stream);
-        let standby = Relay::start(&target, copied.to_str().unwrap(), &[], &log);
-        until_report(&copied, "relay", "all is there", |report| report["pair"]["seq"] == 4);
-        standby.stop();
-        assert_eq!(check_same(&queue, &Queue::open(&copied).unwrap()), 4);
+        case.copy_all(&target, &[]);
+        assert_eq!(case.check_copy(), 4);
+        std::fs::remove_dir_all(case.copy()).unwrap();
     }
 }
 
@@ -297,20 +284,16 @@ fn other_ways_in() {
     }
     let server = Redis::with_lines("user limited on >secret ~* +@all -info -@admin\nmaxmemory-policy allkeys-lru");
     let case = Case::new(50);
-    let password = case.dir.path().join("password");
+    let password = case.file("password");
     std::fs::write(&password, "limited:secret\n").unwrap();
     let target = format!("redis+unix://{}/3/feeds:q", server.socket().display());
     let options = ["--password-file", password.to_str().unwrap()];
-    let relay = case.start(&target, &options);
-    until_caught_up(&case.queue, "relay");
-    relay.stop();
-    let verified = command().args(["verify", case.from(), &target]).args(options).output().unwrap();
+    case.relay_all(&target, &options);
+    let verified = command().args(["verify", case.path().to_str().unwrap(), &target]).args(options).output().unwrap();
     let verdict = text(&verified.stdout);
     assert!(verified.status.success() && verdict.contains("\"equal\": 50"), "{verdict}{}", text(&verified.stderr));
     // Whoever may ask is told.
-    let relay = case.start(&server.target("Q"), &[]);
-    until_caught_up(&case.queue, "relay");
-    relay.stop();
+    case.relay_all(&server.target("Q"), &[]);
     assert!(case.log().contains("may evict the stream"), "{}", case.log());
     assert_eq!(case.start(&server.target("Q"), &["--token-file", "/dev/null"]).exit_code(), Some(78));
 }

@@ -2,8 +2,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::Command;
 
 use ::redis::{Client, ConnectionLike as _, RedisResult, TlsCertificates, Value, cmd};
 
@@ -11,7 +10,7 @@ use crate::broker::{Broker, Message, Setup};
 use crate::cluster::{free_ports, stop_threads};
 use crate::common::Running;
 use crate::common::need::{Need, require};
-use crate::service::PATIENCE;
+use crate::service::{PATIENCE, start, until_well};
 
 /// One server that logs what it does. Killed when dropped.
 pub struct Redis {
@@ -88,6 +87,10 @@ impl Redis {
         self.dir.path().join("socket")
     }
 
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
     fn is_well(&self) -> bool {
         let connected = self.client().get_connection_with_timeout(std::time::Duration::from_secs(2));
         connected.is_ok_and(|mut connection| connection.req_command(&cmd("PING")).is_ok())
@@ -139,19 +142,13 @@ impl Broker for Redis {
     }
 
     fn start(&mut self, _: usize) {
-        let log = fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
         let mut command = Command::new("redis-server");
-        command.arg(self.dir.path().join("redis.conf")).stdout(log).stdin(Stdio::null());
-        self.server = Some(Running::new(command.spawn().unwrap()));
+        command.arg(self.dir.path().join("redis.conf"));
+        self.server = Some(start(command, &self.log()));
     }
 
     fn wait_for(&self, _: usize) {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.is_well() {
-            let log = || fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-            assert!(Instant::now() < deadline, "the server does not get well:\n{}", log());
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        until_well(&self.log(), || self.is_well());
     }
 
     fn kill(&mut self, _: usize) {

@@ -1,5 +1,5 @@
 //! The relay as a process, a writer beside it, and what must hold.
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use chronfs::queue::{Entry, GapReason};
 
 use crate::broker::Broker;
 use crate::common::payload;
-use crate::service::{PATIENCE, Service, until_report};
+use crate::service::{PATIENCE, Service, report, until_report};
 
 pub fn command() -> Command {
     Command::new(env!("CARGO_BIN_EXE_chron-relay"))
@@ -27,6 +27,9 @@ impl Relay {
     }
 }
 
+/// A relay of a feed: the queue whose state file it writes, and its name.
+pub type Follower<'a> = (&'a Path, &'a str);
+
 /// Appends to a queue until it is dropped.
 pub struct Feed {
     stop: Arc<AtomicBool>,
@@ -34,14 +37,27 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Some messages, then a pause of a millisecond, again and again.
-    pub fn start(queue: &Queue, burst: u64) -> Self {
+    /// This many bursts may be ahead of the followers: more than come between two writes of a state file.
+    const MAX_AHEAD: u64 = 2500;
+
+    /// Some messages, then a pause of a millisecond, again and again. As long as one of the followers is far behind,
+    /// nothing is appended: what they can't keep up with on a busy machine would only make a test longer.
+    pub fn start(queue: &Queue, burst: u64, followers: &[Follower<'_>]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (queue, stopped) = (queue.clone(), Arc::clone(&stop));
+        let followers: Vec<_> = followers.iter().map(|&(path, name)| (path.to_owned(), name.to_owned())).collect();
         let thread = std::thread::spawn(move || {
             let mut writer = crate::common::writer(&queue);
+            let mut slowest = 0;
             while !stopped.load(Ordering::Relaxed) {
-                crate::common::append(&mut writer, burst, |seq| payload(seq, 300));
+                let is_far = |slowest: u64| writer.next_seq() > slowest + burst * Self::MAX_AHEAD;
+                if is_far(slowest) {
+                    let at = |(path, name): &(PathBuf, String)| report(path, name)["pair"]["seq"].as_u64().unwrap_or(0);
+                    slowest = followers.iter().map(at).min().unwrap();
+                }
+                if !is_far(slowest) {
+                    crate::common::append(&mut writer, burst, |seq| payload(seq, 300));
+                }
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
@@ -64,6 +80,20 @@ impl Drop for Feed {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// How long random faults are injected: as long as `CHRONFS_RELAY_SOAK` says, or this many seconds.
+pub fn fault_time(seconds: u64) -> Duration {
+    let soak = std::env::var("CHRONFS_RELAY_SOAK").ok().map(|seconds| seconds.parse().unwrap());
+    Duration::from_secs(soak.unwrap_or(seconds))
+}
+
+/// The ends of the parts of this time, the last of which may end after it. Each part has a queue and servers of its own,
+/// so that what is compared at its end fits into memory.
+pub fn parts(whole: Duration) -> impl Iterator<Item = Instant> {
+    const PART: Duration = Duration::from_secs(120);
+    let end = Instant::now() + whole;
+    std::iter::from_fn(move || (Instant::now() < end).then(|| Instant::now() + whole.min(PART)))
 }
 
 /// Waits until a server's answer is as wanted.

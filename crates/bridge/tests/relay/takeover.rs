@@ -5,8 +5,9 @@ use std::process::Command;
 use chronfs::Queue;
 use chronfs::queue::Role;
 
-use crate::broker::{Broker, copy};
-use crate::common::{SMALL, append, filled, payload, text, writer};
+use crate::broker::Broker;
+use crate::case::Case;
+use crate::common::{SMALL, append, payload, text, writer};
 use crate::relay::{Feed, Relay, check_same, command, until_caught_up};
 use crate::service::until_report;
 
@@ -22,7 +23,7 @@ pub fn promote_by(mut program: Command, target: &str, queue: &Path) -> String {
     text(&output.stdout)
 }
 
-fn verify(queue: &Path, target: &str) -> serde_json::Value {
+pub fn verify(queue: &Path, target: &str) -> serde_json::Value {
     verify_by(command(), queue, target)
 }
 
@@ -44,7 +45,7 @@ fn promotion_under_load(servers: impl Broker) {
     for round in 0..rounds {
         let [active, standby] = [&paths[round % 2], &paths[(round + 1) % 2]];
         let queue = Queue::open(active).unwrap();
-        let feed = Feed::start(&queue, 2);
+        let feed = Feed::start(&queue, 2, &[(active, "relay"), (standby, "in")]);
         let relay = Relay::start(active.to_str().unwrap(), &target, &servers.options(), &log);
         let copier = Relay::start(&target, standby.to_str().unwrap(), &["--name", "in", "--rejoin"], &log);
         let wanted = queue.bounds().unwrap().next_seq + 200;
@@ -78,15 +79,12 @@ fn promotion_under_load(servers: impl Broker) {
 }
 
 fn a_standby_takes_no_other_writer_and_promotes_once(servers: impl Broker) {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, copy, log) = (dir.path().join("q"), dir.path().join("copy"), dir.path().join("log"));
-    let queue = filled(&path, &SMALL, 100, |seq| payload(seq, 300));
+    let case = Case::new(100);
+    let (path, copy, log) = (case.path(), case.copy(), case.file("log"));
     let target = servers.target("Q");
-    let relay = Relay::start(path.to_str().unwrap(), &target, &[], &log);
-    until_caught_up(&queue, "relay");
-    relay.stop();
-    let standby = Relay::start(&target, copy.to_str().unwrap(), &[], &log);
-    until_report(&copy, "relay", "all is there", |report| report["pair"]["seq"] == 100);
+    case.relay_all(&target, &[]);
+    let standby = case.standby(&target, &[]);
+    case.until_copied("relay", 100);
     let copied = Queue::open(&copy).unwrap();
     assert!(copied.writer().is_err());
     standby.stop();
@@ -94,75 +92,61 @@ fn a_standby_takes_no_other_writer_and_promotes_once(servers: impl Broker) {
     assert!(promote(&target, &copy).contains("term 2, after message 100"));
     let again = command().args(["promote", &target, copy.to_str().unwrap()]).output().unwrap();
     assert_eq!(again.status.code(), Some(77));
-    assert_eq!(check_same(&queue, &copied), 100);
+    assert_eq!(case.check_copy(), 100);
     // The old host has nothing more, so its queue can go on as the standby.
-    assert_eq!(Relay::start(path.to_str().unwrap(), &target, &[], &log).exit_code(), Some(77));
+    assert_eq!(case.start(&target, &[]).exit_code(), Some(77));
     append(&mut writer(&copied), 5, |seq| payload(seq, 300));
     let relay = Relay::start(copy.to_str().unwrap(), &target, &["--name", "out"], &log);
     let rejoin = || Relay::start(&target, path.to_str().unwrap(), &["--name", "in", "--rejoin"], &log);
     let rejoined = rejoin();
-    until_report(&path, "in", "the standby follows", |report| report["pair"]["seq"] == 105);
+    until_report(path, "in", "the standby follows", |report| report["pair"]["seq"] == 105);
     rejoined.stop();
-    assert!(matches!(Queue::open(&path).unwrap().role(), Role::Standby { term: 2 }));
+    assert!(matches!(Queue::open(path).unwrap().role(), Role::Standby { term: 2 }));
     // Started again, it meets the promotion again.
     append(&mut writer(&copied), 5, |seq| payload(seq, 300));
     let rejoined = rejoin();
-    until_report(&path, "in", "the standby follows", |report| report["pair"]["seq"] == 110);
+    until_report(path, "in", "the standby follows", |report| report["pair"]["seq"] == 110);
     relay.stop();
     rejoined.stop();
-    assert!(promote(&target, &path).contains("term 3, after message 110"));
-    assert_eq!(check_same(&copied, &Queue::open(&path).unwrap()), 110);
+    assert!(promote(&target, path).contains("term 3, after message 110"));
+    assert_eq!(check_same(&copied, &Queue::open(path).unwrap()), 110);
 }
 
 /// The servers come back with a store from before the promotion: whoever was promoted says so again.
 fn a_promotion_that_the_stream_has_forgotten_is_published_again(mut servers: impl Broker) {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, promoted, log) = (dir.path().join("q"), dir.path().join("promoted"), dir.path().join("log"));
-    let queue = filled(&path, &SMALL, 100, |seq| payload(seq, 300));
+    let case = Case::new(100);
+    let (promoted, log, older) = (case.copy(), case.file("log"), case.file("older"));
     let target = servers.target("Q");
-    let start = |from: &Path, to: &str| Relay::start(from.to_str().unwrap(), to, &[], &log);
-    let old = start(&path, &target);
-    until_caught_up(&queue, "relay");
-    old.stop();
-    let standby = Relay::start(&target, promoted.to_str().unwrap(), &["--name", "in"], &log);
-    until_report(&promoted, "in", "all is there", |report| report["pair"]["seq"] == 100);
+    case.relay_all(&target, &[]);
+    let standby = case.standby(&target, &["--name", "in"]);
+    case.until_copied("in", 100);
     standby.stop();
-    servers.kill(0);
-    let older = dir.path().join("older");
-    copy(&servers.store(0), &older);
-    servers.start(0);
+    servers.keep(&older);
     promote(&target, &promoted);
     let new = Queue::open(&promoted).unwrap();
     append(&mut writer(&new), 50, |seq| payload(seq, 300));
-    let relay = start(&promoted, &target);
+    let start = || Relay::start(promoted.to_str().unwrap(), &target, &[], &log);
+    let relay = start();
     until_caught_up(&new, "relay");
 
-    servers.kill(0);
-    std::fs::remove_dir_all(servers.store(0)).unwrap();
-    copy(&older, &servers.store(0));
-    servers.start(0);
+    servers.put_back(&older);
     append(&mut writer(&new), 1, |seq| payload(seq, 300));
     until_caught_up(&new, "relay");
-    assert_eq!(start(&path, &target).exit_code(), Some(77), "the former owner");
+    assert_eq!(case.start(&target, &[]).exit_code(), Some(77), "the former owner");
     relay.stop();
     let verdict = verify(&promoted, &target);
     assert_eq!((verdict["equal"].as_u64(), verdict["term"].as_u64()), (Some(151), Some(2)), "{verdict}");
-    let rejoined = dir.path().join("copy");
+    let rejoined = case.file("rejoined");
     let standby = Relay::start(&target, rejoined.to_str().unwrap(), &[], &log);
     until_report(&rejoined, "relay", "all is there", |report| report["pair"]["seq"] == 151);
     standby.stop();
     assert_eq!(check_same(&new, &Queue::open(&rejoined).unwrap()), 151);
 
     // The former owner was faster, with a message of its own: there are two histories.
-    servers.kill(0);
-    std::fs::remove_dir_all(servers.store(0)).unwrap();
-    copy(&older, &servers.store(0));
-    servers.start(0);
-    append(&mut writer(&queue), 1, |seq| payload(seq, 200));
-    let old = start(&path, &target);
-    until_caught_up(&queue, "relay");
-    old.stop();
-    assert_eq!(start(&promoted, &target).exit_code(), Some(77), "two histories");
+    servers.put_back(&older);
+    append(&mut writer(&case.queue), 1, |seq| payload(seq, 200));
+    case.relay_all(&target, &[]);
+    assert_eq!(start().exit_code(), Some(77), "two histories");
 }
 
 with_each_broker! {

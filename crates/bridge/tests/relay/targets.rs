@@ -1,19 +1,16 @@
 //! Streams that are full, emptied, removed, or somebody else's; messages that are too large; gaps.
-use std::path::Path;
-
 use async_nats::jetstream::stream::Config;
 use chronfs::Queue;
+use chronfs::bus::RELAY_DIR;
+use chronfs::queue::layout::READERS_DIR;
 use chronfs::queue::{Entry, GapReason, Settings, UpstreamGap};
 
 use crate::broker::Broker;
+use crate::case::Case;
 use crate::cluster::{self, Cluster, block_on, free_ports, get};
-use crate::common::{SMALL, append, filled, payload, writer};
-use crate::relay::{Relay, check_exact, check_same, until_caught_up};
-use crate::service::{Service, report, until_report};
-
-fn condition(path: &Path) -> String {
-    report(path, "relay")["condition"].as_str().unwrap_or_default().to_owned()
-}
+use crate::common::{SMALL, until};
+use crate::relay::{check_exact, until_caught_up};
+use crate::service::{Service, until_report};
 
 #[test]
 fn a_full_stream_is_waited_for() {
@@ -21,13 +18,10 @@ fn a_full_stream_is_waited_for() {
         return;
     }
     let cluster = Cluster::new(1);
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("q");
-    let queue = filled(&path, &SMALL, 1000, |seq| payload(seq, 300));
-    let options = ["--max-bytes", "100000"];
-    let relay = Relay::start(path.to_str().unwrap(), &cluster.target("Q"), &options, &dir.path().join("log"));
-    until_report(&path, "relay", "the target is full", |report| report["condition"] == "target-full");
-    let stuck = report(&path, "relay");
+    let case = Case::new(1000);
+    let relay = case.start(&cluster.target("Q"), &["--max-bytes", "100000"]);
+    until_report(case.path(), "relay", "the target is full", |report| report["condition"] == "target-full");
+    let stuck = case.report();
     assert!(
         stuck["lag_messages"].as_u64() > Some(0) && stuck["reason"].as_str().unwrap().contains("maximum"),
         "{stuck}"
@@ -37,37 +31,31 @@ fn a_full_stream_is_waited_for() {
         let config = context.get_stream("Q").await.unwrap().cached_info().config.clone();
         context.update_stream(Config { max_bytes: -1, ..config }).await.unwrap();
     });
-    until_caught_up(&queue, "relay");
-    assert_eq!(condition(&path), "running");
+    case.until_caught_up();
+    assert_eq!(case.report()["condition"], "running");
     relay.stop();
-    assert_eq!(check_exact(&cluster, "Q", &queue), 1000);
+    assert_eq!(check_exact(&cluster, "Q", &case.queue), 1000);
 }
 
 /// The stored pair tells which message the removed one was; without it, the relay does not guess.
 fn a_purged_stream_goes_on_where_it_was(mut servers: impl Broker) {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, log) = (dir.path().join("q"), dir.path().join("log"));
-    let queue = filled(&path, &SMALL, 50, |seq| payload(seq, 300));
-    let (from, target) = (path.to_str().unwrap(), servers.target("Q"));
-    let relay = Relay::start(from, &target, &[], &log);
-    until_caught_up(&queue, "relay");
-    relay.stop();
+    let case = Case::new(50);
+    let target = servers.target("Q");
+    case.relay_all(&target, &[]);
     servers.purge("Q");
     servers.kill(0);
     servers.start(0);
-    append(&mut writer(&queue), 50, |seq| payload(seq, 300));
-    let relay = Relay::start(from, &target, &[], &log);
-    until_caught_up(&queue, "relay");
-    relay.stop();
+    case.append(50);
+    case.relay_all(&target, &[]);
     let left = servers.messages("Q");
     let numbers: Vec<_> =
         left.iter().map(|message| (message.number, message.header("Chron-Seq").unwrap().parse().unwrap())).collect();
     assert_eq!(numbers, (51..=100).map(|seq| (seq, seq)).collect::<Vec<(u64, u64)>>());
 
     servers.purge("Q");
-    std::fs::remove_dir_all(path.join("relay")).unwrap();
-    assert_eq!(Relay::start(from, &target, &[], &log).exit_code(), Some(77));
-    assert!(std::fs::read_to_string(&log).unwrap().contains("has been removed"));
+    std::fs::remove_dir_all(case.path().join("relay")).unwrap();
+    assert_eq!(case.start(&target, &[]).exit_code(), Some(77));
+    assert!(case.log().contains("has been removed"));
 }
 
 /// The last message expires again and again, while the relay runs and while it does not.
@@ -77,15 +65,14 @@ fn a_stream_that_forgets_by_age_goes_on_where_it_was() {
         return;
     }
     let cluster = Cluster::new(1);
-    let dir = tempfile::tempdir().unwrap();
-    let (path, config, log) = (dir.path().join("q"), dir.path().join("relay.toml"), dir.path().join("log"));
-    let queue = Queue::create(&path, &SMALL).unwrap();
-    let toml = format!("from = {path:?}\nto = {:?}\n[stream]\nmax_age_seconds = 1\n", cluster.target("Q"));
+    let case = Case::new(0);
+    let config = case.file("relay.toml");
+    let toml = format!("from = {:?}\nto = {:?}\n[stream]\nmax_age_seconds = 1\n", case.path(), cluster.target("Q"));
     std::fs::write(&config, toml).unwrap();
     let start = || {
         let mut command = crate::relay::command();
         command.arg("run").arg("--config").arg(&config);
-        Service::start(command, &log)
+        Service::start(command, &case.file("log"))
     };
     let stream = |wanted: u64| {
         block_on(async {
@@ -99,34 +86,32 @@ fn a_stream_that_forgets_by_age_goes_on_where_it_was() {
     };
     let mut relay = start();
     for round in 1..=4 {
-        append(&mut writer(&queue), 50, |seq| payload(seq, 300));
-        until_caught_up(&queue, "relay");
+        case.append(50);
+        case.until_caught_up();
         stream(50 * round);
         if round % 2 == 0 {
             relay.stop();
             relay = start();
         }
     }
-    append(&mut writer(&queue), 1, |seq| payload(seq, 300));
-    until_caught_up(&queue, "relay");
-    let report = report(&path, "relay");
+    case.append(1);
+    case.until_caught_up();
+    let report = case.report();
     assert_eq!((&report["counts"]["rewinds"], &report["counts"]["gaps"]), (&0.into(), &0.into()), "{report}");
     assert_eq!(report["pair"], serde_json::json!({ "seq": 201, "stream_seq": 201 }));
     relay.stop();
 }
 
 fn a_stream_that_was_deleted_is_made_again_with_all_that_is_left(servers: impl Broker) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("q");
-    let queue = filled(&path, &SMALL, 300, |seq| payload(seq, 300));
-    let relay = Relay::start(path.to_str().unwrap(), &servers.target("Q"), &[], &dir.path().join("log"));
-    until_caught_up(&queue, "relay");
+    let case = Case::new(300);
+    let relay = case.start(&servers.target("Q"), &[]);
+    case.until_caught_up();
     servers.delete("Q");
-    append(&mut writer(&queue), 1, |seq| payload(seq, 300));
-    until_caught_up(&queue, "relay");
-    assert_eq!(report(&path, "relay")["counts"]["rewinds"], 1);
+    case.append(1);
+    case.until_caught_up();
+    assert_eq!(case.report()["counts"]["rewinds"], 1);
     relay.stop();
-    assert_eq!(check_exact(&servers, "Q", &queue), 301);
+    assert_eq!(check_exact(&servers, "Q", &case.queue), 301);
 }
 
 #[test]
@@ -135,10 +120,8 @@ fn messages_of_any_size_arrive() {
         return;
     }
     let cluster = Cluster::with_lines(1, "max_payload: 65536");
-    let dir = tempfile::tempdir().unwrap();
-    let (path, copy, log) = (dir.path().join("q"), dir.path().join("copy"), dir.path().join("log"));
-    let queue = Queue::create(&path, &Settings::default()).unwrap();
-    let mut writer = queue.writer().unwrap();
+    let case = Case::with(&Settings::default(), 0);
+    let mut writer = case.queue.writer().unwrap();
     for limit in [65536 - 512, 65536, 2 * (65536 - 512), 1 << 20] {
         for len in [limit - 1, limit, limit + 1] {
             writer.append(1, &vec![u8::try_from(len % 251).unwrap(); len]).unwrap();
@@ -147,64 +130,96 @@ fn messages_of_any_size_arrive() {
     for (stream, frames) in [("Q", None), ("F", Some("--frames"))] {
         let options: Vec<_> = ["--name", stream].into_iter().chain(frames).collect();
         let target = cluster.target(stream);
-        let relay = Relay::start(path.to_str().unwrap(), &target, &options, &log);
-        until_caught_up(&queue, stream);
+        let relay = case.start(&target, &options);
+        until_caught_up(&case.queue, stream);
         relay.stop();
-        let copy = copy.with_extension(stream);
-        let standby = Relay::start(&target, copy.to_str().unwrap(), &[], &log);
-        until_report(&copy, "relay", "all is there", |report| report["pair"]["seq"] == 12);
-        standby.stop();
-        assert_eq!(check_same(&queue, &Queue::open(&copy).unwrap()), 12);
+        case.copy_all(&target, &[]);
+        assert_eq!(case.check_copy(), 12);
+        std::fs::remove_dir_all(case.copy()).unwrap();
     }
-    let relay =
-        Relay::start(path.to_str().unwrap(), &cluster.target("S"), &["--name", "s", "--too-large", "stop"], &log);
+    let relay = case.start(&cluster.target("S"), &["--name", "s", "--too-large", "stop"]);
     assert_eq!(relay.exit_code(), Some(77));
-    assert!(std::fs::read_to_string(&log).unwrap().contains("max_payload"));
+    assert!(case.log().contains("max_payload"));
 }
 
 fn two_queues_in_one_stream_are_refused(servers: impl Broker) {
-    let dir = tempfile::tempdir().unwrap();
-    let log = dir.path().join("log");
-    let paths = [dir.path().join("a"), dir.path().join("b")];
-    let queues = paths.each_ref().map(|path| filled(path, &SMALL, 500, |seq| payload(seq, 300)));
+    let cases = [Case::new(500), Case::new(500)];
     let target = servers.target("Q");
-    let mut relays = paths.each_ref().map(|path| Some(Relay::start(path.to_str().unwrap(), &target, &[], &log)));
-    let won = |path: &Path| condition(path) == "refused";
+    let mut relays = cases.each_ref().map(|case| Some(case.start(&target, &[])));
     let mut loser = 2;
     crate::common::until("one of them gives up", || {
-        loser = paths.iter().position(|path| won(path)).unwrap_or(2);
+        loser = cases.iter().position(|case| case.report()["condition"] == "refused").unwrap_or(2);
         loser < 2
     });
     assert_eq!(relays[loser].take().unwrap().exit_code(), Some(77));
     let winner = 1 - loser;
-    until_caught_up(&queues[winner], "relay");
+    cases[winner].until_caught_up();
     relays[winner].take().unwrap().stop();
-    assert_eq!(check_exact(&servers, "Q", &queues[winner]), 500);
+    assert_eq!(check_exact(&servers, "Q", &cases[winner].queue), 500);
+}
+
+/// The stream's last message says all that it needs to know.
+fn a_relay_that_has_lost_its_own_state_goes_on_where_it_was(servers: impl Broker) {
+    let case = Case::new(100);
+    let target = servers.target("Q");
+    for round in 1..=3 {
+        case.relay_all(&target, &[]);
+        assert_eq!(check_exact(&servers, "Q", &case.queue), 100 * round);
+        let counts = case.report()["counts"].clone();
+        assert_eq!((counts["messages"].as_u64(), counts["rewinds"].as_u64()), (Some(100), Some(0)), "{counts}");
+        for state in [RELAY_DIR, READERS_DIR] {
+            std::fs::remove_dir_all(case.path().join(state)).unwrap();
+        }
+        case.append(100);
+    }
+}
+
+/// Of the same queue to the same stream: one as a stand-in for the other, by mistake or not.
+fn two_relays_of_a_queue_bring_each_message_once(servers: impl Broker) {
+    let case = Case::new(100);
+    let target = servers.target("Q");
+    let one = case.start(&target, &[]);
+    case.until_caught_up();
+    assert_eq!(case.start(&target, &[]).exit_code(), Some(1), "another one of that name");
+    let two = case.start(&target, &["--name", "two"]);
+    for _ in 0..5 {
+        case.append(400);
+        case.until_caught_up();
+        until_caught_up(&case.queue, "two");
+    }
+    one.stop();
+    two.stop();
+    assert_eq!(check_exact(&servers, "Q", &case.queue), 2100);
+}
+
+/// Before messages are lost to it.
+#[test]
+fn a_relay_that_lags_by_half_of_what_is_allowed_says_so() {
+    let settings = Settings { retain_bytes: Some(64 << 10), max_lag_bytes: Some(256 << 10), ..SMALL };
+    let case = Case::with(&settings, 10);
+    let relay = case.start("nats://127.0.0.1:1/Q", &[]);
+    case.until_waiting("Connection refused");
+    assert!(!case.log().contains("messages are lost"), "{}", case.log());
+    case.append(1000);
+    until("it says so", || case.log().contains("after which messages are lost to it"));
+    relay.stop();
 }
 
 fn what_retention_has_removed_is_named(servers: impl Broker) {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, copy, log) = (dir.path().join("q"), dir.path().join("copy"), dir.path().join("log"));
     let settings = Settings { retain_bytes: Some(64 << 10), max_lag_bytes: Some(128 << 10), ..SMALL };
-    let queue = filled(&path, &settings, 100, |seq| payload(seq, 300));
-    let (from, target) = (path.to_str().unwrap(), servers.target("Q"));
-    let relay = Relay::start(from, &target, &[], &log);
-    until_caught_up(&queue, "relay");
-    relay.stop();
-    append(&mut writer(&queue), 5000, |seq| payload(seq, 300));
-    queue.apply_retention().unwrap();
-    let first = queue.bounds().unwrap().first_seq;
+    let case = Case::with(&settings, 100);
+    let target = servers.target("Q");
+    case.relay_all(&target, &[]);
+    case.append(5000);
+    case.queue.apply_retention().unwrap();
+    let first = case.queue.bounds().unwrap().first_seq;
     assert!(first > 101, "the queue still has all messages from {first} on");
-    let relay = Relay::start(from, &target, &[], &log);
-    until_caught_up(&queue, "relay");
-    relay.stop();
+    case.relay_all(&target, &[]);
     let messages = servers.messages("Q");
     let gap = messages.iter().find_map(|message| message.header("Chron-Gap"));
     assert_eq!(gap, Some(format!("101-{} retired", first - 1).as_str()));
-    let standby = Relay::start(&target, copy.to_str().unwrap(), &[], &log);
-    until_report(&copy, "relay", "all is there", |report| report["pair"]["seq"] == 5100);
-    standby.stop();
-    let copied = Queue::open(&copy).unwrap();
+    case.copy_all(&target, &[]);
+    let copied = Queue::open(case.copy()).unwrap();
     let mut reader = copied.tailer().unwrap();
     let mut gaps = Vec::new();
     while let Some(entry) = reader.next().unwrap() {
@@ -217,21 +232,17 @@ fn what_retention_has_removed_is_named(servers: impl Broker) {
 
 /// "Lag 0 but dead" and "silently stuck" can't be.
 fn a_relay_that_is_stuck_says_so(servers: impl Broker) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("q");
-    let queue = filled(&path, &SMALL, 10, |seq| payload(seq, 300));
+    let case = Case::new(10);
     let [port] = free_ports(1)[..] else { unreachable!() };
-    let options = ["--metrics", &format!("127.0.0.1:{port}")];
-    let relay = Relay::start(path.to_str().unwrap(), &servers.target("Q"), &options, &dir.path().join("log"));
-    until_caught_up(&queue, "relay");
+    let relay = case.start(&servers.target("Q"), &["--metrics", &format!("127.0.0.1:{port}")]);
+    case.until_caught_up();
     assert!(get(port, "/health").unwrap().contains(" 200 "));
-    let copy = dir.path().join("copy");
-    let standby = Relay::start(&servers.target("Q"), copy.to_str().unwrap(), &[], &dir.path().join("log"));
-    until_report(&copy, "relay", "all is there", |report| report["pair"]["seq"] == 10);
+    let standby = case.standby(&servers.target("Q"), &[]);
+    case.until_copied("relay", 10);
     servers.pause(0);
-    append(&mut writer(&queue), 7, |seq| payload(seq, 300));
-    until_report(&path, "relay", "it is unhealthy", |report| report["healthy"] == false);
-    let stuck = report(&path, "relay");
+    case.append(7);
+    until_report(case.path(), "relay", "it is unhealthy", |report| report["healthy"] == false);
+    let stuck = case.report();
     assert_eq!(stuck["lag_messages"], 7, "{stuck}");
     assert!(
         stuck["last_progress_seconds"].as_f64() >= Some(30.0) && stuck["lag_seconds"].as_f64() > Some(20.0),
@@ -240,24 +251,26 @@ fn a_relay_that_is_stuck_says_so(servers: impl Broker) {
     assert!(get(port, "/health").unwrap().contains(" 503 "));
     let metrics = get(port, "/metrics").unwrap();
     assert!(metrics.contains("chronfs_relay_healthy{") && metrics.contains("direction=\"out\"} 7"), "{metrics}");
-    let [told] = chronfs::bus::relays(&path).try_into().unwrap();
+    let [told] = chronfs::bus::relays(case.path()).try_into().unwrap();
     assert!(told.trouble().is_some_and(|trouble| trouble.contains("lag 7 messages")), "{told:?}");
     // It can't know that there is more, and does not claim to be well either.
-    until_report(&copy, "relay", "the standby is unhealthy", |report| report["healthy"] == false);
-    let [told] = chronfs::bus::relays(&copy).try_into().unwrap();
+    until_report(&case.copy(), "relay", "the standby is unhealthy", |report| report["healthy"] == false);
+    let [told] = chronfs::bus::relays(case.copy()).try_into().unwrap();
     assert!(told.trouble().is_some_and(|trouble| trouble.starts_with("waiting")), "{told:?}");
     servers.resume(0);
-    until_caught_up(&queue, "relay");
-    for path in [&path, &copy] {
+    case.until_caught_up();
+    for path in [case.path(), &case.copy()] {
         until_report(path, "relay", "it is well", |report| report["healthy"] == true && report["pair"]["seq"] == 17);
     }
     relay.stop();
     standby.stop();
-    assert_eq!(check_same(&queue, &Queue::open(&copy).unwrap()), 17);
-    assert_eq!(check_exact(&servers, "Q", &queue), 17);
+    assert_eq!(case.check_copy(), 17);
+    assert_eq!(check_exact(&servers, "Q", &case.queue), 17);
 }
 
 with_each_broker! {
+    a_relay_that_has_lost_its_own_state_goes_on_where_it_was: Servers(1),
+    two_relays_of_a_queue_bring_each_message_once: Servers(1),
     a_purged_stream_goes_on_where_it_was: Servers(1),
     a_stream_that_was_deleted_is_made_again_with_all_that_is_left: Servers(1),
     two_queues_in_one_stream_are_refused: Servers(1),

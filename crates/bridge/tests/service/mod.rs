@@ -13,12 +13,26 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 /// A relay or archiver that runs; killed when dropped.
 pub struct Service(Running);
 
+/// Starts a program beside the test. What it prints is appended to `log`.
+pub fn start(mut command: Command, log: &Path) -> Running {
+    let open = || fs::File::options().create(true).append(true).open(log).unwrap();
+    Running::new(command.stdin(Stdio::null()).stdout(open()).stderr(open()).spawn().unwrap())
+}
+
+/// Waits until a server that logs there is well.
+#[track_caller]
+pub fn until_well(log: &Path, is_well: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_well() {
+        assert!(Instant::now() < deadline, "the server does not get well:\n{}", fs::read_to_string(log).unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 impl Service {
     /// Its log is appended to `log`.
-    pub fn start(mut command: Command, log: &Path) -> Self {
-        let log = fs::File::options().create(true).append(true).open(log).unwrap();
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        Self(Running::new(command.spawn().unwrap()))
+    pub fn start(command: Command, log: &Path) -> Self {
+        Self(start(command, log))
     }
 
     pub fn id(&self) -> u32 {

@@ -24,6 +24,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{LocalBoxFuture, Shared};
 use tokio::sync::Notify;
 
+use super::failed;
 use super::problem::Problem;
 use crate::{Failure, Result};
 
@@ -92,11 +93,6 @@ pub(super) struct Cache {
     _lock: File,
 }
 
-fn failed(path: &Path) -> impl Fn(io::Error) -> Failure {
-    let shown = path.display().to_string();
-    move |error| Failure::Config(format!("{shown}: {error}"))
-}
-
 impl Cache {
     /// Opens a directory, or creates it; what is there of the same address is kept.
     ///
@@ -152,6 +148,11 @@ impl Cache {
             }
         }
         Ok(())
+    }
+
+    /// What the files take, and may take.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.used.get(), self.limit)
     }
 
     /// A file, from here if it is; else `fetch` writes one of this size. Everybody who asks meanwhile gets the same.

@@ -13,19 +13,18 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, ReplyOpen,
-    ReplyStatfs, Request, Session, SessionACL,
+    KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyStatfs, Request, Session, SessionACL,
 };
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use super::cache::Ready;
 use super::fetch::read_part;
+use super::place::KIND;
 use super::problem::Problem;
-use super::tree::{Attr, Node, ROOT, Tree};
+use super::tree::{Attr, CHANGES, ROOT, Tree};
 
-/// What the mount is in the mount table.
-pub(super) const FS_TYPE: &str = "fuse.chron-archive";
 /// How long the kernel need not ask again: whether a name is still there, and what is known of a file, which never
 /// changes.
 const NAME_TTL: Duration = Duration::from_secs(1);
@@ -59,16 +58,8 @@ impl Adapter {
         allow_other: bool,
     ) -> io::Result<oneshot::Receiver<io::Result<()>>> {
         let mut config = Config::default();
-        config.mount_options = vec![
-            // fusermount3 would split or unescape at a comma or backslash.
-            MountOption::FSName(source.replace([',', '\\'], "_")),
-            MountOption::CUSTOM("subtype=chron-archive".into()),
-            MountOption::DefaultPermissions,
-            MountOption::RO,
-            MountOption::NoSuid,
-            MountOption::NoDev,
-            MountOption::NoExec,
-        ];
+        config.mount_options = KIND.mount_options(source);
+        config.mount_options.extend([MountOption::RO, MountOption::NoExec]);
         config.acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(THREADS);
         let session = Session::new(self, mountpoint, &config)?;
@@ -109,8 +100,12 @@ fn attributes(ino: u64, (uid, gid): (u32, u32), attr: &Attr) -> FileAttr {
     }
 }
 
-fn ttl(attr: &Attr) -> Duration {
-    if attr.is_dir { NAME_TTL } else { FILE_TTL }
+fn ttl(ino: u64, attr: &Attr) -> Duration {
+    match attr.is_dir {
+        true => NAME_TTL,
+        false if ino & CHANGES != 0 => Duration::ZERO,
+        false => FILE_TTL,
+    }
 }
 
 /// Logs it, and gives the number of it.
@@ -138,7 +133,7 @@ impl Filesystem for Adapter {
             match found.await {
                 Ok(Some((ino, attr))) => {
                     let entry = attributes(ino, owner, &attr);
-                    reply.entry_with_ttls(&ttl(&attr), &NAME_TTL, &entry, Generation(0));
+                    reply.entry_with_ttls(&ttl(ino, &attr), &NAME_TTL, &entry, Generation(0));
                 }
                 Ok(None) => reply.error(Errno::ENOENT),
                 Err(problem) => reply.error(errno(&tree, &problem)),
@@ -150,7 +145,7 @@ impl Filesystem for Adapter {
         let owner = self.owner;
         self.ask(move |tree| async move {
             match tree.attr(ino.0).await {
-                Ok(attr) => reply.attr(&ttl(&attr), &attributes(ino.0, owner, &attr)),
+                Ok(attr) => reply.attr(&ttl(ino.0, &attr), &attributes(ino.0, owner, &attr)),
                 Err(problem) => reply.error(errno(&tree, &problem)),
             }
         });
@@ -159,6 +154,12 @@ impl Filesystem for Adapter {
     /// What is not in the cache is not read through the kernel's: it would read whole pages, and ahead, where the few
     /// bytes are known that say what a segment is.
     fn open(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if ino.0 & CHANGES != 0 {
+            return self.ask(move |tree| async move {
+                let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
+                reply.opened(FileHandle(tree.open_report()), flags);
+            });
+        }
         let is_here = self.ready.get(ino.0).is_some();
         let can_map = self.can_map.load(Ordering::Relaxed);
         let way = if is_here || !can_map { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::FOPEN_DIRECT_IO };
@@ -169,7 +170,7 @@ impl Filesystem for Adapter {
         &self,
         _request: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: u64,
         size: u32,
         _flags: OpenFlags,
@@ -181,11 +182,27 @@ impl Filesystem for Adapter {
             return reply.data(&bytes);
         }
         self.ask(move |tree| async move {
-            match tree.read(ino.0, offset, size).await {
+            match tree.read(ino.0, fh.0, offset, size).await {
                 Ok(bytes) => reply.data(&bytes),
                 Err(problem) => reply.error(errno(&tree, &problem)),
             }
         });
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        if ino.0 & CHANGES != 0 {
+            self.ask(move |tree| async move { tree.close_report(fh.0) });
+        }
+        reply.ok();
     }
 
     fn readdir(&self, _request: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
@@ -197,7 +214,7 @@ impl Filesystem for Adapter {
             let dots = [(".".to_owned(), ino.0), ("..".to_owned(), ROOT)];
             let all = dots.into_iter().chain(entries).zip(1..).skip(usize::try_from(offset).unwrap_or(usize::MAX));
             for ((name, ino), next) in all {
-                let is_dir = tree.node(ino).is_ok_and(|node| matches!(&*node, Node::Directory(_) | Node::Indexes(_)));
+                let is_dir = tree.node(ino).is_ok_and(|node| node.is_dir());
                 let kind = if is_dir { FileType::Directory } else { FileType::RegularFile };
                 if reply.add(INodeNo(ino), next, kind, name) {
                     break;

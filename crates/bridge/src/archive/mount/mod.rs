@@ -6,6 +6,7 @@
 mod cache;
 mod facts;
 mod fetch;
+mod figures;
 mod kernel;
 mod place;
 mod problem;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use chronfs::fs::kind::unmount;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
@@ -22,7 +24,9 @@ use tokio::sync::mpsc::unbounded_channel;
 use super::store::{Access, Address};
 use crate::{Failure, Result};
 use cache::Cache;
+use figures::Figures;
 use kernel::Adapter;
+use place::KIND;
 use tree::{ROOT, Tree};
 
 pub use place::{default_cache, detach, is_detached, run_detached};
@@ -53,17 +57,20 @@ pub struct MountOptions {
 /// # Errors
 /// If the archive can't be listed or has no queue, the cache can't be used, or the kernel refuses.
 pub async fn mount(options: &MountOptions, mountpoint: &Path, ready: impl FnOnce() -> Result<()>) -> Result<()> {
-    let failed = |error: std::io::Error| Failure::Config(format!("{}: {error}", mountpoint.display()));
-    let mountpoint = place::free(mountpoint)?;
+    let turn = KIND.turn(mountpoint).map_err(|error| Failure::Config(error.to_string()))?;
+    let mountpoint = turn.mountpoint.clone();
+    let failed = failed(&mountpoint);
     let address = options.address.to_string();
     let cache = Cache::open(&options.cache, options.cache_bytes, &address)?;
     let files = std::sync::Arc::clone(&cache.ready);
-    let tree = Tree::new(options.address.clone(), options.access.clone(), options.id, cache);
-    first_look(&tree, &address).await?;
-    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+    let figures = Figures::new(&options.cache, &address);
+    let tree = Tree::new(options.address.clone(), options.access.clone(), options.id, cache, figures);
+    first_look(&tree).await?;
+    let mut term = signal(SignalKind::terminate()).map_err(&failed)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(&failed)?;
     let (sender, mut jobs) = unbounded_channel();
-    let mut end = Adapter::new(sender, files).mount(&mountpoint, &address, options.allow_other).map_err(failed)?;
+    let mut end = Adapter::new(sender, files).mount(&mountpoint, &address, options.allow_other).map_err(&failed)?;
+    drop(turn);
     ready()?;
     let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::MainPid(std::process::id())]);
     let mut grace = None;
@@ -76,7 +83,7 @@ pub async fn mount(options: &MountOptions, mountpoint: &Path, ready: impl FnOnce
         };
         tokio::select! {
             Some(job) = jobs.recv() => drop(tokio::task::spawn_local(job(Rc::clone(&tree)))),
-            ended = &mut end => return ended.unwrap_or(Ok(())).map_err(failed),
+            ended = &mut end => return ended.unwrap_or(Ok(())).map_err(&failed),
             _ = term.recv() => grace = Some(leave(&mountpoint)?),
             _ = int.recv() => grace = Some(leave(&mountpoint)?),
             () = out_of_time => return Ok(()),
@@ -87,18 +94,25 @@ pub async fn mount(options: &MountOptions, mountpoint: &Path, ready: impl FnOnce
 /// Unmounts; what is open is served until the time that is returned.
 fn leave(mountpoint: &Path) -> Result<tokio::time::Instant> {
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    place::unmount(mountpoint)?;
+    let cannot = |error| Failure::Again(format!("{}: cannot unmount: {error}", mountpoint.display()));
+    unmount(mountpoint).map_err(cannot)?;
     Ok(tokio::time::Instant::now() + GRACE)
 }
 
+/// A file or directory of this machine can't be used.
+fn failed(path: &Path) -> impl Fn(std::io::Error) -> Failure {
+    let shown = path.display().to_string();
+    move |error| Failure::Config(format!("{shown}: {error}"))
+}
+
 /// The archive must be there when it is mounted.
-async fn first_look(tree: &Rc<Tree>, address: &str) -> Result<()> {
+async fn first_look(tree: &Rc<Tree>) -> Result<()> {
     let entries = tree.entries(ROOT).await.map_err(|problem| match problem.errno {
         rustix::io::Errno::TIMEDOUT | rustix::io::Errno::STALE => Failure::Again(problem.text.to_string()),
         _ => Failure::Refused(problem.text.to_string()),
     })?;
     if entries.is_empty() {
-        return Err(Failure::Config(format!("{address} has no archive of a queue")));
+        return Err(tree.nothing());
     }
     Ok(())
 }

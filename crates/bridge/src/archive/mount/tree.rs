@@ -6,6 +6,7 @@
 //!     control.meta                          made from the newest segment's settings
 //!     000000000.q …                         the segments, fetched when they are read
 //!     .index/000000000.index …              their indexes
+//!     relay/mount.json                      what the mount says of itself
 //! ```
 //!
 //! Listings are taken again when somebody looks and they are older than [`REFRESH`]. The start of a segment and the
@@ -21,6 +22,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chronfs::bus::RELAY_DIR;
 use chronfs::queue::layout::{CONTROL_FILE, CONTROL_LEN, INDEX_DIR, READERS_DIR, SEGMENT_SUFFIX};
 use chronfs::queue::{SegmentBlocks, check_name};
 use futures_util::FutureExt as _;
@@ -31,6 +33,7 @@ use tokio::sync::Semaphore;
 use super::cache::{Cache, Cached, Room};
 use super::facts::Facts;
 use super::fetch::{new_file, part, read_part, timely, while_it_moves};
+use super::figures::{Figures, REPORT_FILE};
 use super::problem::Problem;
 use crate::Failure;
 use crate::archive::name::{VERSION, queue_dir};
@@ -51,6 +54,8 @@ const MAX_DEPTH: usize = 16;
 const ASKED_FOR_SETTINGS: usize = 3;
 /// The mount's root.
 pub(super) const ROOT: u64 = 1;
+/// In the inodes of files whose contents change.
+pub(super) const CHANGES: u64 = 1 << 63;
 
 /// A listing under way, of which everybody who looks waits for the end.
 type Refresh = Shared<LocalBoxFuture<'static, Result<(), Problem>>>;
@@ -63,6 +68,15 @@ pub(super) enum Node {
     Control(Rc<Directory>),
     Segment(Segment),
     Index(Segment),
+    /// `relay` of a queue: its inode, and that of the file in it.
+    Reports(Rc<Directory>, u64),
+    Report,
+}
+
+impl Node {
+    pub(super) fn is_dir(&self) -> bool {
+        matches!(self, Self::Directory(_) | Self::Indexes(_) | Self::Reports(..))
+    }
 }
 
 /// An archived segment of a queue.
@@ -116,11 +130,14 @@ pub(super) struct Tree {
     next_ino: Cell<u64>,
     fetching: Semaphore,
     log: RefCell<HashMap<Rc<str>, Instant>>,
+    figures: Figures,
+    /// Those that are open, each as it was then: it would change between the reads of its parts.
+    reports: RefCell<HashMap<u64, Vec<u8>>>,
     me: Weak<Tree>,
 }
 
 impl Tree {
-    pub(super) fn new(address: Address, access: Access, id: Option<u64>, cache: Cache) -> Rc<Self> {
+    pub(super) fn new(address: Address, access: Access, id: Option<u64>, cache: Cache, figures: Figures) -> Rc<Self> {
         let root = Rc::new(Directory::new(Vec::new(), id));
         Rc::new_cyclic(|me| Self {
             address,
@@ -131,6 +148,8 @@ impl Tree {
             next_ino: Cell::new(ROOT + 1),
             fetching: Semaphore::new(FETCHES),
             log: RefCell::default(),
+            figures,
+            reports: RefCell::default(),
             me: me.clone(),
         })
     }
@@ -139,8 +158,9 @@ impl Tree {
         self.nodes.borrow().get(&ino).cloned().ok_or_else(|| Problem::new(Errno::STALE, "it is archived no longer"))
     }
 
-    /// Logs a problem; the same one again after a minute.
+    /// Counts a problem, and logs it; the same one again after a minute.
     pub(super) fn note(&self, problem: &Problem) {
+        self.figures.failed(problem);
         const AGAIN_AFTER: Duration = Duration::from_secs(60);
         let mut log = self.log.borrow_mut();
         log.retain(|_, said| said.elapsed() < AGAIN_AFTER);
@@ -195,6 +215,11 @@ impl Tree {
         Ok(store.insert(opened).clone())
     }
 
+    /// What is wrong if there is nothing at the address.
+    pub(super) fn nothing(&self) -> Failure {
+        self.store().map_or_else(|problem| Failure::Again(problem.text.to_string()), |store| store.nothing())
+    }
+
     fn store_of(&self, dir: &Directory) -> Result<Store, Problem> {
         Ok(self.store()?.below(&dir.names))
     }
@@ -203,6 +228,11 @@ impl Tree {
         let began = Instant::now();
         let store = self.store_of(dir)?;
         let (ids, subdirs) = timely(list(&store, dir)).await?;
+        let had_any = dir.listed.borrow().as_ref().is_some_and(|listed| !listed.children.is_empty());
+        if had_any && ids.is_empty() && subdirs.is_empty() && store.is_directory() {
+            // A prune leaves directories.
+            return Err(Problem::new(Errno::TIMEDOUT, store.nothing().to_string()));
+        }
         let queue = match (dir.only, &ids[..]) {
             (Some(id), ids) if ids.contains(&id) => Some(id),
             (None, [id]) => Some(*id),
@@ -223,6 +253,7 @@ impl Tree {
         };
         let subdirs = subdirs.into_iter().map(below).chain(several.iter().map(of_queue)).collect();
         self.enter(dir, &before, &mut listed, subdirs);
+        self.figures.answered();
         dir.listed.replace(Some(Rc::new(listed)));
         dir.due.set(Instant::now() + REFRESH.max(began.elapsed() * REFRESH_FACTOR));
         Ok(())
@@ -244,6 +275,13 @@ impl Tree {
                 let ino = known.unwrap_or_else(|| self.add(&mut nodes, make(Rc::clone(dir))));
                 listed.children.insert(name.to_owned(), ino);
             }
+            let known = before.children.get(RELAY_DIR).copied();
+            let ino = known.unwrap_or_else(|| {
+                let report = self.next_ino.get() | CHANGES;
+                nodes.insert(report, Rc::new(Node::Report));
+                self.add(&mut nodes, Node::Reports(Rc::clone(dir), report))
+            });
+            listed.children.insert(RELAY_DIR.to_owned(), ino);
         }
         for held in listed.queue.iter().flat_map(|(_, held)| held) {
             let number = held.name.segment.0;
@@ -282,6 +320,7 @@ impl Tree {
         Ok(match &*self.node(parent)? {
             Node::Directory(dir) => self.look(dir).await?.children.get(name).copied(),
             Node::Indexes(dir) => self.look(dir).await?.indexes.get(name).copied(),
+            Node::Reports(_, report) => (name == REPORT_FILE).then_some(*report),
             _ => None,
         })
     }
@@ -291,6 +330,7 @@ impl Tree {
         let entries = match &*self.node(ino)? {
             Node::Directory(dir) => self.look(dir).await?.children.clone(),
             Node::Indexes(dir) => self.look(dir).await?.indexes.clone(),
+            Node::Reports(_, report) => BTreeMap::from([(REPORT_FILE.to_owned(), *report)]),
             _ => return Err(Problem::new(Errno::NOTDIR, "it is no directory")),
         };
         Ok(entries.into_iter().collect())
@@ -299,17 +339,24 @@ impl Tree {
     pub(super) async fn attr(&self, ino: u64) -> Result<Attr, Problem> {
         let attr = |is_dir, size, modified_ms| Attr { is_dir, size, modified_ms };
         Ok(match &*self.node(ino)? {
-            Node::Directory(dir) | Node::Indexes(dir) => attr(true, 0, dir.modified_ms()),
+            Node::Directory(dir) | Node::Indexes(dir) | Node::Reports(dir, _) => attr(true, 0, dir.modified_ms()),
+            Node::Report => attr(false, self.report().len() as u64, now_ms()),
             Node::Control(dir) => attr(false, CONTROL_LEN.into(), dir.modified_ms()),
             Node::Segment(segment) => attr(false, self.facts(segment).await?.size, segment.held.modified_ms),
             Node::Index(segment) => attr(false, segment.held.index.unwrap_or(0), segment.held.modified_ms),
         })
     }
 
-    /// Reads a part of a file.
-    pub(super) async fn read(&self, ino: u64, offset: u64, size: usize) -> Result<Vec<u8>, Problem> {
+    /// Reads a part of a file. `handle`: of one that changes, that of [`Tree::open_report`].
+    pub(super) async fn read(&self, ino: u64, handle: u64, offset: u64, size: usize) -> Result<Vec<u8>, Problem> {
         match &*self.node(ino)? {
-            Node::Directory(_) | Node::Indexes(_) => Err(Problem::new(Errno::ISDIR, "it is a directory")),
+            Node::Directory(_) | Node::Indexes(_) | Node::Reports(..) => {
+                Err(Problem::new(Errno::ISDIR, "it is a directory"))
+            }
+            Node::Report => {
+                let reports = self.reports.borrow();
+                Ok(part(reports.get(&handle).map(Vec::as_slice).unwrap_or_default(), offset, size).to_vec())
+            }
             Node::Control(dir) => Ok(part(&self.control(dir).await?, offset, size).to_vec()),
             Node::Index(segment) => read_part(&*self.index(segment).await?, offset, size),
             Node::Segment(segment) => {
@@ -320,6 +367,22 @@ impl Tree {
                 }
             }
         }
+    }
+
+    pub(super) fn open_report(&self) -> u64 {
+        let mut reports = self.reports.borrow_mut();
+        let handle = (1..).find(|handle| !reports.contains_key(handle)).unwrap_or(0);
+        reports.insert(handle, self.report());
+        handle
+    }
+
+    pub(super) fn close_report(&self, handle: u64) {
+        self.reports.borrow_mut().remove(&handle);
+    }
+
+    /// What the mount says of itself.
+    fn report(&self) -> Vec<u8> {
+        self.figures.file(self.cache.bytes())
     }
 
     /// The control block: the settings of the newest segment. There is no head in it; that is found in the segments.
@@ -435,6 +498,7 @@ impl Tree {
                 let what = "it does not hold the segment that its start, or its index, says";
                 return Err(shelf.bad(&held.name.object(), what).into());
             }
+            tree.figures.fetched(size);
             Ok(file)
         };
         let fetched = self.cache.get((segment.id, path, size), fetch).await;
@@ -485,13 +549,17 @@ impl Segment {
     }
 }
 
+fn now_ms() -> i64 {
+    i64::try_from(chronfs::clock::now_ns() / 1_000_000).unwrap_or(i64::MAX)
+}
+
 /// The ids of the queues in a directory of the archive, and the names of the directories in it that can be shown.
 async fn list(store: &Store, dir: &Directory) -> crate::Result<(Vec<u64>, Vec<String>)> {
     let mut dirs = store.directories(&store.path(&[])).await?;
     let ids = if dirs.iter().any(|name| name == VERSION) { queues(store).await? } else { Vec::new() };
     let is_shown = |name: &String| {
-        let is_of_queue =
-            [CONTROL_FILE, INDEX_DIR, READERS_DIR].contains(&name.as_str()) || name.ends_with(SEGMENT_SUFFIX);
+        let is_of_queue = [CONTROL_FILE, INDEX_DIR, READERS_DIR, RELAY_DIR].contains(&name.as_str())
+            || name.ends_with(SEGMENT_SUFFIX);
         check_name(name).is_ok() && name != VERSION && !is_of_queue
     };
     dirs.retain(|name| dir.only.is_none() && dir.names.len() < MAX_DEPTH && is_shown(name));
