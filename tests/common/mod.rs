@@ -12,6 +12,7 @@ pub mod plain_user;
 mod process;
 mod queue;
 mod random;
+mod unmount;
 
 pub use disk::{Disk, SmallDisk, free};
 #[cfg(feature = "cli")]
@@ -19,3 +20,4 @@ pub use mount::*;
 pub use process::*;
 pub use queue::*;
 pub use random::Random;
+pub use unmount::{detach, is_mounted};

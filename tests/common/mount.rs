@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use super::need::{self, Need, require};
+use super::need::{Need, require};
 use super::plain_user;
 use super::process::{Running, text, until};
+use super::unmount::detach;
 
 /// A mounted bus directory.
 pub struct TestMount {
@@ -138,21 +139,6 @@ pub fn chron_cli() -> Command {
     let mut command = Command::new("timeout");
     command.args(["-k", "1", "20"]).arg(program()).stdin(Stdio::null());
     command
-}
-
-pub fn is_mounted(mountpoint: &Path) -> bool {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    table.lines().any(|line| line.split(' ').nth(4) == mountpoint.to_str())
-}
-
-/// Detaches whatever is mounted there, without looking into it.
-pub fn detach(mountpoint: &Path) {
-    for _ in 0..4 {
-        if is_mounted(mountpoint) {
-            let unmount: &[&str] = if need::is_root() { &["umount", "-l"] } else { &["fusermount3", "-u", "-z"] };
-            let _ = Command::new("timeout").arg("10").args(unmount).arg(mountpoint).status();
-        }
-    }
 }
 
 fn start_daemon(scratch: &Path, options: &str, starter: &[&str]) -> Child {

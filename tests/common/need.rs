@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::panic::Location;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Something that not every machine or user has. Its word in `CHRONFS_REQUIRE` is that of [`Need::word`].
@@ -30,6 +31,8 @@ pub enum Need {
     Shell(&'static str),
     /// A server or tool of at least this version; 0.0 if it does not matter.
     Program(&'static str, (u32, u32)),
+    /// A program of another package of the workspace.
+    Built(&'static str),
     /// Access control lists: setfacl, and a temporary directory that keeps them.
     Acl,
     /// This many open files in one process.
@@ -50,6 +53,7 @@ impl Need {
             Self::Tmux => "tmux",
             Self::Promtool => "promtool",
             Self::Shell(name) | Self::Program(name, _) => name,
+            Self::Built(_) => "built",
             Self::Acl => "acl",
             Self::Descriptors(_) => "descriptors",
         }
@@ -100,6 +104,7 @@ impl Need {
                     Some(_) => None,
                 }
             }
+            Self::Built(name) => (!built(name).is_file()).then(|| format!("{} is not built", built(name).display())),
             Self::Acl => {
                 let file = tempfile::NamedTempFile::new().unwrap();
                 let may = runs("setfacl", &["-m", "u:1:r", &file.path().to_string_lossy()]);
@@ -141,6 +146,11 @@ pub fn skip(reason: &str) {
     };
     // On its own line, wherever the harness is in its report.
     let _ = std::io::stderr().write_all(format!("\nskipped: {test}: {reason}\n").as_bytes());
+}
+
+/// Where cargo puts the programs of the workspace: this test is in `deps` there.
+pub fn built(name: &str) -> PathBuf {
+    std::env::current_exe().unwrap().parent().unwrap().with_file_name(name)
 }
 
 pub fn is_root() -> bool {
