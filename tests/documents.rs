@@ -61,8 +61,7 @@ fn run(is_page: impl Fn(&str) -> bool) {
     let is_elsewhere = |page: &str| ELSEWHERE.iter().any(|(other, _)| page == *other) || NOWHERE.contains(&page);
     let pages = pages().into_iter().filter(|page| is_page(page) && !is_elsewhere(page));
     let blocks: Vec<Block> = pages.flat_map(|page| blocks(Path::new(ROOT), &page)).collect();
-    let run = blocks.iter().filter(|block| block.run(scratch)).count();
-    println!("{run} blocks");
+    println!("{} blocks", pages::run(&blocks, |_| scratch()));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! - `console`: lines that start with `$ ` are commands; the lines below one are its output, in which numbers may
 //!   differ, and `...` stands for any lines. `^C` after them: the command is interrupted once it has printed them.
 //! - `sh`: a script that must succeed.
+//! - `toml PATH`, and the same in any other language: a file that the next of these finds there.
 //! - A block that can't be run says so after its language, with the reason: `sh not run: needs a network`.
 //!
 //! `/srv/bus` and `/mnt/bus` stand for directories of the test, and 9464 for a free port.
@@ -38,40 +39,40 @@ impl Block {
         self.lines.join("\n")
     }
 
+    /// What comes after the language: why it is not run, or where a file is.
+    fn note(&self) -> (&str, &str) {
+        self.language.split_once(' ').unwrap_or((&self.language, ""))
+    }
+
     /// Whether somebody types it into a shell.
     pub fn is_typed(&self) -> bool {
-        let language = self.language.split([',', ' ']).next().unwrap_or_default();
+        let language = self.note().0.split(',').next().unwrap_or_default();
+        let is_other = OTHERS.contains(&language);
         let place = self.place();
-        let known = OTHERS.contains(&language) || ["sh", "console"].contains(&language);
-        assert!(known, "{place}: a block of {language:?}: sh and console are run, {OTHERS:?} not");
-        !OTHERS.contains(&language)
+        assert!(
+            is_other || ["sh", "console"].contains(&language),
+            "{place}: a block of {language:?}: sh and console are run, {OTHERS:?} not"
+        );
+        !is_other
     }
 
     /// Why nobody runs it, if it says so.
     pub fn reason(&self) -> Option<&str> {
-        let (language, note) = self.language.split_once(' ')?;
+        let (language, note) = self.note();
         let reason = note.strip_prefix("not run: ").filter(|reason| !reason.is_empty());
-        assert!(reason.is_some(), "{}: write `{language} not run: REASON`, or nothing", self.place());
+        let place = self.place();
+        assert!(note.is_empty() || reason.is_some(), "{place}: write `{language} not run: REASON`, or nothing");
         reason
     }
 
-    /// Runs it, if it can be run, in a place that is made for it; whether it was.
-    pub fn run(&self, make: impl FnOnce() -> Scratch) -> bool {
-        if !self.is_typed() || self.reason().is_some() {
-            return false;
-        }
-        let text = self.text();
-        if text.contains("mount") && !require(Need::Mount) {
-            return false;
-        }
-        let (mut scratch, place) = (make(), self.place());
+    fn run(&self, scratch: &mut Scratch) {
+        let (text, place) = (self.text(), self.place());
         if self.language == "console" {
             self.steps().iter().for_each(|step| scratch.run(&place, step));
         } else {
             let command = format!("set -euo pipefail\n{text}");
             scratch.run(&place, &Step { command, shown: Vec::new(), is_interrupted: false });
         }
-        true
     }
 
     fn steps(&self) -> Vec<Step> {
@@ -107,6 +108,30 @@ pub fn blocks(root: &Path, page: &str) -> Vec<Block> {
     }
     assert!(open.is_none(), "{page}: a block does not end");
     found
+}
+
+/// Runs those that can be run, each in a place that is made for it; returns how many.
+pub fn run<'a>(blocks: impl IntoIterator<Item = &'a Block>, mut make: impl FnMut(&Block) -> Scratch) -> usize {
+    let mut count = 0;
+    let mut files: Vec<&Block> = Vec::new();
+    for block in blocks {
+        if !block.is_typed() {
+            files.extend((!block.note().1.is_empty()).then_some(block));
+            continue;
+        }
+        if block.reason().is_some() || block.text().contains("mount") && !require(Need::Mount) {
+            continue;
+        }
+        let mut scratch = make(block);
+        for file in files.drain(..) {
+            let path = scratch.at("work").join(scratch.here(file.note().1));
+            fs::write(path, file.text() + "\n").unwrap();
+        }
+        block.run(&mut scratch);
+        count += 1;
+    }
+    assert!(files.is_empty(), "{}: nothing that is run needs this file", files[0].place());
+    count
 }
 
 /// A command, and what the page shows of its output.

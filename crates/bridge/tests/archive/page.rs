@@ -1,11 +1,10 @@
 //! The commands of docs/archive.md, as they stand there, beside a real S3 server.
-use std::fs;
 use std::path::Path;
 
 use crate::common::need::{Need, built, require};
-use crate::pages::{Scratch, blocks};
+use crate::pages::{self, Scratch, blocks};
 use crate::s3::{self, Server};
-use crate::shelf::several;
+use crate::shelf::{Archive, several};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -15,22 +14,23 @@ fn the_page_does_what_it_says() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let mut run = 0;
-    for (number, block) in blocks(Path::new(ROOT), "docs/archive.md").iter().enumerate() {
-        let at = dir.path().join(number.to_string());
-        fs::create_dir(&at).unwrap();
-        let mut servers = Vec::new();
-        run += usize::from(block.run(|| {
-            let server = Server::start(&at.join("log"));
-            let mut scratch = Scratch::new(&[Path::new(env!("CARGO_BIN_EXE_chron-archive")), &built("chron-cli")]);
-            scratch.means(" /mnt/", &format!(" {}/", scratch.at("mnt").display()));
-            for (name, value) in server.variables() {
-                scratch.export(name, &value);
-            }
-            servers.push(server);
-            several(&scratch.at("srv/bus/feeds/ticks"));
-            scratch
-        }));
-    }
+    let mut servers = Vec::new();
+    let run = pages::run(&blocks(Path::new(ROOT), "docs/archive.md"), |block| {
+        let log = dir.path().join(format!("{}.log", servers.len()));
+        let server = Server::start(&log);
+        let mut scratch = Scratch::new(&[Path::new(env!("CARGO_BIN_EXE_chron-archive")), &built("chron-cli")]);
+        scratch.means(" /mnt/", &format!(" {}/", scratch.at("mnt").display()));
+        for (name, value) in server.variables() {
+            scratch.export(name, &value);
+        }
+        let queue = scratch.at("srv/bus/feeds/ticks");
+        several(&queue);
+        if block.text().contains("chron-archive mount") {
+            let archive = server.archive(&scratch.at("s3.env"));
+            Archive { url: "s3://bucket/ticks".to_owned(), ..archive }.archive(&queue);
+        }
+        servers.push(server);
+        scratch
+    });
     assert_eq!(run, 2);
 }

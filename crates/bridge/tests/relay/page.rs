@@ -6,7 +6,8 @@ use chronfs::Queue;
 use crate::broker::Broker;
 use crate::cluster::{self, Cluster};
 use crate::common::need::{Need, built, require};
-use crate::pages::{Scratch, blocks};
+use crate::common::{SMALL, filled};
+use crate::pages::{self, Scratch, blocks};
 use crate::redis_server::{self, Redis};
 use crate::relay::{Relay, until_caught_up};
 use crate::service::until_report;
@@ -31,30 +32,25 @@ fn the_page_does_what_it_says() {
     if !cluster::is_there() || !redis_server::is_there() || !require(Need::Built("chron-cli")) {
         return;
     }
-    let mut run = 0;
-    for block in blocks(Path::new(ROOT), "docs/distributed.md") {
+    let mut servers = Vec::new();
+    let run = pages::run(&blocks(Path::new(ROOT), "docs/distributed.md"), |block| {
         let (nats, redis) = (Cluster::new(1), Redis::new());
-        run += usize::from(block.run(|| {
-            let mut scratch = Scratch::new(&[Path::new(env!("CARGO_BIN_EXE_chron-relay")), &built("chron-cli")]);
-            // Nothing of systemd is started here.
-            scratch.program("systemctl", Path::new("/bin/true"));
-            scratch.means("nats://a:4222/TICKS", &nats.target("TICKS"));
-            scratch.means("redis-cli ", &format!("redis-cli -p {} ", redis.port()));
-            let queue = Queue::create(scratch.at("srv/bus/ticks"), &chronfs::queue::Settings::default()).unwrap();
-            let mut writer = queue.writer().unwrap();
-            for text in ["BTC 61.25", "ETH 2650"] {
-                writer.append(1, text.as_bytes()).unwrap();
-            }
-            drop(writer);
-            let log = scratch.at("log");
-            let text = block.text();
-            if text.contains("redis-cli") {
-                relayed(&redis, &queue, None, &log);
-            } else if text.contains("promote") {
-                relayed(&nats, &queue, Some(&scratch.at("srv/bus/feeds/ticks")), &log);
-            }
-            scratch
-        }));
-    }
+        let mut scratch = Scratch::new(&[Path::new(env!("CARGO_BIN_EXE_chron-relay")), &built("chron-cli")]);
+        // Nothing of systemd is started here.
+        scratch.program("systemctl", Path::new("/bin/true"));
+        scratch.means("nats://a:4222/TICKS", &nats.target("TICKS"));
+        scratch.means("redis-cli ", &format!("redis-cli -p {} ", redis.port()));
+        let texts = ["BTC 61.25", "ETH 2650"];
+        let text = |seq: u64| texts[usize::try_from(seq).unwrap() - 1].as_bytes().to_vec();
+        let queue = filled(&scratch.at("srv/bus/ticks"), &SMALL, 2, text);
+        let log = scratch.at("log");
+        if block.text().contains("redis-cli") {
+            relayed(&redis, &queue, None, &log);
+        } else if block.text().contains("promote") {
+            relayed(&nats, &queue, Some(&scratch.at("srv/bus/feeds/ticks")), &log);
+        }
+        servers.push((nats, redis));
+        scratch
+    });
     assert_eq!(run, 3);
 }
