@@ -145,7 +145,6 @@ fn start_daemon(scratch: &Path, options: &str, starter: &[&str]) -> Child {
     let socket_path = scratch.join("notify");
     let _ = std::fs::remove_file(&socket_path);
     let socket = UnixDatagram::bind(&socket_path).unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let program = program();
     let words = [starter, &[program.to_str().unwrap(), "mount"]].concat();
     let mut daemon = Command::new(words[0])
@@ -156,6 +155,13 @@ fn start_daemon(scratch: &Path, options: &str, starter: &[&str]) -> Child {
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
+    await_ready(&mut daemon, &socket);
+    daemon
+}
+
+/// Waits until a mount in the foreground says on its `NOTIFY_SOCKET` that it can be used.
+pub fn await_ready(daemon: &mut Child, socket: &UnixDatagram) {
+    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let mut message = [0; 200];
     until("the mount is usable", || match socket.recv(&mut message) {
         Ok(len) => text(&message[..len]).starts_with("READY=1"),
@@ -164,5 +170,4 @@ fn start_daemon(scratch: &Path, options: &str, starter: &[&str]) -> Child {
             false
         }
     });
-    daemon
 }
