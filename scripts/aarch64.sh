@@ -29,7 +29,7 @@ cannot=(
     # openat2(2), without which there is no mount.
     fs::kernel::panic_tests fs::page_cache::tests::texts_that_do_not_answer fs::tree mount::
     dead_mounts_are_reported another_file_system_below_is_reported
-    # Leases of files, without which none is used again.
+    # Leases of files, without which none is used again: tests/reuse.rs, and
     recycle::tests::another_file_of_that_name recycle::tests::what_was_left_comes_back
     files_of_the_configured_size_are_reused reused_files_and_those_that_time_has_sealed_are_walked
     # futex_waitv(2); the sleeps that replace it are shorter.
@@ -41,7 +41,7 @@ cannot=(
 )
 if [ $# -eq 0 ]; then
     set -- --lib
-    for name in cli copy damage fan_in format growth independent queue readers retention reuse settings times view wake writer; do
+    for name in cli copy damage fan_in format growth independent queue readers retention settings times view wake writer; do
         set -- "$@" --test "$name"
     done
     set -- "$@" --
