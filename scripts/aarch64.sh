@@ -24,10 +24,30 @@ export QEMU_LD_PREFIX=/usr/aarch64-linux-gnu
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export RUSTFLAGS="${RUSTFLAGS-}"
 
+# What qemu 7.2 can't do, by the parts of tests' names that need it.
+cannot=(
+    # openat2(2), without which there is no mount.
+    fs::kernel::panic_tests fs::page_cache::tests::texts_that_do_not_answer fs::tree mount::
+    dead_mounts_are_reported another_file_system_below_is_reported metrics_are_those_of_a_mount
+    # preadv2(2), without which no file is used again: tests/reuse.rs, and
+    recycle::tests::another_file_of_that_name recycle::tests::what_was_left_comes_back
+    files_of_the_configured_size_are_reused reused_files_and_those_that_time_has_sealed_are_walked
+    # futex_waitv(2); the sleeps that replace it are shorter.
+    fan_in::tests::a_source_that_gets_something_before_the_sleep
+    # It makes up /proc/self/stat, from which a writer knows when its process began: others can't identify it.
+    the_second_writer_is_told_who_the_first_one_is a_lock_file_that_was_replaced_under_a_writer
+    rm_leaves_queues_in_use send_says_why_it_can_not set_says_when_a_running_writer_takes_it_over
+    # It does not tell which signals are ignored, and starts an interrupted open(2) again.
+    signals_that_are_ignored_stay_ignored waiting_for_one_can_be_stopped
+    # TCGETS2, by which rustix asks terminals.
+    top_restores_the_terminal top_shows_what_happens
+)
 if [ $# -eq 0 ]; then
     set -- --lib
-    for name in cli copy damage fan_in format growth independent queue readers retention reuse settings times view wake writer; do
+    for name in cli copy damage fan_in format growth independent queue readers retention settings times view wake writer; do
         set -- "$@" --test "$name"
     done
+    set -- "$@" --
+    for name in "${cannot[@]}"; do set -- "$@" --skip "$name"; done
 fi
 cargo test --locked --target "$triple" --no-fail-fast "$@"

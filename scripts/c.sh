@@ -55,11 +55,16 @@ for language in c cpp; do
     check "${valgrind[@]}" "$test"
 done
 
-# The programs of the page.
+# The programs of the page, and its commands, for a user whose home is here.
+page() { sed -n "/^\`\`\`$1\$/,/^\`\`\`\$/{/^\`\`\`/!p}" docs/c.md; }
 for language in c cpp; do
-    sed -n "/^\`\`\`$language\$/,/^\`\`\`\$/{/^\`\`\`/!p}" docs/c.md > "$out/page.$language"
+    page "$language" > "$out/page.$language"
     "compile_$language" -o "$out/page-$language" "$out/page.$language" "${shared[@]}"
 done
+commands=$(page sh | sed "s|\$HOME|$out/home|g; s|program|$out/page|g")
+[ -n "$commands" ] || fail "docs/c.md has no commands"
+(export PROFILE=dev && eval "$commands")
+ldd "$out/page" | grep -q libchronfs.so.0 || fail "the page's command does not link the library"
 compile_c -o "$out/example" bindings/c/example.c "${shared[@]}"
 "$out/example" "$out/queue" hello
 [ "$("$out/example" "$out/queue" again)" = '2: again' ] || fail "the example does not continue where it has stopped"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the demos use besides the Rust toolchain: fusermount3 (to mount without being root) and jq; with --all
-# also what tests are skipped without: tmux, strace, faketime, mkfs.xfs, zsh, fish, ip, venv for the Python bindings,
+# Installs what the demos use besides the Rust toolchain: a linker, fusermount3 (to mount without being root) and jq;
+# with --all also what tests are skipped without: tmux, strace, faketime, mkfs.xfs, zsh, fish, ip, venv for the Python bindings,
 # compilers, pkg-config and valgrind for those in C, and, into target/tools, promtool, redis-server, nats-server (2.9 of
 # Debian 12 does not survive partitions), moto_server, an S3 server in Python, and cargo-deny; with --deb what builds and
 # checks packages; with --aarch64 a compiler and an emulator for 64-bit ARM. Does nothing if they are installed.
@@ -8,6 +8,7 @@
 set -euo pipefail
 
 missing=()
+command -v cc > /dev/null || missing+=(gcc libc6-dev)
 [ "${1:-}" != --all ] && [ "$(id -u)" -eq 0 ] || command -v fusermount3 > /dev/null || missing+=(fuse3)
 command -v jq > /dev/null || missing+=(jq)
 if [ "${1:-}" = --all ]; then
@@ -66,7 +67,7 @@ if [ ${#missing[@]} -gt 0 ] || [ -n "$promtool" ]; then
     fi
     echo "installing ${missing[*]} ${promtool:+promtool}" >&2
     export DEBIAN_FRONTEND=noninteractive
-    "${as_root[@]}" apt-get update -qq >&2 < /dev/null || give_up "apt-get update failed"
+    "${as_root[@]}" apt-get update -qq >&2 < /dev/null || give_up "${as_root[*]} apt-get update failed"
     if [ ${#missing[@]} -gt 0 ]; then
         "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 < /dev/null || give_up "apt-get failed"
     fi

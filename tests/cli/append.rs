@@ -177,10 +177,15 @@ fn the_second_writer_is_told_who_the_first_one_is() {
     end_quietly(tail);
 }
 
-/// Directly, without `timeout`: signals matter here.
+/// Directly, without `timeout`: signals matter here. None is ignored, as nohup would have it.
+fn with_signals(bus: &Bus, args: &[&str]) -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal").args(args).current_dir(bus.0.path());
+    command
+}
+
 fn start_append(bus: &Bus, script: &str) -> Child {
-    let mut command = Command::new("sh");
-    command.args(["-c", &format!("{script}; exec {PROGRAM} append q")]).current_dir(bus.0.path());
+    let mut command = with_signals(bus, &["sh", "-c", &format!("{script}; exec {PROGRAM} append q")]);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -214,9 +219,8 @@ fn a_signal_closes_the_queue_and_then_ends_the_command() {
 fn a_signal_in_the_middle_of_much_input_loses_nothing_of_what_is_reported() {
     let bus = Bus::new();
     fs::write(bus.path("endless"), "line\n".repeat(40_000_000 / 5)).unwrap();
-    let args = ["append", "q", "endless", "endless", "endless", "endless"];
-    let mut command = Command::new(PROGRAM);
-    let child = command.args(args).current_dir(bus.0.path()).stderr(Stdio::piped()).spawn().unwrap();
+    let args = [PROGRAM, "append", "q", "endless", "endless", "endless", "endless"];
+    let child = with_signals(&bus, &args).stderr(Stdio::piped()).spawn().unwrap();
     let mut tail = follow(&bus, "q");
     assert_eq!(next_line(&mut tail), "line");
     signal(&child, "-INT");
@@ -249,10 +253,7 @@ fn signals_that_are_ignored_stay_ignored() {
 fn a_fifo_is_read_from_its_first_byte_and_waiting_for_one_can_be_stopped() {
     let bus = Bus::new();
     assert!(Command::new("mkfifo").arg(bus.path("fifo")).status().unwrap().success());
-    let start = || {
-        let mut command = Command::new(PROGRAM);
-        command.args(["append", "q", "fifo"]).current_dir(bus.0.path()).stderr(Stdio::piped()).spawn().unwrap()
-    };
+    let start = || with_signals(&bus, &[PROGRAM, "append", "q", "fifo"]).stderr(Stdio::piped()).spawn().unwrap();
     let child = start();
     fs::write(bus.path("fifo"), "one\ntwo\n").unwrap();
     assert!(child.wait_with_output().unwrap().status.success());

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::common::need::{Need, require};
-use super::common::until;
+use super::common::{await_ready, until};
 use super::{PROGRAM, code};
 
 /// A bus directory and a place to mount it; unmounted at the end, whatever happens.
@@ -69,16 +69,14 @@ impl Site {
     /// A mount in the foreground, usable. It says so to the service manager, which is us.
     fn foreground(&self) -> Child {
         let manager = UnixDatagram::bind(self.path("notify")).unwrap();
-        let child = Command::new(PROGRAM)
+        let mut child = Command::new(PROGRAM)
             .args(["mount", "-f", "bus", "mnt"])
             .current_dir(self.0.path())
             .env("NOTIFY_SOCKET", self.path("notify"))
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut message = [0; 200];
-        let length = manager.recv(&mut message).unwrap();
-        assert!(text(&message[..length]).contains("READY=1"));
+        await_ready(&mut child, &manager);
         fs::remove_file(self.path("notify")).unwrap();
         child
     }

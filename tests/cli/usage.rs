@@ -134,7 +134,8 @@ fn wrong_usage_is_2() {
 #[test]
 fn completions_and_manual_pages_cover_every_subcommand() {
     let bus = Bus::new();
-    let names = "mount umount create set append send replay tail inspect ls readers retain rm merge metrics watch top doctor bench";
+    let names = "mount umount create set append send replay tail inspect ls readers retain rm merge metrics watch top \
+                 doctor bench relay archive export completions man";
     let subcommands: Vec<&str> = names.split(' ').collect();
     for shell in ["bash", "zsh", "fish"] {
         let script = bus.stdout(&["completions", shell]);

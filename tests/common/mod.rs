@@ -11,6 +11,7 @@ pub mod plain_user;
 mod process;
 mod queue;
 mod random;
+mod unmount;
 
 pub use disk::{Disk, SmallDisk, free};
 #[cfg(feature = "cli")]
@@ -18,3 +19,4 @@ pub use mount::*;
 pub use process::*;
 pub use queue::*;
 pub use random::Random;
+pub use unmount::{detach, is_mounted};

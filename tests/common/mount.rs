@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::need::{self, Need, require};
 use super::process::{Running, text, until};
+use super::unmount::detach;
 
 /// A mounted bus directory.
 pub struct TestMount {
@@ -139,26 +140,10 @@ pub fn chron_cli() -> Command {
     command
 }
 
-pub fn is_mounted(mountpoint: &Path) -> bool {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    table.lines().any(|line| line.split(' ').nth(4) == mountpoint.to_str())
-}
-
-/// Detaches whatever is mounted there, without looking into it.
-pub fn detach(mountpoint: &Path) {
-    for _ in 0..4 {
-        if is_mounted(mountpoint) {
-            let unmount: &[&str] = if need::is_root() { &["umount", "-l"] } else { &["fusermount3", "-u", "-z"] };
-            let _ = Command::new("timeout").arg("10").args(unmount).arg(mountpoint).status();
-        }
-    }
-}
-
 fn start_daemon(scratch: &Path, options: &str, starter: &[&str]) -> Child {
     let socket_path = scratch.join("notify");
     let _ = std::fs::remove_file(&socket_path);
     let socket = UnixDatagram::bind(&socket_path).unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let program = program();
     let words = [starter, &[program.to_str().unwrap(), "mount"]].concat();
     let mut daemon = Command::new(words[0])
@@ -169,6 +154,13 @@ fn start_daemon(scratch: &Path, options: &str, starter: &[&str]) -> Child {
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
+    await_ready(&mut daemon, &socket);
+    daemon
+}
+
+/// Waits until a mount in the foreground says on its `NOTIFY_SOCKET` that it can be used.
+pub fn await_ready(daemon: &mut Child, socket: &UnixDatagram) {
+    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let mut message = [0; 200];
     until("the mount is usable", || match socket.recv(&mut message) {
         Ok(len) => text(&message[..len]).starts_with("READY=1"),
@@ -177,5 +169,4 @@ fn start_daemon(scratch: &Path, options: &str, starter: &[&str]) -> Child {
             false
         }
     });
-    daemon
 }

@@ -39,8 +39,8 @@ pub enum Need {
     Shell(&'static str),
     /// A server or tool of at least this version; 0.0 if it does not matter.
     Program(&'static str, (u32, u32)),
-    /// A program of another package, beside one that is built with the tests.
-    Beside(&'static str, &'static str),
+    /// A program of another package of the workspace.
+    Built(&'static str),
     /// Access control lists: setfacl, and a temporary directory that keeps them.
     Acl,
     /// This many open files in one process.
@@ -60,7 +60,8 @@ impl Need {
             Self::Faketime => "faketime",
             Self::Tmux => "tmux",
             Self::Promtool => "promtool",
-            Self::Shell(name) | Self::Program(name, _) | Self::Beside(_, name) => name,
+            Self::Shell(name) | Self::Program(name, _) => name,
+            Self::Built(_) => "built",
             Self::Acl => "acl",
             Self::Descriptors(_) => "descriptors",
         }
@@ -111,10 +112,7 @@ impl Need {
                     Some(_) => None,
                 }
             }
-            Self::Beside(built, name) => {
-                let path = program(&Path::new(built).with_file_name(name));
-                (!path.exists()).then(|| format!("{} is not built", path.display()))
-            }
+            Self::Built(name) => (!built(name).is_file()).then(|| format!("{} is not built", built(name).display())),
             Self::Acl => {
                 let file = tempfile::NamedTempFile::new().unwrap();
                 let may = runs("setfacl", &["-m", "u:1:r", &file.path().to_string_lossy()]);
@@ -156,6 +154,11 @@ pub fn skip(reason: &str) {
     };
     // On its own line, wherever the harness is in its report.
     let _ = std::io::stderr().write_all(format!("\nskipped: {test}: {reason}\n").as_bytes());
+}
+
+/// The file of a program of the workspace, where cargo puts it: this test is in `deps` there.
+pub fn built(name: &str) -> PathBuf {
+    program(&std::env::current_exe().unwrap().parent().unwrap().with_file_name(name))
 }
 
 pub fn is_root() -> bool {

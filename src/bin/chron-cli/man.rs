@@ -89,6 +89,8 @@ impl Notes {
             let (first, rest) = paragraph.split_once('\n').unwrap_or((paragraph, ""));
             if matches!(first, "Example:" | "Examples:") {
                 notes.examples = rest.lines().map(|line| line.trim_start().to_owned()).collect();
+            } else if let Some(example) = paragraph.strip_prefix("Example: ") {
+                notes.examples = vec![example.to_owned()];
             } else if let Some(codes) = paragraph.strip_prefix("Exit codes: ") {
                 notes.exit_status = Some(codes.to_owned());
             } else if paragraph.starts_with("CHRONFS_") {

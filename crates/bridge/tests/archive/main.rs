@@ -8,6 +8,9 @@ mod files;
 mod hostile;
 #[cfg(feature = "mount")]
 mod mount;
+mod page;
+#[path = "../../../../tests/common/pages.rs"]
+mod pages;
 mod s3;
 #[path = "../service/mod.rs"]
 mod service;

@@ -233,7 +233,7 @@ impl Shown {
         fs::create_dir(at).unwrap();
         let shown = Self(at.to_path_buf());
         let mut command = Command::new("timeout");
-        command.arg("60").arg(chron_cli()).args(["mount", "-o", "ro"]).args([queue, at]);
+        command.arg("60").arg(built("chron-cli")).args(["mount", "-o", "ro"]).args([queue, at]);
         let output = command.stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
         shown
@@ -255,13 +255,9 @@ impl Drop for Shown {
     }
 }
 
-fn chron_cli() -> PathBuf {
-    program(&Path::new(BUILT).with_file_name("chron-cli"))
-}
-
 #[test]
 fn chron_cli_shows_a_mounted_archive_as_the_queue() {
-    if !can_mount() || !require(Need::Beside(BUILT, "chron-cli")) {
+    if !can_mount() || !require(Need::Built("chron-cli")) {
         return;
     }
     let (dir, one, archive) = archived();
@@ -332,11 +328,11 @@ fn a_mounted_archive_says_how_it_is() {
 /// But for what only root can do: those beside an S3 server do not differ.
 #[test]
 fn a_plain_user_can_do_all_of_this() {
-    if !require(Need::Beside(BUILT, "chron-cli")) {
+    if !require(Need::Built("chron-cli")) {
         return;
     }
     let arguments = ["mount::", "--skip", "a_plain_user_can_do_all_of_this", "--skip", "an_archive_in_s3"];
-    crate::common::plain_user::run_again(&arguments, &[BUILT.into(), chron_cli()]);
+    crate::common::plain_user::run_again(&arguments, &[BUILT.into(), built("chron-cli")]);
 }
 
 #[test]

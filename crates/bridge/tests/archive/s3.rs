@@ -66,6 +66,17 @@ impl Server {
         archive_at(self.port, credentials)
     }
 
+    /// What a person would export to use its bucket.
+    pub fn variables(&self) -> [(&'static str, String); 5] {
+        [
+            ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "secret".to_owned()),
+            ("AWS_ENDPOINT", format!("http://127.0.0.1:{}", self.port)),
+            ("AWS_ALLOW_HTTP", "true".to_owned()),
+            ("AWS_REGION", "eu-1".to_owned()),
+        ]
+    }
+
     /// The objects that were written successfully, each as often as that.
     pub fn puts(&self) -> Vec<String> {
         let log = fs::read_to_string(&self.log).unwrap();

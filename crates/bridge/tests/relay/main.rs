@@ -45,6 +45,9 @@ mod cluster;
 mod common;
 mod faults;
 mod net;
+mod page;
+#[path = "../../../../tests/common/pages.rs"]
+mod pages;
 mod partition;
 mod power;
 mod redis;
