@@ -59,9 +59,8 @@ fn scratch() -> Scratch {
 
 /// Runs the blocks of the pages whose name this is.
 fn run(is_page: impl Fn(&str) -> bool) {
-    let is_elsewhere = |page: &str| {
-        ELSEWHERE.iter().any(|(other, _)| page == *other) || !cfg!(feature = "decode") && page == DECODING
-    };
+    let is_elsewhere =
+        |page: &str| ELSEWHERE.iter().any(|(other, _)| page == *other) || !cfg!(feature = "decode") && page == DECODING;
     let pages = pages().into_iter().filter(|page| is_page(page) && !is_elsewhere(page));
     let blocks: Vec<Block> = pages.flat_map(|page| blocks(Path::new(ROOT), &page)).collect();
     println!("{} blocks", pages::run(&blocks, |_| scratch()));

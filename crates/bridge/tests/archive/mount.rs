@@ -12,7 +12,7 @@ use chronfs::fs::kind::unmount;
 use chronfs::queue::{Entry, GapReason, SegmentId};
 use chronfs::view::{Format, View};
 
-use crate::common::need::{Need, program, require};
+use crate::common::need::{Need, built, require};
 use crate::common::{Running, append, count, payload, signal_to, text, until, writer};
 use crate::s3::{self, Server};
 use crate::service::{start, until_report};
