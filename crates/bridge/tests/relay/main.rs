@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! cargo test -p chronfs-bridge --test relay -- --test-threads 6
-//! CHRONFS_RELAY_SOAK=3600 cargo test -p chronfs-bridge --test relay -- --nocapture
+//! CHRONFS_RELAY_SOAK=3600 cargo test -p chronfs-bridge --test relay -- --nocapture --test-threads 8
 //! ```
 #![allow(clippy::unwrap_used, clippy::panic, unexpected_cfgs, unreachable_pub)]
 
