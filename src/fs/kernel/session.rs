@@ -275,7 +275,8 @@ impl fuser::Filesystem for Handshake {
 }
 
 impl Kind {
-    /// Options that every mount has. `source`: what the mount table says that it shows.
+    /// Options that every mount has. `source`: what the mount table says that it shows. For the crates of this workspace:
+    /// the type is that of `fuser`, in the version that this one uses.
     pub fn mount_options(&self, source: &str) -> Vec<MountOption> {
         vec![
             // fusermount3 would split or unescape at a comma or backslash.
