@@ -25,7 +25,8 @@ put contrib/chronfs.tmpfiles usr/lib/tmpfiles.d/chronfs.conf
 "$program" completions zsh | put /dev/stdin usr/share/zsh/site-functions/_chron-cli
 "$program" completions fish | put /dev/stdin usr/share/fish/vendor_completions.d/chron-cli.fish
 "$program" man --all "$files/usr/share/man/man1"
-help2man --no-info --name 'export message queues' "$release/chron-export" | put /dev/stdin usr/share/man/man1/chron-export.1
+help2man --no-info --name 'export message queues' --include man/chron-export.h2m "$release/chron-export" |
+    put /dev/stdin usr/share/man/man1/chron-export.1
 put man/chronfs.5 usr/share/man/man5/chronfs.5
 put man/mount.chronfs.8 usr/share/man/man8/mount.chronfs.8
 find "$files/usr/share/man" -type f -exec gzip -9n {} +
