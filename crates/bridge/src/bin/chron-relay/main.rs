@@ -26,7 +26,9 @@ enum Command {
     Run(RunArgs),
     /// Make a standby active, in a higher term; its relay must not be running
     Promote {
+        /// The address of the stream
         target: Target,
+        /// The standby
         queue: PathBuf,
         /// Give up after this many seconds
         #[arg(long, default_value = "60")]
@@ -36,7 +38,9 @@ enum Command {
     },
     /// Compare a queue with its stream, message by message
     Verify {
+        /// The queue
         queue: PathBuf,
+        /// The address of its stream
         target: Target,
         /// Give up after this many seconds
         #[arg(long, default_value = "60")]
