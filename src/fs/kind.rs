@@ -152,13 +152,16 @@ pub(super) fn no_mount_table(error: &io::Error) -> MountError {
 /// # Errors
 /// If the kernel or fusermount3 refuses. That nothing is mounted there is not an error.
 pub fn unmount(mountpoint: &Path) -> io::Result<()> {
+    // The kernel says the same of a mount that a container has from outside.
+    let is_mounted = || !matches!(mountinfo::at(mountpoint), Ok(None));
     match rustix::mount::unmount(mountpoint, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-        Ok(()) | Err(Errno::INVAL) => Ok(()),
+        Ok(()) => Ok(()),
+        Err(Errno::INVAL) if !is_mounted() => Ok(()),
         Err(Errno::PERM) => {
             let mut command = Command::new("fusermount3");
             command.args(["-u", "-z", "--"]).arg(mountpoint).stdin(Stdio::null());
             let output = command.output()?;
-            if output.status.success() {
+            if output.status.success() || !is_mounted() {
                 return Ok(());
             }
             Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))

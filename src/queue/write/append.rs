@@ -118,7 +118,7 @@ impl QueueWriter {
             // From the cache: what has just been copied.
             let words = header.words(&self.context, self.offset, payload);
             self.ahead.commit(place, self.offset + record_len, words);
-            if self.map.has_stores() || self.map_again(record_len)? {
+            if self.map.has_stores() || self.map_again(record_len, timestamp_ns)? {
                 return Ok(self.advance(record_len, timestamp_ns));
             }
         }

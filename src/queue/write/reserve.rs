@@ -135,7 +135,7 @@ impl Reservation<'_> {
         }
         if !is_filled || !writer.map.has_stores() {
             let loss = writer.loss();
-            if !writer.map_again(record_len)? {
+            if !writer.map_again(record_len, timestamp_ns)? {
                 // Part of what was filled in is gone, whether or not there is room by now.
                 return Err(loss);
             }

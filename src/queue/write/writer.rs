@@ -217,7 +217,7 @@ impl QueueWriter {
     #[cold]
     #[inline(never)]
     fn publish_again(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8], record_len: u32) -> Result<u64> {
-        if self.map_again(record_len)? {
+        if self.map_again(record_len, timestamp_ns)? {
             return Ok(self.advance(record_len, timestamp_ns));
         }
         self.publish(timestamp_ns, msg_type, payload)
@@ -228,33 +228,43 @@ impl QueueWriter {
     ///
     /// # Errors
     /// [`Error::Io`] if there is still none: nothing has changed, and a later append may succeed. [`Error::Poisoned`]
-    /// if the segment is not as the writer left it.
+    /// if the segment is not as the writer left it, or can't be read.
     #[cold]
-    pub(in crate::queue) fn map_again(&mut self, record_len: u32) -> Result<bool> {
+    pub(in crate::queue) fn map_again(&mut self, record_len: u32, timestamp_ns: u64) -> Result<bool> {
         self.enter()?;
         self.turn.close();
         self.poisoned = self.supply.failure();
         if self.poisoned.is_some() || self.segment.is_cut_short()? {
             self.check()?;
         }
-        let stored_to = self.stored_to()?;
-        let is_stored = stored_to == Some(self.offset + record_len);
-        if !is_stored && stored_to != Some(self.offset) {
-            self.poisoned = Some(format!("{}: {HALF_STORED}", self.segment.path.display()));
-            self.check_poison()?;
-        }
+        let after = self.offset + record_len;
+        // Readers may see the record: not to know it is no reason to store another one there.
+        let is_stored = match self.stored_to() {
+            Ok(Some(end)) if end == self.offset || end == after => end == after,
+            Ok(_) => return self.stop_here(HALF_STORED),
+            Err(error) => return self.stop_here(&error.to_string()),
+        };
         self.ahead.forget();
-        self.map = Arc::new(Mapping::read_write(&self.segment.file, &self.segment.path, self.context.segment_size)?);
+        // Nothing is cleared before the next append makes room: the gate is closed.
+        self.ahead.set_limit(self.offset);
+        match Mapping::read_write(&self.segment.file, &self.segment.path, self.context.segment_size) {
+            Ok(map) => self.map = Arc::new(map),
+            // The next append tries again.
+            Err(_) if is_stored => return Ok(true),
+            Err(error) => return Err(error),
+        }
         self.supply.set_active(&self.segment, &self.map, None);
         self.pages.set_active(&self.map, self.offset);
         self.pages.set_short_of_room(true);
-        if is_stored {
-            // The next append makes room first: the gate is closed.
-            self.ahead.set_limit(self.offset);
-        } else {
-            self.make_room(record_len, self.last_timestamp_ns)?;
+        if !is_stored {
+            self.make_room(record_len, timestamp_ns)?;
         }
         Ok(is_stored)
+    }
+
+    fn stop_here(&mut self, why: &str) -> Result<bool> {
+        self.poisoned = Some(format!("{}: {why}", self.segment.path.display()));
+        self.check_poison().map(|()| false)
     }
 
     /// Why the active segment's mapping is lost.
@@ -303,8 +313,12 @@ impl QueueWriter {
         self.enter()?;
         let record_len = self.context.record_len(payload_len);
         // Clearing ahead may have found no room.
-        let mapped = if self.map.has_stores() { Ok(false) } else { self.map_again(record_len) };
-        let room = mapped.and_then(|_| self.make_room(record_len, timestamp_ns));
+        let mapped = if self.map.has_stores() { Ok(false) } else { self.map_again(record_len, timestamp_ns) };
+        let room = mapped.and_then(|is_stored| match is_stored {
+            // Nobody was told of this one.
+            true => self.stop_here(HALF_STORED).map(drop),
+            false => self.make_room(record_len, timestamp_ns),
+        });
         room.inspect_err(|_| self.leave())?;
         // The next segment may have another alignment.
         Ok((payload_len, self.context.record_len(payload_len)))

@@ -100,7 +100,8 @@ impl Copier {
         }
     }
 
-    /// Of known messages that are not in frames, too, few are looked up: the last one speaks for all before it.
+    /// Of known messages that are not in frames, too, few are looked up: the last one speaks for all before it. Where the
+    /// stream ends before the queue does, a difference in its last 255 messages is found once it has more.
     fn is_passed_over(&self, seq: u64) -> bool {
         seq + 1 < self.writer.next_seq() && !seq.is_multiple_of(COMPARED_EVERY)
     }

@@ -10,7 +10,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 #[test]
 fn the_page_does_what_it_says() {
-    if !s3::is_there() || !require(Need::Built("chron-cli")) {
+    if !s3::is_there() || !require(Need::Built("chron-cli")) || !require(Need::Mount) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

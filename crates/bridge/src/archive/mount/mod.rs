@@ -57,8 +57,9 @@ pub struct MountOptions {
 /// # Errors
 /// If the archive can't be listed or has no queue, the cache can't be used, or the kernel refuses.
 pub async fn mount(options: &MountOptions, mountpoint: &Path, ready: impl FnOnce() -> Result<()>) -> Result<()> {
-    let turn = KIND.turn(mountpoint).map_err(|error| Failure::Config(error.to_string()))?;
-    let mountpoint = turn.mountpoint.clone();
+    // Before the store is asked: that may take long.
+    let place = || KIND.turn(mountpoint).map_err(|error| Failure::Config(error.to_string()));
+    let mountpoint = place()?.mountpoint.clone();
     let failed = failed(&mountpoint);
     let address = options.address.to_string();
     let cache = Cache::open(&options.cache, options.cache_bytes, &address)?;
@@ -69,6 +70,7 @@ pub async fn mount(options: &MountOptions, mountpoint: &Path, ready: impl FnOnce
     let mut term = signal(SignalKind::terminate()).map_err(&failed)?;
     let mut int = signal(SignalKind::interrupt()).map_err(&failed)?;
     let (sender, mut jobs) = unbounded_channel();
+    let turn = place()?;
     let mut end = Adapter::new(sender, files).mount(&mountpoint, &address, options.allow_other).map_err(&failed)?;
     drop(turn);
     ready()?;
@@ -84,8 +86,9 @@ pub async fn mount(options: &MountOptions, mountpoint: &Path, ready: impl FnOnce
         tokio::select! {
             Some(job) = jobs.recv() => drop(tokio::task::spawn_local(job(Rc::clone(&tree)))),
             ended = &mut end => return ended.unwrap_or(Ok(())).map_err(&failed),
-            _ = term.recv() => grace = Some(leave(&mountpoint)?),
-            _ = int.recv() => grace = Some(leave(&mountpoint)?),
+            // Once: another one may have been mounted there since.
+            _ = term.recv(), if grace.is_none() => grace = Some(leave(&mountpoint)?),
+            _ = int.recv(), if grace.is_none() => grace = Some(leave(&mountpoint)?),
             () = out_of_time => return Ok(()),
         }
     }

@@ -558,8 +558,9 @@ async fn list(store: &Store, dir: &Directory) -> crate::Result<(Vec<u64>, Vec<St
     let mut dirs = store.directories(&store.path(&[])).await?;
     let ids = if dirs.iter().any(|name| name == VERSION) { queues(store).await? } else { Vec::new() };
     let is_shown = |name: &String| {
-        let is_of_queue = [CONTROL_FILE, INDEX_DIR, READERS_DIR, RELAY_DIR].contains(&name.as_str())
-            || name.ends_with(SEGMENT_SUFFIX);
+        let is_of_queue = [CONTROL_FILE, INDEX_DIR, READERS_DIR].contains(&name.as_str())
+            || name.ends_with(SEGMENT_SUFFIX)
+            || name == RELAY_DIR && !ids.is_empty();
         check_name(name).is_ok() && name != VERSION && !is_of_queue
     };
     dirs.retain(|name| dir.only.is_none() && dir.names.len() < MAX_DEPTH && is_shown(name));
