@@ -238,7 +238,7 @@ impl QueueWriter {
             self.check()?;
         }
         let after = self.offset + record_len;
-        // Readers may see the record: not to know it is no reason to store another one there.
+        // Readers may see the record: where that is unknown, no other may be stored there.
         let is_stored = match self.stored_to() {
             Ok(Some(end)) if end == self.offset || end == after => end == after,
             Ok(_) => return self.stop_here(HALF_STORED),
