@@ -312,13 +312,13 @@ impl QueueWriter {
     fn claim_slowly(&mut self, timestamp_ns: u64, payload_len: u32) -> Result<(u32, u32)> {
         self.enter()?;
         let record_len = self.context.record_len(payload_len);
-        // Clearing ahead may have found no room.
-        let mapped = if self.map.has_stores() { Ok(false) } else { self.map_again(record_len, timestamp_ns) };
-        let room = mapped.and_then(|is_stored| match is_stored {
-            // Nobody was told of this one.
-            true => self.stop_here(HALF_STORED).map(drop),
-            false => self.make_room(record_len, timestamp_ns),
-        });
+        let room = if self.map.has_stores() {
+            self.make_room(record_len, timestamp_ns)
+        } else {
+            // Clearing ahead found no room. Nobody was told of a record that is there nevertheless.
+            self.map_again(record_len, timestamp_ns)
+                .and_then(|is_stored| if is_stored { self.stop_here(HALF_STORED).map(drop) } else { Ok(()) })
+        };
         room.inspect_err(|_| self.leave())?;
         // The next segment may have another alignment.
         Ok((payload_len, self.context.record_len(payload_len)))
