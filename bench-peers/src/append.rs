@@ -15,6 +15,7 @@ use hdrhistogram::Histogram;
 
 use crate::Result;
 use crate::link::Checks;
+use crate::pair::ROUND;
 use crate::plan::Plan;
 use crate::report::{Report, Sample, human, median};
 use crate::shared::Shared;
@@ -30,8 +31,6 @@ const LONGEST: Duration = Duration::from_secs(8);
 const MOST_KEPT: u64 = 1 << 30;
 /// Bytes of the ring that the floor is written into.
 const FLOOR_BYTES: usize = 64 << 20;
-/// After this many bytes a bounded log uses its files again.
-const WRAPPED: u64 = 768 << 20;
 /// Appends between two readings of the clock.
 const CHUNK: u64 = 10_000;
 const BATCH: u64 = 100;
@@ -231,7 +230,7 @@ fn burst(plan: &Plan<'_>, payload: usize, link: &'static str, report: &mut Repor
 fn bursts_of(to: &mut impl Append, payload: &[u8], count: u64, bursts: u64) -> Result<Duration> {
     let mut elapsed = Duration::ZERO;
     // Warms up, over all the files of a bounded log.
-    let warm_up = if to.keeps_little() { WRAPPED / (HEADER + payload.len() as u64) } else { count };
+    let warm_up = if to.keeps_little() { ROUND / (HEADER + payload.len() as u64) } else { count };
     to.append(payload, warm_up.max(count))?;
     for _ in 0..bursts {
         std::thread::sleep(PAUSE);

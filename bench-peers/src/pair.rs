@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const READY: usize = 0;
 const HEARD: usize = 1;
 /// Bytes after which bounded logs have wrapped around.
-const ROUND: u64 = 768 << 20;
+pub(crate) const ROUND: u64 = 768 << 20;
 /// How often a link is measured until the word before and after it agree, and by how many hundredths at most they differ.
 const TRIES: usize = 3;
 const MOST_APART: u64 = 115;
