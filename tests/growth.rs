@@ -112,14 +112,14 @@ fn mapped_len(line: &str) -> u64 {
 }
 
 #[test]
-fn segments_double_until_they_have_the_configured_size() {
+fn segments_grow_until_they_have_the_configured_size() {
     for segment_size in [MIB, MIB - 4096] {
         let settings = Settings { segment_size: u32::try_from(segment_size).unwrap(), ..Settings::default() };
         let (_dir, queue) = new_queue(&settings);
         let mut writer = writer(&queue);
         let payload = |seq| payload(seq, 3000);
         fill(&mut writer, &queue, 7, payload);
-        let mut expected = vec![64 * KIB, 128 * KIB, 256 * KIB, 512 * KIB];
+        let mut expected = vec![64 * KIB, 256 * KIB];
         expected.resize(7, segment_size);
         assert_eq!(used_sizes(&queue), expected);
         check(&queue, payload);
@@ -261,8 +261,8 @@ fn retention_by_bytes_counts_what_the_files_have() {
     let mut writer = writer(&queue);
     fill(&mut writer, &queue, 5, |seq| payload(seq, 900));
     drop(writer);
-    // 64, 128, 256, 512 and 1024 KiB, of which the last is not sealed.
-    for (most, left) in [(MIB, 5), (512 * KIB + 256 * KIB, 3), (512 * KIB + 255 * KIB, 2), (511 * KIB, 1)] {
+    // 64 KiB, 256 KiB and three times 1 MiB, of which the last is not sealed.
+    for (most, left) in [(3 * MIB, 5), (2 * MIB + 256 * KIB, 4), (2 * MIB + 255 * KIB, 3), (MIB - KIB, 1)] {
         queue.update(|settings| settings.retain_bytes = Some(most)).unwrap();
         let queue = Queue::open(queue.path()).unwrap();
         queue.apply_retention().unwrap();

@@ -21,6 +21,16 @@ fn state(process: &Running) -> char {
     stat.rsplit(") ").next().unwrap().chars().next().unwrap()
 }
 
+/// Waits until the daemon looks after a reader that is being stopped. What has the reader wait as `D` is that the kernel
+/// tells the daemon, which may look at the reader's signals only when it has been continued.
+fn wait_until_kept(mount: &mut TestMount) {
+    let tasks = format!("/proc/{}/task", mount.daemon().id());
+    let name = |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("comm")).ok();
+    until("the daemon keeps the reader waiting", || {
+        std::fs::read_dir(&tasks).unwrap().filter_map(name).any(|name| name.trim_end() == "chronfs-stopped")
+    });
+}
+
 #[test]
 fn readers_sleep_as_others_do_whoever_was_interrupted() {
     let Some(mount) = mount() else { return };
@@ -39,12 +49,12 @@ fn readers_sleep_as_others_do_whoever_was_interrupted() {
 
 #[test]
 fn a_reader_that_is_stopped_for_a_moment_never_knows() {
-    let Some(mount) = mount() else { return };
+    let Some(mut mount) = mount() else { return };
     // It treats EINTR as an error.
     let sed = mount.start("sed", &["-u", "2q", "q/follow.txt"]);
     mount.wait_until_blocked(&sed);
     sed.signal("STOP");
-    until("the kernel has told the daemon", || state(&sed) == 'D');
+    wait_until_kept(&mut mount);
     sed.signal("CONT");
     mount.ok("echo a > q/append.txt; echo b > q/append.txt");
     let output = sed.output();

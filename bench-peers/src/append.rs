@@ -142,7 +142,7 @@ fn log(dir: &Path, batch: u64) -> Result<Log> {
 /// Measures all of it, in turns.
 pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) {
     parts(report);
-    for &payload in plan.payloads {
+    for &payload in &plan.payloads {
         for round in (0..plan.rounds).take_while(|&round| plan.has_time(round, "append")) {
             eprintln!("== append of {payload} bytes, round {} of {}", round + 1, plan.rounds);
             for link in LINKS {
@@ -150,7 +150,7 @@ pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) {
             }
         }
     }
-    for &payload in plan.latency_payloads {
+    for &payload in &plan.latency_payloads {
         // Ten gigabytes take long enough to be their own median; the second size is a check.
         for link in LINKS.into_iter().chain([KEEPS_ALL]) {
             eprintln!("== sustained append of {payload} bytes: {link}");

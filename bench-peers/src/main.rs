@@ -27,11 +27,13 @@ use scratch::Scratch;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const USAGE: &str = "\
-usage: chronfs-bench [--quick] [--scale] [--only TEST,...] [--dir DIR] [--out DIR] [--cli PATH] [--max-gb N]
+usage: chronfs-bench [--quick] [--scale] [--only TEST,...] [--links LINK,...] [--bytes N,...] [--dir DIR] [--out DIR]
+                     [--cli PATH] [--max-gb N]
   --quick      a few minutes instead of twenty
   --scale      the tables of growing queues, readers and sources instead
   --only       some of append,stream,one-way,round-trip,wake,mount (or grow,readers,fan-in)
   --links      only these ways to send: word,copied,chronfs,aeron,... (the tests of two processes)
+  --bytes      only payloads of these lengths
   --dir        where queues are created (default: the temporary directory); a real file system
   --out        where peers.md, peers.json and the plots go (default: docs)
   --cli        chron-cli, for the tests with a mount (default: target/release/chron-cli)
@@ -63,14 +65,15 @@ fn end(result: Result<()>) -> ExitCode {
 }
 
 struct Args {
-    quick: bool,
+    pub(crate) quick: bool,
     scale: bool,
     only: Option<Vec<String>>,
-    links: Option<Vec<String>>,
+    pub(crate) links: Option<Vec<String>>,
+    pub(crate) bytes: Option<Vec<usize>>,
     dir: PathBuf,
     out: PathBuf,
-    cli: PathBuf,
-    max_gb: u64,
+    pub(crate) cli: PathBuf,
+    pub(crate) max_gb: u64,
 }
 
 impl Args {
@@ -80,6 +83,7 @@ impl Args {
             scale: false,
             only: None,
             links: None,
+            bytes: None,
             dir: std::env::temp_dir(),
             out: PathBuf::from("docs"),
             cli: PathBuf::from("target/release/chron-cli"),
@@ -93,6 +97,9 @@ impl Args {
                 "--scale" => parsed.scale = true,
                 "--only" => parsed.only = Some(value()?.split(',').map(str::to_owned).collect()),
                 "--links" => parsed.links = Some(value()?.split(',').map(str::to_owned).collect()),
+                "--bytes" => {
+                    parsed.bytes = Some(value()?.split(',').map(str::parse).collect::<std::result::Result<_, _>>()?);
+                }
                 "--dir" => parsed.dir = value()?.into(),
                 "--out" => parsed.out = value()?.into(),
                 "--cli" => parsed.cli = value()?.into(),
@@ -110,7 +117,7 @@ impl Args {
 
 fn run(args: &Args) -> Result<()> {
     let scratch = Scratch::new(&args.dir)?;
-    let plan = Plan::new(args.quick, args.max_gb, &args.cli, args.links.as_deref(), &scratch);
+    let plan = Plan::new(args, &scratch);
     let mut report = Report::new(&scratch, &args.cli)?;
     if args.scale {
         for (name, test) in

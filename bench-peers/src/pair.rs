@@ -147,8 +147,8 @@ pub(crate) fn run(plan: &Plan<'_>, test: Test, report: &mut Report) {
         report.attempt("aeron", |_| Err("built without it; it needs cmake 3.30 or newer and clang".into()));
     }
     let payloads = match test {
-        Test::Stream => plan.payloads,
-        Test::OneWay | Test::RoundTrip => plan.latency_payloads,
+        Test::Stream => plan.payloads.as_slice(),
+        Test::OneWay | Test::RoundTrip => &plan.latency_payloads,
         Test::Wake => &[64],
     };
     for &payload in payloads {

@@ -1,8 +1,9 @@
 //! How much is measured, and where.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::Args;
 use crate::scratch::Scratch;
 
 /// How much is measured, and where.
@@ -11,9 +12,9 @@ pub(crate) struct Plan<'a> {
     /// Rounds; the median counts.
     pub(crate) rounds: usize,
     /// Of each message, in bytes.
-    pub(crate) payloads: &'static [usize],
+    pub(crate) payloads: Vec<usize>,
     /// Of latencies.
-    pub(crate) latency_payloads: &'static [usize],
+    pub(crate) latency_payloads: Vec<usize>,
     /// Bytes of a sustained run.
     pub(crate) sustained: u64,
     /// Bytes of a streamed run.
@@ -39,17 +40,19 @@ const ENDS: [(&str, u64); 7] = [
 ];
 
 impl<'a> Plan<'a> {
-    pub(crate) fn new(quick: bool, max_gb: u64, cli: &Path, links: Option<&'a [String]>, scratch: &'a Scratch) -> Self {
+    pub(crate) fn new(args: &'a Args, scratch: &'a Scratch) -> Self {
+        let quick = args.quick;
+        let of = |all: &[usize]| args.bytes.clone().unwrap_or_else(|| all.to_vec());
         Self {
             quick,
             rounds: if quick { 3 } else { 9 },
-            payloads: if quick { &[64, 1024] } else { &[16, 64, 256, 1024, 4096, 65536] },
-            latency_payloads: if quick { &[64] } else { &[64, 1024] },
+            payloads: of(if quick { &[64, 1024] } else { &[16, 64, 256, 1024, 4096, 65536] }),
+            latency_payloads: of(if quick { &[64] } else { &[64, 1024] }),
             sustained: if quick { 256 << 20 } else { 10 << 30 },
             streamed: 384 << 20,
-            max_gb,
-            cli: cli.to_path_buf(),
-            links,
+            max_gb: args.max_gb,
+            cli: args.cli.clone(),
+            links: args.links.as_deref(),
             scratch,
             started: Instant::now(),
         }

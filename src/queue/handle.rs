@@ -125,7 +125,7 @@ impl Queue {
             is_standby: false,
             term: 0,
         };
-        let first = (SegmentId(0), layout::MIN_SEGMENT_SIZE);
+        let first = (SegmentId(0), layout::MIN_SEGMENT_SIZE, false);
         Segment::create(dir, &geometry, first, geometry.created_ns, &mut RetainedMappings::default())?;
         // Last: this makes the directory a queue.
         if let Err(error) = control::create(dir, geometry, false) {

@@ -26,7 +26,7 @@ use crate::queue::format::layout::{
 };
 use crate::queue::format::names::{parse_segment_name, segment_name};
 use crate::queue::format::record::{Header, RecordContext, UncheckedHeader};
-use crate::queue::os::mapping::Mapping;
+use crate::queue::os::mapping::{HUGE_PAGE, Mapping};
 use crate::queue::os::sys;
 use crate::queue::position::{Position, SegmentId};
 
@@ -146,11 +146,11 @@ impl Segment {
     }
 
     /// Creates a segment of this size, from a spare file if there is one: complete, synced, and only then under its
-    /// final name. With its mapping if that is among those that the writer has `left`.
+    /// final name. With its mapping if that is among those that the writer has `left`. `is_fast`: it will be filled soon.
     pub(crate) fn create(
         dir: &Dir,
         geometry: &Geometry,
-        (id, size): (SegmentId, u32),
+        (id, size, is_fast): (SegmentId, u32, bool),
         now_ns: u64,
         left: &mut RetainedMappings,
     ) -> Result<(Self, Option<Arc<Mapping>>)> {
@@ -171,7 +171,7 @@ impl Segment {
         let made = SegmentIdentity::new(geometry, (id, size, is_reused), now_ns)
             .map_err(Error::io(&path, "read random bytes"))
             .and_then(|identity| {
-                fill(&file, &path, geometry, &identity)?;
+                fill(&file, &path, geometry, &identity, is_fast)?;
                 dir.rename(&temporary, &name, false)?;
                 Ok(RecordContext::new(identity.salt.get(), size, geometry.settings.payload_align, is_reused))
             });
@@ -232,9 +232,12 @@ pub(crate) fn start_of_damaged(dir: &Dir, id: SegmentId) -> Option<u64> {
 }
 
 /// Writes identity and settings into a segment file, new or reused, and syncs it.
-fn fill(file: &File, path: &Path, geometry: &Geometry, identity: &SegmentIdentity) -> Result<()> {
+fn fill(file: &File, path: &Path, geometry: &Geometry, identity: &SegmentIdentity, is_fast: bool) -> Result<()> {
     let (size, is_reused) = (identity.segment_size.get(), identity.is_reused != 0);
     sys::allocate(file, u64::from(size)).map_err(Error::io(path, "allocate the segment"))?;
+    if is_fast && !is_reused {
+        read_in_ends(file, path, size);
+    }
     // Everything before the records, and the first commit word, which must be zero.
     let mut head = [0; layout::records_start(layout::MAX_PAYLOAD_ALIGN) as usize + 8];
     let settings = geometry.to_block();
@@ -254,6 +257,16 @@ fn fill(file: &File, path: &Path, geometry: &Geometry, identity: &SegmentIdentit
         file.sync_all().map_err(Error::io(path, "sync the segment"))?;
     }
     Ok(())
+}
+
+/// Puts huge pages into memory at both ends of a new file, if the system has any: what is written there next would take
+/// small ones. Affects speed only.
+fn read_in_ends(file: &File, path: &Path, size: u32) {
+    let Ok(map) = Mapping::read_write(file, path, size) else { return };
+    map.expect_use_from(0);
+    for offset in [0, size.saturating_sub(HUGE_PAGE)] {
+        map.read_in(offset, HUGE_PAGE);
+    }
 }
 
 /// The segment that another one follows, with the checksum of the record that seals it: a copy to which a writer has

@@ -3,15 +3,24 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::__m512i;
+
+#[cfg(target_arch = "x86_64")]
 use crate::sync::{Ordering, compiler_fence};
 
-/// Payloads of at least this size go through the `crc-fast` crate; below it, one instruction after the other is faster.
+/// Payloads of at least this size are multiplied, 64 bytes at a time, by processors that can.
+#[cfg(target_arch = "x86_64")]
+const WIDE: usize = 256;
+/// By others, payloads of at least this size go through the `crc-fast` crate; below it, one instruction after the other is
+/// faster.
 #[cfg(target_arch = "x86_64")]
 const LONG: usize = 384;
 
 /// Computes record checksums; created once per queue, so that the processor is asked once.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RecordCrc {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
     #[cfg(target_arch = "x86_64")]
     Sse42,
     Portable,
@@ -19,11 +28,25 @@ pub(crate) enum RecordCrc {
 
 impl RecordCrc {
     pub(crate) fn new() -> Self {
+        Self::all().next().unwrap_or(Self::Portable)
+    }
+
+    /// What this processor can do, the fastest first.
+    fn all() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("pclmulqdq") {
-            return Self::Sse42;
-        }
-        Self::Portable
+        let (has_sse42, has_avx512) = (
+            is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("pclmulqdq"),
+            is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("vpclmulqdq"),
+        );
+        [
+            #[cfg(target_arch = "x86_64")]
+            (has_sse42 && has_avx512).then_some(Self::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            has_sse42.then_some(Self::Sse42),
+            Some(Self::Portable),
+        ]
+        .into_iter()
+        .flatten()
     }
 
     /// The checksum of three words, a payload, padded with zeros to a multiple of 8 bytes, and one more word.
@@ -31,8 +54,11 @@ impl RecordCrc {
     pub(crate) fn sum(self, words: [u64; 3], payload: &[u8], last: u64) -> u32 {
         match self {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `new` chose this only after the processor said that it has SSE 4.2 and PCLMULQDQ.
-            Self::Sse42 => unsafe { sum_sse42::<false>(words, payload, &mut [], last) },
+            // SAFETY: `all` has this only after the processor said that it has what `sum_avx512` is enabled for.
+            Self::Avx512 if payload.len() >= WIDE => unsafe { sum_avx512::<false>(words, payload, &mut [], last) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `all` has these only after the processor said that it has SSE 4.2 and PCLMULQDQ.
+            Self::Avx512 | Self::Sse42 => unsafe { sum_sse42::<false>(words, payload, &mut [], last) },
             Self::Portable => {
                 let sum = crc32c_from(u32::MAX, zerocopy::IntoBytes::as_bytes(&words.map(u64::to_le)));
                 let sum = crc32c_from(crc32c_from(sum, payload), &[0; 8][..padding(payload.len())]);
@@ -49,9 +75,14 @@ impl RecordCrc {
     #[inline]
     pub(crate) fn sum_and_copy(self, words: [u64; 3], payload: &[u8], to: &mut [u8], last: u64) -> u32 {
         #[cfg(target_arch = "x86_64")]
-        if matches!(self, Self::Sse42) && payload.len() < LONG {
-            // SAFETY: `new` chose this only after the processor said that it has SSE 4.2 and PCLMULQDQ.
-            return unsafe { sum_sse42::<true>(words, payload, to, last) };
+        match self {
+            // SAFETY: `all` has this only after the processor said that it has what `sum_avx512` is enabled for.
+            Self::Avx512 if payload.len() >= WIDE => return unsafe { sum_avx512::<true>(words, payload, to, last) },
+            Self::Avx512 | Self::Sse42 if payload.len() < LONG => {
+                // SAFETY: `all` has these only after the processor said that it has SSE 4.2 and PCLMULQDQ.
+                return unsafe { sum_sse42::<true>(words, payload, to, last) };
+            }
+            _ => {}
         }
         let sum = self.sum(words, payload, last);
         to[..payload.len()].copy_from_slice(payload);
@@ -115,8 +146,7 @@ fn sum_sse42<const COPY: bool>(words: [u64; 3], payload: &[u8], to: &mut [u8], l
         add_words::<COPY>(state, body, to)
     };
     if !tail.is_empty() {
-        // No call of `memcpy` for this few bytes.
-        let tail = tail.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let tail = tail_word(tail);
         state = _mm_crc32_u64(state, tail);
         if let (true, Some(to)) = (COPY, to_last.first_mut()) {
             *to = tail.to_le_bytes();
@@ -127,7 +157,7 @@ fn sum_sse42<const COPY: bool>(words: [u64; 3], payload: &[u8], to: &mut [u8], l
 
 /// The state after these words, fewer than [`LONG`] bytes; with `COPY` they are copied to `to` as well.
 ///
-/// The instruction takes three cycles, and one can start in each: of 16 words and more, three parts are
+/// The instruction takes three cycles, and one can start in each: of 12 words and more, three parts are
 /// checksummed in parallel and combined.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2,pclmulqdq")]
@@ -144,7 +174,7 @@ fn add_words<const COPY: bool>(mut state: u64, words: &[[u8; 8]], to: &mut [[u8;
             }
         };
     }
-    straight!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+    straight!(0 1 2 3 4 5 6 7 8 9 10 11);
     let len = words.len() / 3;
     let (lanes, rest) = words.split_at(3 * len);
     let (to_lanes, to_rest) = to.split_at_mut(part(3 * len));
@@ -189,6 +219,125 @@ fn add_words_straight<const COUNT: usize, const COPY: bool>(
         *to = *words;
     }
     state
+}
+
+/// [`RecordCrc::sum`], or [`RecordCrc::sum_and_copy`] with `COPY`, of a payload of at least [`WIDE`] bytes.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,vpclmulqdq,pclmulqdq,sse4.2")]
+#[allow(clippy::cast_possible_truncation)] // as in `sum_sse42`
+fn sum_avx512<const COPY: bool>(words: [u64; 3], payload: &[u8], to: &mut [u8], last: u64) -> u32 {
+    use std::arch::x86_64::_mm_crc32_u64;
+    // The words that make no whole block come first: only one of four blocks waits for them.
+    let (head, rest) = payload.split_at(payload.len() / 8 % 8 * 8);
+    let (blocks, tail) = rest.as_chunks::<64>();
+    let (to_head, to) = to.split_at_mut(if COPY { head.len() } else { 0 });
+    let (to_blocks, to_tail) = to.split_at_mut(if COPY { 64 * blocks.len() } else { 0 });
+    let (to_blocks, _) = to_blocks.as_chunks_mut::<64>();
+    let (head, _) = head.as_chunks::<8>();
+
+    let mut state = u64::from(u32::MAX);
+    for word in words {
+        state = _mm_crc32_u64(state, word);
+    }
+    for word in head {
+        state = _mm_crc32_u64(state, u64::from_le_bytes(*word));
+    }
+    state = add_blocks::<COPY>(state, blocks, to_blocks);
+    if !tail.is_empty() {
+        let tail = tail_word(tail);
+        state = _mm_crc32_u64(state, tail);
+        if let (true, Some(to)) = (COPY, to_tail.first_chunk_mut()) {
+            *to = tail.to_le_bytes();
+        }
+    }
+    if COPY {
+        // What shares lines with the commit word, or follows it: see `sum_and_copy`.
+        compiler_fence(Ordering::SeqCst);
+        to_head.as_chunks_mut::<8>().0.copy_from_slice(head);
+        to_blocks[..COPIED_LAST].copy_from_slice(&blocks[..COPIED_LAST]);
+    }
+    !(_mm_crc32_u64(state, last) as u32)
+}
+
+/// Blocks of 64 bytes that [`add_blocks`] does not copy.
+#[cfg(target_arch = "x86_64")]
+const COPIED_LAST: usize = 2;
+
+/// The state after at least four blocks; with `COPY` all but the first ones are copied to `to` as well.
+///
+/// A block is four numbers of 128 bits. A number times x^n, modulo the polynomial, can be added to the one n bits after it,
+/// until one is left. Four blocks are moved at a time, which don't wait for each other.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,vpclmulqdq,pclmulqdq,sse4.2")]
+#[inline]
+#[allow(clippy::cast_possible_wrap, clippy::cast_sign_loss)] // the same 64 bits
+fn add_blocks<const COPY: bool>(state: u64, blocks: &[[u8; 64]], to: &mut [[u8; 64]]) -> u64 {
+    use std::arch::x86_64::{
+        _mm_crc32_u64, _mm_cvtsi64_si128, _mm_cvtsi128_si64, _mm_extract_epi64, _mm_xor_si128, _mm256_castsi256_si128,
+        _mm256_extracti128_si256, _mm256_xor_si256, _mm512_castsi512_si256, _mm512_extracti64x4_epi64,
+        _mm512_loadu_si512, _mm512_maskz_mov_epi64, _mm512_set_epi64, _mm512_storeu_si512, _mm512_xor_si512,
+        _mm512_zextsi128_si512,
+    };
+    let mut block = |index: usize| {
+        // SAFETY: it reads the 64 bytes of the block, wherever they start.
+        let block = unsafe { _mm512_loadu_si512(blocks[index].as_ptr().cast()) };
+        if COPY && index >= COPIED_LAST {
+            // SAFETY: it writes the 64 bytes of the block, wherever they start.
+            unsafe { _mm512_storeu_si512(to[index].as_mut_ptr().cast(), block) };
+        }
+        block
+    };
+    let first = _mm512_xor_si512(block(0), _mm512_zextsi128_si512(_mm_cvtsi64_si128(state as i64)));
+    let (mut a, mut b, mut c, mut d, mut next) = (first, block(1), block(2), block(3), 4);
+    let by_four = by_words(32);
+    while next + 4 <= blocks.len() {
+        b = add_moved(block(next + 1), b, by_four);
+        c = add_moved(block(next + 2), c, by_four);
+        d = add_moved(block(next + 3), d, by_four);
+        a = add_moved(block(next), a, by_four);
+        next += 4;
+    }
+    let mut moved = |sum, index| add_moved(block(index), sum, by_four);
+    (a, b, c, d) = match blocks.len() - next {
+        0 => (a, b, c, d),
+        1 => (b, c, d, moved(a, next)),
+        2 => (c, d, moved(a, next), moved(b, next + 1)),
+        _ => (d, moved(a, next), moved(b, next + 1), moved(c, next + 2)),
+    };
+    let sum = add_moved(add_moved(add_moved(d, c, by_words(8)), b, by_words(16)), a, by_words(24));
+    // The numbers of the last block: each moves to where the last one is.
+    let power = |words: usize| i64::from(POWERS[words]);
+    let to_last = _mm512_set_epi64(0, 0, power(2), power(3), power(4), power(5), power(6), power(7));
+    let sum = add_moved(_mm512_maskz_mov_epi64(0b1100_0000, sum), sum, to_last);
+    let sum = _mm256_xor_si256(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum));
+    let sum = _mm_xor_si128(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+    _mm_crc32_u64(_mm_crc32_u64(0, _mm_cvtsi128_si64(sum) as u64), _mm_extract_epi64::<1>(sum) as u64)
+}
+
+/// `sum`, and each number of `block` times the powers for its two halves.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,vpclmulqdq")]
+#[inline]
+fn add_moved(sum: __m512i, block: __m512i, powers: __m512i) -> __m512i {
+    use std::arch::x86_64::{_mm512_clmulepi64_epi128, _mm512_ternarylogic_epi64};
+    let low = _mm512_clmulepi64_epi128::<0x00>(block, powers);
+    _mm512_ternarylogic_epi64::<0x96>(sum, low, _mm512_clmulepi64_epi128::<0x11>(block, powers))
+}
+
+/// What [`add_moved`] moves all numbers of a block by this many words with.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn by_words(words: usize) -> __m512i {
+    use std::arch::x86_64::{_mm_set_epi64x, _mm512_broadcast_i32x4};
+    _mm512_broadcast_i32x4(_mm_set_epi64x(POWERS[words].into(), POWERS[words + 1].into()))
+}
+
+/// Fewer than 8 bytes and zeros, without a call of `memcpy` for this few.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn tail_word(tail: &[u8]) -> u64 {
+    tail.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 /// The state after this many words of zeros: the state times x^(64 words), modulo the polynomial.
@@ -244,7 +393,7 @@ mod tests {
     #[test]
     fn every_implementation_follows_the_definition() {
         let (words, last) = ([0x0123_4567_89ab_cdef, 2, u64::MAX], 0xdead_beef_u64);
-        for len in (0..390_usize).chain([511, 512, 513, 1000, 4099]) {
+        for len in (0..840_usize).chain([1000, 4099, 65_504]) {
             let payload: Vec<u8> = (0..len).map(|i| u8::try_from(i * 7 % 251).unwrap()).collect();
             let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
             bytes.extend(&payload);
@@ -252,13 +401,13 @@ mod tests {
             let padded = bytes[24..].to_vec();
             bytes.extend(last.to_le_bytes());
             let sum = reference(&bytes);
-            for crc in [RecordCrc::new(), RecordCrc::Portable] {
-                assert_eq!(crc.sum(words, &payload, last), sum, "length {len}");
+            for crc in RecordCrc::all() {
+                assert_eq!(crc.sum(words, &payload, last), sum, "length {len} by {crc:?}");
                 // The next record may start later.
                 for more in [0, 8, 56] {
                     let mut copy = vec![0xFF; padded.len() + more];
-                    assert_eq!(crc.sum_and_copy(words, &payload, &mut copy, last), sum, "length {len}");
-                    assert_eq!(copy[..padded.len()], padded, "length {len}");
+                    assert_eq!(crc.sum_and_copy(words, &payload, &mut copy, last), sum, "length {len} by {crc:?}");
+                    assert_eq!(copy[..padded.len()], padded, "length {len} by {crc:?}");
                 }
             }
             let mut running = RunningSum::new(words);

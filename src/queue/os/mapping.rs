@@ -28,6 +28,8 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 /// Bytes of a cache line.
 pub(crate) const CACHE_LINE: u32 = 64;
+/// Bytes of a huge page, if the system has them.
+pub(crate) const HUGE_PAGE: u32 = 2 << 20;
 /// The longest range prefetched at once.
 const MAX_PREFETCH: u32 = 1088;
 
@@ -282,20 +284,25 @@ impl Mapping {
         let _ = self.whole.raw.advise_range(Advice::HugePage, offset, self.len - offset);
     }
 
-    /// Prefaults the pages of `offset..offset + len`, for writing if the mapping is writable. If there is no room for
-    /// them, this returns an error rather than raising SIGBUS later; the caller must know that the file is long enough.
+    /// Prefaults the pages of `offset..offset + len` of a writable mapping. If there is no room for them, this returns an
+    /// error rather than raising SIGBUS later; the caller must know that the file is long enough.
     pub(crate) fn populate(&self, offset: u32, len: usize) -> std::io::Result<()> {
-        let advice = if self.writable { Advice::PopulateWrite } else { Advice::PopulateRead };
         let offset = (offset as usize).min(self.len);
         let len = len.min(self.len - offset);
         if len == 0 {
             return Ok(());
         }
-        self.whole.raw.advise_range(advice, offset, len).map_err(|error| match error.raw_os_error() {
+        self.whole.raw.advise_range(Advice::PopulateWrite, offset, len).map_err(|error| match error.raw_os_error() {
             // The page is unavailable, in a file that is long enough: for lack of room.
-            Some(libc::EFAULT) if self.writable => std::io::Error::from_raw_os_error(libc::ENOSPC),
+            Some(libc::EFAULT) => std::io::Error::from_raw_os_error(libc::ENOSPC),
             _ => error,
         })
+    }
+
+    /// Maps the pages of `offset..offset + len`, reading them if they are not in memory. A hint.
+    pub(crate) fn read_in(&self, offset: u32, len: u32) {
+        let offset = (offset as usize).min(self.len);
+        let _ = self.whole.raw.advise_range(Advice::PopulateRead, offset, (len as usize).min(self.len - offset));
     }
 
     /// Syncs `offset..offset + len` to disk and waits for it. What was lost is not written: see

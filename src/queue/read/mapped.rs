@@ -17,8 +17,6 @@ pub struct Available<'a> {
     pub(in crate::queue) position: &'a mut Position,
     pub(in crate::queue) seq: &'a mut u64,
     pub(in crate::queue) peeked: &'a mut Option<Header>,
-    /// The offset where pages have to be prefaulted.
-    pub(in crate::queue) end: u32,
     pub(in crate::queue) verify: bool,
 }
 
@@ -28,7 +26,7 @@ impl<'a> Iterator for Available<'a> {
     #[inline]
     fn next(&mut self) -> Option<Message<'a>> {
         let position = *self.position;
-        let map = self.map.filter(|_| position.offset < self.end && self.context.is_place(position.offset))?;
+        let map = self.map.filter(|_| self.context.is_place(position.offset))?;
         let header = match self.peeked.take() {
             Some(header) => header,
             None => match look(map, self.context, position.offset, *self.seq, self.verify) {

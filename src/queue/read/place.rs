@@ -82,7 +82,6 @@ impl<R: Registration> Reader<R> {
             seq,
             peeked: None,
             verify: options.verify,
-            populated: 0,
             control,
             registration,
             strategy: options.wait,

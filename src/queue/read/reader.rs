@@ -63,8 +63,6 @@ pub struct Reader<R: Registration> {
     /// The header at `position`, if it has been verified already.
     pub(super) peeked: Option<Header>,
     pub(super) verify: bool,
-    /// Up to where pages of this segment have been prefaulted.
-    pub(super) populated: u32,
     pub(super) control: Mapping,
     pub(super) registration: R,
     // The fields from here on are not touched while sound records follow each other.
@@ -247,9 +245,6 @@ impl<R: Registration> Reader<R> {
     fn advance(&mut self, header: &Header) -> Position {
         let position = self.position;
         self.position.offset += self.context.record_len(header.payload_len);
-        if self.position.offset >= self.populated {
-            self.populate();
-        }
         self.seq = self.seq.saturating_add(1);
         position
     }
@@ -278,7 +273,7 @@ impl<R: Registration> Reader<R> {
     }
 
     /// The available messages, as an iterator: those that follow the one returned by [`next`](Self::next) and need no
-    /// work but verifying. It ends at the head, at a gap, at the end of a segment and sometimes in between, where
+    /// work but verifying. It ends at the head, at a gap and at the end of a segment, where
     /// `next` has to be called again. Any number of payloads can be held at once, until the reader is used again.
     /// Messages not taken from it come with the next call.
     ///
@@ -307,7 +302,6 @@ impl<R: Registration> Reader<R> {
             position: &mut self.position,
             seq: &mut self.seq,
             peeked: &mut self.peeked,
-            end: self.populated,
             verify: self.verify,
         }
     }
@@ -414,20 +408,6 @@ impl<R: Registration> Reader<R> {
         Ok(Some(message))
     }
 
-    /// Prefaults the next pages, to avoid a fault on each: not past the published head, where there may be nothing.
-    #[cold]
-    fn populate(&mut self) {
-        let offset = self.position.offset;
-        let published = self.published().saturating_sub(u64::from(self.position.segment.0) << 32);
-        let head = u32::try_from(published).unwrap_or(u32::MAX).max(offset).saturating_add(POPULATE_PAST_HEAD);
-        let end = offset.saturating_add(POPULATE).min(head).min(self.context.segment_size);
-        if let Some(map) = &self.map {
-            // Affects speed only: a page that is not in memory now is read when it is needed.
-            let _ = map.populate(offset / layout::PAGE * layout::PAGE, (end - offset) as usize);
-        }
-        self.populated = end;
-    }
-
     /// Maps the segment at `position`; false if that is impossible (the scanner will say why).
     fn map_segment(&mut self) -> Result<bool> {
         let segment = match self.store.open_segment(self.position.segment, Access::Read) {
@@ -439,7 +419,7 @@ impl<R: Registration> Reader<R> {
         };
         match Mapping::read_only(&segment.file, &segment.path, segment.context.segment_size) {
             Ok(map) => {
-                (self.map, self.context, self.populated) = (Some(map), segment.context, 0);
+                (self.map, self.context) = (Some(map), segment.context);
                 self.position.offset = self.context.next_place(self.position.offset);
                 Ok(true)
             }
@@ -529,11 +509,6 @@ impl<R: Registration> fmt::Debug for Reader<R> {
         fields.field("seq", &self.seq()).field("position", &self.position).finish_non_exhaustive()
     }
 }
-
-/// How many bytes are prefaulted at a time.
-const POPULATE: u32 = 1 << 20;
-/// How far past the published head to prefault: the writer publishes it each time it has written this many bytes.
-const POPULATE_PAST_HEAD: u32 = 64 << 10;
 
 /// The result of the slow path.
 enum Found {

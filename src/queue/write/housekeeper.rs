@@ -256,9 +256,9 @@ impl Housekeeper {
 
     /// The requested segment (or a later one, if a damaged file has its name), waiting for it if necessary. After a
     /// failure it has to be requested again. One that was requested with another size is replaced if it will not do.
-    pub(crate) fn take(&self, id: SegmentId, size: WantedSize) -> Result<Prepared> {
+    pub(crate) fn take(&self, id: SegmentId, size: WantedSize, is_fast: bool) -> Result<Prepared> {
         loop {
-            self.want(id, size, false);
+            self.want(id, size, is_fast);
             let mut state = self.inner.lock();
             while state.ready.is_none() && state.wanted.is_some() {
                 state = self.inner.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -407,7 +407,7 @@ impl Inner {
 
     /// The size of a segment after this one; None if the queue's limit has no room for it.
     fn size_after(&self, active: &Active, settings: &Settings) -> Result<Option<WantedSize>> {
-        let size = WantedSize::after(self.turn.gate.entered(), 0, settings.segment_size);
+        let size = WantedSize::after((self.turn.gate.entered(), active.context.segment_size), 0, settings.segment_size);
         let Some(max_bytes) = settings.max_bytes else { return Ok(Some(size)) };
         Ok(size.within(max_bytes.saturating_sub(self.store.bytes_until(active.id)?)))
     }
@@ -456,6 +456,7 @@ impl Inner {
     fn open_or_make(
         &self,
         (id, size): (SegmentId, WantedSize),
+        is_fast: bool,
         left: &mut RetainedMappings,
     ) -> Result<(Segment, Option<Arc<Mapping>>)> {
         let store = &self.store;
@@ -476,14 +477,14 @@ impl Inner {
         if !recycle::is_there(&store.dir) && !store.hook.is_set() {
             drop(store.retain(Retire::ForReuse));
         }
-        let made = Segment::create(&store.dir, &store.geometry(), (id, size.best), clock::now_ns(), left)?;
+        let made = Segment::create(&store.dir, &store.geometry(), (id, size.best, is_fast), clock::now_ns(), left)?;
         store.dir.sync()?;
         Ok(made)
     }
 
     /// Opens or creates a segment, maps it and prefaults its first pages.
     fn prepare(&self, wanted: (SegmentId, WantedSize), is_fast: bool, left: &mut RetainedMappings) -> Result<Prepared> {
-        let (segment, map) = self.open_or_make(wanted, left)?;
+        let (segment, map) = self.open_or_make(wanted, is_fast, left)?;
         let map = match map {
             Some(map) => map,
             None => Arc::new(segment.map_for_writing(0, 0)?),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::queue::format::layout;
 use crate::queue::options::Cpus;
-use crate::queue::os::mapping::Mapping;
+use crate::queue::os::mapping::{HUGE_PAGE, Mapping};
 use crate::queue::os::sys;
 use crate::queue::os::thread::Joined;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
@@ -24,7 +24,7 @@ const AT_MOST: u32 = 16 << 20;
 const STEPS_AHEAD: u32 = 16;
 /// Bytes prefaulted at a time. For a fast writer as much as a huge page: half the work. For a slow one less: it may
 /// share its processor with this thread, and waits for that long.
-const CHUNKS: [u32; 2] = [128 << 10, 2 << 20];
+const CHUNKS: [u32; 2] = [128 << 10, HUGE_PAGE];
 /// How often the thread checks while the writer is fast.
 const BUSY_STEP: Duration = Duration::from_micros(500);
 /// The writer's speed is measured over at least this time.
@@ -154,7 +154,7 @@ impl Inner {
             let elapsed = last.1.elapsed();
             if progress != last.0 && elapsed >= MEASURED_OVER {
                 pace = pace.after(progress.saturating_sub(last.0), elapsed);
-                is_fast = pace.ahead > AT_FIRST;
+                is_fast = pace.is_fast();
                 self.is_fast.store(is_fast, Ordering::Relaxed);
                 last = (progress, Instant::now());
             }
@@ -201,6 +201,11 @@ impl Inner {
     }
 }
 
+/// Whether a writer of this many bytes in this time is fast enough for huge pages to pay off.
+pub(crate) fn is_fast(bytes: u32, elapsed: Duration) -> bool {
+    Pace { ahead: AT_LEAST, step: BUSY_STEP }.after(bytes, elapsed).is_fast()
+}
+
 /// How far ahead of the writer pages are prefaulted, and how long until the next look.
 #[derive(Debug, Clone, Copy)]
 struct Pace {
@@ -209,6 +214,10 @@ struct Pace {
 }
 
 impl Pace {
+    fn is_fast(self) -> bool {
+        self.ahead > AT_FIRST
+    }
+
     /// That of a writer that has written this many bytes in this time.
     fn after(self, bytes: u32, elapsed: Duration) -> Self {
         let bytes_a_step = u128::from(bytes) * BUSY_STEP.as_nanos() / elapsed.as_nanos().max(1);

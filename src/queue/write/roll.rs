@@ -48,10 +48,9 @@ impl QueueWriter {
         }
         if self.offset > self.ask_at
             && let Some(next) = self.segment.id.next()
-            // This one is going to be full.
-            && let Ok(size) = self.within_limit(WantedSize::after(self.context.segment_size, 0, self.store.settings().segment_size))
+            && let Ok(size) = self.within_limit(self.size_after_full())
         {
-            self.supply.want(next, size, self.pages.is_for_fast_writer());
+            self.supply.want(next, size, self.is_fast());
             self.ask_at = u32::MAX;
         }
         self.ahead.set_limit(soft_limit);
@@ -73,6 +72,17 @@ impl QueueWriter {
         let rolled = if now_ns >= self.roll_at_ns && self.has_messages() { self.make_room(0, now_ns) } else { Ok(()) };
         self.leave();
         rolled.map(|()| self.counted.stats.rolls > rolls)
+    }
+
+    /// How large the next segment is if this one gets full.
+    fn size_after_full(&self) -> WantedSize {
+        let size = self.context.segment_size;
+        WantedSize::after((size, size), 0, self.store.settings().segment_size)
+    }
+
+    /// Whether this segment is filled so quickly that the next one is worth huge pages.
+    fn is_fast(&self) -> bool {
+        self.pages.is_for_fast_writer() || prefault::is_fast(self.offset, self.entered.elapsed())
     }
 
     /// Whether the active segment has any.
@@ -108,8 +118,9 @@ impl QueueWriter {
     fn roll(&mut self, record_len: u32) -> Result<()> {
         self.check()?;
         let geometry = self.store.refresh();
-        let size = self.wait_for_room(WantedSize::after(self.offset, record_len, geometry.settings.segment_size))?;
-        let next = self.supply.take(self.store.id_after(self.segment.id)?, size)?;
+        let used = (self.offset, self.context.segment_size);
+        let size = self.wait_for_room(WantedSize::after(used, record_len, geometry.settings.segment_size))?;
+        let next = self.supply.take(self.store.id_after(self.segment.id)?, size, self.is_fast())?;
         self.populate(SEGMENT_SEAL, HEADER_LEN)?;
         self.populate(self.offset, HEADER_LEN)?;
         let Prepared { segment, map } = &next;
@@ -163,6 +174,7 @@ impl QueueWriter {
         self.supply.set_active(&self.segment, &self.map, Some(left));
         self.pages.set_active(&self.map, prefault::AT_FIRST);
         self.publish_head();
+        self.entered = Instant::now();
     }
 
     /// A handle that ends waits for room ([`WhenFull::Wait`]) with [`Error::Stopped`]; the message is not appended.

@@ -11,6 +11,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use zerocopy::FromZeros;
 
@@ -93,6 +94,8 @@ pub struct QueueWriter {
     pub(in crate::queue) pages: Prefaulter,
     /// At this offset the next segment is requested; the largest offset means that it has been.
     pub(in crate::queue) ask_at: u32,
+    /// When the writer went on in this segment.
+    pub(in crate::queue) entered: Instant,
     /// The first segment that may hold unsynced messages.
     pub(in crate::queue) unsynced: SegmentId,
     pub(in crate::queue) poisoned: Option<String>,
@@ -150,6 +153,7 @@ impl QueueWriter {
             map,
             // Many writers append little: wait for a sign that the next segment will be needed.
             ask_at: segment.context.segment_size / 2,
+            entered: Instant::now(),
             segment,
             control,
             supply,
@@ -525,7 +529,7 @@ fn enter(store: &Store, supply: &Housekeeper, tail: Tail) -> Result<(Segment, Ar
         }
         TailPlace::Fresh(id) => id,
     };
-    let Prepared { segment, map } = supply.take(id, WantedSize::ANY)?;
+    let Prepared { segment, map } = supply.take(id, WantedSize::ANY, false)?;
     // The first segment starts with the first message, even if a power cut lost its messages: that is a gap.
     let (geometry, link) = (store.geometry(), store.link_before(segment.id)?);
     let first_seq = if segment.id == SegmentId(0) { geometry.first_seq } else { tail.next_seq };

@@ -138,7 +138,7 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome {
     let queue = Queue::create(path, &Settings::default())?;
     let bar = progress::steps(5);
     bar.set_message("measuring append");
-    let append = append(&queue, args, &scratch.0)?;
+    let append = append(&queue, args)?;
     bar.set_message("measuring read");
     bar.inc(1);
     let read = read(&queue, args)?;
@@ -183,11 +183,9 @@ fn busy() -> Option<String> {
     (share > BUSY_SHARE).then_some(text)
 }
 
-fn append(queue: &Queue, args: &BenchArgs, dir: &Path) -> Result<Cost, Failure> {
+fn append(queue: &Queue, args: &BenchArgs) -> Result<Cost, Failure> {
     let payload = vec![b'x'; args.payload_bytes as usize];
-    let path = dir.join("floor");
-    let slots = FLOOR_BYTES / 64;
-    let mut floor = Shared::create(&path, slots).map_err(Failure::io(&path, "create it"))?;
+    let mut floor = Shared::private(FLOOR_BYTES / 64).map_err(|error| Failure::new(format!("memory: {error}")))?;
     let mut writer = queue.writer()?;
     let (mut at, mut floor_ns, mut ns) = (0, 0, 0);
     let per_part = args.messages.div_ceil(PARTS);

@@ -29,6 +29,14 @@ impl Shared {
         Ok(shared)
     }
 
+    /// Memory of this process alone, all of it mapped. A file as large would have the queue's syncs wait for the disk.
+    #[allow(dead_code)] // not used by `bench-peers/`
+    pub(super) fn private(slots: usize) -> io::Result<Self> {
+        let mut shared = Self { map: MmapMut::map_anon(slots * LINE)? };
+        shared.map.fill(0);
+        Ok(shared)
+    }
+
     /// Opens the file that the other process has created.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let shared = Self::map(&File::options().read(true).write(true).open(path)?)?;
