@@ -48,6 +48,19 @@ fn a_queue_on_a_full_disk_refuses_appends_and_goes_on_when_there_is_room() {
     assert_eq!(count(&Queue::open(&path).unwrap()), appended + 1);
 }
 
+#[test]
+fn where_there_is_no_room_for_a_large_segment_smaller_ones_use_what_there_is() {
+    let Some(disk) = SmallDisk::new("21m") else { return };
+    let queue = Queue::create(disk.path("q"), &Settings { segment_size: 16 << 20, ..Settings::default() }).unwrap();
+    let mut writer = queue.writer().unwrap();
+    let error = std::iter::repeat_with(|| writer.append(1, &[7; 500])).find_map(Result::err).unwrap();
+    assert!(is_full(&error), "{error}");
+    let bytes = queue.inspect().unwrap().bytes;
+    // The room for the smallest segment may be left, and a little at the end of each.
+    assert!(bytes > 20 << 20, "{bytes} bytes of messages");
+    assert_eq!(count(&Queue::open(queue.path()).unwrap()) + 1, writer.next_seq());
+}
+
 /// The entries of a directory.
 fn names(path: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(path).unwrap();

@@ -33,7 +33,7 @@ usage: chronfs-bench [--quick] [--scale] [--only TEST,...] [--links LINK,...] [-
   --scale      the tables of growing queues, readers and sources instead
   --only       some of append,stream,one-way,round-trip,wake,mount (or grow,readers,fan-in)
   --links      only these ways to send: word,copied,chronfs,aeron,... (the tests of two processes)
-  --bytes      only payloads of these lengths
+  --bytes      payloads of these lengths, in all tests but wake and mount
   --dir        where queues are created (default: the temporary directory); a real file system
   --out        where peers.md, peers.json and the plots go (default: docs)
   --cli        chron-cli, for the tests with a mount (default: target/release/chron-cli)
@@ -98,7 +98,9 @@ impl Args {
                 "--only" => parsed.only = Some(value()?.split(',').map(str::to_owned).collect()),
                 "--links" => parsed.links = Some(value()?.split(',').map(str::to_owned).collect()),
                 "--bytes" => {
-                    parsed.bytes = Some(value()?.split(',').map(str::parse).collect::<std::result::Result<_, _>>()?);
+                    let bytes = value()?.split(',').map(|text| text.parse().ok().filter(|&bytes| bytes >= 8));
+                    let bytes: Option<Vec<usize>> = bytes.collect();
+                    parsed.bytes = Some(bytes.ok_or("--bytes: lengths of at least 8, with commas between them")?);
                 }
                 "--dir" => parsed.dir = value()?.into(),
                 "--out" => parsed.out = value()?.into(),

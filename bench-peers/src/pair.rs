@@ -63,7 +63,7 @@ impl Test {
     fn near_ns(self) -> Option<u64> {
         match self {
             Self::OneWay => Some(250),
-            Self::RoundTrip => Some(500),
+            Self::RoundTrip => Some(350),
             Self::Stream | Self::Wake => None,
         }
     }

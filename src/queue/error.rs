@@ -346,6 +346,12 @@ impl Error {
         Self::Refused { path: path.to_path_buf(), reason: reason.into() }
     }
 
+    /// Whether the disk, a quota or a limit has no room for a file of some size.
+    pub(crate) fn is_lack_of_room(&self) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { source, .. } if [StorageFull, QuotaExceeded, FileTooLarge].contains(&source.kind()))
+    }
+
     /// Whether the file exists, can be read, and can't be used as what its name says. Readers report its contents as a
     /// gap; writers leave it alone and continue in another file.
     pub(crate) fn is_unusable_file(&self) -> bool {

@@ -21,7 +21,8 @@ const MIN_ROLL_EVERY_NS: u64 = 1_000_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Size in bytes up to which segment files grow: 64 KiB to 1 GiB, a multiple of 4096. The first one has 64 KiB, and
-    /// one that gets full is followed by one of four times its size; a large message gets one that fits. Default 64 MiB.
+    /// one that gets full is followed by one of twice its size, or four times if it was filled quickly (half a gigabyte a
+    /// second); a large message gets one that fits. Default 64 MiB.
     pub segment_size: u32,
     /// Appends fail with [`Error::QueueFull`] when the segments would take more bytes than this. Default None: no
     /// limit.

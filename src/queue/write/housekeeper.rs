@@ -334,11 +334,7 @@ impl Inner {
             retention.apply(&self.store);
             // First what the writer may be waiting for.
             if let Some(wanted) = wanted {
-                let mut ready = self.prepare(wanted, is_fast, &mut left);
-                // On a full disk the only room is what retention removes.
-                if ready.is_err() && retention.finish(&self.store) {
-                    ready = self.prepare(wanted, is_fast, &mut left);
-                }
+                let ready = self.prepare_any(wanted, is_fast, &mut left, &mut retention);
                 let mut state = self.lock();
                 (state.wanted, state.ready) = (None, Some(ready));
                 self.changed.notify_all();
@@ -407,7 +403,7 @@ impl Inner {
 
     /// The size of a segment after this one; None if the queue's limit has no room for it.
     fn size_after(&self, active: &Active, settings: &Settings) -> Result<Option<WantedSize>> {
-        let size = WantedSize::after((self.turn.gate.entered(), active.context.segment_size), 0, settings.segment_size);
+        let size = WantedSize::after((self.turn.gate.entered(), false), 0, settings.segment_size);
         let Some(max_bytes) = settings.max_bytes else { return Ok(Some(size)) };
         Ok(size.within(max_bytes.saturating_sub(self.store.bytes_until(active.id)?)))
     }
@@ -480,6 +476,26 @@ impl Inner {
         let made = Segment::create(&store.dir, &store.geometry(), (id, size.best, is_fast), clock::now_ns(), left)?;
         store.dir.sync()?;
         Ok(made)
+    }
+
+    /// As [`prepare`](Self::prepare), with less and less room if there is no more.
+    fn prepare_any(
+        &self,
+        (id, mut size): (SegmentId, WantedSize),
+        is_fast: bool,
+        left: &mut RetainedMappings,
+        retention: &mut Retention,
+    ) -> Result<Prepared> {
+        let mut ready = self.prepare((id, size), is_fast, left);
+        // On a full disk the only room is what retention removes.
+        if ready.is_err() && retention.finish(&self.store) {
+            ready = self.prepare((id, size), is_fast, left);
+        }
+        while let (true, Some(smaller)) = (ready.as_ref().is_err_and(Error::is_lack_of_room), size.smaller()) {
+            size = smaller;
+            ready = self.prepare((id, size), is_fast, left);
+        }
+        ready
     }
 
     /// Opens or creates a segment, maps it and prefaults its first pages.

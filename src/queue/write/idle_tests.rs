@@ -216,3 +216,11 @@ fn no_message_is_lost_or_doubled_whenever_the_helper_rolls() {
         assert!(!report.has_problems(), "{:?}", report.findings);
     }
 }
+
+#[test]
+fn what_earlier_writers_have_stored_does_not_make_a_writer_fast() {
+    let (_dir, queue) = new_queue(&Settings::DEFAULT);
+    queue.writer().unwrap().append(1, &vec![7; 32 << 20]).unwrap();
+    let writer = queue.writer().unwrap();
+    assert!(writer.offset > 32 << 20 && !writer.is_fast());
+}

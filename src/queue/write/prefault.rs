@@ -139,7 +139,8 @@ impl Inner {
 
     fn run(&self) {
         // Until it is measured, the writer may be fast.
-        let (mut last, mut pace, mut is_fast) = ((0, Instant::now()), Pace { ahead: AT_LEAST, step: BUSY_STEP }, true);
+        let mut last = (self.progress.load(Ordering::Relaxed), Instant::now());
+        let (mut pace, mut is_fast) = (Pace { ahead: AT_LEAST, step: BUSY_STEP }, true);
         // The last mapping for which the kernel was told to expect much. Not held: its file is to be reused.
         let mut expected = Weak::new();
         loop {

@@ -48,9 +48,10 @@ impl QueueWriter {
         }
         if self.offset > self.ask_at
             && let Some(next) = self.segment.id.next()
-            && let Ok(size) = self.within_limit(self.size_after_full())
+            && let is_fast = self.is_fast()
+            && let Ok(size) = self.within_limit(self.size_after_full(is_fast))
         {
-            self.supply.want(next, size, self.is_fast());
+            self.supply.want(next, size, is_fast);
             self.ask_at = u32::MAX;
         }
         self.ahead.set_limit(soft_limit);
@@ -75,14 +76,14 @@ impl QueueWriter {
     }
 
     /// How large the next segment is if this one gets full.
-    fn size_after_full(&self) -> WantedSize {
-        let size = self.context.segment_size;
-        WantedSize::after((size, size), 0, self.store.settings().segment_size)
+    fn size_after_full(&self, is_fast: bool) -> WantedSize {
+        WantedSize::after((self.context.segment_size, is_fast), 0, self.store.settings().segment_size)
     }
 
-    /// Whether this segment is filled so quickly that the next one is worth huge pages.
-    fn is_fast(&self) -> bool {
-        self.pages.is_for_fast_writer() || prefault::is_fast(self.offset, self.entered.elapsed())
+    /// Whether this writer fills the segment so quickly that the next one may be larger, with huge pages.
+    pub(in crate::queue) fn is_fast(&self) -> bool {
+        let (entered, from) = self.entered;
+        self.pages.is_for_fast_writer() || prefault::is_fast(self.offset.saturating_sub(from), entered.elapsed())
     }
 
     /// Whether the active segment has any.
@@ -118,9 +119,9 @@ impl QueueWriter {
     fn roll(&mut self, record_len: u32) -> Result<()> {
         self.check()?;
         let geometry = self.store.refresh();
-        let used = (self.offset, self.context.segment_size);
+        let used = (self.offset, self.is_fast());
         let size = self.wait_for_room(WantedSize::after(used, record_len, geometry.settings.segment_size))?;
-        let next = self.supply.take(self.store.id_after(self.segment.id)?, size, self.is_fast())?;
+        let next = self.supply.take(self.store.id_after(self.segment.id)?, size, used.1)?;
         self.populate(SEGMENT_SEAL, HEADER_LEN)?;
         self.populate(self.offset, HEADER_LEN)?;
         let Prepared { segment, map } = &next;
@@ -174,7 +175,7 @@ impl QueueWriter {
         self.supply.set_active(&self.segment, &self.map, Some(left));
         self.pages.set_active(&self.map, prefault::AT_FIRST);
         self.publish_head();
-        self.entered = Instant::now();
+        self.entered = (Instant::now(), self.offset);
     }
 
     /// A handle that ends waits for room ([`WhenFull::Wait`]) with [`Error::Stopped`]; the message is not appended.
