@@ -241,7 +241,7 @@ impl Report {
         self.by_payload(&mut out, "sustained", "Append, sustained", text);
         let text = "From the end of one append to the end of the next while segments roll, including a reading of the clock (about 25 ns). As many messages have been appended before, so files are reused by then.";
         self.percentiles(&mut out, "single", "Single appends", text);
-        let text = "From one process to another at full speed; the receiver reads every byte. Nanoseconds per message. Bounded logs have wrapped around before, after 768 MiB. The relative placement of the two cores changes between rounds, and with it everything that passes from one to the other.";
+        let text = "From one process to another at full speed; the receiver reads every byte. Nanoseconds per message. Bounded logs have wrapped around before, after 768 MiB. A receiver that has caught up polls on, and takes each cache line from the sender that writes it, which slows both down. The relative placement of the two cores changes between rounds, and with it everything that passes from one to the other.";
         self.by_payload(&mut out, "stream", "Streaming", text);
         let text = "100,000 messages per second, from the time each *should* have been sent to the time it was received; the receiver polls with a pause instruction in between, as all do here, and reads every byte. Bounded logs have wrapped around before, after 768 MiB. Each measurement has the word measured before and after it; its ratio is to these two.";
         self.percentiles(&mut out, "one-way, near", "One way between two processes that share a cache", text);
