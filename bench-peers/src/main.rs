@@ -65,15 +65,15 @@ fn end(result: Result<()>) -> ExitCode {
 }
 
 struct Args {
-    pub(crate) quick: bool,
+    quick: bool,
     scale: bool,
     only: Option<Vec<String>>,
-    pub(crate) links: Option<Vec<String>>,
-    pub(crate) bytes: Option<Vec<usize>>,
+    links: Option<Vec<String>>,
+    bytes: Option<Vec<usize>>,
     dir: PathBuf,
     out: PathBuf,
-    pub(crate) cli: PathBuf,
-    pub(crate) max_gb: u64,
+    cli: PathBuf,
+    max_gb: u64,
 }
 
 impl Args {

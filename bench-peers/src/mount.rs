@@ -63,9 +63,10 @@ pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
         writer.append(1, &line)?;
     }
     drop(writer);
+    // A large one: the first takes hardly longer than opening it.
     let segments = queue.inspect()?.segments;
-    let largest = segments.iter().max_by_key(|segment| segment.bytes).ok_or("no segment")?.id;
-    let largest = format!("{:09}.q", largest.0);
+    let segment = segments.iter().max_by_key(|segment| segment.bytes).ok_or("no segment")?;
+    let segment = format!("{:09}.q", segment.id.0);
     let mount = Mount::new(&plan.cli, &dir.join("bus"), &dir.join("mnt"))?;
     let shown = dir.join("mnt/queue");
     for round in (0..plan.rounds).take_while(|&round| plan.has_time(round, "mount")) {
@@ -86,10 +87,8 @@ pub(crate) fn run(plan: &Plan<'_>, report: &mut Report) -> Result<()> {
                 drop(open);
             }
         }
-        // A large one: the first takes hardly longer than opening it.
-        let segment = &largest;
         for (link, path) in
-            [("plain file", dir.join("bus/queue").join(segment)), ("mount", shown.join("segments").join(segment))]
+            [("plain file", dir.join("bus/queue").join(&segment)), ("mount", shown.join("segments").join(&segment))]
         {
             let start = Instant::now();
             let bytes = read_all(&path)?;

@@ -145,13 +145,7 @@ fn sum_sse42<const COPY: bool>(words: [u64; 3], payload: &[u8], to: &mut [u8], l
     } else {
         add_words::<COPY>(state, body, to)
     };
-    if !tail.is_empty() {
-        let tail = tail_word(tail);
-        state = _mm_crc32_u64(state, tail);
-        if let (true, Some(to)) = (COPY, to_last.first_mut()) {
-            *to = tail.to_le_bytes();
-        }
-    }
+    state = add_tail::<COPY>(state, tail, to_last.as_flattened_mut());
     !(_mm_crc32_u64(state, last) as u32)
 }
 
@@ -243,13 +237,7 @@ fn sum_avx512<const COPY: bool>(words: [u64; 3], payload: &[u8], to: &mut [u8], 
         state = _mm_crc32_u64(state, u64::from_le_bytes(*word));
     }
     state = add_blocks::<COPY>(state, blocks, to_blocks);
-    if !tail.is_empty() {
-        let tail = tail_word(tail);
-        state = _mm_crc32_u64(state, tail);
-        if let (true, Some(to)) = (COPY, to_tail.first_chunk_mut()) {
-            *to = tail.to_le_bytes();
-        }
-    }
+    state = add_tail::<COPY>(state, tail, to_tail);
     if COPY {
         // What shares lines with the commit word, or follows it: see `sum_and_copy`.
         compiler_fence(Ordering::SeqCst);
@@ -333,11 +321,21 @@ fn by_words(words: usize) -> __m512i {
     _mm512_broadcast_i32x4(_mm_set_epi64x(POWERS[words].into(), POWERS[words + 1].into()))
 }
 
-/// Fewer than 8 bytes and zeros, without a call of `memcpy` for this few.
+/// The state after fewer than 8 bytes, if there are any, padded with zeros; with `COPY` they are copied to `to` as well.
 #[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2")]
 #[inline]
-fn tail_word(tail: &[u8]) -> u64 {
-    tail.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+fn add_tail<const COPY: bool>(state: u64, tail: &[u8], to: &mut [u8]) -> u64 {
+    use std::arch::x86_64::_mm_crc32_u64;
+    if tail.is_empty() {
+        return state;
+    }
+    // No call of `memcpy` for this few bytes.
+    let word = tail.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    if let (true, Some(to)) = (COPY, to.first_chunk_mut()) {
+        *to = word.to_le_bytes();
+    }
+    _mm_crc32_u64(state, word)
 }
 
 /// The state after this many words of zeros: the state times x^(64 words), modulo the polynomial.

@@ -279,20 +279,14 @@ impl Mapping {
     /// Tells the system that the bytes from `offset` to the end will be used soon: it may use huge pages, which costs
     /// half as much. A hint; not for mappings of which little is used, as each page is up to 2 MiB.
     pub(crate) fn expect_use_from(&self, offset: u32) {
-        let offset = (offset as usize).min(self.len);
         // Systems without huge pages refuse it.
-        let _ = self.whole.raw.advise_range(Advice::HugePage, offset, self.len - offset);
+        let _ = self.advise(Advice::HugePage, offset, self.len);
     }
 
     /// Prefaults the pages of `offset..offset + len` of a writable mapping. If there is no room for them, this returns an
     /// error rather than raising SIGBUS later; the caller must know that the file is long enough.
     pub(crate) fn populate(&self, offset: u32, len: usize) -> std::io::Result<()> {
-        let offset = (offset as usize).min(self.len);
-        let len = len.min(self.len - offset);
-        if len == 0 {
-            return Ok(());
-        }
-        self.whole.raw.advise_range(Advice::PopulateWrite, offset, len).map_err(|error| match error.raw_os_error() {
+        self.advise(Advice::PopulateWrite, offset, len).map_err(|error| match error.raw_os_error() {
             // The page is unavailable, in a file that is long enough: for lack of room.
             Some(libc::EFAULT) => std::io::Error::from_raw_os_error(libc::ENOSPC),
             _ => error,
@@ -301,8 +295,16 @@ impl Mapping {
 
     /// Maps the pages of `offset..offset + len`, reading them if they are not in memory. A hint.
     pub(crate) fn read_in(&self, offset: u32, len: u32) {
+        let _ = self.advise(Advice::PopulateRead, offset, len as usize);
+    }
+
+    /// What of `offset..offset + len` is in the mapping.
+    fn advise(&self, advice: Advice, offset: u32, len: usize) -> std::io::Result<()> {
         let offset = (offset as usize).min(self.len);
-        let _ = self.whole.raw.advise_range(Advice::PopulateRead, offset, (len as usize).min(self.len - offset));
+        match len.min(self.len - offset) {
+            0 => Ok(()),
+            len => self.whole.raw.advise_range(advice, offset, len),
+        }
     }
 
     /// Syncs `offset..offset + len` to disk and waits for it. What was lost is not written: see

@@ -140,7 +140,7 @@ impl Inner {
     fn run(&self) {
         // Until it is measured, the writer may be fast.
         let mut last = (self.progress.load(Ordering::Relaxed), Instant::now());
-        let (mut pace, mut is_fast) = (Pace { ahead: AT_LEAST, step: BUSY_STEP }, true);
+        let (mut pace, mut is_fast) = (Pace::UNKNOWN, true);
         // The last mapping for which the kernel was told to expect much. Not held: its file is to be reused.
         let mut expected = Weak::new();
         loop {
@@ -204,7 +204,7 @@ impl Inner {
 
 /// Whether a writer of this many bytes in this time is fast enough for huge pages to pay off.
 pub(crate) fn is_fast(bytes: u32, elapsed: Duration) -> bool {
-    Pace { ahead: AT_LEAST, step: BUSY_STEP }.after(bytes, elapsed).is_fast()
+    Pace::UNKNOWN.after(bytes, elapsed).is_fast()
 }
 
 /// How far ahead of the writer pages are prefaulted, and how long until the next look.
@@ -215,6 +215,9 @@ struct Pace {
 }
 
 impl Pace {
+    /// Before anything is measured.
+    const UNKNOWN: Self = Self { ahead: AT_LEAST, step: BUSY_STEP };
+
     fn is_fast(self) -> bool {
         self.ahead > AT_FIRST
     }
@@ -241,7 +244,7 @@ mod tests {
 
     #[test]
     fn pages_last_until_the_next_look_and_slow_writers_are_looked_after_rarely() {
-        let mut pace = Pace { ahead: AT_LEAST, step: BUSY_STEP };
+        let mut pace = Pace::UNKNOWN;
         for bytes_per_ms in [1, 10_000, 100_000, 260_000, 1_000_000, 3_000_000, 20_000_000_u32] {
             pace = pace.after(bytes_per_ms, Duration::from_millis(1));
             let used = f64::from(bytes_per_ms) * pace.step.as_secs_f64() * 1e3;

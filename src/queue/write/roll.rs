@@ -82,8 +82,8 @@ impl QueueWriter {
 
     /// Whether this writer fills the segment so quickly that the next one may be larger, with huge pages.
     pub(in crate::queue) fn is_fast(&self) -> bool {
-        let (entered, from) = self.entered;
-        self.pages.is_for_fast_writer() || prefault::is_fast(self.offset.saturating_sub(from), entered.elapsed())
+        let bytes = self.offset.saturating_sub(self.counted.from_offset);
+        self.pages.is_for_fast_writer() || prefault::is_fast(bytes, self.entered.elapsed())
     }
 
     /// Whether the active segment has any.
@@ -119,9 +119,10 @@ impl QueueWriter {
     fn roll(&mut self, record_len: u32) -> Result<()> {
         self.check()?;
         let geometry = self.store.refresh();
-        let used = (self.offset, self.is_fast());
-        let size = self.wait_for_room(WantedSize::after(used, record_len, geometry.settings.segment_size))?;
-        let next = self.supply.take(self.store.id_after(self.segment.id)?, size, used.1)?;
+        let is_fast = self.is_fast();
+        let size = WantedSize::after((self.offset, is_fast), record_len, geometry.settings.segment_size);
+        let size = self.wait_for_room(size)?;
+        let next = self.supply.take(self.store.id_after(self.segment.id)?, size, is_fast)?;
         self.populate(SEGMENT_SEAL, HEADER_LEN)?;
         self.populate(self.offset, HEADER_LEN)?;
         let Prepared { segment, map } = &next;
@@ -175,7 +176,7 @@ impl QueueWriter {
         self.supply.set_active(&self.segment, &self.map, Some(left));
         self.pages.set_active(&self.map, prefault::AT_FIRST);
         self.publish_head();
-        self.entered = (Instant::now(), self.offset);
+        self.entered = Instant::now();
     }
 
     /// A handle that ends waits for room ([`WhenFull::Wait`]) with [`Error::Stopped`]; the message is not appended.

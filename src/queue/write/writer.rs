@@ -94,8 +94,8 @@ pub struct QueueWriter {
     pub(in crate::queue) pages: Prefaulter,
     /// At this offset the next segment is requested; the largest offset means that it has been.
     pub(in crate::queue) ask_at: u32,
-    /// When and where the writer went on in this segment.
-    pub(in crate::queue) entered: (Instant, u32),
+    /// When the writer went on in this segment, at `counted.from_offset`.
+    pub(in crate::queue) entered: Instant,
     /// The first segment that may hold unsynced messages.
     pub(in crate::queue) unsynced: SegmentId,
     pub(in crate::queue) poisoned: Option<String>,
@@ -153,7 +153,7 @@ impl QueueWriter {
             map,
             // Many writers append little: wait for a sign that the next segment will be needed.
             ask_at: segment.context.segment_size / 2,
-            entered: (Instant::now(), offset),
+            entered: Instant::now(),
             segment,
             control,
             supply,
