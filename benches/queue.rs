@@ -145,7 +145,8 @@ fn read(criterion: &mut Criterion) {
                         reader.seek_seq(GROWN + 1).unwrap();
                         let start = Instant::now();
                         for _ in 0..count {
-                            black_box(reader.next().unwrap());
+                            let entry = reader.next().unwrap();
+                            black_box(entry.and_then(|entry| entry.message()).map(|message| message.payload));
                         }
                         start.elapsed()
                     })

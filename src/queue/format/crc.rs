@@ -11,10 +11,26 @@ use crate::sync::{Ordering, compiler_fence};
 /// Payloads of at least this size are multiplied, 64 bytes at a time, by processors that can.
 #[cfg(target_arch = "x86_64")]
 const WIDE: usize = 256;
+/// Payloads of fewer bytes are checksummed word after word.
+#[cfg(target_arch = "x86_64")]
+const SHORT: usize = 96;
 /// By others, payloads of at least this size go through the `crc-fast` crate; below it, one instruction after the other is
 /// faster.
 #[cfg(target_arch = "x86_64")]
 const LONG: usize = 384;
+
+/// A way to compute [`RecordCrc::sum`].
+pub(crate) trait Sum: Fn([u64; 3], &[u8], u64) -> u32 {}
+
+impl<F: Fn([u64; 3], &[u8], u64) -> u32> Sum for F {}
+
+/// Work that needs checksums: see [`RecordCrc::run`].
+pub(crate) trait SumWork {
+    type Output;
+
+    /// Has to be `#[inline(always)]`.
+    fn run(self, sum: impl Sum) -> Self::Output;
+}
 
 /// Computes record checksums, by what the processor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +65,17 @@ impl RecordCrc {
         .flatten()
     }
 
+    /// Does this work in a function that is compiled for the processor; short checksums are a part of it, not calls.
+    #[inline(always)]
+    pub(crate) fn run<W: SumWork>(self, work: W) -> W::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `all` has these only after the processor said that it has SSE 4.2 and PCLMULQDQ.
+            Self::Avx512 | Self::Sse42 => unsafe { run_sse42(self, work) },
+            Self::Portable => work.run(|words, payload, last| self.sum(words, payload, last)),
+        }
+    }
+
     /// The checksum of three words, a payload, padded with zeros to a multiple of 8 bytes, and one more word.
     #[inline]
     pub(crate) fn sum(self, words: [u64; 3], payload: &[u8], last: u64) -> u32 {
@@ -58,7 +85,7 @@ impl RecordCrc {
             Self::Avx512 if payload.len() >= WIDE => unsafe { sum_avx512::<false>(words, payload, &mut [], last) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `all` has these only after the processor said that it has SSE 4.2 and PCLMULQDQ.
-            Self::Avx512 | Self::Sse42 => unsafe { sum_sse42::<false>(words, payload, &mut [], last) },
+            Self::Avx512 | Self::Sse42 => unsafe { sum_sse42::<false, false>(words, payload, &mut [], last) },
             Self::Portable => {
                 let sum = crc32c_from(u32::MAX, zerocopy::IntoBytes::as_bytes(&words.map(u64::to_le)));
                 let sum = crc32c_from(crc32c_from(sum, payload), &[0; 8][..padding(payload.len())]);
@@ -80,7 +107,7 @@ impl RecordCrc {
             Self::Avx512 if payload.len() >= WIDE => return unsafe { sum_avx512::<true>(words, payload, to, last) },
             Self::Avx512 | Self::Sse42 if payload.len() < LONG => {
                 // SAFETY: `all` has these only after the processor said that it has SSE 4.2 and PCLMULQDQ.
-                return unsafe { sum_sse42::<true>(words, payload, to, last) };
+                return unsafe { sum_sse42::<true, false>(words, payload, to, last) };
             }
             _ => {}
         }
@@ -127,11 +154,23 @@ fn padding(len: usize) -> usize {
     len.next_multiple_of(8) - len
 }
 
+/// [`RecordCrc::run`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2,pclmulqdq")]
+fn run_sse42<W: SumWork>(crc: RecordCrc, work: W) -> W::Output {
+    work.run(|words, payload, last| match payload.len() {
+        ..SHORT => sum_sse42::<false, true>(words, payload, &mut [], last),
+        _ => crc.sum(words, payload, last),
+    })
+}
+
+/// [`RecordCrc::sum`], or [`RecordCrc::sum_and_copy`] with `COPY`; `IS_SHORT`: of a payload of fewer than [`SHORT`] bytes,
+/// which is so little code that it becomes a part of the caller's.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2,pclmulqdq")]
 #[inline]
 #[allow(clippy::cast_possible_truncation)] // the instruction leaves its 32 bits in a 64-bit register
-fn sum_sse42<const COPY: bool>(words: [u64; 3], payload: &[u8], to: &mut [u8], last: u64) -> u32 {
+fn sum_sse42<const COPY: bool, const IS_SHORT: bool>(words: [u64; 3], payload: &[u8], to: &mut [u8], last: u64) -> u32 {
     use std::arch::x86_64::_mm_crc32_u64;
     let mut state = u64::from(u32::MAX);
     for word in words {
@@ -140,35 +179,37 @@ fn sum_sse42<const COPY: bool>(words: [u64; 3], payload: &[u8], to: &mut [u8], l
     let (body, tail) = payload.as_chunks::<8>();
     let (to, _) = to.as_chunks_mut::<8>();
     let (to, to_last) = to.split_at_mut(if COPY { body.len() } else { 0 });
-    state = if !COPY && payload.len() >= LONG {
+    state = if IS_SHORT || payload.len() < SHORT {
+        add_few::<COPY>(state, body, to)
+    } else if !COPY && payload.len() >= LONG {
         u64::from(crc32c_from(state as u32, body.as_flattened()))
     } else {
-        add_words::<COPY>(state, body, to)
+        add_lanes::<COPY>(state, body, to)
     };
     state = add_tail::<COPY>(state, tail, to_last.as_flattened_mut());
     !(_mm_crc32_u64(state, last) as u32)
 }
 
-/// The state after these words, fewer than [`LONG`] bytes; with `COPY` they are copied to `to` as well.
-///
-/// The instruction takes three cycles, and one can start in each: of 12 words and more, three parts are
-/// checksummed in parallel and combined.
+/// The state after these words, fewer than [`SHORT`] bytes; with `COPY` they are copied to `to` as well.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2,pclmulqdq")]
 #[inline]
-fn add_words<const COPY: bool>(mut state: u64, words: &[[u8; 8]], to: &mut [[u8; 8]]) -> u64 {
+fn add_few<const COPY: bool>(state: u64, words: &[[u8; 8]], to: &mut [[u8; 8]]) -> u64 {
+    let (state, words, to) = add_chunk::<8, COPY>(state, words, to);
+    let (state, words, to) = add_chunk::<4, COPY>(state, words, to);
+    let (state, words, to) = add_chunk::<2, COPY>(state, words, to);
+    add_chunk::<1, COPY>(state, words, to).0
+}
+
+/// [`add_few`] for more words: the instruction takes three cycles, and one can start in each, so three parts are
+/// checksummed in parallel and combined.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2,pclmulqdq")]
+#[inline(never)]
+fn add_lanes<const COPY: bool>(mut state: u64, words: &[[u8; 8]], to: &mut [[u8; 8]]) -> u64 {
     use std::arch::x86_64::_mm_crc32_u64;
     // Without `COPY` there is no destination.
     let part = |len| if COPY { len } else { 0 };
-    macro_rules! straight {
-        ($($count:literal)*) => {
-            match words.len() {
-                $($count => return add_words_straight::<$count, COPY>(state, words, to),)*
-                _ => {}
-            }
-        };
-    }
-    straight!(0 1 2 3 4 5 6 7 8 9 10 11);
     let len = words.len() / 3;
     let (lanes, rest) = words.split_at(3 * len);
     let (to_lanes, to_rest) = to.split_at_mut(part(3 * len));
@@ -193,26 +234,28 @@ fn add_words<const COPY: bool>(mut state: u64, words: &[[u8; 8]], to: &mut [[u8;
     state
 }
 
-/// [`add_words`] for so few words that the loop would cost more than its body.
+/// The state after the first words, if there are that many, and what is left.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2,pclmulqdq")]
 #[inline]
-fn add_words_straight<const COUNT: usize, const COPY: bool>(
+fn add_chunk<'a, const COUNT: usize, const COPY: bool>(
     mut state: u64,
-    words: &[[u8; 8]],
-    to: &mut [[u8; 8]],
-) -> u64 {
+    words: &'a [[u8; 8]],
+    to: &'a mut [[u8; 8]],
+) -> (u64, &'a [[u8; 8]], &'a mut [[u8; 8]]) {
     use std::arch::x86_64::_mm_crc32_u64;
-    let Some(words) = words.first_chunk::<COUNT>() else { return state };
-    for word in words {
+    let Some((chunk, words)) = words.split_first_chunk::<COUNT>() else { return (state, words, to) };
+    for word in chunk {
         state = _mm_crc32_u64(state, u64::from_le_bytes(*word));
+    }
+    if !COPY {
+        return (state, words, to);
     }
     // See `sum_and_copy`.
     compiler_fence(Ordering::SeqCst);
-    if let (true, Some(to)) = (COPY, to.first_chunk_mut::<COUNT>()) {
-        *to = *words;
-    }
-    state
+    let (to_chunk, to) = to.split_at_mut(COUNT);
+    to_chunk.copy_from_slice(chunk);
+    (state, words, to)
 }
 
 /// [`RecordCrc::sum`], or [`RecordCrc::sum_and_copy`] with `COPY`, of a payload of at least [`WIDE`] bytes.

@@ -1,7 +1,9 @@
 //! Records: header words, their checksum, and what is checked before a header is trusted. Pure.
 
+use std::num::NonZeroU64;
+
 use crate::queue::error::Result;
-use crate::queue::format::crc::{RecordCrc, RunningSum};
+use crate::queue::format::crc::{RecordCrc, RunningSum, Sum};
 use crate::queue::format::layout::{self, FLAG_GAP, FLAG_SEAL, HEADER_LEN, MessageHeader, PADDING_TYPE, RECORDS_START};
 
 /// What a record's checksum depends on besides the record: the segment that it is in.
@@ -62,6 +64,14 @@ pub(crate) struct Header {
     pub(crate) timestamp_ns: u64,
 }
 
+/// What the header of a sound record says besides its sequence number, in two words: functions return it in registers,
+/// where a whole header goes through memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sound {
+    first_word: NonZeroU64,
+    pub(crate) timestamp_ns: u64,
+}
+
 /// A header that claims to be committed, not verified yet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct UncheckedHeader {
@@ -117,7 +127,38 @@ impl Header {
 
     #[inline]
     fn checksum(&self, context: &RecordContext, offset: u32, spare: u32, payload: &[u8]) -> u32 {
-        context.summer.sum([place(context, offset, spare), self.first_word(), self.seq], payload, self.timestamp_ns)
+        self.checksum_by(
+            |words, payload, last| context.summer.sum(words, payload, last),
+            context,
+            offset,
+            spare,
+            payload,
+        )
+    }
+
+    #[inline(always)]
+    fn checksum_by(&self, sum: impl Sum, context: &RecordContext, offset: u32, spare: u32, payload: &[u8]) -> u32 {
+        sum([place(context, offset, spare), self.first_word(), self.seq], payload, self.timestamp_ns)
+    }
+}
+
+impl Sound {
+    /// Of a verified header.
+    #[inline(always)]
+    pub(crate) fn of(header: Header) -> Option<Self> {
+        NonZeroU64::new(header.first_word()).map(|first_word| Self { first_word, timestamp_ns: header.timestamp_ns })
+    }
+
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation)] // the commit word is the low half
+    pub(crate) fn payload_len(self) -> u32 {
+        (self.first_word.get() as u32).wrapping_sub(1)
+    }
+
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation)] // the flags are above it
+    pub(crate) fn msg_type(self) -> u16 {
+        (self.first_word.get() >> 32) as u16
     }
 }
 
@@ -167,6 +208,18 @@ impl UncheckedHeader {
     #[inline]
     pub(crate) fn verify(&self, context: &RecordContext, offset: u32, payload: &[u8]) -> Option<Header> {
         (self.header.checksum(context, offset, self.spare, payload) == self.checksum).then_some(self.header)
+    }
+
+    /// [`verify`](Self::verify) as a part of [`SumWork`](crate::queue::format::crc::SumWork).
+    #[inline(always)]
+    pub(crate) fn verify_by(
+        &self,
+        sum: impl Sum,
+        context: &RecordContext,
+        offset: u32,
+        payload: &[u8],
+    ) -> Option<Header> {
+        (self.header.checksum_by(sum, context, offset, self.spare, payload) == self.checksum).then_some(self.header)
     }
 
     /// Like [`verify`](Self::verify), for a payload that `add_payload` adds piece by piece; it returns false if it

@@ -22,7 +22,7 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::queue::error::{Error, Result};
-use crate::queue::format::layout::HEADER_LEN;
+use crate::queue::format::layout::{HEADER_LEN, MessageHeader, TRAILER_LEN};
 use crate::queue::os::sigbus;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 
@@ -30,6 +30,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 pub(crate) const CACHE_LINE: u32 = 64;
 /// Bytes of a huge page, if the system has them.
 pub(crate) const HUGE_PAGE: u32 = 2 << 20;
+const HEADER: usize = HEADER_LEN as usize;
 /// The longest range prefetched at once.
 const MAX_PREFETCH: u32 = 1088;
 
@@ -194,6 +195,15 @@ impl Mapping {
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.at_mut(offset, bytes.len(), 1), bytes.len()) };
     }
 
+    /// The place of a record at `offset` of a mapped segment; None if none can start there: there has to be room for its
+    /// header, before the segment's trailer.
+    #[inline(always)]
+    pub(crate) fn record(&self, offset: u32) -> Option<Record<'_>> {
+        let room = self.len.checked_sub(TRAILER_LEN as usize)?.checked_sub(offset as usize)?.checked_sub(HEADER)?;
+        let record = Record { start: self.start.0.wrapping_add(offset as usize), room, map: PhantomData };
+        offset.is_multiple_of(8).then_some(record)
+    }
+
     /// Unpublished bytes, for filling them.
     #[inline]
     #[allow(clippy::mut_from_ref)] // exclusive nevertheless, see below
@@ -314,6 +324,44 @@ impl Mapping {
     }
 }
 
+/// The place of a record, for reading.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Record<'a> {
+    /// 8-aligned; a header and `room` bytes from here on are within the mapping.
+    start: *const u8,
+    room: usize,
+    map: PhantomData<&'a Mapping>,
+}
+
+impl<'a> Record<'a> {
+    /// Whether it has been committed; then what it holds may be read.
+    ///
+    /// SYNC POINT with `Place::publish`.
+    #[inline(always)]
+    pub(crate) fn is_committed(self) -> bool {
+        // SAFETY: in bounds and aligned, by what `record` has checked, and accessed by atomics only (rule 2). The mapping
+        // may be read-only; this only loads.
+        let word = unsafe { AtomicU64::from_ptr(self.start.cast_mut().cast()) }.load(Ordering::Acquire);
+        word & u64::from(u32::MAX) != 0
+    }
+
+    /// The header of a committed record, each word loaded once: whoever stores there nevertheless can't change it
+    /// between a check and its use.
+    #[inline(always)]
+    pub(crate) fn header(self) -> MessageHeader {
+        // SAFETY: in bounds and aligned, by what `record` has checked. It was published by the commit word (rule 3).
+        let words = unsafe { self.start.cast::<[u64; HEADER / 8]>().read_volatile() };
+        zerocopy::transmute!(words)
+    }
+
+    /// The payload of a committed record, if it has room in the segment.
+    #[inline(always)]
+    pub(crate) fn payload(self, len: u32) -> Option<&'a [u8]> {
+        // SAFETY: in bounds, as just compared, and published by the commit word (rule 3).
+        (len as usize <= self.room).then(|| unsafe { std::slice::from_raw_parts(self.start.add(HEADER), len as usize) })
+    }
+}
+
 /// The place of a record that is not published yet. Only the holder of the writer lock may have one.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
@@ -328,11 +376,10 @@ impl Place<'_> {
     /// What follows the header, for filling it.
     #[inline]
     pub(crate) fn body(&mut self) -> &mut [u8] {
-        let header = HEADER_LEN as usize;
         // SAFETY: in bounds and writable, by what `place` has checked. Only the holder of the writer lock stores into
         // uncommitted bytes, and it has this place exclusively while it holds the slice. Readers do not read the bytes
         // until the commit word is stored.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(header), self.len - header) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(HEADER), self.len - HEADER) }
     }
 
     /// Stores 0 into the commit word after the record: there is no record yet.
@@ -345,7 +392,7 @@ impl Place<'_> {
 
     /// Writes the header's words, the commit word last with Release.
     ///
-    /// SYNC POINT with `Reader::next`: a reader that loads the commit word with Acquire sees the whole record.
+    /// SYNC POINT with `Record::is_committed`: a reader that loads the commit word with Acquire sees the whole record.
     #[inline]
     pub(crate) fn publish(self, header: [u64; 4]) {
         let [first, seq, timestamp, last] = header.map(u64::to_le);

@@ -166,10 +166,11 @@ impl<R: Registration> Reader<R> {
     pub fn prev(&mut self) -> Result<Option<Entry<'_>>> {
         self.registration.check_origin()?;
         self.pending = None;
-        let scanner =
-            self.lent.get_or_insert_with(|| Box::new(Scanner::at(Arc::clone(&self.store), self.position, self.seq)));
-        if (scanner.position(), scanner.seq()) != (self.position, self.seq) {
-            scanner.go_to(self.position, self.seq);
+        let scanner = self
+            .lent
+            .get_or_insert_with(|| Box::new(Scanner::at(Arc::clone(&self.store), self.walk.position, self.walk.seq)));
+        if (scanner.position(), scanner.seq()) != (self.walk.position, self.walk.seq) {
+            scanner.go_to(self.walk.position, self.walk.seq);
         }
         let Some(passed) = scanner.step_back()? else { return Ok(None) };
         let (position, seq) = (scanner.position(), scanner.seq());

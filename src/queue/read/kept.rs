@@ -6,7 +6,6 @@ use std::ops::Deref;
 use crate::queue::entry::{Gap, Message};
 use crate::queue::error::Result;
 use crate::queue::format::layout::HEADER_LEN;
-use crate::queue::format::record::Header;
 use crate::queue::os::mapping::Mapping;
 use crate::queue::position::Position;
 use crate::queue::read::reader::{Reader, Registration, Step};
@@ -119,11 +118,12 @@ impl<R: Registration> Reader<R> {
     /// As [`next`](Self::next).
     pub fn next_kept_entry(&mut self) -> Result<Option<KeptEntry>> {
         let message = match self.step()? {
-            Step::Message(Header { payload_len, msg_type, seq, timestamp_ns, .. }, position) => {
-                // A verified header implies a mapping.
-                let payload = self.map.clone().map(|map| Payload::Mapped(map, payload_len as usize));
-                payload.map(|payload| KeptMessage { seq, timestamp_ns, msg_type, position, payload })
-            }
+            // It was found in a mapping.
+            Step::Message(record) => self.map.clone().map(|map| {
+                let Message { seq, timestamp_ns, msg_type, payload, position } = record.message(&map);
+                let len = payload.len();
+                KeptMessage { seq, timestamp_ns, msg_type, position, payload: Payload::Mapped(map, len) }
+            }),
             Step::Gap(gap) => return Ok(Some(KeptEntry::Gap(gap))),
             Step::Unmapped(scanner) => self.lend_unmapped(scanner)?.map(KeptMessage::copied),
             Step::Head => None,

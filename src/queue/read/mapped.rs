@@ -1,23 +1,17 @@
-//! Messages in a mapping: checking one record, and iterating over those that are available.
-
-use zerocopy::FromBytes;
+//! Messages in a mapping: checking one record, and walking from one to the next.
 
 use crate::queue::entry::Message;
-use crate::queue::format::layout::{HEADER_LEN, MessageHeader};
-use crate::queue::format::record::{Header, RecordContext, UncheckedHeader};
+use crate::queue::format::crc::{Sum, SumWork};
+use crate::queue::format::layout::HEADER_LEN;
+use crate::queue::format::record::{RecordContext, Sound, UncheckedHeader};
 use crate::queue::os::mapping::{CACHE_LINE, Mapping};
 use crate::queue::position::Position;
-use crate::sync::Ordering;
 
 /// An iterator over the available messages, from [`QueueReader::available`](crate::queue::QueueReader::available).
 #[derive(Debug)]
 pub struct Available<'a> {
-    pub(in crate::queue) map: Option<&'a Mapping>,
-    pub(in crate::queue) context: &'a RecordContext,
-    pub(in crate::queue) position: &'a mut Position,
-    pub(in crate::queue) seq: &'a mut u64,
-    pub(in crate::queue) peeked: &'a mut Option<Header>,
-    pub(in crate::queue) verify: bool,
+    pub(super) map: Option<&'a Mapping>,
+    pub(super) walk: &'a mut Walk,
 }
 
 impl<'a> Iterator for Available<'a> {
@@ -25,70 +19,128 @@ impl<'a> Iterator for Available<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Message<'a>> {
-        let position = *self.position;
-        let map = self.map.filter(|_| self.context.is_place(position.offset))?;
-        let header = match self.peeked.take() {
-            Some(header) => header,
-            None => match look(map, self.context, position.offset, *self.seq, self.verify) {
-                Look::Message(header) => header,
-                Look::Uncommitted | Look::Other => return None,
-            },
-        };
-        self.position.offset += self.context.record_len(header.payload_len);
-        *self.seq = self.seq.saturating_add(1);
-        Some(message(map, &header, position))
+        let map = self.map?;
+        self.walk.pass(map).map(|record| record.message(map))
     }
 }
 
-/// The lines of longer payloads are prefetched at once, before the checksum asks for one after the other.
-const SHORT: usize = 192;
+/// A walk from record to record in mapped segments.
+#[derive(Debug)]
+pub(super) struct Walk {
+    /// Of the segment that is mapped.
+    pub(super) context: RecordContext,
+    /// Where the next record starts.
+    pub(super) position: Position,
+    /// The sequence number expected there.
+    pub(super) seq: u64,
+    /// The record there, if it has been verified already.
+    pub(super) peeked: Option<Sound>,
+    pub(super) verify: bool,
+}
 
-/// What is at an offset of a mapped segment.
-pub(in crate::queue) enum Look {
+/// A sound record of a message, and where it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Located {
+    position: Position,
+    seq: u64,
+    sound: Sound,
+}
+
+/// What is at a place where a record starts.
+pub(super) enum Look {
     /// A sound record with the expected message.
-    Message(Header),
+    Message(Sound),
     /// Nothing that has been committed.
     Uncommitted,
     /// Anything else.
     Other,
 }
 
-/// Checks the place where the record of message `seq` starts, which is within the mapping.
-#[inline]
-pub(in crate::queue) fn look(map: &Mapping, context: &RecordContext, offset: u32, seq: u64, verify: bool) -> Look {
-    // SYNC POINT with `Mapping::publish`.
-    if map.word64(offset).load(Ordering::Acquire) & u64::from(u32::MAX) == 0 {
+impl Walk {
+    /// Passes the next message, if it is a sound record in sequence.
+    #[inline(always)]
+    pub(super) fn pass(&mut self, map: &Mapping) -> Option<Located> {
+        let (position, seq) = (self.position, self.seq);
+        let sound = match self.peeked {
+            None => self.context.summer.run(Pass(map, self))?,
+            Some(sound) => {
+                self.advance(sound);
+                sound
+            }
+        };
+        Some(Located { position, seq, sound })
+    }
+
+    /// Looks at what comes next, which is within the mapping.
+    pub(super) fn look(&self, map: &Mapping) -> Look {
+        self.context.summer.run(JustLook(map, self))
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, sound: Sound) {
+        self.position.offset += self.context.record_len(sound.payload_len());
+        self.seq = self.seq.saturating_add(1);
+        self.peeked = None;
+    }
+}
+
+impl Located {
+    /// The message, in the mapping where the record was found.
+    #[inline(always)]
+    pub(super) fn message<'a>(&self, map: &'a Mapping) -> Message<'a> {
+        let &Self { position, seq, sound } = self;
+        let payload = map.bytes(position.offset + HEADER_LEN, sound.payload_len() as usize);
+        Message { seq, timestamp_ns: sound.timestamp_ns, msg_type: sound.msg_type(), payload, position }
+    }
+}
+
+/// [`Walk::pass`].
+struct Pass<'a>(&'a Mapping, &'a mut Walk);
+
+impl SumWork for Pass<'_> {
+    type Output = Option<Sound>;
+
+    #[inline(always)]
+    fn run(self, sum: impl Sum) -> Option<Sound> {
+        let Self(map, walk) = self;
+        let Look::Message(sound) = look(map, walk, sum) else { return None };
+        walk.advance(sound);
+        Some(sound)
+    }
+}
+
+/// [`Walk::look`].
+struct JustLook<'a>(&'a Mapping, &'a Walk);
+
+impl SumWork for JustLook<'_> {
+    type Output = Look;
+
+    #[inline(always)]
+    fn run(self, sum: impl Sum) -> Look {
+        look(self.0, self.1, sum)
+    }
+}
+
+/// The lines of longer payloads are prefetched at once, before the checksum asks for one after the other.
+const SHORT: usize = 192;
+
+#[inline(always)]
+fn look(map: &Mapping, walk: &Walk, sum: impl Sum) -> Look {
+    let (context, offset) = (&walk.context, walk.position.offset);
+    let Some(record) = map.record(offset) else { return Look::Other };
+    if !record.is_committed() {
         // Who polls has the rest of the message soon after its first line.
         map.prefetch_for_read(offset + CACHE_LINE, CACHE_LINE);
         return Look::Uncommitted;
     }
-    let header = MessageHeader::ref_from_bytes(map.bytes(offset, HEADER_LEN as usize)).ok();
-    let Some(unchecked) = header.and_then(UncheckedHeader::parse) else {
-        return Look::Other;
-    };
-    let Some(len) = unchecked.payload_len(context, offset) else {
-        return Look::Other;
-    };
-    if len > SHORT {
+    let Some(unchecked) = UncheckedHeader::parse(&record.header()) else { return Look::Other };
+    let Some(payload) = record.payload(unchecked.claimed_len()) else { return Look::Other };
+    if payload.len() > SHORT {
         map.prefetch_for_read(offset + CACHE_LINE, unchecked.claimed_len());
     }
-    let header = if verify {
-        unchecked.verify(context, offset, map.bytes(offset + HEADER_LEN, len))
-    } else {
-        Some(unchecked.trust())
-    };
-    match header {
-        Some(header) if header.seq == seq && !header.is_padding() => Look::Message(header),
-        _ => Look::Other,
-    }
-}
-
-/// The message whose record, with this header, is at `position`.
-#[inline]
-pub(in crate::queue) fn message<'a>(map: &'a Mapping, header: &Header, position: Position) -> Message<'a> {
-    let &Header { msg_type, seq, timestamp_ns, payload_len, .. } = header;
-    let payload = map.bytes(position.offset + HEADER_LEN, payload_len as usize);
-    Message { seq, timestamp_ns, msg_type, payload, position }
+    let header = if walk.verify { unchecked.verify_by(sum, context, offset, payload) } else { Some(unchecked.trust()) };
+    let sound = header.filter(|header| header.seq == walk.seq && !header.is_padding()).and_then(Sound::of);
+    sound.map_or(Look::Other, Look::Message)
 }
 
 #[cfg(test)]
@@ -112,17 +164,18 @@ mod tests {
         writer.append(1, &[0; 8 << 20]).unwrap();
         let map = Arc::clone(&writer.map);
         let context = queue.store.open_segment(SegmentId(1), Access::Read).unwrap().unwrap().context;
-        let (mut offset, mut seq) = (writer.offset, writer.next_seq);
+        let (position, seq) = (Position { segment: SegmentId(1), offset: writer.offset }, writer.next_seq);
+        let mut walk = Walk { context, position, seq, peeked: None, verify: true };
         let looking = std::thread::spawn(move || {
-            while seq <= LAST {
-                match look(&map, &context, offset, seq, seq.is_multiple_of(2)) {
+            while walk.seq <= LAST {
+                walk.verify = walk.seq.is_multiple_of(2);
+                match walk.look(&map) {
                     Look::Uncommitted => std::thread::yield_now(),
-                    Look::Other => panic!("something other than message {seq} at offset {offset}"),
-                    Look::Message(header) => {
-                        let position = Position { segment: SegmentId(1), offset };
-                        assert_eq!(message(&map, &header, position).payload, payload(seq));
-                        offset += context.record_len(header.payload_len);
-                        seq += 1;
+                    Look::Other => panic!("something other than a message: {walk:?}"),
+                    Look::Message(sound) => {
+                        walk.peeked = Some(sound);
+                        let message = walk.pass(&map).unwrap().message(&map);
+                        assert_eq!(message.payload, payload(message.seq));
                     }
                 }
             }

@@ -13,6 +13,7 @@ use crate::queue::format::record::RecordContext;
 use crate::queue::options::{ReaderOptions, Start};
 use crate::queue::os::mapping::Mapping;
 use crate::queue::position::Position;
+use crate::queue::read::mapped::Walk;
 use crate::queue::read::reader::{Reader, Registration};
 use crate::queue::read::scan::Scanner;
 use crate::queue::read::stats::ReaderStats;
@@ -76,12 +77,14 @@ impl<R: Registration> Reader<R> {
         let (position, seq, pending) = store.locate(bounds, place)?;
         Ok(Self {
             map: None,
-            // Until a segment is mapped.
-            context: RecordContext::new(0, MIN_SEGMENT_SIZE, RECORD_ALIGN, false),
-            position,
-            seq,
-            peeked: None,
-            verify: options.verify,
+            walk: Walk {
+                // Until a segment is mapped.
+                context: RecordContext::new(0, MIN_SEGMENT_SIZE, RECORD_ALIGN, false),
+                position,
+                seq,
+                peeked: None,
+                verify: options.verify,
+            },
             control,
             registration,
             strategy: options.wait,

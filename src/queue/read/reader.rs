@@ -11,18 +11,16 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use zerocopy::FromBytes;
-
 use crate::queue::entry::{Due, Entry, Gap, Message};
 use crate::queue::error::Result;
 use crate::queue::files::{control, dir::Access, store::Store};
-use crate::queue::format::layout::{self, CONTROL_HEAD, HEADER_LEN, MessageHeader, RECORDS_START};
-use crate::queue::format::record::{Header, RecordContext, UncheckedHeader};
+use crate::queue::format::layout::{self, CONTROL_HEAD, HEADER_LEN, RECORDS_START};
+use crate::queue::format::record::{Sound, UncheckedHeader};
 use crate::queue::inspect::WriterInfo;
 use crate::queue::options::WaitStrategy;
 use crate::queue::os::mapping::Mapping;
 use crate::queue::position::Position;
-use crate::queue::read::mapped::{Available, Look, look, message};
+use crate::queue::read::mapped::{Available, Located, Look, Walk};
 use crate::queue::read::scan::Scanner;
 use crate::queue::read::stats::ReaderStats;
 use crate::queue::wait::stop::Stopper;
@@ -56,13 +54,9 @@ pub trait Registration: fmt::Debug {
 ///
 /// Messages are borrowed from the mapping: they stay valid until the next call.
 pub struct Reader<R: Registration> {
+    /// The segment that the walk is in.
     pub(super) map: Option<Mapping>,
-    pub(super) context: RecordContext,
-    pub(super) position: Position,
-    pub(super) seq: u64,
-    /// The header at `position`, if it has been verified already.
-    pub(super) peeked: Option<Header>,
-    pub(super) verify: bool,
+    pub(super) walk: Walk,
     pub(super) control: Mapping,
     pub(super) registration: R,
     // The fields from here on are not touched while sound records follow each other.
@@ -85,7 +79,7 @@ pub struct Reader<R: Registration> {
 
 /// What is at `position`.
 enum Peek {
-    Message(Header),
+    Message(Sound),
     /// Nothing committed, and no later head published.
     Head,
     /// Not a case for the fast path.
@@ -94,8 +88,8 @@ enum Peek {
 
 /// What [`Reader::step`] has passed.
 pub(super) enum Step {
-    /// A message in the mapping, whose record starts here.
-    Message(Header, Position),
+    /// A message in the mapping.
+    Message(Located),
     Gap(Gap),
     /// A message in a truncated segment, which can't be mapped; not passed yet.
     Unmapped(Box<Scanner>),
@@ -108,13 +102,19 @@ impl<R: Registration> Reader<R> {
     /// # Errors
     /// [`Error::Io`](crate::queue::Error::Io) if a file can't be opened or read. Damage is returned as [`Entry::Gap`].
     #[allow(clippy::should_implement_trait)]
-    #[inline]
+    #[inline(always)]
     pub fn next(&mut self) -> Result<Option<Entry<'_>>> {
-        if let Some((header, position)) = self.pass_message() {
-            return Ok(self.lend(&header, position).map(Entry::Message));
+        match self.pass_message() {
+            Some(record) => Ok(self.lend(record).map(Entry::Message)),
+            None => self.next_entry(),
         }
+    }
+
+    /// [`next`](Self::next), if it is not simply a message.
+    #[inline(never)]
+    fn next_entry(&mut self) -> Result<Option<Entry<'_>>> {
         match self.step()? {
-            Step::Message(header, position) => Ok(self.lend(&header, position).map(Entry::Message)),
+            Step::Message(record) => Ok(self.lend(record).map(Entry::Message)),
             Step::Gap(gap) => Ok(Some(Entry::Gap(gap))),
             Step::Unmapped(scanner) => Ok(self.lend_unmapped(scanner)?.map(Entry::Message)),
             Step::Head => Ok(None),
@@ -147,14 +147,20 @@ impl<R: Registration> Reader<R> {
     ///
     /// # Errors
     /// As [`next`](Self::next).
-    #[inline]
-    pub fn next_message(&mut self, mut on_gap: impl FnMut(Gap)) -> Result<Option<Message<'_>>> {
-        if let Some((header, position)) = self.pass_message() {
-            return Ok(self.lend(&header, position));
+    #[inline(always)]
+    pub fn next_message(&mut self, on_gap: impl FnMut(Gap)) -> Result<Option<Message<'_>>> {
+        match self.pass_message() {
+            Some(record) => Ok(self.lend(record)),
+            None => self.message_after_gaps(on_gap),
         }
+    }
+
+    /// [`next_message`](Self::next_message), if it is not simply there.
+    #[inline(never)]
+    fn message_after_gaps(&mut self, mut on_gap: impl FnMut(Gap)) -> Result<Option<Message<'_>>> {
         loop {
             match self.step()? {
-                Step::Message(header, position) => return Ok(self.lend(&header, position)),
+                Step::Message(record) => return Ok(self.lend(record)),
                 Step::Gap(gap) => on_gap(gap),
                 Step::Unmapped(scanner) => return self.lend_unmapped(scanner),
                 Step::Head => return Ok(None),
@@ -209,21 +215,22 @@ impl<R: Registration> Reader<R> {
 
     /// Passes the next message, if it is a sound record in sequence.
     #[inline(always)]
-    fn pass_message(&mut self) -> Option<(Header, Position)> {
+    fn pass_message(&mut self) -> Option<Located> {
         self.registration.check_origin().ok()?;
-        match self.take_peeked() {
-            Peek::Message(header) => Some((header, self.advance(&header))),
-            Peek::Head | Peek::Trouble => None,
-        }
+        let map = self.map.as_ref().filter(|_| self.pending.is_none())?;
+        self.walk.pass(map)
     }
 
     /// Passes what comes next. Its result goes through memory, which costs more than the rest of a short message.
-    #[inline(never)]
     pub(super) fn step(&mut self) -> Result<Step> {
-        self.registration.check_origin()?;
         loop {
-            match self.take_peeked() {
-                Peek::Message(header) => return Ok(Step::Message(header, self.advance(&header))),
+            if let Some(record) = self.pass_message() {
+                return Ok(Step::Message(record));
+            }
+            self.registration.check_origin()?;
+            match self.peek() {
+                // It has come this moment.
+                Peek::Message(sound) => self.walk.peeked = Some(sound),
                 Peek::Head => return Ok(Step::Head),
                 Peek::Trouble => match self.trouble()? {
                     Some(Found::Gap(gap)) => return Ok(Step::Gap(self.stats.count(gap))),
@@ -235,37 +242,22 @@ impl<R: Registration> Reader<R> {
         }
     }
 
+    /// This message; None only without a mapping, in which it was found.
     #[inline(always)]
-    fn take_peeked(&mut self) -> Peek {
-        self.peeked.take().map_or_else(|| self.peek(), Peek::Message)
+    fn lend(&self, record: Located) -> Option<Message<'_>> {
+        self.map.as_ref().map(|map| record.message(map))
     }
 
-    /// Passes the message with this header; returns where its record starts.
-    #[inline(always)]
-    fn advance(&mut self, header: &Header) -> Position {
-        let position = self.position;
-        self.position.offset += self.context.record_len(header.payload_len);
-        self.seq = self.seq.saturating_add(1);
-        position
-    }
-
-    /// The message with this header; None only without a mapping, which a verified header implies.
-    #[inline]
-    fn lend(&self, header: &Header, position: Position) -> Option<Message<'_>> {
-        self.map.as_ref().map(|map| message(map, header, position))
-    }
-
-    #[inline]
     fn peek(&self) -> Peek {
         if self.pending.is_some() {
             return Peek::Trouble;
         }
-        let offset = self.position.offset;
-        let Some(map) = self.map.as_ref().filter(|_| self.context.is_place(offset)) else {
+        let walk = &self.walk;
+        let Some(map) = self.map.as_ref().filter(|_| walk.context.is_place(walk.position.offset)) else {
             return if self.stalled == Some(self.published()) { Peek::Head } else { Peek::Trouble };
         };
-        match look(map, &self.context, offset, self.seq, self.verify) {
-            Look::Message(header) => Peek::Message(header),
+        match walk.look(map) {
+            Look::Message(sound) => Peek::Message(sound),
             // Pages that are out of reach read as if nothing were committed.
             Look::Uncommitted if !self.is_ahead_published() && !map.is_lost() => Peek::Head,
             Look::Uncommitted | Look::Other => Peek::Trouble,
@@ -296,14 +288,7 @@ impl<R: Registration> Reader<R> {
     /// ```
     pub fn available(&mut self) -> Available<'_> {
         let map = self.map.as_ref().filter(|_| self.pending.is_none() && self.registration.check_origin().is_ok());
-        Available {
-            map,
-            context: &self.context,
-            position: &mut self.position,
-            seq: &mut self.seq,
-            peeked: &mut self.peeked,
-            verify: self.verify,
-        }
+        Available { map, walk: &mut self.walk }
     }
 
     /// What is known of the queue's writer: whether it is alive, stuck or gone. Makes system calls: not for the hot
@@ -323,7 +308,7 @@ impl<R: Registration> Reader<R> {
     #[inline]
     fn is_ahead_published(&self) -> bool {
         let published = self.published();
-        published > as_number(self.position) && self.stalled != Some(published)
+        published > as_number(self.walk.position) && self.stalled != Some(published)
     }
 
     /// The position of the newest published head, as a number of the same order.
@@ -350,17 +335,17 @@ impl<R: Registration> Reader<R> {
             return Ok(Some(Found::Again));
         }
         if self.is_at_seal()
-            && let Some(segment) = self.position.segment.next()
+            && let Some(segment) = self.walk.position.segment.next()
         {
-            self.jump(Position { segment, offset: RECORDS_START }, self.seq);
+            self.jump(Position { segment, offset: RECORDS_START }, self.walk.seq);
             return Ok(Some(Found::Again));
         }
         let published = self.published();
-        let mut scanner = Scanner::at(Arc::clone(&self.store), self.position, self.seq);
+        let mut scanner = Scanner::at(Arc::clone(&self.store), self.walk.position, self.walk.seq);
         match scanner.next()? {
             Some(Entry::Message(message)) => {
                 let (position, seq) = (message.position, message.seq);
-                if position == self.position && seq == self.seq && matches!(self.peek(), Peek::Message(_)) {
+                if position == self.walk.position && seq == self.walk.seq && matches!(self.peek(), Peek::Message(_)) {
                     // The mapping lagged by an instant.
                     return Ok(Some(Found::Again));
                 }
@@ -378,7 +363,7 @@ impl<R: Registration> Reader<R> {
                 Ok(Some(Found::Gap(gap)))
             }
             None => {
-                if scanner.position() != self.position {
+                if scanner.position() != self.walk.position {
                     self.jump(scanner.position(), scanner.seq());
                 }
                 self.stalled = Some(published);
@@ -403,14 +388,14 @@ impl<R: Registration> Reader<R> {
             return Ok(None);
         };
         let len = u32::try_from(message.payload.len()).ok().and_then(layout::record_len).unwrap_or(HEADER_LEN);
-        (self.position, self.seq) = (message.position, message.seq.saturating_add(1));
-        self.position.offset += len;
+        (self.walk.position, self.walk.seq) = (message.position, message.seq.saturating_add(1));
+        self.walk.position.offset += len;
         Ok(Some(message))
     }
 
     /// Maps the segment at `position`; false if that is impossible (the scanner will say why).
     fn map_segment(&mut self) -> Result<bool> {
-        let segment = match self.store.open_segment(self.position.segment, Access::Read) {
+        let segment = match self.store.open_segment(self.walk.position.segment, Access::Read) {
             // The writer may replace one that is only prepared.
             Ok(Some(segment)) if segment.is_started()? => segment,
             Ok(_) => return Ok(false),
@@ -419,8 +404,8 @@ impl<R: Registration> Reader<R> {
         };
         match Mapping::read_only(&segment.file, &segment.path, segment.context.segment_size) {
             Ok(map) => {
-                (self.map, self.context) = (Some(map), segment.context);
-                self.position.offset = self.context.next_place(self.position.offset);
+                (self.map, self.walk.context) = (Some(map), segment.context);
+                self.walk.position.offset = self.walk.context.next_place(self.walk.position.offset);
                 Ok(true)
             }
             Err(error) if error.is_unusable_file() => Ok(false),
@@ -430,23 +415,20 @@ impl<R: Registration> Reader<R> {
 
     /// Whether the record at `position` is a sound seal with the expected sequence number.
     fn is_at_seal(&self) -> bool {
-        let offset = self.position.offset;
-        let Some(map) = self.map.as_ref().filter(|_| self.context.is_place(offset)) else { return false };
-        if map.word64(offset).load(Ordering::Acquire) & u64::from(u32::MAX) == 0 {
-            return false;
-        }
-        let header = MessageHeader::ref_from_bytes(map.bytes(offset, HEADER_LEN as usize)).ok();
-        let header = header.and_then(UncheckedHeader::parse).and_then(|u| u.verify(&self.context, offset, &[]));
-        header.is_some_and(|header| header.is_seal() && header.seq == self.seq)
+        let offset = self.walk.position.offset;
+        let record = self.map.as_ref().and_then(|map| map.record(offset)).filter(|record| record.is_committed());
+        let header = record.and_then(|record| UncheckedHeader::parse(&record.header()));
+        let header = header.and_then(|header| header.verify(&self.walk.context, offset, &[]));
+        header.is_some_and(|header| header.is_seal() && header.seq == self.walk.seq)
     }
 
     pub(super) fn jump(&mut self, position: Position, seq: u64) {
         self.stats = self.stats();
         self.counted_from = seq;
-        if position.segment != self.position.segment {
+        if position.segment != self.walk.position.segment {
             self.map = None;
         }
-        (self.position, self.seq, self.peeked, self.stalled) = (position, seq, None, None);
+        (self.walk.position, self.walk.seq, self.walk.peeked, self.stalled) = (position, seq, None, None);
     }
 
     /// Whether [`next`](Self::next) will return an entry.
@@ -460,11 +442,11 @@ impl<R: Registration> Reader<R> {
     pub(crate) fn peek_next(&mut self) -> Result<Option<Due>> {
         self.registration.check_origin()?;
         loop {
-            if let Some(header) = self.peeked {
-                return Ok(Some(Due { timestamp_ns: header.timestamp_ns, seq: header.seq }));
+            if let Some(sound) = self.walk.peeked {
+                return Ok(Some(Due { timestamp_ns: sound.timestamp_ns, seq: self.walk.seq }));
             }
             match self.peek() {
-                Peek::Message(header) => self.peeked = Some(header),
+                Peek::Message(sound) => self.walk.peeked = Some(sound),
                 Peek::Head => return Ok(None),
                 Peek::Trouble => {
                     if let Some(gap) = self.pending {
@@ -487,17 +469,17 @@ impl<R: Registration> Reader<R> {
     /// The sequence number that [`next`](Self::next) expects.
     #[inline]
     pub fn seq(&self) -> u64 {
-        self.pending.map_or(self.seq, |gap| gap.from)
+        self.pending.map_or(self.walk.seq, |gap| gap.from)
     }
 
     /// Where [`next`](Self::next) continues.
     pub fn position(&self) -> Position {
-        self.position
+        self.walk.position
     }
 
     /// What it has read and waited for since it was opened. Costs nothing while reading.
     pub fn stats(&self) -> ReaderStats {
-        let since = self.seq.saturating_sub(self.counted_from);
+        let since = self.walk.seq.saturating_sub(self.counted_from);
         ReaderStats { received: self.stats.received.saturating_add(since), ..self.stats }
     }
 }
@@ -506,7 +488,7 @@ impl<R: Registration> fmt::Debug for Reader<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut fields = f.debug_struct("Reader");
         fields.field("queue", &self.store.dir.path()).field("registration", &self.registration);
-        fields.field("seq", &self.seq()).field("position", &self.position).finish_non_exhaustive()
+        fields.field("seq", &self.seq()).field("position", &self.walk.position).finish_non_exhaustive()
     }
 }
 

@@ -121,7 +121,7 @@ impl Reader<Registered> {
     /// power cut after [`commit_sync`](Self::commit_sync).
     #[inline]
     pub fn commit(&mut self) {
-        let position = self.pending.is_none().then_some(self.position);
+        let position = self.pending.is_none().then_some(self.walk.position);
         self.registration.commit(ReaderPosition { seq: self.seq(), position });
     }
 
