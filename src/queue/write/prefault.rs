@@ -115,6 +115,8 @@ impl Prefaulter {
                 .ok()
                 .map(Joined::new);
         } else if offset >= self.inner.wake_at.load(Ordering::Relaxed) {
+            // It need not be told again while it wakes.
+            self.inner.wake_at.store(u32::MAX, Ordering::Relaxed);
             drop(self.inner.lock());
             self.inner.changed.notify_all();
         }
@@ -139,8 +141,8 @@ impl Inner {
 
     fn run(&self) {
         // Until it is measured, the writer may be fast.
-        let mut last = (self.progress.load(Ordering::Relaxed), Instant::now());
-        let (mut pace, mut is_fast) = (Pace::UNKNOWN, true);
+        let mut speed = Speed::new(self.progress.load(Ordering::Relaxed), Instant::now());
+        let mut is_fast = true;
         // The last mapping for which the kernel was told to expect much. Not held: its file is to be reused.
         let mut expected = Weak::new();
         loop {
@@ -152,13 +154,11 @@ impl Inner {
             let progress = self.progress.load(Ordering::Relaxed);
             let (active, populated) = (Arc::clone(&state.active), state.populated.max(page_of(progress)));
             let size = u32::try_from(active.len()).unwrap_or(u32::MAX);
-            let elapsed = last.1.elapsed();
-            if progress != last.0 && elapsed >= MEASURED_OVER {
-                pace = pace.after(progress.saturating_sub(last.0), elapsed);
-                is_fast = pace.is_fast();
+            if speed.measure(progress, Instant::now()) {
+                is_fast = speed.pace.is_fast();
                 self.is_fast.store(is_fast, Ordering::Relaxed);
-                last = (progress, Instant::now());
             }
+            let pace = speed.pace;
             if populated < progress.saturating_add(pace.ahead).min(size) {
                 drop(state);
                 if is_fast && !std::ptr::eq(expected.as_ptr(), Arc::as_ptr(&active)) {
@@ -182,8 +182,11 @@ impl Inner {
                 continue;
             }
             drop(active);
-            let is_busy = last.1.elapsed() < BUSY_FOR;
-            self.sleep(state, progress, is_busy.then(|| (progress.midpoint(populated), pace.step)));
+            let is_busy = speed.at.elapsed() < BUSY_FOR;
+            // Not before a quarter of the pages is left: a wake takes the writer longer than the pages, above all if the
+            // thread is put onto the writer's processor.
+            let wake_at = if populated < size { progress.midpoint(populated).midpoint(populated) } else { u32::MAX };
+            self.sleep(state, progress, is_busy.then_some((wake_at, pace.step)));
         }
     }
 
@@ -205,6 +208,33 @@ impl Inner {
 /// Whether a writer of this many bytes in this time is fast enough for huge pages to pay off.
 pub(crate) fn is_fast(bytes: u32, elapsed: Duration) -> bool {
     Pace::UNKNOWN.after(bytes, elapsed).is_fast()
+}
+
+/// The writer's pace, and where the writer was when it was last measured.
+struct Speed {
+    progress: u32,
+    at: Instant,
+    pace: Pace,
+}
+
+impl Speed {
+    fn new(progress: u32, at: Instant) -> Self {
+        Self { progress, at, pace: Pace::UNKNOWN }
+    }
+
+    /// The writer has got here; true if that was enough to measure its pace.
+    fn measure(&mut self, progress: u32, now: Instant) -> bool {
+        let elapsed = now.saturating_duration_since(self.at);
+        let is_in_same_segment = progress >= self.progress;
+        if is_in_same_segment && (progress == self.progress || elapsed < MEASURED_OVER) {
+            return false;
+        }
+        if is_in_same_segment {
+            self.pace = self.pace.after(progress - self.progress, elapsed);
+        }
+        (self.progress, self.at) = (progress, now);
+        is_in_same_segment
+    }
 }
 
 /// How far ahead of the writer pages are prefaulted, and how long until the next look.
@@ -256,5 +286,17 @@ mod tests {
             pace = pace.after(10_000, Duration::from_millis(1));
         }
         assert_eq!((pace.ahead, pace.step), (AT_LEAST, BUSY_FOR));
+    }
+
+    #[test]
+    fn a_new_segment_does_not_make_a_fast_writer_slow() {
+        let (start, ms) = (Instant::now(), Duration::from_millis(1));
+        let mut speed = Speed::new(0, start);
+        assert!(speed.measure(8 << 20, start + ms));
+        assert_eq!((speed.pace.ahead, speed.pace.step), (AT_MOST, BUSY_STEP));
+        assert!(!speed.measure(2 << 20, start + 2 * ms), "less than before: in another segment");
+        assert_eq!((speed.pace.ahead, speed.pace.step), (AT_MOST, BUSY_STEP));
+        assert!(speed.measure(3 << 20, start + 100 * ms));
+        assert!(speed.pace.ahead < AT_MOST, "slower now");
     }
 }
