@@ -28,7 +28,7 @@ impl<F: Fn([u64; 3], &[u8], u64) -> u32> Sum for F {}
 pub(crate) trait SumWork {
     type Output;
 
-    /// Has to be `#[inline(always)]`.
+    /// Has to be `#[inline(always)]`: only what becomes a part of the function for the processor is compiled for it.
     fn run(self, sum: impl Sum) -> Self::Output;
 }
 
@@ -195,10 +195,19 @@ fn sum_sse42<const COPY: bool, const IS_SHORT: bool>(words: [u64; 3], payload: &
 #[target_feature(enable = "sse4.2,pclmulqdq")]
 #[inline]
 fn add_few<const COPY: bool>(state: u64, words: &[[u8; 8]], to: &mut [[u8; 8]]) -> u64 {
-    let (state, words, to) = add_chunk::<8, COPY>(state, words, to);
-    let (state, words, to) = add_chunk::<4, COPY>(state, words, to);
-    let (state, words, to) = add_chunk::<2, COPY>(state, words, to);
-    add_chunk::<1, COPY>(state, words, to).0
+    let (state, rest) = add_chunk::<8>(state, words);
+    let (state, rest) = add_chunk::<4>(state, rest);
+    let (state, rest) = add_chunk::<2>(state, rest);
+    let (state, _) = add_chunk::<1>(state, rest);
+    if COPY {
+        // See `sum_and_copy`.
+        compiler_fence(Ordering::SeqCst);
+        let (words, to) = copy_chunk::<8>(words, to);
+        let (words, to) = copy_chunk::<4>(words, to);
+        let (words, to) = copy_chunk::<2>(words, to);
+        copy_chunk::<1>(words, to);
+    }
+    state
 }
 
 /// [`add_few`] for more words: the instruction takes three cycles, and one can start in each, so three parts are
@@ -238,24 +247,26 @@ fn add_lanes<const COPY: bool>(mut state: u64, words: &[[u8; 8]], to: &mut [[u8;
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse4.2,pclmulqdq")]
 #[inline]
-fn add_chunk<'a, const COUNT: usize, const COPY: bool>(
-    mut state: u64,
-    words: &'a [[u8; 8]],
-    to: &'a mut [[u8; 8]],
-) -> (u64, &'a [[u8; 8]], &'a mut [[u8; 8]]) {
+fn add_chunk<const COUNT: usize>(mut state: u64, words: &[[u8; 8]]) -> (u64, &[[u8; 8]]) {
     use std::arch::x86_64::_mm_crc32_u64;
-    let Some((chunk, words)) = words.split_first_chunk::<COUNT>() else { return (state, words, to) };
+    let Some((chunk, rest)) = words.split_first_chunk::<COUNT>() else { return (state, words) };
     for word in chunk {
         state = _mm_crc32_u64(state, u64::from_le_bytes(*word));
     }
-    if !COPY {
-        return (state, words, to);
-    }
-    // See `sum_and_copy`.
-    compiler_fence(Ordering::SeqCst);
-    let (to_chunk, to) = to.split_at_mut(COUNT);
+    (state, rest)
+}
+
+/// Copies the first words, if there are that many; returns what is left.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn copy_chunk<'a, const COUNT: usize>(
+    words: &'a [[u8; 8]],
+    to: &'a mut [[u8; 8]],
+) -> (&'a [[u8; 8]], &'a mut [[u8; 8]]) {
+    let Some((chunk, rest)) = words.split_first_chunk::<COUNT>() else { return (words, to) };
+    let (to_chunk, to_rest) = to.split_at_mut(COUNT);
     to_chunk.copy_from_slice(chunk);
-    (state, words, to)
+    (rest, to_rest)
 }
 
 /// [`RecordCrc::sum`], or [`RecordCrc::sum_and_copy`] with `COPY`, of a payload of at least [`WIDE`] bytes.
@@ -431,6 +442,17 @@ mod tests {
         !crc
     }
 
+    struct JustSum<'a>([u64; 3], &'a [u8], u64);
+
+    impl SumWork for JustSum<'_> {
+        type Output = u32;
+
+        #[inline(always)]
+        fn run(self, sum: impl Sum) -> u32 {
+            sum(self.0, self.1, self.2)
+        }
+    }
+
     #[test]
     fn every_implementation_follows_the_definition() {
         println!("by {:?}", RecordCrc::all().collect::<Vec<_>>());
@@ -445,6 +467,7 @@ mod tests {
             let sum = reference(&bytes);
             for crc in RecordCrc::all() {
                 assert_eq!(crc.sum(words, &payload, last), sum, "length {len} by {crc:?}");
+                assert_eq!(crc.run(JustSum(words, &payload, last)), sum, "length {len} by {crc:?}");
                 // The next record may start later.
                 for more in [0, 8, 56] {
                     let mut copy = vec![0xFF; padded.len() + more];

@@ -65,7 +65,7 @@ pub(crate) struct Header {
 }
 
 /// What the header of a sound record says besides its sequence number, in two words: functions return it in registers,
-/// where a whole header goes through memory.
+/// whereas a whole header goes through memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sound {
     first_word: NonZeroU64,
@@ -100,7 +100,8 @@ impl Header {
     #[inline]
     pub(crate) fn words(&self, context: &RecordContext, offset: u32, payload: &[u8]) -> [u64; 4] {
         let first = self.first_word();
-        let checksum = self.checksum(context, offset, 0, payload);
+        let sum = |words: [u64; 3], payload: &[u8], last| context.summer.sum(words, payload, last);
+        let checksum = self.checksum(sum, context, offset, 0, payload);
         [first, self.seq, self.timestamp_ns, u64::from(checksum)]
     }
 
@@ -125,19 +126,8 @@ impl Header {
         u64::from(self.payload_len + 1) | u64::from(self.msg_type) << 32 | u64::from(self.flags) << 48
     }
 
-    #[inline]
-    fn checksum(&self, context: &RecordContext, offset: u32, spare: u32, payload: &[u8]) -> u32 {
-        self.checksum_by(
-            |words, payload, last| context.summer.sum(words, payload, last),
-            context,
-            offset,
-            spare,
-            payload,
-        )
-    }
-
     #[inline(always)]
-    fn checksum_by(&self, sum: impl Sum, context: &RecordContext, offset: u32, spare: u32, payload: &[u8]) -> u32 {
+    fn checksum(&self, sum: impl Sum, context: &RecordContext, offset: u32, spare: u32, payload: &[u8]) -> u32 {
         sum([place(context, offset, spare), self.first_word(), self.seq], payload, self.timestamp_ns)
     }
 }
@@ -207,7 +197,7 @@ impl UncheckedHeader {
     /// Accepts the header if the checksum of the record at `offset` is right.
     #[inline]
     pub(crate) fn verify(&self, context: &RecordContext, offset: u32, payload: &[u8]) -> Option<Header> {
-        (self.header.checksum(context, offset, self.spare, payload) == self.checksum).then_some(self.header)
+        self.verify_by(|words, payload, last| context.summer.sum(words, payload, last), context, offset, payload)
     }
 
     /// [`verify`](Self::verify) as a part of [`SumWork`](crate::queue::format::crc::SumWork).
@@ -219,7 +209,7 @@ impl UncheckedHeader {
         offset: u32,
         payload: &[u8],
     ) -> Option<Header> {
-        (self.header.checksum_by(sum, context, offset, self.spare, payload) == self.checksum).then_some(self.header)
+        (self.header.checksum(sum, context, offset, self.spare, payload) == self.checksum).then_some(self.header)
     }
 
     /// Like [`verify`](Self::verify), for a payload that `add_payload` adds piece by piece; it returns false if it

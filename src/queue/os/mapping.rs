@@ -195,8 +195,8 @@ impl Mapping {
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.at_mut(offset, bytes.len(), 1), bytes.len()) };
     }
 
-    /// The place of a record at `offset` of a mapped segment; None if none can start there: there has to be room for its
-    /// header, before the segment's trailer.
+    /// The place of a record at `offset` of a mapped segment; None if that is not a multiple of 8, or if there is no room
+    /// for a header before the segment's trailer.
     #[inline(always)]
     pub(crate) fn record(&self, offset: u32) -> Option<Record<'_>> {
         let room = self.len.checked_sub(TRAILER_LEN as usize)?.checked_sub(offset as usize)?.checked_sub(HEADER)?;
@@ -327,7 +327,7 @@ impl Mapping {
 /// The place of a record, for reading.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Record<'a> {
-    /// 8-aligned; a header and `room` bytes from here on are within the mapping.
+    /// 8-aligned; a header, and `room` bytes after it, are within the mapping, before the segment's trailer.
     start: *const u8,
     room: usize,
     map: PhantomData<&'a Mapping>,

@@ -221,16 +221,17 @@ impl<R: Registration> Reader<R> {
         self.walk.pass(map)
     }
 
-    /// Passes what comes next. Its result goes through memory, which costs more than the rest of a short message.
+    /// Passes what comes next.
     pub(super) fn step(&mut self) -> Result<Step> {
+        self.registration.check_origin()?;
         loop {
-            if let Some(record) = self.pass_message() {
-                return Ok(Step::Message(record));
-            }
-            self.registration.check_origin()?;
-            match self.peek() {
-                // It has come this moment.
-                Peek::Message(sound) => self.walk.peeked = Some(sound),
+            match self.walk.peeked.map_or_else(|| self.peek(), Peek::Message) {
+                Peek::Message(sound) => {
+                    self.walk.peeked = Some(sound);
+                    if let Some(record) = self.pass_message() {
+                        return Ok(Step::Message(record));
+                    }
+                }
                 Peek::Head => return Ok(Step::Head),
                 Peek::Trouble => match self.trouble()? {
                     Some(Found::Gap(gap)) => return Ok(Step::Gap(self.stats.count(gap))),
@@ -425,7 +426,8 @@ impl<R: Registration> Reader<R> {
     pub(super) fn jump(&mut self, position: Position, seq: u64) {
         self.stats = self.stats();
         self.counted_from = seq;
-        if position.segment != self.walk.position.segment {
+        // A forged head can lead to where no record starts. A segment that is mapped is entered at a place.
+        if position.segment != self.walk.position.segment || !self.walk.context.is_place(position.offset) {
             self.map = None;
         }
         (self.walk.position, self.walk.seq, self.walk.peeked, self.stalled) = (position, seq, None, None);

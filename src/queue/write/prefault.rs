@@ -52,7 +52,8 @@ struct Inner {
     is_fast: AtomicBool,
     /// There was no room for the next pages.
     is_short_of_room: AtomicBool,
-    /// The thread sleeps, and is to be notified of progress up to here or further; the largest offset if it is awake.
+    /// The thread sleeps, and is to be notified of progress up to here or further. The largest offset if it is awake or
+    /// has been notified, or if there are no more pages to prefault.
     wake_at: AtomicU32,
 }
 
@@ -60,6 +61,8 @@ struct Inner {
 struct State {
     stop: bool,
     active: Arc<Mapping>,
+    /// Which one of those that have been active.
+    segment: u32,
     /// Pages of `active` are prefaulted up to here.
     populated: u32,
 }
@@ -67,7 +70,7 @@ struct State {
 impl Prefaulter {
     /// `populated`: up to where pages of the active mapping are prefaulted.
     pub(crate) fn new(active: &Arc<Mapping>, populated: u32, cpus: Option<Cpus>) -> Self {
-        let state = Mutex::new(State { stop: false, active: Arc::clone(active), populated });
+        let state = Mutex::new(State { stop: false, active: Arc::clone(active), segment: 0, populated });
         let (progress, is_fast, wake_at) = (AtomicU32::new(0), AtomicBool::new(false), AtomicU32::new(u32::MAX));
         let is_short_of_room = AtomicBool::new(false);
         let inner = Inner { state, changed: Condvar::new(), progress, is_fast, is_short_of_room, wake_at };
@@ -79,7 +82,8 @@ impl Prefaulter {
         let mut state = self.inner.lock();
         (state.active, state.populated) = (Arc::clone(active), populated);
         self.inner.progress.store(0, Ordering::Relaxed);
-        self.inner.wake_at.fetch_min(populated / 2, Ordering::Relaxed);
+        state.segment = state.segment.wrapping_add(1);
+        self.inner.wake_at.fetch_min(wake_at(0, populated, active), Ordering::Relaxed);
         self.inner.is_short_of_room.store(false, Ordering::Relaxed);
     }
 
@@ -141,7 +145,7 @@ impl Inner {
 
     fn run(&self) {
         // Until it is measured, the writer may be fast.
-        let mut speed = Speed::new(self.progress.load(Ordering::Relaxed), Instant::now());
+        let mut speed = Speed::new((0, self.progress.load(Ordering::Relaxed)), Instant::now());
         let mut is_fast = true;
         // The last mapping for which the kernel was told to expect much. Not held: its file is to be reused.
         let mut expected = Weak::new();
@@ -153,8 +157,9 @@ impl Inner {
             // Loaded under the lock that `set_active` takes: it is the progress in `active`.
             let progress = self.progress.load(Ordering::Relaxed);
             let (active, populated) = (Arc::clone(&state.active), state.populated.max(page_of(progress)));
+            let here = (state.segment, progress);
             let size = u32::try_from(active.len()).unwrap_or(u32::MAX);
-            if speed.measure(progress, Instant::now()) {
+            if speed.measure(here, Instant::now()) {
                 is_fast = speed.pace.is_fast();
                 self.is_fast.store(is_fast, Ordering::Relaxed);
             }
@@ -181,20 +186,18 @@ impl Inner {
                 self.sleep(state, progress, None);
                 continue;
             }
+            let wake_at = wake_at(progress, populated, &active);
             drop(active);
             let is_busy = speed.at.elapsed() < BUSY_FOR;
-            // Not before a quarter of the pages is left: a wake takes the writer longer than the pages, above all if the
-            // thread is put onto the writer's processor.
-            let wake_at = if populated < size { progress.midpoint(populated).midpoint(populated) } else { u32::MAX };
             self.sleep(state, progress, is_busy.then_some((wake_at, pace.step)));
         }
     }
 
-    /// `busy`: at most for this long, and until the writer gets here; else until it gets any further.
+    /// `busy`: at most for this long, or until the writer gets here; else until it gets any further.
     fn sleep(&self, state: MutexGuard<'_, State>, seen: u32, busy: Option<(u32, Duration)>) {
         let (wake_at, step) = busy.map_or((0, None), |(wake_at, step)| (wake_at, Some(step)));
-        // Missing a report here costs nothing: the next one comes long before the writer reaches the end of the
-        // prefaulted pages.
+        // Missing a report here costs nothing: the next one comes before the writer reaches the end of the prefaulted
+        // pages, unless its messages are as long as a quarter of them.
         self.wake_at.store(wake_at, Ordering::Relaxed);
         match step {
             Some(step) => drop(self.changed.wait_timeout(state, step)),
@@ -210,27 +213,34 @@ pub(crate) fn is_fast(bytes: u32, elapsed: Duration) -> bool {
     Pace::UNKNOWN.after(bytes, elapsed).is_fast()
 }
 
-/// The writer's pace, and where the writer was when it was last measured.
+/// Where the writer has to get to before it wakes the thread: only a quarter of the prefaulted pages is left. A wake may
+/// take the writer longer than a few of them, above all if the thread is put onto its processor. Never, if there are
+/// no more pages.
+fn wake_at(progress: u32, populated: u32, active: &Mapping) -> u32 {
+    if (populated as usize) < active.len() { progress.midpoint(populated).midpoint(populated) } else { u32::MAX }
+}
+
+/// The writer's pace, and where the writer was when it was last measured: the segment, and the offset in it.
 struct Speed {
-    progress: u32,
+    progress: (u32, u32),
     at: Instant,
     pace: Pace,
 }
 
 impl Speed {
-    fn new(progress: u32, at: Instant) -> Self {
+    fn new(progress: (u32, u32), at: Instant) -> Self {
         Self { progress, at, pace: Pace::UNKNOWN }
     }
 
     /// The writer has got here; true if that was enough to measure its pace.
-    fn measure(&mut self, progress: u32, now: Instant) -> bool {
+    fn measure(&mut self, progress: (u32, u32), now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.at);
-        let is_in_same_segment = progress >= self.progress;
-        if is_in_same_segment && (progress == self.progress || elapsed < MEASURED_OVER) {
+        let is_in_same_segment = progress.0 == self.progress.0;
+        if is_in_same_segment && (progress.1 == self.progress.1 || elapsed < MEASURED_OVER) {
             return false;
         }
         if is_in_same_segment {
-            self.pace = self.pace.after(progress - self.progress, elapsed);
+            self.pace = self.pace.after(progress.1.saturating_sub(self.progress.1), elapsed);
         }
         (self.progress, self.at) = (progress, now);
         is_in_same_segment
@@ -291,12 +301,12 @@ mod tests {
     #[test]
     fn a_new_segment_does_not_make_a_fast_writer_slow() {
         let (start, ms) = (Instant::now(), Duration::from_millis(1));
-        let mut speed = Speed::new(0, start);
-        assert!(speed.measure(8 << 20, start + ms));
+        let mut speed = Speed::new((0, 0), start);
+        assert!(speed.measure((0, 8 << 20), start + ms));
         assert_eq!((speed.pace.ahead, speed.pace.step), (AT_MOST, BUSY_STEP));
-        assert!(!speed.measure(2 << 20, start + 2 * ms), "less than before: in another segment");
+        assert!(!speed.measure((1, 9 << 20), start + 2 * ms), "who knows how long the other segment was");
         assert_eq!((speed.pace.ahead, speed.pace.step), (AT_MOST, BUSY_STEP));
-        assert!(speed.measure(3 << 20, start + 100 * ms));
+        assert!(speed.measure((1, 10 << 20), start + 100 * ms));
         assert!(speed.pace.ahead < AT_MOST, "slower now");
     }
 }
