@@ -5,13 +5,14 @@
 use std::fs::File;
 use std::io::IoSlice;
 use std::path::Path;
+use std::time::Duration;
 
 use chronfs::queue::{Entry, Error, Queue, QueueWriter, Settings};
 use rustix::fs::{FallocateFlags, fallocate};
 
 mod common;
 
-use common::{SMALL, SmallDisk, count};
+use common::{SMALL, SmallDisk, count, until};
 
 fn is_full(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
@@ -291,6 +292,31 @@ fn a_message_that_ends_where_the_room_ends_is_acknowledged() {
         assert_eq!(way(&mut writer, b"room").unwrap(), 3);
         assert_eq!(count(&queue), 3);
     }
+}
+
+/// The writer's helper updates the mtime of a segment that has grown. Looking for the end of the records must not touch
+/// the page after them, which has no room.
+#[test]
+fn a_writer_without_room_is_not_stopped_by_its_helper() {
+    let Some(disk) = SmallDisk::new("1m") else { return };
+    let queue = queue_of_large_segments(&disk);
+    let mut writer = queue.writer().unwrap();
+    writer.append(1, b"hello").unwrap();
+    let head = queue.bounds().unwrap().head.offset;
+    let end = head.next_multiple_of(4096) + 4096;
+    let segment = disk.path("q/000000000.q");
+    punch(&segment, u64::from(end), u64::from(SEGMENT - 4096 - end));
+    let ballast = disk.fill();
+    assert_eq!(writer.append(1, &vec![7; (end - head - 32) as usize]).unwrap(), 2);
+    // Longer ago than any look so far.
+    let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1);
+    File::options().write(true).open(&segment).unwrap().set_modified(long_ago).unwrap();
+    until("the helper has looked", || std::fs::metadata(&segment).unwrap().modified().unwrap() > long_ago);
+    writer.check().unwrap();
+    assert!(is_full(&writer.append(1, b"no room").unwrap_err()));
+    common::free(&ballast);
+    assert_eq!(writer.append(1, b"room").unwrap(), 3);
+    assert_eq!(count(&queue), 3);
 }
 
 #[test]

@@ -12,8 +12,10 @@ use crate::queue::error::{Error, Result};
 use crate::queue::files::control;
 use crate::queue::files::dir::Access;
 use crate::queue::files::room;
+use crate::queue::files::segment::Segment;
 use crate::queue::files::store::Store;
-use crate::queue::format::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, RECORDS_START};
+use crate::queue::format::block::read_block_strictly;
+use crate::queue::format::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, RECORDS_START, U32};
 use crate::queue::format::record::RecordContext;
 use crate::queue::os::mapping::Mapping;
 use crate::queue::position::{Position, SegmentId};
@@ -21,6 +23,9 @@ use crate::sync::Ordering;
 
 /// The mtime of a segment is updated at most this long after a message.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// Bytes of records that are passed at most; several times what the writer appends before it publishes a head.
+const MANY: u32 = 256 << 10;
 
 /// Sets the mtime to now. Best effort: if it fails, the contents are right nevertheless.
 pub(crate) fn touch(file: &File) -> io::Result<()> {
@@ -70,8 +75,7 @@ impl Progress {
     /// # Errors
     /// If what is appended no longer reaches a disk, or a queue.
     pub(crate) fn look(&mut self, store: &Store, control: &Mapping, active: &Active) -> Result<()> {
-        let Active { id, context, map } = active;
-        let id = *id;
+        let id = active.id;
         if self.looked.is_some_and(|looked| looked.elapsed() < EVERY) {
             return Ok(());
         }
@@ -80,20 +84,21 @@ impl Progress {
         let head =
             control::newest_head(CONTROL_HEAD.map(|offset| Some(control.read(offset)))).map(|head| head.position);
         let known = [self.seen, head].into_iter().flatten().filter(|known| known.segment == id).max();
-        let offset = end_of_records(map, context, known.map_or(RECORDS_START, |known| known.offset));
-        let end = Position { segment: id, offset };
-        if self.seen == Some(end) {
-            return Ok(());
-        }
-        self.seen = Some(end);
         let touched = store.open_segment(id, Access::Write).and_then(|segment| {
-            let Some(segment) = segment else { return Ok(()) };
+            let Some(segment) = segment else { return Ok(true) };
+            let offset = end_of_records(&segment, known.map_or(RECORDS_START, |known| known.offset))?;
+            let end = Position { segment: id, offset };
+            if self.seen.replace(end) == Some(end) {
+                return Ok(false);
+            }
             // Without room an append fails, with or without this.
             let _ = room::renew(&segment.file, end.offset.into(), segment.context.segment_size.into());
-            touch(&segment.file).map_err(Error::io(&segment.path, "store into it"))
+            touch(&segment.file).map_err(Error::io(&segment.path, "store into it"))?;
+            Ok(true)
         });
         match touched {
-            Err(Error::Io { ref source, .. }) if has_given_up(source) => return touched,
+            Err(Error::Io { ref source, .. }) if has_given_up(source) => return touched.map(drop),
+            Ok(false) => return Ok(()),
             _ => {}
         }
         if let Ok(Some(file)) = store.dir.open_file(CONTROL_FILE, Access::Write) {
@@ -104,16 +109,20 @@ impl Progress {
     }
 }
 
-/// The end of the consecutive records from `offset` on.
-fn end_of_records(map: &Mapping, context: &RecordContext, offset: u32) -> u32 {
-    let mut offset = context.next_place(offset);
-    while context.is_place(offset) {
-        let commit = u32::from_le(map.word(offset).load(Ordering::Relaxed));
-        let len = commit.checked_sub(1).and_then(layout::record_len);
+/// The end of the consecutive records from `offset` on, or of the first ones, if there are many: the writer publishes a
+/// head before that. Not by the mapping: where the disk is full, a load from the page after the last record would lose
+/// the mapping to the writer.
+fn end_of_records(segment: &Segment, offset: u32) -> Result<u32> {
+    let context = &segment.context;
+    let start = context.next_place(offset);
+    let mut offset = start;
+    while context.is_place(offset) && offset - start < MANY {
+        let commit: Option<U32> = read_block_strictly(&segment.file, &segment.path, offset)?;
+        let len = commit.and_then(|commit| commit.get().checked_sub(1)).and_then(layout::record_len);
         match len.and_then(|len| offset.checked_add(len)) {
             Some(end) => offset = context.next_place(end),
             None => break,
         }
     }
-    offset
+    Ok(offset)
 }
