@@ -1,5 +1,7 @@
 //! Messages in a mapping: checking one record, and walking from one to the next.
 
+use std::cmp::Ordering;
+
 use crate::queue::entry::Message;
 use crate::queue::format::crc::{Sum, SumWork};
 use crate::queue::format::layout::HEADER_LEN;
@@ -36,6 +38,10 @@ pub(super) struct Walk {
     /// The record there, if it has been verified already.
     pub(super) peeked: Option<Sound>,
     pub(super) verify: bool,
+    /// Up to where in the segment there were records when the reader last looked for the published head.
+    pub(super) known_to: u32,
+    /// Where it looks again.
+    pub(super) learn_at: u32,
 }
 
 /// A sound record of a message, and where it is.
@@ -69,6 +75,21 @@ impl Walk {
             }
         };
         Some(Located { position, seq, sound })
+    }
+
+    /// The head has been published at this position.
+    pub(super) fn learn(&mut self, head: Position) {
+        self.known_to = match head.segment.cmp(&self.position.segment) {
+            Ordering::Less => 0,
+            Ordering::Equal => head.offset,
+            Ordering::Greater => u32::MAX,
+        };
+        self.learn_at = self.position.offset.saturating_add(LEARN_EVERY);
+    }
+
+    /// The next record is in another segment, or somewhere else in this one.
+    pub(super) fn forget(&mut self) {
+        (self.peeked, self.known_to, self.learn_at) = (None, 0, 0);
     }
 
     /// Looks at what comes next.
@@ -105,6 +126,10 @@ impl SumWork for Pass<'_> {
         let Self(map, walk) = self;
         let Look::Message(sound) = look(map, walk, sum) else { return None };
         walk.advance(sound);
+        let ahead = walk.position.offset.saturating_add(PREFETCH_AHEAD);
+        if ahead < walk.known_to {
+            map.prefetch_for_read(ahead, walk.context.record_len(sound.payload_len()));
+        }
         Some(sound)
     }
 }
@@ -121,6 +146,11 @@ impl SumWork for JustLook<'_> {
     }
 }
 
+/// How many bytes ahead of a reader records are prefetched that are known to be there: the processor detects that one line
+/// after the other is read, but not across pages. Never near the head, where that would take lines from the writer.
+const PREFETCH_AHEAD: u32 = 1024;
+/// How often the reader looks for the published head, in bytes: as often as it is published.
+const LEARN_EVERY: u32 = 64 << 10;
 /// The lines of longer payloads are prefetched at once, before the checksum asks for one after the other.
 const SHORT: usize = 192;
 
@@ -165,7 +195,7 @@ mod tests {
         let map = Arc::clone(&writer.map);
         let context = queue.store.open_segment(SegmentId(1), Access::Read).unwrap().unwrap().context;
         let (position, seq) = (Position { segment: SegmentId(1), offset: writer.offset }, writer.next_seq);
-        let mut walk = Walk { context, position, seq, peeked: None, verify: true };
+        let mut walk = Walk { context, position, seq, peeked: None, verify: true, known_to: 0, learn_at: 0 };
         let looking = std::thread::spawn(move || {
             while walk.seq <= LAST {
                 walk.verify = walk.seq.is_multiple_of(2);

@@ -84,6 +84,8 @@ impl<R: Registration> Reader<R> {
                 seq,
                 peeked: None,
                 verify: options.verify,
+                known_to: 0,
+                learn_at: 0,
             },
             control,
             registration,

@@ -19,7 +19,7 @@ use crate::queue::format::record::{Sound, UncheckedHeader};
 use crate::queue::inspect::WriterInfo;
 use crate::queue::options::WaitStrategy;
 use crate::queue::os::mapping::Mapping;
-use crate::queue::position::Position;
+use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::mapped::{Available, Located, Look, Walk};
 use crate::queue::read::scan::Scanner;
 use crate::queue::read::stats::ReaderStats;
@@ -54,7 +54,7 @@ pub trait Registration: fmt::Debug {
 ///
 /// Messages are borrowed from the mapping: they stay valid until the next call.
 pub struct Reader<R: Registration> {
-    /// The segment that the walk is in.
+    /// The segment that the reader is in.
     pub(super) map: Option<Mapping>,
     pub(super) walk: Walk,
     pub(super) control: Mapping,
@@ -217,8 +217,20 @@ impl<R: Registration> Reader<R> {
     #[inline(always)]
     fn pass_message(&mut self) -> Option<Located> {
         self.registration.check_origin().ok()?;
+        if self.walk.position.offset >= self.walk.learn_at {
+            self.learn_head();
+        }
         let map = self.map.as_ref().filter(|_| self.pending.is_none())?;
         self.walk.pass(map)
+    }
+
+    /// How far records can be prefetched.
+    #[cold]
+    #[inline(never)]
+    fn learn_head(&mut self) {
+        let head = self.published();
+        let [segment, offset] = [head >> 32, head & u64::from(u32::MAX)].map(|half| u32::try_from(half).unwrap_or(0));
+        self.walk.learn(Position { segment: SegmentId(segment), offset });
     }
 
     /// Passes what comes next.
@@ -288,6 +300,9 @@ impl<R: Registration> Reader<R> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn available(&mut self) -> Available<'_> {
+        if self.walk.position.offset >= self.walk.learn_at {
+            self.learn_head();
+        }
         let map = self.map.as_ref().filter(|_| self.pending.is_none() && self.registration.check_origin().is_ok());
         Available { map, walk: &mut self.walk }
     }
@@ -430,7 +445,8 @@ impl<R: Registration> Reader<R> {
         if position.segment != self.walk.position.segment || !self.walk.context.is_place(position.offset) {
             self.map = None;
         }
-        (self.walk.position, self.walk.seq, self.walk.peeked, self.stalled) = (position, seq, None, None);
+        (self.walk.position, self.walk.seq, self.stalled) = (position, seq, None);
+        self.walk.forget();
     }
 
     /// Whether [`next`](Self::next) will return an entry.
