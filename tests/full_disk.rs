@@ -301,17 +301,20 @@ fn a_writer_without_room_is_not_stopped_by_its_helper() {
     let Some(disk) = SmallDisk::new("1m") else { return };
     let queue = queue_of_large_segments(&disk);
     let mut writer = queue.writer().unwrap();
+    let segment = disk.path("q/000000000.q");
+    let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1);
+    let set_back = || File::options().write(true).open(&segment).unwrap().set_modified(long_ago).unwrap();
+    let wait = || until("it has looked", || std::fs::metadata(&segment).unwrap().modified().unwrap() > long_ago);
+    set_back();
     writer.append(1, b"hello").unwrap();
+    wait();
+    set_back();
     let head = queue.bounds().unwrap().head.offset;
     let end = head.next_multiple_of(4096) + 4096;
-    let segment = disk.path("q/000000000.q");
     punch(&segment, u64::from(end), u64::from(SEGMENT - 4096 - end));
     let ballast = disk.fill();
     assert_eq!(writer.append(1, &vec![7; (end - head - 32) as usize]).unwrap(), 2);
-    // Longer ago than any look so far.
-    let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1);
-    File::options().write(true).open(&segment).unwrap().set_modified(long_ago).unwrap();
-    until("the helper has looked", || std::fs::metadata(&segment).unwrap().modified().unwrap() > long_ago);
+    wait();
     writer.check().unwrap();
     assert!(is_full(&writer.append(1, b"no room").unwrap_err()));
     common::free(&ballast);

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,7 @@ use crate::queue::files::dir::Access;
 use crate::queue::files::room;
 use crate::queue::files::segment::Segment;
 use crate::queue::files::store::Store;
-use crate::queue::format::block::read_block_strictly;
-use crate::queue::format::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, RECORDS_START, U32};
+use crate::queue::format::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, RECORDS_START};
 use crate::queue::format::record::RecordContext;
 use crate::queue::os::mapping::Mapping;
 use crate::queue::position::{Position, SegmentId};
@@ -24,8 +24,10 @@ use crate::sync::Ordering;
 /// The mtime of a segment is updated at most this long after a message.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Bytes of records that are passed at most; several times what the writer appends before it publishes a head.
+/// Bytes of records that are passed in one look; several times what the writer appends before it publishes a head.
 const MANY: u32 = 256 << 10;
+/// Bytes that are read at once.
+const WINDOW: usize = 16 << 10;
 
 /// Sets the mtime to now. Best effort: if it fails, the contents are right nevertheless.
 pub(crate) fn touch(file: &File) -> io::Result<()> {
@@ -64,30 +66,38 @@ impl Active {
 /// Checks from time to time whether something was appended, without help from the writer.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
+    /// Where the records ended.
     seen: Option<Position>,
+    /// What the last append had entered when it was over: nothing has been appended while it is the same.
+    over: Option<(SegmentId, u32)>,
     looked: Option<Instant>,
 }
 
 impl Progress {
     /// Updates the active segment's mtime if the writer has appended since the last check. Reserves its room again as
-    /// well, because a copy of the file may share its blocks.
+    /// well, because a copy of the file may share its blocks. `entered` changes with each append: where the last one was
+    /// about to store, or, with 1 added, where the next one will.
     ///
     /// # Errors
     /// If what is appended no longer reaches a disk, or a queue.
-    pub(crate) fn look(&mut self, store: &Store, control: &Mapping, active: &Active) -> Result<()> {
+    pub(crate) fn look(&mut self, store: &Store, control: &Mapping, active: &Active, entered: u32) -> Result<()> {
         let id = active.id;
         if self.looked.is_some_and(|looked| looked.elapsed() < EVERY) {
             return Ok(());
         }
         self.looked = Some(Instant::now());
         store.check_present()?;
+        if self.over == Some((id, entered)) {
+            return Ok(());
+        }
         let head =
             control::newest_head(CONTROL_HEAD.map(|offset| Some(control.read(offset)))).map(|head| head.position);
-        let known = [self.seen, head].into_iter().flatten().filter(|known| known.segment == id).max();
+        let known = [head, self.seen].into_iter().flatten().find(|known| known.segment == id);
         let touched = store.open_segment(id, Access::Write).and_then(|segment| {
             let Some(segment) = segment else { return Ok(true) };
             let offset = end_of_records(&segment, known.map_or(RECORDS_START, |known| known.offset))?;
-            let end = Position { segment: id, offset };
+            let (end, is_over) = (Position { segment: id, offset }, entered < offset || entered == offset | 1);
+            self.over = is_over.then_some((id, entered));
             if self.seen.replace(end) == Some(end) {
                 return Ok(false);
             }
@@ -99,7 +109,9 @@ impl Progress {
         match touched {
             Err(Error::Io { ref source, .. }) if has_given_up(source) => return touched.map(drop),
             Ok(false) => return Ok(()),
-            _ => {}
+            Ok(true) => {}
+            // Not again before the next append.
+            Err(_) => self.over = Some((id, entered)),
         }
         if let Ok(Some(file)) = store.dir.open_file(CONTROL_FILE, Access::Write) {
             let _ = room::renew(&file, 0, CONTROL_LEN.into());
@@ -110,15 +122,21 @@ impl Progress {
 }
 
 /// The end of the consecutive records from `offset` on, or of the first ones, if there are many: the writer publishes a
-/// head before that. Not by the mapping: where the disk is full, a load from the page after the last record would lose
-/// the mapping to the writer.
+/// head more often than that. Not by the mapping: where the disk is full, a load from the page after the last record
+/// would make the writer lose it.
 fn end_of_records(segment: &Segment, offset: u32) -> Result<u32> {
     let context = &segment.context;
-    let start = context.next_place(offset);
-    let mut offset = start;
-    while context.is_place(offset) && offset - start < MANY {
-        let commit: Option<U32> = read_block_strictly(&segment.file, &segment.path, offset)?;
-        let len = commit.and_then(|commit| commit.get().checked_sub(1)).and_then(layout::record_len);
+    let first = context.next_place(offset);
+    let (mut offset, mut window, mut window_start) = (first, Vec::new(), first);
+    while context.is_place(offset) && offset - first < MANY {
+        if (offset - window_start) as usize + size_of::<u32>() > window.len() {
+            window.resize(WINDOW, 0);
+            let len = segment.file.read_at(&mut window, offset.into()).map_err(Error::io(&segment.path, "read it"))?;
+            window.truncate(len);
+            window_start = offset;
+        }
+        let commit = window.get((offset - window_start) as usize..).and_then(<[u8]>::first_chunk);
+        let len = commit.and_then(|&commit| u32::from_le_bytes(commit).checked_sub(1)).and_then(layout::record_len);
         match len.and_then(|len| offset.checked_add(len)) {
             Some(end) => offset = context.next_place(end),
             None => break,

@@ -38,7 +38,7 @@ pub(super) struct Walk {
     /// The record there, if it has been verified already.
     pub(super) peeked: Option<Sound>,
     pub(super) verify: bool,
-    /// Up to where in the segment there were records when the reader last looked for the published head.
+    /// Up to where in the segment there are records, by the published head when the reader last looked for it: a hint.
     pub(super) known_to: u32,
     /// Where it looks again.
     pub(super) learn_at: u32,
@@ -70,7 +70,7 @@ impl Walk {
         let sound = match self.peeked {
             None => self.context.summer.run(Pass(map, self))?,
             Some(sound) => {
-                self.advance(sound);
+                self.advance(map, sound);
                 sound
             }
         };
@@ -98,10 +98,15 @@ impl Walk {
     }
 
     #[inline(always)]
-    fn advance(&mut self, sound: Sound) {
-        self.position.offset += self.context.record_len(sound.payload_len());
+    fn advance(&mut self, map: &Mapping, sound: Sound) {
+        let len = self.context.record_len(sound.payload_len());
+        self.position.offset += len;
         self.seq = self.seq.saturating_add(1);
         self.peeked = None;
+        let ahead = self.position.offset.saturating_add(PREFETCH_AHEAD);
+        if ahead < self.known_to {
+            map.prefetch_for_read(ahead, len);
+        }
     }
 }
 
@@ -125,11 +130,7 @@ impl SumWork for Pass<'_> {
     fn run(self, sum: impl Sum) -> Option<Sound> {
         let Self(map, walk) = self;
         let Look::Message(sound) = look(map, walk, sum) else { return None };
-        walk.advance(sound);
-        let ahead = walk.position.offset.saturating_add(PREFETCH_AHEAD);
-        if ahead < walk.known_to {
-            map.prefetch_for_read(ahead, walk.context.record_len(sound.payload_len()));
-        }
+        walk.advance(map, sound);
         Some(sound)
     }
 }

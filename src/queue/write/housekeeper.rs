@@ -359,7 +359,7 @@ impl Inner {
 
     /// Looks after the active segment, and ends it if its time is over and the writer is idle; true if it did.
     fn look(&self, active: &Active, seen: &mut Seen, left: &mut RetainedMappings) -> bool {
-        if let Err(error) = seen.progress.look(&self.store, &self.control, active) {
+        if let Err(error) = seen.progress.look(&self.store, &self.control, active, self.turn.gate.entered()) {
             self.fail(error.to_string());
         }
         let is_quiet = seen.quiet.is_long_enough(&self.turn, &self.store.settings());
