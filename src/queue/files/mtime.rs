@@ -96,8 +96,9 @@ impl Progress {
         let touched = store.open_segment(id, Access::Write).and_then(|segment| {
             let Some(segment) = segment else { return Ok(true) };
             let offset = end_of_records(&segment, known.map_or(RECORDS_START, |known| known.offset))?;
-            let (end, is_over) = (Position { segment: id, offset }, entered < offset || entered == offset | 1);
-            self.over = is_over.then_some((id, entered));
+            let end = Position { segment: id, offset };
+            // An append that is under way stores there.
+            self.over = (entered != offset).then_some((id, entered));
             if self.seen.replace(end) == Some(end) {
                 return Ok(false);
             }
