@@ -192,8 +192,10 @@ impl Scratch {
     fn start(&mut self, script: &str, out: &Path) -> usize {
         let file = File::create(out).unwrap();
         let path = format!("{}:{}", self.at("bin").display(), std::env::var("PATH").unwrap());
-        let mut command = Command::new("bash");
-        command.args(["-c", &format!("{}{}", self.prelude, self.here(script))]).current_dir(self.at("work"));
+        // Who runs the tests in the background of a script has them ignore the interrupt.
+        let mut command = Command::new("env");
+        let script = format!("{}{}", self.prelude, self.here(script));
+        command.args(["--default-signal=INT", "bash", "-c", &script]).current_dir(self.at("work"));
         command.env("PATH", path).env("HOME", self.at("home")).env_remove("CHRONFS_ROOT").env("TZ", "UTC");
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file).process_group(0);
         self.children.push(command.spawn().unwrap());
