@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use chronfs::queue::{Cpus, Error, Removal, Settings, WriterOptions};
+use chronfs::queue::{Cpus, Error, Removal, Settings, SyncPolicy, WriterOptions};
 
 mod common;
 
@@ -38,13 +39,14 @@ fn helper_threads_run_where_they_are_told_and_otherwise_where_the_writer_does() 
         Removal::Allow
     });
     for (cpus, expected) in [(None, mine), (Some([last].into_iter().collect()), last.to_string())] {
-        let options = WriterOptions { helper_cpus: cpus, ..WriterOptions::default() };
+        let sync = SyncPolicy::Every { messages: 1000, interval: Duration::from_secs(1) };
+        let options = WriterOptions { helper_cpus: cpus, sync, ..WriterOptions::default() };
         let mut writer = queue.writer_with(&options).unwrap();
         // Segments for retention to remove, and no more: the test must not fill the disk if it fails.
         (0..1000).for_each(|_| assert!(writer.append(1, &[0; 1000]).is_ok()));
         let removing = told.recv_timeout(DEADLINE).unwrap();
         assert_eq!(removing, expected);
-        for name in ["chronfs-helper", "chronfs-pages"] {
+        for name in ["chronfs-helper", "chronfs-pages", "chronfs-sync"] {
             // A thread that has just started is not there yet.
             until(name, || threads().get(name) == Some(&expected));
         }

@@ -47,6 +47,11 @@ const FAULTS: [(&str, &str); 19] = [
     ("clone3", "EAGAIN"),
 ];
 
+/// The first sync of each thread fails.
+const FIRST_SYNC_FAILS: &str = "fdatasync:error=EIO:when=1";
+/// The first sync of each thread starts 5 s late.
+const FIRST_SYNC_IS_SLOW: &str = "fdatasync:delay_enter=5s:when=1";
+
 fn payload(seq: u64) -> String {
     format!("message {seq} {}", "x".repeat(600))
 }
@@ -172,10 +177,10 @@ fn prepare(dir: &Path) -> Option<(PathBuf, PathBuf)> {
     Some((template, scratch))
 }
 
-/// Runs a test of this file again, alone and with the first `fdatasync` of each thread failing; true in that run.
+/// Runs a test of this file again, alone and with a fault in system calls, as strace names it; true in that run.
 #[track_caller]
-fn runs_with_a_failing_sync(test: &str) -> bool {
-    const AGAIN: &str = "CHRONFS_WITH_A_FAILING_SYNC";
+fn runs_with(fault: &str, test: &str) -> bool {
+    const AGAIN: &str = "CHRONFS_WITH_A_FAULT";
     if std::env::var_os(AGAIN).is_some() {
         return true;
     }
@@ -183,7 +188,7 @@ fn runs_with_a_failing_sync(test: &str) -> bool {
         return false;
     }
     let output = Command::new("timeout")
-        .args(["-k", "1", "60", "strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO:when=1"])
+        .args(["-k", "1", "60", "strace", "-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={fault}")])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(AGAIN, "1")
@@ -217,7 +222,7 @@ fn refuses_further_work(queue: &Queue, mut writer: QueueWriter, appended: u64) {
 
 #[test]
 fn a_writer_whose_sync_has_failed_refuses_further_work() {
-    if !runs_with_a_failing_sync("a_writer_whose_sync_has_failed_refuses_further_work") {
+    if !runs_with(FIRST_SYNC_FAILS, "a_writer_whose_sync_has_failed_refuses_further_work") {
         return;
     }
     let (_dir, queue, mut writer) = one_message(SyncPolicy::Manual);
@@ -227,7 +232,7 @@ fn a_writer_whose_sync_has_failed_refuses_further_work() {
 
 #[test]
 fn a_writer_whose_sync_has_failed_in_the_background_refuses_further_work() {
-    if !runs_with_a_failing_sync("a_writer_whose_sync_has_failed_in_the_background_refuses_further_work") {
+    if !runs_with(FIRST_SYNC_FAILS, "a_writer_whose_sync_has_failed_in_the_background_refuses_further_work") {
         return;
     }
     let every = SyncPolicy::Every { messages: 1, interval: Duration::from_millis(1) };
@@ -238,6 +243,26 @@ fn a_writer_whose_sync_has_failed_in_the_background_refuses_further_work() {
         std::thread::yield_now();
     }
     refuses_further_work(&queue, writer, 1);
+}
+
+#[test]
+fn no_append_waits_for_a_sync_in_the_background() {
+    if !runs_with(FIRST_SYNC_IS_SLOW, "no_append_waits_for_a_sync_in_the_background") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let queue = Queue::create(dir.path().join("q"), &common::SMALL).unwrap();
+    let sync = SyncPolicy::Every { messages: 1, interval: Duration::from_millis(1) };
+    let mut writer = queue.writer_with(&WriterOptions { sync, ..WriterOptions::default() }).unwrap();
+    while writer.stats().rolls < 8 {
+        writer.append(1, &[b'x'; 8 << 10]).unwrap();
+    }
+    assert_eq!(writer.stats().syncs, 0, "the appends took as long as the sync");
+    let start = Instant::now();
+    while writer.stats().syncs == 0 {
+        assert!(start.elapsed() < Duration::from_secs(30), "nothing is synced");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

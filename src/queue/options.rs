@@ -291,7 +291,7 @@ impl Default for WriterOptions {
     }
 }
 
-/// When a writer syncs to disk by itself. It does so on its helper thread: an append never waits for it, and the latest
+/// When a writer syncs to disk by itself. It does so on a thread of its own: an append never waits for it, and the latest
 /// messages may not be on disk yet. [`flush_sync`](super::QueueWriter::flush_sync) waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]

@@ -1,9 +1,10 @@
 //! The writer's helper thread: work that would make an append wait is done here, ahead of time.
 //!
 //! It creates the next segment before it is needed, ends that of an idle writer when its time is over (`handover.rs`),
-//! unmaps segments that the writer has left, applies retention after a roll, syncs as the policy says, and stores the writer's heartbeat. Prefaulting the memory just ahead of the writer
-//! is the work of another thread (`prefault.rs`), since a sync may take long. The helper ends with the writer: dropping
-//! [`Housekeeper`] joins it.
+//! unmaps segments that the writer has left, applies retention after a roll, and stores the writer's heartbeat. Two other
+//! threads sync as the policy says, and prefault the memory just ahead of the writer (`prefault.rs`): the next segment
+//! must not wait for a sync, nor must the memory for the next segment. All end with the writer: dropping [`Housekeeper`]
+//! joins them.
 //!
 //! The appending thread waits for a lock here only in a roll for which the next segment is not ready.
 
@@ -23,16 +24,16 @@ use crate::queue::files::store::Store;
 use crate::queue::format::layout::CONTROL_WRITER_HEARTBEAT;
 use crate::queue::format::names::segment_name;
 use crate::queue::format::record::RecordContext;
-use crate::queue::options::{Settings, SyncPolicy, WriterOptions};
+use crate::queue::options::{Cpus, Settings, SyncPolicy, WriterOptions};
 use crate::queue::os::mapping::Mapping;
 use crate::queue::os::sys;
 use crate::queue::os::thread::Joined;
 use crate::queue::position::SegmentId;
 use crate::queue::wait::wake::Waker;
+use crate::queue::write::after_roll::AfterRoll;
 use crate::queue::write::growth::WantedSize;
 use crate::queue::write::handover::{Prepared, Turn};
 use crate::queue::write::prefault;
-use crate::queue::write::retention::Retire;
 use crate::sync::Ordering;
 
 /// How often the helper looks for work without being asked, and stores a heartbeat.
@@ -51,8 +52,11 @@ const RETAIN_STEP: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Housekeeper {
     inner: Arc<Inner>,
-    /// Told to stop before it is dropped, and so joined.
+    cpus: Option<Cpus>,
+    /// Both are told to stop before they are dropped, and so joined.
     thread: Joined,
+    /// Started by the policy, or by the first request.
+    syncs: Option<Joined>,
 }
 
 #[derive(Debug)]
@@ -65,43 +69,7 @@ struct Inner {
     turn: Arc<Turn>,
     state: Mutex<State>,
     changed: Condvar,
-}
-
-/// The work after a roll, on a new thread each time: unmapping and removing a file may take long, and the next segment
-/// must not wait for it.
-#[derive(Debug, Default)]
-struct Retention {
-    is_due: bool,
-    /// Mappings to be unmapped.
-    gone: Vec<Arc<Mapping>>,
-    thread: Option<Joined>,
-}
-
-impl Retention {
-    /// Unmaps mappings and applies retention, if there was a roll and the previous run has ended.
-    fn apply(&mut self, store: &Arc<Store>) {
-        if !self.is_due || self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            return;
-        }
-        self.is_due = false;
-        let (store, gone) = (Arc::clone(store), std::mem::take(&mut self.gone));
-        let retain = move || {
-            // First: a mapped file can't be reused.
-            drop(gone);
-            // What can't be removed now is retried after the next roll; `chron-cli retain` says why.
-            drop(store.retain(Retire::ForReuse));
-        };
-        self.thread = std::thread::Builder::new().name("chronfs-retain".into()).spawn(retain).ok().map(Joined::new);
-    }
-
-    /// Waits for the work in progress and the work that is due. False if there is neither.
-    fn finish(&mut self, store: &Arc<Store>) -> bool {
-        let is_under_way = self.thread.take().is_some();
-        let is_due = self.is_due;
-        self.apply(store);
-        self.thread = None;
-        is_under_way || is_due
-    }
+    sync_changed: Condvar,
 }
 
 /// What the thread knows of the active segment.
@@ -157,7 +125,7 @@ impl State {
         if !self.asked_to_roll.is_empty() {
             return false;
         }
-        !self.stop && self.wanted.is_none() && !self.sync_wanted
+        !self.stop && self.wanted.is_none()
     }
 }
 
@@ -173,8 +141,9 @@ impl Housekeeper {
             SyncPolicy::Manual => None,
             SyncPolicy::Every { interval, .. } => Some(interval),
         };
-        let (turn, changed) = (Arc::new(Turn::new()), Condvar::new());
-        let inner = Arc::new(Inner { store, control, writer_lock: lock, interval, turn, state, changed });
+        let turn = Arc::new(Turn::new());
+        let (changed, sync_changed) = (Condvar::new(), Condvar::new());
+        let inner = Arc::new(Inner { store, control, writer_lock: lock, interval, turn, state, changed, sync_changed });
         let for_thread = Arc::clone(&inner);
         let (placed, is_placed) = mpsc::channel();
         let cpus = options.helper_cpus;
@@ -193,7 +162,24 @@ impl Housekeeper {
         if let Some(Ok(moved)) = cpus.map(|_| is_placed.recv()) {
             moved.map_err(Error::io(&path, "move the writer's helper thread to its processors"))?;
         }
-        Ok(Self { inner, thread })
+        let mut this = Self { inner, cpus, thread, syncs: None };
+        if interval.is_some() {
+            this.start_syncs()?;
+        }
+        Ok(this)
+    }
+
+    fn start_syncs(&mut self) -> Result<()> {
+        let (inner, cpus) = (Arc::clone(&self.inner), self.cpus);
+        let run = move || {
+            // Starting the helper thread has reported processors that can't be used.
+            drop(cpus.map(|cpus| sys::run_on(cpus.iter())));
+            inner.run_syncs();
+        };
+        let thread = std::thread::Builder::new().name("chronfs-sync".into()).spawn(run);
+        let path = self.inner.store.dir.path();
+        self.syncs = Some(Joined::new(thread.map_err(Error::io(path, "start the writer's thread for syncs"))?));
+        Ok(())
     }
 
     pub(crate) fn turn(&self) -> Arc<Turn> {
@@ -223,9 +209,10 @@ impl Housekeeper {
     }
 
     /// Requests a sync of everything, in the background.
-    pub(crate) fn request_sync(&self) {
+    pub(crate) fn request_sync(&mut self) -> Result<()> {
         self.inner.lock().sync_wanted = true;
-        self.inner.changed.notify_all();
+        self.inner.sync_changed.notify_all();
+        if self.syncs.is_none() { self.start_syncs() } else { Ok(()) }
     }
 
     /// Requests retention, in the background.
@@ -234,7 +221,7 @@ impl Housekeeper {
         self.inner.changed.notify_all();
     }
 
-    /// How many syncs the helper has done, and how many have failed.
+    /// How many syncs have been done in the background, and how many have failed.
     pub(crate) fn syncs(&self) -> (u64, u64) {
         // See `drop`.
         if self.thread.is_here() { self.inner.lock().syncs } else { (0, 0) }
@@ -284,6 +271,7 @@ impl Drop for Housekeeper {
         }
         self.inner.lock().stop = true;
         self.inner.changed.notify_all();
+        self.inner.sync_changed.notify_all();
     }
 }
 
@@ -293,8 +281,8 @@ impl Inner {
     }
 
     fn run(&self) {
-        let [mut synced, mut looked, mut retained] = [Instant::now(); 3];
-        let (mut retention, mut left, mut seen) = (Retention::default(), RetainedMappings::default(), Seen::default());
+        let [mut looked, mut retained] = [Instant::now(); 2];
+        let (mut retention, mut left, mut seen) = (AfterRoll::default(), RetainedMappings::default(), Seen::default());
         loop {
             self.control.word64(CONTROL_WRITER_HEARTBEAT).store(clock::boot_ns(), Ordering::Relaxed);
             let is_contested = self.writer_lock.is_contested(&self.store.dir);
@@ -311,7 +299,7 @@ impl Inner {
             if state.retention_wanted && retained.elapsed() >= RETAIN_STEP {
                 (state.retention_wanted, retained, retention.is_due) = (false, Instant::now(), true);
             }
-            let (wanted, is_fast, sync_wanted) = (state.wanted, state.is_fast, state.sync_wanted);
+            let (wanted, is_fast) = (state.wanted, state.is_fast);
             let active = state.active.clone();
             drop(state);
             // Retention runs in parallel, so that it may yield a file for the segment that is wanted next.
@@ -344,15 +332,31 @@ impl Inner {
             if let Some(active) = active {
                 retention.is_due |= self.look(&active, &mut seen, &mut left);
             }
-            if sync_wanted || self.interval.is_some_and(|interval| synced.elapsed() >= interval) {
-                self.sync();
-                synced = Instant::now();
-            }
             let state = self.lock();
             if state.has_nothing_to_do() {
                 let step = if state.retention_wanted { RETAIN_STEP } else { IDLE_STEP };
-                let until_sync = self.interval.map_or(step, |interval| interval.saturating_sub(synced.elapsed()));
-                drop(self.changed.wait_timeout(state, until_sync.min(step)));
+                drop(self.changed.wait_timeout(state, step));
+            }
+        }
+    }
+
+    /// Syncs at each interval, and when asked to.
+    fn run_syncs(&self) {
+        let mut synced = Instant::now();
+        loop {
+            let mut state = self.lock();
+            if state.stop {
+                return;
+            }
+            let left = self.interval.map(|interval| interval.saturating_sub(synced.elapsed()));
+            if std::mem::take(&mut state.sync_wanted) || left.is_some_and(|left| left.is_zero()) {
+                drop(state);
+                self.sync();
+                synced = Instant::now();
+            } else if let Some(left) = left {
+                drop(self.sync_changed.wait_timeout(state, left));
+            } else {
+                drop(self.sync_changed.wait(state));
             }
         }
     }
@@ -412,8 +416,7 @@ impl Inner {
     /// if it accepts the next write.
     fn sync(&self) {
         let (first, last) = {
-            let mut state = self.lock();
-            state.sync_wanted = false;
+            let state = self.lock();
             match (state.sync_from, &state.active) {
                 (Some(first), Some(active)) if state.failure.is_none() => (first, active.id),
                 _ => return,
@@ -469,10 +472,6 @@ impl Inner {
             Err(error) if error.is_unusable_file() => store.free_id_after(id)?,
             Err(error) => return Err(error),
         };
-        // If every processor is busy the other thread may be late: better to wait than to create a new file.
-        if !recycle::is_there(&store.dir) && !store.hook.is_set() {
-            drop(store.retain(Retire::ForReuse));
-        }
         let made = Segment::create(&store.dir, &store.geometry(), (id, size.best, is_fast), clock::now_ns(), left)?;
         store.dir.sync()?;
         Ok(made)
@@ -484,8 +483,14 @@ impl Inner {
         (id, mut size): (SegmentId, WantedSize),
         is_fast: bool,
         left: &mut RetainedMappings,
-        retention: &mut Retention,
+        retention: &mut AfterRoll,
     ) -> Result<Prepared> {
+        // If every processor is busy the other thread may be late: better to wait than to create a new file.
+        if !recycle::is_there(&self.store.dir) && !self.store.hook.is_set() {
+            // Readers may have advanced since it ran.
+            retention.is_due |= retention.is_over();
+            retention.finish(&self.store);
+        }
         let mut ready = self.prepare((id, size), is_fast, left);
         // On a full disk the only room is what retention removes.
         if ready.is_err() && retention.finish(&self.store) {

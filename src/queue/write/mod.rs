@@ -1,5 +1,6 @@
 //! The writer, its helper threads, and their work besides appending.
 
+mod after_roll;
 pub(in crate::queue) mod ahead;
 mod append;
 pub(in crate::queue) mod exact;

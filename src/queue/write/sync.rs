@@ -1,4 +1,4 @@
-//! Syncs to disk: by a call, or by the helper thread as the policy says.
+//! Syncs to disk: by a call, or in the background as the policy says.
 
 use crate::queue::error::Result;
 use crate::queue::write::writer::QueueWriter;
@@ -39,17 +39,22 @@ impl QueueWriter {
     /// Starts syncing everything appended so far to disk, and does not wait for it.
     ///
     /// # Errors
-    /// [`Error::Poisoned`](crate::queue::Error::Poisoned) if an earlier sync has failed.
+    /// [`Error::Poisoned`](crate::queue::Error::Poisoned) if an earlier sync has failed; [`Error::Io`](crate::queue::Error::Io)
+    /// if the thread for it can't be started.
     pub fn flush_async(&mut self) -> Result<()> {
         self.check()?;
-        self.request_sync();
-        Ok(())
+        self.request_sync()
     }
 
-    /// Asks the helper thread to sync everything.
+    /// Asks for the sync that the policy wants after a number of messages.
     #[cold]
-    pub(in crate::queue) fn request_sync(&mut self) {
+    pub(in crate::queue) fn request_due_sync(&mut self) {
+        // Can't fail: with such a policy opening the writer has started the thread.
+        let _ = self.request_sync();
+    }
+
+    fn request_sync(&mut self) -> Result<()> {
         self.sync_at_seq = self.options.sync.next_sync(self.next_seq);
-        self.supply.request_sync();
+        self.supply.request_sync()
     }
 }

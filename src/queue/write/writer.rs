@@ -374,7 +374,7 @@ impl QueueWriter {
             self.map.prefetch_for_write(self.offset + PREFETCH_AHEAD, record_len);
         }
         if self.next_seq >= self.sync_at_seq {
-            self.request_sync();
+            self.request_due_sync();
         }
         seq
     }
