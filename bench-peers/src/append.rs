@@ -275,7 +275,7 @@ fn single(plan: &Plan<'_>, payload: usize, link: &'static str, report: &mut Repo
 fn singles(to: &mut impl Append, payload: &[u8], count: u64) -> Result<Histogram<u64>> {
     let mut histogram = Histogram::new_with_bounds(1, 60_000_000_000, 3)?;
     if to.keeps_little() {
-        to.append(payload, count)?;
+        to.append(payload, ROUND / (HEADER + payload.len() as u64))?;
     }
     let mut before = boot_ns();
     for _ in 0..count {
