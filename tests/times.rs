@@ -64,6 +64,22 @@ fn a_given_timestamp_too_far_in_the_future_is_refused_and_changes_nothing() {
 }
 
 /// Fills some segments with messages that all have the timestamp of the first one.
+#[test]
+fn messages_can_share_a_reading_of_the_clock_which_is_never_before_the_newest_message() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = queue(dir.path(), Settings::default());
+    let mut writer = queue.writer_with(&any_time()).unwrap();
+    let start_ns = now_ns();
+    let shared_ns = writer.now_ns();
+    assert!((start_ns - HOUR..start_ns + HOUR).contains(&shared_ns));
+    for payload in ["one", "two"] {
+        writer.append_at(shared_ns, 1, payload.as_bytes()).unwrap();
+        assert_eq!(writer.last_timestamp_ns(), shared_ns);
+    }
+    writer.append_at(FAR, 1, b"three").unwrap();
+    assert_eq!(writer.now_ns(), FAR);
+}
+
 fn with_stamps_from_the_future(dir: &Path) -> Queue {
     let queue = queue(dir, Settings { retain_age_ns: Some(HOUR), ..Settings::default() });
     let mut writer = queue.writer_with(&any_time()).unwrap();

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 #[cfg(feature = "aeron")]
 use crate::link::Aeron;
-use crate::link::{BACK, Chron, Copied, Follow, Iceoryx, Link, Pipe, Rx, Socket, THERE, TailF, Tx, Word};
+use crate::link::{BACK, Chron, Copied, Follow, Iceoryx, Link, Packets, Pipe, Rx, Socket, THERE, TailF, Tx, Word};
 use crate::plan::Plan;
 use crate::report::{Report, Sample, quantile};
 use crate::scratch::{remove_shared, shared_prefix};
@@ -84,7 +84,7 @@ impl Test {
         let aeron = cfg!(feature = "aeron").then_some("aeron");
         let most = ["word", "copied", "copied, checked", "chronfs", "iceoryx2", "pipe", "socket"];
         match self {
-            Self::Stream => [&most[1..], aeron.as_slice()].concat(),
+            Self::Stream => [&most[1..], &["chronfs by packets"], aeron.as_slice()].concat(),
             Self::OneWay | Self::RoundTrip => [&most[..], aeron.as_slice()].concat(),
             Self::Wake => vec!["word", "chronfs", "iceoryx2", "pipe", "socket", "follow.bin", "tail -f"],
         }
@@ -129,6 +129,7 @@ macro_rules! with_link {
             "copied" => $function::<Copied<false>>($job),
             "copied, checked" => $function::<Copied<true>>($job),
             "chronfs" => $function::<Chron>($job),
+            "chronfs by packets" => $function::<Packets>($job),
             "iceoryx2" => $function::<Iceoryx>($job),
             "pipe" => $function::<Pipe>($job),
             "socket" => $function::<Socket>($job),
@@ -215,8 +216,11 @@ fn job(plan: &Plan<'_>, test: Test, payload: usize, link: &str) -> Result<Job> {
     let record = 32 + payload as u64;
     let part = if plan.quick { 4 } else { 1 };
     // Wrapped around by then: ours has six files of 64 MiB.
-    let round = matches!(link, "chronfs" | "aeron").then_some(ROUND / record);
-    let is_slow = !matches!(link, "word" | "copied" | "copied, checked" | "chronfs" | "aeron" | "iceoryx2");
+    let round = matches!(link, "chronfs" | "chronfs by packets" | "aeron").then_some(ROUND / record);
+    let is_slow = !matches!(
+        link,
+        "word" | "copied" | "copied, checked" | "chronfs" | "chronfs by packets" | "aeron" | "iceoryx2"
+    );
     let (warm, count) = match test {
         Test::Stream if is_slow => (0, plan.streamed / record.max(1024) / 2),
         Test::Stream => (round.unwrap_or(plan.streamed / record / 8), plan.streamed / record),

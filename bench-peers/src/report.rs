@@ -90,7 +90,7 @@ fn first_line(program: &str, args: &[&str]) -> String {
 }
 
 /// What each link is, in the order in which they are shown.
-const LINKS: [(&str, &str); 15] = [
+const LINKS: [(&str, &str); 16] = [
     ("word", "floor: one store of a word that another process reads, whatever the payload; for a wake, a bare futex"),
     ("copied", "floor: the same bytes copied into populated memory, then a store; no checksum, no time, not persisted"),
     (
@@ -101,6 +101,7 @@ const LINKS: [(&str, &str); 15] = [
         "chronfs",
         "checksums written and verified, timestamps, files on the disk's file system, cursors committed; where two processes take part, retention keeps four segments of 64 MiB, and the queue takes six at most",
     ),
+    ("chronfs by packets", "the same; 16 messages share one reading of the clock, as those of one packet may"),
     ("chronfs, all kept", "nothing is removed, as by default: new pages all the time"),
     ("aeron", "Aeron IPC by its C client; not persisted, no checksum, no time"),
     ("iceoryx2", "publish and subscribe in shared memory; not persisted"),

@@ -55,6 +55,51 @@ impl Tx for QueueWriter {
     }
 }
 
+/// Messages that share one reading of the clock, as those of one packet do.
+const PACKET: u32 = 16;
+
+/// [`Chron`], with messages that share timestamps.
+pub(crate) struct Packets(Chron);
+
+impl Link for Packets {
+    type Tx = PacketsTx;
+    type Rx = ChronRx;
+
+    fn make(job: &Job) -> Result<Self> {
+        Chron::make(job).map(Self)
+    }
+
+    fn join(job: &Job) -> Result<Self> {
+        Chron::join(job).map(Self)
+    }
+
+    fn tx(&mut self, name: &str) -> Result<PacketsTx> {
+        Ok(PacketsTx { writer: self.0.tx(name)?, received_ns: 0, left: 0 })
+    }
+
+    fn rx(&mut self, name: &str) -> Result<ChronRx> {
+        self.0.rx(name)
+    }
+}
+
+pub(crate) struct PacketsTx {
+    writer: QueueWriter,
+    received_ns: u64,
+    left: u32,
+}
+
+impl Tx for PacketsTx {
+    #[inline]
+    fn send(&mut self, payload: &[u8]) -> Result<()> {
+        if self.left == 0 {
+            (self.received_ns, self.left) = (self.writer.now_ns(), PACKET);
+        }
+        self.left -= 1;
+        self.writer.append_at(self.received_ns, 1, payload)?;
+        Ok(())
+    }
+}
+
 pub(crate) struct ChronRx {
     reader: QueueReader,
     number: u64,

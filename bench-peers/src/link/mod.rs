@@ -10,7 +10,7 @@ mod shell;
 
 #[cfg(feature = "aeron")]
 pub(crate) use aeron::Aeron;
-pub(crate) use chron::Chron;
+pub(crate) use chron::{Chron, Packets};
 pub(crate) use descriptors::{Pipe, Socket};
 pub(crate) use floor::{Checks, Copied, Word};
 pub(crate) use iceoryx::Iceoryx;

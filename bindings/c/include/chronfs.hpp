@@ -132,6 +132,7 @@ public:
     void flush_async() { check(chronfs_writer_flush_async(get())); }
     void set_stopper(const stopper &used) { check(chronfs_writer_set_stopper(get(), used.get())); }
     std::uint64_t next_seq() const { return result_of<std::uint64_t>(chronfs_writer_next_seq, get()); }
+    std::uint64_t now_ns() { return result_of<std::uint64_t>(chronfs_writer_now_ns, get()); }
     std::size_t max_payload_len() const { return result_of<std::size_t>(chronfs_writer_max_payload_len, get()); }
 };
 

@@ -27,6 +27,8 @@ static void messages_pass_through(void) {
     IS(chronfs_writer_append_at(writer, later_ns, 8, "two", 3, &seq), 0);
     IS(chronfs_writer_append(writer, 0, NULL, 0, &seq), 0);
     IS(seq, 3);
+    IS(chronfs_writer_now_ns(writer, &seq), 0);
+    CHECK(seq >= later_ns);
     IS(chronfs_writer_next_seq(writer, &seq), 0);
     IS(seq, 4);
     IS(chronfs_writer_max_payload_len(writer, &len), 0);
@@ -192,6 +194,7 @@ static void wrong_arguments_are_errors(void) {
     failed(chronfs_writer_flush_sync(NULL), invalid, NULL, "writer is NULL");
     failed(chronfs_writer_set_stopper(writer, NULL), invalid, NULL, "stopper is NULL");
     IS(chronfs_writer_next_seq(writer, NULL), 0);
+    failed(chronfs_writer_now_ns(NULL, NULL), invalid, NULL, "writer is NULL");
 
     failed(chronfs_reader_open(queue, "r", NULL, &other), CHRONFS_ERROR_BUSY, "r", "in use");
     CHECK(other == NULL);

@@ -36,6 +36,7 @@ static void messages_pass_through() {
     IS(writer.commit(8), 3);
     writer.flush_sync();
     IS(writer.next_seq(), 4);
+    CHECK(writer.now_ns() > 0);
 
     std::vector<std::string> found;
     auto scan = queue.scan();

@@ -3,6 +3,7 @@
 mod after_roll;
 pub(in crate::queue) mod ahead;
 mod append;
+mod burst;
 pub(in crate::queue) mod exact;
 pub(in crate::queue) mod gate;
 pub(in crate::queue) mod growth;

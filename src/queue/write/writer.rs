@@ -35,6 +35,7 @@ use crate::queue::read::scan::Scanner;
 use crate::queue::wait::stop::Stopper;
 use crate::queue::wait::wake::Waker;
 use crate::queue::write::ahead::ClearAhead;
+use crate::queue::write::burst::{BURST_NS, Burst};
 use crate::queue::write::growth::WantedSize;
 use crate::queue::write::handover::{Prepared, Turn};
 use crate::queue::write::housekeeper::Housekeeper;
@@ -49,9 +50,6 @@ pub(in crate::queue) const MAY_BE_MISSING: &str = "what was appended last may be
 const HALF_STORED: &str =
     "no space left on device for all of a message, which is incomplete; those before it are complete";
 
-/// Messages that follow each other more quickly than this are a burst: clearing lines, and handing lines over, would take
-/// more time from them than it saves their readers.
-const BURST_NS: u64 = 100;
 /// How far ahead of the writer the cache lines of long records are prefetched.
 const PREFETCH_AHEAD: u32 = 1024;
 /// Records up to this length need no prefetch: what is cleared ahead is in the cache.
@@ -80,8 +78,9 @@ pub struct QueueWriter {
     pub(in crate::queue) context: RecordContext,
     pub(in crate::queue) next_seq: u64,
     pub(in crate::queue) last_timestamp_ns: u64,
+    burst: Burst,
     pub(in crate::queue) max_payload_len: usize,
-    clock: FastClock,
+    pub(in crate::queue) clock: FastClock,
     pub(in crate::queue) control: Arc<Mapping>,
     pub(in crate::queue) waker: Waker,
     /// When this sequence number is reached, the helper is asked to sync.
@@ -136,6 +135,7 @@ impl QueueWriter {
             context: segment.context,
             next_seq,
             last_timestamp_ns,
+            burst: Burst::new(next_seq),
             max_payload_len: store.settings().max_payload_len(),
             clock: FastClock::new(),
             head: HeadPublisher::new(&control),
@@ -185,7 +185,8 @@ impl QueueWriter {
         self.append_record(timestamp_ns, msg_type, payload)
     }
 
-    /// Appends a message with an explicit timestamp (nanoseconds since the epoch): for imports and replays.
+    /// Appends a message with an explicit timestamp (nanoseconds since the epoch): for imports and replays, and for
+    /// messages that share one ([`now_ns`](Self::now_ns)).
     ///
     /// # Errors
     /// [`Error::TimestampInPast`] if it is before the newest message's, [`Error::TimestampInFuture`] if it is further
@@ -363,26 +364,22 @@ impl QueueWriter {
         self.offset += record_len;
         self.next_seq = seq + 1;
         self.last_timestamp_ns = timestamp_ns;
-        // Not while long messages follow each other as quickly as they can be copied.
-        if since_last_ns >= BURST_NS + u64::from(record_len) {
-            self.map.demote(start, record_len + start % CACHE_LINE);
-        }
-        if since_last_ns >= BURST_NS {
+        if self.burst.is_over(since_last_ns, seq) {
+            // Not while long messages follow each other as quickly as they can be copied.
+            if since_last_ns >= BURST_NS + u64::from(record_len) {
+                self.map.demote(start, record_len + start % CACHE_LINE);
+            }
             self.ahead.advance(&self.map, self.offset);
-        }
-        if since_last_ns < BURST_NS || record_len > SHORT {
+            if record_len > SHORT {
+                self.map.prefetch_for_write(self.offset + PREFETCH_AHEAD, record_len);
+            }
+        } else {
             self.map.prefetch_for_write(self.offset + PREFETCH_AHEAD, record_len);
         }
         if self.next_seq >= self.sync_at_seq {
             self.request_due_sync();
         }
         seq
-    }
-
-    /// The timestamp of the next message: the wall clock's, but never less than the newest message's.
-    #[inline]
-    pub(in crate::queue) fn now_ns(&mut self) -> u64 {
-        self.clock.now_ns().max(self.last_timestamp_ns)
     }
 
     /// Checks that everything appended so far is in the queue's files: fails if one of them has been truncated, or if
