@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chronfs::queue::{Cpus, Error, Removal, Settings, SyncPolicy, WriterOptions};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 mod common;
 
@@ -53,6 +54,18 @@ fn helper_threads_run_where_they_are_told_and_otherwise_where_the_writer_does() 
         drop(writer);
         while told.try_recv().is_ok() {}
     }
+    // The thread that appends runs on one processor from here on; those that its appends start don't.
+    let mut writer = queue.writer().unwrap();
+    let mine = allowed(&std::fs::read_to_string("/proc/thread-self/status").unwrap());
+    let mut one = CpuSet::new();
+    one.set(last);
+    sched_setaffinity(None, &one).unwrap();
+    (0..1000).for_each(|_| assert!(writer.append(1, &[0; 1000]).is_ok()));
+    writer.flush_async().unwrap();
+    for name in ["chronfs-pages", "chronfs-sync"] {
+        until(name, || threads().get(name) == Some(&mine));
+    }
+    drop(writer);
     let options = WriterOptions { helper_cpus: Some(Cpus::default()), ..WriterOptions::default() };
     let error = queue.writer_with(&options).unwrap_err();
     assert!(matches!(&error, Error::Io { doing, .. } if doing.contains("processors")), "{error}");

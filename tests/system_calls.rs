@@ -49,6 +49,8 @@ const FAULTS: [(&str, &str); 19] = [
 
 /// The first sync of each thread fails.
 const FIRST_SYNC_FAILS: &str = "fdatasync:error=EIO:when=1";
+/// Each thread can start one other thread.
+const NO_MORE_THREADS: &str = "clone3:error=EAGAIN:when=2+";
 /// The first sync of each thread starts 5 s late.
 const FIRST_SYNC_IS_SLOW: &str = "fdatasync:delay_enter=5s:when=1";
 
@@ -263,6 +265,23 @@ fn no_append_waits_for_a_sync_in_the_background() {
         assert!(start.elapsed() < Duration::from_secs(30), "nothing is synced");
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn without_more_threads_segments_are_removed_and_syncs_done_nevertheless() {
+    if !runs_with(NO_MORE_THREADS, "without_more_threads_segments_are_removed_and_syncs_done_nevertheless") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { retain_segments: Some(2), ..common::SMALL };
+    let queue = Queue::create(dir.path().join("q"), &settings).unwrap();
+    let mut writer = queue.writer().unwrap();
+    while writer.stats().rolls < 40 {
+        writer.append(1, &[b'x'; 8 << 10]).unwrap();
+    }
+    common::until("old segments are removed", || queue.inspect().unwrap().segments.len() <= 5);
+    writer.flush_async().unwrap();
+    common::until("everything is synced", || writer.stats().syncs > 0);
 }
 
 #[test]

@@ -291,8 +291,9 @@ impl Default for WriterOptions {
     }
 }
 
-/// When a writer syncs to disk by itself. It does so on a thread of its own: an append never waits for it, and the latest
-/// messages may not be on disk yet. [`flush_sync`](super::QueueWriter::flush_sync) waits.
+/// When a writer syncs to disk by itself. It does so on a thread of its own: no append waits until data is on disk, and the
+/// latest messages may not be there yet. A new segment's directory entry goes through the file system's journal, as the sync
+/// does: a roll may take some ms longer beside one. [`flush_sync`](super::QueueWriter::flush_sync) waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum SyncPolicy {
@@ -303,7 +304,7 @@ pub enum SyncPolicy {
     Every {
         /// Messages.
         messages: u64,
-        /// Time.
+        /// Time; less than 1 ms counts as 1 ms.
         interval: Duration,
     },
 }

@@ -461,7 +461,8 @@ int chronfs_writer_cancel(struct chronfs_writer *writer);
 // Returns 0. Errors: POISONED if the disk has failed: what has been appended since the last success may be lost. IO.
 int chronfs_writer_flush_sync(struct chronfs_writer *writer);
 
-// Starts to write what has been appended to disk, and does not wait for it.
+// Starts to write what has been appended to disk, and does not wait for it; nor does chronfs_writer_close(), if that has not
+// begun by then.
 //
 // Returns 0. Errors: as chronfs_writer_flush_sync().
 int chronfs_writer_flush_async(struct chronfs_writer *writer);
@@ -472,8 +473,8 @@ int chronfs_writer_flush_async(struct chronfs_writer *writer);
 int chronfs_writer_next_seq(struct chronfs_writer *writer, uint64_t *seq);
 
 // Stores the time that a message would have if it were appended now, in ns since the epoch, in *now_ns. Messages that arrive
-// together can share one reading of the clock, which is a third of what appending a short one costs: pass it to
-// chronfs_writer_append_at().
+// together can share one reading of the clock, which is a third of what appending a short message costs: pass *now_ns to
+// chronfs_writer_append_at() for each, as long as nothing else is appended between them.
 //
 // Returns 0.
 int chronfs_writer_now_ns(struct chronfs_writer *writer,

@@ -186,6 +186,12 @@ pub(crate) fn is_open_here_only(file: &File) -> io::Result<bool> {
     }
 }
 
+/// The processors on which the calling thread may run.
+pub(crate) fn own_cpus() -> Option<impl Iterator<Item = usize>> {
+    let set = rustix::thread::sched_getaffinity(None).ok()?;
+    Some((0..rustix::thread::CpuSet::MAX_CPU).filter(move |&cpu| set.is_set(cpu)))
+}
+
 /// Moves the calling thread to these processors.
 pub(crate) fn run_on(cpus: impl Iterator<Item = usize>) -> io::Result<()> {
     let mut set = rustix::thread::CpuSet::new();

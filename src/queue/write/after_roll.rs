@@ -7,8 +7,8 @@ use crate::queue::os::mapping::Mapping;
 use crate::queue::os::thread::Joined;
 use crate::queue::write::retention::Retire;
 
-/// The work after a roll, on a new thread each time: unmapping and removing a file may take long, and the next segment
-/// must not wait for it.
+/// The work after a roll, on a new thread each time: unmapping and removing files may take long. The next segment waits for
+/// it only where it may yield a file, or room on a full disk.
 #[derive(Debug, Default)]
 pub(super) struct AfterRoll {
     /// Retention is to be applied.
@@ -25,14 +25,17 @@ impl AfterRoll {
             return;
         }
         self.is_due = false;
-        let (store, gone) = (Arc::clone(store), std::mem::take(&mut self.gone));
-        let retain = move || {
+        let (for_thread, gone) = (Arc::clone(store), std::mem::take(&mut self.gone));
+        let run = move || {
             // First: a mapped file can't be reused.
             drop(gone);
-            // What can't be removed now is retried after the next roll; `chron-cli retain` says why.
-            drop(store.retain(Retire::ForReuse));
+            retain(&for_thread);
         };
-        self.thread = std::thread::Builder::new().name("chronfs-retain".into()).spawn(retain).ok().map(Joined::new);
+        match std::thread::Builder::new().name("chronfs-retain".into()).spawn(run) {
+            Ok(thread) => self.thread = Some(Joined::new(thread)),
+            // No more threads; the mappings are gone with the closure.
+            Err(_) => retain(store),
+        }
     }
 
     /// Whether no work is in progress.
@@ -48,4 +51,9 @@ impl AfterRoll {
         self.thread = None;
         is_under_way || is_due
     }
+}
+
+/// What can't be removed now is retried after the next roll; `chron-cli retain` says why.
+fn retain(store: &Arc<Store>) {
+    drop(store.retain(Retire::ForReuse));
 }

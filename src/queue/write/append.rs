@@ -67,7 +67,7 @@ impl QueueWriter {
     /// the newest message's if the clock has gone back.
     ///
     /// Reading the clock is a third of what an append of a short message costs. Messages that arrive together, in one
-    /// packet for example, can share one reading:
+    /// packet for example, can share one reading, as long as nothing else is appended between them:
     ///
     /// ```
     /// # use chronfs::queue::{Queue, Settings};
@@ -92,7 +92,11 @@ impl QueueWriter {
         if timestamp_ns < self.last_timestamp_ns {
             return Err(Error::TimestampInPast { timestamp_ns, last_ns: self.last_timestamp_ns });
         }
-        if timestamp_ns > self.latest_ns { self.check_ahead(timestamp_ns) } else { Ok(()) }
+        // Like the newest message's, it delays no later one.
+        if timestamp_ns > self.latest_ns && timestamp_ns > self.last_timestamp_ns {
+            return self.check_ahead(timestamp_ns);
+        }
+        Ok(())
     }
 
     /// Whether an explicit timestamp is not too far ahead of the current wall clock.

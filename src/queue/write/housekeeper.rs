@@ -1,10 +1,9 @@
 //! The writer's helper thread: work that would make an append wait is done here, ahead of time.
 //!
 //! It creates the next segment before it is needed, ends that of an idle writer when its time is over (`handover.rs`),
-//! unmaps segments that the writer has left, applies retention after a roll, and stores the writer's heartbeat. Two other
-//! threads sync as the policy says, and prefault the memory just ahead of the writer (`prefault.rs`): the next segment
-//! must not wait for a sync, nor must the memory for the next segment. All end with the writer: dropping [`Housekeeper`]
-//! joins them.
+//! unmaps segments that the writer has left, applies retention after a roll, and stores the writer's heartbeat. Syncs,
+//! which may take long, have a thread of their own, and so has prefaulting the memory just ahead of the writer
+//! (`prefault.rs`). All end with the writer: dropping [`Housekeeper`] joins them.
 //!
 //! The appending thread waits for a lock here only in a roll for which the next segment is not ready.
 
@@ -12,8 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::clock;
-use crate::queue::error::Error;
-use crate::queue::error::Result;
+use crate::queue::error::{Error, Result};
 use crate::queue::files::dir::Access;
 use crate::queue::files::lock::WriterLock;
 use crate::queue::files::mtime::{self, Active, Progress};
@@ -34,6 +32,7 @@ use crate::queue::write::after_roll::AfterRoll;
 use crate::queue::write::growth::WantedSize;
 use crate::queue::write::handover::{Prepared, Turn};
 use crate::queue::write::prefault;
+use crate::queue::write::retention::Retire;
 use crate::sync::Ordering;
 
 /// How often the helper looks for work without being asked, and stores a heartbeat.
@@ -42,6 +41,9 @@ const IDLE_STEP: Duration = Duration::from_secs(1);
 /// A segment whose time is over ends after this long without a message, or after its time if that is shorter: an import
 /// of old messages pauses, too.
 const QUIET: Duration = Duration::from_secs(10);
+
+/// A shorter interval between syncs counts as this.
+const LEAST_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How often retention is applied without a roll.
 const RETAIN_EVERY: Duration = Duration::from_mins(1);
@@ -52,11 +54,10 @@ const RETAIN_STEP: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Housekeeper {
     inner: Arc<Inner>,
-    cpus: Option<Cpus>,
-    /// Both are told to stop before they are dropped, and so joined.
+    // Both are told to stop before they are dropped, and so joined.
     thread: Joined,
-    /// Started by the policy, or by the first request.
-    syncs: Option<Joined>,
+    /// If the policy needs it; otherwise the helper starts one at the first request.
+    _syncs: Option<Joined>,
 }
 
 #[derive(Debug)]
@@ -70,6 +71,8 @@ struct Inner {
     state: Mutex<State>,
     changed: Condvar,
     sync_changed: Condvar,
+    /// Held during a sync and until its failure is known: the system reports a failure once, to one of two.
+    syncing: Arc<Mutex<()>>,
 }
 
 /// What the thread knows of the active segment.
@@ -105,9 +108,10 @@ struct State {
     is_fast: bool,
     ready: Option<Result<Prepared>>,
     active: Option<Active>,
-    /// The first segment that the helper has not synced since the last request.
+    /// The first segment that has not been synced in the background.
     sync_from: Option<SegmentId>,
     sync_wanted: bool,
+    has_sync_thread: bool,
     /// Syncs that have been done, and those that have failed.
     syncs: (u64, u64),
     retention_wanted: bool,
@@ -125,7 +129,7 @@ impl State {
         if !self.asked_to_roll.is_empty() {
             return false;
         }
-        !self.stop && self.wanted.is_none()
+        !self.stop && self.wanted.is_none() && (self.has_sync_thread || !self.sync_wanted)
     }
 }
 
@@ -139,11 +143,21 @@ impl Housekeeper {
         let state = Mutex::new(State::default());
         let interval = match options.sync {
             SyncPolicy::Manual => None,
-            SyncPolicy::Every { interval, .. } => Some(interval),
+            SyncPolicy::Every { interval, .. } => Some(interval.max(LEAST_INTERVAL)),
         };
         let turn = Arc::new(Turn::new());
         let (changed, sync_changed) = (Condvar::new(), Condvar::new());
-        let inner = Arc::new(Inner { store, control, writer_lock: lock, interval, turn, state, changed, sync_changed });
+        let inner = Arc::new(Inner {
+            store,
+            control,
+            writer_lock: lock,
+            interval,
+            turn,
+            state,
+            changed,
+            sync_changed,
+            syncing: Arc::default(),
+        });
         let for_thread = Arc::clone(&inner);
         let (placed, is_placed) = mpsc::channel();
         let cpus = options.helper_cpus;
@@ -162,24 +176,9 @@ impl Housekeeper {
         if let Some(Ok(moved)) = cpus.map(|_| is_placed.recv()) {
             moved.map_err(Error::io(&path, "move the writer's helper thread to its processors"))?;
         }
-        let mut this = Self { inner, cpus, thread, syncs: None };
-        if interval.is_some() {
-            this.start_syncs()?;
-        }
-        Ok(this)
-    }
-
-    fn start_syncs(&mut self) -> Result<()> {
-        let (inner, cpus) = (Arc::clone(&self.inner), self.cpus);
-        let run = move || {
-            // Starting the helper thread has reported processors that can't be used.
-            drop(cpus.map(|cpus| sys::run_on(cpus.iter())));
-            inner.run_syncs();
-        };
-        let thread = std::thread::Builder::new().name("chronfs-sync".into()).spawn(run);
-        let path = self.inner.store.dir.path();
-        self.syncs = Some(Joined::new(thread.map_err(Error::io(path, "start the writer's thread for syncs"))?));
-        Ok(())
+        let syncs = interval.map(|_| inner.start_syncs(cpus)).transpose();
+        let syncs = syncs.map_err(Error::io(&path, "start the writer's thread for syncs"))?;
+        Ok(Self { inner, thread, _syncs: syncs })
     }
 
     pub(crate) fn turn(&self) -> Arc<Turn> {
@@ -209,10 +208,16 @@ impl Housekeeper {
     }
 
     /// Requests a sync of everything, in the background.
-    pub(crate) fn request_sync(&mut self) -> Result<()> {
-        self.inner.lock().sync_wanted = true;
-        self.inner.sync_changed.notify_all();
-        if self.syncs.is_none() { self.start_syncs() } else { Ok(()) }
+    pub(crate) fn request_sync(&self) {
+        let mut state = self.inner.lock();
+        state.sync_wanted = true;
+        let by = if state.has_sync_thread { &self.inner.sync_changed } else { &self.inner.changed };
+        by.notify_all();
+    }
+
+    /// To be locked during a sync of the caller's own.
+    pub(crate) fn syncing(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.inner.syncing)
     }
 
     /// Requests retention, in the background.
@@ -280,7 +285,8 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self) {
+    fn run(self: &Arc<Self>) {
+        let mut syncs = None;
         let [mut looked, mut retained] = [Instant::now(); 2];
         let (mut retention, mut left, mut seen) = (AfterRoll::default(), RetainedMappings::default(), Seen::default());
         loop {
@@ -291,7 +297,7 @@ impl Inner {
             }
             let mut state = self.lock();
             if state.stop {
-                drop((state, retention));
+                drop((state, retention, syncs));
                 recycle::discard(&self.store.dir);
                 return;
             }
@@ -300,6 +306,7 @@ impl Inner {
                 (state.retention_wanted, retained, retention.is_due) = (false, Instant::now(), true);
             }
             let (wanted, is_fast) = (state.wanted, state.is_fast);
+            let is_sync_for_us = state.sync_wanted && !state.has_sync_thread;
             let active = state.active.clone();
             drop(state);
             // Retention runs in parallel, so that it may yield a file for the segment that is wanted next.
@@ -330,7 +337,15 @@ impl Inner {
             }
             // Not held while this sleeps: its file is to be reused.
             if let Some(active) = active {
-                retention.is_due |= self.look(&active, &mut seen, &mut left);
+                let is_ended = self.look(&active, &mut seen, &mut left, &mut retention);
+                retention.is_due |= is_ended;
+            }
+            if is_sync_for_us {
+                syncs = self.start_syncs(None).ok();
+                if syncs.is_none() {
+                    self.lock().sync_wanted = false;
+                    self.sync();
+                }
             }
             let state = self.lock();
             if state.has_nothing_to_do() {
@@ -340,12 +355,24 @@ impl Inner {
         }
     }
 
+    fn start_syncs(self: &Arc<Self>, cpus: Option<Cpus>) -> std::io::Result<Joined> {
+        let inner = Arc::clone(self);
+        let run = move || {
+            // Starting the helper thread has reported processors that can't be used.
+            drop(cpus.map(|cpus| sys::run_on(cpus.iter())));
+            inner.run_syncs();
+        };
+        let thread = std::thread::Builder::new().name("chronfs-sync".into()).spawn(run)?;
+        self.lock().has_sync_thread = true;
+        Ok(Joined::new(thread))
+    }
+
     /// Syncs at each interval, and when asked to.
     fn run_syncs(&self) {
         let mut synced = Instant::now();
         loop {
             let mut state = self.lock();
-            if state.stop {
+            if state.stop || state.failure.is_some() {
                 return;
             }
             let left = self.interval.map(|interval| interval.saturating_sub(synced.elapsed()));
@@ -362,7 +389,7 @@ impl Inner {
     }
 
     /// Looks after the active segment, and ends it if its time is over and the writer is idle; true if it did.
-    fn look(&self, active: &Active, seen: &mut Seen, left: &mut RetainedMappings) -> bool {
+    fn look(&self, active: &Active, seen: &mut Seen, left: &mut RetainedMappings, retention: &mut AfterRoll) -> bool {
         if let Err(error) = seen.progress.look(&self.store, &self.control, active, self.turn.gate.entered()) {
             self.fail(error.to_string());
         }
@@ -373,13 +400,13 @@ impl Inner {
         #[cfg(test)]
         let is_quiet = is_quiet || !asked.is_empty();
         // What can't be done now is tried again at the next step, or by the next append, which says what is wrong.
-        let is_ended = is_due && is_quiet && self.end(active, left).unwrap_or(false);
+        let is_ended = is_due && is_quiet && self.end(active, left, retention).unwrap_or(false);
         #[cfg(test)]
         asked.into_iter().for_each(|asked| asked.send(is_ended).unwrap_or_default());
         is_ended
     }
 
-    fn end(&self, active: &Active, left: &mut RetainedMappings) -> Result<bool> {
+    fn end(&self, active: &Active, left: &mut RetainedMappings, retention: &mut AfterRoll) -> Result<bool> {
         let geometry = self.store.refresh();
         let id = self.store.id_after(active.id)?;
         let Some(size) = self.size_after(active, &geometry.settings)? else { return Ok(false) };
@@ -392,7 +419,7 @@ impl Inner {
         };
         let next = match ready {
             Some(Ok(ready)) if ready.segment.id >= id && self.suits(&ready.segment, size) => ready,
-            _ => self.prepare((id, size), false, left)?,
+            _ => self.prepare_any((id, size), false, left, retention)?,
         };
         let Some(not_used) = self.turn.roll(&self.store, &geometry, active, next)? else {
             Waker::wake(&self.control);
@@ -422,8 +449,8 @@ impl Inner {
                 _ => return,
             }
         };
-        let result = self.store.sync_segments(first, last);
-        match result {
+        let _alone = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.store.sync_segments(first, last) {
             Ok(()) => {
                 let mut state = self.lock();
                 (state.sync_from, state.syncs.0) = (Some(last), state.syncs.0 + 1);
@@ -485,11 +512,15 @@ impl Inner {
         left: &mut RetainedMappings,
         retention: &mut AfterRoll,
     ) -> Result<Prepared> {
-        // If every processor is busy the other thread may be late: better to wait than to create a new file.
-        if !recycle::is_there(&self.store.dir) && !self.store.hook.is_set() {
-            // Readers may have advanced since it ran.
-            retention.is_due |= retention.is_over();
-            retention.finish(&self.store);
+        let store = &self.store;
+        if store.settings().has_retention() && !recycle::is_there(&store.dir) && !store.hook.is_set() {
+            // If every processor is busy the other thread may be late: better to wait than to create a new file.
+            if retention.is_over() {
+                // Readers may have advanced since it ran.
+                drop(store.retain(Retire::ForReuse));
+            } else {
+                retention.finish(store);
+            }
         }
         let mut ready = self.prepare((id, size), is_fast, left);
         // On a full disk the only room is what retention removes.

@@ -36,7 +36,7 @@ const BUSY_FOR: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Prefaulter {
     inner: Arc<Inner>,
-    /// Where the thread runs; by default where the writer does.
+    /// Where the thread runs: it is started by an append, which may run elsewhere than the thread that opened the writer.
     cpus: Option<Cpus>,
     /// Told to stop before it is dropped, and so joined.
     thread: Option<Joined>,

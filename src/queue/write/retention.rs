@@ -3,8 +3,8 @@
 //! A segment is removed when a limit of the queue's settings says that it is too much (bytes, segments, age) and no
 //! live reader needs it. Segments are removed in order, oldest first, by unlink or rename only: a process that has one
 //! open can finish. A reader that no longer counts (silent for longer than its time to live, or lagging too much)
-//! learns of the gap on its next read. Runs on the writer's helper thread after a roll, and by `chron-cli retain`;
-//! never on the append path. Two concurrent runs do no harm.
+//! learns of the gap on its next read. Runs on a thread of the writer's after a roll, by `chron-cli retain`, and in an
+//! append only if the queue is full (`max_bytes`). Two concurrent runs do no harm.
 
 use std::path::Path;
 use std::sync::Arc;

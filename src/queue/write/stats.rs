@@ -27,7 +27,7 @@ pub struct WriterStats {
 /// What the writer itself adds to on rare occasions, and where it has started to count.
 #[derive(Debug, Default)]
 pub(in crate::queue) struct Counted {
-    /// Without what has been appended since `from_offset`, and without the helper thread's.
+    /// Without what has been appended since `from_offset`, and without the syncs in the background.
     pub(in crate::queue) stats: WriterStats,
     pub(in crate::queue) from_seq: u64,
     pub(in crate::queue) from_offset: u32,

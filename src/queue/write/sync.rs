@@ -1,5 +1,7 @@
 //! Syncs to disk: by a call, or in the background as the policy says.
 
+use std::sync::PoisonError;
+
 use crate::queue::error::Result;
 use crate::queue::write::writer::QueueWriter;
 
@@ -19,7 +21,10 @@ impl QueueWriter {
     fn sync_all(&mut self) -> Result<()> {
         self.check()?;
         self.publish_head();
+        let syncing = self.supply.syncing();
+        let alone = syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let synced = self.store.sync_segments(self.unsynced, self.segment.id);
+        drop(alone);
         // Again: what was truncated during the sync is not on the disk.
         let synced = synced.and_then(|()| self.check());
         match &synced {
@@ -36,25 +41,21 @@ impl QueueWriter {
         synced
     }
 
-    /// Starts syncing everything appended so far to disk, and does not wait for it.
+    /// Starts syncing everything appended so far to disk, and does not wait for it; nor does dropping the writer, if the
+    /// sync has not begun by then.
     ///
     /// # Errors
-    /// [`Error::Poisoned`](crate::queue::Error::Poisoned) if an earlier sync has failed; [`Error::Io`](crate::queue::Error::Io)
-    /// if the thread for it can't be started.
+    /// [`Error::Poisoned`](crate::queue::Error::Poisoned) if an earlier sync has failed.
     pub fn flush_async(&mut self) -> Result<()> {
         self.check()?;
-        self.request_sync()
+        self.request_sync();
+        Ok(())
     }
 
-    /// Asks for the sync that the policy wants after a number of messages.
+    /// Asks for a sync of everything in the background.
     #[cold]
-    pub(in crate::queue) fn request_due_sync(&mut self) {
-        // Can't fail: with such a policy opening the writer has started the thread.
-        let _ = self.request_sync();
-    }
-
-    fn request_sync(&mut self) -> Result<()> {
+    pub(in crate::queue) fn request_sync(&mut self) {
         self.sync_at_seq = self.options.sync.next_sync(self.next_seq);
-        self.supply.request_sync()
+        self.supply.request_sync();
     }
 }

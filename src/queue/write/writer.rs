@@ -30,6 +30,7 @@ use crate::queue::format::record::{Header, RecordContext, checked_len};
 use crate::queue::options::WriterOptions;
 use crate::queue::os::mapping::{CACHE_LINE, CUT_SHORT, Mapping};
 use crate::queue::os::origin::Origin;
+use crate::queue::os::sys;
 use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::scan::Scanner;
 use crate::queue::wait::stop::Stopper;
@@ -83,7 +84,7 @@ pub struct QueueWriter {
     pub(in crate::queue) clock: FastClock,
     pub(in crate::queue) control: Arc<Mapping>,
     pub(in crate::queue) waker: Waker,
-    /// When this sequence number is reached, the helper is asked to sync.
+    /// When this sequence number is reached, a sync in the background is asked for.
     pub(in crate::queue) sync_at_seq: u64,
     // An append that stays within `soft_limit` touches none of the fields from here on.
     pub(in crate::queue) segment: Segment,
@@ -126,7 +127,8 @@ impl QueueWriter {
         let waker = Waker::new();
         announce_writer(&control, waker, &lock);
         supply.set_active(&segment, &map, None);
-        let pages = Prefaulter::new(&map, offset, options.helper_cpus);
+        let pages =
+            Prefaulter::new(&map, offset, options.helper_cpus.or_else(|| sys::own_cpus().map(Iterator::collect)));
         let mut writer = Self {
             offset,
             ahead: ClearAhead::default(),
@@ -189,8 +191,8 @@ impl QueueWriter {
     /// messages that share one ([`now_ns`](Self::now_ns)).
     ///
     /// # Errors
-    /// [`Error::TimestampInPast`] if it is before the newest message's, [`Error::TimestampInFuture`] if it is further
-    /// ahead of the clock than [`WriterOptions::max_ahead`]; otherwise as [`append`](Self::append).
+    /// [`Error::TimestampInPast`] if it is before the newest message's, [`Error::TimestampInFuture`] if it is after that
+    /// and further ahead of the clock than [`WriterOptions::max_ahead`]; otherwise as [`append`](Self::append).
     #[inline]
     pub fn append_at(&mut self, timestamp_ns: u64, msg_type: u16, payload: &[u8]) -> Result<u64> {
         self.check_timestamp(timestamp_ns)?;
@@ -377,7 +379,7 @@ impl QueueWriter {
             self.map.prefetch_for_write(self.offset + PREFETCH_AHEAD, record_len);
         }
         if self.next_seq >= self.sync_at_seq {
-            self.request_due_sync();
+            self.request_sync();
         }
         seq
     }

@@ -242,7 +242,8 @@ pub extern "C" fn chronfs_writer_flush_sync(writer: Option<&mut Writer>) -> c_in
     })
 }
 
-/// Starts to write what has been appended to disk, and does not wait for it.
+/// Starts to write what has been appended to disk, and does not wait for it; nor does chronfs_writer_close(), if that has not
+/// begun by then.
 ///
 /// Returns 0. Errors: as chronfs_writer_flush_sync().
 #[unsafe(no_mangle)]
@@ -262,8 +263,8 @@ pub extern "C" fn chronfs_writer_next_seq(writer: Option<&mut Writer>, seq: Opti
 }
 
 /// Stores the time that a message would have if it were appended now, in ns since the epoch, in *now_ns. Messages that arrive
-/// together can share one reading of the clock, which is a third of what appending a short one costs: pass it to
-/// chronfs_writer_append_at().
+/// together can share one reading of the clock, which is a third of what appending a short message costs: pass *now_ns to
+/// chronfs_writer_append_at() for each, as long as nothing else is appended between them.
 ///
 /// Returns 0.
 #[unsafe(no_mangle)]
