@@ -285,6 +285,16 @@ fn without_more_threads_segments_are_removed_and_syncs_done_nevertheless() {
 }
 
 #[test]
+fn without_more_threads_a_writer_with_a_sync_policy_opens_and_syncs() {
+    if !runs_with(NO_MORE_THREADS, "without_more_threads_a_writer_with_a_sync_policy_opens_and_syncs") {
+        return;
+    }
+    let every = SyncPolicy::Every { messages: 1, interval: Duration::from_millis(1) };
+    let (_dir, _queue, writer) = one_message(every);
+    common::until("everything is synced", || writer.stats().syncs > 0);
+}
+
+#[test]
 fn an_interrupted_call_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let Some((template, scratch)) = prepare(dir.path()) else { return };

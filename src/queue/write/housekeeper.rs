@@ -22,7 +22,7 @@ use crate::queue::files::store::Store;
 use crate::queue::format::layout::CONTROL_WRITER_HEARTBEAT;
 use crate::queue::format::names::segment_name;
 use crate::queue::format::record::RecordContext;
-use crate::queue::options::{Cpus, Settings, SyncPolicy, WriterOptions};
+use crate::queue::options::{Settings, SyncPolicy, WriterOptions};
 use crate::queue::os::mapping::Mapping;
 use crate::queue::os::sys;
 use crate::queue::os::thread::Joined;
@@ -54,10 +54,8 @@ const RETAIN_STEP: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Housekeeper {
     inner: Arc<Inner>,
-    // Both are told to stop before they are dropped, and so joined.
+    /// Told to stop before it is dropped, and so joined.
     thread: Joined,
-    /// If the policy needs it; otherwise the helper starts one at the first request.
-    _syncs: Option<Joined>,
 }
 
 #[derive(Debug)]
@@ -72,7 +70,7 @@ struct Inner {
     changed: Condvar,
     sync_changed: Condvar,
     /// Held during a sync and until its failure is known: the system reports a failure once, to one of two.
-    syncing: Arc<Mutex<()>>,
+    syncing: Mutex<()>,
 }
 
 /// What the thread knows of the active segment.
@@ -156,7 +154,7 @@ impl Housekeeper {
             state,
             changed,
             sync_changed,
-            syncing: Arc::default(),
+            syncing: Mutex::default(),
         });
         let for_thread = Arc::clone(&inner);
         let (placed, is_placed) = mpsc::channel();
@@ -176,9 +174,7 @@ impl Housekeeper {
         if let Some(Ok(moved)) = cpus.map(|_| is_placed.recv()) {
             moved.map_err(Error::io(&path, "move the writer's helper thread to its processors"))?;
         }
-        let syncs = interval.map(|_| inner.start_syncs(cpus)).transpose();
-        let syncs = syncs.map_err(Error::io(&path, "start the writer's thread for syncs"))?;
-        Ok(Self { inner, thread, _syncs: syncs })
+        Ok(Self { inner, thread })
     }
 
     pub(crate) fn turn(&self) -> Arc<Turn> {
@@ -215,9 +211,9 @@ impl Housekeeper {
         by.notify_all();
     }
 
-    /// To be locked during a sync of the caller's own.
-    pub(crate) fn syncing(&self) -> Arc<Mutex<()>> {
-        Arc::clone(&self.inner.syncing)
+    /// To be held during a sync of the caller's own.
+    pub(crate) fn syncing(&self) -> MutexGuard<'_, ()> {
+        self.inner.syncing()
     }
 
     /// Requests retention, in the background.
@@ -285,7 +281,12 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn syncing(&self) -> MutexGuard<'_, ()> {
+        self.syncing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn run(self: &Arc<Self>) {
+        // Started here: by then the writer, which may ask for it, may run elsewhere.
         let mut syncs = None;
         let [mut looked, mut retained] = [Instant::now(); 2];
         let (mut retention, mut left, mut seen) = (AfterRoll::default(), RetainedMappings::default(), Seen::default());
@@ -306,7 +307,7 @@ impl Inner {
                 (state.retention_wanted, retained, retention.is_due) = (false, Instant::now(), true);
             }
             let (wanted, is_fast) = (state.wanted, state.is_fast);
-            let is_sync_for_us = state.sync_wanted && !state.has_sync_thread;
+            let needs_sync_thread = !state.has_sync_thread && (state.sync_wanted || self.interval.is_some());
             let active = state.active.clone();
             drop(state);
             // Retention runs in parallel, so that it may yield a file for the segment that is wanted next.
@@ -340,31 +341,30 @@ impl Inner {
                 let is_ended = self.look(&active, &mut seen, &mut left, &mut retention);
                 retention.is_due |= is_ended;
             }
-            if is_sync_for_us {
-                syncs = self.start_syncs(None).ok();
-                if syncs.is_none() {
-                    self.lock().sync_wanted = false;
-                    self.sync();
-                }
+            if needs_sync_thread {
+                syncs = self.start_syncs();
             }
             let state = self.lock();
             if state.has_nothing_to_do() {
                 let step = if state.retention_wanted { RETAIN_STEP } else { IDLE_STEP };
+                let until_sync = self.interval.filter(|_| !state.has_sync_thread).unwrap_or(step);
+                let step = step.min(until_sync);
                 drop(self.changed.wait_timeout(state, step));
             }
         }
     }
 
-    fn start_syncs(self: &Arc<Self>, cpus: Option<Cpus>) -> std::io::Result<Joined> {
+    /// Starts the thread that syncs. If there can be no more threads, syncs here instead.
+    fn start_syncs(self: &Arc<Self>) -> Option<Joined> {
         let inner = Arc::clone(self);
-        let run = move || {
-            // Starting the helper thread has reported processors that can't be used.
-            drop(cpus.map(|cpus| sys::run_on(cpus.iter())));
-            inner.run_syncs();
+        let thread = std::thread::Builder::new().name("chronfs-sync".into()).spawn(move || inner.run_syncs());
+        let Ok(thread) = thread else {
+            self.lock().sync_wanted = false;
+            self.sync();
+            return None;
         };
-        let thread = std::thread::Builder::new().name("chronfs-sync".into()).spawn(run)?;
         self.lock().has_sync_thread = true;
-        Ok(Joined::new(thread))
+        Some(Joined::new(thread))
     }
 
     /// Syncs at each interval, and when asked to.
@@ -449,7 +449,7 @@ impl Inner {
                 _ => return,
             }
         };
-        let _alone = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.syncing();
         match self.store.sync_segments(first, last) {
             Ok(()) => {
                 let mut state = self.lock();

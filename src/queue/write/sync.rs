@@ -1,7 +1,5 @@
 //! Syncs to disk: by a call, or in the background as the policy says.
 
-use std::sync::PoisonError;
-
 use crate::queue::error::Result;
 use crate::queue::write::writer::QueueWriter;
 
@@ -21,8 +19,7 @@ impl QueueWriter {
     fn sync_all(&mut self) -> Result<()> {
         self.check()?;
         self.publish_head();
-        let syncing = self.supply.syncing();
-        let alone = syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = self.supply.syncing();
         let synced = self.store.sync_segments(self.unsynced, self.segment.id);
         drop(alone);
         // Again: what was truncated during the sync is not on the disk.
