@@ -17,6 +17,11 @@ fn allowed(status: &str) -> String {
     line.trim().to_owned()
 }
 
+/// Where this thread may run.
+fn own() -> String {
+    allowed(&std::fs::read_to_string("/proc/thread-self/status").unwrap())
+}
+
 /// The threads of this process by name, and where they may run.
 fn threads() -> BTreeMap<String, String> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
@@ -30,13 +35,13 @@ fn threads() -> BTreeMap<String, String> {
 
 #[test]
 fn helper_threads_run_where_they_are_told_and_otherwise_where_the_writer_does() {
-    let mine = allowed(&std::fs::read_to_string("/proc/thread-self/status").unwrap());
+    let mine = own();
     let last: usize = mine.rsplit([',', '-']).next().unwrap().parse().unwrap();
     let (_dir, queue) = new_queue(&Settings { segment_size: 256 << 10, retain_segments: Some(0), ..SMALL });
     // Asked on the thread that removes segments.
     let (tell, told) = std::sync::mpsc::channel();
     queue.before_removal(move |_, _| {
-        tell.send(allowed(&std::fs::read_to_string("/proc/thread-self/status").unwrap())).unwrap();
+        tell.send(own()).unwrap();
         Removal::Allow
     });
     for (cpus, expected) in [(None, mine), (Some([last].into_iter().collect()), last.to_string())] {
@@ -56,7 +61,7 @@ fn helper_threads_run_where_they_are_told_and_otherwise_where_the_writer_does() 
     }
     // The thread that appends runs on one processor from here on; those that its appends start don't.
     let mut writer = queue.writer().unwrap();
-    let mine = allowed(&std::fs::read_to_string("/proc/thread-self/status").unwrap());
+    let mine = own();
     let mut one = CpuSet::new();
     one.set(last);
     sched_setaffinity(None, &one).unwrap();

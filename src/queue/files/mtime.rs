@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use crate::queue::files::store::Store;
 use crate::queue::format::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, RECORDS_START};
 use crate::queue::format::record::RecordContext;
 use crate::queue::os::mapping::Mapping;
+use crate::queue::os::sys;
 use crate::queue::position::{Position, SegmentId};
 use crate::sync::Ordering;
 
@@ -132,7 +132,8 @@ fn end_of_records(segment: &Segment, offset: u32) -> Result<u32> {
     while context.is_place(offset) && offset - first < MANY {
         if (offset - window_start) as usize + size_of::<u32>() > window.len() {
             window.resize(WINDOW, 0);
-            let len = segment.file.read_at(&mut window, offset.into()).map_err(Error::io(&segment.path, "read it"))?;
+            let len =
+                sys::read_some(&segment.file, &mut window, offset).map_err(Error::io(&segment.path, "read it"))?;
             window.truncate(len);
             window_start = offset;
         }

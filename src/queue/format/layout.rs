@@ -76,6 +76,8 @@ pub const CONTROL_LEN: u32 = PAGE;
 pub const CONTROL_SETTINGS: [u32; 2] = [0, 128];
 /// Offsets of the two head slots in the control block.
 pub const CONTROL_HEAD: [u32; 2] = [256, 320];
+/// A writer publishes its head at least once in this many bytes.
+pub(crate) const HEAD_EVERY: u32 = 64 << 10;
 /// Offset of segment and offset within a head slot, read as one word: segment in the low half, offset in the high one.
 pub(crate) const HEAD_POSITION: u32 = narrow(offset_of!(HeadSlot, segment));
 /// Offset of the writer block in the control block.

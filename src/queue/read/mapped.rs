@@ -1,10 +1,8 @@
 //! Messages in a mapping: checking one record, and walking from one to the next.
 
-use std::cmp::Ordering;
-
 use crate::queue::entry::Message;
 use crate::queue::format::crc::{Sum, SumWork};
-use crate::queue::format::layout::HEADER_LEN;
+use crate::queue::format::layout::{self, HEADER_LEN};
 use crate::queue::format::record::{RecordContext, Sound, UncheckedHeader};
 use crate::queue::os::mapping::{CACHE_LINE, Mapping};
 use crate::queue::position::Position;
@@ -77,14 +75,10 @@ impl Walk {
         Some(Located { position, seq, sound })
     }
 
-    /// The head has been published at this position.
-    pub(super) fn learn(&mut self, head: Position) {
-        self.known_to = match head.segment.cmp(&self.position.segment) {
-            Ordering::Less => 0,
-            Ordering::Equal => head.offset,
-            Ordering::Greater => u32::MAX,
-        };
-        self.learn_at = self.position.offset.saturating_add(LEARN_EVERY);
+    /// The head has been published here in the segment, or after it.
+    pub(super) fn learn(&mut self, known_to: u32) {
+        self.known_to = known_to;
+        self.learn_at = self.position.offset.saturating_add(layout::HEAD_EVERY);
     }
 
     /// The next record is in another segment, or somewhere else in this one.
@@ -150,8 +144,6 @@ impl SumWork for JustLook<'_> {
 /// How many bytes ahead of a reader records are prefetched that are known to be there: the processor detects that one line
 /// after the other is read, but not across pages. Never near the head, where that would take lines from the writer.
 const PREFETCH_AHEAD: u32 = 1024;
-/// How often the reader looks for the published head, in bytes: as often as it is published.
-const LEARN_EVERY: u32 = 64 << 10;
 /// The lines of longer payloads are prefetched at once, before the checksum asks for one after the other.
 const SHORT: usize = 192;
 

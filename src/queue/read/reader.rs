@@ -19,7 +19,7 @@ use crate::queue::format::record::{Sound, UncheckedHeader};
 use crate::queue::inspect::WriterInfo;
 use crate::queue::options::WaitStrategy;
 use crate::queue::os::mapping::Mapping;
-use crate::queue::position::{Position, SegmentId};
+use crate::queue::position::Position;
 use crate::queue::read::mapped::{Available, Located, Look, Walk};
 use crate::queue::read::scan::Scanner;
 use crate::queue::read::stats::ReaderStats;
@@ -228,9 +228,8 @@ impl<R: Registration> Reader<R> {
     #[cold]
     #[inline(never)]
     fn learn_head(&mut self) {
-        let head = self.published();
-        let [segment, offset] = [head >> 32, head & u64::from(u32::MAX)].map(|half| u32::try_from(half).unwrap_or(0));
-        self.walk.learn(Position { segment: SegmentId(segment), offset });
+        let start = as_number(Position { offset: 0, ..self.walk.position });
+        self.walk.learn(u32::try_from(self.published().saturating_sub(start)).unwrap_or(u32::MAX));
     }
 
     /// Passes what comes next.

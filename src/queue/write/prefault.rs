@@ -68,12 +68,14 @@ struct State {
 }
 
 impl Prefaulter {
-    /// `populated`: up to where pages of the active mapping are prefaulted.
+    /// `populated`: up to where pages of the active mapping are prefaulted. `cpus`: where the thread runs; by default where
+    /// this one does.
     pub(crate) fn new(active: &Arc<Mapping>, populated: u32, cpus: Option<Cpus>) -> Self {
         let state = Mutex::new(State { stop: false, active: Arc::clone(active), segment: 0, populated });
         let (progress, is_fast, wake_at) = (AtomicU32::new(0), AtomicBool::new(false), AtomicU32::new(u32::MAX));
         let is_short_of_room = AtomicBool::new(false);
         let inner = Inner { state, changed: Condvar::new(), progress, is_fast, is_short_of_room, wake_at };
+        let cpus = cpus.or_else(|| sys::own_cpus().map(Iterator::collect));
         Self { inner: Arc::new(inner), cpus, thread: None }
     }
 

@@ -18,7 +18,7 @@ use crate::queue::write::growth::WantedSize;
 use crate::queue::write::handover::Prepared;
 use crate::queue::write::prefault;
 use crate::queue::write::retention::{ActiveSegment, Retention, Retire};
-use crate::queue::write::writer::{MAY_BE_MISSING, QueueWriter, REPORT_EVERY};
+use crate::queue::write::writer::{MAY_BE_MISSING, QueueWriter};
 
 const OTHER_END: &str = "the segment does not end where the writer's messages do: somebody else has stored into it";
 /// How often a writer that waits for room in a full queue checks for it.
@@ -112,7 +112,7 @@ impl QueueWriter {
     }
 
     pub(in crate::queue) fn next_soft_limit(&self, after: u32) -> u32 {
-        (after / REPORT_EVERY + 1).saturating_mul(REPORT_EVERY).min(self.segment_limit())
+        (after / layout::HEAD_EVERY + 1).saturating_mul(layout::HEAD_EVERY).min(self.segment_limit())
     }
 
     /// Continues in the next segment, where there will be room for a record of `record_len` bytes.

@@ -30,7 +30,6 @@ use crate::queue::format::record::{Header, RecordContext, checked_len};
 use crate::queue::options::WriterOptions;
 use crate::queue::os::mapping::{CACHE_LINE, CUT_SHORT, Mapping};
 use crate::queue::os::origin::Origin;
-use crate::queue::os::sys;
 use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::scan::Scanner;
 use crate::queue::wait::stop::Stopper;
@@ -45,8 +44,6 @@ use crate::queue::write::recover::{Tail, TailPlace, recover};
 use crate::queue::write::stats::{Counted, WriterStats};
 use crate::sync::Ordering;
 
-/// After this many bytes the writer publishes its head and reports to its helper.
-pub(in crate::queue) const REPORT_EVERY: u32 = 64 << 10;
 pub(in crate::queue) const MAY_BE_MISSING: &str = "what was appended last may be missing";
 const HALF_STORED: &str =
     "no space left on device for all of a message, which is incomplete; those before it are complete";
@@ -127,8 +124,7 @@ impl QueueWriter {
         let waker = Waker::new();
         announce_writer(&control, waker, &lock);
         supply.set_active(&segment, &map, None);
-        let pages =
-            Prefaulter::new(&map, offset, options.helper_cpus.or_else(|| sys::own_cpus().map(Iterator::collect)));
+        let pages = Prefaulter::new(&map, offset, options.helper_cpus);
         let mut writer = Self {
             offset,
             ahead: ClearAhead::default(),
@@ -366,16 +362,15 @@ impl QueueWriter {
         self.offset += record_len;
         self.next_seq = seq + 1;
         self.last_timestamp_ns = timestamp_ns;
-        if self.burst.is_over(since_last_ns, seq) {
+        let is_after_pause = self.burst.is_over(since_last_ns, seq);
+        if is_after_pause {
             // Not while long messages follow each other as quickly as they can be copied.
             if since_last_ns >= BURST_NS + u64::from(record_len) {
                 self.map.demote(start, record_len + start % CACHE_LINE);
             }
             self.ahead.advance(&self.map, self.offset);
-            if record_len > SHORT {
-                self.map.prefetch_for_write(self.offset + PREFETCH_AHEAD, record_len);
-            }
-        } else {
+        }
+        if !is_after_pause || record_len > SHORT {
             self.map.prefetch_for_write(self.offset + PREFETCH_AHEAD, record_len);
         }
         if self.next_seq >= self.sync_at_seq {
@@ -522,7 +517,7 @@ fn announce_writer(control: &Mapping, waker: Waker, lock: &WriterLock) {
 fn enter(store: &Store, supply: &Housekeeper, tail: Tail) -> Result<(Segment, Arc<Mapping>, u32)> {
     let id = match tail.place {
         TailPlace::Segment(segment, offset) => {
-            let map = segment.map_for_writing(offset, REPORT_EVERY)?;
+            let map = segment.map_for_writing(offset, layout::HEAD_EVERY)?;
             map.clear_record(offset);
             return Ok((segment, Arc::new(map), offset));
         }
