@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash scripts/tools.sh --aarch64
 triple=aarch64-unknown-linux-gnu
-rustup target list --installed | grep -qx "$triple" || rustup target add "$triple"
+rustup target add "$triple"
 
 # The tests start chron-cli as a program, so the kernel must know the emulator; Debian's package tells it where systemd
 # runs. F opens it now, so that it is found in any mount namespace.

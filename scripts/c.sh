@@ -47,8 +47,8 @@ for language in c cpp; do
     "compile_$language" -o "$test" "${source[@]}" "${shared[@]}"
     "compile_$language" -o "$test-static" "${source[@]}" "${static[@]}"
     "compile_$language" -fsanitize=address,undefined -fno-sanitize-recover=all -o "$test-asan" "${source[@]}" "${shared[@]}"
-    readelf -d "$test" | grep -q 'NEEDED.*\[libchronfs.so.0\]' || fail "$test: does not need libchronfs.so.0"
-    if readelf -d "$test-static" | grep -q 'NEEDED.*chronfs'; then fail "$test-static: needs the shared library"; fi
+    [[ $(readelf -d "$test") =~ NEEDED.*"[libchronfs.so.0]" ]] || fail "$test: does not need libchronfs.so.0"
+    [[ ! $(readelf -d "$test-static") =~ "[libchronfs" ]] || fail "$test-static: needs the shared library"
     check "$test"
     check "$test-static"
     check "$test-asan"
@@ -64,7 +64,7 @@ done
 commands=$(page sh | sed "s|\$HOME|$out/home|g; s|program|$out/page|g")
 [ -n "$commands" ] || fail "docs/c.md has no commands"
 (export PROFILE=dev && eval "$commands")
-ldd "$out/page" | grep -q libchronfs.so.0 || fail "the page's command does not link the library"
+[[ $(ldd "$out/page") == *libchronfs.so.0* ]] || fail "the page's command does not link the library"
 compile_c -o "$out/example" bindings/c/example.c "${shared[@]}"
 "$out/example" "$out/queue" hello
 [ "$("$out/example" "$out/queue" again)" = '2: again' ] || fail "the example does not continue where it has stopped"

@@ -62,7 +62,7 @@ jq -e .payload /run/chronfs/.merged/messages.jsonl
 cat /run/chronfs/.chronfs/doctor
 timeout 20 head -n 1 /run/chronfs/ticks/follow.txt > /tmp/followed &
 follower=$!
-soon 'ls -l /proc/*/fd 2> /dev/null | grep -q ticks/follow.txt'
+soon '[[ $(ls -l /proc/*/fd 2> /dev/null) == *ticks/follow.txt* ]]'
 chron-cli send /var/lib/chronfs/ticks news
 wait "$follower"
 is followed "$(cat /tmp/followed)" news

@@ -16,7 +16,7 @@ for package in "$@"; do
 done
 DH_OPTIONS=''
 for package in $all; do
-    if [ $# -gt 0 ] && ! printf '%s\n' "$@" | grep -qx "$package"; then DH_OPTIONS+=" -N$package"; fi
+    if [ $# -gt 0 ] && [[ " $* " != *" $package "* ]]; then DH_OPTIONS+=" -N$package"; fi
 done
 export DH_OPTIONS DEBS=target/deb
 rm -rf "$DEBS"

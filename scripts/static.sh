@@ -5,13 +5,13 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 triple=$(uname -m)-unknown-linux-musl
-rustup target list --installed | grep -qx "$triple" || rustup target add "$triple"
+rustup target add "$triple"
 # musl's own allocator is slow, which matters to none of the hot paths: they do not allocate.
 cargo build --release --locked --features decode --bin chron-cli --target "$triple"
 target=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)
 mkdir -p target/static
 strip -o target/static/chron-cli "$target/$triple/release/chron-cli"
-if readelf --program-headers target/static/chron-cli | grep -q INTERP; then
+if [[ $(readelf --program-headers target/static/chron-cli) == *INTERP* ]]; then
     echo "$0: target/static/chron-cli needs a loader" >&2
     exit 1
 fi

@@ -337,6 +337,25 @@ fn plain_words_are_used() {
     assert!(found.is_empty(), "{found}");
 }
 
+/// `pipefail` makes a failure of whoever is ended by the pipe that closed, which depends on who was faster.
+#[test]
+fn no_pipe_closes_before_all_is_written() {
+    let base = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let mut scripts = vec![base.join(".ci/run")];
+    for dir in ["scripts", "examples", "bindings/c", "bench-peers"] {
+        let paths = fs::read_dir(base.join(dir)).unwrap().map(|entry| entry.unwrap().path());
+        scripts.extend(paths.filter(|path| path.extension().is_some_and(|ending| ending == "sh")));
+    }
+    assert!(scripts.len() > 10, "{scripts:?}");
+    for path in scripts {
+        let text = fs::read_to_string(&path).unwrap();
+        for (number, line) in (1..).zip(text.lines()).filter(|_| text.contains("pipefail")) {
+            let early = ["| grep -q", "| grep -m", "| head"].iter().find(|early| line.contains(*early));
+            assert_eq!(early, None, "{}:{number}: compare $(...) instead", path.display());
+        }
+    }
+}
+
 #[test]
 fn the_format_page_states_the_constants_of_the_code() {
     use chronfs::queue::layout;
