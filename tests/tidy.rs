@@ -16,7 +16,7 @@ const UNSAFE: [&str; 10] = [
     "bindings/python/src/message.rs",
     "src/bin/chron-cli/bench/shared.rs",
     "src/clock.rs",
-    "src/queue/format/crc.rs",
+    "src/queue/format/crc/x86.rs",
     "src/queue/os/mapping.rs",
     "src/queue/os/sigbus.rs",
     "src/queue/os/sys.rs",
