@@ -61,6 +61,17 @@ impl Active {
     pub(crate) fn has_records(&self) -> bool {
         self.map.word(self.context.records_start()).load(Ordering::Relaxed) != 0
     }
+
+    /// What the last append has `entered`, if it is over: nothing has been appended while this stays the same.
+    pub(crate) fn last_append(&self, store: &Store, entered: u32) -> Option<(SegmentId, u32)> {
+        let is_over = entered % 8 != 0 || {
+            let segment = store.open_segment(self.id, Access::Read).ok()??;
+            let mut commit = [0; size_of::<u32>()];
+            let len = sys::read_some(&segment.file, &mut commit, entered).ok()?;
+            len == commit.len() && commit != [0; size_of::<u32>()]
+        };
+        is_over.then_some((self.id, entered))
+    }
 }
 
 /// Checks from time to time whether something was appended, without help from the writer.

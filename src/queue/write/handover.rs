@@ -9,6 +9,7 @@
 //! A kill leaves what it leaves in the writer's own roll: both are `segment::change_over`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::queue::entry::Entry;
 use crate::queue::error::{Error, Result};
@@ -17,12 +18,17 @@ use crate::queue::files::mtime::Active;
 use crate::queue::files::segment::{self, Segment};
 use crate::queue::files::store::Store;
 use crate::queue::format::layout::{HEADER_LEN, SEGMENT_SEAL};
+use crate::queue::options::Settings;
 use crate::queue::os::futex;
 use crate::queue::os::mapping::Mapping;
 use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::scan::Scanner;
 use crate::queue::write::gate::Gate;
 use crate::sync::{Ordering, fence};
+
+/// A segment whose time is over ends after this long without a message, or after its time if that is shorter: an import
+/// of old messages pauses, too.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// A segment ready for use.
 #[derive(Debug)]
@@ -36,6 +42,24 @@ pub(crate) struct Prepared {
 pub(crate) struct Turn {
     pub(in crate::queue) gate: Gate,
     state: Mutex<State>,
+}
+
+/// Since when nothing has been appended.
+#[derive(Debug, Default)]
+pub(super) struct Quiet {
+    since: Option<(u32, Instant)>,
+}
+
+impl Quiet {
+    pub(super) fn is_long_enough(&mut self, turn: &Turn, settings: &Settings) -> bool {
+        let Some(period_ns) = settings.roll_period_ns() else { return false };
+        let entered = turn.gate.entered();
+        let (before, since) = *self.since.get_or_insert_with(|| (entered, Instant::now()));
+        if before != entered {
+            self.since = Some((entered, Instant::now()));
+        }
+        before == entered && since.elapsed() >= QUIET.min(Duration::from_nanos(period_ns))
+    }
 }
 
 #[derive(Debug, Default)]

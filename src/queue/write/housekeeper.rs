@@ -30,17 +30,13 @@ use crate::queue::position::SegmentId;
 use crate::queue::wait::wake::Waker;
 use crate::queue::write::after_roll::AfterRoll;
 use crate::queue::write::growth::WantedSize;
-use crate::queue::write::handover::{Prepared, Turn};
+use crate::queue::write::handover::{Prepared, Quiet, Turn};
 use crate::queue::write::prefault;
 use crate::queue::write::retention::Retire;
 use crate::sync::Ordering;
 
 /// How often the helper looks for work without being asked, and stores a heartbeat.
 const IDLE_STEP: Duration = Duration::from_secs(1);
-
-/// A segment whose time is over ends after this long without a message, or after its time if that is shorter: an import
-/// of old messages pauses, too.
-const QUIET: Duration = Duration::from_secs(10);
 
 /// A shorter interval between syncs counts as this.
 const LEAST_INTERVAL: Duration = Duration::from_millis(1);
@@ -78,24 +74,6 @@ struct Inner {
 struct Seen {
     progress: Progress,
     quiet: Quiet,
-}
-
-/// Since when nothing has been appended.
-#[derive(Debug, Default)]
-struct Quiet {
-    since: Option<(u32, Instant)>,
-}
-
-impl Quiet {
-    fn is_long_enough(&mut self, turn: &Turn, settings: &Settings) -> bool {
-        let Some(period_ns) = settings.roll_period_ns() else { return false };
-        let entered = turn.gate.entered();
-        let (before, since) = *self.since.get_or_insert_with(|| (entered, Instant::now()));
-        if before != entered {
-            self.since = Some((entered, Instant::now()));
-        }
-        before == entered && since.elapsed() >= QUIET.min(Duration::from_nanos(period_ns))
-    }
 }
 
 #[derive(Debug, Default)]
@@ -191,6 +169,12 @@ impl Housekeeper {
             inner.changed.notify_all();
             answered.recv().unwrap_or(false)
         }
+    }
+
+    /// Whether the helper would sync now, at the end of an interval.
+    #[cfg(test)]
+    pub(in crate::queue) fn is_sync_due(&self, last: &mut Option<(SegmentId, u32)>) -> bool {
+        self.inner.is_new(last)
     }
 
     /// Sets the active segment, and hands over the previous one.
@@ -367,18 +351,21 @@ impl Inner {
         Some(Joined::new(thread))
     }
 
-    /// Syncs at each interval, and when asked to.
+    /// Syncs when asked to, and at each interval if something has been appended.
     fn run_syncs(&self) {
-        let mut synced = Instant::now();
+        let (mut synced, mut last) = (Instant::now(), None);
         loop {
             let mut state = self.lock();
             if state.stop || state.failure.is_some() {
                 return;
             }
             let left = self.interval.map(|interval| interval.saturating_sub(synced.elapsed()));
-            if std::mem::take(&mut state.sync_wanted) || left.is_some_and(|left| left.is_zero()) {
+            let is_wanted = std::mem::take(&mut state.sync_wanted);
+            if is_wanted || left.is_some_and(|left| left.is_zero()) {
                 drop(state);
-                self.sync();
+                if is_wanted || self.is_new(&mut last) {
+                    self.sync();
+                }
                 synced = Instant::now();
             } else if let Some(left) = left {
                 drop(self.sync_changed.wait_timeout(state, left));
@@ -386,6 +373,15 @@ impl Inner {
                 drop(self.sync_changed.wait(state));
             }
         }
+    }
+
+    /// Whether something may have been appended since this was asked last: an idle writer costs the disk nothing.
+    fn is_new(&self, last: &mut Option<(SegmentId, u32)>) -> bool {
+        let active = self.lock().active.clone();
+        let now = active.and_then(|active| active.last_append(&self.store, self.turn.gate.entered()));
+        let is_new = now.is_none() || now != *last;
+        *last = now;
+        is_new
     }
 
     /// Looks after the active segment, and ends it if its time is over and the writer is idle; true if it did.

@@ -63,6 +63,25 @@ fn the_segment_of_an_idle_writer_ends_and_the_next_append_goes_on() {
 }
 
 #[test]
+fn nothing_is_synced_again_while_nothing_is_appended() {
+    let (_dir, queue) = new_queue(&SETTINGS);
+    let mut writer = queue.writer().unwrap();
+    let mut last = None;
+    let mut is_due = |writer: &QueueWriter| [0; 2].map(|_| writer.supply.is_sync_due(&mut last));
+    assert_eq!(is_due(&writer), [true, false], "earlier writers may not have synced");
+    append(&mut writer, 1);
+    assert_eq!(is_due(&writer), [true, false]);
+    assert!(writer.supply.pause()());
+    append(&mut writer, 1);
+    assert_eq!(is_due(&writer), [true, false], "in the next segment");
+    drop(writer.reserve(1, 8).unwrap());
+    append(&mut writer, 1);
+    assert_eq!(is_due(&writer), [true, false]);
+    writer.turn.gate.enter(writer.offset);
+    assert_eq!(is_due(&writer), [true, true], "it may be stored while the sync is under way");
+}
+
+#[test]
 fn retention_by_age_removes_the_last_messages_of_an_idle_writer() {
     let (_dir, queue) = new_queue(&Settings { roll_every_ns: None, retain_age_ns: Some(8 * DAY), ..SETTINGS });
     let mut writer = queue.writer().unwrap();
