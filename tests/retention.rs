@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use chronfs::queue::{Entry, Gap, GapReason, IgnoredReason, Queue, Retention, Settings};
+use chronfs::queue::{Entry, Gap, GapReason, IgnoredReason, Queue, Retention, Settings, layout};
 
 mod common;
 
@@ -271,4 +271,17 @@ fn a_damaged_cursor_keeps_everything_until_it_is_reset() {
     assert_eq!(retention.pins.iter().map(|pin| (pin.reader.as_str(), pin.seq)).collect::<Vec<_>>(), [("alice", None)]);
     queue.seek_reader("alice", 7).unwrap();
     assert!(!queue.apply_retention().unwrap().removed.is_empty());
+}
+
+#[test]
+fn nothing_is_removed_that_no_published_head_covers() {
+    let (dir, queue) = retained(SMALL, &[]);
+    queue.set(&Settings { retain_segments: Some(1), ..SMALL }).unwrap();
+    let control = File::options().write(true).open(dir.path().join("q/control.meta")).unwrap();
+    for head in layout::CONTROL_HEAD {
+        control.write_all_at(&[0; 64], head.into()).unwrap();
+    }
+    assert_eq!(queue.apply_retention().unwrap().removed, []);
+    drop(queue.writer().unwrap());
+    assert_eq!(queue.apply_retention().unwrap().removed.len(), 4, "the writer has published it");
 }

@@ -248,6 +248,24 @@ fn a_writer_whose_sync_has_failed_in_the_background_refuses_further_work() {
 }
 
 #[test]
+fn nothing_is_removed_before_its_numbers_would_survive_a_power_cut() {
+    if !runs_with(FIRST_SYNC_FAILS, "nothing_is_removed_before_its_numbers_would_survive_a_power_cut") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let queue = Queue::create(dir.path().join("q"), &Settings { retain_segments: Some(1), ..common::SMALL }).unwrap();
+    queue.add_reader("keeps-all").unwrap();
+    common::append(&mut queue.writer().unwrap(), 400, |seq| payload(seq).into_bytes());
+    queue.remove_reader("keeps-all").unwrap();
+    let segments = || queue.inspect().unwrap().segments.len();
+    let (before, sealed) = (segments(), queue.inspect().unwrap().segments.iter().filter(|it| it.sealed).count());
+    let failed = queue.apply_retention().unwrap_err();
+    assert!(failed.to_string().contains("control.meta"), "{failed}");
+    assert_eq!(segments(), before);
+    assert_eq!(queue.apply_retention().unwrap().removed.len(), sealed - 1);
+}
+
+#[test]
 fn no_append_waits_for_a_sync_in_the_background() {
     if !runs_with(FIRST_SYNC_IS_SLOW, "no_append_waits_for_a_sync_in_the_background") {
         return;

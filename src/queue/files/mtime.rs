@@ -62,15 +62,16 @@ impl Active {
         self.map.word(self.context.records_start()).load(Ordering::Relaxed) != 0
     }
 
-    /// What the last append has `entered`, if it is over: nothing has been appended while this stays the same.
-    pub(crate) fn last_append(&self, store: &Store, entered: u32) -> Option<(SegmentId, u32)> {
-        let is_over = entered % 8 != 0 || {
+    /// Whether the append that has `entered` last is over; if not, what it stores may come later.
+    pub(crate) fn is_over(&self, store: &Store, entered: u32) -> bool {
+        let has_commit = || {
             let segment = store.open_segment(self.id, Access::Read).ok()??;
             let mut commit = [0; size_of::<u32>()];
             let len = sys::read_some(&segment.file, &mut commit, entered).ok()?;
-            len == commit.len() && commit != [0; size_of::<u32>()]
+            (len == commit.len() && commit != [0; size_of::<u32>()]).then_some(())
         };
-        is_over.then_some((self.id, entered))
+        // An offset with 1 added is one where nothing is being stored.
+        !entered.is_multiple_of(8) || has_commit().is_some()
     }
 }
 

@@ -209,6 +209,12 @@ impl Store {
         control::read_head(self.control_file()?)
     }
 
+    /// Makes sure that the published head survives a power cut.
+    pub(in crate::queue) fn sync_control(&self) -> Result<()> {
+        let Some(control) = self.control_file() else { return Ok(()) };
+        control.sync_data().map_err(Error::io(&self.control_path(), "sync it"))
+    }
+
     /// The sequence number after the newest published message, if it is credible.
     pub(crate) fn published_seq(&self) -> Option<u64> {
         self.head_hint().map(|hint| hint.next_seq).filter(|&seq| seq < MAX_SEQ)

@@ -32,7 +32,8 @@ impl Gate {
     /// SYNC POINT with `close` and `is_outside`.
     #[inline]
     pub(crate) fn enter(&self, offset: u32) -> u32 {
-        self.entered.store(offset, Ordering::Relaxed);
+        // Who knows the offset finds no older commit word there.
+        self.entered.store(offset, Ordering::Release);
         // Keeps the compiler from moving the load before the store; the helper's barrier does the rest.
         compiler_fence(Ordering::SeqCst);
         self.soft_limit.load(Ordering::Relaxed)

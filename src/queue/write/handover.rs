@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::queue::entry::Entry;
 use crate::queue::error::{Error, Result};
-use crate::queue::files::control::{Geometry, HeadHint};
+use crate::queue::files::control::{Geometry, HeadHint, HeadPublisher};
 use crate::queue::files::mtime::Active;
 use crate::queue::files::segment::{self, Segment};
 use crate::queue::files::store::Store;
@@ -111,7 +111,7 @@ impl Turn {
     pub(in crate::queue) fn roll(
         &self,
         store: &Arc<Store>,
-        geometry: &Geometry,
+        (control, geometry): (&Mapping, &Geometry),
         active: &Active,
         next: Prepared,
     ) -> Result<Option<Prepared>> {
@@ -126,6 +126,9 @@ impl Turn {
         });
         match sealed {
             Ok(Some(head)) => {
+                // The writer, which publishes as well, has to take what is here first.
+                let position = Position { segment: next.segment.id, offset: next.segment.context.records_start() };
+                HeadPublisher::new(control).publish(control, HeadHint { position, ..head });
                 state.rolled = Some((head, next));
                 Ok(None)
             }

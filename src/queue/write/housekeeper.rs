@@ -332,8 +332,7 @@ impl Inner {
             if state.has_nothing_to_do() {
                 let step = if state.retention_wanted { RETAIN_STEP } else { IDLE_STEP };
                 let until_sync = self.interval.filter(|_| !state.has_sync_thread).unwrap_or(step);
-                let step = step.min(until_sync);
-                drop(self.changed.wait_timeout(state, step));
+                drop(self.changed.wait_timeout(state, step.min(until_sync)));
             }
         }
     }
@@ -377,10 +376,12 @@ impl Inner {
 
     /// Whether something may have been appended since this was asked last: an idle writer costs the disk nothing.
     fn is_new(&self, last: &mut Option<(SegmentId, u32)>) -> bool {
-        let active = self.lock().active.clone();
-        let now = active.and_then(|active| active.last_append(&self.store, self.turn.gate.entered()));
-        let is_new = now.is_none() || now != *last;
-        *last = now;
+        let Some(active) = self.lock().active.clone() else { return false };
+        let entered = self.turn.gate.entered();
+        let is_new = *last != Some((active.id, entered));
+        if is_new {
+            *last = active.is_over(&self.store, entered).then_some((active.id, entered));
+        }
         is_new
     }
 
@@ -417,8 +418,11 @@ impl Inner {
             Some(Ok(ready)) if ready.segment.id >= id && self.suits(&ready.segment, size) => ready,
             _ => self.prepare_any((id, size), false, left, retention)?,
         };
-        let Some(not_used) = self.turn.roll(&self.store, &geometry, active, next)? else {
+        let Some(not_used) = self.turn.roll(&self.store, (&self.control, &geometry), active, next)? else {
             Waker::wake(&self.control);
+            // What is in the segment is synced again, with its seal.
+            self.lock().sync_wanted |= self.interval.is_some();
+            self.sync_changed.notify_all();
             return Ok(true);
         };
         let mut state = self.lock();

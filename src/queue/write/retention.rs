@@ -164,8 +164,13 @@ impl Store {
         let (needs, ignored) = self.needs(&bounds)?;
         let mut retention = Retention { ignored, active: self.active_segment(&bounds), ..Retention::default() };
         let mut excess = self.excess(sealed, &ids);
+        let published = self.published_seq().unwrap_or(0);
         while let Some((info, next_seq)) = excess.next() {
             let is_free = info.first_seq == 0 || needs.iter().all(|needs| needs.seq.is_some_and(|seq| seq >= next_seq));
+            // Where even the next segment's start is lost in a power cut, the published head tells which numbers are used.
+            if next_seq > published {
+                break;
+            }
             if !is_free {
                 // The readers that keep them are of interest to people only; finding them opens each segment.
                 if how != Retire::ForReuse {
@@ -176,6 +181,9 @@ impl Store {
             let name = segment_name(info.id);
             if how != Retire::Not && !self.hook.allows(&self.dir.path_of(&name), &info) {
                 break;
+            }
+            if how != Retire::Not && retention.removed.is_empty() {
+                self.sync_control()?;
             }
             match how {
                 Retire::Not => {}

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::clock;
 use crate::queue::entry::Bounds;
 use crate::queue::error::{Error, Result};
+use crate::queue::files::control::HeadPublisher;
 use crate::queue::files::dir::Access;
 use crate::queue::files::segment;
 use crate::queue::files::store::Store;
@@ -48,11 +49,17 @@ impl QueueWriter {
         }
         if self.offset > self.ask_at
             && let Some(next) = self.segment.id.next()
-            && let is_fast = self.is_fast()
-            && let Ok(size) = self.within_limit(self.size_after_full(is_fast))
         {
-            self.supply.want(next, size, is_fast);
-            self.ask_at = u32::MAX;
+            let is_fast = self.is_fast();
+            // Before that the helper may still be at what the last roll has left.
+            let is_urgent = self.offset > self.context.segment_size / 4;
+            match self.within_limit(self.size_after_full(is_fast), is_urgent) {
+                Ok(size) => {
+                    self.supply.want(next, size, is_fast);
+                    self.ask_at = u32::MAX;
+                }
+                Err(_) => self.ask_at = self.offset + self.context.segment_size / 16,
+            }
         }
         self.ahead.set_limit(soft_limit);
         self.turn.open(soft_limit, self.head_now(), self.roll_at_ns);
@@ -143,8 +150,9 @@ impl QueueWriter {
                 self.poisoned = Some(format!("{}: {OTHER_END}", self.segment.path.display()));
                 return self.check_poison();
             }
+            // The helper has published a head, too.
+            self.head = HeadPublisher::new(&self.control);
             self.go_on_in(next);
-            self.turn.gate.enter(self.offset);
         }
         Ok(())
     }
@@ -173,9 +181,11 @@ impl QueueWriter {
         }
         self.map = map;
         let left = std::mem::replace(&mut self.segment, segment);
+        // Before the helper knows the segment: what it asks the gate then, and what retention removes, depends on these.
+        self.turn.gate.enter(self.offset);
+        self.publish_head();
         self.supply.set_active(&self.segment, &self.map, Some(left));
         self.pages.set_active(&self.map, prefault::AT_FIRST);
-        self.publish_head();
         self.entered = Instant::now();
     }
 
@@ -202,7 +212,7 @@ impl QueueWriter {
 
     fn look_for_room(&mut self, size: WantedSize, start: Instant) -> Result<WantedSize> {
         loop {
-            match (self.within_limit(size), self.options.when_full) {
+            match (self.within_limit(size, true), self.options.when_full) {
                 (Err(Error::QueueFull { .. }), WhenFull::Wait(longest)) if start.elapsed() < longest => {
                     stop::check(self.stopper.as_ref(), self.store.dir.path())?;
                     // Readers commit without a system call: nothing could wake us.
@@ -214,21 +224,25 @@ impl QueueWriter {
         }
     }
 
-    /// The size of one more segment that the queue's limit allows: a smaller one if that is all.
-    fn within_limit(&self, size: WantedSize) -> Result<WantedSize> {
+    /// The size of one more segment that the queue's limit allows: a smaller one if that is all, and `is_urgent`.
+    fn within_limit(&self, size: WantedSize, is_urgent: bool) -> Result<WantedSize> {
         let Some(max_bytes) = self.store.settings().max_bytes else {
             return Ok(size);
         };
         // A new file is created only if there is no spare, so that spares need not be counted.
         let room = || Ok(max_bytes.saturating_sub(self.store.bytes_until(self.segment.id)?));
         let mut left = room()?;
+        let full = || Error::QueueFull { path: self.store.dir.path().to_path_buf(), max_bytes };
         // Retention may now be able to remove segments that it could not remove after the last roll.
-        if left < u64::from(size.best) && self.store.hook.is_set() {
+        if left < u64::from(size.best) && (self.store.hook.is_set() || !is_urgent) {
             self.supply.request_retention();
+            if !is_urgent {
+                return Err(full());
+            }
         } else if left < u64::from(size.best) && !self.store.retain(Retire::ForReuse)?.removed.is_empty() {
             left = room()?;
         }
-        size.within(left).ok_or_else(|| Error::QueueFull { path: self.store.dir.path().to_path_buf(), max_bytes })
+        size.within(left).ok_or_else(full)
     }
 }
 

@@ -86,7 +86,7 @@ pub struct QueueWriter {
     // An append that stays within `soft_limit` touches none of the fields from here on.
     pub(in crate::queue) segment: Segment,
     pub(in crate::queue) store: Arc<Store>,
-    head: HeadPublisher,
+    pub(in crate::queue) head: HeadPublisher,
     pub(in crate::queue) supply: Housekeeper,
     pub(in crate::queue) pages: Prefaulter,
     /// At this offset the next segment is requested; the largest offset means that it has been.

@@ -2,12 +2,12 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m128i, __m256i, __m512i, _mm_clmulepi64_si128, _mm_cvtsi64_si128, _mm_set_epi64x, _mm_xor_si128,
-    _mm256_broadcastsi128_si256, _mm256_castsi256_si128, _mm256_clmulepi64_epi128, _mm256_extracti128_si256,
-    _mm256_loadu_si256, _mm256_storeu_si256, _mm256_xor_si256, _mm256_zextsi128_si256, _mm512_broadcast_i32x4,
-    _mm512_castsi512_si256, _mm512_clmulepi64_epi128, _mm512_extracti64x4_epi64, _mm512_loadu_si512,
-    _mm512_maskz_mov_epi64, _mm512_set_epi64, _mm512_storeu_si512, _mm512_ternarylogic_epi64, _mm512_xor_si512,
-    _mm512_zextsi128_si512,
+    __m128i, __m256i, __m512i, _mm_clmulepi64_si128, _mm_crc32_u64, _mm_cvtsi64_si128, _mm_cvtsi128_si64,
+    _mm_extract_epi64, _mm_set_epi64x, _mm_xor_si128, _mm256_broadcastsi128_si256, _mm256_castsi256_si128,
+    _mm256_clmulepi64_epi128, _mm256_extracti128_si256, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_xor_si256,
+    _mm256_zextsi128_si256, _mm512_broadcast_i32x4, _mm512_castsi512_si256, _mm512_clmulepi64_epi128,
+    _mm512_extracti64x4_epi64, _mm512_loadu_si512, _mm512_maskz_mov_epi64, _mm512_set_epi64, _mm512_storeu_si512,
+    _mm512_ternarylogic_epi64, _mm512_xor_si512, _mm512_zextsi128_si512,
 };
 
 use super::{SumWork, crc32c_from};
@@ -94,7 +94,6 @@ fn run_sse42<W: SumWork>(crc: Crc, work: W) -> W::Output {
 #[inline]
 #[allow(clippy::cast_possible_truncation)] // the instruction leaves its 32 bits in a 64-bit register
 fn sum_sse42<const COPY: bool, const IS_SHORT: bool>(words: [u64; 3], payload: &[u8], to: &mut [u8], last: u64) -> u32 {
-    use std::arch::x86_64::_mm_crc32_u64;
     let mut state = u64::from(u32::MAX);
     for word in words {
         state = _mm_crc32_u64(state, word);
@@ -137,7 +136,6 @@ fn add_few<const COPY: bool>(state: u64, words: &[[u8; 8]], to: &mut [[u8; 8]]) 
 #[target_feature(enable = "sse4.2,pclmulqdq")]
 #[inline(never)]
 fn add_lanes<const COPY: bool>(mut state: u64, words: &[[u8; 8]], to: &mut [[u8; 8]]) -> u64 {
-    use std::arch::x86_64::_mm_crc32_u64;
     // Without `COPY` there is no destination.
     let part = |len| if COPY { len } else { 0 };
     let len = words.len() / 3;
@@ -168,7 +166,6 @@ fn add_lanes<const COPY: bool>(mut state: u64, words: &[[u8; 8]], to: &mut [[u8;
 #[target_feature(enable = "sse4.2,pclmulqdq")]
 #[inline]
 fn add_chunk<const COUNT: usize>(mut state: u64, words: &[[u8; 8]]) -> (u64, &[[u8; 8]]) {
-    use std::arch::x86_64::_mm_crc32_u64;
     let Some((chunk, rest)) = words.split_first_chunk::<COUNT>() else { return (state, words) };
     for word in chunk {
         state = _mm_crc32_u64(state, u64::from_le_bytes(*word));
@@ -191,14 +188,14 @@ fn copy_chunk<'a, const COUNT: usize>(
 /// [`Crc::sum`], or [`Crc::sum_and_copy`] with `COPY`, of a payload of at least [`WIDE`] bytes.
 #[target_feature(enable = "avx512f,vpclmulqdq,pclmulqdq,sse4.2")]
 fn sum_avx512<const COPY: bool>(words: [u64; 3], payload: &[u8], to: &mut [u8], last: u64) -> u32 {
-    // SAFETY: this function has what `Avx512` needs.
+    // SAFETY: this function has what `Avx512` needs, and SSE 4.2.
     unsafe { sum_blocks::<Avx512, COPY>(words, payload, to, last) }
 }
 
 /// The same.
 #[target_feature(enable = "avx2,vpclmulqdq,pclmulqdq,sse4.2")]
 fn sum_avx2<const COPY: bool>(words: [u64; 3], payload: &[u8], to: &mut [u8], last: u64) -> u32 {
-    // SAFETY: this function has what `Avx2` needs.
+    // SAFETY: this function has what `Avx2` needs, and SSE 4.2.
     unsafe { sum_blocks::<Avx2, COPY>(words, payload, to, last) }
 }
 
@@ -219,7 +216,7 @@ unsafe fn sum_blocks<B: Block, const COPY: bool>(words: [u64; 3], payload: &[u8]
     let (head, _) = head.as_chunks::<8>();
 
     // SAFETY: the caller says that the processor has it.
-    let add_word = |state, word| unsafe { std::arch::x86_64::_mm_crc32_u64(state, word) };
+    let add_word = |state, word| unsafe { _mm_crc32_u64(state, word) };
     let mut state = u64::from(u32::MAX);
     for word in words {
         state = add_word(state, word);
@@ -255,7 +252,6 @@ const COPIED_LAST: usize = 2;
 #[inline(always)]
 #[allow(clippy::cast_sign_loss)] // the same 64 bits
 unsafe fn add_blocks<B: Block, const COPY: bool>(state: u64, blocks: &[[u8; 64]], to: &mut [[u8; 64]]) -> u64 {
-    use std::arch::x86_64::{_mm_crc32_u64, _mm_cvtsi128_si64, _mm_extract_epi64};
     let mut block = |index: usize| {
         // SAFETY: the caller says that the processor has what this needs.
         let block = unsafe { B::load(&blocks[index]) };
@@ -426,7 +422,6 @@ fn powers(words: usize) -> __m128i {
 #[target_feature(enable = "sse4.2")]
 #[inline]
 fn add_tail<const COPY: bool>(state: u64, tail: &[u8], to: &mut [u8]) -> u64 {
-    use std::arch::x86_64::_mm_crc32_u64;
     if tail.is_empty() {
         return state;
     }
@@ -443,7 +438,6 @@ fn add_tail<const COPY: bool>(state: u64, tail: &[u8], to: &mut [u8]) -> u64 {
 #[inline]
 #[allow(clippy::cast_possible_wrap, clippy::cast_sign_loss)] // the same 64 bits
 fn past_zeros(state: u64, words: usize) -> u64 {
-    use std::arch::x86_64::{_mm_clmulepi64_si128, _mm_crc32_u64, _mm_cvtsi64_si128, _mm_cvtsi128_si64};
     let power = _mm_cvtsi64_si128(i64::from(POWERS[words]));
     let product = _mm_clmulepi64_si128::<0>(_mm_cvtsi64_si128(state as i64), power);
     _mm_crc32_u64(0, _mm_cvtsi128_si64(product) as u64)
