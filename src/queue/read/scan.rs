@@ -465,6 +465,14 @@ impl Scanner {
         }
         // There may be damage everywhere: read no more than necessary.
         self.read_ahead = WINDOW[0];
+        let waste = self.waste;
+        let found = self.record_in_window(true)?;
+        if !matches!(found, Found::Bad) {
+            return Ok(found);
+        }
+        // The kernel may copy byte by byte, also a commit word that is being stored: it is whole by now.
+        fence(Ordering::Acquire);
+        self.waste = waste;
         self.record_in_window(true)
     }
 
