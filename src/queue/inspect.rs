@@ -10,12 +10,13 @@ use crate::queue::files::cursor::{self, CursorFile};
 use crate::queue::files::dir::Access;
 use crate::queue::files::lock;
 use crate::queue::files::process::{self, Life};
+use crate::queue::files::segment::Segment;
 use crate::queue::files::store::Store;
 use crate::queue::format::block;
 use crate::queue::format::layout::{CONTROL_FILE, CONTROL_WRITER, LOCK_FILE, RECORDS_START, WriterBlock};
 use crate::queue::options::Settings;
 use crate::queue::position::{Position, SegmentId};
-use crate::queue::read::scan::{Passed, Scanner, first_seq};
+use crate::queue::read::scan::{Passed, Scanner};
 use crate::queue::role::Role;
 
 /// A writer without a heartbeat for this long that still holds the lock is stuck.
@@ -231,7 +232,7 @@ impl Store {
             let first = segment
                 .as_ref()
                 .filter(|segment| segment.is_started().unwrap_or(false))
-                .and_then(first_seq)
+                .and_then(Segment::first_seq)
                 .unwrap_or(0);
             let created_bytes = segment.as_ref().map_or(0, |segment| segment.context.segment_size.into());
             let bytes = segment.and_then(|segment| segment.file.metadata().ok()).map_or(0, |metadata| metadata.len());

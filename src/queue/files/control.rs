@@ -199,7 +199,7 @@ pub(crate) fn loss(dir: &Dir, map: &Mapping, remedy: &str) -> Error {
     }
 }
 
-/// Publishes the head as a hint, in the older slot. For the writer only.
+/// Publishes the head as a hint, in the older slot. For the writer, and its helper for a writer that is idle.
 #[derive(Debug)]
 pub(crate) struct HeadPublisher {
     generation: u64,

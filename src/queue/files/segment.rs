@@ -81,6 +81,14 @@ impl Segment {
         read_start(&self.file)
     }
 
+    /// The sequence number that it starts with, if it is known.
+    pub(crate) fn first_seq(&self) -> Option<u64> {
+        self.start().map(|start| start.first_seq).or_else(|| {
+            let header: MessageHeader = read_block(&self.file, self.context.records_start())?;
+            UncheckedHeader::parse(&header).map(|unchecked| unchecked.trust().seq).filter(|&seq| seq > 0)
+        })
+    }
+
     /// The timestamp of its first message, unverified; None if it has none.
     pub(in crate::queue) fn first_timestamp_ns(&self) -> Option<u64> {
         let header: MessageHeader = read_block(&self.file, self.context.records_start())?;

@@ -26,6 +26,8 @@ pub(crate) struct Store {
     pub(in crate::queue) control_damage: Option<Error>,
     /// The control block's file, once it has been needed.
     control: OnceLock<File>,
+    /// A sync of it has failed.
+    control_failure: OnceLock<()>,
     /// Asked before a segment goes.
     pub(in crate::queue) hook: RemovalHook,
 }
@@ -37,6 +39,7 @@ impl Store {
             geometry: RwLock::new(geometry),
             control_damage,
             control: OnceLock::new(),
+            control_failure: OnceLock::new(),
             hook: RemovalHook::default(),
         })
     }
@@ -209,10 +212,18 @@ impl Store {
         control::read_head(self.control_file()?)
     }
 
-    /// Makes sure that the published head survives a power cut.
+    /// Makes sure that the published head survives a power cut. A failure is permanent: what the disk refused once the
+    /// system may take for written.
     pub(in crate::queue) fn sync_control(&self) -> Result<()> {
         let Some(control) = self.control_file() else { return Ok(()) };
-        control.sync_data().map_err(Error::io(&self.control_path(), "sync it"))
+        let synced = match self.control_failure.get() {
+            Some(()) => Err(std::io::Error::other("an earlier sync of it has failed")),
+            None => control.sync_data(),
+        };
+        synced.map_err(|error| {
+            let _ = self.control_failure.set(());
+            Error::io(&self.control_path(), "sync it")(error)
+        })
     }
 
     /// The sequence number after the newest published message, if it is credible.

@@ -12,7 +12,7 @@ use crate::queue::format::layout::{self, RECORDS_START};
 use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::reader::{Reader, Registration};
 use crate::queue::read::resync::{Waste, find_record};
-use crate::queue::read::scan::{Back, Before, Passed, Scanner, first_seq};
+use crate::queue::read::scan::{Back, Before, Passed, Scanner};
 
 /// How far before a position the search starts; farther each time that it finds nothing.
 const STEP: u32 = 32 << 10;
@@ -103,7 +103,7 @@ impl Scanner {
         let end = end.min(sealed.unwrap_or(u32::MAX)).min(layout::records_end(segment.context.segment_size));
         // Where damage hides it, only a scan from an earlier segment knows what is missing here.
         let start_seq =
-            first_seq(segment).or_else(|| (segment.id == SegmentId(0)).then(|| self.store().geometry().first_seq));
+            segment.first_seq().or_else(|| (segment.id == SegmentId(0)).then(|| self.store().geometry().first_seq));
         let (mut distance, mut waste) = (STEP, Waste::default());
         loop {
             let from = end.saturating_sub(distance).max(RECORDS_START);

@@ -11,7 +11,7 @@ use crate::queue::files::store::Store;
 use crate::queue::format::layout::{self, RECORDS_START};
 use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::resync::{Waste, find_record};
-use crate::queue::read::scan::{Passed, Scanner, first_seq};
+use crate::queue::read::scan::{Passed, Scanner};
 use crate::queue::read::seek::{Target, WALK_BYTES, search};
 
 /// A published head is at most this far from the true one, in bytes of messages, unless it is old or forged.
@@ -98,7 +98,8 @@ impl Store {
         for &id in ids {
             let seq = match self.open_segment(id, Access::Read) {
                 // A segment that is not in use holds nothing, unless it is the only one, or the first of all.
-                Ok(Some(segment)) => first_seq(&segment)
+                Ok(Some(segment)) => segment
+                    .first_seq()
                     .or_else(|| (id == SegmentId(0) || ids.last() == Some(&id)).then_some(lowest_seq)),
                 Ok(None) => None,
                 Err(Error::Damaged { .. } | Error::Refused { .. }) if id == SegmentId(0) => Some(lowest_seq),
@@ -164,7 +165,7 @@ impl Store {
         if head.offset > layout::records_end(segment.context.segment_size) {
             return None;
         }
-        let (start, mut waste) = (first_seq(&segment)?, Waste::default());
+        let (start, mut waste) = (segment.first_seq()?, Waste::default());
         for distance in [WALK_BYTES, WALK_BYTES << 5] {
             let from = head.offset.saturating_sub(distance);
             if from <= RECORDS_START {

@@ -19,7 +19,6 @@ use crate::queue::error::{Error, Result};
 use crate::queue::files::dir::Access;
 use crate::queue::files::segment::Segment;
 use crate::queue::files::store::Store;
-use crate::queue::format::block::read_block;
 use crate::queue::format::layout::{self, HEADER_LEN, MessageHeader, RECORDS_START};
 use crate::queue::format::record::{Header, UncheckedHeader};
 use crate::queue::os::sys;
@@ -432,7 +431,7 @@ impl Scanner {
     /// The next segment after `id` that is in use, with its first sequence number.
     fn later_started(&self, id: SegmentId) -> Result<Option<(SegmentId, Option<u64>)>> {
         let started = |id| match self.queue.open_segment(id, Access::Read) {
-            Ok(Some(segment)) => Ok(segment.is_started()?.then(|| (id, first_seq(&segment)))),
+            Ok(Some(segment)) => Ok(segment.is_started()?.then(|| (id, segment.first_seq()))),
             Ok(None) => Ok(None),
             Err(error) if error.is_unusable_file() => Ok(None),
             Err(error) => Err(error),
@@ -546,12 +545,4 @@ impl Scanner {
         }
         Ok(&self.window[start..])
     }
-}
-
-/// The sequence number that a segment starts with, if it is known.
-pub(crate) fn first_seq(segment: &Segment) -> Option<u64> {
-    segment.start().map(|start| start.first_seq).or_else(|| {
-        let header: MessageHeader = read_block(&segment.file, segment.context.records_start())?;
-        UncheckedHeader::parse(&header).map(|unchecked| unchecked.trust().seq).filter(|&seq| seq > 0)
-    })
 }

@@ -8,13 +8,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::queue::Queue;
 use crate::queue::error::{Error, Result};
 use crate::queue::files::dir::Access;
+use crate::queue::files::segment::Segment;
 use crate::queue::format::block::is_sound;
 use crate::queue::format::layout::{
     self, HEADER_LEN, SEGMENT_MAGIC, SEGMENT_SEAL, SEGMENT_SETTINGS, SEGMENT_START, SealBlock, SegmentIdentity,
     StartBlock,
 };
 use crate::queue::position::SegmentId;
-use crate::queue::read::scan::first_seq;
 
 /// Identity, start block and seal block.
 const BLOCKS_LEN: usize = SEGMENT_SETTINGS as usize;
@@ -133,7 +133,7 @@ impl Queue {
                 Err(error) if error.is_unusable_file() => continue,
                 Err(error) => return Err(error),
             };
-            let Some(first_seq) = first_seq(&segment) else { continue };
+            let Some(first_seq) = segment.first_seq() else { continue };
             // A writer that was killed may have left the one before the last unsealed: the next one seals it.
             let next_seq = match (segment.seal(), after) {
                 (Some(seal), _) => Some(seal.next_seq.get()),
@@ -159,7 +159,7 @@ impl Queue {
     /// If a file can't be read.
     pub(crate) fn first_seq_of(&self, id: SegmentId) -> Result<Option<u64>> {
         match self.store.open_segment(id, Access::Read) {
-            Ok(segment) => Ok(segment.as_ref().and_then(first_seq)),
+            Ok(segment) => Ok(segment.as_ref().and_then(Segment::first_seq)),
             Err(Error::Damaged { .. } | Error::UnsupportedVersion { .. }) => Ok(None),
             Err(error) => Err(error),
         }

@@ -13,7 +13,7 @@ use crate::queue::format::layout::{self, MessageHeader, RECORD_ALIGN};
 use crate::queue::format::record::{Header, UncheckedHeader};
 use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::resync::{Waste, find_record};
-use crate::queue::read::scan::{Passed, Scanner, first_seq};
+use crate::queue::read::scan::{Passed, Scanner};
 
 /// Below this many bytes a search walks record by record.
 pub(in crate::queue) const WALK_BYTES: u32 = 8 << 10;
@@ -134,7 +134,7 @@ pub(in crate::queue) fn search(
     waste: &mut Waste,
 ) -> Result<(Position, u64)> {
     let at = |offset| Position { segment: segment.id, offset };
-    let start_seq = first_seq(segment).unwrap_or(segment.lowest_seq);
+    let start_seq = segment.first_seq().unwrap_or(segment.lowest_seq);
     let mut low = (segment.context.records_start(), start_seq);
     let sealed = segment.seal().map(|seal| seal.end_offset.get());
     let mut high = sealed.or(end).unwrap_or(layout::records_end(segment.context.segment_size));

@@ -94,6 +94,13 @@ impl Turn {
         self.gate.open(soft_limit);
     }
 
+    /// The writer goes on in another segment, at `offset`: the helper ends none before [`open`](Self::open).
+    pub(in crate::queue) fn go_on_at(&self, offset: u32) {
+        let mut state = self.lock();
+        state.place = None;
+        self.gate.enter(offset);
+    }
+
     /// The next append takes the slow path.
     pub(in crate::queue) fn close(&self) {
         let _state = self.lock();

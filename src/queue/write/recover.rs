@@ -22,7 +22,7 @@ use crate::queue::files::store::Store;
 use crate::queue::format::layout::{self, RECORDS_START};
 use crate::queue::position::{MAX_SEQ, Position, SegmentId};
 use crate::queue::read::resync::{Waste, find_record};
-use crate::queue::read::scan::{Scanner, first_seq};
+use crate::queue::read::scan::Scanner;
 
 /// A published segment number from here on is not trusted either: it would leave no numbers for later segments.
 const MAX_HINTED_SEGMENT: SegmentId = SegmentId(1 << 31);
@@ -105,7 +105,7 @@ struct End {
 /// Finds the end of the messages of the last segment in use.
 fn end_of(store: &Arc<Store>, segment: Segment, before: Option<SegmentId>) -> Result<End> {
     let start = segment.start();
-    let seq = first_seq(&segment).unwrap_or(segment.lowest_seq);
+    let seq = segment.first_seq().unwrap_or(segment.lowest_seq);
     let mut last_timestamp_ns = start.map_or(0, |start| start.previous_timestamp_ns);
     if let Some(previous) = before {
         finish_roll(store, previous, seq, segment.previous())?;

@@ -3,7 +3,8 @@
 //! A segment is removed when a limit of the queue's settings says that it is too much (bytes, segments, age) and no
 //! live reader needs it. Segments are removed in order, oldest first, by unlink or rename only: a process that has one
 //! open can finish. A reader that no longer counts (silent for longer than its time to live, or lagging too much)
-//! learns of the gap on its next read. Runs on a thread of the writer's after a roll, by `chron-cli retain`, and in an
+//! learns of the gap on its next read. Before the first one goes, the published head, which is after all of them, is synced.
+//! Runs on a thread of the writer's after a roll, by `chron-cli retain`, and in an
 //! append only if the queue is full (`max_bytes`). Two concurrent runs do no harm.
 
 use std::path::Path;
@@ -18,6 +19,7 @@ use crate::queue::files::cursor::{self, CursorFile};
 use crate::queue::files::dir::Access;
 use crate::queue::files::hook::Removal;
 use crate::queue::files::recycle;
+use crate::queue::files::segment::Segment;
 use crate::queue::files::store::Store;
 use crate::queue::format::names::segment_name;
 use crate::queue::inspect::{Filled, SegmentInfo};
@@ -35,6 +37,8 @@ pub struct Retention {
     pub ignored: Vec<Ignored>,
     /// The segment that takes messages, if it has some: it is never removed.
     pub active: Option<ActiveSegment>,
+    /// More could be removed once a writer has published a head after it.
+    pub(in crate::queue) lacks_head: bool,
 }
 
 /// The segment that takes messages.
@@ -167,15 +171,16 @@ impl Store {
         let published = self.published_seq().unwrap_or(0);
         while let Some((info, next_seq)) = excess.next() {
             let is_free = info.first_seq == 0 || needs.iter().all(|needs| needs.seq.is_some_and(|seq| seq >= next_seq));
-            // Where even the next segment's start is lost in a power cut, the published head tells which numbers are used.
-            if next_seq > published {
-                break;
-            }
             if !is_free {
                 // The readers that keep them are of interest to people only; finding them opens each segment.
                 if how != Retire::ForReuse {
                     retention.pins = pins(&needs, std::iter::once((info, next_seq)).chain(excess));
                 }
+                break;
+            }
+            // Where even the next segment's start is lost in a power cut, the published head tells which numbers are used.
+            if next_seq > published {
+                retention.lacks_head = true;
                 break;
             }
             let name = segment_name(info.id);
@@ -222,7 +227,7 @@ impl Store {
     fn sealed_segment(&self, id: SegmentId, next: SegmentId) -> Option<(SegmentInfo, u64)> {
         let file = self.open_segment(id, Access::Read).ok()??;
         let next_seq = file.seal().map(|seal| seal.next_seq.get()).or_else(|| self.first_seq_of(next))?;
-        let first_seq = crate::queue::read::scan::first_seq(&file).unwrap_or(0);
+        let first_seq = file.first_seq().unwrap_or(0);
         let bytes = file.file.metadata().map_or(0, |metadata| metadata.len());
         let (last_seq, created_bytes) = (next_seq.saturating_sub(1), file.context.segment_size.into());
         let info = SegmentInfo { id, first_seq, last_seq, bytes, created_bytes, sealed: true };
@@ -230,7 +235,7 @@ impl Store {
     }
 
     fn first_seq_of(&self, id: SegmentId) -> Option<u64> {
-        self.open_segment(id, Access::Read).ok()?.as_ref().and_then(crate::queue::read::scan::first_seq)
+        self.open_segment(id, Access::Read).ok()?.as_ref().and_then(Segment::first_seq)
     }
 
     /// How many of these sealed segments exceed the limits of number and bytes.

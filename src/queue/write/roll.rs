@@ -51,8 +51,8 @@ impl QueueWriter {
             && let Some(next) = self.segment.id.next()
         {
             let is_fast = self.is_fast();
-            // Before that the helper may still be at what the last roll has left.
-            let is_urgent = self.offset > self.context.segment_size / 4;
+            // Until then the helper may still be at what the last roll has left; there may be no later chance.
+            let is_urgent = self.offset > self.context.segment_size / 4 || soft_limit >= self.segment_limit();
             match self.within_limit(self.size_after_full(is_fast), is_urgent) {
                 Ok(size) => {
                     self.supply.want(next, size, is_fast);
@@ -146,12 +146,12 @@ impl QueueWriter {
     pub(in crate::queue) fn enter(&mut self) -> Result<()> {
         self.check_origin()?;
         if let Some((end, next)) = self.turn.take(self.offset) {
+            // The helper has published a head, too.
+            self.head = HeadPublisher::new(&self.control);
             if end != self.head_now() {
                 self.poisoned = Some(format!("{}: {OTHER_END}", self.segment.path.display()));
                 return self.check_poison();
             }
-            // The helper has published a head, too.
-            self.head = HeadPublisher::new(&self.control);
             self.go_on_in(next);
         }
         Ok(())
@@ -182,7 +182,7 @@ impl QueueWriter {
         self.map = map;
         let left = std::mem::replace(&mut self.segment, segment);
         // Before the helper knows the segment: what it asks the gate then, and what retention removes, depends on these.
-        self.turn.gate.enter(self.offset);
+        self.turn.go_on_at(self.offset);
         self.publish_head();
         self.supply.set_active(&self.segment, &self.map, Some(left));
         self.pages.set_active(&self.map, prefault::AT_FIRST);
@@ -254,12 +254,14 @@ impl Store {
             .map_or(u64::MAX, |period_ns| (first_timestamp_ns / period_ns).saturating_add(1).saturating_mul(period_ns))
     }
 
-    /// Applies retention, and first ends the active segment if its time is over and there is no writer that would.
+    /// Applies retention, and first ends the active segment if its time is over and there is no writer that would. It
+    /// opens one, which publishes the head as well.
     pub(crate) fn apply_retention(self: &Arc<Self>) -> Result<Retention> {
         // First: it may make the room that a new segment needs.
         let first = self.retain(Retire::ForGood)?;
         let now_ns = clock::now_ns();
-        if first.active.and_then(|active| active.ends_ns).is_none_or(|ends_ns| now_ns < ends_ns) {
+        let is_over = first.active.as_ref().and_then(|active| active.ends_ns).is_some_and(|ends_ns| now_ns >= ends_ns);
+        if !is_over && !first.lacks_head {
             return Ok(first);
         }
         let before = self.segment_infos(&self.bounds()?)?;
