@@ -14,7 +14,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use chronfs::queue::{Entry, Queue, Settings};
+use chronfs::queue::{Entry, Queue, SegmentId, Settings};
 
 mod common;
 
@@ -139,7 +139,9 @@ fn check(path: &Path, promised: Promised, cut: u64) -> u64 {
             Entry::Gap(gap) => {
                 assert_eq!(gap.from, next, "cut {cut}");
                 next = gap.to + 1;
-                let may_be = gap.from >= promised.synced || has_no_readers(cut);
+                // Nothing tells what retention had removed before, where the start of the next segment is lost.
+                let is_retired = retains(cut) && gap.from == 1 && gap.position.segment > SegmentId(0);
+                let may_be = gap.from >= promised.synced || is_retired;
                 assert!(may_be, "cut {cut}: synced before {}, lost: {gap:?}", promised.synced);
             }
         }
@@ -156,6 +158,11 @@ fn reused_files(path: &Path) -> usize {
     segments.filter(|path| std::fs::read(path).unwrap().get(11) == Some(&1)).count()
 }
 
+/// Every other queue retires segments, and uses their files again.
+fn retains(cut: u64) -> bool {
+    cut.is_multiple_of(2)
+}
+
 /// Whether nothing but retention's limits keeps what this queue has: it removes what was synced last, too.
 fn has_no_readers(cut: u64) -> bool {
     cut % 4 == 2
@@ -167,8 +174,7 @@ fn cut_often(kind: &'static str, cuts: u64) {
     let mut random = Random(0x5EED + cuts);
     let (mut messages, mut reused) = (0, 0);
     for number in 0..cuts {
-        // Every other queue retires segments, and uses their files again.
-        let retain_segments = (number % 2 == 0).then_some(1);
+        let retain_segments = retains(number).then_some(1);
         let settings = Settings { retain_segments, ..SMALL };
         // A new queue for each: what is missing after a cut would hide what the next one loses.
         let _ = std::fs::remove_dir_all(&path);
