@@ -104,10 +104,11 @@ impl Progress {
         }
         let head =
             control::newest_head(CONTROL_HEAD.map(|offset| Some(control.read(offset)))).map(|head| head.position);
-        let known = [head, self.seen].into_iter().flatten().find(|known| known.segment == id);
+        let in_this = |known: Option<Position>| known.filter(|known| known.segment == id).map(|known| known.offset);
+        let known = in_this(head).or_else(|| in_this(self.seen)).unwrap_or(RECORDS_START);
         let touched = store.open_segment(id, Access::Write).and_then(|segment| {
             let Some(segment) = segment else { return Ok(true) };
-            let offset = end_of_records(&segment, known.map_or(RECORDS_START, |known| known.offset))?;
+            let offset = end_of_records(&segment, known)?;
             let end = Position { segment: id, offset };
             // An append that is under way stores there.
             self.over = (entered != offset).then_some((id, entered));
