@@ -38,7 +38,8 @@ check() {
     rm -rf "$dir"
 }
 # Its warnings of an unhandled system call: futex_waitv, without which the library uses other calls.
-valgrind=(valgrind --quiet --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect
+# Fair, so that a thread that polls does not keep the others from running.
+valgrind=(valgrind --quiet --fair-sched=yes --error-exitcode=99 --leak-check=full --show-leak-kinds=definite,indirect
     --errors-for-leak-kinds=definite,indirect --child-silent-after-fork=no)
 
 for language in c cpp; do

@@ -3,6 +3,7 @@
 #include "c.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <sys/time.h>
 #include <time.h>
 
@@ -211,6 +212,7 @@ static void exit_under_a_reader(void *queue) {
     char path[64], state = 0;
     IS(pthread_create(&thread, NULL, wait_unattended, queue), 0);
     while (state != 'S') {
+        sched_yield();
         snprintf(path, sizeof path, "/proc/self/task/%d/stat", waiter);
         FILE *file = waiter ? fopen(path, "r") : NULL;
         if (file == NULL) continue;
