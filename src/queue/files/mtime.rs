@@ -14,7 +14,8 @@ use crate::queue::files::dir::Access;
 use crate::queue::files::room;
 use crate::queue::files::segment::Segment;
 use crate::queue::files::store::Store;
-use crate::queue::format::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, RECORDS_START};
+use crate::queue::format::block::read_block;
+use crate::queue::format::layout::{self, CONTROL_FILE, CONTROL_HEAD, CONTROL_LEN, MessageHeader, RECORDS_START};
 use crate::queue::format::record::RecordContext;
 use crate::queue::os::mapping::Mapping;
 use crate::queue::os::sys;
@@ -66,9 +67,7 @@ impl Active {
     pub(crate) fn is_over(&self, store: &Store, entered: u32) -> bool {
         let has_commit = || {
             let segment = store.open_segment(self.id, Access::Read).ok()??;
-            let mut commit = [0; size_of::<u32>()];
-            let len = sys::read_some(&segment.file, &mut commit, entered).ok()?;
-            (len == commit.len() && commit != [0; size_of::<u32>()]).then_some(())
+            read_block::<MessageHeader>(&segment.file, entered).filter(|header| header.commit.get() != 0)
         };
         // An offset with 1 added is one where nothing is being stored.
         !entered.is_multiple_of(8) || has_commit().is_some()
