@@ -9,6 +9,7 @@ use chronfs::queue::{Error, Queue, Settings};
 
 mod common;
 
+use common::need::{Need, require};
 use common::{Disk, SMALL, SmallDisk, until};
 
 /// Stores to a mapping of a file there stay in memory and never reach the disk, without an error.
@@ -66,6 +67,9 @@ fn room_that_a_copy_has_taken_is_taken_back_from_it() {
 #[test]
 fn a_writer_above_an_overlay_keeps_one_below_it_out() {
     let Some(disk) = SmallDisk::new("8m") else { return };
+    if !require(Need::FileSystem("overlay")) {
+        return;
+    }
     let script = "mkdir lower upper work merged &&
         mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work chronfs-test merged";
     assert!(Command::new("bash").args(["-c", script]).current_dir(disk.root()).status().unwrap().success());

@@ -370,7 +370,7 @@ fn a_forced_unmount_is_none() {
 /// group. Nothing answers here, so an access by any other process never ends.
 #[test]
 fn an_automounter_is_not_waited_for() {
-    if !require(Need::Autofs) {
+    if !require(Need::Admin) || !require(Need::FileSystem("autofs")) {
         return;
     }
     let Some(site) = Site::new() else { return };

@@ -15,7 +15,7 @@ pub struct Disk {
 impl Disk {
     #[track_caller]
     pub fn new(kind: &'static str, megabytes: u64) -> Option<Self> {
-        if !require(Need::Mkfs(kind)) {
+        if !require(Need::Mkfs(kind)) || !require(Need::FileSystem(kind)) {
             return None;
         }
         let disk = Self { dir: tempfile::tempdir().unwrap() };

@@ -1,6 +1,6 @@
 //! What tests need of the machine and of their user. Where that is missing, the test is skipped and
-//! says so on the real stderr, which the test harness does not capture. Where `CHRONFS_REQUIRE` names the need, or says
-//! `all`, a skip is a failure.
+//! says so on the real stderr, which the test harness does not capture. Where `CHRONFS_REQUIRE` names the need, a skip is
+//! a failure; `all` names whatever can be installed or granted, which a file system that the kernel lacks can't be.
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -27,8 +27,8 @@ pub enum Need {
     Root,
     /// Root that may mount file systems and create namespaces.
     Admin,
-    /// Root that may mount autofs, which the kernel has.
-    Autofs,
+    /// File systems of this kind in the kernel; whether the user may mount them is `Admin`.
+    FileSystem(&'static str),
     /// Loop devices, and a `mkfs` for this kind of file system.
     Mkfs(&'static str),
     Strace,
@@ -54,17 +54,21 @@ impl Need {
             Self::Fusermount => "fusermount3",
             Self::Root => "root",
             Self::Admin => "admin",
-            Self::Autofs => "autofs",
             Self::Mkfs(_) => "mkfs",
             Self::Strace => "strace",
             Self::Faketime => "faketime",
             Self::Tmux => "tmux",
             Self::Promtool => "promtool",
-            Self::Shell(name) | Self::Program(name, _) => name,
+            Self::FileSystem(name) | Self::Shell(name) | Self::Program(name, _) => name,
             Self::Built(_) => "built",
             Self::Acl => "acl",
             Self::Descriptors(_) => "descriptors",
         }
+    }
+
+    /// Whether no package and no permission helps where this is missing.
+    fn is_of_kernel(self) -> bool {
+        matches!(self, Self::FileSystem(_))
     }
 
     /// What is missing; None where the need is met.
@@ -87,10 +91,11 @@ impl Need {
                 let may = is_root() && runs("unshare", &["-m", "-p", "-f", "true"]);
                 (!may).then(|| "the user may not mount file systems".to_owned())
             }
-            Self::Autofs => match fs::read_to_string("/proc/filesystems") {
-                Ok(list) if list.contains("autofs") => Self::Admin.missing(),
-                _ => Some("the kernel has no autofs".to_owned()),
-            },
+            Self::FileSystem(name) => {
+                // The kernel loads a module for it if it has one.
+                let opened = rustix::mount::fsopen(name, rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC);
+                (opened.err() == Some(rustix::io::Errno::NODEV)).then(|| format!("the kernel has no {name}"))
+            }
             Self::Mkfs(kind) if !runs(&format!("mkfs.{kind}"), &["-V"]) => Some(format!("there is no mkfs.{kind}")),
             Self::Mkfs(_) => {
                 (!is_root() || !runs("losetup", &["-f"])).then(|| "the user may not use loop devices".to_owned())
@@ -134,7 +139,10 @@ pub fn require(need: Need) -> bool {
         None => true,
         Some(reason) => {
             let required = std::env::var("CHRONFS_REQUIRE").unwrap_or_default();
-            let is_required = required.split(',').any(|word| word == "all" || word == need.word());
+            let is_required = required.split(',').any(|word| match word {
+                "all" => !need.is_of_kernel(),
+                word => word == need.word(),
+            });
             assert!(!is_required, "{reason}, and CHRONFS_REQUIRE={required} allows no skip");
             skip(&reason);
             false
