@@ -11,6 +11,22 @@ use crate::sync::{AtomicU32, Ordering, compiler_fence};
 /// Marks an offset at which nothing is being stored; offsets are multiples of 8.
 const OUTSIDE: u32 = 1;
 
+/// Where the writer's last append was about to store, or where it has left. Changes with each append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entered(u32);
+
+impl Entered {
+    /// The offset at which an append was about to store; None if none is under way there.
+    pub(crate) fn storing_at(self) -> Option<u32> {
+        (self.0 & OUTSIDE == 0).then_some(self.0)
+    }
+
+    /// Where the writer is.
+    pub(crate) fn offset(self) -> u32 {
+        self.0 & !OUTSIDE
+    }
+}
+
 /// On cache lines of its own: the writer stores into it with each append.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -58,11 +74,14 @@ impl Gate {
     /// asked after a barrier that follows `close`.
     pub(crate) fn is_outside(&self, last: Option<u32>, end: u32) -> bool {
         let entered = self.entered();
-        entered == end | OUTSIDE || Some(entered) == last
+        match entered.storing_at() {
+            None => entered.offset() == end,
+            storing_at => storing_at == last,
+        }
     }
 
-    /// Changes with each append.
-    pub(crate) fn entered(&self) -> u32 {
-        self.entered.load(Ordering::Acquire)
+    /// What the writer said last.
+    pub(crate) fn entered(&self) -> Entered {
+        Entered(self.entered.load(Ordering::Acquire))
     }
 }

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use crate::queue::entry::Entry;
 use crate::queue::error::{Error, Result};
 use crate::queue::files::control::{Geometry, HeadHint, HeadPublisher};
-use crate::queue::files::mtime::Active;
 use crate::queue::files::segment::{self, Segment};
 use crate::queue::files::store::Store;
 use crate::queue::format::layout::{HEADER_LEN, SEGMENT_SEAL};
@@ -23,7 +22,8 @@ use crate::queue::os::futex;
 use crate::queue::os::mapping::Mapping;
 use crate::queue::position::{Position, SegmentId};
 use crate::queue::read::scan::Scanner;
-use crate::queue::write::gate::Gate;
+use crate::queue::write::gate::{Entered, Gate};
+use crate::queue::write::progress::Active;
 use crate::sync::{Ordering, fence};
 
 /// A segment whose time is over ends after this long without a message, or after its time if that is shorter: an import
@@ -47,7 +47,7 @@ pub(crate) struct Turn {
 /// Since when nothing has been appended.
 #[derive(Debug, Default)]
 pub(super) struct Quiet {
-    since: Option<(u32, Instant)>,
+    since: Option<(Entered, Instant)>,
 }
 
 impl Quiet {

@@ -14,7 +14,7 @@ use crate::clock;
 use crate::queue::error::{Error, Result};
 use crate::queue::files::dir::Access;
 use crate::queue::files::lock::WriterLock;
-use crate::queue::files::mtime::{self, Active, Progress};
+use crate::queue::files::mtime;
 use crate::queue::files::recycle;
 use crate::queue::files::retained::RetainedMappings;
 use crate::queue::files::segment::Segment;
@@ -32,6 +32,7 @@ use crate::queue::write::after_roll::AfterRoll;
 use crate::queue::write::growth::WantedSize;
 use crate::queue::write::handover::{Prepared, Quiet, Turn};
 use crate::queue::write::prefault;
+use crate::queue::write::progress::{Active, Over, Progress};
 use crate::queue::write::retention::Retire;
 use crate::sync::Ordering;
 
@@ -173,7 +174,7 @@ impl Housekeeper {
 
     /// Whether the helper would sync now, at the end of an interval.
     #[cfg(test)]
-    pub(in crate::queue) fn is_sync_due(&self, last: &mut Option<(SegmentId, u32)>) -> bool {
+    pub(in crate::queue) fn is_sync_due(&self, last: &mut Over) -> bool {
         self.inner.is_new(last)
     }
 
@@ -375,14 +376,9 @@ impl Inner {
     }
 
     /// Whether something may have been appended since this was asked last: an idle writer costs the disk nothing.
-    fn is_new(&self, last: &mut Option<(SegmentId, u32)>) -> bool {
+    fn is_new(&self, last: &mut Over) -> bool {
         let Some(active) = self.lock().active.clone() else { return false };
-        let entered = self.turn.gate.entered();
-        let is_new = *last != Some((active.id, entered));
-        if is_new {
-            *last = active.is_over(&self.store, entered).then_some((active.id, entered));
-        }
-        is_new
+        active.is_new(&self.store, self.turn.gate.entered(), last)
     }
 
     /// Looks after the active segment, and ends it if its time is over and the writer is idle; true if it did.
@@ -434,7 +430,7 @@ impl Inner {
 
     /// The size of a segment after this one; None if the queue's limit has no room for it.
     fn size_after(&self, active: &Active, settings: &Settings) -> Result<Option<WantedSize>> {
-        let size = WantedSize::after((self.turn.gate.entered(), false), 0, settings.segment_size);
+        let size = WantedSize::after((self.turn.gate.entered().offset(), false), 0, settings.segment_size);
         let Some(max_bytes) = settings.max_bytes else { return Ok(Some(size)) };
         Ok(size.within(max_bytes.saturating_sub(self.store.bytes_until(active.id)?)))
     }

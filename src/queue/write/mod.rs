@@ -12,6 +12,7 @@ pub(in crate::queue) mod housekeeper;
 #[cfg(test)]
 mod idle_tests;
 pub(in crate::queue) mod prefault;
+pub(in crate::queue) mod progress;
 mod promote;
 pub(in crate::queue) mod recover;
 pub(in crate::queue) mod reserve;
