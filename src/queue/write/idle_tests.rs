@@ -3,13 +3,12 @@
 
 use std::io::IoSlice;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::mpsc;
 use std::thread;
 
 use crate::queue::entry::{Entry, GapReason};
 use crate::queue::format::names::segment_name;
 use crate::queue::{Queue, QueueWriter, Settings};
-use crate::sync::{AtomicBool, Ordering};
 
 const DAY: u64 = 24 * 3_600_000_000_000;
 /// Long ago.
@@ -181,14 +180,18 @@ fn no_message_is_lost_or_doubled_whenever_the_helper_rolls() {
     const MESSAGES: u64 = 20_000;
     let (_dir, queue) = new_queue(&SETTINGS);
     let mut writer = queue.writer().unwrap();
-    let (pause, done) = (writer.supply.pause(), Arc::new(AtomicBool::new(false)));
-    let is_done = Arc::clone(&done);
+    // How often the helper is to have tried it. It ends when the sender does.
+    let (pause, (ask, asked), (tried, tries)) = (writer.supply.pause(), mpsc::channel::<()>(), mpsc::channel());
     let helper = thread::spawn(move || {
         let mut rolls = 0;
-        while !is_done.load(Ordering::Relaxed) {
+        loop {
             rolls += u64::from(pause());
+            match asked.try_recv() {
+                Ok(()) => tried.send(()).unwrap(),
+                Err(mpsc::TryRecvError::Empty) => {}
+                Err(mpsc::TryRecvError::Disconnected) => return rolls,
+            }
         }
-        rolls
     });
     let payload = |seq: u64| {
         let len = if seq.is_multiple_of(1000) { 50_000 } else { seq * 31 % 200 };
@@ -211,10 +214,12 @@ fn no_message_is_lost_or_doubled_whenever_the_helper_rolls() {
         };
         assert_eq!(appended.unwrap(), seq);
         if seq.is_multiple_of(50) {
-            thread::yield_now();
+            // A writer without any pause is ended hardly ever.
+            ask.send(()).unwrap();
+            tries.recv().unwrap();
         }
     }
-    done.store(true, Ordering::Relaxed);
+    drop(ask);
     let rolls = helper.join().unwrap();
     assert!(rolls > 0 && writer.stats().rolls + 1 >= rolls, "{rolls}");
     assert_eq!(writer.stats().appended, MESSAGES);
