@@ -262,6 +262,7 @@ pub fn inspection_text(inspection: &Inspection, ready: bool, lease: Option<&Leas
             ("-".to_owned(), "-".to_owned())
         };
         let state = match s {
+            s if s.bytes == 0 => "damaged",
             s if s.sealed => "sealed",
             s if s.id == bounds.head.segment => "active",
             // Prepared for later, or its start is damaged.

@@ -121,8 +121,8 @@ fn exact_span(ns: u64) -> String {
 }
 
 /// The settings of a queue that comes into being by the way at this path: as journald does, retention keeps a tenth of
-/// the file system, but at most 4 GiB, of what every registered reader has consumed. On a small file system segments
-/// are smaller, too.
+/// the file system, at most 4 GiB, of what every registered reader has consumed; on a small file system 8 MiB or a
+/// quarter, and segments are smaller, too.
 pub fn by_the_way(path: &Path) -> Settings {
     let stat = path.ancestors().find_map(|above| {
         let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
@@ -132,7 +132,8 @@ pub fn by_the_way(path: &Path) -> Settings {
 }
 
 fn limited(file_system: u64) -> Settings {
-    let retain_bytes = (file_system / 10).clamp(8 << 20, 4 << 30);
+    let at_least = (file_system / 4).clamp(512 << 10, 8 << 20);
+    let retain_bytes = (file_system / 10).clamp(at_least, 4 << 30);
     let segment_size = 1 << (retain_bytes / 8).ilog2().min(layout::DEFAULT_SEGMENT_SIZE.ilog2());
     Settings { segment_size, retain_bytes: Some(retain_bytes), ..Settings::DEFAULT }
 }
@@ -206,8 +207,10 @@ mod tests {
             (u64::MAX, 4 << 30, 64 << 20),
             (10 << 30, 1 << 30, 64 << 20),
             (1000 << 20, 100 << 20, 8 << 20),
-            (1 << 20, 8 << 20, 1 << 20),
-            (0, 8 << 20, 1 << 20),
+            (40 << 20, 8 << 20, 1 << 20),
+            (16 << 20, 4 << 20, 512 << 10),
+            (4 << 20, 1 << 20, 128 << 10),
+            (0, 512 << 10, 64 << 10),
         ] {
             let settings = limited(disk);
             assert!(settings.validate().is_ok());

@@ -1,5 +1,7 @@
 //! One queue: its control block, writer, readers, segments; and with `deep` every record.
 
+mod segments;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,8 @@ use crate::settings;
 const IDLE_AFTER_MS: u64 = 3_600_000;
 /// Percentage of its size limit above which a queue is nearly full.
 const NEARLY_FULL: u64 = 90;
+/// A file system with less room than this is full.
+const ROOM: u64 = 1 << 20;
 /// A reader that keeps more than this multiple of what the limits allow is a problem.
 const TIMES_THE_LIMIT: u64 = 4;
 /// What counts as the limit where there is only one of age.
@@ -70,6 +74,7 @@ pub(super) fn examine(dir: &Directory, deep: bool, step: &mut dyn FnMut(u64), re
     exam.readers();
     exam.relays();
     exam.segments();
+    exam.room();
     exam.limits();
     exam.retention();
     exam.clock();
@@ -296,74 +301,21 @@ impl Exam<'_> {
         }
     }
 
-    fn segments(&mut self) {
-        let inspection = self.inspection;
-        let restore = || "restore the file from a copy; its messages are reported as missing until then".to_owned();
-        let mut previous: Option<&SegmentInfo> = None;
-        for segment in &inspection.segments {
-            let path = self.segment_path(segment.id);
-            let seen = self.look_at(&path);
-            let len = seen.as_ref().map_or(0, place::Entry::len);
-            if self.is_retired(segment.id) {
-                continue;
-            }
-            // What is too short for any segment need not say how long it was.
-            let expected = segment.created_bytes.max(layout::MIN_SEGMENT_SIZE.into());
-            if seen.is_some_and(|entry| !entry.is_file()) {
-                // Reported with the directory's entries.
-            } else if len < expected {
-                let detail = format!("it is truncated: {len} bytes instead of {expected}");
-                self.found(Severity::Error, "truncated-segment", path.clone(), detail, restore());
-            } else if segment.bytes == 0 {
-                let detail = "its beginning is damaged, or it belongs elsewhere: its name, queue or size differs, or it \
-                     does not follow the one before it (one of them comes from a copy of the queue)";
-                let remedy = "if it was renamed or copied here, put it back; else restore it from a copy".to_owned();
-                self.found(Severity::Error, "damaged-segment", path.clone(), detail.to_owned(), remedy);
-            }
-            let is_missing = |id: &SegmentId| *id < segment.id && !self.is_retired(*id);
-            if let Some((before, missing)) = previous.and_then(|b| Some((b, b.id.next().filter(is_missing)?))) {
-                let path = self.segment_path(missing);
-                let detail = format!("missing: the queue has segments {} and {}", before.id, segment.id);
-                self.found(Severity::Error, "missing-segment", path, detail, restore());
-            }
-            previous = Some(segment);
+    /// Whether the file system has room for what comes next.
+    fn room(&mut self) {
+        let Ok(stat) = rustix::fs::statvfs(self.path()) else { return };
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let needed = u64::from(self.inspection.settings.segment_size).min(ROOM);
+        // A file system in memory may have no size.
+        if stat.f_blocks > 0 && free < needed {
+            let detail = format!("its file system is full: {} are free", human_bytes(free));
+            let remedy = format!(
+                "appends are refused once the last segment is full: free some room, or let the queue keep less: \
+                 chron-cli set {} --retain-bytes SIZE",
+                self.path().display()
+            );
+            self.found(Severity::Warning, "disk-full", self.path().to_path_buf(), detail, remedy);
         }
-        self.newest_segment();
-    }
-
-    /// A queue whose newest segments are missing ends early, without a gap until the next writer.
-    fn newest_segment(&mut self) {
-        let Some((segment, next_seq)) = self.queue.published_head() else { return };
-        let path = self.segment_path(segment);
-        let is_there = self.inspection.segments.iter().any(|there| there.id >= segment);
-        if is_there || self.look_at(&path).is_some() || self.is_retired(segment) {
-            return self.lost_end();
-        }
-        let last_seq = self.inspection.segments.iter().map(|segment| segment.last_seq).max().unwrap_or(0);
-        let what = match next_seq.saturating_sub(last_seq) {
-            0 | 1 => "the queue ends in it".to_owned(),
-            2 => format!("with it, message {}", last_seq + 1),
-            _ => format!("with it, messages {} to {}", last_seq + 1, next_seq - 1),
-        };
-        let remedy =
-            "restore the file from a copy before the next append; the next writer goes on after these messages";
-        self.found(Severity::Error, "missing-segment", path, format!("missing: {what}"), remedy.to_owned());
-    }
-
-    /// Messages missing at the end although the file exists: readers are told so, too, unless there is a writer.
-    fn lost_end(&mut self) {
-        let bounds = &self.inspection.bounds;
-        if self.is_deep || bounds.end_seq <= bounds.next_seq || self.inspection.writer.holder.is_some() {
-            return;
-        }
-        let (from, to) = (bounds.next_seq, bounds.end_seq - 1);
-        self.gap(&Gap { from, to, reason: GapReason::Lost, position: bounds.head });
-    }
-
-    /// Whether retention has removed a segment since the queue was examined, or the one before it.
-    fn is_retired(&self, id: SegmentId) -> bool {
-        let is_gone = || self.look_at(&self.segment_path(id)).is_none();
-        is_gone() && self.queue.bounds().is_ok_and(|bounds| id < bounds.first.segment)
     }
 
     fn limits(&mut self) {

@@ -330,6 +330,11 @@ impl Queue {
         self.store.head_hint().map(|head| (head.position.segment, head.next_seq))
     }
 
+    /// Where one of the two copies of a segment's identity is damaged; None also if it can't be used at all.
+    pub(crate) fn damaged_identity(&self, id: SegmentId) -> Option<u32> {
+        self.store.open_segment(id, Access::Read).ok()??.damaged_identity()
+    }
+
     /// The numbers of the existing segment files, ascending. They may be far apart: iterate over these, never over the
     /// numbers in between.
     pub(crate) fn segment_ids(&self) -> Result<Vec<SegmentId>> {

@@ -2,12 +2,15 @@
 //! what is safe is repaired; a healthy bus has no findings.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use chronfs::queue::Queue;
 use serde_json::Value;
 
+use super::common::{SMALL, SmallDisk};
 use super::{Bus, PROGRAM, code, follow, next_line, stderr};
 
 /// Doctor's exit code and findings.
@@ -197,6 +200,64 @@ fn a_flipped_bit_in_one_of_two_copies_is_found() {
     flip("q/control.meta", 5);
     bus.stdout(&["doctor", "--fix", "."]);
     assert_eq!(findings(&bus, &[]), (0, vec![]));
+}
+
+#[test]
+fn a_damaged_copy_of_a_segments_identity_is_found() {
+    let bus = Bus::new();
+    several_segments(&bus);
+    let file = "q/000000001.q";
+    let saved = fs::read(bus.path(file)).unwrap();
+    for (at, len) in [(0, 1), (17, 1), (0, 4096), (saved.len() - 1, 1), (saved.len() - 64, 64)] {
+        let damaged: Vec<u8> = saved[at..at + len].iter().map(|byte| !byte).collect();
+        overwrite(&bus, file, at as u64, &damaged);
+        let finding = expect(&bus, &["--deep"], "warning", "damaged-copy", file);
+        assert!(finding["detail"].as_str().unwrap().contains("offset"), "{finding}");
+        assert!(
+            bus.stdout(&["tail", "-n", "+1", "--format", "txt", "q"]).lines().count() == 1500,
+            "nothing is missing"
+        );
+        overwrite(&bus, file, 0, &saved);
+        assert_eq!(findings(&bus, &["--deep"]), (0, vec![]), "bytes from {at} on");
+    }
+    for (at, len) in [(0, 4096), (saved.len() - 64, 64)] {
+        overwrite(&bus, file, at as u64, &vec![0xff; len]);
+    }
+    expect(&bus, &[], "error", "damaged-segment", file);
+    let shown = bus.stdout(&["inspect", "q"]);
+    assert!(shown.lines().any(|line| line.starts_with("1 ") && line.ends_with("damaged")), "{shown}");
+}
+
+#[test]
+fn a_segment_that_never_held_a_message_can_be_lost() {
+    let bus = Bus::new();
+    several_segments(&bus);
+    let inspection: Value = serde_json::from_str(&bus.stdout(&["inspect", "q", "--json"])).unwrap();
+    let head = inspection["head"]["segment"].as_u64().unwrap();
+    // Prepared for the writer, or not.
+    let unused = format!("q/{:09}.q", head + 1);
+    fs::File::create(bus.path(&unused)).unwrap().set_len(5000).unwrap();
+    expect(&bus, &[], "info", "truncated-segment", &unused);
+    let lines: String = (0..1500).map(|n| format!("{n:0100}\n")).collect();
+    bus.append("q", "txt", lines.as_bytes());
+    expect(&bus, &["--deep"], "info", "truncated-segment", &unused);
+    fs::remove_file(bus.path(&unused)).unwrap();
+    assert_eq!(findings(&bus, &["--deep"]), (0, vec![]));
+}
+
+#[test]
+fn a_full_file_system_is_reported() {
+    let Some(disk) = SmallDisk::new("4m") else { return };
+    let doctor = || {
+        let output = Command::new(PROGRAM).args(["doctor", "q"]).current_dir(disk.root()).output().unwrap();
+        (code(&output), String::from_utf8(output.stdout).unwrap())
+    };
+    Queue::create(disk.path("q"), &SMALL).unwrap().writer().unwrap().append(1, b"x").unwrap();
+    assert_eq!(doctor(), (0, "1 queue checked: all well\n".to_owned()));
+    let mut ballast = fs::File::create(disk.path("ballast")).unwrap();
+    while ballast.write_all(&[1; 4096]).is_ok() {}
+    let (code, said) = doctor();
+    assert!(code == 1 && said.contains("disk-full"), "{said}");
 }
 
 #[test]

@@ -118,6 +118,12 @@ impl Segment {
         (sound && self.context.is_place(block.end_offset.get())).then_some(block)
     }
 
+    /// Where one of the two copies of the identity is damaged.
+    pub(crate) fn damaged_identity(&self) -> Option<u32> {
+        let is_damaged = |&offset: &u32| !read_block(&self.file, offset).is_some_and(|copy| is_whole(&copy));
+        [0, self.context.segment_size - TRAILER_LEN].into_iter().find(is_damaged)
+    }
+
     /// Whether the file has been truncated to less than the segment's size.
     pub(crate) fn is_cut_short(&self) -> Result<bool> {
         let len = self.file.metadata().map_err(Error::io(&self.path, "stat it"))?.len();
@@ -365,13 +371,17 @@ pub(crate) fn seal(segment: &Segment, offset: u32, next_seq: u64, last_timestamp
 }
 
 /// The identity of a segment file, from whichever of its two copies is sound.
+fn is_whole(copy: &SegmentIdentity) -> bool {
+    copy.magic == SEGMENT_MAGIC && is_sound(copy, copy.crc)
+}
+
 fn read_identity(file: &File, path: &Path, id: SegmentId) -> Result<SegmentIdentity> {
     let len = file.metadata().map_err(Error::io(path, "stat it"))?.len();
     let trailer = u32::try_from(len).ok().and_then(|len| len.checked_sub(TRAILER_LEN));
     let (mut identity, mut failure) = (None, None);
     for offset in [Some(0), trailer].into_iter().flatten() {
         match read_block_strictly::<SegmentIdentity>(file, path, offset) {
-            Ok(Some(copy)) if copy.magic == SEGMENT_MAGIC && is_sound(&copy, copy.crc) => {
+            Ok(Some(copy)) if is_whole(&copy) => {
                 identity = Some(copy);
                 break;
             }
