@@ -118,6 +118,8 @@ impl Args {
 }
 
 fn run(args: &Args) -> Result<()> {
+    // Before the minutes that it takes to have something to write there.
+    std::fs::create_dir_all(&args.out).map_err(|error| format!("--out {}: {error}", args.out.display()))?;
     let scratch = Scratch::new(&args.dir)?;
     let plan = Plan::new(args, &scratch);
     let mut report = Report::new(&scratch, &args.cli)?;
@@ -148,7 +150,6 @@ fn run(args: &Args) -> Result<()> {
 
 fn finish(args: &Args, report: &Report, name: &str) -> Result<()> {
     let at = |ending: &str| args.out.join(format!("{name}{ending}"));
-    std::fs::create_dir_all(&args.out)?;
     let plots = plot::all(report, &args.out, name)?;
     std::fs::write(at(".json"), serde_json::to_string_pretty(report)?)?;
     std::fs::write(at(".md"), report.markdown(name, &plots))?;
