@@ -53,6 +53,21 @@ fn a_line_is_one_message_however_many_processes_write_it() {
 }
 
 #[test]
+fn the_unfinished_line_of_a_killed_process_is_dropped() {
+    let Some(mount) = mount() else { return };
+    for signal in ["KILL", "TERM"] {
+        mount.ok(&format!("(printf 'whole\\nhalf'; kill -{signal} $BASHPID) > q/append.txt; true"));
+        mount.ok(&format!("{{ bash -c 'printf \"whole\\nhalf\"; kill -{signal} $$'; }} > q/append.txt; true"));
+        // What others go on to write is not made part of it; what they have begun stays.
+        mount.ok(&format!("{{ (printf half; kill -{signal} $BASHPID); echo whole; }} > q/append.txt; true"));
+        mount.ok(&format!("{{ printf wh; (kill -{signal} $BASHPID); echo ole; }} > q/append.txt; true"));
+    }
+    mount.ok("(printf last; exit 3) > q/append.txt; true");
+    until("the last close has been reported", || mount.ok("cat q/messages.txt").ends_with("last\n"));
+    assert_eq!(mount.ok("cat q/messages.txt"), "whole\n".repeat(8) + "last\n");
+}
+
+#[test]
 fn fsync_says_yes_to_what_is_in_the_queue() {
     let Some(mut mount) = mount() else { return };
     let script = r#"

@@ -8,12 +8,14 @@
 //! The last line ends at the last close. Closing one of several descriptors looks the same to us (shells close one
 //! before they write, and so does each child that inherited it), so the line is appended when the process that opened
 //! the file closes the last one of its own, unless another process has written and not closed it yet. Any other close
-//! only checks whether the line would be accepted; it is appended at release, which no process waits for.
+//! only checks whether the line would be accepted; it is appended at release, which no process waits for. The line of a
+//! process that was killed, and so cut short, is dropped.
 
 use std::borrow::Cow;
 use std::sync::Mutex;
 
 use crate::fs::budget::Kept;
+use crate::fs::callers::was_killed;
 use crate::fs::errno::{Errno, Result};
 use crate::fs::files::append::target::{Target, Writers};
 use crate::fs::lock;
@@ -41,6 +43,8 @@ struct Lines {
     partial: Vec<u8>,
     kept: Kept,
     writers: Writers,
+    /// Who wrote last, by the kernel's word for its table of descriptors.
+    last: Option<u64>,
     /// The last write was cut short before a bad line, or its error may not have reached the caller: the next write or
     /// close returns this.
     refuse: Option<Errno>,
@@ -84,6 +88,7 @@ impl LinesHandle {
             partial: Vec::new(),
             kept,
             writers: Writers::default(),
+            last: None,
             refuse: None,
             is_refusing: None,
             was_full: false,
@@ -211,7 +216,11 @@ impl Handle for LinesHandle {
     }
 
     fn write_by(&self, data: &[u8], by: WriteBy) -> Result<usize> {
-        lock(&self.state).writers.wrote(by.owner);
+        {
+            let mut lines = lock(&self.state);
+            lines.writers.wrote(by.owner);
+            lines.last = by.owner;
+        }
         self.write_lines(data)
     }
 
@@ -232,6 +241,11 @@ impl Handle for LinesHandle {
         }
         if lines.partial.is_empty() {
             return Ok(());
+        }
+        if lines.last == Some(owner) && was_killed(thread) {
+            lines.partial = Vec::new();
+            lines.kept.set(0)?;
+            return Err(Errno::EOWNERDEAD.because("a process was killed while it wrote a line"));
         }
         if lines.writers.is_empty() && self.target.is_openers(thread) && !self.target.is_open_in_opener(thread) {
             self.finish_line(&mut lines)
