@@ -29,6 +29,7 @@ fn assert_harmless(what: &str, output: &Output) {
 pub(super) fn terminal(bus: &Bus, command: &str) -> Command {
     let mut script = Command::new("timeout");
     script.args(["20", "script", "-qec", command, "/dev/null"]).current_dir(bus.0.path()).env("TERM", "xterm");
+    script.env_remove("NO_COLOR");
     script
 }
 
@@ -94,6 +95,23 @@ fn messages_on_a_terminal_are_shown_and_not_obeyed() {
     }
     let merged = on_a_terminal(&bus, &format!("{PROGRAM} merge --all-queues ."));
     assert!(!merged.contains(is_obeyed), "{merged:?}");
+}
+
+#[test]
+fn a_terminal_gets_our_colours_and_none_of_a_message() {
+    let bus = Bus::new();
+    bus.numbered("q", 2);
+    bus.append("other", "txt", b"\x1b[31mred\n");
+    let until = format!("--until @{}", super::START_NS / 1_000_000_000 + 1);
+    for options in ["-n 1 q", "--format hex q", "--format jsonl q", "q other", &format!("-f {until} q")] {
+        let shown = on_a_terminal(&bus, &format!("{PROGRAM} tail {options}")).replace("\r\n", "\n");
+        let args: Vec<_> = ["tail", "--color", "always"].into_iter().chain(options.split(' ')).collect();
+        let piped = bus.stdout(&args);
+        assert_eq!(shown, piped.replace("\x1b[31mred", "\\u{1b}[31mred"), "{options}");
+        assert_eq!(shown.contains("\x1b[36m#"), !options.contains("jsonl"), "{options}: {shown:?}");
+    }
+    let found = on_a_terminal(&bus, &format!("{PROGRAM} watch --once ."));
+    assert!(found.contains("\x1b[32madded"), "{found:?}");
 }
 
 /// A process that may write to a queue may change a message in a reader's mapping after its checksum was verified.

@@ -271,11 +271,11 @@ impl Merge<'_> {
             None => return Ok(()),
             Some(Held::Message { seq, timestamp_ns, msg_type, payload, position }) => {
                 let entry = Entry::Message(Message { seq, timestamp_ns, msg_type, payload: &payload, position });
-                self.args.format.render(&entry, Some(name), &mut self.out.buffer);
+                self.out.put(|out| self.args.format.render(&entry, Some(name), out));
             }
             Some(Held::Gap(gap)) => {
                 self.gaps += 1;
-                self.args.format.render(&Entry::Gap(gap), Some(name), &mut self.out.buffer);
+                self.out.put(|out| self.args.format.render(&Entry::Gap(gap), Some(name), out));
                 let (name, reason) = (one_line(name), gap.reason.as_str());
                 note(&format!("{name}: messages {} to {} are missing: {reason} ({})", gap.from, gap.to, gap.position));
             }

@@ -42,7 +42,7 @@ pub(crate) struct Output {
     file: File,
     /// Written by the next [`Output::flush`]: render into it.
     pub(crate) buffer: Vec<u8>,
-    /// Makes text harmless for a terminal.
+    /// Makes messages harmless for a terminal.
     escape: Option<fn(&str) -> Cow<'_, str>>,
 }
 
@@ -64,6 +64,18 @@ impl Output {
         Ok(out)
     }
 
+    /// Adds what is rendered of a message; returns where it starts in the buffer.
+    pub(crate) fn put(&mut self, render: impl FnOnce(&mut Vec<u8>)) -> usize {
+        let start = self.buffer.len();
+        render(&mut self.buffer);
+        if let Some(escape) = self.escape {
+            let shown = escape(&String::from_utf8_lossy(&self.buffer[start..])).into_owned();
+            self.buffer.truncate(start);
+            self.buffer.extend_from_slice(shown.as_bytes());
+        }
+        start
+    }
+
     /// Whether the buffer holds enough to be worth a system call.
     pub(crate) fn is_full(&self) -> bool {
         self.buffer.len() >= BUFFER
@@ -71,11 +83,7 @@ impl Output {
 
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         if !self.buffer.is_empty() {
-            let written = match self.escape {
-                Some(escape) => self.file.write_all(escape(&String::from_utf8_lossy(&self.buffer)).as_bytes()),
-                None => self.file.write_all(&self.buffer),
-            };
-            written.map_err(Failure::stdout)?;
+            self.file.write_all(&self.buffer).map_err(Failure::stdout)?;
             self.buffer.clear();
         }
         Ok(())

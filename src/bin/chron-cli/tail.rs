@@ -145,8 +145,7 @@ impl Printer<'_> {
             let blank = if self.shown.is_some() { "\n" } else { "" };
             self.out.buffer.extend_from_slice(format!("{blank}==> {} <==\n", one_line(name)).as_bytes());
         }
-        let start = self.out.buffer.len();
-        self.decoders.render(format, queue, entry, name.as_deref(), &mut self.out.buffer);
+        let start = self.out.put(|out| self.decoders.render(format, queue, entry, name.as_deref(), out));
         self.shown = name;
         if self.color && matches!(format, FormatName::Hex | FormatName::Auto) {
             color_header(&mut self.out.buffer, start, matches!(entry, Entry::Gap(_)));
