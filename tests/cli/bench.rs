@@ -58,3 +58,20 @@ fn bench_keeps_a_queue_that_was_asked_for_and_touches_no_other() {
     }
     assert_eq!(code(&bus.run(&["bench", "--rate", "0"])), 2);
 }
+
+#[test]
+fn bench_creates_its_queue_where_other_commands_do() {
+    let bus = Bus::new();
+    for name in ["bus", "here"] {
+        fs::create_dir(bus.path(name)).unwrap();
+    }
+    let run = |args: &[&str]| {
+        let mut command = bus.command_in("here", args);
+        command.env("CHRONFS_ROOT", bus.path("bus")).output().unwrap()
+    };
+    assert_eq!(code(&run(&["send", "ticks", "x"])), 0);
+    assert_fails(&run(&["bench", "--messages", "1000", "ticks"]), &["bus/ticks: it exists already"]);
+    assert_eq!(code(&run(&["bench", "--messages", "1000", "--rate", "1000000", "fresh"])), 0);
+    assert!(bus.path("bus/fresh/control.meta").exists());
+    assert_eq!(fs::read_dir(bus.path("here")).unwrap().count(), 0);
+}

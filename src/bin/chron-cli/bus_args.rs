@@ -295,6 +295,7 @@ Examples:
   chron-cli bench --json /srv/bus/bench | jq .append.ratio")]
 pub(crate) struct BenchArgs {
     /// Where to create the queue
+    #[arg(value_parser = queue_path())]
     pub(crate) queue: Option<PathBuf>,
     /// Bytes of each message: 8 to 1MiB
     #[arg(long, value_name = "N", default_value = "64", value_parser = parse_payload_size)]
