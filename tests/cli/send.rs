@@ -39,6 +39,7 @@ fn send_says_why_it_can_not() {
 fn queues_are_found_in_the_root_of_the_environment() {
     let bus = Bus::new();
     fs::create_dir(bus.path("here")).unwrap();
+    fs::create_dir(bus.path("bus")).unwrap();
     let run = |args: &[&str]| {
         let mut command = bus.command(args);
         let output = command.env("CHRONFS_ROOT", bus.path("bus")).current_dir(bus.path("here")).output().unwrap();
@@ -61,4 +62,16 @@ fn queues_are_found_in_the_root_of_the_environment() {
     // Without a root: what is here.
     let output = bus.command(&["ls"]).env("CHRONFS_ROOT", "").current_dir(bus.path("here")).output().unwrap();
     assert!(String::from_utf8(output.stdout).unwrap().contains("\nother  "));
+}
+
+#[test]
+fn a_root_of_the_environment_that_does_not_exist_is_not_created() {
+    let bus = Bus::new();
+    for args in [&["send", "ticks", "x"][..], &["create", "ticks"], &["tail", "-F", "ticks"], &["doctor", "ticks"]] {
+        let output = bus.command(args).env("CHRONFS_ROOT", "typo").output().unwrap();
+        assert_is_usage(&output, &["CHRONFS_ROOT is typo, and there is no such directory", "mkdir -p typo"]);
+    }
+    assert!(!bus.path("typo").exists());
+    let output = bus.command(&["send", "./ticks", "x"]).env("CHRONFS_ROOT", "typo").output().unwrap();
+    assert_eq!(code(&output), 0, "what does not need it: {}", stderr(&output));
 }

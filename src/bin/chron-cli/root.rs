@@ -11,18 +11,22 @@ pub(crate) fn root() -> PathBuf {
 
 /// Takes a queue's path. A name that does not exist here is looked up in `$CHRONFS_ROOT`.
 pub(crate) fn queue_path() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().map(|path| resolve(path, variable()))
+    PathBufValueParser::new().try_map(|path| resolve(path, variable()))
 }
 
 fn variable() -> Option<PathBuf> {
     std::env::var_os("CHRONFS_ROOT").filter(|root| !root.is_empty()).map(PathBuf::from)
 }
 
-fn resolve(path: PathBuf, root: Option<PathBuf>) -> PathBuf {
+fn resolve(path: PathBuf, root: Option<PathBuf>) -> Result<PathBuf, String> {
     let is_name = matches!(path.components().next(), Some(Component::Normal(_)));
-    match root {
-        Some(root) if is_name && path != root && is_missing(&path) => root.join(path),
-        _ => path,
+    match root.filter(|root| is_name && path != *root && is_missing(&path)) {
+        Some(root) if is_missing(&root) => {
+            let root = root.display();
+            Err(format!("CHRONFS_ROOT is {root}, and there is no such directory; correct it, or: mkdir -p {root}"))
+        }
+        Some(root) => Ok(root.join(path)),
+        None => Ok(path),
     }
 }
 
@@ -36,19 +40,19 @@ mod tests {
 
     #[test]
     fn only_names_that_are_missing_here_are_looked_up_in_the_root() {
-        let root = || Some(PathBuf::from("/srv/bus"));
+        let root = || Some(PathBuf::from("/usr"));
         for (path, expected) in [
-            ("ticks", "/srv/bus/ticks"),
-            ("eu/ticks", "/srv/bus/eu/ticks"),
+            ("ticks", "/usr/ticks"),
+            ("eu/ticks", "/usr/eu/ticks"),
             ("./ticks", "./ticks"),
             ("../ticks", "../ticks"),
             ("/ticks", "/ticks"),
             ("src", "src"),
             (".", "."),
         ] {
-            assert_eq!(resolve(path.into(), root()), Path::new(expected));
+            assert_eq!(resolve(path.into(), root()), Ok(expected.into()));
         }
-        assert_eq!(resolve("ticks".into(), None), Path::new("ticks"));
-        assert_eq!(resolve("bus".into(), Some("bus".into())), Path::new("bus"), "the root itself");
+        assert_eq!(resolve("ticks".into(), None), Ok("ticks".into()));
+        assert_eq!(resolve("bus".into(), Some("bus".into())), Ok("bus".into()), "the root itself");
     }
 }
