@@ -80,6 +80,19 @@ fn ordinary_errors_are_logged_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_message_that_is_too_long_is_explained() {
+    let Some(mount) = TestMount::with_options("log=debug,segment_size=64KiB") else { return };
+    mount.ok("mkdir q; echo x > q/append.txt");
+    for file in ["append.bin", "append.txt"] {
+        mount.fails(&format!("head -c 100000 /dev/zero > q/{file}"));
+        let said =
+            format!("/q/{file}: EMSGSIZE: longer than this queue takes; to let it take more: chron-cli set QUEUE ");
+        let log = mount.ok("cat .chronfs/log");
+        assert!(log.contains(&said), "{log}");
+    }
+}
+
+#[test]
 fn a_loop_of_errors_is_counted() {
     let Some(mount) = TestMount::over(damaged, "rw") else { return };
     mount.ok(&loop_of_errors("b/messages.txt", 10_000));

@@ -87,21 +87,30 @@ fn a_payload_over_the_limit_is_refused_in_every_format() {
     let bus = Bus::new();
     bus.stdout(&["create", "q", "--segment-size", "64KiB"]);
     let long = "x".repeat(70_000);
+    let max = 64 * 1024 - 4128 - 64 - 64;
+    let more = format!("more than the {max} bytes that this queue takes");
     let inputs = [
-        ("txt", format!("ok\n{long}\n"), "standard input:2: "),
-        ("txt", format!("ok\n{long}"), "standard input:2: "),
-        ("jsonl", format!("{{\"payload\":\"ok\"}}\n{{\"payload\":\"{long}\"}}\n"), "standard input:2: "),
-        ("bin", long.clone(), "standard input: "),
+        ("txt", format!("ok\n{long}\n"), format!("standard input:2: {more}")),
+        ("txt", format!("ok\n{long}"), format!("standard input:2: {more}")),
+        (
+            "jsonl",
+            format!("{{\"payload\":\"ok\"}}\n{{\"payload\":\"{long}\"}}\n"),
+            format!("standard input:2: q: payload of 70000 bytes is too large; this queue takes at most {max}"),
+        ),
+        ("bin", long.clone(), format!("standard input: {more}")),
     ];
-    for (format, input, place) in inputs {
-        let output = bus.run_with(&["append", "q", "--format", format], input.as_bytes());
-        assert_eq!(code(&output), 1, "{format}");
-        assert!(stderr(&output).contains(place) && stderr(&output).contains("--segment-size"), "{}", stderr(&output));
+    for (format, input, what) in &inputs {
+        let output = bus.run_with(&["append", "-q", "q", "--format", format], input.as_bytes());
+        let remedy = "; to let it take more: chron-cli set q --segment-size 1MiB\n";
+        assert_fails(&output, &[&format!("chron-cli: {what}{remedy}")]);
     }
     assert_eq!(bus.stdout(&["tail", "q", "--format", "txt"]), "ok\nok\nok\n");
-    let max = 64 * 1024 - 4128 - 64 - 64;
     bus.append("q", "txt", "x".repeat(max).as_bytes());
     assert_eq!(code(&bus.run_with(&["append", "q"], "x".repeat(max + 1).as_bytes())), 1);
+    bus.stdout(&["set", "q", "--segment-size", "1MiB"]);
+    for (format, input, _) in &inputs {
+        bus.append("q", format, input.as_bytes());
+    }
 }
 
 #[test]

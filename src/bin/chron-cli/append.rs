@@ -19,7 +19,7 @@ use indicatif::ProgressBar;
 
 use crate::AppendArgs;
 use crate::create::check_place;
-use crate::failure::{Done, Failure, Outcome, explained, note};
+use crate::failure::{Done, Failure, Outcome, explained, note, of_too_large};
 use crate::progress;
 use crate::stop::{Stop, Stoppable};
 
@@ -191,12 +191,15 @@ fn append_file(
     };
     let mut input = BufReader::with_capacity(INPUT_BUFFER, input);
     let format = InputFormat::from(args.format);
-    let max_line = longest_line(format, writer.max_payload_len()) as u64;
+    let max = writer.max_payload_len();
+    let max_line = longest_line(format, max) as u64;
+    let too_long = || format!("more than the {max} bytes that this queue takes{}", of_too_large(&args.queue, max + 1));
     if matches!(format, InputFormat::Bin) {
         let mut payload = Vec::new();
-        // One byte more than allowed: then the engine refuses it, in its own words.
         input.take(max_line.saturating_add(1)).read_to_end(&mut payload).map_err(Failure::io(&name, "read"))?;
-        let result = append_message(args, format, &payload, writer, appended);
+        let is_too_long = payload.len() as u64 > max_line;
+        let result =
+            if is_too_long { Err(too_long()) } else { append_message(args, format, &payload, writer, appended) };
         return result.map_err(|e| Failure::new(format!("{}: {e}", name.display())));
     }
     let mut line = Vec::new();
@@ -205,6 +208,7 @@ fn append_file(
         number += 1;
         let at_line = |e: String| Failure::new(format!("{}:{number}: {e}", name.display()));
         match read_line(&mut input, max_line, &mut line) {
+            Ok(true) if line.len() as u64 > max_line => return Err(at_line(too_long())),
             Ok(true) => {
                 append_message(args, format, &line, writer, appended).map_err(at_line)?;
                 appended.has_read(line.len() as u64 + 1);
@@ -236,16 +240,12 @@ fn append_message(
     Ok(())
 }
 
-/// The next line, without its newline; false at the end of the input. The last one may lack the newline.
+/// The next line, without its newline; false at the end of the input. The last one may lack the newline. Of a line that
+/// is longer than `max` this is the beginning, with one byte too many.
 fn read_line(input: &mut impl BufRead, max: u64, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
     let read = input.take(max.saturating_add(1)).read_until(b'\n', line)?;
-    if line.last() == Some(&b'\n') {
-        line.pop();
-    } else if line.len() as u64 > max {
-        let text = format!("longer than the {max} bytes that this queue takes; create it with a larger --segment-size");
-        return Err(io::Error::other(text));
-    }
+    line.pop_if(|last| *last == b'\n');
     Ok(read > 0)
 }
 
@@ -265,11 +265,11 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_exactly_the_limit_passes_and_a_longer_one_is_refused() {
+    fn a_line_over_the_limit_is_read_one_byte_too_far() {
         let mut line = Vec::new();
-        assert!(read_line(&mut &b"12345\n"[..], 5, &mut line).unwrap());
-        assert!(read_line(&mut &b"12345"[..], 5, &mut line).unwrap());
-        assert!(read_line(&mut &b"123456\n"[..], 5, &mut line).is_err());
-        assert!(read_line(&mut &b"123456"[..], 5, &mut line).is_err());
+        for (input, len) in [("12345\n", 5), ("12345", 5), ("123456\n", 6), ("123456", 6), ("1234567", 6)] {
+            assert!(read_line(&mut input.as_bytes(), 5, &mut line).unwrap());
+            assert_eq!(line.len(), len, "{input:?}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use chronfs::Queue;
 use chronfs::fs::mount;
 use chronfs::printable::printable;
-use chronfs::queue::{Error, LockHolder};
+use chronfs::queue::{Error, LockHolder, Settings};
 use chronfs::settings;
 
 /// Exit code of a `doctor` that could not check something, as of fsck.
@@ -134,13 +134,24 @@ pub(crate) fn explained(e: &Error) -> String {
             );
         }
         Error::NoSuchReader { .. } => "; 'chron-cli readers QUEUE' lists the registered readers".to_owned(),
-        Error::TooLarge { .. } => " (create it with a larger --segment-size)".to_owned(),
+        Error::TooLarge { path, len, .. } => of_too_large(path, *len),
         Error::QueueFull { path, .. } => of_full(path),
         Error::TimestampInFuture { .. } => "; correct it, or allow more with --max-ahead".to_owned(),
         Error::Damaged { path, .. } if is_cursor(path) => REPAIR_READER.to_owned(),
         _ => String::new(),
     };
     format!("{e}{remedy}")
+}
+
+/// What lets a queue take a message of this many bytes.
+pub(crate) fn of_too_large(queue: &Path, len: usize) -> String {
+    let takes_it = |segment_size| Settings { segment_size, ..Settings::default() }.max_payload_len() >= len;
+    match (0..=10).find(|shift| takes_it(1 << 20 << shift)) {
+        Some(shift) => {
+            format!("; to let it take more: chron-cli set {} --segment-size {}MiB", queue.display(), 1 << shift)
+        }
+        None => "; no queue takes more than 1GiB; split it".to_owned(),
+    }
 }
 
 /// What makes room in a full queue.

@@ -17,7 +17,7 @@ use std::sync::Mutex;
 use crate::fs::budget::Kept;
 use crate::fs::callers::was_killed;
 use crate::fs::errno::{Errno, Result};
-use crate::fs::files::append::target::{Target, Writers};
+use crate::fs::files::append::target::{TOO_LONG, Target, Writers};
 use crate::fs::lock;
 use crate::fs::tree::handles::{Handle, WriteBy};
 use crate::queue::{Error, QueueWriter};
@@ -131,7 +131,9 @@ impl LinesHandle {
         };
         let rest = &data[taken..];
         let refusal = match refusal {
-            None if lines.partial.len() + rest.len() > self.max_line => Some(Refusal::Line(Errno::EMSGSIZE)),
+            None if lines.partial.len() + rest.len() > self.max_line => {
+                Some(Refusal::Line(Errno::EMSGSIZE.because(TOO_LONG)))
+            }
             other => other,
         };
         let len = if refusal.is_none() { lines.partial.len() + rest.len() } else { lines.partial.len() };

@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use crate::fs::budget::Kept;
 use crate::fs::callers::was_killed;
 use crate::fs::errno::{Errno, Result};
-use crate::fs::files::append::target::{Target, Writers};
+use crate::fs::files::append::target::{TOO_LONG, Target, Writers};
 use crate::fs::lock;
 use crate::fs::tree::handles::{Handle, WriteBy};
 use crate::view::DEFAULT_TYPE;
@@ -76,7 +76,8 @@ impl Message {
 
     /// Makes it this long, with zeros at the end.
     fn resize(&mut self, len: u64, max: usize) -> Result<()> {
-        let len = usize::try_from(len).ok().filter(|len| *len <= max).ok_or(Errno::EMSGSIZE)?;
+        let len = usize::try_from(len).ok().filter(|len| *len <= max);
+        let len = len.ok_or_else(|| Errno::EMSGSIZE.because(TOO_LONG))?;
         self.reserve(len)?;
         self.bytes.resize(len, 0);
         Ok(())
@@ -105,7 +106,7 @@ impl Handle for MessageHandle {
             // A copy of a sparse file leaves out the holes.
             let end = at.saturating_add(data.len() as u64);
             if end > self.max_payload as u64 {
-                return Err(Errno::EMSGSIZE);
+                return Err(Errno::EMSGSIZE.because(TOO_LONG));
             }
             message.resize(at, self.max_payload)?;
             message.reserve(message.bytes.len() + data.len())?;

@@ -14,7 +14,7 @@ pub(super) struct PacketsHandle {
 impl Handle for PacketsHandle {
     fn write(&self, data: &[u8]) -> Result<usize> {
         if data.len() > self.max_write {
-            return Err(Errno::EMSGSIZE);
+            return Err(Errno::EMSGSIZE.because("too long for one write; append.bin takes longer messages"));
         }
         self.target.with_writer(|writer| writer.append(DEFAULT_TYPE, data))??;
         Ok(data.len())

@@ -12,6 +12,10 @@ use crate::fs::queues::permission::Permission;
 use crate::fs::site::Shared;
 use crate::queue::QueueWriter;
 
+/// Why a message is refused that is longer than its queue takes.
+pub(super) const TOO_LONG: &str =
+    "longer than this queue takes; to let it take more: chron-cli set QUEUE --segment-size SIZE";
+
 pub(super) struct Target {
     /// The queue joined as a writer; None until it exists.
     pub(super) queue: Mutex<Option<Arc<OpenQueue>>>,
