@@ -483,7 +483,9 @@ fn exit_code_4_is_for_what_cannot_be_checked() {
     let output = bus.run(&["doctor", "missing"]);
     assert_eq!(code(&output), 4);
     assert!(stderr(&output).starts_with("chron-cli: missing: cannot list: No such file or directory; name a queue"));
-    assert_eq!(bus.stdout(&["doctor"]), "0 queues checked: all well\n", "what is here");
+    assert_eq!(bus.stdout(&["doctor"]), "0 queues checked: no queues here\n", "what is here");
+    assert_eq!(bus.stdout(&["doctor", "."]), "0 queues checked: no queues here\n");
+    assert_eq!(bus.json(&["doctor", "--json", "."])["checked"], 0);
     bus.numbered("q", 1);
     fs::set_permissions(bus.path("q"), fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read_dir(bus.path("q")).is_err() {

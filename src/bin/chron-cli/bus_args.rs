@@ -257,6 +257,8 @@ Finds damaged, truncated, missing and foreign files, dead and stuck writers, rea
 segments from being retired, expired leases, leftovers of crashes. --deep reads every message and verifies its
 checksum. Nothing is changed without --fix; --fix does what the next writer would do, and deletes nothing.
 
+A directory without queues has no problems: that there are none is in the last line, and in `checked` of --json.
+
 Exit codes: 0 no problems, 1 problems found, 4 something could not be checked.
 
 Examples:

@@ -68,10 +68,12 @@ fn for_people(report: &Report, color: bool) -> String {
     let verdict = if report.has_problems() {
         let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
         format!("{}, {}", plural(errors, "error"), plural(warnings, "warning"))
-    } else if report.unchecked.is_empty() {
-        "all well".to_owned()
-    } else {
+    } else if !report.unchecked.is_empty() {
         "not everything could be checked".to_owned()
+    } else if report.checked == 0 {
+        "no queues here".to_owned()
+    } else {
+        "all well".to_owned()
     };
     text.push_str(&format!("{queues} checked: {verdict}\n"));
     text

@@ -86,6 +86,7 @@ fn diagnose(site: &Site, caller: &Caller) -> Result<String> {
     }
     let verdict = match (report.has_problems(), report.unchecked.is_empty()) {
         (true, _) => "there are problems",
+        (false, true) if report.checked == 0 => "no queues here",
         (false, true) => "all well",
         (false, false) => "not everything could be checked",
     };
