@@ -89,6 +89,24 @@ fn what_a_killed_rm_leaves_is_hidden_explained_and_finished() {
 }
 
 #[test]
+fn a_removal_that_fails_half_way_says_how_to_go_on() {
+    let bus = Bus::new();
+    bus.numbered("q", 3);
+    bus.stdout(&["readers", "q", "add", "alice"]);
+    if !require(Need::Admin) {
+        return;
+    }
+    // Nothing can be removed while something is mounted there.
+    let segment = bus.path("q/000000000.q");
+    let run = format!("mount --bind '{0}' '{0}' && exec '{PROGRAM}' rm -f q", segment.display());
+    let output = Command::new("unshare").args(["-m", "sh", "-c", &run]).current_dir(bus.0.path()).output().unwrap();
+    assert_fails(&output, &["; the queue is hidden, and in part removed: chron-cli rm q removes the rest\n"]);
+    assert!(!bus.path("q").exists());
+    assert_eq!(bus.stdout(&["rm", "q"]), "");
+    assert_eq!(fs::read_dir(bus.0.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn metrics_are_those_of_a_mount() {
     let bus = Bus::new();
     bus.numbered("bus/market/a", 3);

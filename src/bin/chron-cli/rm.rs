@@ -25,9 +25,23 @@ pub(crate) fn run(args: &RmArgs) -> Outcome {
         if let Some(contents) = contents(path).filter(|_| !args.force) {
             confirm(path, &contents)?;
         }
-        name_what_stays(path, &bus::remove_queue(path)?);
+        name_what_stays(path, &bus::remove_queue(path).map_err(|e| of_half(path, e))?);
     }
     Ok(Done::Well)
+}
+
+/// A removal that has begun has hidden the queue.
+fn of_half(path: &Path, e: Error) -> Failure {
+    let has_begun = path.symlink_metadata().is_err() && bus::plan_removal(path).is_ok();
+    let failure = Failure::from(e);
+    if !has_begun {
+        return failure;
+    }
+    let path = path.display();
+    Failure::new(format!(
+        "{}; the queue is hidden, and in part removed: chron-cli rm {path} removes the rest",
+        failure.text()
+    ))
 }
 
 /// There is nothing to remove where nothing is; the remedy for other commands, creating a queue, is none here.
