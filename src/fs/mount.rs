@@ -153,11 +153,30 @@ impl Unmounter {
 pub fn unmount_at(mountpoint: &Path) -> Result<(), MountError> {
     let path = absolute(mountpoint)?;
     match mountinfo::at(&path) {
-        Ok(Some(mounted)) if mounted.is_of(CHRONFS.subtype) => unmounted(&path, unmount(&path)),
+        Ok(Some(mounted)) if mounted.is_of(CHRONFS.subtype) => {
+            let result = unmount(&path);
+            let owner = mounted.user.filter(|user| result.is_err() && is_another(*user));
+            owner.map_or_else(|| unmounted(&path, result), |owner| Err(of_another(&path, owner)))
+        }
         Ok(Some(mounted)) => Err(CHRONFS.foreign(&path, &mounted)),
         Ok(None) => Err(MountError::Failed(format!("{}: not mounted", path.display()))),
         Err(error) => Err(no_mount_table(&error)),
     }
+}
+
+fn is_another(user: u32) -> bool {
+    let own = rustix::process::geteuid();
+    !own.is_root() && own.as_raw() != user
+}
+
+/// The mount of another user.
+fn of_another(path: &Path, owner: u32) -> MountError {
+    let path = path.display();
+    let (owner, who) =
+        if owner == 0 { ("root".to_owned(), "root") } else { (format!("user number {owner}"), "that user or root") };
+    MountError::System(format!(
+        "{path}: cannot unmount: mounted by another user ({owner}); only {who} can unmount it: sudo umount {path}"
+    ))
 }
 
 fn unmounted(mountpoint: &Path, result: io::Result<()>) -> Result<(), MountError> {

@@ -15,6 +15,8 @@ pub(crate) struct Mounted {
     pub(crate) mountpoint: PathBuf,
     pub(crate) fs_type: String,
     pub(crate) source: PathBuf,
+    /// Who mounted it; None of other file systems than FUSE's.
+    pub(crate) user: Option<u32>,
 }
 
 impl Mounted {
@@ -70,8 +72,14 @@ fn parse(table: &[u8]) -> impl Iterator<Item = Mounted> {
             mountpoint: unescape(mountpoint),
             fs_type: String::from_utf8_lossy(fs_type).into_owned(),
             source: unescape(fields.next()?),
+            user: fields.next().and_then(user_of),
         })
     })
+}
+
+/// `rw,user_id=1000,group_id=1000`: 1000.
+fn user_of(options: &[u8]) -> Option<u32> {
+    std::str::from_utf8(options).ok()?.split(',').find_map(|option| option.strip_prefix("user_id=")?.parse().ok())
 }
 
 /// The kernel writes space, tab, newline and backslash as `\ooo`.
@@ -104,12 +112,13 @@ mod tests {
     #[test]
     fn lines_are_taken_apart() {
         let table =
-            b"36 35 98:0 / /mnt/a\\040b rw,noatime master:1 shared:7 - fuse.chronfs /srv/bus rw,errors=continue\n\
+            b"36 35 98:0 / /mnt/a\\040b rw,noatime master:1 shared:7 - fuse.chronfs /srv/bus rw,user_id=4210,group_id=7\n\
             37 35 98:1 / /mnt/c rw - ext4 /dev/sda1 rw\ngarbage\n";
         let mounts: Vec<_> = parse(table).collect();
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].mountpoint, Path::new("/mnt/a b"));
         assert_eq!((mounts[0].device.as_str(), mounts[0].source.as_path()), ("98:0", Path::new("/srv/bus")));
+        assert_eq!((mounts[0].user, mounts[1].user), (Some(4210), None));
         assert!(mounts[0].is_of("chronfs") && !mounts[1].is_of("chronfs"));
         assert!(at(Path::new("/proc")).unwrap().is_some());
     }

@@ -115,6 +115,24 @@ fn mount_returns_when_the_files_can_be_used_and_umount_removes_them() {
 }
 
 #[test]
+fn another_user_is_told_whose_mount_it_is() {
+    if !require(Need::Admin) || !require(Need::Fusermount) {
+        return;
+    }
+    let Some(site) = Site::new() else { return };
+    site.shell(&format!("chmod 755 . && cp {PROGRAM} chron-cli && chmod 755 chron-cli"));
+    for options in ["ro", "allow_other"] {
+        site.succeed(&["mount", "-o", options, "bus", "mnt"]);
+        let words = ["--reuid=65534", "--regid=65534", "--clear-groups", "./chron-cli", "umount", "mnt"];
+        let output = site.command(Path::new("setpriv"), &words).output().unwrap();
+        let whole = site.path("mnt").display().to_string();
+        let why = "cannot unmount: mounted by another user (root); only root can unmount it: sudo umount";
+        super::assert_fails(&output, &[&format!("{whole}: {why} {whole}\n")]);
+        site.succeed(&["umount", "mnt"]);
+    }
+}
+
+#[test]
 fn status_says_what_inspect_says() {
     let Some(site) = Site::new() else { return };
     fs::write(site.path("lines"), "a\nb\n").unwrap();
