@@ -67,7 +67,7 @@ fn period(text: &str) -> Result<u64, String> {
 }
 
 fn count(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| format!("{text:?} is not a number"))
+    text.parse().map_err(|_| format!("{text:?} is not a whole number, or is too large"))
 }
 
 /// The settings as [`change`] takes them, in the order of [`NAMES`].

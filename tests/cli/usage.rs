@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::process::{Command, Stdio};
 
 use super::common::need::{Need, require};
-use super::{Bus, PROGRAM, assert_fails, code, end_quietly, stderr};
+use super::{Bus, PROGRAM, assert_fails, assert_is_usage, code, end_quietly, stderr};
 
 #[test]
 fn a_closed_pipe_is_not_an_error() {
@@ -129,6 +129,38 @@ fn wrong_usage_is_2() {
         assert!(args.is_empty() || said.starts_with("chron-cli: ") && said.lines().count() == 1, "{args:?}: {said}");
     }
     assert_eq!(fs::read_dir(bus.0.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_wrong_number_is_explained_also_a_negative_one() {
+    let bus = Bus::new();
+    let types = "is not a message type; use a number from 0 to 65534";
+    for (args, said) in [
+        ("tail q -n -2", "\"-2\" is not a number of messages; use 10, or +10 for all from the tenth on"),
+        ("tail q -n ten", "\"ten\" is not a number of messages"),
+        ("tail q --from -3", "\"-3\" is not a sequence number"),
+        ("tail q --type x", types),
+        ("tail q --type 70000", types),
+        ("tail q --type 65535", types),
+        ("tail q --type -1", types),
+        ("append q --type -1", types),
+        ("send q x --type -1", types),
+        ("tail q --replay -2", "\"-2\" is not a speed"),
+        ("replay q r --speed -2", "\"-2\" is not a speed"),
+        ("append q --max-ahead -1h", "\"-1h\" is not a time span"),
+        ("top --interval -1s", "\"-1s\" is not a time span"),
+        ("create q --retain-bytes -1GiB", "\"-1GiB\" is not a size"),
+        ("create q --retain-age -1d", "\"-1d\" is not a time span"),
+        ("set q --retain-segments -1", "\"-1\" is not a whole number"),
+        ("bench --messages 0", "\"0\" is not a number from 1 to 1000000000"),
+        ("bench --messages x", "\"x\" is not a number from 1 to 1000000000"),
+        ("bench --rate -1", "\"-1\" is not a number from 1 to 10000000"),
+        ("bench --payload-bytes -8", "\"-8\" is not"),
+    ] {
+        let output = bus.run(&args.split(' ').collect::<Vec<_>>());
+        assert_is_usage(&output, &[said]);
+        assert!(!stderr(&output).contains("unexpected"), "{args}: {}", stderr(&output));
+    }
 }
 
 #[test]

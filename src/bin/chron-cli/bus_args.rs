@@ -1,4 +1,4 @@
-//! Options and help of `send`, `set`, `retain`, `bench` and the subcommands that work on whole directories; see `main.rs`.
+//! Options and help of `append`, `send`, `set`, `retain`, `bench` and the subcommands that work on whole directories; see `main.rs`.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -10,8 +10,50 @@ use crate::listen::parse_address;
 use crate::pacer::{Speed, parse_speed};
 use crate::root::{queue_path, root};
 use crate::settings_args::SettingsArgs;
-use crate::units::{parse_payload_size, parse_span_ns, parse_type};
-use crate::{FormatName, parse_time};
+use crate::units::{parse_number, parse_payload_size, parse_span_ns, parse_type};
+use crate::{FormatName, InputName, parse_time};
+
+/// Append messages from files or standard input
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Formats:
+  txt     each line, without its newline, is one message
+  jsonl   each line is an object with payload or payload_b64, and optionally type and timestamp_ns: the output
+          of `tail --format jsonl` can be appended
+  bin     each FILE, or all of standard input, is one message
+
+The command stops at the first bad line and reports its file and line number; messages before it remain appended. A
+missing queue is created; it keeps a tenth of its file system, at most 4 GiB, of what its readers have consumed
+(`chron-cli set` changes that). Only one process at a time can append to a queue.
+
+Examples:
+  make 2>&1 | chron-cli append -q /srv/bus/build
+  chron-cli append /srv/bus/ticks --type 7 --sync monday.log tuesday.log
+  chron-cli append /srv/bus/pictures --format bin *.png
+  chron-cli tail -n +1 --format jsonl a | chron-cli append b --format jsonl")]
+pub(crate) struct AppendArgs {
+    /// The queue's directory
+    #[arg(value_parser = queue_path())]
+    pub(crate) queue: PathBuf,
+    /// Type of the messages, 0 to 65534; in jsonl it overrides the line's own
+    #[arg(long = "type", value_name = "N", value_parser = parse_type)]
+    pub(crate) msg_type: Option<u16>,
+    /// Format of the input
+    #[arg(long, default_value = "txt")]
+    pub(crate) format: InputName,
+    /// Sync before returning, so that everything appended survives a power cut
+    #[arg(long)]
+    pub(crate) sync: bool,
+    /// Say nothing about what was appended
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// How far ahead of the clock a timestamp_ns may be; later messages get no earlier timestamp
+    #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = parse_span_ns)]
+    pub(crate) max_ahead: u64,
+    /// Files to read; none, or -, means standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+}
 
 /// Append messages given as arguments
 #[derive(Debug, Args)]
@@ -153,7 +195,7 @@ pub(crate) struct MergeArgs {
     #[arg(long, requires = "follow")]
     pub(crate) all: bool,
     /// Start at this time, as for `tail --since`: '2024-08-08 09:30', 09:30, '1 hour ago', 15m
-    #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true, conflicts_with = "all")]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "all")]
     pub(crate) since: Option<u64>,
     /// Include queues that are not marked as ready
     #[arg(long)]
@@ -188,10 +230,10 @@ pub(crate) struct ReplayArgs {
     #[arg(long, default_value = "1", value_parser = parse_speed)]
     pub(crate) speed: Speed,
     /// Start at this time, as for `tail --since`
-    #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) since: Option<u64>,
     /// Up to this time
-    #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) until: Option<u64>,
     /// Keep the timestamps of the recording; the newest message in TO must not be later
     #[arg(long)]
@@ -303,10 +345,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value = "64", value_parser = parse_payload_size)]
     pub(crate) payload_bytes: u32,
     /// Messages for append and read; latencies take up to 20000 of them
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = parse_number(1..=1_000_000_000))]
     pub(crate) messages: u64,
     /// Messages per second for one-way latency
-    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = parse_number(1..=10_000_000))]
     pub(crate) rate: u64,
     /// Also show how the latencies are distributed
     #[arg(long)]

@@ -50,16 +50,16 @@ use std::process::ExitCode;
 use chronfs::fs::mount::LOG_LEVELS;
 use chronfs::queue::Entry;
 use chronfs::view::{Format, InputFormat, SeekTarget, render, render_readable};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use bus_args::{
-    BenchArgs, DoctorArgs, MergeArgs, MetricsArgs, ReplayArgs, RetainArgs, RmArgs, SendArgs, SetArgs, TopArgs,
-    WatchArgs,
+    AppendArgs, BenchArgs, DoctorArgs, MergeArgs, MetricsArgs, ReplayArgs, RetainArgs, RmArgs, SendArgs, SetArgs,
+    TopArgs, WatchArgs,
 };
 use failure::Outcome;
 use output::ColorChoice;
 use root::queue_path;
-use units::{parse_seq, parse_span_ns, parse_type};
+use units::{parse_seq, parse_type};
 
 /// A persisted message queue that can be mounted
 #[derive(Debug, Parser)]
@@ -227,48 +227,6 @@ struct CreateArgs {
     settings: settings_args::SettingsArgs,
 }
 
-/// Append messages from files or standard input
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Formats:
-  txt     each line, without its newline, is one message
-  jsonl   each line is an object with payload or payload_b64, and optionally type and timestamp_ns: the output
-          of `tail --format jsonl` can be appended
-  bin     each FILE, or all of standard input, is one message
-
-The command stops at the first bad line and reports its file and line number; messages before it remain appended. A
-missing queue is created; it keeps a tenth of its file system, at most 4 GiB, of what its readers have consumed
-(`chron-cli set` changes that). Only one process at a time can append to a queue.
-
-Examples:
-  make 2>&1 | chron-cli append -q /srv/bus/build
-  chron-cli append /srv/bus/ticks --type 7 --sync monday.log tuesday.log
-  chron-cli append /srv/bus/pictures --format bin *.png
-  chron-cli tail -n +1 --format jsonl a | chron-cli append b --format jsonl")]
-struct AppendArgs {
-    /// The queue's directory
-    #[arg(value_parser = queue_path())]
-    queue: PathBuf,
-    /// Type of the messages, 0 to 65534; in jsonl it overrides the line's own
-    #[arg(long = "type", value_name = "N", value_parser = parse_type)]
-    msg_type: Option<u16>,
-    /// Format of the input
-    #[arg(long, default_value = "txt")]
-    format: InputName,
-    /// Sync before returning, so that everything appended survives a power cut
-    #[arg(long)]
-    sync: bool,
-    /// Say nothing about what was appended
-    #[arg(short, long)]
-    quiet: bool,
-    /// How far ahead of the clock a timestamp_ns may be; later messages get no earlier timestamp
-    #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = parse_span_ns)]
-    max_ahead: u64,
-    /// Files to read; none, or -, means standard input
-    #[arg(value_name = "FILE")]
-    files: Vec<PathBuf>,
-}
-
 /// Print messages, the last ten by default
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -315,13 +273,13 @@ struct TailArgs {
     #[arg(long, value_name = "SEQ", value_parser = parse_seq)]
     from: Option<u64>,
     /// Start at this time: '2024-08-08 09:30', 09:30, yesterday, '1 hour ago', 15m, @1723108500, 2024-08-08T09:30:00Z
-    #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<u64>,
     /// Up to this time
-    #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     until: Option<u64>,
     /// Only messages of this type; may be repeated
-    #[arg(long = "type", value_name = "N")]
+    #[arg(long = "type", value_name = "N", value_parser = parse_type)]
     types: Vec<u16>,
     /// Only messages whose payload matches this regular expression
     #[arg(long, value_name = "RE")]
@@ -503,12 +461,25 @@ fn parse_target(text: &str) -> Result<SeekTarget, String> {
     chronfs::view::parse_seek_target(text, chronfs::clock::now_ns())
 }
 
+/// The command line. Where an option takes a number, a span or a time, its parser says what is wrong with a negative one.
+fn command_line() -> clap::Command {
+    const NUMBERS: [&str; 7] = ["N", "SEQ", "SIZE", "SPAN", "SPEED", "TIME", "BYTES"];
+    let is_number = |argument: &Arg| {
+        let names = argument.get_value_names().unwrap_or_default();
+        !argument.is_positional() && names.iter().any(|name| NUMBERS.contains(&name.as_str()))
+    };
+    Cli::command().mut_subcommands(|command| {
+        command.mut_args(|argument| if is_number(&argument) { argument.allow_hyphen_values(true) } else { argument })
+    })
+}
+
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
     if words.next().is_some_and(|name| mount_helper::is_helper_name(&name)) {
         return mount_helper::run(words);
     }
-    match Cli::try_parse_from(readers::in_order(std::env::args_os())).map_err(failure::of_usage).and_then(run) {
+    let matches = command_line().try_get_matches_from(readers::in_order(std::env::args_os()));
+    match matches.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(failure::of_usage).and_then(run) {
         Ok(done) => done.into(),
         Err(failure) => {
             failure.tell();
@@ -520,11 +491,10 @@ fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_definitions_are_consistent() {
-        Cli::command().debug_assert();
+        command_line().debug_assert();
     }
 
     /// A subcommand without an example, or an option without help, is not finished.

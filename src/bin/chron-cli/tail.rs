@@ -49,7 +49,7 @@ pub(crate) fn parse_lines(text: &str) -> Result<Lines, String> {
         Ok(number) if digits.bytes().all(|b| b.is_ascii_digit()) => {
             Ok(if text.starts_with('+') { Lines::FromNth(number) } else { Lines::Last(number) })
         }
-        _ => Err("a number, or + and a number".to_owned()),
+        _ => Err(format!("{text:?} is not a number of messages; use 10, or +10 for all from the tenth on")),
     }
 }
 

@@ -1,6 +1,16 @@
-//! Sizes and time spans as people type them.
+//! Numbers, sizes and time spans as people type them.
+
+use std::ops::RangeInclusive;
 
 use chronfs::report::parse_size;
+
+/// A number in this range.
+pub(crate) fn parse_number(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("{text:?} is not a number from {} to {}", range.start(), range.end()))
+    }
+}
 
 /// [`parse_size`] for the messages of `bench`.
 pub(crate) fn parse_payload_size(text: &str) -> Result<u32, String> {
