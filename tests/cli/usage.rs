@@ -189,7 +189,10 @@ fn completions_and_manual_pages_cover_every_subcommand() {
     bus.stdout(&["man", "--all", "man"]);
     assert_eq!(fs::read_to_string(bus.path("man/chron-cli-tail.1")).unwrap(), bus.stdout(&["man", "tail"]));
     assert!(fs::read_dir(bus.path("man")).unwrap().count() > subcommands.len());
-    assert_fails(&bus.run(&["man", "--all", "missing"]), &["missing/chron-cli.1", "No such file"]);
+    assert_fails(
+        &bus.run(&["man", "--all", "missing"]),
+        &["missing/chron-cli.1", "No such file", "; first: mkdir -p missing\n"],
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! among the sections that a manual page has for it.
 
 use std::fs;
+use std::io::ErrorKind;
 
 use clap::{Command, CommandFactory as _};
 use clap_mangen::Man;
@@ -29,7 +30,11 @@ pub(crate) fn run(args: &ManArgs) -> Outcome {
         let subcommands = root.get_subcommands().filter(|command| command.get_name() != "help");
         for command in std::iter::once(&root).chain(subcommands) {
             let path = dir.join(Man::new(command.clone()).get_filename());
-            fs::write(&path, page(command)?).map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+            fs::write(&path, page(command)?).map_err(|e| {
+                let is_missing = e.kind() == ErrorKind::NotFound;
+                let remedy = if is_missing { format!("; first: mkdir -p {}", dir.display()) } else { String::new() };
+                Failure::new(format!("{}{remedy}", Failure::io(&path, "write")(e).text()))
+            })?;
         }
         return Ok(Done::Well);
     }
