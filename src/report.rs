@@ -316,7 +316,7 @@ pub fn readers_text(readers: &[ReaderInfo]) -> String {
             if r.pins_segments == 0 {
                 "-".to_owned()
             } else {
-                format!("{} in {} segments", human_bytes(r.pins_bytes), r.pins_segments)
+                format!("{} in {}", human_bytes(r.pins_bytes), counted(r.pins_segments, "segment"))
             },
         ]);
     }
@@ -379,7 +379,7 @@ fn retention_text(settings: &queue::Settings) -> String {
     }
     let limits = [
         settings.retain_bytes.map(human_bytes),
-        settings.retain_segments.map(|count| format!("{count} sealed segments")),
+        settings.retain_segments.map(|count| counted(count.into(), "sealed segment")),
         settings.retain_age_ns.map(|ns| human_span_ms(ns / NS_PER_MS)),
     ];
     format!("retained: {}", limits.into_iter().flatten().collect::<Vec<_>>().join(" or "))
@@ -394,6 +394,22 @@ fn human_time(timestamp_ns: u64) -> String {
     let span = human_span_ms(now_ns.abs_diff(timestamp_ns) / 1_000_000);
     let _ = write!(text, ", {span} {}", if timestamp_ns > now_ns { "in the future" } else { "ago" });
     text
+}
+
+/// A number of things for people.
+///
+/// ```
+/// use chronfs::report::counted;
+///
+/// assert_eq!([counted(1, "queue"), counted(2, "queue")], ["1 queue", "2 queues"]);
+/// assert_eq!(counted(0, "directory"), "0 directories");
+/// ```
+pub fn counted(count: u64, word: &str) -> String {
+    match word.strip_suffix('y') {
+        _ if count == 1 => format!("1 {word}"),
+        Some(stem) => format!("{count} {stem}ies"),
+        None => format!("{count} {word}s"),
+    }
 }
 
 /// A size for people, in binary units: `17 B`, `64.0 KiB`, `1.5 GiB`.

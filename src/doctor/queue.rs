@@ -13,7 +13,7 @@ use crate::queue::{
     Entry, Error, Gap, GapReason, IgnoredReason, Inspection, LockHolder, Position, Queue, ReaderInfo, Retention,
     SegmentId, SegmentInfo, WriterState, layout, segment_name,
 };
-use crate::report::{human_bytes, human_span_ms};
+use crate::report::{counted, human_bytes, human_span_ms};
 use crate::settings;
 
 /// A reader that pins segments and whose last heartbeat is older than this is reported.
@@ -230,10 +230,10 @@ impl Exam<'_> {
                     |ms| format!("has not been used for {}", human_span_ms(ms)),
                 );
                 let detail = format!(
-                    "it {seen}, lags by {} messages and keeps {} in {} segments from being retired",
-                    reader.lag_messages,
+                    "it {seen}, lags by {} and keeps {} in {} from being retired",
+                    counted(reader.lag_messages, "message"),
                     human_bytes(reader.pins_bytes),
-                    reader.pins_segments
+                    counted(reader.pins_segments, "segment")
                 );
                 let remedy = format!("start it again, or, if it is not needed: chron-cli readers {queue} rm {name}");
                 self.found(Severity::Warning, "dead-reader", cursor, detail, remedy);
@@ -258,8 +258,8 @@ impl Exam<'_> {
             let Some(now) = now.filter(|now| is_suspect(now) && now.position == reader.position) else { continue };
             let age = human_span_ms(now.heartbeat_age_ms.unwrap_or(0));
             let detail = format!(
-                "a process uses it, but it lags by {} messages, does not move, and had its last heartbeat {age} ago",
-                now.lag_messages
+                "a process uses it, but it lags by {}, does not move, and had its last heartbeat {age} ago",
+                counted(now.lag_messages, "message")
             );
             let cursor = self.cursor_path(&reader.name);
             let remedy = format!("find it with 'fuser {}'; let it go on, or end it", cursor.display());
@@ -352,13 +352,15 @@ impl Exam<'_> {
         let queue = self.path().display().to_string();
         if !retention.removed.is_empty() {
             let bytes = retention.removed.iter().map(|segment| segment.bytes).sum();
-            let detail = format!("{} in {} segments can be removed", human_bytes(bytes), retention.removed.len());
+            let segments = counted(retention.removed.len() as u64, "segment");
+            let detail = format!("{} in {segments} can be removed", human_bytes(bytes));
             let remedy = format!("the writer removes it at its next segment; now: chron-cli retain {queue}");
             self.found(Severity::Info, "retention", self.path().to_path_buf(), detail, remedy);
         }
         for pin in retention.pins.iter().filter(|pin| pin.segments > 0) {
             let what = human_bytes(pin.bytes);
-            let mut detail = format!("it keeps {what} in {} segments that exceed the queue's limits", pin.segments);
+            let segments = counted(pin.segments, "segment");
+            let mut detail = format!("it keeps {what} in {segments}, beyond the queue's limits");
             let mut remedy =
                 format!("let it catch up; or, if it is not needed: chron-cli readers {queue} rm {}", pin.reader);
             let mut severity = Severity::Info;

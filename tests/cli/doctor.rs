@@ -145,7 +145,8 @@ fn truncated_missing_renamed_and_copied_segments_are_found() {
     fs::write(&first, "").unwrap();
     expect(&bus, &[], "error", "truncated-segment", "q/000000001.q");
     fs::remove_file(&first).unwrap();
-    expect(&bus, &[], "error", "missing-segment", "q/000000001.q");
+    let finding = expect(&bus, &[], "error", "missing-segment", "q/000000001.q");
+    assert_eq!(finding["detail"], "the queue has segments 0 and 2");
     fs::write(&first, &saved.1).unwrap();
     expect(&bus, &[], "error", "damaged-segment", "q/000000001.q");
     fs::write(&first, &saved.0).unwrap();

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use super::terminal::terminal;
-use super::{Bus, PROGRAM, START_NS, assert_fails, assert_is_usage};
+use super::{Bus, PROGRAM, START_NS, assert_fails, assert_is_usage, stderr};
 
 /// Messages 1 to 4, of which the last three come 0, 200 and 300 ms after the first.
 fn bus() -> Bus {
@@ -97,4 +97,22 @@ fn a_queue_is_not_replayed_to_itself() {
     assert_is_usage(&bus.run(&["replay", "from", "to", "--speed", "0"]), &["is not a speed"]);
     assert_fails(&bus.run(&["replay", "none", "to"]), &["none"]);
     assert!(!bus.path("to").exists(), "nothing is created before the other queue is open");
+}
+
+#[test]
+fn what_replay_says_on_stderr() {
+    let bus = bus();
+    let output = bus.run(&["replay", "from", "to", "--speed", "1000"]);
+    let said = stderr(&output);
+    assert!(said.contains("to: replayed 4 messages in "), "{said}");
+    let late = said.split_once("; late by: ").unwrap().1.trim_end();
+    let words: Vec<_> = late.split(", ").map(|part| part.rsplitn(3, ' ').last().unwrap()).collect();
+    assert_eq!(words, ["median", "99 %", "99.9 %", "max"], "{said}");
+    let older = bus.run(&["replay", "from", "to", "--speed", "max", "--keep-times"]);
+    assert_fails(&older, &["chron-cli: to: timestamp ", "; replay it to a new queue, or without --keep-times\n"]);
+    let older = bus.run_with(&["append", "-q", "to", "--format", "jsonl"], b"{\"payload\":\"x\",\"timestamp_ns\":1}\n");
+    assert_fails(
+        &older,
+        &["standard input:1: timestamp 1 is before", "; append it without its timestamp, or to a new"],
+    );
 }

@@ -108,9 +108,8 @@ impl Appended {
         let rate = self.messages as f64 / seconds.max(1e-9);
         let last_seq = self.first_seq + self.messages - 1;
         note(&format!(
-            "{path}: appended {} message{}, seq {} to {last_seq}, {} of payload in {seconds:.3} s ({rate:.0} messages/s)",
-            self.messages,
-            if self.messages == 1 { "" } else { "s" },
+            "{path}: appended {}, seq {} to {last_seq}, {} of payload in {seconds:.3} s ({rate:.0} messages/s)",
+            report::counted(self.messages, "message"),
             self.first_seq,
             report::human_bytes(self.bytes),
         ));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use chronfs::doctor::{self, Finding, Options, Report, Severity};
-use chronfs::report::to_json;
+use chronfs::report::{counted, to_json};
 
 use crate::DoctorArgs;
 use crate::failure::{Done, Failure, Outcome, note, one_line, refuse_mount, root_remedy};
@@ -62,12 +62,10 @@ fn for_people(report: &Report, color: bool) -> String {
         };
         put(paint(code, word), finding, Some(&finding.remedy));
     }
-    let count = |severity| report.findings.iter().filter(|f| f.severity == severity).count();
-    let queues = if report.checked == 1 { "1 queue".to_owned() } else { format!("{} queues", report.checked) };
+    let count = |severity| report.findings.iter().filter(|f| f.severity == severity).count() as u64;
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     let verdict = if report.has_problems() {
-        let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
-        format!("{}, {}", plural(errors, "error"), plural(warnings, "warning"))
+        format!("{}, {}", counted(errors, "error"), counted(warnings, "warning"))
     } else if !report.unchecked.is_empty() {
         "not everything could be checked".to_owned()
     } else if report.checked == 0 {
@@ -75,7 +73,7 @@ fn for_people(report: &Report, color: bool) -> String {
     } else {
         "all well".to_owned()
     };
-    text.push_str(&format!("{queues} checked: {verdict}\n"));
+    text.push_str(&format!("{} checked: {verdict}\n", counted(report.checked, "queue")));
     text
 }
 

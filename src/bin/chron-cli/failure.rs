@@ -136,6 +136,7 @@ pub(crate) fn explained(e: &Error) -> String {
         Error::NoSuchReader { .. } => "; 'chron-cli readers QUEUE' lists the registered readers".to_owned(),
         Error::TooLarge { path, len, .. } => of_too_large(path, *len),
         Error::QueueFull { path, .. } => of_full(path),
+        Error::TimestampInPast { .. } => "; append it without its timestamp, or to a new queue".to_owned(),
         Error::TimestampInFuture { .. } => "; correct it, or allow more with --max-ahead".to_owned(),
         Error::Damaged { path, .. } if is_cursor(path) => REPAIR_READER.to_owned(),
         _ => String::new(),

@@ -114,14 +114,9 @@ impl Pacer {
             let micros = ns as f64 / 1e3;
             format!("{micros:.1} us")
         };
-        let at = |quantile| micros(self.drift.value_at_quantile(quantile));
-        format!(
-            "; late by {} (half of them at most), {} (99 %), {} (99.9 %), {} (the latest)",
-            at(0.5),
-            at(0.99),
-            at(0.999),
-            micros(self.drift.max())
-        )
+        let [median, most, nearly_all] = [0.5, 0.99, 0.999].map(|part| micros(self.drift.value_at_quantile(part)));
+        let latest = micros(self.drift.max());
+        format!("; late by: median {median}, 99 % {most}, 99.9 % {nearly_all}, max {latest}")
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use chronfs::Queue;
 use chronfs::queue::{Entry, Gap, WriterOptions};
+use chronfs::report::counted;
+use chronfs::{Error, Queue};
 
 use crate::ReplayArgs;
 use crate::append::{open_or_create, writer};
@@ -47,22 +48,32 @@ pub(crate) fn run(args: &ReplayArgs) -> Outcome {
             }
             let due = pacer.wait(message.timestamp_ns)?;
             if args.keep_times {
-                writer.append_at(message.timestamp_ns, message.msg_type, message.payload)?;
+                writer.append_at(message.timestamp_ns, message.msg_type, message.payload)
             } else {
-                writer.append(message.msg_type, message.payload)?;
+                writer.append(message.msg_type, message.payload)
             }
+            .map_err(|e| of_newer(&to, e))?;
             pacer.done(due);
             messages += 1;
         }
         Ok(())
     })();
     writer.check()?;
-    if !args.quiet {
+    if !args.quiet && (messages > 0 || result.is_ok()) {
         let seconds = started.elapsed().as_secs_f64();
-        let plural = if messages == 1 { "" } else { "s" };
-        let path = to.path().display();
-        note(&format!("{path}: replayed {messages} message{plural} in {seconds:.3} s{}", pacer.report()));
+        let (path, messages) = (to.path().display(), counted(messages, "message"));
+        note(&format!("{path}: replayed {messages} in {seconds:.3} s{}", pacer.report()));
     }
     result?;
     Ok(if gaps == 0 { Done::Well } else { Done::Problems })
+}
+
+/// A queue with newer messages does not take older ones.
+fn of_newer(queue: &Queue, e: Error) -> Failure {
+    match e {
+        Error::TimestampInPast { .. } => {
+            Failure::new(format!("{}: {e}; replay it to a new queue, or without --keep-times", queue.path().display()))
+        }
+        e => e.into(),
+    }
 }

@@ -4,7 +4,7 @@ use chronfs::Queue;
 use chronfs::clock;
 use chronfs::printable::printable;
 use chronfs::queue::{ActiveSegment, Retention};
-use chronfs::report::{human_bytes, human_span_ms, table, to_json};
+use chronfs::report::{counted, human_bytes, human_span_ms, table, to_json};
 use serde::Serialize;
 
 use crate::RetainArgs;
@@ -104,8 +104,8 @@ fn for_people(dry_run: bool, retention: &Retention) -> String {
     let bytes: u64 = removed.iter().map(|segment| segment.bytes).sum();
     let mut text = match (removed.first(), removed.last()) {
         (Some(first), Some(last)) => format!(
-            "{would}: {} segments, {}, messages {} to {}\n",
-            removed.len(),
+            "{would}: {}, {}, messages {} to {}\n",
+            counted(removed.len() as u64, "segment"),
             human_bytes(bytes),
             first.first_seq,
             last.last_seq

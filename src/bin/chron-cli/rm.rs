@@ -4,7 +4,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
 
 use chronfs::bus::{self, Removal};
-use chronfs::report::human_bytes;
+use chronfs::report::{counted, human_bytes};
 use chronfs::{Error, Queue};
 
 use crate::bus_args::RmArgs;
@@ -17,7 +17,8 @@ pub(crate) fn run(args: &RmArgs) -> Outcome {
         if args.dry_run {
             let contents = contents(path).unwrap_or_else(|| "it is empty".to_owned());
             let size = human_bytes(plan.bytes);
-            print(&one_line(&format!("would remove {}: {contents}, {} files, {size}", path.display(), plan.files)))?;
+            let files = counted(plan.files, "file");
+            print(&one_line(&format!("would remove {}: {contents}, {files}, {size}", path.display())))?;
             print("\n")?;
             name_what_stays(path, &plan);
             continue;
@@ -63,9 +64,8 @@ fn contents(path: &Path) -> Option<String> {
         Err(Error::NotAQueue { .. }) => return None,
         Err(_) => return Some("it can't be read".to_owned()),
     };
-    let plural = |count: u64, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     let (messages, readers) = (inspection.messages, inspection.readers.len() as u64);
-    (messages + readers > 0).then(|| format!("{}, {}", plural(messages, "message"), plural(readers, "reader")))
+    (messages + readers > 0).then(|| format!("{}, {}", counted(messages, "message"), counted(readers, "reader")))
 }
 
 /// Asks on a terminal; fails elsewhere.

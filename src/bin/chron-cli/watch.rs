@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chronfs::bus::{DiscoveryEvent, RouterDiscovery};
 use chronfs::queue::Error;
-use chronfs::report::to_json;
+use chronfs::report::{counted, to_json};
 use chronfs::{clock, view};
 use serde::Serialize;
 
@@ -67,8 +67,9 @@ impl Complaints {
         let unwatched = discovery.unwatched();
         if unwatched > self.unwatched {
             note(&format!(
-                "{}: {unwatched} directories are checked once a second: raise /proc/sys/fs/inotify/max_user_watches",
+                "{}: checked only once a second: {}; raise /proc/sys/fs/inotify/max_user_watches",
                 root.display(),
+                counted(unwatched as u64, "directory"),
             ));
         }
         self.unwatched = unwatched;

@@ -40,7 +40,7 @@ impl Exam<'_> {
             let is_missing = |id: &SegmentId| *id < segment.id && !self.is_retired(*id) && !self.holds_nothing(*id);
             if let Some((before, missing)) = previous.and_then(|b| Some((b, b.id.next().filter(is_missing)?))) {
                 let path = self.segment_path(missing);
-                let detail = format!("missing: the queue has segments {} and {}", before.id, segment.id);
+                let detail = format!("the queue has segments {} and {}", before.id, segment.id);
                 self.found(Severity::Error, "missing-segment", path, detail, restore());
             }
             previous = Some(segment);
@@ -59,12 +59,12 @@ impl Exam<'_> {
         let last_seq = self.inspection.segments.iter().map(|segment| segment.last_seq).max().unwrap_or(0);
         let what = match next_seq.saturating_sub(last_seq) {
             0 | 1 => "the queue ends in it".to_owned(),
-            2 => format!("with it, message {}", last_seq + 1),
-            _ => format!("with it, messages {} to {}", last_seq + 1, next_seq - 1),
+            2 => format!("it held message {}", last_seq + 1),
+            _ => format!("it held messages {} to {}", last_seq + 1, next_seq - 1),
         };
         let remedy =
             "restore the file from a copy before the next append; the next writer goes on after these messages";
-        self.found(Severity::Error, "missing-segment", path, format!("missing: {what}"), remedy.to_owned());
+        self.found(Severity::Error, "missing-segment", path, what, remedy.to_owned());
     }
 
     /// Messages missing at the end although the file exists: readers are told so, too, unless there is a writer.

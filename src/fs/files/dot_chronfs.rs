@@ -14,6 +14,7 @@ use crate::fs::site::{Access, Caller, File, Site};
 use crate::fs::survey::{self, Found};
 use crate::fs::tree::handles::Handle;
 use crate::printable::printable;
+use crate::report::counted;
 
 type Render = fn(&Site, &Caller) -> Result<String>;
 
@@ -90,8 +91,7 @@ fn diagnose(site: &Site, caller: &Caller) -> Result<String> {
         (false, true) => "all well",
         (false, false) => "not everything could be checked",
     };
-    let plural = if report.checked == 1 { "queue" } else { "queues" };
-    text += &format!("{} {plural} checked: {verdict}\n", report.checked);
+    text += &format!("{} checked: {verdict}\n", counted(report.checked, "queue"));
     Ok(text)
 }
 

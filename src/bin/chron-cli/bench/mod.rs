@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use chronfs::queue::{Queue, ReaderOptions, Settings};
-use chronfs::report::to_json;
+use chronfs::report::{counted, to_json};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -284,7 +284,7 @@ fn buckets(histogram: &Histogram<u64>) -> Vec<(u64, u64)> {
 
 impl Figures {
     fn for_people(&self, args: &BenchArgs) -> String {
-        let mut out = format!("{} messages of {} bytes\n\n", self.messages, self.payload_bytes);
+        let mut out = format!("{} of {} bytes\n\n", counted(self.messages, "message"), self.payload_bytes);
         let mut rows = vec![["", "chronfs ns", "floor ns", "ratio", "the floor is"].map(str::to_owned)];
         for (name, cost, floor) in [
             ("append", self.append, "a copy into memory that is mapped already"),

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use chronfs::clock;
-use chronfs::report::{human_bytes, human_span_ms};
+use chronfs::report::{counted, human_bytes, human_span_ms};
 
 use super::model::{Model, Row};
 use crate::names::shortened;
@@ -181,10 +181,11 @@ fn below(model: &Model, mode: Mode, look: Look) -> Vec<String> {
 fn head(model: &Model, mode: Mode, look: Look) -> String {
     let root = crate::failure::one_line(&model.root.display().to_string());
     let interval = human_span_ms(u64::try_from(mode.interval.as_millis()).unwrap_or(u64::MAX));
-    let (count, rate, sort) = (model.rows.len(), human_count(model.total_rate()), model.sort_by.word());
-    let mut parts = vec![format!("{count} queue{}", if count == 1 { "" } else { "s" })];
+    let (rate, sort) = (human_count(model.total_rate()), model.sort_by.word());
+    let mut parts = vec![counted(model.rows.len() as u64, "queue")];
     parts.extend(mode.paused.then(|| "PAUSED".to_owned()));
-    parts.extend((model.denied() > 0).then(|| format!("{} directories can't be read", model.denied())));
+    parts
+        .extend((model.denied() > 0).then(|| format!("{} can't be read", counted(model.denied() as u64, "directory"))));
     parts.extend([format!("{rate} messages/s"), format!("every {interval}"), format!("by {sort}")]);
     let start = format!("chron-cli top {root}: ");
     // A long root leaves no room for what counts.
