@@ -1,6 +1,7 @@
 //! Times as people type them. Pure but for the local time zone; how timestamps are printed is in `crate::time`.
 
 use jiff::civil::{Date, DateTime, Time};
+use jiff::fmt::temporal::Pieces;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
 
@@ -49,9 +50,18 @@ fn parse_in(text: &str, now_ns: u64, local: impl FnOnce() -> TimeZone) -> Result
     if text == "now" {
         return Ok(now_ns);
     }
-    let timestamp = text.parse::<Timestamp>().ok().or_else(|| parse_civil(text, now_ns, local));
+    let timestamp = match text.parse::<Timestamp>() {
+        Ok(timestamp) => Some(timestamp).filter(|_| has_sound_offset(text)),
+        Err(_) => parse_civil(text, now_ns, local),
+    };
     let timestamp = timestamp.ok_or_else(|| format!("{typed:?} is not a time; {TIMES}"))?;
     u64::try_from(timestamp.as_nanosecond()).map_err(|_| format!("time {typed:?} is outside 1970 to 2554"))
+}
+
+/// Whether it is less than a day: jiff takes up to `+25:59`.
+fn has_sound_offset(text: &str) -> bool {
+    let offset = Pieces::parse(text).ok().and_then(|pieces| pieces.to_numeric_offset());
+    offset.is_none_or(|offset| u64::from(offset.seconds().unsigned_abs()) < DAY_S)
 }
 
 /// `[DAY] [TIME] [ZONE]`.
@@ -138,8 +148,8 @@ fn parse_ago(text: &str) -> Option<u64> {
     parse_span(text)
 }
 
-/// A span of time, in ns: `90s`, `15m`, `1h30m`, `2 hours 30 min`. The units are ns, us, ms, s, m, h, d and w, and their
-/// usual longer forms (sec, min, hours …). None for anything else, and for more than 584 years.
+/// A span of time, in ns: `90s`, `15m`, `1h30m`, `2 hours 30 min`. The units are ns, us, ms, s, m, h, d, w, month and
+/// y, and their usual longer forms (sec, min, hours …); a month is 30.44 days, a year 365.25 days. None for anything else, and for more than 584 years.
 pub fn parse_span(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut total: u64 = 0;
@@ -155,6 +165,9 @@ pub fn parse_span(text: &str) -> Option<u64> {
             "h" | "hr" | "hour" | "hours" => 3_600 * SECOND_NS,
             "d" | "day" | "days" => DAY_S * SECOND_NS,
             "w" | "week" | "weeks" => 7 * DAY_S * SECOND_NS,
+            // As systemd has it: 30.44 and 365.25 days.
+            "month" | "months" => 3_044 * DAY_S / 100 * SECOND_NS,
+            "y" | "year" | "years" => 36_525 * DAY_S / 100 * SECOND_NS,
             _ => return None,
         };
         total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(unit_ns)?)?;
@@ -183,6 +196,7 @@ mod tests {
         let parse = |text| parse_in(text, NOW, || TimeZone::UTC);
         assert_eq!(parse("2024-08-08T09:15:00.123456789Z"), Ok(NOW));
         assert_eq!(parse("2024-08-08T11:15:00.123456789+02:00"), Ok(NOW));
+        assert_eq!(parse("2024-08-09T09:14:00.123456789+23:59"), Ok(NOW));
         assert_eq!(parse(" 2024-08-08t09:15:00z "), Ok(1_723_108_500 * SECOND_NS));
         assert_eq!(parse("2024-08-08"), Ok(1_723_075_200 * SECOND_NS));
         assert_eq!(parse("1723108500123456789"), Ok(NOW));
@@ -229,6 +243,12 @@ mod tests {
         let long = ["15 min", "15minutes", "15 min ago", "14 min 60 sec", "-15 minutes", "@15m", "@ -15m"];
         for text in ["15m", "-15m", "15m ago", "15mago", "900s", "14m60s", "-900000ms"].into_iter().chain(long) {
             assert_eq!(parse(text), Ok(NOW - 15 * MINUTE), "{text}");
+        }
+        let (month, year) = (2_630_016 * SECOND_NS, 31_557_600 * SECOND_NS);
+        for (text, span) in
+            [("1 month ago", month), ("2months", 2 * month), ("1y", year), ("1 year 2 months", year + 2 * month)]
+        {
+            assert_eq!(parse(text), Ok(NOW - span), "{text}");
         }
         assert_eq!(parse("1h30m"), Ok(NOW - 90 * MINUTE));
         assert_eq!(parse("1 hour ago"), Ok(NOW - 60 * MINUTE));
@@ -278,6 +298,10 @@ mod tests {
             "18446744073709551616ns",
             "٣m",
             "2024-08-08T25:00:00Z",
+            "2024-08-08T09:15:00+24:00",
+            "2024-08-08T09:15:00-25:00",
+            "2024-08-08T09:15:00+99:00",
+            "2024-08-08 09:15:00+25:00",
         ] {
             let error = parse_time(text, NOW).unwrap_err();
             assert!(error.len() < 160, "{error}");

@@ -212,7 +212,8 @@ struct UmountArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Settings are stored in the queue; `chron-cli set` changes them. Sizes take KiB, MiB, GiB and TiB; time spans take ms, s,
-m, h, d and w. Without --retain-bytes, --retain-age and --retain-segments everything is kept, until the disk is full.
+m, h, d, w, month and y. Without --retain-bytes, --retain-age and --retain-segments everything is kept, until the disk
+is full.
 A queue that a first `append` or `send` creates, or one in a mount, keeps a tenth of its file system, at most 4 GiB.
 
 Examples:

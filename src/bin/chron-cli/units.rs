@@ -47,7 +47,8 @@ mod tests {
         assert_eq!(parse_span_ns("90s"), Ok(90_000_000_000));
         assert_eq!(parse_span_ns("7d"), Ok(604_800_000_000_000));
         assert_eq!(parse_span_ns("5m30s"), Ok(330_000_000_000));
-        for wrong in ["", "90", "s", "-1s", "1y", "99999999999w"] {
+        assert_eq!(parse_span_ns("1y"), Ok(31_557_600_000_000_000));
+        for wrong in ["", "90", "s", "-1s", "1x", "5M", "99999999999w"] {
             assert!(parse_span_ns(wrong).is_err(), "{wrong}");
         }
     }
