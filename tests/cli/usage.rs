@@ -252,6 +252,7 @@ fn assert_completes(shell: &[&str]) {
     for (line, expected) in [
         ("chron-cli ap", "append"),
         ("chron-cli help ta", "tail"),
+        ("chron-cli man ta", "tail"),
         ("chron-cli tail --fo", "--follow --format"),
         ("chron-cli tail --format j", "jsonl"),
         ("chron-cli tail ", "file"),
@@ -276,16 +277,16 @@ fn a_program_of_its_own_is_run_from_beside_chron_cli_or_its_package_named() {
     let program = dir.path().join("chron-cli");
     // Not by this process: a child that another test starts would have it open for writing.
     assert!(Command::new("cp").args([PROGRAM.as_ref(), program.as_os_str()]).status().unwrap().success());
-    for (command, name, package, source) in [
-        ("relay", "chron-relay", "package chronfs-relay", "crates/bridge"),
-        ("archive", "chron-archive", "package chronfs-relay", "crates/bridge"),
-        ("export", "chron-export", "package chronfs-export", "crates/export"),
+    for (command, name, summary, package, source) in [
+        ("relay", "chron-relay", "Relay a queue to another host", "package chronfs-relay", "crates/bridge"),
+        ("archive", "chron-archive", "Archive a queue in an object store", "package chronfs-relay", "crates/bridge"),
+        ("export", "chron-export", "Export queues to Parquet", "package chronfs-export", "crates/export"),
     ] {
         let run = || {
             let mut run = Command::new(&program);
             run.args([command, "run", "--name", "x"]).env("PATH", dir.path().join("none")).output().unwrap()
         };
-        assert_fails(&run(), &[name, package, source]);
+        assert_fails(&run(), &[summary, name, package, source]);
         std::os::unix::fs::symlink("/bin/echo", dir.path().join(name)).unwrap();
         assert_eq!(run().stdout, b"run --name x\n");
     }

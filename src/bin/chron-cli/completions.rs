@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use clap::CommandFactory as _;
+use clap::builder::PossibleValuesParser;
+use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 
 use crate::failure::{Done, Outcome};
@@ -11,7 +12,7 @@ use crate::{Cli, CompletionsArgs};
 
 pub(crate) fn run(args: &CompletionsArgs) -> Outcome {
     let mut out = Output::stdout()?;
-    clap_complete::generate(args.shell, &mut Cli::command(), "chron-cli", &mut out.buffer);
+    clap_complete::generate(args.shell, &mut command_line(), "chron-cli", &mut out.buffer);
     let script = String::from_utf8_lossy(&out.buffer);
     match args.shell {
         Shell::Bash => out.buffer = mend_bash(&script).into_bytes(),
@@ -20,6 +21,16 @@ pub(crate) fn run(args: &CompletionsArgs) -> Outcome {
     }
     out.flush()?;
     Ok(Done::Well)
+}
+
+/// The command line, in which `man` takes the names of subcommands.
+fn command_line() -> Command {
+    // The parser takes only names that live as long as the program.
+    let commands: &'static Command = Box::leak(Box::new(Cli::command()));
+    let names: Vec<&'static str> = commands.get_subcommands().map(Command::get_name).collect();
+    Cli::command().mut_subcommand("man", |man| {
+        man.mut_arg("subcommand", |name| name.value_parser(PossibleValuesParser::new(names)))
+    })
 }
 
 /// For a command with a hyphen, the generator stores subcommands under one spelling and looks them up under another:
@@ -36,7 +47,7 @@ fn mend_bash(script: &str) -> String {
 /// subcommand that was seen: `help` itself.
 fn mend_fish(script: &str) -> String {
     let mut script = script.replace(" man help\" -f -a", " man\" -f -a");
-    for command in Cli::command().get_subcommands() {
+    for command in command_line().get_subcommands() {
         let values = command.get_positionals().flat_map(clap::Arg::get_possible_values);
         let names: Vec<_> = values.map(|value| value.get_name().to_owned()).collect();
         if !names.is_empty() {

@@ -6,8 +6,9 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use clap::Args;
+use clap::{Args, CommandFactory as _};
 
+use crate::Cli;
 use crate::failure::{Failure, Outcome};
 
 /// For a program of its own
@@ -27,10 +28,18 @@ pub(crate) fn run(program: &str, package: &str, source: &str, args: &ExternalArg
     let error = Command::new(&path).args(&args.args).exec();
     Err(Failure::Message(if error.kind() == ErrorKind::NotFound {
         format!(
-            "{program} is a program of its own, and neither beside chron-cli nor in PATH; install the package {package}, \
-             or from source: cargo install --locked --path {source}"
+            "{}: a program of its own, neither beside chron-cli nor in PATH; install the package {package}, or from \
+             source: cargo install --locked --path {source}",
+            purpose(program)
         )
     } else {
         format!("{}: cannot execute it: {error}", path.display())
     }))
+}
+
+/// What it is for, as the list of commands has it.
+fn purpose(program: &str) -> String {
+    let cli = Cli::command();
+    let command = program.strip_prefix("chron-").and_then(|name| cli.find_subcommand(name));
+    command.and_then(|command| command.get_about()).map(ToString::to_string).unwrap_or_default()
 }
