@@ -177,6 +177,37 @@ fn tail_by_name_prints_each_line_once_over_retention() {
 }
 
 #[test]
+fn an_open_file_shows_what_retention_removed_unseen_as_a_gap_and_grows_on() {
+    let Some((mount, queue)) = mount(2) else { return };
+    let path = mount.mountpoint().join("q/messages.txt");
+    let mut file = File::open(&path).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 0);
+    let (mut writer, mut sent, mut gaps) = (writer(&queue), 0, 0);
+    let mut next = 0;
+    for count in [6000, 1, 20_000, 1] {
+        append(&mut writer, sent..sent + count);
+        sent += count;
+        queue.apply_retention().unwrap();
+        let size = file.metadata().unwrap().len();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut file, &mut text).unwrap();
+        assert_eq!(file.stream_position().unwrap(), size);
+        for line in text.lines() {
+            if let Some(gap) = line.strip_prefix(&format!("# gap from={} to=", next + 1)) {
+                next = gap.split(' ').next().unwrap().parse().unwrap();
+                gaps += 1;
+            } else {
+                assert_eq!(number(line), next, "each once and in order");
+                next += 1;
+            }
+        }
+        assert_eq!(next, sent);
+    }
+    assert!(gaps > 0, "retention was at work");
+    assert_eq!(std::fs::metadata(&path).unwrap().ino(), file.metadata().unwrap().ino());
+}
+
+#[test]
 fn a_process_that_holds_an_older_file_finds_it_by_its_name_until_it_closes_it() {
     let Some((mount, queue)) = mount(3) else { return };
     append(&mut writer(&queue), 0..2000);

@@ -427,8 +427,54 @@ fn retired_messages_are_an_error() {
     let mut end = b"kept".to_vec();
     view.read_at(view.known_size() - 13, 100, &mut end).unwrap();
     assert_eq!(end, b"keptmessage 5000\n");
-    assert_eq!(size(&late), 0, "a file that never saw them does not grow a hole");
+    let rest = read(&View::new(&queue, Format::Txt).unwrap(), 0, expected.len());
+    let count = rest.split_inclusive(|byte| *byte == b'\n').count();
+    let gap = format!("# gap from=1 to={} reason=retired segment=0 offset=4096\n", 5000 - count);
+    let grown = size(&late);
+    assert!(read(&late, 0, grown) == [gap.as_bytes(), &rest].concat(), "a file that never saw them says so");
     assert!(!read(&View::new(&queue, Format::Txt).unwrap(), 0, 100).starts_with(b"message 1\n"));
+}
+
+#[test]
+fn what_retention_removes_unseen_is_a_gap_and_the_view_grows_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { segment_size: 64 << 10, retain_bytes: Some(2 << 16), ..Settings::default() };
+    let queue = Queue::create(dir.path().join("queue"), &settings).unwrap();
+    let mut writer = queue.writer().unwrap();
+    let views = Format::ALL.map(|format| View::new(&queue, format).unwrap());
+    views.iter().for_each(View::pin);
+    let mut expected = Format::ALL.map(|_| Vec::new());
+    let mut seen = 0;
+    for count in [10_000, 1, 10_000, 3] {
+        write(&mut writer, (0..count).map(|n| format!("{n:0>50}")));
+        queue.apply_retention().unwrap();
+        for (view, expected) in views.iter().zip(&mut expected) {
+            let from = u64::try_from(expected.len()).unwrap();
+            let crossed = view.read_at(from, size(view), expected).unwrap();
+            let is_seen = crossed.is_none_or(|crossed| crossed.gap.reason == GapReason::Retired);
+            assert!(is_seen && (view.format() == Format::Bin && count > 3) == crossed.is_some());
+        }
+        let lines = String::from_utf8(expected[0].clone()).unwrap();
+        let next = lines.lines().fold(1, |next, line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let number = |value: &serde_json::Value| value.as_u64().unwrap();
+            let gap = &line["gap"];
+            let (first, last) = if gap.is_null() { (&line["seq"], &line["seq"]) } else { (&gap["from"], &gap["to"]) };
+            assert_eq!(number(first), next, "each once and in order");
+            number(last) + 1
+        });
+        seen += count;
+        assert_eq!(next, seen + 1);
+        assert!(lines.contains("\"retired\""));
+    }
+    // What is still there is the same wherever a read starts.
+    for (view, expected) in views.iter().zip(&expected) {
+        view.trim();
+        let tail = expected.len() - 5000;
+        for offset in (tail..expected.len()).step_by(777) {
+            assert!(read(view, offset, 5000) == expected[offset..]);
+        }
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! before the last mark; if several units start at one offset (empty ones), a mark is at the first of them.
 
 use crate::queue::layout::RECORDS_START;
-use crate::queue::{Position, SegmentId};
+use crate::queue::{Gap, Position, SegmentId};
 
 /// Minimum of rendered bytes between two marks in a segment.
 pub(super) const SPAN: u64 = 64 << 10;
@@ -34,6 +34,14 @@ pub(super) struct Mark {
     pub(super) is_whole: bool,
 }
 
+/// Messages that retention removed before they were indexed. A scanner would not find the same gap again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Skip {
+    pub(super) gap: Gap,
+    /// What follows it.
+    pub(super) next: (Position, u64),
+}
+
 /// A segment that has an index of its own, in one format.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Whole {
@@ -51,6 +59,7 @@ pub(super) struct Whole {
 #[derive(Debug)]
 pub(super) struct Index {
     marks: Vec<Mark>,
+    skips: Vec<Skip>,
     end: Place,
     /// Timestamp of the newest message before the end, ns since the epoch; 0 if there is none.
     modified_ns: u64,
@@ -65,6 +74,7 @@ impl Index {
         let start = Place { offset: 0, position, seq };
         Self {
             marks: vec![Mark { place: start, has_gap: false, is_whole: false }],
+            skips: Vec::new(),
             end: start,
             modified_ns: 0,
             end_is_taken: false,
@@ -98,6 +108,12 @@ impl Index {
         self.marks.get(first..last).unwrap_or_default().to_vec()
     }
 
+    /// What retention has removed from `seq` on before it was indexed.
+    pub(super) fn skips(&self, seq: u64) -> Vec<Skip> {
+        let first = self.skips.partition_point(|skip| skip.gap.from < seq);
+        self.skips.get(first..).unwrap_or_default().to_vec()
+    }
+
     /// The range of offsets that holds the units of a segment.
     pub(super) fn range(&self, segment: SegmentId) -> (u64, u64) {
         let offset = |at: usize| self.marks.get(at).map_or(self.end.offset, |mark| mark.place.offset);
@@ -122,6 +138,7 @@ impl Index {
         let last = self.marks.last().copied().unwrap_or(Mark { place: self.end, has_gap: false, is_whole: false });
         Growth {
             marks: vec![last],
+            skips: Vec::new(),
             end: self.end,
             modified_ns: self.modified_ns,
             end_is_taken: self.end_is_taken,
@@ -153,6 +170,7 @@ impl Index {
     pub(super) fn put(&mut self, growth: Growth) {
         self.marks.pop();
         self.marks.extend(growth.marks);
+        self.skips.extend(growth.skips);
         self.end = growth.end;
         self.modified_ns = growth.modified_ns;
         self.end_is_taken = growth.end_is_taken;
@@ -165,6 +183,7 @@ impl Index {
 pub(super) struct Growth {
     /// Starts with the index's last mark.
     marks: Vec<Mark>,
+    skips: Vec<Skip>,
     pub(super) end: Place,
     modified_ns: u64,
     end_is_taken: bool,
@@ -182,6 +201,12 @@ impl Growth {
     /// Adds a gap's unit of `len` bytes, met when reading at `position`; `next` is what follows it.
     pub(super) fn add_gap(&mut self, position: Position, len: u64, next: (Position, u64)) {
         self.add(position, len, next).has_gap = true;
+    }
+
+    /// Adds the unit of `len` bytes of a gap that retention has left.
+    pub(super) fn add_skip(&mut self, skip: Skip, len: u64) {
+        self.add_gap(skip.next.0, len, skip.next);
+        self.skips.push(skip);
     }
 
     /// Adds a segment that has an index of its own. The end must be where it starts. False: its units must be

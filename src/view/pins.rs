@@ -61,25 +61,26 @@ impl Pins {
     }
 
     /// Pins a segment that the index does not have yet, if those before it are pinned. False if it has been removed.
-    pub(super) fn hold_next(&mut self, queue: &Queue, place: Place) -> bool {
+    pub(super) fn hold_next(&mut self, queue: &Queue, place: Place) -> Result<bool> {
         let segment = place.position.segment;
-        if self.looked.is_none() || self.scanners.len() >= MAX_PINS || self.scanners.contains_key(&segment) {
-            return true;
-        }
-        if ALL.fetch_add(1, Ordering::Relaxed) >= MAX_ALL {
-            ALL.fetch_sub(1, Ordering::Relaxed);
-            return true;
+        if self.looked.is_none() || self.scanners.len() >= MAX_PINS || self.has(segment) {
+            return Ok(true);
         }
         match hold(queue, place) {
-            Ok(scanner) => {
-                self.scanners.insert(segment, scanner);
-                true
+            Ok(scanner) if ALL.load(Ordering::Relaxed) < MAX_ALL => {
+                drop(self.take(segment));
+                self.put(segment, scanner);
             }
-            Err(_) => {
-                ALL.fetch_sub(1, Ordering::Relaxed);
-                false
-            }
+            Ok(_) => {}
+            Err(Error::NoSuchPosition { .. }) => return Ok(false),
+            Err(error) => return Err(error),
         }
+        Ok(true)
+    }
+
+    /// Whether it holds a segment. One without messages can't be held.
+    fn has(&self, segment: SegmentId) -> bool {
+        self.scanners.get(&segment).is_some_and(Scanner::is_open)
     }
 
     /// Lends out a pin, which must be returned by [`Pins::put`] or is lost.

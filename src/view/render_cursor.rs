@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use super::index::{Mark, Place};
+use super::index::{Mark, Place, Skip};
 use super::{Crossed, Format, Rendering, len_u64, len_usize};
 use crate::queue::{Entry, Error, Gap, GapReason, Result, Scanner};
 use crate::sync::{AtomicUsize, Ordering};
@@ -53,6 +53,7 @@ pub(super) struct Cursor {
 pub(super) struct Span<'a> {
     pub(super) rendering: &'a Rendering,
     pub(super) marks: &'a [Mark],
+    pub(super) skips: Vec<Skip>,
     /// Of the queue, for errors.
     pub(super) path: &'a Path,
 }
@@ -115,10 +116,15 @@ impl Cursor {
             let start = self.end;
             let position = self.scanner.position();
             self.unit.clear();
-            let Some(entry) = self.scanner.next()? else {
-                return Err(span.changed(position.offset, "messages are gone"));
+            let entry = if let Some(skip) = span.skip(self.scanner.seq()) {
+                self.scanner.seek(skip.next.0, skip.next.1)?;
+                Entry::Gap(skip.gap)
+            } else {
+                let entry = self.scanner.next()?;
+                let entry = entry.ok_or_else(|| span.changed(position.offset, "messages are gone"))?;
+                span.check(&entry, start, position.offset)?;
+                entry
             };
-            span.check(&entry, start, position.offset)?;
             if let Entry::Gap(gap) = entry
                 && span.rendering.format() == Format::Bin
                 && start >= from
@@ -172,6 +178,11 @@ fn payload_len(entry: &Entry<'_>) -> usize {
 }
 
 impl Span<'_> {
+    /// What retention had removed from this message on.
+    fn skip(&self, seq: u64) -> Option<&Skip> {
+        self.skips.iter().find(|skip| skip.gap.from == seq)
+    }
+
     /// Checks that the queue still has at `start` what it had when the index was built. Otherwise the bytes from here
     /// on would be at other offsets than before.
     fn check(&self, entry: &Entry<'_>, start: u64, queue_offset: u32) -> Result<()> {

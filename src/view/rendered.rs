@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
-use super::index::{Growth, Index, Mark, Place, Whole};
+use super::index::{Growth, Index, Mark, Place, Skip, Whole};
 use super::pins::{MAX_PINS, Pins};
 use super::render_cursor::{Cursor, SMALL, Span};
 use super::segment_index_file::SegmentIndex;
@@ -45,8 +45,8 @@ pub struct Crossed {
 /// Everything retained of a queue in one format, as a file with random access. Shared between threads.
 ///
 /// A view starts at a fixed message. When retention removes that, the view goes on with what it holds ([`View::pin`])
-/// and what is retained: its size stays, reads of other removed messages fail with [`Error::NoSuchPosition`]. A new
-/// view then starts at the first retained message.
+/// and what is retained: its size stays, reads of other removed messages fail with [`Error::NoSuchPosition`]. Messages
+/// that are removed before they count in its size are a gap. A new view then starts at the first retained message.
 ///
 /// ```no_run
 /// use chronfs::queue::Queue;
@@ -266,17 +266,22 @@ impl View {
     fn copy(&self, marks: &[Mark], from: u64, to: u64, out: &mut Vec<u8>) -> Result<(Option<Crossed>, u64)> {
         let Some(first) = marks.first() else { return Ok((None, to)) };
         let mut cursor = self.cursor(from, first.place)?;
-        let span = Span { rendering: &self.rendering, marks, path: self.queue.path() };
+        let span = self.span(marks);
         let crossed = cursor.copy(&span, from, to, out)?;
         let end = cursor.end();
         self.give_back(cursor);
         Ok((crossed, end))
     }
 
+    fn span<'a>(&'a self, marks: &'a [Mark]) -> Span<'a> {
+        let skips = marks.first().map_or_else(Vec::new, |first| self.index().skips(first.place.seq));
+        Span { rendering: &self.rendering, marks, skips, path: self.queue.path() }
+    }
+
     /// As [`View::copy`], from segments that are held open: up to the first that is not; None if it starts there.
     fn copy_held(&self, marks: &[Mark], from: u64, to: u64, out: &mut Vec<u8>) -> Option<Result<Option<Crossed>>> {
+        let span = self.span(marks);
         let mut pins = lock(&self.pins);
-        let span = Span { rendering: &self.rendering, marks, path: self.queue.path() };
         let groups: Vec<_> = marks.chunk_by(|a, b| a.place.position.segment == b.place.position.segment).collect();
         let mut crossed = None;
         for (at, group) in groups.iter().enumerate() {
@@ -374,17 +379,7 @@ impl View {
                 Next::Whole(_) | Next::Messages => {}
             }
             // Taken, so that after an error it is opened again, at the end of the index.
-            let mut scanner = match extender.scanner.take() {
-                Some(scanner) => scanner,
-                None => match self.scanner_at(growth.end) {
-                    Err(Error::NoSuchPosition { .. }) => {
-                        growth.closed = true;
-                        self.put(growth);
-                        return Ok(false);
-                    }
-                    other => other?,
-                },
-            };
+            let mut scanner = extender.scanner.take().map_or_else(|| self.scanner_at(growth.end), Ok)?;
             let seal = extender.segment.and_then(|(segment, seal)| Some(Position { segment, offset: seal?.0 }));
             let grown = self.grow(&mut scanner, &mut growth, seal, offset, budget.min(BATCH));
             let closed = growth.closed;
@@ -440,7 +435,7 @@ impl View {
         let place = Place { position: Position { segment: next, offset: RECORDS_START }, seq: end.seq, ..end };
         let fits = index.first_seq == end.seq
             && self.end_seq.is_none_or(|end_seq| index.next_seq <= end_seq)
-            && lock(&self.pins).hold_next(&self.queue, place);
+            && lock(&self.pins).hold_next(&self.queue, place)?;
         Ok(if fits { Next::Whole(self.whole(next, &index)) } else { Next::Messages })
     }
 
@@ -514,15 +509,19 @@ impl View {
                 Entry::Message(message) => {
                     let (position, timestamp_ns) = (message.position, message.timestamp_ns);
                     let place = Place { position, seq: message.seq, ..growth.end };
-                    if position.segment != segment && !lock(&self.pins).hold_next(&self.queue, place) {
-                        growth.closed = true;
-                        return Ok((grown, false));
+                    let is_first = position.segment != segment || end.can_be_first();
+                    if is_first && !lock(&self.pins).hold_next(&self.queue, place)? {
+                        // Retention has removed it, though this scanner may have it open.
+                        *scanner = self.scanner_at(growth.end)?;
+                        return Ok((grown + 1, false));
                     }
                     growth.add_message(position, len, timestamp_ns, (scanner.position(), scanner.seq()));
                 }
-                // Overtaken by retention: a line that says so would differ with every read.
-                Entry::Gap(Gap { reason: GapReason::Retired, .. }) => growth.closed = true,
-                Entry::Gap(_) => growth.add_gap(position, len, (scanner.position(), scanner.seq())),
+                Entry::Gap(gap) if gap.reason != GapReason::Retired => {
+                    growth.add_gap(position, len, (scanner.position(), scanner.seq()));
+                }
+                Entry::Gap(_) if self.last_segment.is_some() => growth.closed = true,
+                Entry::Gap(gap) => growth.add_skip(Skip { gap, next: (scanner.position(), scanner.seq()) }, len),
             }
         }
         Ok((limit, false))

@@ -53,7 +53,7 @@ pub struct Scanner {
     queue: Arc<Store>,
     position: Position,
     seq: u64,
-    segment: Option<Segment>,
+    pub(super) segment: Option<Segment>,
     window: Vec<u8>,
     window_start: u32,
     read_ahead: usize,

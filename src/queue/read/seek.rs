@@ -42,6 +42,11 @@ impl Target {
 }
 
 impl Scanner {
+    /// Whether it has the segment at its position open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.segment.is_some()
+    }
+
     /// Moves to a message, or to the first one after it; to the first retained message or to the head if it is before
     /// or after all of them.
     ///
