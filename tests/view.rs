@@ -188,7 +188,30 @@ fn one_message_of_almost_a_segment() {
 }
 
 #[test]
+fn a_long_message_is_rendered_once_whatever_its_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = Queue::create(dir.path().join("queue"), &Settings::default()).unwrap();
+    let mut writer = queue.writer().unwrap();
+    write(&mut writer, [&b"before"[..], &vec![1; 20 << 20], b"after"]);
+    let expected = reference(&queue, Format::Txt);
+    let view = View::new(&queue, Format::Txt).unwrap();
+    assert_eq!(size(&view), expected.len());
+    assert!(read(&view, 0, 1000) == expected[..1000]);
+    // Whatever else is read.
+    let other = View::new(&queue, Format::Hex).unwrap();
+    read(&other, size(&other) / 2, 1000);
+    damage(&queue, positions(&queue)[1]);
+    for offset in (1000..expected.len()).step_by(1 << 20).rev() {
+        assert!(read(&view, offset, 1 << 20) == expected[offset..expected.len().min(offset + (1 << 20))]);
+    }
+    view.unpin();
+    assert!(view.read_at(5000, 10, &mut Vec::new()).is_err(), "from the queue again");
+}
+
+#[test]
 fn threads_read_while_one_appends() {
+    fn shared<T: Send + Sync>() {}
+    shared::<View>();
     let dir = tempfile::tempdir().unwrap();
     let queue = create(&dir);
     let mut writer = queue.writer().unwrap();

@@ -14,6 +14,7 @@ mod hex;
 mod index;
 mod input;
 mod json;
+mod large_unit;
 mod merge;
 mod pins;
 mod render;

@@ -8,12 +8,10 @@
 use std::path::Path;
 
 use super::index::{Mark, Place, Skip};
+use super::large_unit::LARGE;
 use super::{Crossed, Format, Rendering, len_u64, len_usize};
 use crate::queue::{Entry, Error, Gap, GapReason, Result, Scanner};
 use crate::sync::{AtomicUsize, Ordering};
-
-/// Units longer than this, in bytes, are not kept unless needed.
-const LARGE: usize = 1 << 20;
 
 /// What idle cursors keep of queues for the next read, in bytes: each, and all of the process together. A cursor past
 /// that reads again.
@@ -77,7 +75,7 @@ impl Cursor {
         }
         self.kept = Kept::of(self.unit.capacity() + self.scanner.kept());
         if self.kept.is_none() {
-            self.forget_unit();
+            self.unit = Vec::new();
             self.scanner.trim(0);
         }
         self
@@ -96,14 +94,11 @@ impl Cursor {
         !has_passed && self.end >= mark_offset
     }
 
-    /// Whether it keeps a large unit.
-    pub(super) fn is_large(&self) -> bool {
-        self.unit.len() > LARGE
-    }
-
-    /// Drops the unit that it keeps.
-    pub(super) fn forget_unit(&mut self) {
-        self.unit = Vec::new();
+    /// Takes the unit that it keeps, with its start, if it is large.
+    pub(super) fn take_large(&mut self) -> Option<(u64, Vec<u8>)> {
+        let len = Some(self.unit.len()).filter(|len| *len > LARGE)?;
+        self.scanner.trim(SMALL);
+        Some((self.end - len_u64(len), std::mem::take(&mut self.unit)))
     }
 
     /// Appends the bytes from `from` to `to` to `out`. The index must reach to `to`, and [`Self::serves`] hold, or
@@ -149,12 +144,10 @@ impl Cursor {
             let len = span.rendering.len(&entry);
             self.end += len;
             if self.end > at {
+                self.unit.reserve_exact(len_usize(len));
                 span.rendering.render(&entry, &mut self.unit);
                 at = self.copy_kept(at, to, out);
             }
-        }
-        if self.end == to && self.unit.capacity() > LARGE {
-            self.forget_unit();
         }
         Ok(crossed)
     }

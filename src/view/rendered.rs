@@ -9,12 +9,13 @@
 //! fails rather than shift bytes.
 //! Sealed segments that have an index of their own ([`SegmentIndexes`]) are not scanned: the index has their length.
 //!
-//! Lock order: `extender` before `index` before `pins`; `idle` alone.
+//! Lock order: `extender` before `index` before `pins`; `large` before `index`; `idle` alone.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use super::index::{Growth, Index, Mark, Place, Skip, Whole};
+use super::large_unit::LargeUnit;
 use super::pins::{MAX_PINS, Pins};
 use super::render_cursor::{Cursor, SMALL, Span};
 use super::segment_index_file::SegmentIndex;
@@ -70,6 +71,7 @@ pub struct View {
     extender: Mutex<Extender>,
     /// The most recently used one last.
     idle: Mutex<VecDeque<Cursor>>,
+    large: LargeUnit,
     pins: Mutex<Pins>,
 }
 
@@ -104,6 +106,7 @@ impl View {
             segments: None,
             extender: Mutex::default(),
             idle: Mutex::new(VecDeque::new()),
+            large: LargeUnit::default(),
             pins: Mutex::default(),
         }
     }
@@ -220,9 +223,10 @@ impl View {
         self.index().is_closed()
     }
 
-    /// Releases what [`View::pin`] holds.
+    /// Releases what [`View::pin`] holds, and the memory of a long message that was read.
     pub fn unpin(&self) {
         lock(&self.pins).clear();
+        self.large.forget();
     }
 
     /// Closes files and frees buffers; the index stays. For when the file is not open.
@@ -252,6 +256,7 @@ impl View {
     /// # Errors
     /// As [`View::read_at`]; it exists to find them.
     pub(crate) fn check(&self, segment: SegmentId) -> Result<()> {
+        self.large.forget();
         let (mut at, end) = self.index().range(segment);
         let mut bytes = Vec::new();
         while at < end {
@@ -265,10 +270,19 @@ impl View {
     /// Returns the gap that was crossed, and the end of the last unit that was read from.
     fn copy(&self, marks: &[Mark], from: u64, to: u64, out: &mut Vec<u8>) -> Result<(Option<Crossed>, u64)> {
         let Some(first) = marks.first() else { return Ok((None, to)) };
-        let mut cursor = self.cursor(from, first.place)?;
+        let (end, _turn) = self.large.copy(from, to, out);
+        if let Some(end) = end.filter(|end| *end >= to) {
+            return Ok((None, end));
+        }
+        let from = end.unwrap_or(from);
+        let mark = marks.iter().rfind(|mark| mark.place.offset <= from).unwrap_or(first);
+        let mut cursor = self.cursor(from, mark.place)?;
         let span = self.span(marks);
         let crossed = cursor.copy(&span, from, to, out)?;
         let end = cursor.end();
+        if let Some((start, bytes)) = cursor.take_large() {
+            self.large.keep(start, bytes);
+        }
         self.give_back(cursor);
         Ok((crossed, end))
     }
@@ -324,10 +338,6 @@ impl View {
 
     fn give_back(&self, cursor: Cursor) {
         let mut idle = lock(&self.idle);
-        if cursor.is_large() {
-            // One large unit in memory is enough; the others are rendered again if needed.
-            idle.iter_mut().filter(|other| other.is_large()).for_each(Cursor::forget_unit);
-        }
         if idle.len() == IDLE_MAX {
             idle.pop_front();
         }
@@ -535,15 +545,4 @@ enum Next {
     Messages,
     /// A segment whose index must still be built, which takes longer than the budget allows.
     TooMuch,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn views_are_shared_between_threads() {
-        fn shared<T: Send + Sync>() {}
-        shared::<View>();
-    }
 }
