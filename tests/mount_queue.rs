@@ -463,6 +463,18 @@ fn damage_after_a_listing_is_a_gap_to_the_next_open() {
 }
 
 #[test]
+fn small_files_have_their_true_size_after_a_listing() {
+    let Some(mount) = mount() else { return };
+    mount.ok("mkdir q/readers/r");
+    for (directory, name) in [("q/readers/r", "position"), (".chronfs", "README"), (".chronfs", "version")] {
+        let listed = mount.ok(&format!("ls -l {directory} | awk '$NF == \"{name}\" {{ print $5 }}'"));
+        assert_eq!(listed, mount.ok(&format!("wc -c < {directory}/{name}")), "{name}");
+    }
+    let listed = mount.ok("ls -l q | awk '$NF ~ /^status/ { print $5 }'");
+    assert!(listed.lines().count() == 2 && !listed.lines().any(|size| size == "0"), "{listed}");
+}
+
+#[test]
 fn a_file_shortened_by_retention_is_another_file_at_once() {
     let Some(mount) = mount() else { return };
     let settings = Settings { segment_size: 64 << 10, retain_bytes: Some(64 << 10), ..Settings::default() };

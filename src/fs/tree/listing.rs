@@ -118,6 +118,10 @@ impl Tree {
                 let site = site.as_ref().map_err(|errno| *errno)?;
                 let (key, node) = children::find(&directory, site, &item.name)?;
                 let attr = if let Node::File(node) = &*node { node.file.quick_attr()? } else { self.attr(&node)? };
+                if matches!(&*node, Node::File(node) if node.file.snapshot_max() > 0) {
+                    // Without a number the kernel looks it up itself, when it needs the size.
+                    return Ok(Entry { ino: Ino(0), shown: item.ino, attr, ttl: ttl(&node) });
+                }
                 let (ino, node) = self.inodes.enter(key, node);
                 Ok(Entry { ino, shown: ino, attr, ttl: ttl(&node) })
             };
