@@ -6,10 +6,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
+use super::render_cursor::Cursor;
 use super::{len_u64, len_usize, lock};
 
-/// Units longer than this, in bytes, are large.
-pub(super) const LARGE: usize = 1 << 20;
 /// This many are kept whatever their size, and more as long as all of them have at most this many bytes.
 const FEW: usize = 2;
 const MOST: usize = 64 << 20;
@@ -54,8 +53,9 @@ impl LargeUnit {
         (lock(&self.last).copy(from, to, out), Some(turn))
     }
 
-    /// Replaces it by the unit at `start`.
-    pub(super) fn keep(&self, start: u64, bytes: Vec<u8>) {
+    /// Replaces it by the one that a cursor has read last, if that is large.
+    pub(super) fn keep(&self, cursor: &mut Cursor) {
+        let Some((start, bytes)) = cursor.take_large() else { return };
         self.forget();
         let bytes = Arc::new(bytes);
         *lock(&self.last) = Last { start, end: start + len_u64(bytes.len()), bytes: Arc::downgrade(&bytes) };

@@ -8,10 +8,12 @@
 use std::path::Path;
 
 use super::index::{Mark, Place, Skip};
-use super::large_unit::LARGE;
 use super::{Crossed, Format, Rendering, len_u64, len_usize};
 use crate::queue::{Entry, Error, Gap, GapReason, Result, Scanner};
 use crate::sync::{AtomicUsize, Ordering};
+
+/// Units longer than this, in bytes, are large.
+const LARGE: usize = 1 << 20;
 
 /// What idle cursors keep of queues for the next read, in bytes: each, and all of the process together. A cursor past
 /// that reads again.

@@ -280,9 +280,7 @@ impl View {
         let span = self.span(marks);
         let crossed = cursor.copy(&span, from, to, out)?;
         let end = cursor.end();
-        if let Some((start, bytes)) = cursor.take_large() {
-            self.large.keep(start, bytes);
-        }
+        self.large.keep(&mut cursor);
         self.give_back(cursor);
         Ok((crossed, end))
     }
@@ -309,7 +307,8 @@ impl View {
                 Ok((cursor, gap))
             });
             match copied {
-                Ok((cursor, gap)) => {
+                Ok((mut cursor, gap)) => {
+                    self.large.keep(&mut cursor);
                     pins.put(place.position.segment, cursor.into_scanner());
                     crossed = crossed.or(gap);
                 }
