@@ -330,6 +330,11 @@ impl Queue {
         self.store.head_hint().map(|head| (head.position.segment, head.next_seq))
     }
 
+    /// As [`published_head`](Self::published_head), if the last writer closed the queue there, since the system started.
+    pub(crate) fn closed_head(&self) -> Option<(SegmentId, u64)> {
+        self.store.closed_at().map(|head| (head.position.segment, head.next_seq))
+    }
+
     /// Where one of the two copies of a segment's identity is damaged; None also if it can't be used at all.
     pub(crate) fn damaged_identity(&self, id: SegmentId) -> Option<u32> {
         self.store.open_segment(id, Access::Read).ok()??.damaged_identity()

@@ -1,7 +1,7 @@
 //! The large unit (a long message) that a view was last read from, so that the many reads within it render it once.
 //!
 //! The process keeps the last few, whichever views they are of. Threads that need the same one at the same time wait
-//! for the one that renders it.
+//! for the one that renders it. Lock order: `turn`, `last`, `KEPT`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -56,10 +56,12 @@ impl LargeUnit {
     /// Replaces it by the one that a cursor has read last, if that is large.
     pub(super) fn keep(&self, cursor: &mut Cursor) {
         let Some((start, bytes)) = cursor.take_large() else { return };
-        self.forget();
         let bytes = Arc::new(bytes);
-        *lock(&self.last) = Last { start, end: start + len_u64(bytes.len()), bytes: Arc::downgrade(&bytes) };
+        let new = Last { start, end: start + len_u64(bytes.len()), bytes: Arc::downgrade(&bytes) };
+        let mut last = lock(&self.last);
+        let old = std::mem::replace(&mut *last, new).bytes;
         let mut kept = lock(&KEPT);
+        kept.retain(|kept| !std::ptr::eq(Arc::as_ptr(kept), old.as_ptr()));
         kept.push_back(bytes);
         while kept.len() > FEW && kept.iter().map(|bytes| bytes.len()).sum::<usize>() > MOST {
             kept.pop_front();

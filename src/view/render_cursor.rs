@@ -175,7 +175,8 @@ fn payload_len(entry: &Entry<'_>) -> usize {
 impl Span<'_> {
     /// What retention had removed from this message on.
     fn skip(&self, seq: u64) -> Option<&Skip> {
-        self.skips.iter().find(|skip| skip.gap.from == seq)
+        let at = self.skips.partition_point(|skip| skip.gap.from < seq);
+        self.skips.get(at).filter(|skip| skip.gap.from == seq)
     }
 
     /// Checks that the queue still has at `start` what it had when the index was built. Otherwise the bytes from here

@@ -9,7 +9,8 @@
 //! fails rather than shift bytes.
 //! Sealed segments that have an index of their own ([`SegmentIndexes`]) are not scanned: the index has their length.
 //!
-//! Lock order: `extender` before `index` before `pins`; `large` before `index`; `idle` alone.
+//! Lock order: `extender` before `index` before `pins`; the turn of `large` before `index`, and its other locks
+//! last; `idle` alone.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -518,7 +519,7 @@ impl View {
                 Entry::Message(message) => {
                     let (position, timestamp_ns) = (message.position, message.timestamp_ns);
                     let place = Place { position, seq: message.seq, ..growth.end };
-                    let is_first = position.segment != segment || end.can_be_first();
+                    let is_first = position.segment != end.segment || end.can_be_first();
                     if is_first && !lock(&self.pins).hold_next(&self.queue, place)? {
                         // Retention has removed it, though this scanner may have it open.
                         *scanner = self.scanner_at(growth.end)?;

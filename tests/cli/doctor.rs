@@ -247,6 +247,19 @@ fn a_segment_that_never_held_a_message_can_be_lost() {
 }
 
 #[test]
+fn a_segment_that_holds_messages_is_damaged_whatever_an_older_head_says() {
+    let bus = Bus::new();
+    bus.stdout(&["create", "q", "--segment-size", "64KiB"]);
+    let lines = |count: u32| (0..count).map(|n| format!("{n:0100}\n")).collect::<String>();
+    bus.append("q", "txt", lines(300).as_bytes());
+    let older = fs::read(bus.path("q/control.meta")).unwrap();
+    bus.append("q", "txt", lines(400).as_bytes());
+    fs::write(bus.path("q/control.meta"), older).unwrap();
+    fs::File::options().write(true).open(bus.path("q/000000001.q")).unwrap().set_len(40_000).unwrap();
+    expect(&bus, &[], "error", "truncated-segment", "q/000000001.q");
+}
+
+#[test]
 fn a_full_file_system_is_reported() {
     let Some(disk) = SmallDisk::new("4m") else { return };
     let doctor = || {

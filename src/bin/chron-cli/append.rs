@@ -192,7 +192,7 @@ fn append_file(
     let format = InputFormat::from(args.format);
     let max = writer.max_payload_len();
     let max_line = longest_line(format, max) as u64;
-    let too_long = || format!("more than the {max} bytes that this queue takes{}", of_too_large(&args.queue, max + 1));
+    let too_long = || format!("more than the {max} bytes that this queue takes{}", of_too_large(&args.queue, None));
     if matches!(format, InputFormat::Bin) {
         let mut payload = Vec::new();
         input.take(max_line.saturating_add(1)).read_to_end(&mut payload).map_err(Failure::io(&name, "read"))?;

@@ -296,8 +296,8 @@ pub(crate) struct TopArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Finds damaged, truncated, missing and foreign files, dead and stuck writers, readers that are damaged or keep
-segments from being retired, expired leases, leftovers of crashes. --deep reads every message and verifies its
-checksum. Nothing is changed without --fix; --fix does what the next writer would do, and deletes nothing.
+segments from being retired, expired leases, leftovers of crashes, full file systems. --deep reads every message and
+verifies its checksum. Nothing is changed without --fix; --fix does what the next writer would do, and deletes nothing.
 
 A directory without queues has no problems: that there are none is in the last line, and in `checked` of --json.
 

@@ -134,7 +134,7 @@ pub(crate) fn explained(e: &Error) -> String {
             );
         }
         Error::NoSuchReader { .. } => "; 'chron-cli readers QUEUE' lists the registered readers".to_owned(),
-        Error::TooLarge { path, len, .. } => of_too_large(path, *len),
+        Error::TooLarge { path, len, .. } => of_too_large(path, Some(*len)),
         Error::QueueFull { path, .. } => of_full(path),
         Error::TimestampInPast { .. } => "; append it without its timestamp, or to a new queue".to_owned(),
         Error::TimestampInFuture { .. } => "; correct it, or allow more with --max-ahead".to_owned(),
@@ -144,13 +144,15 @@ pub(crate) fn explained(e: &Error) -> String {
     format!("{e}{remedy}")
 }
 
-/// What lets a queue take a message of this many bytes.
-pub(crate) fn of_too_large(queue: &Path, len: usize) -> String {
-    let takes_it = |segment_size| Settings { segment_size, ..Settings::default() }.max_payload_len() >= len;
-    match (0..=10).find(|shift| takes_it(1 << 20 << shift)) {
-        Some(shift) => {
-            format!("; to let it take more: chron-cli set {} --segment-size {}MiB", queue.display(), 1 << shift)
-        }
+/// What lets a queue take a message of this many bytes, or of more than it takes now.
+pub(crate) fn of_too_large(queue: &Path, len: Option<usize>) -> String {
+    let takes_it = |segment_size, len| Settings { segment_size, ..Settings::default() }.max_payload_len() >= len;
+    let size = match len {
+        Some(len) => (0..=10).find(|shift| takes_it(1 << 20 << shift, len)).map(|shift| format!("{}MiB", 1 << shift)),
+        None => Some("SIZE (up to 1GiB)".to_owned()),
+    };
+    match size {
+        Some(size) => format!("; to let it take more: chron-cli set {} --segment-size {size}", queue.display()),
         None => "; no queue takes more than 1GiB; split it".to_owned(),
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn parse_payload_size(text: &str) -> Result<u32, String> {
 
 /// A sequence number.
 pub(crate) fn parse_seq(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| format!("{text:?} is not a sequence number; use a whole number of at least 1"))
+    text.parse().map_err(|_| format!("{text:?} is not a sequence number; use a whole number"))
 }
 
 /// A message's type.

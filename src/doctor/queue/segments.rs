@@ -22,7 +22,7 @@ impl Exam<'_> {
                 // Reported with the directory's entries.
             } else if len < expected && self.holds_nothing(segment.id) {
                 let detail = format!("it is truncated: {len} bytes instead of {expected}; it never held a message");
-                let remedy = "none needed: the writer goes on in another one; it can be removed".to_owned();
+                let remedy = "none needed: the writer goes on in another one".to_owned();
                 self.found(Severity::Info, "truncated-segment", path.clone(), detail, remedy);
             } else if len < expected {
                 let detail = format!("it is truncated: {len} bytes instead of {expected}");
@@ -83,16 +83,19 @@ impl Exam<'_> {
         is_gone() && self.queue.bounds().is_ok_and(|bounds| id < bounds.first.segment)
     }
 
-    /// Whether no message can have been in this segment, whatever its file says: those before it and after it leave none
-    /// out, or the queue ends before it.
+    /// Whether no message can have been in this segment: those before it and after it leave none out, or the last writer
+    /// closed the queue before it.
     fn holds_nothing(&self, id: SegmentId) -> bool {
         let in_use = |segment: &&SegmentInfo| segment.first_seq > 0;
         let segments = &self.inspection.segments;
+        if segments.iter().any(|segment| segment.id == id && segment.first_seq > 0) {
+            return false;
+        }
         let Some(before) = segments.iter().filter(in_use).rfind(|before| before.id < id) else { return false };
         let next_seq = before.last_seq + 1;
         match segments.iter().filter(in_use).find(|after| after.id > id) {
             Some(after) => after.first_seq == next_seq,
-            None => self.queue.published_head().is_some_and(|(head, seq)| head <= before.id && seq <= next_seq),
+            None => self.queue.closed_head() == Some((before.id, next_seq)),
         }
     }
 }

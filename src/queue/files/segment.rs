@@ -370,11 +370,11 @@ pub(crate) fn seal(segment: &Segment, offset: u32, next_seq: u64, last_timestamp
     if map.has_stores() { Ok(()) } else { Err(map.loss(&segment.file, &segment.path, "restore the file from a copy")) }
 }
 
-/// The identity of a segment file, from whichever of its two copies is sound.
 fn is_whole(copy: &SegmentIdentity) -> bool {
     copy.magic == SEGMENT_MAGIC && is_sound(copy, copy.crc)
 }
 
+/// The identity of a segment file, from whichever of its two copies is sound.
 fn read_identity(file: &File, path: &Path, id: SegmentId) -> Result<SegmentIdentity> {
     let len = file.metadata().map_err(Error::io(path, "stat it"))?.len();
     let trailer = u32::try_from(len).ok().and_then(|len| len.checked_sub(TRAILER_LEN));

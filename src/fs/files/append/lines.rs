@@ -43,8 +43,9 @@ struct Lines {
     partial: Vec<u8>,
     kept: Kept,
     writers: Writers,
-    /// Who wrote last, by the kernel's word for its table of descriptors.
-    last: Option<u64>,
+    /// Who wrote all of the unfinished line and has closed no descriptor since, by the kernel's word for its table of
+    /// descriptors, which it may use again for another process.
+    line_by: Option<u64>,
     /// The last write was cut short before a bad line, or its error may not have reached the caller: the next write or
     /// close returns this.
     refuse: Option<Errno>,
@@ -88,7 +89,7 @@ impl LinesHandle {
             partial: Vec::new(),
             kept,
             writers: Writers::default(),
-            last: None,
+            line_by: None,
             refuse: None,
             is_refusing: None,
             was_full: false,
@@ -110,7 +111,7 @@ impl LinesHandle {
         parse_line(self.format, line).map_err(|_| Refusal::Line(Errno::EINVAL))
     }
 
-    fn write_lines(&self, data: &[u8]) -> Result<usize> {
+    fn write_lines(&self, data: &[u8], owner: Option<u64>) -> Result<usize> {
         let mut lines = lock(&self.state);
         // The kernel splits a large write into pieces, and returns the error of the first piece only: the caller sees a
         // short write, and gets the error when it continues.
@@ -139,6 +140,9 @@ impl LinesHandle {
         let len = if refusal.is_none() { lines.partial.len() + rest.len() } else { lines.partial.len() };
         let kept = lines.kept.set(len);
         let Some(refusal) = refusal.or(kept.err().map(Refusal::Queue)) else {
+            if !rest.is_empty() {
+                lines.line_by = owner.filter(|_| lines.partial.is_empty() || lines.line_by == owner);
+            }
             lines.partial.reserve_exact(rest.len());
             lines.partial.extend_from_slice(rest);
             return Ok(data.len());
@@ -214,16 +218,12 @@ impl LinesHandle {
 
 impl Handle for LinesHandle {
     fn write(&self, data: &[u8]) -> Result<usize> {
-        self.write_lines(data)
+        self.write_lines(data, None)
     }
 
     fn write_by(&self, data: &[u8], by: WriteBy) -> Result<usize> {
-        {
-            let mut lines = lock(&self.state);
-            lines.writers.wrote(by.owner);
-            lines.last = by.owner;
-        }
-        self.write_lines(data)
+        lock(&self.state).writers.wrote(by.owner);
+        self.write_lines(data, by.owner)
     }
 
     fn fsync(&self) -> Result<()> {
@@ -238,13 +238,14 @@ impl Handle for LinesHandle {
     fn flush(&self, thread: u32, owner: u64) -> Result<()> {
         let mut lines = lock(&self.state);
         lines.writers.closed(owner);
+        let is_its = lines.line_by.take_if(|by| *by == owner).is_some();
         if let Some(errno) = lines.refuse.take() {
             return Err(errno);
         }
         if lines.partial.is_empty() {
             return Ok(());
         }
-        if lines.last == Some(owner) && was_killed(thread) {
+        if is_its && was_killed(thread) {
             lines.partial = Vec::new();
             lines.kept.set(0)?;
             return Err(Errno::EOWNERDEAD.because("a process was killed while it wrote a line"));
