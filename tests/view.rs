@@ -501,6 +501,31 @@ fn what_retention_removes_unseen_is_a_gap_and_the_view_grows_on() {
 }
 
 #[test]
+fn what_follows_a_gap_at_the_start_is_held_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { segment_size: 64 << 10, retain_bytes: Some(2 << 16), ..Settings::default() };
+    let queue = Queue::create(dir.path().join("queue"), &settings).unwrap();
+    let mut writer = queue.writer().unwrap();
+    let views = Format::ALL.map(|format| View::new(&queue, format).unwrap());
+    views.iter().for_each(View::pin);
+    let mut more = |count| {
+        write(&mut writer, (0..count).map(|n| format!("{n:0>50}")));
+        queue.apply_retention().unwrap();
+    };
+    more(10_000);
+    let read = |view: &View, len| {
+        let mut bytes = Vec::new();
+        view.read_at(0, len, &mut bytes).unwrap_or_else(|error| panic!("{:?}: {error}", view.format()));
+        bytes
+    };
+    let seen = views.each_ref().map(|view| read(view, size(view)));
+    more(10_000);
+    for (view, seen) in views.iter().zip(&seen) {
+        assert!(!seen.is_empty() && read(view, seen.len()) == *seen);
+    }
+}
+
+#[test]
 fn a_held_segment_is_read_to_its_end_though_the_next_one_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let queue = create(&dir);

@@ -205,6 +205,8 @@ impl Growth {
 
     /// Adds the unit of `len` bytes of a gap that retention has left.
     pub(super) fn add_skip(&mut self, skip: Skip, len: u64) {
+        // The segment where an empty file started is gone: what follows is found, and held, by its own.
+        self.marks.pop_if(|last| last.place.seq == skip.gap.from && !self.end_is_taken);
         self.add_gap(skip.next.0, len, skip.next);
         self.skips.push(skip);
     }
