@@ -94,8 +94,9 @@ impl TestMount {
 
     /// Starts a program beside the test, with its output in a pipe. A shell script would only be its parent.
     pub fn start(&self, program: &str, arguments: &[&str]) -> Running {
-        let mut command = Command::new(program);
-        command.args(arguments).current_dir(self.mountpoint());
+        // What starts the tests in the background may ignore signals, which these would inherit.
+        let mut command = Command::new("env");
+        command.args(["--default-signal", program]).args(arguments).current_dir(self.mountpoint());
         Running::new(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
