@@ -15,31 +15,6 @@ mod common;
 
 use common::Random;
 
-impl Random {
-    /// Mostly short, some empty, a few of many kilobytes; text, JSON and arbitrary bytes.
-    fn payload(&mut self) -> Vec<u8> {
-        let len = match self.index(100) {
-            0..5 => 0,
-            5..8 => 1000 + self.index(30_000),
-            _ => 1 + self.index(300),
-        };
-        let alphabet: &[u8] = match self.index(5) {
-            0 => b"\"\\\n\t\x00\x7f\xc3\xff",
-            1 => b"\0\0\0\0\0\0\0\x01",
-            2 => b"plain text, no more",
-            _ => b"{\"price\":\"61800.20\",\"size\":\"2.507\"}",
-        };
-        let runs = self.index(4) == 0;
-        let mut payload = Vec::with_capacity(len);
-        while payload.len() < len {
-            let byte = alphabet[self.index(alphabet.len())];
-            let count = if runs { 1 + self.index(60) } else { 1 };
-            payload.extend(std::iter::repeat_n(byte, count.min(len - payload.len())));
-        }
-        payload
-    }
-}
-
 fn append(writer: &mut QueueWriter, count: usize, chance: &mut Random) {
     for _ in 0..count {
         let msg_type = u16::try_from(chance.index(65_535)).unwrap();
