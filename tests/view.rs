@@ -184,6 +184,12 @@ fn a_long_message_is_rendered_once_whatever_its_size() {
 }
 
 #[test]
+fn views_are_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<View>();
+}
+
+#[test]
 fn threads_read_while_one_appends() {
     fn shared<T: Send + Sync>() {}
     shared::<View>();
@@ -433,19 +439,29 @@ fn retired_messages_are_an_error() {
     assert!(!read(&View::new(&queue, Format::Txt).unwrap(), 0, 100).starts_with(b"message 1\n"));
 }
 
+/// Of an empty queue that keeps little, in each format.
+fn pinned_views(dir: &tempfile::TempDir) -> (Queue, QueueWriter, [View; Format::ALL.len()]) {
+    let settings = Settings { segment_size: 64 << 10, retain_bytes: Some(2 << 16), ..Settings::default() };
+    let queue = Queue::create(dir.path().join("queue"), &settings).unwrap();
+    let writer = queue.writer().unwrap();
+    let views = Format::ALL.map(|format| View::new(&queue, format).unwrap());
+    views.iter().for_each(View::pin);
+    (queue, writer, views)
+}
+
+fn append_and_retain(queue: &Queue, writer: &mut QueueWriter, count: u64) {
+    write(writer, (0..count).map(|n| format!("{n:0>50}")));
+    queue.apply_retention().unwrap();
+}
+
 #[test]
 fn what_retention_removes_unseen_is_a_gap_and_the_view_grows_on() {
     let dir = tempfile::tempdir().unwrap();
-    let settings = Settings { segment_size: 64 << 10, retain_bytes: Some(2 << 16), ..Settings::default() };
-    let queue = Queue::create(dir.path().join("queue"), &settings).unwrap();
-    let mut writer = queue.writer().unwrap();
-    let views = Format::ALL.map(|format| View::new(&queue, format).unwrap());
-    views.iter().for_each(View::pin);
+    let (queue, mut writer, views) = pinned_views(&dir);
     let mut expected = Format::ALL.map(|_| Vec::new());
     let mut seen = 0;
     for count in [10_000, 1, 10_000, 3] {
-        write(&mut writer, (0..count).map(|n| format!("{n:0>50}")));
-        queue.apply_retention().unwrap();
+        append_and_retain(&queue, &mut writer, count);
         for (view, expected) in views.iter().zip(&mut expected) {
             let from = u64::try_from(expected.len()).unwrap();
             let crossed = view.read_at(from, size(view), expected).unwrap();
@@ -478,23 +494,15 @@ fn what_retention_removes_unseen_is_a_gap_and_the_view_grows_on() {
 #[test]
 fn what_follows_a_gap_at_the_start_is_held_too() {
     let dir = tempfile::tempdir().unwrap();
-    let settings = Settings { segment_size: 64 << 10, retain_bytes: Some(2 << 16), ..Settings::default() };
-    let queue = Queue::create(dir.path().join("queue"), &settings).unwrap();
-    let mut writer = queue.writer().unwrap();
-    let views = Format::ALL.map(|format| View::new(&queue, format).unwrap());
-    views.iter().for_each(View::pin);
-    let mut more = |count| {
-        write(&mut writer, (0..count).map(|n| format!("{n:0>50}")));
-        queue.apply_retention().unwrap();
-    };
-    more(10_000);
+    let (queue, mut writer, views) = pinned_views(&dir);
+    append_and_retain(&queue, &mut writer, 10_000);
     let read = |view: &View, len| {
         let mut bytes = Vec::new();
         view.read_at(0, len, &mut bytes).unwrap_or_else(|error| panic!("{:?}: {error}", view.format()));
         bytes
     };
     let seen = views.each_ref().map(|view| read(view, size(view)));
-    more(10_000);
+    append_and_retain(&queue, &mut writer, 10_000);
     for (view, seen) in views.iter().zip(&seen) {
         assert!(!seen.is_empty() && read(view, seen.len()) == *seen);
     }

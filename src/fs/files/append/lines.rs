@@ -113,6 +113,7 @@ impl LinesHandle {
 
     fn write_lines(&self, data: &[u8], owner: Option<u64>) -> Result<usize> {
         let mut lines = lock(&self.state);
+        lines.writers.wrote(owner);
         // The kernel splits a large write into pieces, and returns the error of the first piece only: the caller sees a
         // short write, and gets the error when it continues.
         let is_continued = std::mem::replace(&mut lines.was_full, data.len() >= self.max_write);
@@ -222,7 +223,6 @@ impl Handle for LinesHandle {
     }
 
     fn write_by(&self, data: &[u8], by: WriteBy) -> Result<usize> {
-        lock(&self.state).writers.wrote(by.owner);
         self.write_lines(data, by.owner)
     }
 
